@@ -1,0 +1,272 @@
+"""Building models: recipe -> sources -> plan -> results -> ``dist/``."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kiln import __version__, release
+from kiln.digest import sha256_file, tree_digest
+from kiln.engine import Engine
+from kiln.errors import KilnError, PartialBuildError
+from kiln.images.builder import Images, locked_image
+from kiln.keys import SigningKey, load_or_create_key
+from kiln.plan import Plan, make_plan
+from kiln.project import Project
+from kiln.recipe import Recipe, Variant, load
+from kiln.run import OnEvent, Runner
+from kiln.sources.model import Acquired, acquire
+from kiln.store import StageResult, Store
+
+LABEL_FILE = "labelmap.txt"
+CONVERSION_FILE = "conversion.json"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One finished ``.tflite``; ``size`` in bytes."""
+
+    variant: str
+    file: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ModelBuild:
+    """What became of one model: its artefacts, or the failure.
+
+    ``changed`` tells whether ``dist/`` was written; ``stages_run`` how many stages were not in
+    the store.
+    """
+
+    model: str
+    artefacts: tuple[Artefact, ...] = ()
+    changed: bool = False
+    stages_run: int = 0
+    error: KilnError | None = None
+
+
+@dataclass
+class Builder:
+    """Builds models of one project into one ``dist`` folder.
+
+    The engine is only looked for when a stage has to run or an image has to be built.
+    """
+
+    project: Project
+    models: Path
+    store: Store
+    dist: Path
+    on_event: OnEvent
+    keep_failed: bool = False
+    _engine: Engine | None = None
+    _key: SigningKey | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def engine(self) -> Engine:
+        """The engine, found once; leftovers of dead runs are removed on the way."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = Engine.find()
+                self._engine.sweep()
+            return self._engine
+
+    def build(
+        self,
+        models: Sequence[str],
+        recipes: dict[str, Path],
+        variants: Sequence[Variant] = (),
+        *,
+        archive: Path | None = None,
+        jobs: int = 1,
+    ) -> list[ModelBuild]:
+        """Build several models; a failure of one does not stop the others.
+
+        Args:
+            recipes: model name -> recipe file (:func:`kiln.recipe.discover`).
+            variants: which; all of each recipe when empty.
+            archive: see :func:`kiln.sources.model.acquire`; only with one model.
+            jobs: models at a time.
+        """
+        release.check_target(self.dist)
+        self.store.sweep()
+        self._key = load_or_create_key()
+        done: list[ModelBuild] = []
+        with ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="model") as pool:
+            tasks: dict[Future[ModelBuild], str] = {
+                pool.submit(self._one, recipes[name], variants, archive): name for name in models
+            }
+            try:
+                for task in as_completed(tasks):
+                    done.append(self._outcome(task, tasks[task]))
+            except BaseException:
+                # Ctrl-C: stop what runs, begin nothing new, let the threads clean up.
+                pool.shutdown(wait=False, cancel_futures=True)
+                if self._engine is not None:
+                    self._engine.stop_all()
+                raise
+        return sorted(done, key=lambda item: models.index(item.model))
+
+    def _outcome(self, task: Future[ModelBuild], name: str) -> ModelBuild:
+        try:
+            result = task.result()
+            self.on_event("model", model=name, state="done")
+        except KilnError as error:
+            result = ModelBuild(name, error=error)
+            self.on_event(
+                "failed", model=name, kind=error.kind, message=error.message, remedy=error.remedy
+            )
+        return result
+
+    def _one(self, path: Path, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
+        recipe = load(
+            path, self.project.models if path.is_relative_to(self.project.models) else None
+        )
+        locked = locked_image(self.project.docker, recipe.image)
+        code = tree_digest(self.project.stages)
+        acquired = acquire(
+            recipe,
+            self.store,
+            archive=archive,
+            on_progress=lambda name, done, total: self.on_event(
+                "download", name=name, done=done, total=total
+            ),
+            on_note=lambda text: self.on_event("note", message=text),
+        )
+        wanted = variants or recipe.variants
+        plan = make_plan(recipe, acquired.sources, wanted, image=locked.identity, code=code)
+        runner = Runner(
+            self.engine,
+            self.store,
+            self.project.stages,
+            self.on_event,
+            keep_failed=self.keep_failed,
+        )
+        before = len(runner.known(plan))
+
+        def image() -> str:
+            images = Images(self.project.docker, self.engine, self.store, self.on_event)
+            return images.ensure(recipe.image).tag
+
+        with self.store.lock(f"model-{recipe.name}"):
+            results = runner.run(plan, recipe, image)
+            plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
+            files, artefacts = self._collect(recipe, acquired, plan, results, path)
+            assert self._key is not None
+            changed = release.publish(self.dist, recipe.name, files, self._key)
+        return ModelBuild(
+            recipe.name, artefacts, changed, sum(1 for s in plan.steps if s.id in results) - before
+        )
+
+    def _with_published(
+        self,
+        recipe: Recipe,
+        acquired: Acquired,
+        plan: Plan,
+        runner: Runner,
+        results: dict[str, StageResult],
+        code: str,
+    ) -> tuple[Plan, dict[str, StageResult]]:
+        """Keep the variants published before, where the store still has them made just so."""
+        folder = self.dist / recipe.name
+        more = [
+            variant
+            for variant in recipe.variants
+            if variant in plan.artefacts or (folder / f"{recipe.name}_{variant}.tflite").exists()
+        ]
+        if len(more) == len(plan.artefacts):
+            return plan, results
+        identity = locked_image(self.project.docker, recipe.image).identity
+        full = make_plan(recipe, acquired.sources, more, image=identity, code=code)
+        known = {**runner.known(full), **results}
+        kept = [v for v in more if full.artefacts[v] in known]
+        if len(kept) == len(plan.artefacts):
+            return plan, results
+        wider = make_plan(recipe, acquired.sources, kept, image=identity, code=code)
+        return wider, {s.id: known[s.id] for s in wider.steps if s.id in known}
+
+    def _collect(
+        self,
+        recipe: Recipe,
+        acquired: Acquired,
+        plan: Plan,
+        results: dict[str, StageResult],
+        path: Path,
+    ) -> tuple[dict[str, Path | bytes], tuple[Artefact, ...]]:
+        files: dict[str, Path | bytes] = {}
+        artefacts = []
+        for variant, step_id in plan.artefacts.items():
+            blob = results[step_id].files["model.tflite"]
+            name = f"{recipe.name}_{variant}.tflite"
+            files[name] = self.store.path(blob.sha256)
+            artefacts.append(Artefact(variant, name, blob.sha256, blob.size))
+            files[LABEL_FILE] = self.store.path(results[step_id].files[LABEL_FILE].sha256)
+        record = conversion_record(recipe, path, acquired, plan, results, artefacts, self.project)
+        files[CONVERSION_FILE] = json.dumps(record, indent=1, sort_keys=True).encode() + b"\n"
+        return files, tuple(artefacts)
+
+
+def conversion_record(
+    recipe: Recipe,
+    path: Path,
+    acquired: Acquired,
+    plan: Plan,
+    results: dict[str, StageResult],
+    artefacts: Sequence[Artefact],
+    project: Project,
+) -> dict[str, Any]:
+    """What went into a model's artefacts and how they were made, as plain data.
+
+    Durations and memory are those of the run that made each result, so that building again
+    without changes gives the same record.
+    """
+    locked = locked_image(project.docker, recipe.image)
+    return {
+        "schema": 1,
+        "kiln": __version__,
+        "model": recipe.name,
+        "title": recipe.title,
+        "licence": recipe.licence,
+        "profile": recipe.profile,
+        "recipe": {"sha256": sha256_file(path)},
+        "source": acquired.record,
+        "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
+        "stage_code": tree_digest(project.stages),
+        "artefacts": {
+            item.variant: {"file": item.file, "sha256": item.sha256, "size": item.size}
+            for item in artefacts
+        },
+        "stages": {
+            step.id: {
+                "stage": step.stage,
+                "key": step.key,
+                "params": dict(step.params),
+                "facts": results[step.id].facts,
+                "files": {name: blob.sha256 for name, blob in results[step.id].files.items()},
+                "seconds": results[step.id].seconds,
+                "peak_rss": results[step.id].peak_rss,
+            }
+            for step in plan.steps
+            if step.id in results
+        },
+    }
+
+
+def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:
+    """The error a whole build ends with: none, the only model's own, or a partial build."""
+    failed = [build for build in builds if build.error is not None]
+    if not failed:
+        return None
+    if len(builds) == 1:
+        return failed[0].error
+    names = ", ".join(build.model for build in failed)
+    return PartialBuildError(
+        f"{len(failed)} of {len(builds)} models could not be built: {names}.",
+        "Each one's reason and remedy are above; the others are in dist/.",
+    )

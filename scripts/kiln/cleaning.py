@@ -1,0 +1,59 @@
+"""Removing leftovers of killed runs and, on request, everything kiln keeps."""
+
+from __future__ import annotations
+
+import contextlib
+
+import docker.errors
+
+from kiln.engine import OWNER_LABEL, Engine
+from kiln.errors import EngineUnavailableError
+from kiln.files import remove
+from kiln.store import Store
+
+
+def clean(store: Store, *, empty_store: bool, drop_images: bool) -> dict[str, int]:
+    """Remove leftovers; returns what was removed and how many of it.
+
+    Args:
+        empty_store: also every download, blob and result.
+        drop_images: also the sealed images.
+    """
+    removed = {"scratch folders": store.sweep()}
+    try:
+        engine = Engine.find()
+    except EngineUnavailableError:
+        engine = None
+    if engine is not None:
+        removed["containers"] = engine.sweep(foreign=True)
+        removed["unfinished images"] = _unfinished_images(engine)
+        if drop_images:
+            removed["sealed images"] = _sealed_images(engine)
+    if empty_store:
+        count = 0
+        for folder in ("blobs", "results", "refs", "downloads", "logs"):
+            path = store.root / folder
+            if path.exists():
+                count += sum(1 for item in path.rglob("*") if item.is_file())
+                remove(path)
+        removed["stored files"] = count
+    return removed
+
+
+def _unfinished_images(engine: Engine) -> int:
+    with engine.failures("listing images"):
+        found = engine.client.images.list(filters={"label": OWNER_LABEL})
+    return sum([_drop(engine, str(image.id)) for image in found])
+
+
+def _sealed_images(engine: Engine) -> int:
+    with engine.failures("listing images"):
+        found = engine.client.images.list(filters={"reference": "tflite-kiln/*"})
+    return sum([_drop(engine, tag) for image in found for tag in image.tags])
+
+
+def _drop(engine: Engine, name: str) -> int:
+    with contextlib.suppress(docker.errors.DockerException):
+        engine.client.images.remove(name, force=True)
+        return 1
+    return 0

@@ -1,0 +1,401 @@
+"""The ``kiln`` command: arguments in, tables and exit codes out; no logic of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kiln import __version__
+from kiln.errors import CancelledError, KilnError, UsageError
+from kiln.ui import JsonReporter, TextReporter, table
+
+if TYPE_CHECKING:
+    from kiln.images.builder import Images
+    from kiln.project import Project
+    from kiln.store import Store
+
+# Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
+# command that finds nothing to do must not pay for them.
+
+
+def main() -> None:
+    """Run the command line; every failure becomes one message and its own exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    json_wanted = "--json" in sys.argv
+    try:
+        with _guard():
+            cli.main(standalone_mode=False)
+    except KilnError as error:
+        _complain(error, json_wanted)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+
+
+@contextlib.contextmanager
+def _guard() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        where = f" {error.ctx.command_path}" if error.ctx else " kiln"
+        raise UsageError(error.format_message(), f"See `{where.strip()} --help`.") from error
+    except (KeyboardInterrupt, click.Abort):
+        raise CancelledError(
+            "Stopped.", "Finished stages are kept; run the command again to go on."
+        ) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise click.exceptions.Exit(0) from None
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(error: KilnError, json_wanted: bool) -> None:
+    if json_wanted:
+        JsonReporter().event(
+            "error",
+            kind=error.kind,
+            message=error.message,
+            remedy=error.remedy,
+            exit_code=error.exit_code,
+        )
+        return
+    print(f"kiln: {error.message}", file=sys.stderr)
+    if error.remedy:
+        print(f"      {error.remedy}", file=sys.stderr)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kiln")
+def cli() -> None:
+    """TensorFlow object detectors to TFLite: sealed images, same bytes anywhere, signed."""
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+_dist = click.option(
+    "--dist", type=click.Path(path_type=Path), default=None, help="Where artefacts go [dist/]."
+)
+
+
+def _project() -> Project:
+    from kiln.project import Project
+
+    return Project.find()
+
+
+def _store() -> Store:
+    from kiln.store import Store
+
+    return Store(Store.default_root())
+
+
+def _reporter(as_json: bool) -> JsonReporter | TextReporter:
+    return JsonReporter() if as_json else TextReporter()
+
+
+@cli.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--variant", "variants", multiple=True, help="Only this variant; may be repeated.")
+@click.option("--samples", is_flag=True, help="Only the embedded samples.")
+@click.option(
+    "--archive", type=click.Path(path_type=Path), help="The model's archive, already downloaded."
+)
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, help="Models at a time [1].")
+@click.option("--models-dir", type=click.Path(path_type=Path), help="Where recipes are [models/].")
+@click.option("--keep-failed", is_flag=True, help="Leave containers behind for a look inside.")
+@_dist
+@_json
+def build(
+    models: tuple[str, ...],
+    variants: tuple[str, ...],
+    samples: bool,
+    archive: Path | None,
+    jobs: int,
+    models_dir: Path | None,
+    keep_failed: bool,
+    dist: Path | None,
+    as_json: bool,
+) -> None:
+    """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
+    from kiln.build import Builder, failure_of
+    from kiln.recipe import VARIANTS, discover, load
+
+    project = _project()
+    folder = (models_dir or project.models).absolute()
+    recipes = discover(folder)
+    _known("model", models, recipes)
+    _known("variant", variants, VARIANTS)
+    chosen = list(dict.fromkeys(models)) or list(recipes)
+    if samples:
+        chosen = [name for name in chosen if load(recipes[name], folder).sample]
+    if archive is not None and len(chosen) != 1:
+        raise UsageError(
+            "--archive goes with exactly one model.", "Name the model whose archive it is."
+        )
+    if not chosen:
+        raise UsageError(f"No recipe in {folder} fits.", "`kiln models` lists them.")
+    start = time.monotonic()
+    target = (dist or project.root / "dist").absolute()
+    with _reporter(as_json) as reporter:
+        builder = Builder(project, folder, _store(), target, reporter.event, keep_failed)
+        builds = builder.build(
+            chosen,
+            recipes,
+            [variant for variant in VARIANTS if variant in variants],
+            archive=archive,
+            jobs=jobs,
+        )
+        for item in builds:
+            for artefact in item.artefacts:
+                reporter.event(
+                    "artefact",
+                    model=item.model,
+                    variant=artefact.variant,
+                    file=f"{item.model}/{artefact.file}",
+                    sha256=artefact.sha256,
+                    size=artefact.size,
+                    changed=item.changed,
+                )
+    if not as_json:
+        rows = [
+            [item.model, a.variant, f"{a.size:,}", a.sha256[:16], "new" if item.changed else "same"]
+            for item in builds
+            for a in item.artefacts
+        ]
+        if rows:
+            print(table(["model", "variant", "bytes", "sha256", ""], rows))
+            ran = sum(item.stages_run for item in builds)
+            print(f"\n{len(rows)} signed artefacts in {target} ({ran} stages run, "
+                  f"{time.monotonic() - start:.1f} s). Check them with: kiln verify")  # fmt: skip
+    error = failure_of(builds)
+    if error is not None:
+        raise error
+
+
+def _known(what: str, given: tuple[str, ...], known: Any) -> None:
+    import difflib
+
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, list(known), 1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"There is no {what} {name!r}.", f"{hint}Known: {', '.join(known) or 'none'}."
+            )
+
+
+@cli.command()
+@_json
+def models(as_json: bool) -> None:
+    """List the recipes."""
+    from kiln.recipe import discover, load
+
+    project = _project()
+    rows = []
+    for name, path in discover(project.models).items():
+        recipe = load(path, project.models)
+        kind = "sample" if recipe.sample else recipe.profile
+        how = [recipe.architecture, recipe.image, recipe.source.kind]
+        row = [name, *how, ", ".join(recipe.variants), kind]
+        rows.append(row)
+        if as_json:
+            keys = ("model", "architecture", "image", "source", "variants", "kind")
+            JsonReporter().event("model", **dict(zip(keys, row, strict=True)))
+    if not as_json:
+        print(table(["model", "architecture", "image", "source", "variants", "kind"], rows))
+
+
+@cli.group()
+def images() -> None:
+    """The sealed images that stages run in."""
+
+
+@contextlib.contextmanager
+def _images(as_json: bool) -> Iterator[Images]:
+    from kiln.engine import Engine
+    from kiln.images.builder import Images
+
+    found: list[Engine] = []
+
+    def engine() -> Engine:
+        if not found:
+            found.append(Engine.find())
+            found[0].sweep()
+        return found[0]
+
+    store = _store()
+    store.sweep()
+    with _reporter(as_json) as reporter:
+        yield Images(_project().docker, engine, store, reporter.event)
+
+
+def _image_names(project: Project, names: tuple[str, ...]) -> list[str]:
+    from kiln.images.definition import load
+
+    known = load(project.docker)
+    _known("image", names, known)
+    return [name for name in known if not names or name in names]
+
+
+@images.command("build")
+@click.argument("names", nargs=-1, metavar="[IMAGE]...")
+@click.option("--update-lock", is_flag=True, help="Record the identity in docker/images.lock.")
+@click.option("--force", is_flag=True, help="Build even where the engine holds the locked image.")
+@_json
+def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json: bool) -> None:
+    """Build the images (all when none is named), seal them, and hold them against the lock."""
+    from kiln.images.builder import locked_image
+
+    chosen = _image_names(_project(), names)
+    with _images(as_json) as project_images:
+        for name in chosen:
+            if not force and not update_lock:
+                project_images.ensure(name)
+                continue
+            built = project_images.build(name, update_lock=update_lock)
+            project_images.check(built, locked_image(project_images.docker_dir, name))
+
+
+@images.command("verify")
+@click.argument("names", nargs=-1, metavar="[IMAGE]...")
+@_json
+def images_verify(names: tuple[str, ...], as_json: bool) -> None:
+    """Rebuild images without any cache and say which files differ from the locked ones."""
+    from kiln.images.builder import locked_image
+
+    chosen = _image_names(_project(), names)
+    rows = []
+    with _images(as_json) as project_images:
+        for name in chosen:
+            locked = locked_image(project_images.docker_dir, name)
+            built = project_images.build(name)
+            project_images.check(built, locked)
+            rows.append([name, built.sealed.identity, f"{built.seconds['build']:.0f} s"])
+    if as_json:
+        for name, identity, _ in rows:
+            JsonReporter().event("verified", image=name, identity=identity)
+    else:
+        print(table(["image", "identity (rebuilt = locked)", "build"], rows))
+
+
+@images.command("list")
+@_json
+def images_list(as_json: bool) -> None:
+    """List the locked images and whether the engine holds them."""
+    from kiln.images.builder import locked_image
+
+    rows = []
+    with _images(as_json) as project_images:
+        for name in _image_names(_project(), ()):
+            locked = locked_image(project_images.docker_dir, name)
+            state = "present" if project_images.present(locked) else "not built"
+            rows.append([name, locked.tag, f"{locked.size / 1e6:,.0f} MB", state])
+    if as_json:
+        for name, tag, size, state in rows:
+            JsonReporter().event("image", image=name, tag=tag, size=size, state=state)
+    else:
+        print(table(["image", "tag", "size", "state"], rows))
+
+
+@images.command("context")
+@click.argument("names", nargs=-1, metavar="[IMAGE]...")
+@_json
+def images_context(names: tuple[str, ...], as_json: bool) -> None:
+    """Lay out build contexts in .kiln/context/ for `docker compose build`."""
+    import shutil
+
+    from kiln.images import definition as definitions
+
+    project = _project()
+    store = _store()
+    with _reporter(as_json) as reporter:
+        for name in _image_names(project, names):
+            definition = definitions.get(project.docker, name)
+            parts = definitions.fetch(
+                definition,
+                store,
+                on_progress=lambda item, done, total: reporter.event(
+                    "download", name=item, done=done, total=total
+                ),
+            )
+            folder = project.root / ".kiln" / "context" / name
+            shutil.rmtree(folder, ignore_errors=True)
+            definitions.make_context(definition, parts, store, folder)
+            reporter.event("note", message=f"{name}: context in {folder}")
+
+
+@cli.command()
+@click.argument("dist", required=False, type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), help="Trusted public key [your own].")
+@_json
+def verify(dist: Path | None, key: Path | None, as_json: bool) -> None:
+    """Check signatures, digests and that nothing was added, in DIST [dist/]."""
+    from kiln import release
+    from kiln.keys import load_public_key
+
+    target = (dist or _project().root / "dist").absolute()
+    report = release.verify(target, load_public_key(key))
+    rows = [
+        [model.name, item.path.removeprefix(f"{model.name}/"), f"{item.size:,}", item.sha256[:16]]
+        for model in report.models
+        for item in model.files
+    ]
+    if as_json:
+        for model, path, _, digest in rows:
+            JsonReporter().event("verified", model=model, file=path, sha256=digest)
+        return
+    print(table(["model", "file", "bytes", "sha256"], rows))
+    count = len(report.models)
+    signed = f"{count} model{'' if count == 1 else 's'} signed by key {report.key_id[:16]}"
+    print(f"\nAll good: {signed}, nothing changed, missing or added.")
+
+
+@cli.command()
+@_json
+def doctor(as_json: bool) -> None:
+    """Say what kiln needs, what is fine, what is not, and what to do about it."""
+    from kiln.doctor import examine
+
+    findings = examine(_project())
+    if as_json:
+        for item in findings:
+            JsonReporter().event(
+                "finding", what=item.what, state=item.state, detail=item.detail, remedy=item.remedy
+            )
+    else:
+        for item in findings:
+            print(f"{item.state:>7}  {item.what}: {item.detail}")
+            if item.remedy:
+                print(f"         -> {item.remedy}")
+    worst = next((item.error for item in findings if item.error is not None), None)
+    if worst is not None:
+        raise click.exceptions.Exit(worst.exit_code)
+
+
+@cli.command()
+@click.option("--store", "empty_store", is_flag=True, help="Also forget every download and result.")
+@click.option("--images", "drop_images", is_flag=True, help="Also remove the sealed images.")
+@_json
+def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
+    """Remove what killed runs left behind: containers, scratch folders, unfinished images."""
+    from kiln.cleaning import clean as clean_up
+
+    for what, count in clean_up(_store(), empty_store=empty_store, drop_images=drop_images).items():
+        if as_json:
+            JsonReporter().event("cleaned", what=what, count=count)
+        else:
+            print(f"{what}: {count} removed")
+
+
+if __name__ == "__main__":
+    main()

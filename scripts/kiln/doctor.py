@@ -1,0 +1,121 @@
+"""``kiln doctor``: what kiln needs of this machine, checked one by one."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kiln.engine import Engine
+from kiln.errors import DiskFullError, KilnError
+from kiln.images.builder import Images, locked_image
+from kiln.images.definition import load as load_images
+from kiln.keys import default_key_path, load_or_create_key
+from kiln.project import Project
+from kiln.recipe import discover, load
+from kiln.store import Store
+
+#: Wheels, image layers and intermediate files of a first build, measured: about 6 GB.
+DISK_WANTED = 10 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; ``state`` is ``ok``, ``note`` or ``PROBLEM``."""
+
+    what: str
+    state: str
+    detail: str
+    remedy: str = ""
+    error: KilnError | None = None
+
+
+def examine(project: Project) -> list[Finding]:
+    """Look at everything; never raises a :class:`KilnError`, a problem is a finding."""
+    findings: list[Finding] = []
+
+    def look(what: str, check: Callable[[], Finding | str]) -> bool:
+        try:
+            found = check()
+        except KilnError as error:
+            findings.append(Finding(what, "PROBLEM", error.message, error.remedy, error))
+            return False
+        findings.append(found if isinstance(found, Finding) else Finding(what, "ok", found))
+        return True
+
+    def store() -> str:
+        found = Store(Store.default_root())
+        return f"{found.root}, {found.usage() / 1e9:.2f} GB"
+
+    look("store", store)
+    look("disk", _disk)
+    look("signing key", _key)
+    look("recipes", lambda: _recipes(project))
+    look("image locks", lambda: _locks(project))
+    look("architecture", _architecture)
+    if look("engine", lambda: Engine.find().describe()):
+        look("images", lambda: _images(project))
+    return findings
+
+
+def _disk() -> str:
+    root = Store.default_root()
+    place = next(path for path in (root, *root.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < DISK_WANTED:
+        raise DiskFullError(
+            f"{free / 1e9:.1f} GB free at {place}; a first build wants {DISK_WANTED / 1e9:.0f}.",
+            "Free some space, or set KILN_STORE to a folder on another disk.",
+        )
+    return f"{free / 1e9:.0f} GB free at {place}"
+
+
+def _key() -> Finding | str:
+    path = default_key_path()
+    if not path.exists():
+        return Finding("signing key", "note", f"none yet; the first build makes {path}")
+    return f"{path}, key {load_or_create_key().key_id[:16]}"
+
+
+def _recipes(project: Project) -> str:
+    found = discover(project.models)
+    for path in found.values():
+        load(path, project.models)
+    return f"{len(found)} readable"
+
+
+def _locks(project: Project) -> str:
+    names = list(load_images(project.docker))
+    for name in names:
+        locked_image(project.docker, name)
+    return f"{', '.join(names)} match their sources"
+
+
+def _architecture() -> Finding | str:
+    machine = platform.machine()
+    if machine in {"x86_64", "AMD64"}:
+        return machine
+    return Finding(
+        "architecture",
+        "note",
+        f"{machine}: the images are for x86-64 and will run under emulation, slowly",
+    )
+
+
+def _images(project: Project) -> Finding | str:
+    engine = Engine.find()
+    images = Images(project.docker, lambda: engine, Store(Store.default_root()))
+    missing = [
+        name
+        for name in load_images(project.docker)
+        if not images.present(locked_image(project.docker, name))
+    ]
+    if missing:
+        return Finding(
+            "images",
+            "note",
+            f"not built yet: {', '.join(missing)}",
+            "The next build makes them; `kiln images build` makes them now.",
+        )
+    return "all present, as locked"

@@ -1,0 +1,280 @@
+"""The container engine: find one that answers, and run one container hermetically.
+
+Everything that speaks to the Docker API is here and in ``kiln.images``; the rest of the package
+knows neither sockets nor containers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+import urllib3.exceptions
+
+from kiln.errors import EngineFailedError, EngineUnavailableError
+from kiln.owners import is_abandoned, is_ours, tagged_name
+
+#: On every container and intermediate image we make; its value carries the owner's tag.
+OWNER_LABEL = "org.tflite-kiln.owner"
+
+#: What a stage's process sees of time, language and hashing, whatever the host says.
+FIXED_ENVIRONMENT = {
+    "HOME": "/tmp",  # noqa: S108
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+_STREAM_FAILURES = (
+    docker.errors.DockerException,
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+    ConnectionError,
+)
+
+
+def candidate_sockets() -> list[str]:
+    """Addresses where an engine may listen, in the order they are tried.
+
+    ``DOCKER_HOST`` alone when it is set; otherwise Docker's default socket, the rootless and
+    Docker Desktop ones, then Podman's Docker-compatible sockets.
+    """
+    named = os.environ.get("DOCKER_HOST")
+    if named:
+        return [named]
+    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+    paths = [
+        "/var/run/docker.sock",
+        f"{runtime}/docker.sock",
+        str(Path.home() / ".docker/run/docker.sock"),
+        f"{runtime}/podman/podman.sock",
+        "/run/podman/podman.sock",
+    ]
+    return [f"unix://{path}" for path in paths]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a container: memory in bytes, number of processes, wall time in seconds."""
+
+    memory: int = 8 << 30
+    pids: int = 1024
+    timeout: float = 3600.0
+    tmp: int = 4 << 30
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a container ended."""
+
+    exit_code: int
+    out_of_memory: bool
+    timed_out: bool
+    log: str = field(repr=False)
+
+
+class Engine:
+    """A connection to an engine that answered.
+
+    Args:
+        address: where it listens; ``DOCKER_HOST`` syntax.
+        client: an open docker SDK client.
+    """
+
+    def __init__(self, address: str, client: docker.DockerClient) -> None:
+        self.address = address
+        self.client = client
+        self._running: set[Any] = set()
+
+    @classmethod
+    def find(cls) -> Engine:
+        """Connect to the first engine that answers (:func:`candidate_sockets`).
+
+        Raises:
+            EngineUnavailableError: none does; says what was tried.
+        """
+        tried = []
+        for address in candidate_sockets():
+            path = address.removeprefix("unix://")
+            if address.startswith("unix://") and not Path(path).exists():
+                tried.append(f"{address} (no such socket)")
+                continue
+            try:
+                client = docker.DockerClient(base_url=address, timeout=600)
+                client.ping()
+            except (*_STREAM_FAILURES, OSError, ValueError) as error:
+                reason = str(error)
+                denied = "Permission denied" in reason
+                tried.append(f"{address} ({'permission denied' if denied else 'no answer'})")
+                continue
+            return cls(address, client)
+        raise EngineUnavailableError(
+            f"No container engine answers. Tried: {', '.join(tried)}.",
+            "Start Docker or Podman (`systemctl start docker`, or Docker Desktop), join the "
+            "`docker` group, or name another engine in DOCKER_HOST. On Debian and Ubuntu as root, "
+            "`make engine` installs and starts one.",
+        )
+
+    @functools.cached_property
+    def rootless(self) -> bool:
+        """Whether the engine runs as an ordinary user (its container root is that user)."""
+        with self.failures("describing itself"):
+            options = self.client.info().get("SecurityOptions") or []
+        return any("rootless" in option for option in options)
+
+    def describe(self) -> str:
+        """Name, version and storage of the engine, for people."""
+        with self.failures("describing itself"):
+            version, info = self.client.version(), self.client.info()
+        parts = {part.get("Name", "") for part in version.get("Components") or []}
+        name = "Podman" if any("Podman" in part for part in parts) else "Docker"
+        return f"{name} {version.get('Version', '?')}, {info.get('Driver', '?')}, {self.address}"
+
+    @contextlib.contextmanager
+    def failures(self, doing: str) -> Iterator[None]:
+        """Turn the client's exceptions into :class:`EngineFailedError`."""
+        try:
+            yield
+        except docker.errors.APIError as error:
+            reason = error.explanation or str(error)
+            raise EngineFailedError(
+                f"The engine failed while {doing}: {str(reason).strip().rstrip('.')}.",
+                "Look at the engine's own log; `kiln doctor` checks what kiln needs of it.",
+            ) from error
+        except _STREAM_FAILURES as error:
+            raise EngineFailedError(
+                f"The engine at {self.address} went away while {doing}.",
+                "Start it again and repeat the command: finished stages are kept.",
+            ) from error
+
+    def run(
+        self,
+        image: str,
+        command: Sequence[str],
+        *,
+        mounts: Mapping[Path, tuple[str, str]],
+        environment: Mapping[str, str],
+        limits: Limits,
+        on_stdout: Callable[[bytes], None],
+        user: str,
+        debug_keep: bool = False,
+    ) -> Outcome:
+        """Run ``command`` in a fresh, sealed-off container and wait for its end.
+
+        No network, read-only root, a tmpfs at ``/tmp``, no capabilities, no new privileges, a
+        fixed host name and environment; only ``mounts`` (host path -> (place, ``ro``/``rw``)) come
+        from outside. The container is removed whatever happens, Ctrl-C included.
+
+        Args:
+            on_stdout: called with each chunk of standard output as it comes.
+            user: ``uid:gid`` of the process.
+            debug_keep: leave the container behind for a look inside (it is still stopped).
+
+        Raises:
+            EngineFailedError: the engine refused or went away.
+        """
+        name = f"kiln-{tagged_name().replace('.', '-')}"
+        with self.failures("starting a stage"):
+            container = self.client.containers.create(
+                image,
+                list(command),
+                name=name,
+                labels={OWNER_LABEL: tagged_name()},
+                network_mode="none",
+                read_only=True,
+                tmpfs={"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={limits.tmp}"},  # noqa: S108
+                user=user,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                mem_limit=limits.memory,
+                memswap_limit=limits.memory,
+                pids_limit=limits.pids,
+                hostname="kiln",
+                working_dir="/kiln",
+                environment={**FIXED_ENVIRONMENT, **environment},
+                volumes={
+                    str(path): {"bind": place, "mode": mode}
+                    for path, (place, mode) in mounts.items()
+                },
+                init=True,
+            )
+        expired = threading.Event()
+        log = bytearray()
+        self._running.add(container)
+        try:
+            with self.failures("running a stage"):
+                stream = container.attach(stream=True, logs=True, demux=True)
+                container.start()
+                timer = threading.Timer(limits.timeout, _expire, (container, expired))
+                timer.daemon = True
+                timer.start()
+                try:
+                    for out, err in stream:
+                        if out:
+                            on_stdout(out)
+                        if err:
+                            log += err
+                            del log[: -(1 << 20)]  # the end of a log is what tells
+                    state = container.wait(timeout=60)
+                    container.reload()
+                finally:
+                    timer.cancel()
+            return Outcome(
+                exit_code=int(state["StatusCode"]),
+                out_of_memory=bool(container.attrs["State"].get("OOMKilled")),
+                timed_out=expired.is_set(),
+                log=log.decode("utf-8", "replace"),
+            )
+        finally:
+            self._running.discard(container)
+            if debug_keep:
+                with contextlib.suppress(*_STREAM_FAILURES):
+                    container.kill()
+            else:
+                self.remove(container)
+
+    def stop_all(self) -> None:
+        """Remove every container this process is running; their :meth:`run` calls then end."""
+        for container in list(self._running):
+            self.remove(container)
+
+    def remove(self, container: Any) -> None:
+        """Kill and remove a container; silent when it, or the engine, is gone already."""
+        with contextlib.suppress(*_STREAM_FAILURES):
+            container.remove(force=True, v=True)
+
+    def sweep(self, *, foreign: bool = False) -> int:
+        """Remove the containers of kiln processes that no longer live; returns how many.
+
+        ``foreign`` takes those as well whose owner cannot be seen from here (started before the
+        last boot, or inside another container), unless they are running.
+        """
+        count = 0
+        with self.failures("listing containers"):
+            found = self.client.containers.list(
+                all=True, filters={"label": OWNER_LABEL}, ignore_removed=True
+            )
+        for container in found:
+            tag = container.labels.get(OWNER_LABEL, "")
+            gone = is_abandoned(Path(tag))
+            if gone or (foreign and not is_ours(tag) and container.status != "running"):
+                self.remove(container)
+                count += 1
+        return count
+
+
+def _expire(container: Any, expired: threading.Event) -> None:
+    expired.set()
+    with contextlib.suppress(*_STREAM_FAILURES):
+        container.kill()

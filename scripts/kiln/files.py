@@ -1,0 +1,289 @@
+"""Writing so that a reader sees the old or the new, never something between."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from kiln.errors import DiskFullError, StoreError
+from kiln.owners import is_abandoned, tagged_name
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_COPY_CHUNK = 4 << 20
+_AT_FDCWD = -100  # <fcntl.h>
+_RENAME_EXCHANGE = 2  # <linux/fs.h>
+
+
+@contextlib.contextmanager
+def disk_guard(path: Path) -> Iterator[None]:
+    """Turn "no space left" into a message.
+
+    Args:
+        path: where the body writes; it need not exist yet.
+
+    Raises:
+        DiskFullError: the body met ENOSPC or EDQUOT. Every other exception passes unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiskFullError(
+            f"No space left to write {path} ({_free_space(path)}).",
+            "Free some space (`kiln clean` removes what can be made again), or set KILN_STORE to "
+            "a folder on a larger disk; then run again.",
+        ) from error
+
+
+def _free_space(path: Path) -> str:
+    for place in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(place).free
+            return f"{free / 1e6:.1f} MB free on the file system of {place}"
+    return "free space unknown"
+
+
+def aside_of(path: Path) -> Path:
+    """A fresh name next to ``path`` to write to before renaming.
+
+    It carries the owner's tag, so that :func:`sweep_asides` can tell an abandoned one.
+    """
+    return path.with_name(f".{path.name[:100]}.{tagged_name()}.aside")
+
+
+def sweep_asides(folder: Path) -> int:
+    """Remove what killed processes left aside in ``folder`` (not below); returns how many."""
+    removed = 0
+    for path in folder.glob(".*.aside"):
+        if is_abandoned(path):
+            remove(path)
+            removed += 1
+    return removed
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Make ``path`` hold ``data``: written aside, synced, renamed, whatever the umask.
+
+    Raises:
+        DiskFullError: no space left; ``path`` is as it was.
+        OSError: anything else that stops the write; ``path`` is as it was.
+    """
+    aside = aside_of(path)
+    try:
+        with disk_guard(path):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            fd = os.open(aside, flags, 0o600)
+            try:
+                os.fchmod(fd, mode)
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            aside.rename(path)
+            sync_folder(path.parent)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def copy_file(source: Path, target: Path, mode: int = 0o644) -> None:
+    """Copy content to the new file ``target``; not synced, not aside: the caller's scratch.
+
+    Raises:
+        DiskFullError, OSError: as :func:`write_atomic`; the unfinished copy is removed.
+    """
+    with disk_guard(target):
+        try:
+            with source.open("rb") as reader, target.open("xb") as writer:
+                shutil.copyfileobj(reader, writer, _COPY_CHUNK)
+                os.fchmod(writer.fileno(), mode)
+        except FileExistsError:
+            raise
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's list of names is on the disk (where the file system can)."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(fd)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or whole tree, also one whose folders were made unreadable.
+
+    Missing things are fine. Raises StoreError when something resists (another user's files).
+    """
+    try:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        for attempt in range(3):
+            try:
+                shutil.rmtree(path)
+                return
+            except FileNotFoundError:  # someone else is removing it too
+                if not path.exists():
+                    return
+            except PermissionError:
+                if attempt:
+                    raise
+                _open_up(path)
+    except OSError as error:
+        raise StoreError(
+            f"Cannot remove {path}: {error.strerror or error}.",
+            "Remove it by hand, as the user who owns it.",
+        ) from error
+
+
+def _open_up(folder: Path) -> None:
+    """Give ourselves all rights on every folder below (stages may have taken them away)."""
+    with contextlib.suppress(OSError):
+        folder.chmod(0o700)
+    with os.scandir(folder) as scan:
+        for entry in scan:
+            if entry.is_dir(follow_symlinks=False):
+                _open_up(Path(entry.path))
+
+
+def replace_tree(new_dir: Path, dest_dir: Path) -> None:
+    """Put the prepared folder ``new_dir`` in the place of ``dest_dir``, then drop the old one.
+
+    On Linux the two are exchanged in one step, so that at every moment ``dest_dir`` is complete,
+    the old or the new. Elsewhere there is an instant with none at all, never a mixture. A
+    ``new_dir`` on another file system is copied next to ``dest_dir`` first. A ``dest_dir`` that
+    is a symbolic link keeps being one: what it points to is replaced. Afterwards ``new_dir``
+    is gone.
+
+    Raises:
+        StoreError: ``new_dir`` is no folder, ``dest_dir`` is a file, or a step is not permitted;
+            ``dest_dir`` is as it was.
+        DiskFullError: no space left; ``dest_dir`` is as it was.
+    """
+    if not new_dir.is_dir() or new_dir.is_symlink():
+        raise StoreError(f"{new_dir} is not a folder.", "This is a fault of kiln: report it.")
+    dest = dest_dir.resolve()
+    if dest.exists() and not dest.is_dir():
+        raise StoreError(f"{dest} is in the way: it is not a folder.", "Move it elsewhere.")
+    prepared = new_dir
+    try:
+        with disk_guard(dest):
+            dest.parent.mkdir(parents=True, exist_ok=True)
+            sweep_asides(dest.parent)
+            if new_dir.lstat().st_dev != dest.parent.stat().st_dev:
+                prepared = aside_of(dest)
+                _copy_tree(new_dir, prepared)
+            _sync_tree(prepared)
+            old = _swap(prepared, dest)
+            sync_folder(dest.parent)
+    except OSError as error:
+        if prepared != new_dir:
+            remove(prepared)
+        raise StoreError(
+            f"Cannot replace {dest}: {error.strerror or error}.",
+            "Check who owns it and its parent folder.",
+        ) from error
+    except BaseException:
+        if prepared != new_dir:
+            remove(prepared)
+        raise
+    if old is not None:
+        remove(old)
+    if prepared != new_dir:
+        remove(new_dir)
+
+
+def _swap(prepared: Path, dest: Path) -> Path | None:
+    """Bring ``prepared`` to ``dest``; returns where the old tree is now, None if there was none."""
+    if not dest.exists():
+        prepared.rename(dest)
+        return None
+    # The old tree comes to lie under a tagged name: if we are killed before removing it, the
+    # next call (or sweep) does.
+    old = aside_of(dest)
+    prepared.rename(old)
+    try:
+        if _exchange(old, dest):
+            return old
+        parked = aside_of(dest)
+        dest.rename(parked)
+        try:
+            old.rename(dest)
+        except BaseException:
+            parked.rename(dest)
+            raise
+        return parked
+    except BaseException:
+        old.rename(prepared)
+        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where kernel, libc or file system cannot."""
+    if sys.platform != "linux":
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    done = rename(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE)
+    )
+    if done == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    # shutil.copytree gathers errors and loses their errno, so that a full disk goes unnoticed.
+    target.mkdir()
+    with os.scandir(source) as scan:
+        for entry in scan:
+            place = target / entry.name
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if stat.S_ISLNK(mode):
+                place.symlink_to(Path(entry.path).readlink())
+            elif stat.S_ISDIR(mode):
+                _copy_tree(Path(entry.path), place)
+            else:
+                copy_file(Path(entry.path), place, stat.S_IMODE(mode))
+    target.chmod(stat.S_IMODE(source.stat().st_mode))
+
+
+def _sync_tree(folder: Path) -> None:
+    with os.scandir(folder) as scan:
+        for entry in scan:
+            if entry.is_dir(follow_symlinks=False):
+                _sync_tree(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                sync_file(Path(entry.path))
+    sync_folder(folder)

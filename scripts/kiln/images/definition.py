@@ -1,0 +1,131 @@
+"""What each image is built from, and the build context made of it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiln.digest import key_of, sha256_file
+from kiln.errors import UsageError
+from kiln.files import copy_file
+from kiln.images.rootfs import build_rootfs
+from kiln.sources import debian, pypi
+from kiln.sources.download import OnProgress
+from kiln.store import Store
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Every time stamp in every image: 2025-01-01T00:00:00Z. Any fixed instant would do.
+SOURCE_DATE_EPOCH = 1735689600
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One image of ``docker/images.toml``.
+
+    ``parent`` is the image it starts from (none for the base); ``debian`` and ``wheels`` are lock
+    files, relative to ``docker/``; ``files`` are copied into the context, relative likewise.
+    """
+
+    name: str
+    folder: Path
+    parent: str | None
+    debian: Path | None
+    wheels: tuple[Path, ...]
+    tools: Path | None
+    files: tuple[Path, ...]
+
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file that decides what the image holds (beside its parent)."""
+        locks = [lock for lock in (self.debian, self.tools) if lock]
+        return (self.folder / "Dockerfile", *self.files, *self.wheels, *locks)
+
+
+def load(docker_dir: Path) -> dict[str, Definition]:
+    """All image definitions, parents before children."""
+    table = tomllib.loads((docker_dir / "images.toml").read_text("utf-8"))
+    found: dict[str, Definition] = {}
+    for name, entry in table.items():
+        found[name] = Definition(
+            name=name,
+            folder=docker_dir / name,
+            parent=entry.get("parent"),
+            debian=docker_dir / entry["debian"] if "debian" in entry else None,
+            wheels=tuple(docker_dir / lock for lock in entry.get("wheels", ())),
+            tools=docker_dir / entry["tools"] if "tools" in entry else None,
+            files=tuple(docker_dir / path for path in entry.get("files", ())),
+        )
+    return found
+
+
+def get(docker_dir: Path, name: str) -> Definition:
+    """One image's definition.
+
+    Raises:
+        UsageError: there is no such image.
+    """
+    definitions = load(docker_dir)
+    if name not in definitions:
+        raise UsageError(f"There is no image {name!r}.", f"Known images: {', '.join(definitions)}.")
+    return definitions[name]
+
+
+def recipe_digest(docker_dir: Path, name: str) -> str:
+    """Digest of everything the image is built from, its parents included."""
+    definition = get(docker_dir, name)
+    parent = recipe_digest(docker_dir, definition.parent) if definition.parent else None
+    files = {
+        path.relative_to(docker_dir).as_posix(): sha256_file(path) for path in definition.inputs()
+    }
+    return key_of({"files": files, "parent": parent, "epoch": SOURCE_DATE_EPOCH})
+
+
+def fetch(
+    definition: Definition, store: Store, *, jobs: int = 4, on_progress: OnProgress | None = None
+) -> dict[str, Mapping[str, str]]:
+    """Bring everything the image needs into the store: part -> file name -> SHA-256.
+
+    Parts are ``debian``, ``wheels`` and ``tools``.
+    """
+    parts: dict[str, Mapping[str, str]] = {}
+    if definition.debian:
+        parts["debian"] = debian.fetch_lock(
+            definition.debian, store, jobs=jobs, on_progress=on_progress
+        )
+    wheels: dict[str, str] = {}
+    for lock in definition.wheels:
+        wheels.update(pypi.fetch_lock(lock, store, jobs=jobs, on_progress=on_progress))
+    if wheels:
+        parts["wheels"] = wheels
+    if definition.tools:
+        parts["tools"] = pypi.fetch_lock(
+            definition.tools, store, jobs=jobs, on_progress=on_progress
+        )
+    return parts
+
+
+def make_context(
+    definition: Definition, parts: Mapping[str, Mapping[str, str]], store: Store, folder: Path
+) -> None:
+    """Lay out a build context in ``folder``: Dockerfile, helper files, locks, wheels, rootfs.
+
+    Everything in it comes from the store or from version control; a build needs nothing else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in definition.inputs():
+        copy_file(path, folder / path.name)
+    for part in ("wheels", "tools"):
+        if part in parts:
+            shutil.rmtree(folder / part, ignore_errors=True)
+            store.materialize(parts[part], folder / part, link=True)
+    if "debian" in parts:
+        with store.scratch() as scratch:
+            store.materialize(parts["debian"], scratch / "debs", link=True)
+            with (folder / "rootfs.tar").open("wb") as out:
+                build_rootfs((scratch / "debs").iterdir(), out, epoch=SOURCE_DATE_EPOCH)

@@ -1,0 +1,82 @@
+"""``docker/images.lock``: the sealed identity of each image, and the list of its contents."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kiln.errors import ImageMismatchError
+from kiln.files import write_atomic
+from kiln.images.seal import FileFact, Sealed, pack_contents, read_contents
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_HEAD = """\
+# The sealed identity of each image; written by `kiln images build --update-lock`.
+#   identity: digest of the image configuration (which names the layer)
+#   layer:    digest of the one uncompressed layer (diff_id), size in bytes
+#   recipe:   digest of what the image is built from (Dockerfile, locks, installer)
+# The contents of the layers are listed in docker/<image>/contents.xz.
+"""
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What ``images.lock`` says of one image."""
+
+    name: str
+    identity: str
+    layer: str
+    recipe: str
+    size: int
+
+    @property
+    def tag(self) -> str:
+        """The name under which engines know exactly this image."""
+        return f"tflite-kiln/{self.name}:{self.identity.removeprefix('sha256:')[:16]}"
+
+
+def read_lock(docker_dir: Path) -> dict[str, Locked]:
+    """All locked images by name; empty when there is no lock yet.
+
+    Raises:
+        ImageMismatchError: the file is damaged.
+    """
+    path = docker_dir / "images.lock"
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        return {name: Locked(name=name, **fields) for name, fields in table.items()}
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, TypeError, UnicodeDecodeError) as error:
+        raise ImageMismatchError(
+            f"{path} cannot be read ({error}).", "Restore it from version control."
+        ) from error
+
+
+def write_lock(docker_dir: Path, name: str, sealed: Sealed, recipe: str) -> Locked:
+    """Record ``sealed`` as the identity of image ``name``, with its contents list."""
+    locked = read_lock(docker_dir)
+    locked[name] = Locked(name, sealed.identity, sealed.layer, recipe, sealed.size)
+    write_atomic(docker_dir / name / "contents.xz", pack_contents(sealed.contents))
+    text = _HEAD
+    for entry in sorted(locked.values(), key=lambda item: item.name):
+        text += (
+            f'\n[{entry.name}]\nidentity = "{entry.identity}"\nlayer = "{entry.layer}"\n'
+            f'recipe = "{entry.recipe}"\nsize = {entry.size}\n'
+        )
+    write_atomic(docker_dir / "images.lock", text.encode())
+    return locked[name]
+
+
+def locked_contents(docker_dir: Path, name: str) -> list[FileFact]:
+    """The contents list of a locked image; empty when none is recorded."""
+    try:
+        return read_contents((docker_dir / name / "contents.xz").read_bytes())
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,329 @@
+"""Sealing: turn whatever an engine built into one canonical layer.
+
+Engines disagree about layers, time stamps, entry order and the files they inject, so an image's
+own id says little. A sealed image has exactly one layer: the file system sorted by path, with
+times clamped, owner names dropped, engine-made files emptied, and a fixed configuration. Its
+identity is the SHA-256 of that configuration, which names the layer's digest (OCI image
+specification, ``diff_ids``), so every engine and every storage backend can be held against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import stat
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from kiln.errors import ImageBuildError
+
+#: Folders whose contents belong to the running engine, not to the image.
+_EMPTIED = ("dev", "proc", "sys", "run", "tmp", "in", "out", "kiln/stages")
+#: Files that engines create or write in every container.
+_ENGINE_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
+_DROPPED = (".dockerenv", "etc/mtab", "run/.containerenv", "root/.bash_history")
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileFact:
+    """One entry of an image: what makes it the same or different.
+
+    ``kind`` is ``f`` file, ``d`` folder, ``l`` symbolic link, ``h`` hard link; ``mode`` are the
+    permission bits; ``content`` is the first 16 hex digits of a file's SHA-256, or the target of
+    a link; ``size`` is in bytes (0 unless a file).
+    """
+
+    path: str
+    kind: str
+    mode: int
+    owner: str
+    size: int
+    content: str
+
+    def line(self) -> str:
+        """The entry as a line of an image's contents list (tab-separated)."""
+        return "\t".join(
+            (self.path, self.kind, f"{self.mode:o}", self.owner, str(self.size), self.content)
+        )
+
+    @classmethod
+    def parse(cls, line: str) -> FileFact:
+        """The inverse of :meth:`line`."""
+        path, kind, mode, owner, size, content = line.split("\t")
+        return cls(path, kind, int(mode, 8), owner, int(size), content)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A sealed image. ``size`` is that of the uncompressed layer in bytes."""
+
+    identity: str  # "sha256:<hex of the config JSON>"
+    layer: str  # "sha256:<hex>", the layer's diff_id
+    config: bytes
+    size: int
+    contents: tuple[FileFact, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Item:
+    info: tarfile.TarInfo
+    offset: int
+
+
+class Sealer:
+    """Seals one exported file system.
+
+    Args:
+        exported: an uncompressed tar as ``docker export`` writes it, seekable.
+        settings: the built image's ``Config`` (only ``Env``, ``Cmd``, ``WorkingDir`` count).
+        epoch: seconds since 1970-01-01 UTC for every entry and for ``created``.
+        tag: the name under which the engine will know the image.
+
+    Use: iterate :meth:`archive` to the end (a ``docker load`` stream), then read :attr:`sealed`.
+    """
+
+    def __init__(
+        self, exported: IO[bytes], settings: dict[str, Any], *, epoch: int, tag: str
+    ) -> None:
+        self._exported = exported
+        self._epoch = epoch
+        self._tag = tag
+        self._settings = settings
+        self._items = _canonical(exported)
+        self._contents: list[FileFact] = []
+        self.sealed: Sealed | None = None
+
+    def archive(self) -> Iterator[bytes]:
+        """The ``docker load`` archive, in chunks; :attr:`sealed` is set at its end.
+
+        The layer comes first and the configuration, which needs the layer's digest, last: the
+        loader unpacks everything before it looks.
+        """
+        size = sum(_tar_size(item.info) for item in self._items.values()) + 2 * tarfile.BLOCKSIZE
+        padded = -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+        yield _header("layer.tar", padded)
+        digest = hashlib.sha256()
+        written = 0
+        for chunk in self._layer():
+            digest.update(chunk)
+            written += len(chunk)
+            yield chunk
+        tail = bytes(padded - written)
+        digest.update(tail)
+        yield tail + bytes(-padded % tarfile.BLOCKSIZE)
+        layer = f"sha256:{digest.hexdigest()}"
+        config = _config(self._settings, layer, self._epoch)
+        identity = hashlib.sha256(config).hexdigest()
+        manifest = [
+            {"Config": f"{identity}.json", "RepoTags": [self._tag], "Layers": ["layer.tar"]}
+        ]
+        yield from _member(f"{identity}.json", config)
+        yield from _member("manifest.json", json.dumps(manifest).encode())
+        yield bytes(2 * tarfile.BLOCKSIZE)
+        self.sealed = Sealed(f"sha256:{identity}", layer, config, padded, tuple(self._contents))
+
+    def _layer(self) -> Iterator[bytes]:
+        for path, item in self._items.items():
+            info = item.info
+            info.mtime = self._epoch
+            yield _tobuf(info)
+            digest = hashlib.sha256()
+            if info.isreg():
+                self._exported.seek(item.offset)
+                left = info.size
+                while left:
+                    chunk = self._exported.read(min(left, _CHUNK))
+                    if not chunk:
+                        raise ImageBuildError(
+                            "The engine's export of the image ended in the middle of a file.",
+                            "Run the command again; if it repeats, restart the engine.",
+                        )
+                    digest.update(chunk)
+                    left -= len(chunk)
+                    yield chunk
+                yield bytes(-info.size % tarfile.BLOCKSIZE)
+            self._contents.append(_fact(path, info, digest.hexdigest()))
+
+
+def _canonical(exported: IO[bytes]) -> dict[str, _Item]:
+    """The entries that belong to the image, cleaned and sorted by path."""
+    items: dict[str, _Item] = {}
+    try:
+        with tarfile.open(fileobj=exported, mode="r:") as tar:
+            for info in tar:
+                path = info.name.removeprefix("./").strip("/")
+                if not path or path == "." or _foreign(path):
+                    continue
+                if not (info.isreg() or info.isdir() or info.issym() or info.islnk()):
+                    continue  # devices, sockets, pipes: the engine makes its own
+                items[path] = _Item(_plain(path, info), info.offset_data)
+    except tarfile.TarError as error:
+        raise ImageBuildError(
+            f"The engine's export of the image cannot be read ({error}).",
+            "Run the command again; if it repeats, restart the engine.",
+        ) from error
+    _sort_out_hard_links(items)
+    for path in _EMPTIED:
+        mode = 0o1777 if path == "tmp" else 0o755
+        items[path] = _Item(_made(path, tarfile.DIRTYPE, mode), 0)
+    for path in _ENGINE_FILES:
+        items[path] = _Item(_made(path, tarfile.REGTYPE, 0o644), 0)
+    for path in list(items):
+        for parent in Path(path).parents:
+            if str(parent) != "." and str(parent) not in items:
+                items[str(parent)] = _Item(_made(str(parent), tarfile.DIRTYPE, 0o755), 0)
+    # A hard link can only be unpacked after the file it names: those come last.
+    return dict(sorted(items.items(), key=lambda pair: (pair[1].info.islnk(), pair[0])))
+
+
+def _foreign(path: str) -> bool:
+    return path in _DROPPED or any(path.startswith(f"{folder}/") for folder in _EMPTIED)
+
+
+def _sort_out_hard_links(items: dict[str, _Item]) -> None:
+    """Make the first name in path order the file and every other name a link to it.
+
+    Which of several names an engine writes as the file depends on the order it reads folders in.
+    """
+    groups: dict[str, list[str]] = {}
+    for path, item in items.items():
+        if item.info.islnk():
+            groups.setdefault(item.info.linkname.removeprefix("./").strip("/"), []).append(path)
+    for target, links in groups.items():
+        if target not in items:
+            raise ImageBuildError(
+                f"The engine's export of the image links {links[0]} to a missing {target}.",
+                "Run the command again; if it repeats, restart the engine.",
+            )
+        original = items[target]
+        first, *rest = sorted([target, *links])
+        items[first] = _Item(_plain(first, original.info), original.offset)
+        for path in rest:
+            link = _made(path, tarfile.LNKTYPE, original.info.mode)
+            link.uid, link.gid, link.linkname = original.info.uid, original.info.gid, first
+            items[path] = _Item(link, 0)
+
+
+def _plain(path: str, info: tarfile.TarInfo) -> tarfile.TarInfo:
+    plain = tarfile.TarInfo(path)
+    plain.type = tarfile.REGTYPE if info.isreg() else info.type
+    plain.mode = 0o777 if info.issym() else stat.S_IMODE(info.mode)
+    plain.uid, plain.gid, plain.linkname = info.uid, info.gid, info.linkname
+    plain.size = info.size if info.isreg() else 0
+    return plain
+
+
+def _made(path: str, kind: bytes, mode: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(path)
+    info.type, info.mode = kind, mode
+    return info
+
+
+def _fact(path: str, info: tarfile.TarInfo, digest: str) -> FileFact:
+    kind = "d" if info.isdir() else "l" if info.issym() else "h" if info.islnk() else "f"
+    content = digest[:16] if kind == "f" else info.linkname
+    return FileFact(path, kind, info.mode, f"{info.uid}:{info.gid}", info.size, content)
+
+
+def _config(settings: dict[str, Any], layer: str, epoch: int) -> bytes:
+    created = datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    config = {
+        "architecture": "amd64",
+        "config": {
+            "Cmd": settings.get("Cmd"),
+            "Env": settings.get("Env"),
+            "WorkingDir": settings.get("WorkingDir") or "/",
+        },
+        "created": created,
+        "history": [{"created": created, "created_by": "tflite-kiln seal"}],
+        "os": "linux",
+        "rootfs": {"diff_ids": [layer], "type": "layers"},
+    }
+    return json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _tobuf(info: tarfile.TarInfo) -> bytes:
+    # PAX: a long path or a large file becomes a header of its own, which GNU and BSD tar and
+    # every engine read; short entries stay plain ustar.
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _tar_size(info: tarfile.TarInfo) -> int:
+    content = -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE if info.isreg() else 0
+    return len(_tobuf(info)) + content
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return _tobuf(info)
+
+
+def _member(name: str, data: bytes) -> Iterator[bytes]:
+    yield _header(name, len(data))
+    yield data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def compare(expected: Iterable[FileFact], actual: Iterable[FileFact]) -> list[str]:
+    """What differs between two contents lists, one sentence per path, sorted by path.
+
+    >>> a = FileFact("bin/x", "f", 0o755, "0:0", 10, "aa")
+    >>> compare([a], [FileFact("bin/x", "f", 0o644, "0:0", 10, "bb")])
+    ['/bin/x: mode 755 -> 644, content aa -> bb']
+    >>> compare([a], [])
+    ['/bin/x: missing']
+    """
+    old = {fact.path: fact for fact in expected}
+    new = {fact.path: fact for fact in actual}
+    lines = []
+    for path in sorted(old.keys() | new.keys()):
+        if path not in new:
+            lines.append(f"/{path}: missing")
+        elif path not in old:
+            lines.append(f"/{path}: added ({new[path].size} bytes)")
+        elif old[path] != new[path]:
+            lines.append(f"/{path}: {', '.join(_differences(old[path], new[path]))}")
+    return lines
+
+
+def _differences(old: FileFact, new: FileFact) -> Iterator[str]:
+    if old.kind != new.kind:
+        yield f"kind {old.kind} -> {new.kind}"
+    if old.mode != new.mode:
+        yield f"mode {old.mode:o} -> {new.mode:o}"
+    if old.owner != new.owner:
+        yield f"owner {old.owner} -> {new.owner}"
+    if old.size != new.size:
+        yield f"size {old.size} -> {new.size}"
+    if old.content != new.content:
+        yield f"content {old.content} -> {new.content}"
+
+
+def read_contents(packed: bytes) -> list[FileFact]:
+    """The contents list of a locked image (:func:`pack_contents`)."""
+    import lzma
+
+    text = lzma.decompress(packed).decode()
+    return [FileFact.parse(line) for line in text.splitlines()]
+
+
+def pack_contents(contents: Sequence[FileFact]) -> bytes:
+    """A contents list as text, one :meth:`FileFact.line` each, xz-compressed."""
+    import lzma
+
+    return lzma.compress("".join(f"{fact.line()}\n" for fact in contents).encode(), preset=9)
+
+
+def spool(chunks: Iterable[bytes], into: IO[bytes]) -> IO[bytes]:
+    """Write ``chunks`` into the seekable stream ``into`` and rewind it."""
+    for chunk in chunks:
+        into.write(chunk)
+    into.seek(0, io.SEEK_SET)
+    return into

@@ -1,0 +1,286 @@
+"""The key that signs a release: made at first use, kept private, found again.
+
+An elliptic curve key (P-256; P-384 and P-521 are taken too) in PEM. By default
+``signing-key.pem`` in the user's configuration folder with its public half beside it in
+``signing-key.pub``; ``KILN_SIGNING_KEY`` names another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kiln.errors import SigningKeyError
+from kiln.files import disk_guard, sync_folder, write_atomic
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        EllipticCurvePrivateKey,
+        EllipticCurvePublicKey,
+    )
+
+KEY_VARIABLE = "KILN_SIGNING_KEY"
+PASSWORD_VARIABLE = "KILN_SIGNING_KEY_PASSWORD"  # noqa: S105 (a name, not a password)
+
+#: The curves sigstore's key algorithms and ``model_signing`` both have.
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A private key on disk that was found to be usable.
+
+    Attributes:
+        private_path: the PEM file.
+        public_pem: the public half, SubjectPublicKeyInfo in PEM.
+        key_id: SHA-256 of ``public_pem``, 64 hex digits; what a signature names its key by.
+        password: what the PEM file is encrypted with, or None.
+    """
+
+    private_path: Path
+    public_pem: bytes
+    key_id: str
+    password: bytes | None = field(default=None, repr=False)
+
+    @property
+    def public_path(self) -> Path:
+        """Where the public half lies, if it lies beside the private one."""
+        return _public_path(self.private_path)
+
+
+def default_key_path() -> Path:
+    """``signing-key.pem`` in the user's configuration folder for kiln; it may not exist yet."""
+    import platformdirs
+
+    return platformdirs.user_config_path("tflite-kiln") / "signing-key.pem"
+
+
+def key_id(public_pem: bytes) -> str:
+    """The name of a public key: SHA-256 of its canonical PEM, 64 hex digits."""
+    return hashlib.sha256(public_pem).hexdigest()
+
+
+def canonical_public_pem(pem: bytes, name: str = "the public key") -> bytes:
+    """``pem`` in the one spelling that key ids and ``kiln.pub`` use.
+
+    Raises:
+        SigningKeyError: not the PEM of a public key on a supported curve; ``name`` says which.
+    """
+    return _pem_of(parse_public_key(pem, name))
+
+
+def parse_public_key(pem: bytes, name: str = "the public key") -> EllipticCurvePublicKey:
+    """The public key in ``pem``.
+
+    Raises:
+        SigningKeyError: not the PEM of a public key on a supported curve; ``name`` says which.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        raise SigningKeyError(
+            f"{name} is not a public key in PEM.",
+            "Name the .pub file that belongs to the signing key.",
+        ) from None
+    if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in _CURVES:
+        raise _wrong_type(name)
+    return key
+
+
+def load_public_key(path: Path | None = None) -> bytes:
+    """The key to trust in a verification, as canonical PEM; never makes one.
+
+    Args:
+        path: a PEM file with the public key; by default the public half of the user's own
+            signing key (``KILN_SIGNING_KEY``, else the default one).
+
+    Raises:
+        SigningKeyError: there is no such key, or it cannot be used.
+    """
+    if path is None:
+        own = _named_by_environment()
+        if own is None and not default_key_path().exists():
+            raise SigningKeyError(
+                "There is no key to verify with: this user has not signed anything yet.",
+                "Name the public key of whoever made the release with --key FILE.",
+            )
+        return load_or_create_key().public_pem
+    return canonical_public_pem(_read(path), str(path))
+
+
+def load_or_create_key(path: Path | None = None) -> SigningKey:
+    """The user's signing key.
+
+    Args:
+        path: use this key, and make it if it is not there. By default the key named by
+            ``KILN_SIGNING_KEY`` (which must exist; ``KILN_SIGNING_KEY_PASSWORD`` opens it), else
+            :func:`default_key_path`, made at first use.
+
+    Raises:
+        SigningKeyError: the key is missing, unreadable, open to other users, of the wrong kind,
+            locked with another password, or does not belong to the public key beside it.
+    """
+    own = _named_by_environment() if path is None else None
+    if own is not None:
+        password = os.environ.get(PASSWORD_VARIABLE, "").encode()
+        return _load(own, password or None)
+    place = path if path is not None else default_key_path()
+    if not os.path.lexists(place):
+        _create(place)
+    key = _load(place, None)
+    if not key.public_path.exists():
+        _write_public(key.public_path, key.public_pem)
+    return key
+
+
+def _named_by_environment() -> Path | None:
+    value = os.environ.get(KEY_VARIABLE, "")
+    return Path(value).expanduser() if value else None
+
+
+def _public_path(private_path: Path) -> Path:
+    return private_path.with_suffix(".pub")
+
+
+def _load(path: Path, password: bytes | None) -> SigningKey:
+    pem = _read_private(path)
+    public_pem = _pem_of(_parse_private(pem, path, password).public_key())
+    beside = _public_path(path)
+    if beside != path and beside.exists():
+        try:
+            matches = canonical_public_pem(_read(beside), str(beside)) == public_pem
+        except SigningKeyError:
+            matches = False
+        if not matches:
+            raise SigningKeyError(
+                f"{beside} is not the public half of {path}.",
+                f"If {path.name} is the right key, remove {beside}; kiln writes it anew.",
+            )
+    locked = b"ENCRYPTED" in pem
+    return SigningKey(path, public_pem, key_id(public_pem), password if locked else None)
+
+
+def _read_private(path: Path) -> bytes:
+    """The file's bytes; refused where others than the owner may read or write it."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(mode) and mode & 0o077:
+                raise SigningKeyError(
+                    f"The signing key {path} is open to other users "
+                    f"(mode {stat.S_IMODE(mode):04o}).",
+                    f"Run `chmod 600 {path}`; if others have had access to it, make a new key.",
+                )
+            return file.read()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _parse_private(pem: bytes, path: Path, password: bytes | None) -> EllipticCurvePrivateKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    locked = b"ENCRYPTED" in pem
+    if locked and password is None:
+        raise SigningKeyError(
+            f"The signing key {path} is locked with a password.",
+            f"Set {KEY_VARIABLE} to its path and {PASSWORD_VARIABLE} to the password.",
+        )
+    try:
+        key = load_pem_private_key(pem, password if locked else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if locked:
+            raise SigningKeyError(
+                f"The password does not open the signing key {path}.",
+                f"Correct {PASSWORD_VARIABLE}.",
+            ) from None
+        raise SigningKeyError(
+            f"{path} is not a private key in PEM.",
+            f"Point {KEY_VARIABLE} to an elliptic curve key, or move the file away to have "
+            "a new one made.",
+        ) from None
+    if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
+        raise _wrong_type(str(path))
+    return key
+
+
+def _pem_of(key: EllipticCurvePublicKey) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _create(path: Path) -> None:
+    """Make a P-256 key at ``path``; whoever comes second keeps the first one's key."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    try:
+        with disk_guard(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if path == default_key_path():
+                # Our own folder: it may be closed to others also where it was there before.
+                path.parent.chmod(0o700)
+            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
+            # A link, unlike a rename, never replaces the key another process just made.
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(aside)
+            sync_folder(path.parent)
+    except OSError as error:
+        raise SigningKeyError(
+            f"No signing key can be made at {path}: {error.strerror or error}.",
+            f"Make that folder writable, or set {KEY_VARIABLE} to a key of yours.",
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _write_public(path: Path, public_pem: bytes) -> None:
+    # Only a convenience for people: a read-only folder is no reason to fail.
+    with contextlib.suppress(OSError):
+        write_atomic(path, public_pem, 0o644)
+
+
+def _unreadable(path: Path, error: OSError) -> SigningKeyError:
+    return SigningKeyError(
+        f"The key {path} cannot be read: {error.strerror or error}.",
+        "Check the path and its owner.",
+    )
+
+
+def _wrong_type(name: str) -> SigningKeyError:
+    return SigningKeyError(
+        f"{name} is not an elliptic curve key on P-256, P-384 or P-521.",
+        "Make one with `openssl ecparam -name prime256v1 -genkey -noout`.",
+    )

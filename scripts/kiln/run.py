@@ -1,0 +1,272 @@
+"""Plan to results: look up what is known, run the rest in one container, keep what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kiln.engine import Engine, Limits, Outcome
+from kiln.errors import (
+    KilnError,
+    StageFailedError,
+    StageOutOfMemoryError,
+    StageTimeoutError,
+    error_for_kind,
+)
+from kiln.files import copy_file, disk_guard, write_atomic
+from kiln.images.rootfs import STAGE_UID
+from kiln.plan import PROTOCOL, Files, Output, Plan, Step
+from kiln.recipe import Recipe
+from kiln.store import StageResult, Store
+
+#: Called with an event name and its fields.
+OnEvent = Callable[..., None]
+
+_COMMAND = ("python", "-B", "-m", "stages")
+
+
+class Runner:
+    """Runs plans on one engine.
+
+    Args:
+        stages: the folder of stage code, mounted read-only.
+        on_event: told ``stage`` events: model, id, state (started, progress, warning, finished,
+            cached), and their fields.
+        keep_failed: leave a failed container behind for a look inside.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        store: Store,
+        stages: Path,
+        on_event: OnEvent,
+        *,
+        keep_failed: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._stages = stages
+        self._on_event = on_event
+        self._keep_failed = keep_failed
+
+    def known(self, plan: Plan) -> dict[str, StageResult]:
+        """The results of the plan that the store holds, by step id."""
+        found = {step.id: self._store.get_result(step.key) for step in plan.steps}
+        return {step_id: result for step_id, result in found.items() if result is not None}
+
+    def run(self, plan: Plan, recipe: Recipe, image: Callable[[], str]) -> dict[str, StageResult]:
+        """Bring every artefact of ``plan`` into the store; returns the results by step id.
+
+        Args:
+            image: gives the tag of the sealed image; only called when something has to run.
+
+        Raises:
+            KilnError: of the kind that the failed stage reported.
+        """
+        results = self.known(plan)
+        todo = plan.closure(plan.artefacts.values(), results)
+        running = {step.id for step in todo}
+        for step in plan.steps:
+            if step.id not in running and step.id in results:
+                self._on_event("stage", model=plan.model, id=step.id, state="cached")
+        if todo:
+            session = _Session(self, plan, todo, results)
+            results.update(session.run(image(), _limits(recipe)))
+        return results
+
+
+def _limits(recipe: Recipe) -> Limits:
+    default = Limits()
+    return Limits(
+        memory=recipe.limits.memory or default.memory,
+        timeout=recipe.limits.timeout or default.timeout,
+    )
+
+
+class _Session:
+    """One container that runs some steps of a plan."""
+
+    def __init__(
+        self, runner: Runner, plan: Plan, todo: list[Step], known: Mapping[str, StageResult]
+    ) -> None:
+        self._runner, self._plan, self._todo, self._known = runner, plan, todo, known
+        self._store = runner._store
+        self._ids = {step.id for step in todo}
+        self._done: dict[str, StageResult] = {}
+        self._failure: KilnError | None = None
+        self._lines = _Lines(self._event)
+
+    def run(self, image: str, limits: Limits) -> dict[str, StageResult]:
+        engine = self._runner._engine()
+        with self._store.scratch() as scratch, disk_guard(scratch):
+            inputs, outputs = scratch / "in", scratch / "out"
+            inputs.mkdir(mode=0o755)
+            outputs.mkdir(mode=0o755)
+            self._outputs = outputs
+            stages = [self._request(step, inputs) for step in self._todo]
+            request = {"protocol": PROTOCOL, "stages": stages}
+            write_atomic(inputs / "request.json", json.dumps(request, sort_keys=True).encode())
+            outcome = engine.run(
+                image,
+                _COMMAND,
+                mounts={
+                    _stage_code(self._runner._stages, scratch / "stages"): ("/kiln/stages", "ro"),
+                    inputs: ("/in", "ro"),
+                    outputs: ("/out", "rw"),
+                },
+                environment={"KILN_MODEL": self._plan.model},
+                limits=limits,
+                on_stdout=self._lines.feed,
+                user=_user(engine, outputs),
+                debug_keep=self._runner._keep_failed,
+            )
+            self._judge(outcome, limits)
+        return self._done
+
+    def _request(self, step: Step, folder: Path) -> dict[str, Any]:
+        inputs = {}
+        for name, item in step.inputs.items():
+            if isinstance(item, Output) and item.step in self._ids:
+                inputs[name] = {"from": item.step, "path": item.path}
+            else:
+                inputs[name] = {"path": self._lay_out(f"{step.id}/{name}", item, folder)}
+        params = dict(step.params)
+        params_from = {}
+        for name, fact in step.params_from.items():
+            if fact.step in self._ids:
+                params_from[name] = {"from": fact.step, "fact": fact.name}
+            else:
+                params[name] = self._known[fact.step].facts[fact.name]
+        return {
+            "id": step.id,
+            "stage": step.stage,
+            "params": params,
+            "inputs": inputs,
+            "params_from": params_from,
+        }
+
+    def _lay_out(self, place: str, item: Files | Output, folder: Path) -> str:
+        """Put an input that is at hand below ``folder``; returns its path there."""
+        if isinstance(item, Files):
+            files: Mapping[str, str] = item.files
+        else:
+            blobs = self._known[item.step].files
+            if item.path in blobs:
+                files = {"": blobs[item.path].sha256}
+            else:
+                prefix = f"{item.path}/"
+                files = {
+                    path.removeprefix(prefix): blob.sha256
+                    for path, blob in blobs.items()
+                    if path.startswith(prefix)
+                }
+        if set(files) == {""}:
+            name = Path(place).name
+            self._store.materialize({name: files[""]}, folder / Path(place).parent, link=True)
+        else:
+            self._store.materialize(files, folder / place, link=True)
+        return place
+
+    def _event(self, event: dict[str, Any]) -> None:
+        kind, step_id = event.pop("event", None), event.pop("stage", "")
+        if kind == "finished":
+            self._keep(step_id)
+        if kind == "failed":
+            error = error_for_kind(event.get("kind", ""))
+            self._failure = error(
+                f"{self._plan.model}, stage {step_id}: {event.get('message', '')}",
+                event.get("remedy", ""),
+            )
+            return
+        self._runner._on_event("stage", model=self._plan.model, id=step_id, state=kind, **event)
+
+    def _keep(self, step_id: str) -> None:
+        """Take a finished step's files into the store; the container may still read its own."""
+        step = self._plan.step(step_id)
+        folder = self._outputs / step_id
+        report = json.loads((folder / "result.json").read_text("utf-8"))
+        result = StageResult(
+            key=step.key,
+            stage=step.stage,
+            files=self._store.add_tree(folder / "files", move=False),
+            facts=report["facts"],
+            seconds=report["seconds"],
+            peak_rss=report["peak_rss"],
+        )
+        self._store.put_result(result)
+        self._done[step_id] = result
+
+    def _judge(self, outcome: Outcome, limits: Limits) -> None:
+        missing = [step.id for step in self._todo if step.id not in self._done]
+        if outcome.exit_code == 0 and not missing:
+            return
+        where = f"{self._plan.model}, stage {missing[0] if missing else '?'}"
+        log = self._store.root / "logs" / f"{self._plan.model}.log"
+        log.parent.mkdir(exist_ok=True)
+        write_atomic(log, outcome.log.encode())
+        if outcome.timed_out:
+            raise StageTimeoutError(
+                f"{where}: not finished after {limits.timeout:.0f} s.",
+                "Give it more time with limits.timeout in the recipe.",
+            )
+        if self._failure is not None:
+            if isinstance(self._failure, StageFailedError):
+                self._failure.remedy = f"{self._failure.remedy} Log: {log}".strip()
+            raise self._failure
+        if outcome.out_of_memory or outcome.exit_code == 137:
+            raise StageOutOfMemoryError(
+                f"{where}: killed; it may use {limits.memory >> 20} MiB.",
+                f"Give it more memory with limits.memory in the recipe, or free some. Log: {log}",
+            )
+        raise StageFailedError(
+            f"{where}: the container ended with code {outcome.exit_code} and no result.",
+            f"Log: {log}",
+        )
+
+
+class _Lines:
+    """Reassembles JSON lines from chunks; what is no JSON object is not ours and is dropped."""
+
+    def __init__(self, on_event: Callable[[dict[str, Any]], None]) -> None:
+        self._on_event = on_event
+        self._rest = b""
+        self._lock = threading.Lock()
+
+    def feed(self, chunk: bytes) -> None:
+        with self._lock:
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                self._on_event(event)
+
+
+def _stage_code(folder: Path, target: Path) -> Path:
+    """A snapshot of the stage code that any user can read, whatever the checkout's umask was."""
+    target.mkdir(mode=0o755)
+    for path in folder.iterdir():
+        if path.is_file():
+            copy_file(path, target / path.name)
+    return target
+
+
+def _user(engine: Engine, outputs: Path) -> str:
+    """Who the stage runs as: never root on the host.
+
+    A rootless engine maps the container's root to the user who runs it, and everyone else to ids
+    that cannot write the user's folders.
+    """
+    if engine.rootless:
+        return "0:0"
+    if os.getuid() == 0:
+        os.chown(outputs, STAGE_UID, STAGE_UID)
+        return f"{STAGE_UID}:{STAGE_UID}"
+    return f"{os.getuid()}:{os.getgid()}"

@@ -1,0 +1,1 @@
+"""Where kiln's inputs come from: everything fetched here is checked against a pin."""

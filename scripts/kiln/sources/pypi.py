@@ -1,0 +1,321 @@
+"""Python packages by lock: which file each pin stands for, and bringing it into the store."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pypi_simple
+import requests
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import (
+    BuildTag,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_wheel_filename,
+)
+
+from kiln.digest import key_of
+from kiln.errors import RecipeError, SourceUnavailableError
+from kiln.sources.download import Download, OnProgress, fetch
+from kiln.sources.http import ATTEMPTS, REMEDY, RETRY_STATUS, TIMEOUT, host_of, make_session, reason
+from kiln.store import Store
+
+# The names glibc 2.17, 2.12 and 2.5 had before PEP 600.
+_LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+
+PLATFORMS: tuple[str, ...] = (
+    *(
+        f"{name}_x86_64"
+        for minor in range(31, 4, -1)
+        for name in (f"manylinux_2_{minor}", _LEGACY.get(minor))
+        if name
+    ),
+    "linux_x86_64",
+)
+"""Platform tags of Debian 11 (glibc 2.31) on x86-64, best first."""
+
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_ASKING = 8  # index pages asked for at once
+_PAUSE = 0.5  # seconds before the second try, doubled for each further one
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One package of a lock: ``hashes`` are the SHA-256 of all files that may stand for it."""
+
+    name: str
+    version: str
+    hashes: frozenset[str]
+
+
+def read_lock(path: Path) -> list[Pin]:
+    """Read a lock in pip's format: ``name==version`` with ``--hash=sha256:…`` and ``\\`` at the
+    end of a line that goes on; ``#`` begins a comment.
+
+    Raises:
+        RecipeError: the file cannot be read, or a line is not a pin with hashes. Options, index
+            addresses, environment markers and ranges have no place in a lock for one platform.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8"
+        raise RecipeError(f"Cannot read the lock {path}: {why}.", "Check the path.") from error
+    pins: dict[str, Pin] = {}
+    for number, line in _logical_lines(text):
+        pin = _parse_pin(path, number, line)
+        key = canonicalize_name(pin.name)
+        if key in pins:
+            raise _bad_line(path, number, f"{pin.name} is pinned twice")
+        pins[key] = pin
+    return list(pins.values())
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines with continuations joined and comments gone, with the number they begin at."""
+    parts: list[str] = []
+    begin = 0
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = re.sub(r"(^|\s)#.*", "", raw).strip()
+        if not parts:
+            begin = number
+        going_on = line.endswith("\\")
+        parts.append(line.removesuffix("\\").strip())
+        if not going_on:
+            if joined := " ".join(filter(None, parts)):
+                yield begin, joined
+            parts = []
+    if joined := " ".join(filter(None, parts)):
+        yield begin, joined
+
+
+def _bad_line(path: Path, number: int, why: str) -> RecipeError:
+    return RecipeError(
+        f"{path}, line {number}: {why}.",
+        "Make the lock anew, for one platform and with hashes and without index addresses.",
+    )
+
+
+def _parse_pin(path: Path, number: int, line: str) -> Pin:
+    requirement, *options = re.split(r"\s+(?=--)", line)
+    if requirement.startswith("-"):
+        raise _bad_line(path, number, f"the option {requirement.split()[0]!r} is not understood")
+    try:
+        parsed = Requirement(requirement)
+    except InvalidRequirement:
+        raise _bad_line(path, number, f"{requirement[:80]!r} is not understood") from None
+    specifiers = list(parsed.specifier)
+    if parsed.url or parsed.marker or len(specifiers) != 1:
+        raise _bad_line(path, number, f"{requirement[:80]!r} is not of the form name==version")
+    version = specifiers[0].version
+    if specifiers[0].operator != "==" or version.endswith("*"):
+        raise _bad_line(path, number, f"{requirement[:80]!r} is not of the form name==version")
+    hashes = set()
+    for option in options:
+        match = _HASH.fullmatch(option.strip())
+        if match is None:
+            raise _bad_line(path, number, f"{option[:80]!r} is not a SHA-256 hash")
+        hashes.add(match[1])
+    if not hashes:
+        raise _bad_line(path, number, f"{parsed.name} has no hash")
+    return Pin(parsed.name, version, frozenset(hashes))
+
+
+# -- which file ---------------------------------------------------------------------------------
+
+
+def supported_tags(python: str, platforms: Sequence[str]) -> dict[Tag, int]:
+    """Wheel tags of CPython ``python`` (``"3.9"``) on ``platforms``, with their rank (0 best)."""
+    major, minor = (int(part) for part in python.split("."))
+    interpreter = f"cp{major}{minor}"
+    tags = [
+        *cpython_tags((major, minor), abis=[interpreter], platforms=platforms),
+        *compatible_tags((major, minor), interpreter, platforms),
+    ]
+    return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}
+
+
+def _rank(filename: str, tags: dict[Tag, int]) -> tuple[int, int, BuildTag, str] | None:
+    """The larger, the better the file fits; None when it does not. A wheel beats an sdist."""
+    if filename.endswith(".whl"):
+        try:
+            _, _, build, carried = parse_wheel_filename(filename)
+        except InvalidWheelFilename:
+            return None
+        ranks = [tags[tag] for tag in carried if tag in tags]
+        return (2, -min(ranks), build, filename) if ranks else None
+    if filename.endswith(".tar.gz"):
+        return (1, 0, (), filename)
+    if filename.endswith(".zip"):
+        return (0, 0, (), filename)
+    return None
+
+
+def index_url() -> str:
+    """The simple index to ask: ``KILN_PYPI_INDEX``, ``PIP_INDEX_URL``, pip's own configuration,
+    or the default of the ``pypi-simple`` library."""
+    for name in ("KILN_PYPI_INDEX", "PIP_INDEX_URL"):
+        if value := os.environ.get(name, "").strip():
+            return value
+    return _pip_configured() or pypi_simple.PYPI_SIMPLE_ENDPOINT
+
+
+def _pip_configured() -> str | None:
+    pip = shutil.which("pip") or shutil.which("pip3")
+    if pip is None:
+        return None
+    try:
+        asked = subprocess.run(
+            [pip, "config", "get", "global.index-url"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None if asked.returncode == 0 else None
+
+
+def resolve(
+    pins: Sequence[Pin],
+    *,
+    python: str = "3.9",
+    platforms: Sequence[str] = PLATFORMS,
+    session: requests.Session | None = None,
+) -> list[Download]:
+    """Ask the index which file each pin stands for, in the given order.
+
+    Of the files whose SHA-256 the pin names, the one that fits ``python`` and ``platforms`` best
+    is taken; a wheel before an sdist. Yanked files are taken: the pin is more precise.
+
+    Raises:
+        SourceUnavailableError: the index does not answer, has none of a pin's files any more, or
+            none that fits.
+    """
+    if not pins:
+        return []
+    endpoint = index_url()
+    tags = supported_tags(python, platforms)
+    stop = threading.Event()
+
+    def ask(pin: Pin) -> Download:
+        try:
+            return _choose(pin, _packages(index, pin, stop), tags, endpoint)
+        except BaseException:
+            stop.set()
+            raise
+
+    with (
+        pypi_simple.PyPISimple(endpoint, session=session or make_session(_ASKING)) as index,
+        ThreadPoolExecutor(min(_ASKING, len(pins)), "index") as pool,
+    ):
+        tasks = [pool.submit(ask, pin) for pin in pins]
+        try:
+            return [task.result() for task in tasks]
+        finally:
+            stop.set()
+            for task in tasks:
+                task.cancel()
+
+
+def _packages(
+    index: pypi_simple.PyPISimple, pin: Pin, stop: threading.Event
+) -> list[pypi_simple.DistributionPackage]:
+    where = host_of(index.endpoint)
+    pause = _PAUSE
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return index.get_project_page(pin.name, timeout=TIMEOUT[1]).packages
+        except pypi_simple.NoSuchProjectError as error:
+            raise _gone(pin, f"{where} has no project of that name") from error
+        except pypi_simple.UnsupportedContentTypeError as error:
+            raise _gone(pin, f"{where} is not a simple index") from error
+        except (requests.RequestException, pypi_simple.UnsupportedRepoVersionError) as error:
+            response = getattr(error, "response", None)
+            final = isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL)
+            final = final or not isinstance(error, requests.RequestException)
+            if response is not None:
+                final = response.status_code not in RETRY_STATUS
+            if final or attempt == ATTEMPTS or stop.wait(pause):
+                raise SourceUnavailableError(
+                    f"Cannot ask the package index for {pin.name} {pin.version} "
+                    f"({where}: {reason(error)}).",
+                    f"KILN_PYPI_INDEX names another index. {REMEDY}",
+                ) from error
+            pause *= 2
+    raise AssertionError("unreachable")
+
+
+def _gone(pin: Pin, why: str) -> SourceUnavailableError:
+    return SourceUnavailableError(
+        f"The package {pin.name} {pin.version} cannot be had: {why}.",
+        "Set KILN_PYPI_INDEX to an index (or mirror) that has it, or make the lock anew.",
+    )
+
+
+def _choose(
+    pin: Pin,
+    packages: Sequence[pypi_simple.DistributionPackage],
+    tags: dict[Tag, int],
+    endpoint: str,
+) -> Download:
+    pinned = [p for p in packages if p.digests.get("sha256", "").lower() in pin.hashes]
+    ranked = [(rank, p) for p in pinned if (rank := _rank(p.filename, tags)) is not None]
+    if not ranked:
+        where = host_of(endpoint)
+        if pinned:
+            raise _gone(pin, f"none of the pinned files at {where} fits the image's Python")
+        raise _gone(pin, f"{where} has none of the pinned files (any more)")
+    best = max(ranked, key=lambda item: item[0])[1]
+    return Download((best.url,), best.size, best.digests["sha256"].lower(), best.filename)
+
+
+# -- bringing them ------------------------------------------------------------------------------
+
+
+def fetch_lock(
+    lock_path: Path,
+    store: Store,
+    *,
+    jobs: int = 4,
+    on_progress: OnProgress | None = None,
+    python: str = "3.9",
+    platforms: Sequence[str] = PLATFORMS,
+) -> dict[str, str]:
+    """Bring every package of a lock into the store; returns file name to digest, sorted.
+
+    Which file a pin stands for is remembered, so that once all are at hand no index is asked and
+    a build repeats without a network.
+
+    Raises:
+        RecipeError: see :func:`read_lock`.
+        SourceUnavailableError, DigestMismatchError: see :func:`resolve` and
+            :func:`kiln.sources.download.fetch`.
+    """
+    found: dict[str, str] = {}
+    missing: list[tuple[Pin, str]] = []
+    for pin in read_lock(lock_path):
+        # The choice depends on all of these, and on nothing else that can change.
+        key = key_of([pin.name, pin.version, sorted(pin.hashes), python, list(platforms)])
+        known = store.get_ref("pypi", key) or {}
+        filename, digest = known.get("filename"), known.get("sha256")
+        if isinstance(filename, str) and digest in pin.hashes and store.has(str(digest)):
+            found[filename] = str(digest)
+        else:
+            missing.append((pin, key))
+    downloads = resolve([pin for pin, _ in missing], python=python, platforms=platforms)
+    found.update(fetch(downloads, store, jobs=jobs, on_progress=on_progress))
+    for (pin, key), download in zip(missing, downloads, strict=True):
+        chosen = {"filename": download.name, "sha256": download.sha256, "size": download.size}
+        store.set_ref("pypi", key, {**chosen, "name": pin.name, "version": pin.version})
+    return dict(sorted(found.items()))

@@ -1,0 +1,12 @@
+"""``python -m stages [--only ID]``: run the request found in the input folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from stages.runner import main
+
+parser = argparse.ArgumentParser(prog="stages", description=__doc__)
+parser.add_argument("--only", metavar="ID", help="run only this stage, in this process")
+sys.exit(main(parser.parse_args().only))

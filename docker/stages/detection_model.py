@@ -1,0 +1,129 @@
+"""Builds a detection model with the Object Detection API, and asks it about itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from stages.failures import StageError
+
+
+def build(pipeline: Any) -> Any:
+    """The model that ``pipeline`` describes, for inference; its variables do not exist yet.
+
+    Raises:
+        StageError: the Object Detection API refuses the configuration.
+    """
+    from object_detection.builders import model_builder
+
+    fresh_names()
+    with no_downloads():
+        try:
+            return model_builder.build(pipeline.model, is_training=False)
+        except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+            raise StageError(
+                "unsupported-model",
+                f"The Object Detection API cannot build this model: {error}",
+                "Check the model's section of pipeline.config.",
+            ) from error
+
+
+def fresh_names() -> None:
+    """Forget which layer names this process has used.
+
+    Keras numbers repeated names (``model``, ``model_1``) and they end up in the ``.tflite``:
+    without this its bytes would depend on what ran before in the same process.
+    """
+    import tensorflow as tf
+
+    tf.keras.backend.clear_session()
+
+
+def create_variables(model: Any, size: tuple[int, int]) -> None:
+    """Run the model once, eagerly, so that its variables exist.
+
+    Args:
+        model: from :func:`build`.
+        size: (height, width) of its input in pixels.
+    """
+    import tensorflow as tf
+
+    image, shapes = model.preprocess(tf.zeros([1, *size, 3]))
+    model.predict(image, shapes)
+
+
+@contextlib.contextmanager
+def no_downloads() -> Iterator[None]:
+    """While active, CenterNet's MobileNetV2 backbone starts without ImageNet weights.
+
+    Its builder asks for them (and so for the network) even when a checkpoint follows that
+    overwrites every value.
+    """
+    from object_detection.models.keras_models import mobilenet_v2
+
+    original = mobilenet_v2.mobilenet_v2
+
+    def without_weights(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, "weights": None})
+
+    mobilenet_v2.mobilenet_v2 = without_weights
+    try:
+        yield
+    finally:
+        mobilenet_v2.mobilenet_v2 = original
+
+
+def normalization(model: Any, architecture: str, size: tuple[int, int]) -> dict[str, list[float]]:
+    """How the *exported* graph wants its pixels: ``(pixel - mean) / std`` per channel.
+
+    Asked of the model itself: its ``preprocess`` is run on images of one colour each and the
+    line through the answers is solved. (CenterNet's export holds ``preprocess`` inside, so there
+    the graph takes raw pixels.)
+
+    Args:
+        model: the detection model.
+        architecture: ``ssd`` or ``center_net``.
+        size: (height, width) of the input in pixels.
+
+    Returns:
+        ``{"mean": [r, g, b], "std": [r, g, b]}`` in pixel values (0 to 255).
+
+    Raises:
+        StageError: the preprocessing is not such a line.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    if architecture == "center_net":
+        return {"mean": [0.0] * 3, "std": [1.0] * 3}
+    # One probe per question: black and white give the line; a grey with three different
+    # channels proves that it is straight and that channels are neither swapped nor mixed.
+    probes = np.array([[0, 0, 0], [255, 255, 255], [64, 128, 192]], np.float32)
+    answers = []
+    for probe in probes:
+        image = np.broadcast_to(probe, (1, *size, 3)).astype(np.float32)
+        output = model.preprocess(tf.constant(image))[0].numpy().astype(np.float64)
+        # The middle, away from any padding or resizing at the edges.
+        answers.append(output[0, output.shape[1] // 2, output.shape[2] // 2])
+    black, white, grey = answers
+    if black.shape != (3,) or np.any(white == black):
+        raise _not_affine()
+    std = 255.0 / (white - black)
+    mean = -black * std
+    if np.max(np.abs((probes[2] - mean) / std - grey)) > 1e-4 or np.any(std <= 0):
+        raise _not_affine()
+    return {"mean": [_tidy(value) for value in mean], "std": [_tidy(value) for value in std]}
+
+
+def _tidy(value: float) -> float:
+    """``value`` without the noise of float32 arithmetic (six significant digits)."""
+    return float(f"{value:.6g}")
+
+
+def _not_affine() -> StageError:
+    return StageError(
+        "unsupported-model",
+        "The model's preprocessing is not one mean and one standard deviation per channel.",
+        "Such a model's normalisation cannot be written into TFLite metadata.",
+    )

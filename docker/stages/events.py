@@ -1,0 +1,59 @@
+"""JSON-lines events on the process's real standard output.
+
+Libraries print to standard output (and C++ code writes to descriptor 1 behind Python's back),
+so :func:`claim_stdout` keeps the real one for events and points descriptor 1 at standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+
+def claim_stdout() -> int:
+    """Keep a duplicate of descriptor 1 for events and send everything else to descriptor 2.
+
+    Returns:
+        The duplicate: an open descriptor of the real standard output.
+    """
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    return real
+
+
+class EventStream:
+    """Writes one JSON object a line to a descriptor; safe to call from several threads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def send(self, event: str, stage: str, **fields: Any) -> None:
+        """Write ``{"event": event, "stage": stage, **fields}`` and a newline."""
+        line = json.dumps({"event": event, "stage": stage, **fields}, allow_nan=False) + "\n"
+        data = line.encode("utf-8")
+        with self._lock:
+            while data:
+                data = data[os.write(self.descriptor, data) :]
+
+
+class Emitter:
+    """What a running stage gets as ``emit``: events that carry its own id."""
+
+    def __init__(self, stream: EventStream, stage_id: str) -> None:
+        self._stream = stream
+        self._stage_id = stage_id
+
+    def progress(self, done: int, total: int, message: str = "") -> None:
+        """``done`` of ``total`` steps are finished; ``message`` says what happens now."""
+        self._stream.send(
+            "progress", self._stage_id, done=int(done), total=int(total), message=message
+        )
+
+    def warning(self, message: str) -> None:
+        """Something the user should know that does not stop the stage."""
+        self._stream.send("warning", self._stage_id, message=message)

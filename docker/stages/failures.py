@@ -1,0 +1,36 @@
+"""The failures a stage can report, by kind."""
+
+from __future__ import annotations
+
+KINDS = frozenset(
+    {
+        "unsupported-model",
+        "checkpoint",
+        "label-map",
+        "image-set",
+        "stage-failed",
+        "stage-out-of-memory",
+        "disk-full",
+    }
+)
+
+
+class StageError(Exception):
+    """A failure that a user can understand and do something about.
+
+    Args:
+        kind: one of :data:`KINDS`; the driver turns it into its own error class and exit code.
+        message: what happened, one sentence, with the names that matter.
+        remedy: what to do next.
+
+    Raises:
+        ValueError: ``kind`` is not one of :data:`KINDS`.
+    """
+
+    def __init__(self, kind: str, message: str, remedy: str = "") -> None:
+        if kind not in KINDS:
+            raise ValueError(f"unknown failure kind {kind!r}")
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.remedy = remedy

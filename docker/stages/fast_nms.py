@@ -1,0 +1,56 @@
+"""Which boxes TFLite's detection operator keeps, in numpy.
+
+The operator (``TFLite_Detection_PostProcess`` with ``use_regular_nms`` off, as exported) keeps
+one class of each box and suppresses overlapping boxes whatever their classes. The Object
+Detection API's own post-processing suppresses within each class. To compare *numbers* with an
+artefact, the checkpoint's predictions go through the operator's rule too; written after the
+operator's documentation and source (``detection_postprocess.cc``), not run by it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def select(
+    boxes: Any, scores: Any, score_threshold: float, iou_threshold: float, limit: int
+) -> list[tuple[int, int]]:
+    """Greedy suppression across classes.
+
+    Args:
+        boxes: float32 [boxes, 4], decoded: ymin, xmin, ymax, xmax.
+        scores: float32 [boxes, classes], background not among them.
+        score_threshold: boxes whose best score is below are left out.
+        iou_threshold: of two boxes that overlap by more, the one with the lower score goes.
+        limit: how many are kept.
+
+    Returns:
+        (row of the box, class from 0), best score first; of equal scores the lower row.
+    """
+    import numpy as np
+
+    classes = np.argmax(scores, axis=1)
+    best = scores[np.arange(len(scores)), classes]
+    order = [row for row in np.argsort(-best, kind="stable") if best[row] >= score_threshold]
+    kept: list[tuple[int, int]] = []
+    for row in order:
+        if len(kept) == limit:
+            break
+        rows = [other for other, _ in kept]
+        if not rows or np.max(_overlap(boxes[row], boxes[rows])) <= iou_threshold:
+            kept.append((int(row), int(classes[row])))
+    return kept
+
+
+def _overlap(box: Any, others: Any) -> Any:
+    """Intersection over union of one box with each of the others; 0 for empty boxes."""
+    import numpy as np
+
+    height = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
+    width = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
+    shared = np.maximum(height, 0) * np.maximum(width, 0)
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
+    union = area + areas - shared
+    valid = (area > 0) & (areas > 0)
+    return np.where(valid, shared / np.where(valid, union, 1), 0)

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from small_disk import small_disk
+
+from kiln import files
+from kiln.errors import DiskFullError, StoreError
+
+
+def _tree(root: Path, content: str) -> Path:
+    (root / "sub").mkdir(parents=True)
+    for name in ("a", "sub/b"):
+        (root / name).write_text(content)
+    return root
+
+
+def test_write_atomic_replaces_and_sets_the_mode(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    old = os.umask(0o077)
+    try:
+        files.write_atomic(path, b"one")
+        assert path.stat().st_mode & 0o777 == 0o644
+        files.write_atomic(path, b"two" * 1000, 0o444)
+    finally:
+        os.umask(old)
+    assert path.read_bytes() == b"two" * 1000
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_atomic_on_a_full_disk_keeps_the_old_content(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        path = disk / "file"
+        files.write_atomic(path, b"old")
+        with pytest.raises(DiskFullError, match=r"disk/file \(.* MB free") as caught:
+            files.write_atomic(path, bytes(1_000_000))
+        assert caught.value.exit_code == 31
+        assert path.read_bytes() == b"old"
+        assert list(disk.iterdir()) == [path]
+
+
+def test_write_atomic_that_cannot_rename_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.write_atomic(tmp_path / "taken", b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_disk_guard_names_the_path(tmp_path: Path, code: int) -> None:
+    with (
+        pytest.raises(DiskFullError, match="some/where") as caught,
+        files.disk_guard(tmp_path / "some" / "where"),
+    ):
+        raise OSError(code, os.strerror(code))
+    assert "MB free on the file system of" in caught.value.message
+    assert caught.value.remedy
+
+
+def test_disk_guard_lets_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), files.disk_guard(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_replace_tree_makes_replaces_and_cleans_up(tmp_path: Path) -> None:
+    dest = tmp_path / "deep" / "dest"
+    files.replace_tree(_tree(tmp_path / "new1", "one"), dest)
+    assert (dest / "sub" / "b").read_text() == "one"
+    (dest / "left over").write_text("x")
+    files.replace_tree(_tree(tmp_path / "new2", "two"), dest)
+    assert sorted(p.name for p in dest.iterdir()) == ["a", "sub"]
+    assert (dest / "sub" / "b").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["deep"]
+    assert [p.name for p in dest.parent.iterdir()] == ["dest"]
+
+
+def test_replace_tree_from_another_file_system(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        dest = tmp_path / "dest"
+        _tree(dest, "old")
+        new = _tree(disk / "new", "new")
+        (new / "a").chmod(0o755)
+        files.replace_tree(new, dest)
+        assert (dest / "sub" / "b").read_text() == "new"
+        assert (dest / "a").stat().st_mode & 0o777 == 0o755
+        assert not new.exists()
+        # and back, where it does not fit
+        (dest / "big").write_bytes(bytes(1_000_000))
+        kept = _tree(disk / "kept", "kept")
+        with pytest.raises(DiskFullError):
+            files.replace_tree(dest, kept)
+        assert (kept / "a").read_text() == "kept"
+        assert [p.name for p in disk.iterdir()] == ["kept"]
+
+
+def test_replace_tree_without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)  # an old kernel
+    dest = _tree(tmp_path / "dest", "old")
+    files.replace_tree(_tree(tmp_path / "new", "new"), dest)
+    assert (dest / "a").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["dest"]
+
+
+def test_replace_tree_that_fails_restores_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(one: Path, other: Path) -> bool:
+        raise OSError(errno.EACCES, "no")
+
+    monkeypatch.setattr(files, "_exchange", fails)
+    dest, new = _tree(tmp_path / "dest", "old"), _tree(tmp_path / "new", "new")
+    with pytest.raises(StoreError, match="Cannot replace"):
+        files.replace_tree(new, dest)
+    assert (dest / "a").read_text() == "old"
+    assert (new / "a").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dest", "new"]
+
+
+def test_replace_tree_follows_a_link_and_refuses_a_file(tmp_path: Path) -> None:
+    real = _tree(tmp_path / "real", "old")
+    link = tmp_path / "link"
+    link.symlink_to(real)
+    files.replace_tree(_tree(tmp_path / "new", "new"), link)
+    assert link.is_symlink()
+    assert (real / "a").read_text() == "new"
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="in the way"):
+        files.replace_tree(_tree(tmp_path / "new", "new"), tmp_path / "file")
+    with pytest.raises(StoreError, match="not a folder"):
+        files.replace_tree(tmp_path / "missing", real)
+
+
+def test_a_reader_never_sees_a_mixture(tmp_path: Path) -> None:
+    dest = _tree(tmp_path / "dest", "0")
+    stop = threading.Event()
+    missing: list[str] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            if not (dest / "sub" / "b").exists():
+                missing.append("gone")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for number in range(60):
+            files.replace_tree(_tree(tmp_path / f"new{number}", str(number)), dest)
+    finally:
+        stop.set()
+        reader.join()
+    assert not missing
+    assert (dest / "a").read_text() == (dest / "sub" / "b").read_text() == "59"
+
+
+def test_killed_while_replacing_the_next_one_carries_on(tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    code = f"""
+import sys
+from pathlib import Path
+from kiln import files
+number = 0
+while True:
+    number += 1
+    new = Path({str(tmp_path)!r}) / "scratch"
+    files.remove(new)
+    (new / "sub").mkdir(parents=True)
+    for name in ("a", "sub/b"):
+        (new / name).write_text(str(number))
+    files.replace_tree(new, Path({str(dest)!r}))
+    print(number, flush=True)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for delay in (0.0, 0.003, 0.011):
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, env=env
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+        assert (dest / "a").read_text() == (dest / "sub" / "b").read_text()
+    files.remove(tmp_path / "scratch")
+    files.replace_tree(_tree(tmp_path / "new", "last"), dest)
+    assert (dest / "a").read_text() == "last"
+    assert [p.name for p in tmp_path.iterdir()] == ["dest"]
+
+
+def test_remove_takes_everything(tmp_path: Path) -> None:
+    root = _tree(tmp_path / "root", "x")
+    (root / "link").symlink_to("/etc")
+    (root / "sub").chmod(0)
+    files.remove(root)
+    files.remove(root)
+    (tmp_path / "file").write_text("x")
+    files.remove(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+    assert Path("/etc").is_dir()
+
+
+def test_sweep_takes_only_what_the_dead_left(tmp_path: Path) -> None:
+    mine = files.aside_of(tmp_path / "file")
+    mine.write_text("x")
+    # The same pid, started at another time: an owner that is gone.
+    pid, _, rest = mine.name.removeprefix(".file.").split("-", 2)
+    dead = tmp_path / f".file.{pid}-1-{rest}"
+    dead.mkdir()
+    (tmp_path / "other").write_text("x")
+    assert files.sweep_asides(tmp_path) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([mine.name, "other"])

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages import pixels
+from stages.failures import StageError
+
+
+def line(values: list[float]) -> np.ndarray:
+    return np.asarray(values, np.float32).reshape(1, -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "expected"),
+    [
+        # By hand from half-pixel centres: output i reads source (i + 0.5) * in / out - 0.5.
+        ([0, 100], 4, [0, 25, 75, 100]),
+        ([0, 100], 1, [50]),
+        ([10, 20, 30, 40], 2, [15, 35]),
+        ([0, 90, 180], 2, [22.5, 157.5]),
+        ([7], 3, [7, 7, 7]),
+        ([1, 2, 3], 3, [1, 2, 3]),
+        ([0, 0, 0, 80, 0, 0, 0, 0], 2, [0, 0]),  # no antialiasing: the peak is not seen
+    ],
+)
+def test_resize_known_values(values: list[float], width: int, expected: list[float]) -> None:
+    across = pixels.resize_bilinear(line(values), 1, width)
+    assert across.dtype == np.float32
+    np.testing.assert_allclose(across.ravel(), expected, atol=1e-5)
+    down = pixels.resize_bilinear(line(values).transpose(1, 0, 2), width, 1)
+    np.testing.assert_allclose(down.ravel(), expected, atol=1e-5)
+
+
+# tf.image.resize of TensorFlow 2.15.1 for the image below, at [row, column]: channel values.
+TENSORFLOW = {
+    (0, 0): (0.8166667, 0.0, 0.116666675),
+    (0, 69): (164.81667, 6.066667, 156.11667),
+    (7, 11): (167.94286, 71.8125, 101.37143),
+    (13, 40): (207.12859, 224.84465, 95.44285),
+    (21, 3): (210.06667, 55.93583, 171.33331),
+    (29, 69): (159.18335, 73.933426, 163.7168),
+    (29, 0): (251.18335, 0.0, 37.583008),
+}
+
+
+def test_resize_as_tensorflow_does() -> None:
+    rows, columns = np.mgrid[0:37, 0:53]
+    image = np.stack(
+        [
+            (rows * 7 + columns * 13) % 256,
+            (rows * columns) % 256,
+            (rows * rows + 3 * columns) % 256,
+        ],
+        axis=-1,
+    ).astype(np.uint8)
+    resized = pixels.resize_bilinear(image, 30, 70)
+    assert resized.shape == (30, 70, 3)
+    for (row, column), expected in TENSORFLOW.items():
+        np.testing.assert_allclose(resized[row, column], expected, atol=1e-4 * 255)
+
+
+def test_normalize() -> None:
+    values = np.array([[[0.0, 127.5, 255.0]]], np.float32)
+    assert pixels.normalize(values, (127.5,), (127.5,)).tolist() == [[[-1.0, 0.0, 1.0]]]
+    by_channel = pixels.normalize(values, (0.0, 27.5, 155.0), (1.0, 50.0, 100.0))
+    assert by_channel.tolist() == [[[0.0, 2.0, 1.0]]]
+    assert by_channel.dtype == np.float32
+    assert pixels.normalize(values, (), ()) is values
+
+
+def test_to_uint8() -> None:
+    values = np.array([-3.0, 0.5, 1.5, 2.5, 254.6, 300.0], np.float32)
+    assert pixels.to_uint8(values).tolist() == [0, 0, 2, 2, 255, 255]
+
+
+def test_load_takes_pixels_as_they_are(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (3, 2), (10, 20, 30, 0))
+    image.save(tmp_path / "a.png")
+    assert pixels.load_rgb(tmp_path / "a.png").tolist() == [[[10, 20, 30]] * 3] * 2
+    turned = Image.Exif()
+    turned[0x0112] = 6  # rotate by 90 degrees to show
+    Image.new("L", (3, 2), 200).save(tmp_path / "b.jpg", exif=turned)
+    assert pixels.load_rgb(tmp_path / "b.jpg").shape == (2, 3, 3)
+
+
+def test_list_images(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in pixels.list_images(tmp_path)] == ["a.png", "b.JPG"]
+    for folder in (tmp_path / "folder.png", tmp_path / "absent"):
+        with pytest.raises(StageError) as caught:
+            pixels.list_images(folder)
+        assert caught.value.kind == "image-set"
+
+
+def test_damaged_images_are_named(tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    for name, data in (
+        ("empty.png", b""),
+        ("text.png", b"hello"),
+        ("half.jpg", whole[: len(whole) // 2]),
+        ("header.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(StageError) as caught:
+            pixels.load_rgb(tmp_path / name)
+        assert caught.value.kind == "image-set"
+        assert name in caught.value.message
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_far_too_large_images_are_refused(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 6_000)).save(tmp_path / "large.png")
+    with pytest.raises(StageError, match="too many"):
+        pixels.load_rgb(tmp_path / "large.png")

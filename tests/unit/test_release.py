@@ -1,0 +1,596 @@
+"""dist: published as a whole, verified to the last bit."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from kiln import keys, release, signing
+from kiln.errors import (
+    DiskFullError,
+    KilnError,
+    SigningKeyError,
+    StoreError,
+    UsageError,
+    VerificationError,
+)
+from kiln.keys import SigningKey
+
+FILES = {
+    "toy_float32.tflite": bytes(range(256)) * 4,
+    "toy_int8.tflite": bytes(range(255, -1, -1)) * 2,
+    "labelmap.txt": "person\ncafé\n".encode(),
+    "reports/conversion.json": b'{"a": 1}\n',
+}
+OTHER = {"other_dynamic.tflite": b"\x00" * 300, "labelmap.txt": b"cat\n"}
+
+Snapshot = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
+    return keys.load_or_create_key(tmp_path_factory.mktemp("key") / "k.pem")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Path:
+    made = tmp_path_factory.mktemp("release") / "dist"
+    release.publish(made, "toy", FILES, key)
+    release.publish(made, "other", OTHER, key)
+    return made
+
+
+@pytest.fixture
+def dist(finished: Path, tmp_path: Path) -> Path:
+    """A release of two models that the test may spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "dist"))
+
+
+def snapshot(folder: Path) -> Snapshot:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def refused(dist: Path, public_pem: bytes) -> VerificationError:
+    with pytest.raises(VerificationError) as caught:
+        release.verify(dist, public_pem)
+    assert caught.value.remedy
+    return caught.value
+
+
+# --- publishing ----------------------------------------------------------------------------
+
+
+def test_a_release_holds_what_was_given_and_verifies(
+    tmp_path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "blob"
+    source.write_bytes(FILES["toy_float32.tflite"])
+    source.chmod(0o400)
+    old = os.umask(0o077)  # the user's umask must not show in the release
+    try:
+        assert release.publish(
+            tmp_path / "a" / "dist", "toy", {**FILES, "toy_float32.tflite": source}, key
+        )
+    finally:
+        os.umask(old)
+    dist = tmp_path / "a" / "dist"
+    got = snapshot(dist)
+    assert set(got) == {
+        "SHA256SUMS",
+        "kiln.pub",
+        "toy/model.sig",
+        *(f"toy/{name}" for name in FILES),
+    }
+    for name, content in FILES.items():
+        assert got[f"toy/{name}"] == content
+    assert got["kiln.pub"] == key.public_pem
+    for path in (dist / "toy").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644)
+    assert (dist / "toy" / "toy_float32.tflite").stat().st_nlink == 1, "a copy, not a link"
+    report = release.verify(dist, key.public_pem)
+    assert report.key_id == key.key_id
+    (model,) = report.models
+    assert model.name == "toy"
+    assert [file.path for file in model.files] == sorted(f"toy/{n}" for n in [*FILES, "model.sig"])
+    assert {file.path: (file.size, file.sha256) for file in model.files} == {
+        path: (len(data), hashlib.sha256(data).hexdigest())
+        for path, data in got.items()
+        if path.startswith("toy/")
+    }
+
+
+def test_sums_are_those_of_sha256sum(dist: Path) -> None:
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=dist, check=True
+    )
+    lines = (dist / "SHA256SUMS").read_bytes().splitlines()
+    paths = [line[66:] for line in lines]
+    assert paths == sorted(paths)
+    assert {path.decode() for path in paths} == snapshot(dist).keys() - {"SHA256SUMS"}
+
+
+def test_an_identical_release_is_left_alone(dist: Path, key: SigningKey) -> None:
+    def stamps() -> dict[Path, tuple[int, int]]:
+        return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in [dist, *dist.rglob("*")]}
+
+    before = stamps()
+    assert release.publish(dist, "toy", FILES, key) is False
+    release.refresh_sums(dist)
+    assert stamps() == before
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {**FILES, "labelmap.txt": b"cat\n"},
+        {**FILES, "new.txt": b""},
+        {name: data for name, data in FILES.items() if name != "labelmap.txt"},
+    ],
+)
+def test_a_changed_release_replaces_the_folder(
+    dist: Path, key: SigningKey, files: dict[str, bytes]
+) -> None:
+    untouched = (dist / "other" / "model.sig").read_bytes()
+    assert release.publish(dist, "toy", files, key) is True
+    assert snapshot(dist / "toy").keys() == {*files, "model.sig"}
+    assert (dist / "other" / "model.sig").read_bytes() == untouched
+    release.verify(dist, key.public_pem)
+
+
+def spoil_artefact(dist: Path) -> None:
+    (dist / "toy" / "labelmap.txt").write_bytes(b"dog\n")
+
+
+def spoil_link(dist: Path) -> None:
+    (dist / "toy").rename(dist.parent / "elsewhere")
+    (dist / "toy").symlink_to(dist.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_artefact,
+        spoil_link,
+        lambda d: (d / "toy" / "model.sig").write_text("{}"),
+        lambda d: (d / "toy" / "extra").write_text(""),
+        lambda d: (d / "toy" / "empty").mkdir(),
+        lambda d: (d / "toy" / "labelmap.txt").unlink(),
+    ],
+)
+def test_publishing_again_repairs_a_spoilt_folder(
+    dist: Path, key: SigningKey, spoil: Callable[[Path], object]
+) -> None:
+    spoil(dist)
+    assert release.publish(dist, "toy", FILES, key) is True
+    release.verify(dist, key.public_pem)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda d: (d / "SHA256SUMS").unlink(),
+        lambda d: (d / "SHA256SUMS").write_text("x"),
+        lambda d: (d / "kiln.pub").write_text("x"),
+        lambda d: (d / ".toy.1-2-abcdef01.00ff.aside" / "toy").mkdir(parents=True),
+        lambda d: (d / ".SHA256SUMS.1-2-abcdef01.00ff.aside").write_text("x"),
+    ],
+)
+def test_publishing_again_repairs_what_an_interrupted_run_left(
+    dist: Path, key: SigningKey, spoil: Callable[[Path], object]
+) -> None:
+    spoil(dist)
+    refused(dist, key.public_pem)
+    assert release.publish(dist, "toy", FILES, key) is False, "the folder itself was whole"
+    release.verify(dist, key.public_pem)
+
+
+def test_another_key_signs_anew(dist: Path, key: SigningKey, tmp_path: Path) -> None:
+    other = keys.load_or_create_key(tmp_path / "other.pem")
+    assert release.publish(dist, "toy", FILES, other) is True
+    message = refused(dist, other.public_pem).message
+    assert "other/model.sig: was made with another key" in message
+    assert "toy/model.sig" not in message
+    assert release.publish(dist, "other", OTHER, other) is True
+    assert release.verify(dist, other.public_pem).key_id == other.key_id
+
+
+def test_a_folder_that_is_no_release_is_not_touched(tmp_path: Path, key: SigningKey) -> None:
+    home = tmp_path / "home"
+    (home / "letters").mkdir(parents=True)
+    (home / "letters" / "dear.txt").write_text("...")
+    before = snapshot(home)
+    with pytest.raises(UsageError, match="'letters'"):
+        release.publish(home, "toy", FILES, key)
+    with pytest.raises(UsageError, match="'letters'"):
+        release.check_target(home)
+    assert snapshot(home) == before
+    release.check_target(tmp_path / "not there yet")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="Not a directory"):
+        release.check_target(tmp_path / "file")
+    with pytest.raises(StoreError, match="file"):
+        release.publish(tmp_path / "file", "toy", FILES, key)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("../toy", "a"),
+        ("", "a"),
+        (".toy", "a"),
+        ("Toy/x", "a"),
+        *[("toy", n) for n in ("", "/a", "../a", "a/../b", "a//b", "./a", "a/", ".a", "b/.a")],
+        *[("toy", n) for n in ("a\nb", "a\\b", "model.sig", "a\x1b", "\udcff")],
+    ],
+)
+def test_impossible_names_are_refused(
+    tmp_path: Path, key: SigningKey, model: str, name: str
+) -> None:
+    with pytest.raises(StoreError):
+        release.publish(tmp_path / "dist", model, {name: b""}, key)
+    assert not (tmp_path / "dist").exists()
+
+
+def test_a_model_without_files_is_refused(tmp_path: Path, key: SigningKey) -> None:
+    with pytest.raises(StoreError, match="no files"):
+        release.publish(tmp_path / "dist", "toy", {}, key)
+
+
+def test_a_failed_publish_leaves_the_release_as_it_was(dist: Path, key: SigningKey) -> None:
+    before = snapshot(dist)
+    with pytest.raises(StoreError, match="no-such-blob"):
+        release.publish(dist, "toy", {**FILES, "x": dist.parent / "no-such-blob"}, key)
+    assert snapshot(dist) == before
+    release.verify(dist, key.public_pem)
+
+
+def _limited_publish(dist: Path, key: SigningKey, out: object) -> None:
+    # A file size limit is the nearest thing to a full disk that needs no privilege; the kernel
+    # reports EFBIG, which is turned into the error number of a full disk.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    try:
+        release.publish(dist, "toy", {**FILES, "big": b"x" * 100_000}, key)
+        out.put("published")  # type: ignore[attr-defined]
+    except KilnError as error:
+        out.put(f"{type(error).__name__}: {error.message}")  # type: ignore[attr-defined]
+
+
+def test_a_write_that_fails_half_way_leaves_the_release_as_it_was(
+    dist: Path, key: SigningKey
+) -> None:
+    before = snapshot(dist)
+    context = multiprocessing.get_context("fork")
+    out = context.Queue()
+    child = context.Process(target=_limited_publish, args=(dist, key, out))
+    child.start()
+    answer = out.get(timeout=60)
+    child.join(60)
+    assert answer.startswith("StoreError: Cannot write the release"), answer
+    assert os.strerror(errno.EFBIG) in answer
+    assert snapshot(dist) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_has_its_own_error(
+    tmp_path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to_full_device(self: Path, data: bytes) -> int:
+        with Path("/dev/full").open("wb", buffering=0) as device:
+            return device.write(data)
+
+    monkeypatch.setattr(Path, "write_bytes", to_full_device)
+    with pytest.raises(DiskFullError):
+        release.publish(tmp_path / "dist", "toy", FILES, key)
+    monkeypatch.undo()
+    assert snapshot(tmp_path / "dist") == {}
+    release.publish(tmp_path / "dist", "toy", FILES, key)
+    release.verify(tmp_path / "dist", key.public_pem)
+
+
+def _publish(dist: Path, model: str, files: dict[str, bytes], key: SigningKey) -> None:
+    release.publish(dist, model, files, key)
+
+
+def test_processes_that_publish_at_once_leave_a_whole_release(
+    tmp_path: Path, key: SigningKey
+) -> None:
+    dist = tmp_path / "dist"
+    context = multiprocessing.get_context("fork")
+    work = [(f"m{n % 3}", {"a.tflite": bytes([n]) * 1000}) for n in range(6)]
+    children = [context.Process(target=_publish, args=(dist, m, f, key)) for m, f in work]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    assert [model.name for model in release.verify(dist, key.public_pem).models] == [
+        "m0",
+        "m1",
+        "m2",
+    ]
+
+
+def test_a_killed_publish_never_shows_half_a_model(dist: Path, key: SigningKey) -> None:
+    rng = random.Random(7)
+    signing.sign_folder(dist / "toy", key)  # so that the children need not import the library
+    context = multiprocessing.get_context("fork")
+    versions = [{"a": bytes([n]) * 2_000_000, "b": bytes([n])} for n in range(2)]
+    started = time.monotonic()
+    release.publish(dist, "toy", versions[0], key)
+    took = time.monotonic() - started
+    killed = 0
+    for attempt in range(24):
+        files = versions[(attempt + 1) % 2]
+        child = context.Process(target=_publish, args=(dist, "toy", files, key))
+        child.start()
+        time.sleep(rng.uniform(0, 1.2 * took))
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(60)
+        killed += child.exitcode == -signal.SIGKILL
+        signing.verify_folder(dist / "toy", key.public_pem)
+        shown = {name: data for name, data in snapshot(dist / "toy").items() if name != "model.sig"}
+        assert shown in versions
+    assert killed >= 4, "too fast to be killed: the test proves nothing"
+    release.publish(dist, "toy", versions[0], key)
+    release.verify(dist, key.public_pem)
+    assert not [path.name for path in dist.iterdir() if path.name.startswith(".")]
+
+
+# --- verifying -----------------------------------------------------------------------------
+
+
+def flip(dist: Path, rng: random.Random) -> list[str]:
+    path = rng.choice([p for p in sorted(dist.rglob("*")) if p.is_file()])
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+    return [path.relative_to(dist).as_posix()]
+
+
+def cut(dist: Path, rng: random.Random) -> list[str]:
+    path = rng.choice([p for p in sorted(dist.rglob("*")) if p.is_file()])
+    path.write_bytes(path.read_bytes()[: -rng.randint(1, 3)])
+    return [path.relative_to(dist).as_posix()]
+
+
+def grow(dist: Path, rng: random.Random) -> list[str]:
+    path = rng.choice([p for p in sorted(dist.rglob("*")) if p.is_file()])
+    with path.open("ab") as file:
+        file.write(rng.choice([b"\n", b" ", b"\0", b"x"]))
+    return [path.relative_to(dist).as_posix()]
+
+
+def drop(dist: Path, rng: random.Random) -> list[str]:
+    path = rng.choice([p for p in sorted(dist.rglob("*")) if p.is_file()])
+    path.unlink()
+    return [path.relative_to(dist).as_posix()]
+
+
+def drop_model(dist: Path, rng: random.Random) -> list[str]:
+    path = rng.choice([dist / "toy", dist / "other"])
+    shutil.rmtree(path)
+    return [f"{path.name}/model.sig", f"{path.name}/labelmap.txt"]
+
+
+def add(dist: Path, rng: random.Random) -> list[str]:
+    where = rng.choice(["", "toy/", "other/", "new/", "toy/sub/", ".git/", "toy/.git/"])
+    what = where + rng.choice(["new", ".gitignore", "SHA256SUMS.asc", "kiln.pub.bak", "é", "a b"])
+    (dist / what).parent.mkdir(exist_ok=True)
+    (dist / what).write_bytes(rng.choice([b"", b"x"]))
+    return [what]
+
+
+def add_odd(dist: Path, rng: random.Random) -> list[str]:
+    what = rng.choice(["", "toy/", "other/"]) + "odd"
+    makers: list[Callable[[], object]] = [
+        lambda: (dist / what).mkdir(),
+        lambda: (dist / what).symlink_to("nowhere"),
+        lambda: (dist / what).symlink_to(dist / "toy"),
+        lambda: os.mkfifo(dist / what),
+    ]
+    rng.choice(makers)()
+    return [what]
+
+
+def rename(dist: Path, rng: random.Random) -> list[str]:
+    path = rng.choice([p for p in sorted(dist.rglob("*")) if p.is_file()])
+    new = path.with_name(path.name + rng.choice(["x", ".bak", "~"]))
+    path.rename(new)
+    return [path.relative_to(dist).as_posix(), new.relative_to(dist).as_posix()]
+
+
+def rename_model(dist: Path, rng: random.Random) -> list[str]:
+    name = rng.choice(["toy", "other"])
+    (dist / name).rename(dist / f"{name}2")
+    return [f"{name}2/model.sig", f"{name}/labelmap.txt"]
+
+
+def swap(dist: Path, rng: random.Random) -> list[str]:
+    one, two = rng.sample([p for p in sorted(dist.rglob("*")) if p.is_file()], 2)
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    return [one.relative_to(dist).as_posix(), two.relative_to(dist).as_posix()]
+
+
+def link(dist: Path, rng: random.Random) -> list[str]:
+    path = rng.choice([p for p in sorted(dist.rglob("*")) if p.is_file()])
+    outside = dist.parent / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+    return [path.relative_to(dist).as_posix()]
+
+
+def reorder(dist: Path, rng: random.Random) -> list[str]:
+    path = dist / "SHA256SUMS"
+    lines = path.read_bytes().splitlines(keepends=True)
+    one, two = rng.sample(range(len(lines)), 2)
+    lines[one], lines[two] = lines[two], lines[one]
+    path.write_bytes(b"".join(lines))
+    return ["SHA256SUMS"]
+
+
+def respell(dist: Path, rng: random.Random) -> list[str]:
+    path = dist / "SHA256SUMS"
+    data = path.read_bytes()
+    path.write_bytes(
+        rng.choice(
+            [
+                data.replace(b"\n", b"\r\n"),
+                data.replace(b"  ", b" *"),
+                data + data.splitlines(keepends=True)[0],
+                b"# sums\n" + data,
+                data.upper(),
+                b"",
+            ]
+        )
+    )
+    return ["SHA256SUMS"]
+
+
+MUTATIONS = [
+    *(flip, flip, flip, cut, grow, drop, drop_model, add, add_odd),
+    *(rename, rename_model, swap, link, reorder, respell),
+]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_mutation_is_found_and_named(
+    finished: Path, tmp_path: Path, key: SigningKey, seed: int
+) -> None:
+    rng = random.Random(seed)
+    for number in range(90):
+        place = tmp_path / str(number)
+        dist = Path(shutil.copytree(finished, place / "dist"))
+        mutate = MUTATIONS[number % len(MUTATIONS)]
+        named = mutate(dist, rng)
+        message = refused(dist, key.public_pem).message
+        for path in named:
+            assert path in message, f"{mutate.__name__}: {path} is not named in: {message}"
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("name", ["toy/model.sig", "SHA256SUMS", "kiln.pub"])
+def test_every_byte_of_the_small_files_counts(dist: Path, key: SigningKey, name: str) -> None:
+    data = (dist / name).read_bytes()
+    rng = random.Random(1)
+    for at in range(0, len(data), 3):
+        changed = bytearray(data)
+        changed[at] ^= 1 << rng.randrange(8)
+        (dist / name).write_bytes(changed)
+        assert name in refused(dist, key.public_pem).message
+    (dist / name).write_bytes(data)
+    release.verify(dist, key.public_pem)
+
+
+def test_sums_made_anew_do_not_cover_a_change(dist: Path, key: SigningKey) -> None:
+    """SHA256SUMS is not signed: whoever changes a file can change it too."""
+    for mutate in (spoil_artefact, lambda d: (d / "toy" / "new").write_text("x")):
+        mutate(dist)
+    (dist / "other" / "labelmap.txt").unlink()
+    release.refresh_sums(dist)
+    message = refused(dist, key.public_pem).message
+    assert "toy/labelmap.txt: was changed" in message
+    assert "toy/new: was added" in message
+    assert "other/labelmap.txt: is missing" in message
+    assert "SHA256SUMS" not in message
+
+
+def test_a_model_under_another_models_name_is_found(dist: Path, key: SigningKey) -> None:
+    (dist / "toy").rename(dist / "x")
+    (dist / "other").rename(dist / "toy")
+    (dist / "x").rename(dist / "other")
+    release.refresh_sums(dist)
+    message = refused(dist, key.public_pem).message
+    assert "toy/model.sig: is the signature of 'other', not of 'toy'" in message
+    assert "other/model.sig" in message
+
+
+def test_a_release_signed_wholly_by_someone_else_is_refused(
+    dist: Path, key: SigningKey, tmp_path: Path
+) -> None:
+    stranger = keys.load_or_create_key(tmp_path / "stranger.pem")
+    release.publish(dist, "toy", {"toy_float32.tflite": b"evil"}, stranger)
+    release.publish(dist, "other", OTHER, stranger)
+    error = refused(dist, key.public_pem)
+    assert "signed by another key" in error.message
+    assert stranger.key_id[:16] in error.message
+    assert key.key_id[:16] in error.message
+    assert "--key" in error.remedy
+    assert "kiln.pub: is not the trusted key" in error.message
+
+
+def test_only_the_key_file_exchanged(dist: Path, key: SigningKey, tmp_path: Path) -> None:
+    stranger = keys.load_or_create_key(tmp_path / "stranger.pem")
+    (dist / "kiln.pub").write_bytes(stranger.public_pem)
+    release.refresh_sums(dist)
+    assert "kiln.pub: is not the trusted key" in refused(dist, key.public_pem).message
+    assert "toy/model.sig: was made with another key" in refused(dist, stranger.public_pem).message
+
+
+@pytest.fixture(params=["nothing", "file", "empty", "other", "only-sums"])
+def no_dist(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "place"
+    if request.param == "file":
+        place.write_text("x")
+    elif request.param != "nothing":
+        place.mkdir()
+    if request.param == "other":
+        (place / "sub").mkdir()
+        (place / "sub" / "file").write_text("x")
+    if request.param == "only-sums":
+        (place / "SHA256SUMS").write_bytes(b"")
+    yield place
+
+
+def test_what_is_no_release_is_said_to_be_none(no_dist: Path, key: SigningKey) -> None:
+    message = refused(no_dist, key.public_pem).message
+    assert str(no_dist) in message
+
+
+def test_a_release_without_models_is_none(dist: Path, key: SigningKey) -> None:
+    for model in ("toy", "other"):
+        shutil.rmtree(dist / model)
+    release.refresh_sums(dist)
+    assert "holds no model" in refused(dist, key.public_pem).message
+
+
+def test_control_characters_do_not_reach_the_terminal(dist: Path, key: SigningKey) -> None:
+    (dist / "toy" / "a\x1b[2Jb").write_text("")
+    with (dist / "SHA256SUMS").open("ab") as file:
+        file.write(b"0" * 64 + b"  c\x1b[2Jd\n")
+    message = refused(dist, key.public_pem).message
+    assert r"a\x1b[2Jb" in message
+    assert r"c\x1b[2Jd" in message
+    assert "\x1b" not in message
+
+
+def test_a_bad_trusted_key_is_the_keys_fault(dist: Path) -> None:
+    with pytest.raises(SigningKeyError):
+        release.verify(dist, b"junk")
+
+
+def test_verifying_works_on_a_folder_nobody_may_write(dist: Path, key: SigningKey) -> None:
+    for path in [*dist.rglob("*"), dist]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    release.verify(dist, key.public_pem)
+    for path in [dist, *dist.rglob("*")]:
+        path.chmod(0o755)

@@ -31,7 +31,7 @@ from kiln.sources.http import (
 )
 from kiln.store import FileMismatchError, Store
 
-_CHUNK = 256 << 10
+_CHUNK = 64 << 10  # small enough to notice a stop soon on a slow line
 _FIRST_PAUSE = 0.5  # seconds; doubled after each try without progress
 _LONGEST_PAUSE = 30.0
 _NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
@@ -407,7 +407,7 @@ class _Fetcher:
             while True:
                 self._check_stop()
                 try:
-                    chunk = reader.read(_CHUNK * 4)
+                    chunk = reader.read(_CHUNK * 16)
                 except OSError as error:
                     raise _MirrorError(error.strerror or str(error)) from error
                 if not chunk:

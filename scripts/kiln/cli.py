@@ -32,12 +32,14 @@ def main() -> None:
     json_wanted = "--json" in sys.argv
     try:
         with _guard():
-            cli.main(standalone_mode=False)
+            # Not standalone, click returns the code of a `click.exceptions.Exit`.
+            code = cli.main(standalone_mode=False)
     except KilnError as error:
         _complain(error, json_wanted)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 @contextlib.contextmanager
@@ -45,6 +47,9 @@ def _guard() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: a bare `kiln`
+            print(error.format_message(), file=sys.stderr)
+            raise click.exceptions.Exit(2) from None
         where = f" {error.ctx.command_path}" if error.ctx else " kiln"
         raise UsageError(error.format_message(), f"See `{where.strip()} --help`.") from error
     except (KeyboardInterrupt, click.Abort):

@@ -19,6 +19,8 @@ class Site:
     types: dict[str, str] = field(default_factory=dict)
     ignore_range: bool = False
     etag: bool = True
+    shift_range: int = 0
+    """Bytes by which an answer to a range begins too early."""
     break_after: list[int] = field(default_factory=list)
     """Bytes of the body after which the connection is cut, one number per request."""
     statuses: list[int] = field(default_factory=list)
@@ -56,7 +58,7 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             match = re.fullmatch(r"bytes=(\d+)-", asked or "")
             fresh = self.headers.get("If-Range", etag) == etag
             if match and not site.ignore_range and fresh:
-                start = int(match[1])
+                start = max(0, int(match[1]) - site.shift_range)
                 if start >= len(data):
                     self._empty(416, {"Content-Range": f"bytes */{len(data)}"})
                     return

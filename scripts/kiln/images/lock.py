@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,17 @@ def write_lock(docker_dir: Path, name: str, sealed: Sealed, recipe: str) -> Lock
 
 
 def locked_contents(docker_dir: Path, name: str) -> list[FileFact]:
-    """The contents list of a locked image; empty when none is recorded."""
+    """The contents list of a locked image; empty when none is recorded.
+
+    Raises:
+        ImageMismatchError: the list is damaged.
+    """
+    path = docker_dir / name / "contents.xz"
     try:
-        return read_contents((docker_dir / name / "contents.xz").read_bytes())
+        return read_contents(path.read_bytes())
     except FileNotFoundError:
         return []
+    except (lzma.LZMAError, EOFError, ValueError) as error:
+        raise ImageMismatchError(
+            f"{path} cannot be read ({error}).", "Restore it from version control."
+        ) from error

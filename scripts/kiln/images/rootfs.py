@@ -10,13 +10,16 @@ root, leave machine-made files behind, and differ between releases of the tool i
 from __future__ import annotations
 
 import io
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from debian.arfile import ArError
 from debian.debfile import DebError, DebFile
 
 from kiln.errors import ArchiveError
@@ -31,6 +34,18 @@ _DROPPED = re.compile(
 
 #: Links that packages make in their postinst (dash: diversion of sh; mawk: alternatives).
 _LINKS = {"bin/sh": "dash", "usr/bin/awk": "mawk", "var/run": "/run", "var/lock": "/run/lock"}
+
+#: What reading a damaged package raises, in this or the package library.
+_UNREADABLE = (
+    ArError,
+    tarfile.TarError,
+    lzma.LZMAError,
+    zlib.error,
+    KeyError,
+    EOFError,
+    OSError,
+    ValueError,
+)
 
 #: The unprivileged user that stages run as (uid and gid 1000).
 STAGE_USER = "kiln"
@@ -74,7 +89,7 @@ def build_rootfs(debs: Iterable[Path], out: IO[bytes], *, epoch: int) -> None:
                 md5sums = (
                     package.control.get_content("md5sums") if "md5sums" in package.control else b""
                 )
-        except (DebError, tarfile.TarError, KeyError, EOFError, OSError, ValueError) as error:
+        except _UNREADABLE as error:
             raise ArchiveError(
                 f"{deb.name} is not a readable Debian package ({error}).",
                 "Remove it from the store with `kiln clean --store` and fetch it again.",
@@ -125,7 +140,13 @@ def _machine_independent_setup(
         info.type, info.linkname, info.mode = tarfile.SYMTYPE, target, 0o777
         yield _Entry(info, None)
     for name in ("passwd", "group"):
-        master = entries[f"usr/share/base-passwd/{name}.master"].data or b""
+        path = f"usr/share/base-passwd/{name}.master"
+        if path not in entries:
+            raise ArchiveError(
+                f"None of the packages ships /{path}.",
+                "Put base-passwd back into docker/base/packages.in and lock again.",
+            )
+        master = entries[path].data or b""
         mine = (
             f"{STAGE_USER}:x:{STAGE_UID}:{STAGE_UID}:stages:/tmp:/usr/sbin/nologin\n"
             if name == "passwd"

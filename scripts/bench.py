@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from kiln.build import Builder
-from kiln.engine import Engine, Limits
+from kiln.engine import Engine
 from kiln.errors import KilnError
 from kiln.images import definition as definitions
-from kiln.images.builder import Images, locked_image
+from kiln.images.builder import Images
+from kiln.images.lock import locked_image
+from kiln.limits import Limits
 from kiln.project import Project
 from kiln.recipe import VARIANTS, discover
 from kiln.store import Store

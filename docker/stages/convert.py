@@ -153,9 +153,7 @@ def _describe(tf: Any, data: bytes) -> dict[str, Any]:
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.Model.GetRootAsModel(data, 0)
-    names = {
-        value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()
-    }
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
     ops: dict[str, int] = {}
     custom = set()
     graph = model.Subgraphs(0)

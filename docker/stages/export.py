@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from stages import detection_model, pipeline, restoration
+from stages import detection_model, pipeline, restoration, saved_model_names
 from stages.checkpoint_files import find_checkpoint
 from stages.exact_batch_norm import exact_batch_norms
 from stages.failures import StageError
@@ -77,6 +77,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "variables": variables,
         "exact_batch_norms": exact,
     }
+    if params["exact_batch_norm"]:
+        saved_model_names.canonicalize(out / "saved_model")
     # assets.extra is the SavedModel format's place for files of one's own: the facts travel with
     # the folder, and a conversion finds the normalisation there.
     extra = out / "saved_model" / "assets.extra"
@@ -112,7 +114,7 @@ def _export(
             )
         except StageError:
             raise
-        except (ValueError, AssertionError) as error:
+        except (ValueError, AssertionError):
             # A checkpoint that does not fit surfaces here, in the middle of TensorFlow's own
             # words; the comparison names the variables, and anything else stays what it was.
             if built:
@@ -183,7 +185,9 @@ def _lean_save(exporter: Any) -> Iterator[list[Any]]:
             for external, _ in signatures.graph.captures
             if id(external) in by_handle
         ]
-        original(lean, folder, signatures=signatures)
+        # Inference needs no gradients, and swish (EfficientDet) would bring one per use.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        original(lean, folder, signatures=signatures, options=options)
 
     exporter.tf.saved_model.save = save
     try:

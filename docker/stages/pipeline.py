@@ -52,6 +52,7 @@ def read_pipeline(model_folder: Path) -> Any:
             " Detection API.",
         ) from error
     check_architecture(pipeline)
+    _spell_out_separable(pipeline)
     return pipeline
 
 
@@ -75,9 +76,7 @@ def check_architecture(pipeline: Any) -> None:
         raise StageError("unsupported-model", f"{name} cannot be converted: {reason}.", remedy)
     extractor = feature_extractor_type(pipeline)
     if not extractor:
-        raise StageError(
-            "unsupported-model", "pipeline.config names no feature extractor.", remedy
-        )
+        raise StageError("unsupported-model", "pipeline.config names no feature extractor.", remedy)
     if architecture == "ssd":
         _check_ssd(pipeline.model.ssd, extractor)
     else:
@@ -113,6 +112,18 @@ def _check_center_net(center_net: Any) -> None:
                 " write.",
                 "CenterNet with boxes (and keypoints, which are left out) can be converted.",
             )
+
+
+def _spell_out_separable(pipeline: Any) -> None:
+    """Say ``use_separable_conv`` where only an old extractor's name implies it.
+
+    The model builder means to infer it from the name, but passes it on only where the field is
+    set: the zoo's CenterNet would get plain convolutions, which its checkpoint does not fit.
+    """
+    if pipeline.model.WhichOneof("model") == "center_net":
+        extractor = pipeline.model.center_net.feature_extractor
+        if extractor.type == "mobilenet_v2_fpn_sep_conv":
+            extractor.use_separable_conv = True
 
 
 def feature_extractor_type(pipeline: Any) -> str:
@@ -155,6 +166,8 @@ def set_max_detections(pipeline: Any, wanted: Optional[int]) -> int:
     if pipeline.model.WhichOneof("model") == "ssd":
         suppression = pipeline.model.ssd.post_processing.batch_non_max_suppression
         suppression.max_total_detections = count
+        # The builder refuses more of one class than in all.
+        suppression.max_detections_per_class = min(suppression.max_detections_per_class, count)
     else:
         pipeline.model.center_net.object_center_params.max_box_predictions = count
     return count
@@ -224,4 +237,3 @@ def _rcnn_name(config: Any) -> str:
     if config.HasField("context_config"):
         return "Context R-CNN"
     return "Mask R-CNN" if config.number_of_stages == 3 else "Faster R-CNN"
-

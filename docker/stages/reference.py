@@ -25,8 +25,9 @@ PARAMS = {
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Run the model folder ``inputs["checkpoint"]`` on ``inputs["images"]``.
 
-    An image is decoded to RGB, resized to the model's input (:func:`stages.pixels.resize_bilinear`; not
-    rounded to whole pixel values), and given to ``preprocess`` as float32, 0 to 255.
+    An image is decoded to RGB, resized to the model's input
+    (:func:`stages.pixels.resize_bilinear`; not rounded to whole pixel values), and given to
+    ``preprocess`` as float32, 0 to 255.
 
     Writes ``out/detections.json``: ``{"images": {file name: [{"box", "score", "class_id"}]},
     "as_tflite": the same, or null}``. ``box`` is [ymin, xmin, ymax, xmax] as fractions of the

@@ -12,15 +12,20 @@ _NAMED = 5  # how many variables a message names
 
 
 def open_checkpoint(prefix: Path) -> Any:
-    """A reader of the checkpoint's tensors.
+    """A reader of the checkpoint's tensors; every tensor has been read once.
+
+    Reading checks the tensors' checksums, so damage is found here and not in the middle of an
+    export, where TensorFlow reports it in many ways.
 
     Raises:
-        StageError: the files are not a TensorFlow 2 (object-based) checkpoint.
+        StageError: the files are damaged, or are not a TensorFlow 2 (object-based) checkpoint.
     """
     import tensorflow as tf
 
     try:
         reader = tf.train.load_checkpoint(str(prefix))
+        for key in reader.get_variable_to_shape_map():
+            reader.get_tensor(key)
     except Exception as error:  # TensorFlow raises many kinds here, all meaning the same
         raise _damaged(prefix, error) from error
     if not reader.has_tensor(_GRAPH_KEY):
@@ -67,12 +72,15 @@ def check_restored(model: Any, prefix: Path) -> tuple[int, list[str]]:
         StageError: a variable is not in the checkpoint, has another shape there, or does not
             hold the checkpoint's value; the message names some of them.
     """
-    reader = open_checkpoint(prefix)
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(prefix))
     shapes = reader.get_variable_to_shape_map()
-    keys = _checkpoint_keys(model, reader, prefix)
+    keys = _checkpoint_keys(model, reader)
     missing = sorted(path for path, (_, key) in keys.items() if key not in shapes)
     if missing:
-        raise mismatch(f"{len(missing)} of the model's {len(keys)} variables are not in it", missing)
+        what = f"{len(missing)} of the model's {len(keys)} variables are not in it"
+        raise mismatch(what, missing)
     reshaped = sorted(
         f"{path} (model {list(variable.shape)}, checkpoint {list(shapes[key])})"
         for path, (variable, key) in keys.items()
@@ -82,11 +90,7 @@ def check_restored(model: Any, prefix: Path) -> tuple[int, list[str]]:
         raise mismatch(f"{len(reshaped)} variables have other shapes in it", reshaped)
     different = []
     for path, (variable, key) in keys.items():
-        try:
-            stored = reader.get_tensor(key)
-        except Exception as error:
-            raise _damaged(prefix, error) from error
-        if variable.numpy().tobytes() != stored.tobytes():
+        if variable.numpy().tobytes() != reader.get_tensor(key).tobytes():
             different.append(path)
     if different:
         raise mismatch(f"{len(different)} variables were not restored from it", sorted(different))
@@ -110,7 +114,7 @@ def mismatch(what: str, names: list[str]) -> StageError:
     )
 
 
-def _checkpoint_keys(model: Any, reader: Any, prefix: Path) -> dict[str, tuple[Any, Optional[str]]]:
+def _checkpoint_keys(model: Any, reader: Any) -> dict[str, tuple[Any, Optional[str]]]:
     """Each model variable's path -> (variable, its key in the checkpoint or None).
 
     The key is found the way TensorFlow restores: by walking the checkpoint's own object graph
@@ -121,10 +125,7 @@ def _checkpoint_keys(model: Any, reader: Any, prefix: Path) -> dict[str, tuple[A
     from tensorflow.python.checkpoint.graph_view import ObjectGraphView
 
     graph = trackable_object_graph_pb2.TrackableObjectGraph()
-    try:
-        graph.ParseFromString(reader.get_tensor(_GRAPH_KEY))
-    except Exception as error:
-        raise _damaged(prefix, error) from error
+    graph.ParseFromString(reader.get_tensor(_GRAPH_KEY))
     children = [{c.local_name: c.node_id for c in node.children} for node in graph.nodes]
     root = tf.train.Checkpoint(model=model)  # the view holds it weakly
     trackables, paths = ObjectGraphView(root).breadth_first_traversal()
@@ -149,6 +150,11 @@ def _checkpoint_keys(model: Any, reader: Any, prefix: Path) -> dict[str, tuple[A
 def _damaged(prefix: Path, error: Exception) -> StageError:
     return StageError(
         "checkpoint",
-        f"The checkpoint {prefix.name} cannot be read: {str(error).strip().splitlines()[-1:]}",
+        f"The checkpoint {prefix.name} cannot be read: {_first_line(error)}.",
         "Its files are damaged or cut short; unpack or download the archive again.",
     )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

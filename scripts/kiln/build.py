@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kiln import __version__, release
 from kiln.digest import sha256_file, tree_digest
-from kiln.engine import Engine
-from kiln.errors import KilnError, PartialBuildError
-from kiln.images.builder import Images, locked_image
+from kiln.errors import CancelledError, KilnError, PartialBuildError
+from kiln.images.lock import locked_image
 from kiln.keys import SigningKey, load_or_create_key
 from kiln.plan import Plan, make_plan
 from kiln.project import Project
@@ -22,6 +21,9 @@ from kiln.recipe import Recipe, Variant, load
 from kiln.run import OnEvent, Runner
 from kiln.sources.model import Acquired, acquire
 from kiln.store import StageResult, Store
+
+if TYPE_CHECKING:
+    from kiln.engine import Engine
 
 LABEL_FILE = "labelmap.txt"
 CONVERSION_FILE = "conversion.json"
@@ -68,11 +70,14 @@ class Builder:
     _engine: Engine | None = None
     _key: SigningKey | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     def engine(self) -> Engine:
         """The engine, found once; leftovers of dead runs are removed on the way."""
         with self._lock:
             if self._engine is None:
+                from kiln.engine import Engine
+
                 self._engine = Engine.find()
                 self._engine.sweep()
             return self._engine
@@ -107,11 +112,21 @@ class Builder:
                     done.append(self._outcome(task, tasks[task]))
             except BaseException:
                 # Ctrl-C: stop what runs, begin nothing new, let the threads clean up.
+                self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 if self._engine is not None:
                     self._engine.stop_all()
                 raise
         return sorted(done, key=lambda item: models.index(item.model))
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        """Pass an event on; after Ctrl-C, the place where a busy thread finds out."""
+        self._check_stop()
+        self.on_event(event, **fields)
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise CancelledError("Stopped.")
 
     def _outcome(self, task: Future[ModelBuild], name: str) -> ModelBuild:
         try:
@@ -134,10 +149,10 @@ class Builder:
             recipe,
             self.store,
             archive=archive,
-            on_progress=lambda name, done, total: self.on_event(
+            on_progress=lambda name, done, total: self._tell(
                 "download", name=name, done=done, total=total
             ),
-            on_note=lambda text: self.on_event("note", message=text),
+            on_note=lambda text: self._tell("note", message=text),
         )
         wanted = variants or recipe.variants
         plan = make_plan(recipe, acquired.sources, wanted, image=locked.identity, code=code)
@@ -145,16 +160,18 @@ class Builder:
             self.engine,
             self.store,
             self.project.stages,
-            self.on_event,
+            self._tell,
             keep_failed=self.keep_failed,
         )
         before = len(runner.known(plan))
 
         def image() -> str:
-            images = Images(self.project.docker, self.engine, self.store, self.on_event)
+            from kiln.images.builder import Images
+
+            images = Images(self.project.docker, self.engine, self.store, self._tell)
             return images.ensure(recipe.image).tag
 
-        with self.store.lock(f"model-{recipe.name}"):
+        with self.store.lock(f"model-{recipe.name}", while_waiting=self._check_stop):
             results = runner.run(plan, recipe, image)
             plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
             files, artefacts = self._collect(recipe, acquired, plan, results, path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import docker.errors
 
 from kiln.engine import OWNER_LABEL, Engine
 from kiln.errors import EngineUnavailableError
 from kiln.files import remove
+from kiln.owners import is_abandoned, is_ours
 from kiln.store import Store
 
 
@@ -43,13 +45,21 @@ def clean(store: Store, *, empty_store: bool, drop_images: bool) -> dict[str, in
 def _unfinished_images(engine: Engine) -> int:
     with engine.failures("listing images"):
         found = engine.client.images.list(filters={"label": OWNER_LABEL})
-    return sum([_drop(engine, str(image.id)) for image in found])
+    tags = {str(image.id): image.labels.get(OWNER_LABEL, "") for image in found}
+    # Another kiln may be between building an image and sealing it.
+    return sum([_drop(engine, item) for item, tag in tags.items() if not _lives(tag)])
+
+
+def _lives(tag: str) -> bool:
+    return is_ours(tag) and not is_abandoned(Path(tag))
 
 
 def _sealed_images(engine: Engine) -> int:
     with engine.failures("listing images"):
         found = engine.client.images.list(filters={"reference": "tflite-kiln/*"})
-    return sum([_drop(engine, tag) for image in found for tag in image.tags])
+    # The same image may carry names that other people gave it.
+    tags = [tag for image in found for tag in image.tags if tag.startswith("tflite-kiln/")]
+    return sum([_drop(engine, tag) for tag in tags])
 
 
 def _drop(engine: Engine, name: str) -> int:

@@ -259,7 +259,7 @@ def _image_names(project: Project, names: tuple[str, ...]) -> list[str]:
 @_json
 def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json: bool) -> None:
     """Build the images (all when none is named), seal them, and hold them against the lock."""
-    from kiln.images.builder import locked_image
+    from kiln.images.lock import locked_image
 
     chosen = _image_names(_project(), names)
     with _images(as_json) as project_images:
@@ -276,7 +276,7 @@ def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json
 @_json
 def images_verify(names: tuple[str, ...], as_json: bool) -> None:
     """Rebuild images without any cache and say which files differ from the locked ones."""
-    from kiln.images.builder import locked_image
+    from kiln.images.lock import locked_image
 
     chosen = _image_names(_project(), names)
     rows = []
@@ -297,7 +297,7 @@ def images_verify(names: tuple[str, ...], as_json: bool) -> None:
 @_json
 def images_list(as_json: bool) -> None:
     """List the locked images and whether the engine holds them."""
-    from kiln.images.builder import locked_image
+    from kiln.images.lock import locked_image
 
     rows = []
     with _images(as_json) as project_images:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from kiln.engine import Engine
 from kiln.errors import DiskFullError, KilnError
-from kiln.images.builder import Images, locked_image
+from kiln.images.builder import Images
 from kiln.images.definition import load as load_images
+from kiln.images.lock import locked_image
 from kiln.keys import default_key_path, load_or_create_key
 from kiln.project import Project
 from kiln.recipe import discover, load

@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kiln.engine import Engine, Limits, Outcome
+from kiln.engine import Engine
 from kiln.errors import SourceUnavailableError, UsageError
 from kiln.files import copy_file, write_atomic
+from kiln.limits import Limits, Outcome
 from kiln.store import Store
 
 PROGRAMS = ("qemu-x86_64-static", "qemu-x86_64")
@@ -180,7 +181,7 @@ def one_core(engine: Engine, folder: Path) -> Engine:
     """``engine``, with every process kept on one core; ``folder`` as in :func:`emulated`."""
     folder.mkdir(mode=0o755)
     # Children inherit the affinity.
-    _script(folder / "python", f"exec python -c '{_ONE_CORE}' \"$(command -v python)\" \"$@\"")
+    _script(folder / "python", f'exec python -c \'{_ONE_CORE}\' "$(command -v python)" "$@"')
     return _LaunchedEngine(engine, folder, 2)
 
 

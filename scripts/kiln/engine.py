@@ -11,7 +11,6 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,15 @@ import docker.errors
 import requests
 import urllib3.exceptions
 
-from kiln.errors import EngineFailedError, EngineUnavailableError
+from kiln.errors import CancelledError, EngineFailedError, EngineUnavailableError
+from kiln.limits import Limits, Outcome
 from kiln.owners import is_abandoned, is_ours, tagged_name
 
 #: On every container and intermediate image we make; its value carries the owner's tag.
 OWNER_LABEL = "org.tflite-kiln.owner"
+
+#: Seconds an engine may take to say that it is there, and to answer anything else.
+_PING_TIMEOUT, _TIMEOUT = 10, 600
 
 #: What a stage's process sees of time, language and hashing, whatever the host says.
 FIXED_ENVIRONMENT = {
@@ -64,26 +67,6 @@ def candidate_sockets() -> list[str]:
     return [f"unix://{path}" for path in paths]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of a container: memory in bytes, number of processes, wall time in seconds."""
-
-    memory: int = 8 << 30
-    pids: int = 1024
-    timeout: float = 3600.0
-    tmp: int = 4 << 30
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a container ended."""
-
-    exit_code: int
-    out_of_memory: bool
-    timed_out: bool
-    log: str = field(repr=False)
-
-
 class Engine:
     """A connection to an engine that answered.
 
@@ -96,6 +79,7 @@ class Engine:
         self.address = address
         self.client = client
         self._running: set[Any] = set()
+        self._stopped = False
 
     @classmethod
     def find(cls) -> Engine:
@@ -111,8 +95,9 @@ class Engine:
                 tried.append(f"{address} (no such socket)")
                 continue
             try:
-                client = docker.DockerClient(base_url=address, timeout=600)
+                client = docker.DockerClient(base_url=address, timeout=_PING_TIMEOUT)
                 client.ping()
+                client.api.timeout = _TIMEOUT
             except (*_STREAM_FAILURES, OSError, ValueError) as error:
                 reason = str(error)
                 denied = "Permission denied" in reason
@@ -183,6 +168,7 @@ class Engine:
 
         Raises:
             EngineFailedError: the engine refused or went away.
+            CancelledError: :meth:`stop_all` was called.
         """
         name = f"kiln-{tagged_name().replace('.', '-')}"
         with self.failures("starting a stage"):
@@ -213,6 +199,8 @@ class Engine:
         log = bytearray()
         self._running.add(container)
         try:
+            if self._stopped:  # looked at after the add: stop_all sees either us or the flag
+                raise CancelledError("Stopped.")
             with self.failures("running a stage"):
                 stream = container.attach(stream=True, logs=True, demux=True)
                 container.start()
@@ -245,7 +233,11 @@ class Engine:
                 self.remove(container)
 
     def stop_all(self) -> None:
-        """Remove every container this process is running; their :meth:`run` calls then end."""
+        """Remove every container this process is running; their :meth:`run` calls then end.
+
+        Whoever calls :meth:`run` from now on gets a :class:`CancelledError`.
+        """
+        self._stopped = True
         for container in list(self._running):
             self.remove(container)
 

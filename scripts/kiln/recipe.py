@@ -393,7 +393,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         reason = error.strerror or str(error)
         raise RecipeError(
             f"{path}: the recipe cannot be read: {reason}.",
-            "Check the path; `kiln list` shows the recipes there are.",
+            "Check the path; `kiln models` shows the recipes there are.",
         ) from None
     if len(raw) > _MAX_RECIPE_BYTES:
         raise _recipe_error(path, ["is larger than 1 MiB: this is no recipe"])

@@ -7,9 +7,8 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kiln.engine import Engine, Limits, Outcome
 from kiln.errors import (
     KilnError,
     StageFailedError,
@@ -18,10 +17,13 @@ from kiln.errors import (
     error_for_kind,
 )
 from kiln.files import copy_file, disk_guard, write_atomic
-from kiln.images.rootfs import STAGE_UID
+from kiln.limits import STAGE_UID, Limits, Outcome
 from kiln.plan import PROTOCOL, Files, Output, Plan, Step
 from kiln.recipe import Recipe
 from kiln.store import StageResult, Store
+
+if TYPE_CHECKING:
+    from kiln.engine import Engine
 
 #: Called with an event name and its fields.
 OnEvent = Callable[..., None]
@@ -105,17 +107,20 @@ class _Session:
         engine = self._runner._engine()
         with self._store.scratch() as scratch, disk_guard(scratch):
             inputs, outputs = scratch / "in", scratch / "out"
-            inputs.mkdir(mode=0o755)
-            outputs.mkdir(mode=0o755)
+            inputs.mkdir()
+            outputs.mkdir()
             self._outputs = outputs
             stages = [self._request(step, inputs) for step in self._todo]
             request = {"protocol": PROTOCOL, "stages": stages}
             write_atomic(inputs / "request.json", json.dumps(request, sort_keys=True).encode())
+            code = _stage_code(self._runner._stages, scratch / "stages")
+            for folder in (code, inputs, outputs):
+                _let_read(folder)
             outcome = engine.run(
                 image,
                 _COMMAND,
                 mounts={
-                    _stage_code(self._runner._stages, scratch / "stages"): ("/kiln/stages", "ro"),
+                    code: ("/kiln/stages", "ro"),
                     inputs: ("/in", "ro"),
                     outputs: ("/out", "rw"),
                 },
@@ -250,12 +255,18 @@ class _Lines:
 
 
 def _stage_code(folder: Path, target: Path) -> Path:
-    """A snapshot of the stage code that any user can read, whatever the checkout's umask was."""
-    target.mkdir(mode=0o755)
+    """A snapshot of the stage code; what the checkout's files may be read by does not matter."""
+    target.mkdir()
     for path in folder.iterdir():
         if path.is_file():
             copy_file(path, target / path.name)
     return target
+
+
+def _let_read(folder: Path) -> None:
+    """Open a folder and those below to every user: the stage's user is not ours, umask or not."""
+    for place, _, _ in os.walk(folder):
+        Path(place).chmod(0o755)
 
 
 def _user(engine: Engine, outputs: Path) -> str:

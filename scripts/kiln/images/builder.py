@@ -17,7 +17,7 @@ from kiln.errors import ImageBuildError, ImageMismatchError
 from kiln.files import disk_guard
 from kiln.images import definition as definitions
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
-from kiln.images.lock import Locked, locked_contents, read_lock, write_lock
+from kiln.images.lock import Locked, locked_contents, locked_image, write_lock
 from kiln.images.seal import Sealed, Sealer, compare, spool
 from kiln.owners import tagged_name
 from kiln.store import Store
@@ -28,24 +28,6 @@ OnEvent = Callable[..., None]
 
 def _silent(event: str, **fields: Any) -> None:
     """The default listener."""
-
-
-def locked_image(docker_dir: Path, name: str) -> Locked:
-    """What ``images.lock`` says of image ``name``.
-
-    Raises:
-        ImageMismatchError: it says nothing, or was written for other sources.
-    """
-    entry = read_lock(docker_dir).get(name)
-    recipe = definitions.recipe_digest(docker_dir, name)
-    if entry is None or entry.recipe != recipe:
-        said = "does not name it" if entry is None else "was written for an older one"
-        raise ImageMismatchError(
-            f"The sources of image {name!r} have changed: docker/images.lock {said}.",
-            f"Build and record it with `kiln images build {name} --update-lock`, and commit "
-            "docker/images.lock.",
-        )
-    return entry
 
 
 @dataclass(frozen=True)
@@ -161,10 +143,6 @@ class Images:
             tag = write_lock(self.docker_dir, name, sealed, recipe).tag
         else:
             tag = Locked(name, sealed.identity, sealed.layer, recipe, sealed.size).tag
-        with self.engine.failures("naming an image"):
-            repository, _, version = tag.partition(":")
-            self.engine.client.api.tag(self._aside(name), repository, version)
-            self.engine.client.api.remove_image(self._aside(name))
         self.on_event("image", image=name, phase="done", detail=sealed.identity)
         return Built(name, tag, sealed, recipe, seconds)
 
@@ -230,7 +208,9 @@ class Images:
                     with contextlib.suppress(docker.errors.DockerException):
                         api.remove_container(container, force=True)
                 settings = api.inspect_image(raw)["Config"]
-                sealer = Sealer(exported, settings, epoch=SOURCE_DATE_EPOCH, tag=self._aside(name))
+                sealer = Sealer(
+                    exported, settings, epoch=SOURCE_DATE_EPOCH, repository=f"tflite-kiln/{name}"
+                )
                 for message in api.load_image(sealer.archive()):
                     if "error" in message:
                         raise ImageBuildError(
@@ -243,10 +223,6 @@ class Images:
                 "Look at the engine's own log and run the command again.",
             )
         return sealer.sealed
-
-    @staticmethod
-    def _aside(name: str) -> str:
-        return f"tflite-kiln/{name}:sealing"
 
     def _discard(self, image_id: str) -> None:
         # The unsealed image and its layers: only the sealed one is used.

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kiln.digest import key_of, sha256_file
-from kiln.errors import UsageError
+from kiln.errors import ImageBuildError, UsageError
 from kiln.files import copy_file
-from kiln.images.rootfs import build_rootfs
-from kiln.sources import debian, pypi
-from kiln.sources.download import OnProgress
 from kiln.store import Store
+
+if TYPE_CHECKING:
+    from kiln.sources.download import OnProgress
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,8 +49,18 @@ class Definition:
 
 
 def load(docker_dir: Path) -> dict[str, Definition]:
-    """All image definitions, parents before children."""
-    table = tomllib.loads((docker_dir / "images.toml").read_text("utf-8"))
+    """All image definitions, parents before children.
+
+    Raises:
+        ImageBuildError: ``images.toml`` is missing or damaged.
+    """
+    path = docker_dir / "images.toml"
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ImageBuildError(
+            f"{path} cannot be read ({error}).", "Restore it from version control."
+        ) from error
     found: dict[str, Definition] = {}
     for name, entry in table.items():
         found[name] = Definition(
@@ -77,12 +88,24 @@ def get(docker_dir: Path, name: str) -> Definition:
 
 
 def recipe_digest(docker_dir: Path, name: str) -> str:
-    """Digest of everything the image is built from, its parents included."""
+    """Digest of everything the image is built from, its parents included.
+
+    Raises:
+        ImageBuildError: one of the files is missing.
+    """
     definition = get(docker_dir, name)
     parent = recipe_digest(docker_dir, definition.parent) if definition.parent else None
-    files = {
-        path.relative_to(docker_dir).as_posix(): sha256_file(path) for path in definition.inputs()
-    }
+    try:
+        files = {
+            path.relative_to(docker_dir).as_posix(): sha256_file(path)
+            for path in definition.inputs()
+        }
+    except OSError as error:
+        raise ImageBuildError(
+            f"{error.filename}, which image {name!r} is built from, cannot be read "
+            f"({error.strerror}).",
+            "Restore it from version control.",
+        ) from error
     return key_of({"files": files, "parent": parent, "epoch": SOURCE_DATE_EPOCH})
 
 
@@ -93,6 +116,8 @@ def fetch(
 
     Parts are ``debian``, ``wheels`` and ``tools``.
     """
+    from kiln.sources import debian, pypi  # slow to import, and rarely needed
+
     parts: dict[str, Mapping[str, str]] = {}
     if definition.debian:
         parts["debian"] = debian.fetch_lock(
@@ -117,6 +142,8 @@ def make_context(
 
     Everything in it comes from the store or from version control; a build needs nothing else.
     """
+    from kiln.images.rootfs import build_rootfs
+
     folder.mkdir(parents=True, exist_ok=True)
     for path in definition.inputs():
         copy_file(path, folder / path.name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from kiln.errors import ImageMismatchError
 from kiln.files import write_atomic
+from kiln.images.definition import recipe_digest
 from kiln.images.seal import FileFact, Sealed, pack_contents, read_contents
 
 if sys.version_info >= (3, 11):
@@ -90,3 +91,21 @@ def locked_contents(docker_dir: Path, name: str) -> list[FileFact]:
         raise ImageMismatchError(
             f"{path} cannot be read ({error}).", "Restore it from version control."
         ) from error
+
+
+def locked_image(docker_dir: Path, name: str) -> Locked:
+    """What ``images.lock`` says of image ``name``.
+
+    Raises:
+        ImageMismatchError: it says nothing, or was written for other sources.
+    """
+    entry = read_lock(docker_dir).get(name)
+    recipe = recipe_digest(docker_dir, name)
+    if entry is None or entry.recipe != recipe:
+        said = "does not name it" if entry is None else "was written for an older one"
+        raise ImageMismatchError(
+            f"The sources of image {name!r} have changed: docker/images.lock {said}.",
+            f"Build and record it with `kiln images build {name} --update-lock`, and commit "
+            "docker/images.lock.",
+        )
+    return entry

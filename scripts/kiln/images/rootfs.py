@@ -23,6 +23,7 @@ from debian.arfile import ArError
 from debian.debfile import DebError, DebFile
 
 from kiln.errors import ArchiveError
+from kiln.limits import STAGE_UID
 
 #: Documentation nobody reads inside a sealed image; licences (``copyright``) stay.
 _DROPPED = re.compile(
@@ -47,9 +48,8 @@ _UNREADABLE = (
     ValueError,
 )
 
-#: The unprivileged user that stages run as (uid and gid 1000).
+#: The name of the unprivileged user that stages run as.
 STAGE_USER = "kiln"
-STAGE_UID = 1000
 
 
 @dataclass(frozen=True)

@@ -48,15 +48,17 @@ class FileFact:
     content: str
 
     def line(self) -> str:
-        """The entry as a line of an image's contents list (tab-separated)."""
-        return "\t".join(
-            (self.path, self.kind, f"{self.mode:o}", self.owner, str(self.size), self.content)
+        """The entry as a line of an image's contents list (tab-separated, ASCII, escaped)."""
+        path, content = (
+            text.encode("unicode_escape").decode("ascii") for text in (self.path, self.content)
         )
+        return "\t".join((path, self.kind, f"{self.mode:o}", self.owner, str(self.size), content))
 
     @classmethod
     def parse(cls, line: str) -> FileFact:
         """The inverse of :meth:`line`."""
         path, kind, mode, owner, size, content = line.split("\t")
+        path, content = (text.encode("ascii").decode("unicode_escape") for text in (path, content))
         return cls(path, kind, int(mode, 8), owner, int(size), content)
 
 
@@ -84,17 +86,17 @@ class Sealer:
         exported: an uncompressed tar as ``docker export`` writes it, seekable.
         settings: the built image's ``Config`` (only ``Env``, ``Cmd``, ``WorkingDir`` count).
         epoch: seconds since 1970-01-01 UTC for every entry and for ``created``.
-        tag: the name under which the engine will know the image.
+        repository: the engine will know the image as ``<repository>:<16 digits of identity>``.
 
     Use: iterate :meth:`archive` to the end (a ``docker load`` stream), then read :attr:`sealed`.
     """
 
     def __init__(
-        self, exported: IO[bytes], settings: dict[str, Any], *, epoch: int, tag: str
+        self, exported: IO[bytes], settings: dict[str, Any], *, epoch: int, repository: str
     ) -> None:
         self._exported = exported
         self._epoch = epoch
-        self._tag = tag
+        self._repository = repository
         self._settings = settings
         self._items = _canonical(exported)
         self._contents: list[FileFact] = []
@@ -121,9 +123,9 @@ class Sealer:
         layer = f"sha256:{digest.hexdigest()}"
         config = _config(self._settings, layer, self._epoch)
         identity = hashlib.sha256(config).hexdigest()
-        manifest = [
-            {"Config": f"{identity}.json", "RepoTags": [self._tag], "Layers": ["layer.tar"]}
-        ]
+        # Named by its identity as it is loaded: no moment with a name that means something else.
+        tag = f"{self._repository}:{identity[:16]}"
+        manifest = [{"Config": f"{identity}.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]
         yield from _member(f"{identity}.json", config)
         yield from _member("manifest.json", json.dumps(manifest).encode())
         yield bytes(2 * tarfile.BLOCKSIZE)
@@ -164,6 +166,11 @@ def _canonical(exported: IO[bytes]) -> dict[str, _Item]:
                 if not (info.isreg() or info.isdir() or info.issym() or info.islnk()):
                     continue  # devices, sockets, pipes: the engine makes its own
                 items[path] = _Item(_plain(path, info), info.offset_data)
+            # tarfile takes a file that stops between two entries, or a damaged header, for the
+            # end. A complete archive says that it ends, with a block of zeros.
+            exported.seek(tar.offset)
+            if exported.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it breaks off")
     except tarfile.TarError as error:
         raise ImageBuildError(
             f"The engine's export of the image cannot be read ({error}).",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kiln.archive import unpack
 from kiln.digest import git_blob_sha1_file, sha256_file
@@ -21,8 +21,10 @@ from kiln.errors import (
 )
 from kiln.plan import Sources
 from kiln.recipe import ArchiveSource, Recipe, SourceFile, StageSource
-from kiln.sources.download import Download, OnProgress, fetch
 from kiln.store import Store
+
+if TYPE_CHECKING:
+    from kiln.sources.download import OnProgress
 
 #: Decoded by Pillow inside the image; anything else in an image folder (licences) is left alone.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
@@ -151,6 +153,8 @@ def _archive_files(
     elif trusted and store.has(trusted):
         digest = trusted
     else:
+        from kiln.sources.download import Download, fetch  # slow to import, rarely needed
+
         download = Download(
             urls=(source.url, *source.mirrors), size=None, sha256=trusted, name=recipe.name
         )

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kiln.errors import ImageBuildError, UsageError
+from kiln.images import definition as definitions
+from kiln.images.definition import get, load, make_context, recipe_digest
+from kiln.store import Store
+
+TOML = """\
+[base]
+debian = "base/debian.lock"
+files = ["install.py"]
+
+[odapi]
+parent = "base"
+wheels = ["odapi/requirements.lock"]
+tools = "tools.lock"
+files = ["install.py", "odapi/prune.txt"]
+
+[alone]
+"""
+FILES = {
+    "images.toml": TOML,
+    "install.py": "print()",
+    "tools.lock": "tools",
+    "base/Dockerfile": "FROM scratch",
+    "base/debian.lock": "# nothing",
+    "odapi/Dockerfile": "FROM base",
+    "odapi/requirements.lock": "wheels",
+    "odapi/prune.txt": "tests/",
+    "odapi/contents.xz": "not an input",
+    "alone/Dockerfile": "FROM scratch",
+    "stages/export.py": "not an input",
+}
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def test_definitions_are_read_in_order(docker: Path) -> None:
+    found = load(docker)
+    assert list(found) == ["base", "odapi", "alone"]
+    odapi = found["odapi"]
+    assert odapi.parent == "base"
+    assert {path.relative_to(docker).as_posix() for path in odapi.inputs()} == {
+        "odapi/Dockerfile",
+        "install.py",
+        "odapi/prune.txt",
+        "odapi/requirements.lock",
+        "tools.lock",
+    }
+    assert found["alone"].inputs() == (docker / "alone/Dockerfile",)
+
+
+INPUTS = {
+    "install.py": {"base", "odapi"},
+    "tools.lock": {"odapi"},
+    "base/Dockerfile": {"base", "odapi"},  # the parent's inputs are the child's
+    "base/debian.lock": {"base", "odapi"},
+    "odapi/Dockerfile": {"odapi"},
+    "odapi/requirements.lock": {"odapi"},
+    "odapi/prune.txt": {"odapi"},
+    "alone/Dockerfile": {"alone"},
+    "odapi/contents.xz": set(),
+    "stages/export.py": set(),  # stage code is mounted, not part of an image
+}
+
+
+@pytest.mark.parametrize("path", sorted(INPUTS))
+def test_a_changed_file_changes_just_the_images_made_of_it(docker: Path, path: str) -> None:
+    before = {name: recipe_digest(docker, name) for name in load(docker)}
+    (docker / path).write_text("something else")
+    changed = {name for name in before if recipe_digest(docker, name) != before[name]}
+    assert changed == INPUTS[path]
+
+
+def test_the_digest_does_not_depend_on_the_place(docker: Path) -> None:
+    import shutil
+
+    other = docker.parent / f"{docker.name}-moved"
+    shutil.copytree(docker, other)
+    assert recipe_digest(other, "odapi") == recipe_digest(docker, "odapi")
+
+
+def test_the_epoch_is_part_of_the_digest(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = recipe_digest(docker, "alone")
+    monkeypatch.setattr(definitions, "SOURCE_DATE_EPOCH", 0)
+    assert recipe_digest(docker, "alone") != before
+
+
+def test_an_unknown_image_is_refused_with_the_known_ones(docker: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        get(docker, "odapy")
+    assert "'odapy'" in caught.value.message
+    assert "base, odapi, alone" in caught.value.remedy
+
+
+def test_a_missing_input_is_named(docker: Path) -> None:
+    (docker / "odapi/prune.txt").unlink()
+    with pytest.raises(ImageBuildError, match=r"prune\.txt, which image 'odapi' is built from"):
+        recipe_digest(docker, "odapi")
+
+
+@pytest.mark.parametrize("text", [None, b"[base", b"\xff"])
+def test_a_damaged_list_of_images_is_named(docker: Path, text: bytes | None) -> None:
+    path = docker / "images.toml"
+    path.unlink() if text is None else path.write_bytes(text)
+    with pytest.raises(ImageBuildError, match=r"images\.toml cannot be read"):
+        load(docker)
+
+
+def test_a_context_is_complete(docker: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    parts = {
+        "wheels": {"a-1-py3-none-any.whl": store.add_bytes(b"wheel")},
+        "tools": {"t-1-py3-none-any.whl": store.add_bytes(b"tool")},
+    }
+    make_context(get(docker, "odapi"), parts, store, tmp_path / "context")
+    found = {
+        path.relative_to(tmp_path / "context").as_posix(): path.read_bytes()
+        for path in (tmp_path / "context").rglob("*")
+        if path.is_file()
+    }
+    assert found == {
+        "Dockerfile": b"FROM base",
+        "install.py": b"print()",
+        "prune.txt": b"tests/",
+        "requirements.lock": b"wheels",
+        "tools.lock": b"tools",
+        "wheels/a-1-py3-none-any.whl": b"wheel",
+        "tools/t-1-py3-none-any.whl": b"tool",
+    }
+
+
+def test_the_project_s_own_images_and_lock_fit() -> None:
+    docker = Path(__file__).parents[2] / "docker"
+    found = load(docker)
+    for item in found.values():
+        assert item.parent is None or list(found).index(item.parent) < list(found).index(item.name)
+        # In a context all inputs lie in one folder.
+        names = [path.name for path in item.inputs()]
+        assert len(set(names)) == len(names)
+        assert all(path.is_file() for path in item.inputs())

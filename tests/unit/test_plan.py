@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kiln.errors import UsageError
+from kiln.plan import Fact, Files, Output, Plan, Sources, Step, make_plan
+from kiln.recipe import VARIANTS, Recipe, Variant, _tuples
+
+IMAGE = f"sha256:{'1' * 64}"
+CODE = "2" * 64
+CHECKPOINT = {
+    "pipeline.config": "a" * 64,
+    "checkpoint/ckpt-0.index": "b" * 64,
+    "checkpoint/ckpt-0.data-00000-of-00001": "c" * 64,
+}
+IMAGES = {"cat.png": "d" * 64, "cup.png": "e" * 64}
+SOURCES = Sources(checkpoint=CHECKPOINT, label_map="f" * 64, images=IMAGES)
+
+digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+variant_lists = st.lists(st.sampled_from(VARIANTS), min_size=1, max_size=4, unique=True)
+
+
+def recipe(**changes: Any) -> Recipe:
+    table = {
+        "schema": 1,
+        "name": "toy",
+        "title": "Toy",
+        "description": "A toy.",
+        "licence": "Apache-2.0",
+        "author": "Nobody",
+        "version": "1",
+        "architecture": "ssd",
+        "image": "odapi",
+        "variants": list(VARIANTS),
+        "source": {
+            "kind": "archive",
+            "url": "http://127.0.0.1/toy.tar.gz",
+            "root": "toy",
+            "checkpoint": "checkpoint",
+            "pipeline_config": "pipeline.config",
+        },
+        "labels": {"file": "labels.pbtxt"},
+        "calibration": {"images": "images"},
+        **changes,
+    }
+    return Recipe.model_validate(_tuples(table))
+
+
+def plan(
+    made_of: Recipe | None = None,
+    sources: Sources = SOURCES,
+    variants: tuple[Variant, ...] = VARIANTS,
+    image: str = IMAGE,
+    code: str = CODE,
+) -> Plan:
+    return make_plan(made_of or recipe(), sources, variants, image=image, code=code)
+
+
+def changed(new: Plan, old: Plan | None = None) -> set[str]:
+    """The ids of the steps whose keys differ."""
+    before = {step.id: step.key for step in (old or plan()).steps}
+    after = {step.id: step.key for step in new.steps}
+    assert before.keys() == after.keys()
+    return {step_id for step_id in before if before[step_id] != after[step_id]}
+
+
+ALL = {step.id for step in plan().steps}
+ANNOTATE = {step_id for step_id in ALL if step_id.startswith("annotate-")}
+
+
+# --- shape -----------------------------------------------------------------------------------
+
+
+def test_one_export_feeds_every_variant() -> None:
+    found = plan()
+    assert [step.id for step in found.steps] == [
+        "export",
+        *(f"{stage}-{variant}" for variant in VARIANTS for stage in ("convert", "annotate")),
+    ]
+    assert found.artefacts == {variant: f"annotate-{variant}" for variant in VARIANTS}
+    assert found.step("export").inputs == {"checkpoint": Files(CHECKPOINT)}
+    for variant in VARIANTS:
+        convert, annotate = found.step(f"convert-{variant}"), found.step(f"annotate-{variant}")
+        assert convert.params == {"variant": variant}
+        assert convert.upstream() == {"export"}
+        assert annotate.upstream() == {"export", convert.id}
+        assert annotate.inputs["label_map"] == Files({"": "f" * 64})
+    assert (found.model, found.image) == ("toy", "odapi")
+
+
+def test_only_int8_sees_the_calibration_images() -> None:
+    found = plan()
+    readers = {step.id for step in found.steps if "images" in step.inputs}
+    assert readers == {"convert-int8"}
+    # Its representative data must be normalised as the model's own preprocessing does.
+    assert found.step("convert-int8").params_from == {
+        "normalization": Fact("export", "normalization")
+    }
+
+
+def test_steps_come_after_what_they_need() -> None:
+    seen: set[str] = set()
+    for step in plan(stage_recipe(), stage_sources()).steps:
+        assert step.upstream() <= seen
+        seen.add(step.id)
+
+
+def stage_recipe(**params: Any) -> Recipe:
+    source = {
+        "kind": "stage",
+        "stage": "toy_checkpoint",
+        "params": {"seed": 1, **params},
+        "inputs": {"weights": {"path": "weights.bin", "sha256": "3" * 64}},
+    }
+    return recipe(source=source, labels={"in_source": "label_map.pbtxt"})
+
+
+def stage_sources(weights: str = "3" * 64) -> Sources:
+    return Sources(inputs={"weights": weights}, label_map_path="label_map.pbtxt", images=IMAGES)
+
+
+def test_a_stage_source_makes_the_checkpoint_and_the_label_map() -> None:
+    found = plan(stage_recipe(), stage_sources())
+    first = found.steps[0]
+    assert (first.id, first.stage, first.params) == ("checkpoint", "toy_checkpoint", {"seed": 1})
+    assert first.inputs == {"weights": Files({"": "3" * 64})}
+    assert found.step("export").inputs == {"checkpoint": Output("checkpoint", "model")}
+    assert found.step("annotate-int8").inputs["label_map"] == Output(
+        "checkpoint", "model/label_map.pbtxt"
+    )
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(recipe(variants=["float32", "dynamic"]), variants=("int8",))
+    assert "'toy' has no variant 'int8'" in caught.value.message
+    assert "float32, dynamic" in caught.value.remedy
+
+
+# --- the seed profile --------------------------------------------------------------------------
+
+
+def test_the_seed_profile_is_the_default_one_with_its_three_faults() -> None:
+    both = [
+        plan(recipe(variants=["dynamic"], profile=profile), variants=("dynamic",))
+        for profile in ("default", "seed")
+    ]
+    default, seed = both
+    assert [step.id for step in default.steps] == [step.id for step in seed.steps]
+    assert (default.step("export").params["exact_batch_norm"]) is True
+    assert (seed.step("export").params["exact_batch_norm"]) is False
+    made = seed.step("annotate-dynamic")
+    assert made.params["profile"] == "seed"
+    assert made.params["label_file_name"] == "labels.pbtxt"  # the raw label map goes in
+    assert "normalization" not in made.params_from  # a constant, not the model's own
+    assert "label_file_name" not in default.step("annotate-dynamic").params
+    assert changed(seed, default) == {"export", "convert-dynamic", "annotate-dynamic"}
+
+
+# --- keys: what changes what -------------------------------------------------------------------
+
+
+def test_planning_twice_gives_the_same_keys() -> None:
+    assert plan() == plan()
+    assert len({step.key for step in plan().steps}) == len(plan().steps)
+
+
+@pytest.mark.parametrize("what", ["image", "code"])
+def test_image_and_stage_code_change_every_key(what: str) -> None:
+    assert changed(plan(**{what: "9" * 64})) == ALL  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", sorted(CHECKPOINT))
+def test_a_checkpoint_file_changes_everything(path: str) -> None:
+    other = replace(SOURCES, checkpoint={**CHECKPOINT, path: "9" * 64})
+    assert changed(plan(sources=other)) == ALL
+
+
+def test_a_checkpoint_file_of_another_name_changes_everything() -> None:
+    renamed = {path.replace("ckpt-0", "ckpt-1"): digest for path, digest in CHECKPOINT.items()}
+    assert changed(plan(sources=replace(SOURCES, checkpoint=renamed))) == ALL
+
+
+def test_an_export_override_changes_everything() -> None:
+    assert changed(plan(recipe(export={"max_detections": 10}))) == ALL
+    assert changed(plan(recipe(export={"image_size": [320, 320]}))) == ALL
+
+
+def test_calibration_images_change_int8_alone() -> None:
+    for images in ({**IMAGES, "cat.png": "9" * 64}, {"cat.png": "d" * 64}):
+        assert changed(plan(sources=replace(SOURCES, images=images))) == {
+            "convert-int8",
+            "annotate-int8",
+        }
+
+
+def test_the_label_map_changes_annotation_alone() -> None:
+    assert changed(plan(sources=replace(SOURCES, label_map="9" * 64))) == ANNOTATE
+
+
+@pytest.mark.parametrize("field", ["title", "description", "version", "author", "licence"])
+def test_a_word_about_the_model_changes_annotation_alone(field: str) -> None:
+    assert changed(plan(recipe(**{field: "Something else"}))) == ANNOTATE
+
+
+def test_what_no_stage_sees_changes_nothing() -> None:
+    other = recipe(name="other", limits={"memory": "2GiB", "timeout": "1h"}, sample=True)
+    assert changed(plan(other)) == set()
+
+
+def test_a_source_stage_s_inputs_and_parameters_change_everything() -> None:
+    old = plan(stage_recipe(), stage_sources())
+    everything = {step.id for step in old.steps}
+    assert changed(plan(stage_recipe(), stage_sources("9" * 64)), old) == everything
+    assert changed(plan(stage_recipe(seed=2), stage_sources()), old) == everything
+    assert changed(plan(stage_recipe(seed=1.0), stage_sources()), old) == everything
+
+
+@given(variant_lists)
+def test_a_step_s_key_does_not_depend_on_its_company(chosen: list[Variant]) -> None:
+    whole = {step.id: step.key for step in plan().steps}
+    part = {step.id: step.key for step in plan(variants=tuple(chosen)).steps}
+    assert part == {step_id: whole[step_id] for step_id in part}
+
+
+@given(st.permutations(sorted(CHECKPOINT.items())), st.permutations(sorted(IMAGES.items())))
+def test_the_order_of_files_does_not_matter(
+    checkpoint: list[tuple[str, str]], images: list[tuple[str, str]]
+) -> None:
+    other = replace(SOURCES, checkpoint=dict(checkpoint), images=dict(images))
+    assert changed(plan(sources=other)) == set()
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b/c", "d"]), digests, min_size=1), digests)
+def test_any_other_checkpoint_means_other_keys(files: dict[str, str], label_map: str) -> None:
+    other = plan(sources=Sources(checkpoint=files, label_map=label_map, images=IMAGES))
+    assert changed(other) == ALL  # CHECKPOINT has none of these names
+    assert changed(other, plan(sources=Sources(checkpoint=files, label_map=label_map))) == {
+        "convert-int8",
+        "annotate-int8",
+    }
+
+
+# --- closure -----------------------------------------------------------------------------------
+
+
+def ids(steps: list[Step]) -> list[str]:
+    return [step.id for step in steps]
+
+
+def test_closure_of_one_artefact() -> None:
+    found = plan()
+    assert ids(found.closure(["annotate-float16"], [])) == [
+        "export",
+        "convert-float16",
+        "annotate-float16",
+    ]
+    assert ids(found.closure(["annotate-float16"], ["convert-float16"])) == [
+        "export",  # its facts are wanted
+        "annotate-float16",
+    ]
+    assert ids(found.closure(["annotate-float16"], ["convert-float16", "export"])) == [
+        "annotate-float16"
+    ]
+    assert found.closure(["annotate-float16"], ["annotate-float16"]) == []
+
+
+@given(st.sets(st.sampled_from(sorted(ALL))), st.sets(st.sampled_from(sorted(ALL))))
+def test_closure_is_what_is_needed_and_no_more(wanted: set[str], have: set[str]) -> None:
+    found = plan()
+    todo = ids(found.closure(wanted, have))
+    assert todo == [step.id for step in found.steps if step.id in todo]  # the plan's order
+    assert not have & set(todo)
+    assert wanted <= have | set(todo)
+    for step_id in todo:
+        assert found.step(step_id).upstream() <= have | set(todo)
+        # Someone asked for it: the user or another step that runs.
+        assert step_id in wanted or any(step_id in found.step(s).upstream() for s in todo)

@@ -1,0 +1,444 @@
+"""The runner up to the engine's door: what a container would be given, and what is made of what
+it says. `Doorman` is no engine: it writes down what it is asked to run, and plays the container's
+part as the test tells it. That real containers behave so is for the integration tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_plan import recipe
+
+from kiln.engine import Limits, Outcome
+from kiln.errors import (
+    DiskFullError,
+    KilnError,
+    LabelMapError,
+    StageFailedError,
+    StageOutOfMemoryError,
+    StageTimeoutError,
+)
+from kiln.plan import Plan, Sources, make_plan
+from kiln.run import Runner, _Lines
+from kiln.store import StageResult, Store
+
+OK = Outcome(0, False, False, "")
+
+
+@dataclass
+class Container:
+    """What one container sees and may do."""
+
+    inputs: Path
+    outputs: Path
+    say: Callable[[bytes], None]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.inputs / "request.json").read_bytes())
+        return found
+
+    def event(self, event: str, stage: str, **fields: Any) -> None:
+        self.say(json.dumps({"event": event, "stage": stage, **fields}).encode() + b"\n")
+
+    def finish(self, stage: str, files: Mapping[str, bytes], **facts: Any) -> None:
+        for name, data in files.items():
+            path = self.outputs / stage / "files" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        report = {"status": "ok", "facts": facts, "seconds": 1.5, "peak_rss": 1 << 20}
+        (self.outputs / stage / "result.json").write_text(json.dumps(report))
+        self.event("finished", stage, seconds=1.5, peak_rss=1 << 20)
+
+    def finish_all(self) -> None:
+        """Every stage asked for, with plausible files."""
+        for stage in self.request["stages"]:
+            facts = FACTS if stage["stage"] == "export" else {}
+            self.finish(stage["id"], *MADE[stage["stage"]], **facts)
+
+
+FACTS = {
+    "architecture": "ssd",
+    "num_classes": 23,
+    "normalization": {"mean": [127.5], "std": [127.5]},
+}
+MADE: dict[str, Any] = {
+    "convert": [{"model.tflite": b"a model"}],
+    "annotate": [{"model.tflite": b"a model with metadata", "labelmap.txt": b"cat\n"}],
+    "export": [{"saved_model/saved_model.pb": b"pb", "saved_model/variables/v.index": b"v"}],
+}
+
+
+@dataclass
+class Doorman:
+    """Stands where the engine would."""
+
+    play: Callable[[Container], Outcome]
+    rootless: bool = False
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, image: str, command: Any, **how: Any) -> Outcome:
+        places = {place: path for path, (place, _) in how["mounts"].items()}
+        call = {"image": image, "command": command, **how, "request": {}, "tree": {}}
+        inside = Container(places["/in"], places["/out"], how["on_stdout"])
+        call["request"] = inside.request
+        call["tree"] = {
+            path.relative_to(inside.inputs).as_posix(): path.read_bytes()
+            for path in inside.inputs.rglob("*")
+            if path.is_file()
+        }
+        call["folder modes"] = {
+            Path(folder).stat().st_mode & 0o777
+            for place in places.values()
+            for folder, _, _ in os.walk(place)
+        }
+        call["code"] = {path.name: path.read_bytes() for path in places["/kiln/stages"].iterdir()}
+        self.calls.append(call)
+        return self.play(inside)
+
+
+class Bench:
+    """A store, a plan for two variants, and a runner at the doorman's."""
+
+    def __init__(self, tmp_path: Path, play: Callable[[Container], Outcome | None]) -> None:
+        self.store = Store(tmp_path / "store")
+        self.stages = tmp_path / "stages"
+        self.stages.mkdir(exist_ok=True)
+        (self.stages / "__main__.py").write_bytes(b"print()\n")
+        self.recipe = recipe(
+            variants=["float32", "int8"], limits={"memory": "3GiB", "timeout": "90s"}
+        )
+        add = self.store.add_bytes
+        sources = Sources(
+            checkpoint={"pipeline.config": add(b"config"), "checkpoint/ckpt-0.index": add(b"i")},
+            label_map=add(b"labels"),
+            images={"cat.png": add(b"cat")},
+        )
+        self.plan = self.make(sources)
+        self.events: list[dict[str, Any]] = []
+        self.door = Doorman(lambda container: play(container) or OK)
+        self.tags = 0
+        self.runner = Runner(
+            lambda: self.door,  # type: ignore[arg-type, return-value]
+            self.store,
+            self.stages,
+            lambda event, **fields: self.events.append({"event": event, **fields}),
+        )
+
+    def make(self, sources: Sources) -> Plan:
+        variants = self.recipe.variants
+        return make_plan(self.recipe, sources, variants, image=f"sha256:{'1' * 64}", code="2" * 64)
+
+    def run(self) -> dict[str, StageResult]:
+        return self.runner.run(self.plan, self.recipe, self.image)
+
+    def image(self) -> str:
+        self.tags += 1
+        return "toy:1"
+
+    def remember(self, step_id: str, files: Mapping[str, bytes], **facts: Any) -> None:
+        """As if an earlier run had made this step."""
+        blobs = {name: self._blob(data) for name, data in files.items()}
+        step = self.plan.step(step_id)
+        self.store.put_result(StageResult(step.key, step.stage, blobs, facts))
+
+    def _blob(self, data: bytes) -> Any:
+        from kiln.store import Blob
+
+        return Blob(self.store.add_bytes(data), len(data))
+
+    def leftovers(self) -> list[Path]:
+        return list(self.store.tmp.iterdir())
+
+
+# --- what the container is given ---------------------------------------------------------------
+
+
+def test_a_first_run_is_one_container_with_everything(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Container.finish_all)
+    results = bench.run()
+    assert set(results) == {step.id for step in bench.plan.steps}
+    [call] = bench.door.calls
+    assert call["tree"].keys() == {
+        "request.json",
+        "export/checkpoint/pipeline.config",
+        "export/checkpoint/checkpoint/ckpt-0.index",
+        "convert-int8/images/cat.png",
+        "annotate-float32/label_map",
+        "annotate-int8/label_map",
+    }
+    assert call["tree"]["export/checkpoint/pipeline.config"] == b"config"
+    assert call["request"]["protocol"] == 1
+    export, *_ = stages = call["request"]["stages"]
+    assert [stage["id"] for stage in stages] == [step.id for step in bench.plan.steps]
+    assert export["inputs"] == {"checkpoint": {"path": "export/checkpoint"}}
+    int8 = next(stage for stage in stages if stage["id"] == "convert-int8")
+    assert int8["inputs"] == {
+        "saved_model": {"from": "export", "path": "saved_model"},
+        "images": {"path": "convert-int8/images"},
+    }
+    assert int8["params"] == {"variant": "int8"}
+    assert int8["params_from"] == {"normalization": {"from": "export", "fact": "normalization"}}
+    assert (call["image"], call["limits"]) == ("toy:1", Limits(memory=3 << 30, timeout=90))
+    assert {place: mode for place, mode in call["mounts"].values()} == {
+        "/kiln/stages": "ro",
+        "/in": "ro",
+        "/out": "rw",
+    }
+    assert call["code"] == {"__main__.py": b"print()\n"}
+    assert bench.leftovers() == []
+
+
+def test_the_stage_package_reads_the_very_request_that_the_driver_writes(tmp_path: Path) -> None:
+    """Two packages that never import each other agree about one file."""
+    from stages import request
+
+    def play(container: Container) -> None:
+        found = request.load(container.inputs / "request.json")
+        assert [step.id for step in found.steps] == [step.id for step in bench.plan.steps]
+        for step in found.steps:
+            found.resolve(step, container.inputs, container.outputs)  # raises what is missing
+            container.finish(step.id, *MADE[step.stage], **FACTS)
+            if step.params_from:
+                params = request.facts_as_params(step, container.outputs)
+                assert params["normalization"] == FACTS["normalization"]
+
+    bench = Bench(tmp_path, play)
+    bench.run()
+
+
+def test_a_cached_upstream_becomes_files_and_plain_parameters(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Container.finish_all)
+    bench.remember("export", *MADE["export"], **FACTS)
+    bench.remember("convert-float32", *MADE["convert"])
+    results = bench.run()
+    [call] = bench.door.calls
+    stages = {stage["id"]: stage for stage in call["request"]["stages"]}
+    assert list(stages) == ["annotate-float32", "convert-int8", "annotate-int8"]
+    convert = stages["convert-int8"]
+    assert convert["inputs"]["saved_model"] == {"path": "convert-int8/saved_model"}
+    assert call["tree"]["convert-int8/saved_model/saved_model.pb"] == b"pb"
+    assert call["tree"]["convert-int8/saved_model/variables/v.index"] == b"v"
+    assert convert["params"]["normalization"] == FACTS["normalization"]
+    assert convert["params_from"] == {}
+    # One file of a cached step is a file, not a folder.
+    assert stages["annotate-float32"]["inputs"]["model"] == {"path": "annotate-float32/model"}
+    assert call["tree"]["annotate-float32/model"] == b"a model"
+    assert stages["annotate-float32"]["params"]["num_classes"] == 23
+    # And what runs in this same container stays a reference.
+    assert stages["annotate-int8"]["inputs"]["model"] == {
+        "from": "convert-int8",
+        "path": "model.tflite",
+    }
+    assert results["export"].facts == FACTS
+    cached = [event["id"] for event in bench.events if event["state"] == "cached"]
+    assert cached == ["export", "convert-float32"]
+
+
+def test_nothing_to_do_starts_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Container.finish_all)
+    first = bench.run()
+    second = bench.run()
+    assert second == first
+    assert (len(bench.door.calls), bench.tags) == (1, 1)  # nor was the image looked for
+
+
+def test_a_lost_blob_is_made_again_with_what_it_needs(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Container.finish_all)
+    results = bench.run()
+    bench.store.discard(results["convert-int8"].files["model.tflite"].sha256)
+    bench.store.discard(results["annotate-int8"].files["model.tflite"].sha256)
+    # Equal contents: the two variants' files are one blob each in this test.
+    assert bench.run() == results
+    assert [stage["id"] for stage in bench.door.calls[1]["request"]["stages"]] == [
+        "convert-float32",
+        "annotate-float32",
+        "convert-int8",
+        "annotate-int8",
+    ]
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022])
+def test_the_stage_s_user_can_read_what_it_is_given(tmp_path: Path, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        bench = Bench(tmp_path, Container.finish_all)
+        (bench.stages / "__main__.py").chmod(0o600)
+        bench.run()
+    finally:
+        os.umask(old)
+    assert bench.door.calls[0]["folder modes"] == {0o755}
+
+
+def test_a_stage_is_never_root_on_the_host(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Container.finish_all)
+    bench.run()
+    uid = os.getuid() or 1000
+    assert bench.door.calls[0]["user"].split(":")[0] == str(uid)
+    rootless = Bench(tmp_path / "rootless", Container.finish_all)
+    rootless.door.rootless = True  # there, container root is the user who runs the engine
+    rootless.run()
+    assert rootless.door.calls[0]["user"] == "0:0"
+
+
+# --- what comes out ----------------------------------------------------------------------------
+
+
+def test_what_a_stage_said_is_passed_on(tmp_path: Path) -> None:
+    def play(container: Container) -> None:
+        container.event("started", "export")
+        container.event("progress", "export", done=1, total=3, message="tracing")
+        container.say(b"a library's chatter\n[1]\n")
+        container.finish_all()
+
+    bench = Bench(tmp_path, play)
+    results = bench.run()
+    assert bench.events[:3] == [
+        {"event": "stage", "model": "toy", "id": "export", "state": "started"},
+        {
+            "event": "stage",
+            "model": "toy",
+            "id": "export",
+            "state": "progress",
+            "done": 1,
+            "total": 3,
+            "message": "tracing",
+        },
+        {
+            "event": "stage",
+            "model": "toy",
+            "id": "export",
+            "state": "finished",
+            "seconds": 1.5,
+            "peak_rss": 1 << 20,
+        },
+    ]
+    assert (results["export"].seconds, results["export"].peak_rss) == (1.5, 1 << 20)
+
+
+def test_finished_stages_survive_the_failure_of_a_later_one(tmp_path: Path) -> None:
+    def play(container: Container) -> Outcome:
+        container.finish("export", *MADE["export"], **FACTS)
+        container.event(
+            "failed", "convert-float32", kind="label-map", message="No cat.", remedy="Add it."
+        )
+        return Outcome(3, False, False, "the log")
+
+    bench = Bench(tmp_path, play)
+    with pytest.raises(LabelMapError) as caught:
+        bench.run()
+    assert caught.value.message == "toy, stage convert-float32: No cat."
+    assert caught.value.remedy == "Add it."
+    assert bench.runner.known(bench.plan).keys() == {"export"}
+    assert bench.leftovers() == []
+    # And the next run goes on from there.
+    bench.door.play = lambda container: container.finish_all() or OK  # type: ignore[func-returns-value]
+    bench.run()
+    assert "export" not in [stage["id"] for stage in bench.door.calls[1]["request"]["stages"]]
+
+
+def failing(outcome: Outcome, **failed: str) -> Callable[[Container], Outcome]:
+    def play(container: Container) -> Outcome:
+        if failed:
+            container.event("failed", "export", **failed)
+        return outcome
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failed", "error", "words"),
+    [
+        (Outcome(137, False, True, ""), {}, StageTimeoutError, "export: not finished after 90 s"),
+        (Outcome(137, True, False, ""), {}, StageOutOfMemoryError, "it may use 3072 MiB"),
+        (Outcome(137, False, False, ""), {}, StageOutOfMemoryError, "it may use 3072 MiB"),
+        (Outcome(1, False, False, ""), {}, StageFailedError, "ended with code 1 and no result"),
+        (Outcome(0, False, False, ""), {}, StageFailedError, "ended with code 0 and no result"),
+        (
+            Outcome(3, False, False, ""),
+            {"kind": "disk-full", "message": "Full."},
+            DiskFullError,
+            "toy, stage export: Full.",
+        ),
+        (
+            Outcome(3, False, False, ""),
+            {"kind": "of a later version", "message": "Odd."},
+            StageFailedError,
+            "toy, stage export: Odd.",
+        ),
+        (
+            # The time was up, whatever else went wrong because of it.
+            Outcome(3, False, True, ""),
+            {"kind": "checkpoint", "message": "Interrupted."},
+            StageTimeoutError,
+            "limits.timeout",
+        ),
+    ],
+)
+def test_how_a_container_ends_decides_the_error(
+    tmp_path: Path, outcome: Outcome, failed: dict[str, str], error: type[KilnError], words: str
+) -> None:
+    bench = Bench(tmp_path, failing(outcome, **failed))
+    with pytest.raises(error) as caught:
+        bench.run()
+    assert words in str(caught.value)
+    assert type(caught.value) is error
+    assert bench.runner.known(bench.plan) == {}
+    assert bench.leftovers() == []
+
+
+def test_a_failure_without_a_class_points_to_the_log(tmp_path: Path) -> None:
+    outcome = Outcome(3, False, False, "Traceback: the last line")
+    bench = Bench(tmp_path, failing(outcome, kind="stage-failed", message="ValueError: 1"))
+    with pytest.raises(StageFailedError) as caught:
+        bench.run()
+    log = Path(caught.value.remedy.removeprefix("Log: "))
+    assert log.read_text() == "Traceback: the last line"
+    assert log.is_relative_to(bench.store.root)
+
+
+def test_a_late_timeout_does_not_spoil_a_finished_run(tmp_path: Path) -> None:
+    def play(container: Container) -> Outcome:
+        container.finish_all()
+        return Outcome(0, False, True, "")
+
+    assert len(Bench(tmp_path, play).run()) == 5
+
+
+# --- lines -------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=8), max_size=3),
+        max_size=6,
+    ),
+    st.data(),
+)
+def test_lines_are_put_together_whatever_the_pieces(
+    events: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    text = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+    found: list[dict[str, Any]] = []
+    lines = _Lines(found.append)
+    while text:
+        size = data.draw(st.integers(1, len(text)))
+        lines.feed(text[:size])
+        text = text[size:]
+    assert found == events
+
+
+@pytest.mark.parametrize(
+    "noise", [b"plain words", b"", b"[1, 2]", b"null", b'{"cut', b"\xff\xfe", b'"text"', b"NaN"]
+)
+def test_noise_between_lines_is_dropped(noise: bytes) -> None:
+    found: list[dict[str, Any]] = []
+    _Lines(found.append).feed(b'{"a": 1}\n' + noise + b'\n{"b": 2}\n{"unfinished": 3}')
+    assert found == [{"a": 1}, {"b": 2}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 LABEL_FILE = "labelmap.txt"
 CONVERSION_FILE = "conversion.json"
+
+#: Seconds that threads get to clean up after Ctrl-C. What they leave, the next run removes.
+STOP_PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -103,20 +106,23 @@ class Builder:
         self.store.sweep()
         self._key = load_or_create_key()
         done: list[ModelBuild] = []
-        with ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="model") as pool:
-            tasks: dict[Future[ModelBuild], str] = {
-                pool.submit(self._one, recipes[name], variants, archive): name for name in models
-            }
-            try:
-                for task in as_completed(tasks):
-                    done.append(self._outcome(task, tasks[task]))
-            except BaseException:
-                # Ctrl-C: stop what runs, begin nothing new, let the threads clean up.
-                self._stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                if self._engine is not None:
-                    self._engine.stop_all()
-                raise
+        pool = ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="model")
+        tasks: dict[Future[ModelBuild], str] = {
+            pool.submit(self._one, recipes[name], variants, archive): name for name in models
+        }
+        try:
+            for task in as_completed(tasks):
+                done.append(self._outcome(task, tasks[task]))
+        except BaseException:
+            # Ctrl-C: stop what runs, begin nothing new, give the threads a moment to clean up. One
+            # that is deep in an image build does not notice; the process ends without it.
+            self._stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            if self._engine is not None:
+                self._engine.stop_all()
+            wait(tasks, timeout=STOP_PATIENCE)
+            raise
+        pool.shutdown()
         return sorted(done, key=lambda item: models.index(item.model))
 
     def _tell(self, event: str, **fields: Any) -> None:
@@ -140,9 +146,7 @@ class Builder:
         return result
 
     def _one(self, path: Path, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
-        recipe = load(
-            path, self.project.models if path.is_relative_to(self.project.models) else None
-        )
+        recipe = load(path, self.models)
         locked = locked_image(self.project.docker, recipe.image)
         code = tree_digest(self.project.stages)
         acquired = acquire(

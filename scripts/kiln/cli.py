@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -36,6 +37,12 @@ def main() -> None:
             code = cli.main(standalone_mode=False)
     except KilnError as error:
         _complain(error, json_wanted)
+        if isinstance(error, CancelledError):
+            # A thread that is deep in an image build would keep the interpreter waiting; closing
+            # its connection is what makes the engine stop that build.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)

@@ -80,6 +80,10 @@ test: dev lint ## everything CI runs; without an engine the integration tests ar
 	@scripts/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
 	@$(VENV)/bin/pytest -q
 
+.PHONY: picture
+picture: dev ## draw docs/detections.png from the sample's artefacts in dist/
+	@$(VENV)/bin/python scripts/picture.py --dist $(DIST)
+
 .PHONY: cpu-check
 cpu-check: env engine ## the sample's bytes natively and on two emulated CPUs
 	@$(VENV)/bin/python scripts/cpu_check.py

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,7 @@ from kiln.errors import (
 )
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
-from kiln.limits import Limits
+from kiln.limits import STAGE_UID, Limits
 from kiln.plan import Plan, make_plan
 from kiln.project import Project
 from kiln.recipe import VARIANTS, Recipe, Variant, discover, load
@@ -137,7 +137,7 @@ class Check:
         """What numpy sees of ``machine`` in a container: ``cores``, ``features``.
 
         Raises:
-            StageFailedError: the interpreter does not start there.
+            StageFailedError: the interpreter does not start there, or TensorFlow could not.
         """
         said = bytearray()
         outcome = machine.engine.run(
@@ -147,7 +147,7 @@ class Check:
             environment={},
             limits=Limits(timeout=60),
             on_stdout=said.extend,
-            user="65534:65534",
+            user="0:0" if machine.engine.rootless else f"{STAGE_UID}:{STAGE_UID}",
         )
         try:
             told: dict[str, Any] = json.loads(said)
@@ -155,8 +155,13 @@ class Check:
             raise StageFailedError(
                 f"Python does not start on {machine.name} (code {outcome.exit_code}): "
                 f"{outcome.log.strip()[-300:]}",
-                "Name another processor with --cpu; TensorFlow needs AVX.",
+                "Name another processor with --cpu.",
             ) from error
+        if "AVX" not in told["features"]:
+            raise StageFailedError(
+                f"{machine.name} has no AVX, and TensorFlow's wheels do not start without it.",
+                "Name another processor with --cpu; qemu emulates AVX from version 7.2 on.",
+            )
         self.report("processor", machine=machine.name, **told)
         telling = [name for name in _TELLING if name in told["features"]]
         self.report(
@@ -175,13 +180,15 @@ class Check:
                 for machine in machines
             ]
             try:
-                return Verdict(plan, [task.result() for task in tasks], control)
+                for task in as_completed(tasks):
+                    task.result()
             except BaseException:
                 # Ctrl-C, or one failed: the others would only keep the user waiting.
                 pool.shutdown(wait=False, cancel_futures=True)
                 for machine in machines:
                     machine.engine.stop_all()
                 raise
+        return Verdict(plan, [task.result() for task in tasks], control)
 
     def _run(self, machine: Machine, plan: Plan, recipe: Recipe, image: str, control: bool) -> Run:
         def on_event(event: str, **fields: Any) -> None:
@@ -289,7 +296,14 @@ def check_all(
     machines = check.machines(cpus)
     verdicts, probed = [], set()
     for recipe, variants in recipes:
-        acquired = acquire(recipe, check.store, on_note=lambda m: check.report("note", message=m))
+        acquired = acquire(
+            recipe,
+            check.store,
+            on_progress=lambda name, done, total: check.report(
+                "download", name=name, done=done, total=total
+            ),
+            on_note=lambda message: check.report("note", message=message),
+        )
         locked = locked_image(check.project.docker, recipe.image)
         images = Images(check.project.docker, lambda: machines[0].engine, check.store, check.report)
         image = images.ensure(recipe.image).tag
@@ -398,6 +412,18 @@ def command(
         for name, recipe in loaded.items()
         if (name in models if models else recipe.sample)
     ]
+    for recipe, left in chosen:
+        if recipe.profile == "seed":
+            raise UsageError(
+                f"Model {recipe.name!r} is made as the original recipe made it, so its bytes do "
+                "depend on the processor.",
+                "Name another model.",
+            )
+        if not left:
+            raise UsageError(
+                f"Model {recipe.name!r} has none of the variants asked for.",
+                f"It has: {', '.join(recipe.variants)}.",
+            )
     store = Store(Store.default_root())
     store.sweep()
     with store.scratch() as scratch:
@@ -433,7 +459,9 @@ def main() -> None:
         about = {"kind": error.kind, "message": error.message, "remedy": error.remedy}
         JsonReporter().event("error", exit_code=error.exit_code, **about)
     else:
-        print(f"cpu-check: {error.message}\n           {error.remedy}", file=sys.stderr)
+        print(f"cpu-check: {error.message}", file=sys.stderr)
+        if error.remedy:
+            print(f"           {error.remedy}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 

@@ -112,7 +112,7 @@ def facts_as_params(step: Step, out_root: Path) -> dict[str, Any]:
         try:
             result = json.loads((out_root / source / "result.json").read_text(encoding="utf-8"))
             params[name] = result["facts"][fact]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _bad(f"stage {source!r} has not reported the fact {fact!r}") from error
     return params
 

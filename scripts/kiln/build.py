@@ -83,6 +83,8 @@ class Builder:
 
                 self._engine = Engine.find()
                 self._engine.sweep()
+            # After it is set: whoever stops us either sees the engine, or we see the stop.
+            self._check_stop()
             return self._engine
 
     def build(
@@ -112,7 +114,7 @@ class Builder:
         }
         try:
             for task in as_completed(tasks):
-                done.append(self._outcome(task, tasks[task]))
+                done.append(self._outcome(task, tasks[task], tell=len(models) > 1))
         except BaseException:
             # Ctrl-C: stop what runs, begin nothing new, give the threads a moment to clean up. One
             # that is deep in an image build does not notice; the process ends without it.
@@ -120,7 +122,8 @@ class Builder:
             pool.shutdown(wait=False, cancel_futures=True)
             if self._engine is not None:
                 self._engine.stop_all()
-            wait(tasks, timeout=STOP_PATIENCE)
+            # (A model that was not begun never ends: wait() would sit its time out for it.)
+            wait([task for task in tasks if not task.cancelled()], timeout=STOP_PATIENCE)
             raise
         pool.shutdown()
         return sorted(done, key=lambda item: models.index(item.model))
@@ -134,15 +137,20 @@ class Builder:
         if self._stop.is_set():
             raise CancelledError("Stopped.")
 
-    def _outcome(self, task: Future[ModelBuild], name: str) -> ModelBuild:
+    def _outcome(self, task: Future[ModelBuild], name: str, *, tell: bool) -> ModelBuild:
         try:
             result = task.result()
             self.on_event("model", model=name, state="done")
         except KilnError as error:
             result = ModelBuild(name, error=error)
-            self.on_event(
-                "failed", model=name, kind=error.kind, message=error.message, remedy=error.remedy
-            )
+            if tell:  # an only model's failure is the whole build's, and told as such
+                self.on_event(
+                    "failed",
+                    model=name,
+                    kind=error.kind,
+                    message=error.message,
+                    remedy=error.remedy,
+                )
         return result
 
     def _one(self, path: Path, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:

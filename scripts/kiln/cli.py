@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln import __version__
-from kiln.errors import CancelledError, KilnError, UsageError
+from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def main() -> None:
     try:
         with _guard():
             # Not standalone, click returns the code of a `click.exceptions.Exit`.
-            code = cli.main(standalone_mode=False)
+            code = cli.main(prog_name="kiln", standalone_mode=False)
     except KilnError as error:
         _complain(error, json_wanted)
         if isinstance(error, CancelledError):
@@ -115,14 +117,22 @@ def _reporter(as_json: bool) -> JsonReporter | TextReporter:
     return JsonReporter() if as_json else TextReporter()
 
 
-@cli.command()
+@cli.command(short_help="Convert models and publish them, signed.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--variant", "variants", multiple=True, help="Only this variant; may be repeated.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="VARIANT",
+    help="Only float32, float16, dynamic or int8; may be repeated.",
+)
 @click.option("--samples", is_flag=True, help="Only the embedded samples.")
 @click.option(
     "--archive", type=click.Path(path_type=Path), help="The model's archive, already downloaded."
 )
-@click.option("--jobs", type=click.IntRange(1, 64), default=1, help="Models at a time [1].")
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=1, metavar="N", help="Models at a time [1]."
+)
 @click.option("--models-dir", type=click.Path(path_type=Path), help="Where recipes are [models/].")
 @click.option("--keep-failed", is_flag=True, help="Leave containers behind for a look inside.")
 @_dist
@@ -140,6 +150,7 @@ def build(
 ) -> None:
     """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
     from kiln.build import Builder, failure_of
+    from kiln.keys import KEY_VARIABLE, default_key_path
     from kiln.recipe import VARIANTS, discover, load
 
     project = _project()
@@ -156,6 +167,7 @@ def build(
         )
     if not chosen:
         raise UsageError(f"No recipe in {folder} fits.", "`kiln models` lists them.")
+    new_key = not os.environ.get(KEY_VARIABLE) and not default_key_path().exists()
     start = time.monotonic()
     target = (dist or project.root / "dist").absolute()
     with _reporter(as_json) as reporter:
@@ -187,11 +199,22 @@ def build(
         if rows:
             print(table(["model", "variant", "bytes", "sha256", ""], rows))
             ran = sum(item.stages_run for item in builds)
-            print(f"\n{len(rows)} signed artefacts in {target} ({ran} stages run, "
-                  f"{time.monotonic() - start:.1f} s). Check them with: kiln verify")  # fmt: skip
+            count = f"{len(rows)} signed artefact{'' if len(rows) == 1 else 's'}"
+            print(f"\n{count} in {target} ({ran} stages run, {time.monotonic() - start:.1f} s).")
+            if new_key and default_key_path().exists():
+                print(f"Signed with a key made just now: {default_key_path()}")
+            where = "" if dist is None else f" {shlex.quote(str(dist))}"
+            print(f"Check them with: {_myself()} verify{where}")
     error = failure_of(builds)
     if error is not None:
         raise error
+
+
+def _myself() -> str:
+    """What to type to run this program again: a virtual environment need not be on the PATH."""
+    given = sys.argv[0]
+    at_hand = Path(given).name != "kiln" or shutil.which("kiln") == given
+    return "kiln" if at_hand else shlex.quote(given)
 
 
 def _known(what: str, given: tuple[str, ...], known: Any) -> None:
@@ -214,8 +237,13 @@ def models(as_json: bool) -> None:
 
     project = _project()
     rows = []
+    broken: list[KilnError] = []
     for name, path in discover(project.models).items():
-        recipe = load(path, project.models)
+        try:
+            recipe = load(path, project.models)
+        except RecipeError as error:  # it must not hide the others
+            broken.append(error)
+            continue
         kind = "sample" if recipe.sample else recipe.profile
         how = [recipe.architecture, recipe.image, recipe.source.kind]
         row = [name, *how, ", ".join(recipe.variants), kind]
@@ -225,6 +253,8 @@ def models(as_json: bool) -> None:
             JsonReporter().event("model", **dict(zip(keys, row, strict=True)))
     if not as_json:
         print(table(["model", "architecture", "image", "source", "variants", "kind"], rows))
+    if broken:
+        raise RecipeError("\n".join(error.message for error in broken), broken[0].remedy)
 
 
 @cli.group()
@@ -259,7 +289,7 @@ def _image_names(project: Project, names: tuple[str, ...]) -> list[str]:
     return [name for name in known if not names or name in names]
 
 
-@images.command("build")
+@images.command("build", short_help="Build and seal images, and check them.")
 @click.argument("names", nargs=-1, metavar="[IMAGE]...")
 @click.option("--update-lock", is_flag=True, help="Record the identity in docker/images.lock.")
 @click.option("--force", is_flag=True, help="Build even where the engine holds the locked image.")
@@ -278,7 +308,7 @@ def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json
             project_images.check(built, locked_image(project_images.docker_dir, name))
 
 
-@images.command("verify")
+@images.command("verify", short_help="Rebuild images and compare every file.")
 @click.argument("names", nargs=-1, metavar="[IMAGE]...")
 @_json
 def images_verify(names: tuple[str, ...], as_json: bool) -> None:
@@ -300,7 +330,7 @@ def images_verify(names: tuple[str, ...], as_json: bool) -> None:
         print(table(["image", "identity (rebuilt = locked)", "build"], rows))
 
 
-@images.command("list")
+@images.command("list", short_help="List the locked images.")
 @_json
 def images_list(as_json: bool) -> None:
     """List the locked images and whether the engine holds them."""
@@ -319,13 +349,11 @@ def images_list(as_json: bool) -> None:
         print(table(["image", "tag", "size", "state"], rows))
 
 
-@images.command("context")
+@images.command("context", short_help="Lay out contexts for docker compose.")
 @click.argument("names", nargs=-1, metavar="[IMAGE]...")
 @_json
 def images_context(names: tuple[str, ...], as_json: bool) -> None:
     """Lay out build contexts in .kiln/context/ for `docker compose build`."""
-    import shutil
-
     from kiln.images import definition as definitions
 
     project = _project()
@@ -346,7 +374,7 @@ def images_context(names: tuple[str, ...], as_json: bool) -> None:
             reporter.event("note", message=f"{name}: context in {folder}")
 
 
-@cli.command()
+@cli.command(short_help="Check a release: signatures, sums, file lists.")
 @click.argument("dist", required=False, type=click.Path(path_type=Path))
 @click.option("--key", type=click.Path(path_type=Path), help="Trusted public key [your own].")
 @_json
@@ -372,7 +400,7 @@ def verify(dist: Path | None, key: Path | None, as_json: bool) -> None:
     print(f"\nAll good: {signed}, nothing changed, missing or added.")
 
 
-@cli.command()
+@cli.command(short_help="Say what is fine, what is not, and what to do.")
 @_json
 def doctor(as_json: bool) -> None:
     """Say what kiln needs, what is fine, what is not, and what to do about it."""
@@ -394,7 +422,7 @@ def doctor(as_json: bool) -> None:
         raise click.exceptions.Exit(worst.exit_code)
 
 
-@cli.command()
+@cli.command(short_help="Remove what killed runs left behind.")
 @click.option("--store", "empty_store", is_flag=True, help="Also forget every download and result.")
 @click.option("--images", "drop_images", is_flag=True, help="Also remove the sealed images.")
 @_json

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kiln.engine import Engine
 from kiln.errors import SourceUnavailableError, UsageError
-from kiln.files import copy_file, write_atomic
+from kiln.files import copy_file, remove, write_atomic
 from kiln.limits import Limits, Outcome
 from kiln.store import Store
 
@@ -38,6 +38,7 @@ _REMEDY = (
     "Install it (`apt-get install qemu-user-static` on Debian and Ubuntu), or put a statically "
     "linked qemu-x86_64 on the PATH."
 )
+_CPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+=-]*")
 _ONE_CORE = (
     "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     "os.execv(sys.argv[1], sys.argv[1:])"
@@ -156,20 +157,21 @@ def emulated(engine: Engine, emulator: Emulator, cpu: str, folder: Path) -> Engi
     Raises:
         UsageError: the emulator has no such processor.
     """
-    said = subprocess.run(
-        # Itself is the only program at hand that runs anywhere without libraries.
-        [emulator.program, "-cpu", cpu, emulator.program, "--version"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if said.returncode or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,+=-]*", cpu):
+    _open_folder(folder)
+    qemu = folder / "qemu"
+    # A copy: what the store holds is not executable.
+    copy_file(emulator.program, qemu, 0o755)
+    # Itself is the one program at hand that needs no libraries.
+    trial: list[str | Path] = [qemu, "-cpu", cpu, qemu, "--version"]
+    if (
+        not _CPU.fullmatch(cpu)
+        or subprocess.run(trial, capture_output=True, check=False).returncode
+    ):
+        remove(folder)
         raise UsageError(
             f"The emulator (version {emulator.version}) cannot emulate {cpu!r}.",
             "`qemu-x86_64 -cpu help` lists what it can.",
         )
-    folder.mkdir(mode=0o755)
-    copy_file(emulator.program, folder / "qemu", 0o755)
     start = f"exec {_PLACE}/qemu -cpu {cpu}"
     _script(folder / "python", f'{start} "$(command -v python)" "$@"')
     # The kernel would start a child of an emulated process on the real processor.
@@ -179,10 +181,15 @@ def emulated(engine: Engine, emulator: Emulator, cpu: str, folder: Path) -> Engi
 
 def one_core(engine: Engine, folder: Path) -> Engine:
     """``engine``, with every process kept on one core; ``folder`` as in :func:`emulated`."""
-    folder.mkdir(mode=0o755)
+    _open_folder(folder)
     # Children inherit the affinity.
     _script(folder / "python", f'exec python -c \'{_ONE_CORE}\' "$(command -v python)" "$@"')
     return _LaunchedEngine(engine, folder, 2)
+
+
+def _open_folder(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o755)  # the stage's user reads it, whatever our umask is
 
 
 def _script(path: Path, line: str) -> None:

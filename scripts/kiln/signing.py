@@ -13,7 +13,6 @@ import base64
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from kiln.digest import sha256_file
 from kiln.errors import StoreError, VerificationError
-from kiln.files import write_atomic
+from kiln.files import aside_of, write_atomic
 from kiln.keys import (
     SigningKey,
     canonical_public_pem,
@@ -97,10 +96,13 @@ def sign_folder(folder: Path, key: SigningKey) -> None:
     signer = signing.Config().use_elliptic_key_signer(
         private_key=key.private_path, password=key.password
     )
-    with tempfile.TemporaryDirectory(prefix="kiln-sign-") as scratch:
-        made = Path(scratch) / SIGNATURE_FILE
+    # Beside the folder and not in /tmp: what a killed process leaves there is swept.
+    made = aside_of(folder)
+    try:
         signer.set_hashing_config(what).sign(folder, made)
         data = made.read_bytes()
+    finally:
+        made.unlink(missing_ok=True)
     signed = read_signature(data, key.public_pem)
     if set(signed.digests) != set(listing.files) - {SIGNATURE_FILE}:
         raise StoreError(

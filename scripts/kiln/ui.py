@@ -137,7 +137,7 @@ class TextReporter:
             self._bar(model, f"{id}: {fields.get('message', '')}", share)
         elif state == "finished":
             peak = fields.get("peak_rss", 0) / 2**20
-            self._line(f"{model}: {id} in {fields['seconds']:.1f} s, {peak:.0f} MiB")
+            self._line(f"{model}: {id} in {fields['seconds']:.1f} s, peak {peak:.0f} MiB")
             self._bar(model, id)
         elif state == "started":
             self._bar(model, id)
@@ -154,7 +154,7 @@ class TextReporter:
         self._end_bar(model)
         self._line(f"FAILED {model}: {message}")
         if remedy:
-            self._line(f"       {' ' * len(model)}{remedy}")
+            self._line(f"       {remedy}")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

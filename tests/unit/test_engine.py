@@ -82,7 +82,7 @@ def test_every_address_tried_is_named_with_the_reason(
     assert error.exit_code == 20
 
 
-@pytest.mark.parametrize("address", ["nonsense://x", "unix://", "ssh://nobody@127.0.0.1:9", "tcp:"])
+@pytest.mark.parametrize("address", ["nonsense://x", "ssh://nobody@127.0.0.1:9", "tcp:"])
 def test_a_wrong_address_is_no_traceback(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     assert address in refused(monkeypatch, address).message
 

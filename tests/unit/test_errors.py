@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from stages.failures import KINDS, StageError
 
 from kiln import errors
 from kiln.errors import KilnError, StageFailedError, UsageError, error_for_kind
+from stages.failures import KINDS, StageError
 
 CLASSES = [
     cls

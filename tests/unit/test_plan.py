@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiln.errors import UsageError
-from kiln.plan import Fact, Files, Output, Plan, Sources, Step, make_plan
+from kiln.plan import Fact, Files, Output, Plan, Sources, Step, _Steps, make_plan
 from kiln.recipe import VARIANTS, Recipe, Variant, _tuples
 
 IMAGE = f"sha256:{'1' * 64}"
@@ -244,6 +244,26 @@ def test_any_other_checkpoint_means_other_keys(files: dict[str, str], label_map:
         "convert-int8",
         "annotate-int8",
     }
+
+
+def test_taking_another_fact_is_another_key() -> None:
+    """In today's plans a fact's stage is upstream by its files as well; keys do not rely on it."""
+
+    def key(**facts: Fact) -> str:
+        steps = _Steps(IMAGE, CODE)
+        for name in ("one", "two"):
+            steps.add(name, "export", {"name": name}, {})
+        steps.add("last", "annotate", {}, {}, facts)
+        return steps.steps["last"].key
+
+    keys = [
+        key(),
+        key(mean=Fact("one", "mean")),
+        key(mean=Fact("two", "mean")),
+        key(mean=Fact("one", "std")),
+        key(std=Fact("one", "mean")),
+    ]
+    assert len(set(keys)) == len(keys)
 
 
 # --- closure -----------------------------------------------------------------------------------

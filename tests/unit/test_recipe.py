@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+
 from kiln import recipe
 from kiln.digest import sha256_file
 from kiln.errors import RecipeError
-from pydantic import ValidationError
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 

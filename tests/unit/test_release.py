@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from kiln import keys, release, signing
 from kiln.errors import (
     DiskFullError,

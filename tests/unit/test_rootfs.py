@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
+import random
 import tarfile
 from pathlib import Path
 
@@ -20,7 +21,7 @@ PASSWD = b"root:*:0:0:root:/root:/bin/bash\nnobody:*:65534:65534::/nonexistent:/
 
 
 def tar_xz(entries: list[tuple[str, object]]) -> bytes:
-    """Files (bytes), folders (None), symbolic (str) and hard links (("link", target))."""
+    """Files (bytes), folders (None or a mode), symbolic (str) and hard links (("link", target))."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:xz") as tar:
         for name, what in entries:
@@ -30,8 +31,8 @@ def tar_xz(entries: list[tuple[str, object]]) -> bytes:
                 info.size, info.mode = len(what), 0o755 if "/bin/" in name else 0o644
                 tar.addfile(info, io.BytesIO(what))
                 continue
-            if what is None:
-                info.type, info.mode = tarfile.DIRTYPE, 0o755
+            if what is None or isinstance(what, int):
+                info.type, info.mode = tarfile.DIRTYPE, what or 0o755
             elif isinstance(what, str):
                 info.type, info.linkname = tarfile.SYMTYPE, what
             elif isinstance(what, tuple):
@@ -169,6 +170,15 @@ def test_the_order_of_packages_does_not_matter(tmp_path: Path, order: list[int])
     assert rootfs([debs[i] for i in order]) == rootfs(debs)
 
 
+def test_which_package_s_word_on_a_folder_counts_does_not_depend_on_order(tmp_path: Path) -> None:
+    closed = ("closed", [("./srv/", 0o700), ("./srv/closed", b"")])
+    opened = ("opened", [("./srv/", 0o755), ("./srv/opened", b"")])
+    debs = folder_of(tmp_path, BASE_PASSWD, closed, opened)
+    data = rootfs(debs)
+    assert data == rootfs(debs[::-1])
+    assert entries(data)["srv"].mode == 0o700  # the first by name
+
+
 def test_names_of_temporary_folders_do_not_matter(tmp_path: Path) -> None:
     one = rootfs(folder_of(tmp_path / "a", BASE_PASSWD, TOOL))
     two = rootfs(folder_of(tmp_path / "somewhere else", BASE_PASSWD, TOOL))
@@ -263,6 +273,16 @@ def test_a_damaged_package_is_named(tmp_path: Path, data: bytes) -> None:
     assert "kiln clean --store" in caught.value.remedy
 
 
+def test_damage_deep_inside_a_large_payload_is_found(tmp_path: Path) -> None:
+    noise = random.Random(7).randbytes(300_000)
+    data = bytearray(deb("large", [("./one", b"1"), ("./noise", noise), ("./two", b"2")]))
+    data[len(data) // 2] ^= 1
+    path = tmp_path / "large_1_all.deb"
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError, match=r"large_1_all\.deb is not a readable Debian package"):
+        rootfs([*folder_of(tmp_path, BASE_PASSWD), path])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(8, len(GOOD) - 1), st.integers(1, 255))
 def test_a_flipped_byte_never_ends_in_a_traceback(at: int, flip: int) -> None:
@@ -287,7 +307,10 @@ def test_the_payload_may_be_gzip_too(tmp_path: Path) -> None:
 
     members = [
         ("debian-binary", b"2.0\n"),
-        ("control.tar.gz", gzip.compress(lzma.decompress(tar_xz([("./control", b"Package: g\n")])))),
+        (
+            "control.tar.gz",
+            gzip.compress(lzma.decompress(tar_xz([("./control", b"Package: g\n")]))),
+        ),
         ("data.tar.gz", gzip.compress(lzma.decompress(tar_xz([("./g", b"g")])))),
     ]
     path = tmp_path / "g_1_all.deb"

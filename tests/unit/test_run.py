@@ -187,7 +187,7 @@ def test_a_first_run_is_one_container_with_everything(tmp_path: Path) -> None:
     assert int8["params"] == {"variant": "int8"}
     assert int8["params_from"] == {"normalization": {"from": "export", "fact": "normalization"}}
     assert (call["image"], call["limits"]) == ("toy:1", Limits(memory=3 << 30, timeout=90))
-    assert {place: mode for place, mode in call["mounts"].values()} == {
+    assert dict(call["mounts"].values()) == {
         "/kiln/stages": "ro",
         "/in": "ro",
         "/out": "rw",

@@ -103,7 +103,7 @@ TREE = [
 ]
 
 
-# --- the archive is one that engines load --------------------------------------------------------
+# --- the archive is one that engines load ------------------------------------------------------
 
 
 def test_the_archive_holds_what_it_says() -> None:
@@ -153,7 +153,7 @@ def test_long_names_and_targets_survive() -> None:
     assert found["short"].linkname == f"{deep}/file"
 
 
-# --- one identity, however it was exported -------------------------------------------------------
+# --- one identity, however it was exported -----------------------------------------------------
 
 
 @given(st.permutations(TREE))
@@ -230,7 +230,7 @@ def test_what_an_image_is_does_matter(change: tuple[tarfile.TarInfo, bytes]) -> 
     ]
 
 
-# --- hard links ----------------------------------------------------------------------------------
+# --- hard links --------------------------------------------------------------------------------
 
 
 @given(st.permutations(["m/one", "z", "a/two", "m/three"]))
@@ -250,7 +250,7 @@ def test_a_hard_link_to_nothing_is_a_broken_export() -> None:
         seal(export(link("bin/x", "bin/gone")))
 
 
-# --- broken exports ------------------------------------------------------------------------------
+# --- broken exports ----------------------------------------------------------------------------
 
 WHOLE = export(*TREE, entry("zz", b"Z" * 2000))
 END = len(WHOLE.rstrip(b"\0"))
@@ -302,7 +302,7 @@ def test_nothing_is_sealed_before_the_archive_is_complete() -> None:
     assert sealer.sealed is None
 
 
-# --- contents lists --------------------------------------------------------------------------------
+# --- contents lists ----------------------------------------------------------------------------
 
 facts = st.builds(
     FileFact,
@@ -337,8 +337,7 @@ def test_compare_says_what_differs() -> None:
     assert compare([a, gone], [a, gone]) == []
     assert compare([a, gone], [new, other]) == [
         "/a: missing",
-        "/bin/x: kind f -> h, mode 755 -> 644, owner 0:0 -> 1:0, size 10 -> 0, "
-        "content aa -> bin/y",
+        "/bin/x: kind f -> h, mode 755 -> 644, owner 0:0 -> 1:0, size 10 -> 0, content aa -> bin/y",
         "/z: added (3 bytes)",
     ]
 

@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from kiln import keys, signing
 from kiln.errors import StoreError, VerificationError
 from kiln.keys import SigningKey

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +74,13 @@ def test_json_lines_of_several_threads_stay_whole(capsys: pytest.CaptureFixture[
     ]
 
 
+def test_json_lines_are_out_before_anything_else_happens() -> None:
+    code = "import os; from kiln.ui import JsonReporter; JsonReporter().event('a'); os._exit(0)"
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2] / "scripts")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout == b'{"event": "a"}\n', done.stderr
+
+
 def test_text_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with TextReporter() as reporter:
         for name, fields in EVENTS:
@@ -86,10 +96,10 @@ def test_text_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[st
         "image base: Step 1/2 : FROM scratch",
         "image base: sealed as sha256:00",
         "m: export: warning: [red]odd[/]",
-        "m: export in 1.2 s, 3 MiB",
+        "m: export in 1.2 s, peak 3 MiB",
         "a note",
         "FAILED m: It broke.",
-        "        Mend it.",
+        "       Mend it.",
         "FAILED m: It broke.",
     ]
 
@@ -97,8 +107,6 @@ def test_text_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[st
 def test_text_on_a_terminal_has_bars_and_the_same_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     with TextReporter() as reporter:
@@ -113,8 +121,6 @@ def test_text_on_a_terminal_has_bars_and_the_same_lines(
 def test_bars_end_when_an_exception_passes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with pytest.raises(KeyboardInterrupt), TextReporter() as reporter:
         reporter.event("download", name="a", done=1, total=2)

@@ -95,7 +95,9 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
         def _images(self, filters: dict[str, Any]) -> list[str]:
             found = []
             for name, item in engine.images.items():
-                labels = all(label in item["Config"]["Labels"] for label in filters.get("label", ()))
+                labels = all(
+                    label in item["Config"]["Labels"] for label in filters.get("label", ())
+                )
                 prefixes = tuple(text.rstrip("*") for text in filters.get("reference", ()))
                 named = not prefixes or any(tag.startswith(prefixes) for tag in item["RepoTags"])
                 if labels and named:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kiln.archive import unpack
 from kiln.digest import git_blob_sha1_file, sha256_file
 from kiln.errors import (
+    ArchiveError,
     CheckpointError,
     DigestMismatchError,
     ImageSetError,
@@ -149,7 +151,8 @@ def _archive_files(
     if archive is not None:
         if not archive.is_file():
             raise UsageError(f"There is no file {archive}.", "Check the path given to --archive.")
-        digest = store.add_file(archive, expect=trusted)
+        with _first_use_holds(recipe, source, trusted):
+            digest = store.add_file(archive, expect=trusted)
     elif trusted and store.has(trusted):
         digest = trusted
     else:
@@ -159,7 +162,8 @@ def _archive_files(
             urls=(source.url, *source.mirrors), size=None, sha256=trusted, name=recipe.name
         )
         try:
-            digest = fetch([download], store, on_progress=on_progress)[recipe.name]
+            with _first_use_holds(recipe, source, trusted):
+                digest = fetch([download], store, on_progress=on_progress)[recipe.name]
         except SourceUnavailableError as error:
             error.remedy = (
                 f"Get {source.url} by other means and run "
@@ -185,6 +189,26 @@ def _archive_files(
     return files, record
 
 
+@contextlib.contextmanager
+def _first_use_holds(recipe: Recipe, source: ArchiveSource, trusted: str | None) -> Iterator[None]:
+    """Say of another archive than the one first used how to accept it: there is no pin to change.
+
+    Raises:
+        DigestMismatchError: the body met one.
+    """
+    try:
+        yield
+    except DigestMismatchError as error:
+        if source.sha256 or trusted is None:
+            raise
+        raise DigestMismatchError(
+            f"The archive of {recipe.name!r} is not the one that was first used here: "
+            f"{error.message}",
+            "If its publisher changed it and you trust the new one, pin that in the recipe, in "
+            "[source], with its sha256.",
+        ) from error
+
+
 def _unpack_and_verify(
     recipe: Recipe, source: ArchiveSource, store: Store, digest: str
 ) -> dict[str, str]:
@@ -197,7 +221,12 @@ def _unpack_and_verify(
                 "Download it again. For a model of your own, write a recipe of its own.",
             )
         with store.scratch() as scratch:
-            unpack(path, scratch / "tree", root=source.root)
+            try:
+                unpack(path, scratch / "tree", root=source.root)
+            except ArchiveError as error:
+                # In the store it is called by its digest, which nobody would recognise.
+                told = error.message.replace(path.name, f"The archive of {recipe.name!r}")
+                raise ArchiveError(told, error.remedy) from error
             blobs = store.add_tree(scratch / "tree" / source.root)
     except BaseException:
         store.discard(digest)

@@ -1,0 +1,326 @@
+"""What the integration tests share: running kiln as a user does, and stages as kiln does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kiln.digest import key_of, tree_digest
+from kiln.engine import OWNER_LABEL, Engine
+from kiln.images.lock import Locked
+from kiln.plan import Files, Output, Plan, Step
+from kiln.recipe import Recipe
+from kiln.run import Runner
+from kiln.store import StageResult, Store
+
+ROOT = Path(__file__).resolve().parents[2]
+EXTRA_STAGES = Path(__file__).parent / "extra_stages"
+SAMPLE = "ssd_mobilenet_v2_oidv4"
+VARIANTS = ("dynamic", "float32", "float16", "int8")
+
+
+# --- kiln as a command -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A kiln process that has ended; ``seconds`` of wall time."""
+
+    code: int
+    out: str
+    err: str
+    pid: int
+    seconds: float
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What ``--json`` printed."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def ok(self) -> Ended:
+        """This, after making sure that it succeeded."""
+        assert self.code == 0, f"exit code {self.code}\n{self.out}\n{self.err}"
+        return self
+
+    def refused(self, code: int, *words: str) -> str:
+        """The message of a failure: exit ``code``, told once, holding ``words``, no traceback."""
+        assert self.code == code, f"exit code {self.code}, not {code}\n{self.out}\n{self.err}"
+        assert "Traceback" not in self.err + self.out, self.err
+        told = [line for line in self.err.splitlines() if line.startswith("kiln: ")]
+        assert len(told) == 1, self.err
+        message = self.err[self.err.index("kiln: ") :]
+        reason = told[0].removeprefix("kiln: ")
+        assert self.err.count(reason) == 1, f"told more than once:\n{self.err}"
+        for word in words:
+            assert word in message, f"{word!r} is not in:\n{message}"
+        assert len(message.strip().splitlines()) >= 2, f"no remedy:\n{message}"
+        return message
+
+
+@dataclass(frozen=True)
+class Kiln:
+    """The command with a checkout, a store, a dist folder and a home of its own.
+
+    Args:
+        prefix: put before the command (another user, another clock).
+        umask: of the process; -1 leaves it.
+    """
+
+    project: Path
+    store: Path
+    dist: Path
+    home: Path
+    engine: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+    umask: int = -1
+
+    def environment(self) -> dict[str, str]:
+        """Ours without its own settings, with this command's."""
+        base = {k: v for k, v in os.environ.items() if not k.startswith("KILN_")}
+        for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+            base.pop(name, None)
+        return {
+            **base,
+            "HOME": str(self.home),
+            "PYTHONPATH": str(ROOT / "scripts"),
+            "DOCKER_HOST": self.engine,
+            "KILN_PROJECT": str(self.project),
+            "KILN_STORE": str(self.store),
+            **self.env,
+        }
+
+    def but(self, **changes: Any) -> Kiln:
+        """The same command with some of its fields changed."""
+        return replace(self, **changes)
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Start it with pipes; the caller ends it."""
+        command = [*self.prefix, sys.executable, "-m", "kiln.cli", *map(str, arguments)]
+        if arguments[0] == "build":
+            command += ["--dist", str(self.dist)]
+        return subprocess.Popen(
+            command,
+            env=self.environment(),
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            umask=self.umask,
+        )
+
+    def __call__(self, *arguments: str | Path, timeout: float = 300) -> Ended:
+        """Run it to its end."""
+        begin = time.monotonic()
+        with self.start(*arguments) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
+        return Ended(process.returncode, out, err, process.pid, time.monotonic() - begin)
+
+    def leftovers(self) -> list[str]:
+        """What is half-made in store or dist, or damaged; empty when all is well."""
+        found = []
+        if self.store.exists():
+            store = Store(self.store)
+            found += [str(path) for path in store.tmp.iterdir()]
+            found += [str(path) for path in self.store.rglob(".*.aside")]
+            found += [f"damaged blob {digest}" for digest in store.verify()]
+            for path in (self.store / "results").glob("*.json"):
+                if store.get_result(path.stem) is None:
+                    found.append(f"half a result {path}")
+        if self.dist.exists():
+            found += [str(path) for path in self.dist.rglob(".*")]
+        return found
+
+    def published(self) -> list[str]:
+        """Names of everything below dist."""
+        if not self.dist.exists():
+            return []
+        return sorted(str(p.relative_to(self.dist)) for p in self.dist.rglob("*") if p.is_file())
+
+
+@dataclass
+class Running:
+    """A build under way whose ``--json`` events are read as they come."""
+
+    process: subprocess.Popen[str]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    _news: threading.Condition = field(default_factory=threading.Condition)
+    _closed: bool = False
+    _err: list[str] = field(default_factory=list)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.events.append(json.loads(line))
+                self._news.notify_all()
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
+    def _read_err(self) -> None:
+        assert self.process.stderr is not None
+        self._err.append(self.process.stderr.read())
+
+    def wait_for(self, timeout: float = 120, **wanted: Any) -> dict[str, Any]:
+        """The first event with these fields; an error if the process ends without it."""
+
+        def fitting() -> dict[str, Any] | None:
+            for event in self.events:
+                if all(event.get(name) == value for name, value in wanted.items()):
+                    return event
+            return None
+
+        with self._news:
+            self._news.wait_for(lambda: self._closed or fitting() is not None, timeout)
+            event = fitting()
+        assert event is not None, f"no event {wanted} in {self.events}; {self._err}"
+        return event
+
+    def end(self, timeout: float = 60) -> Ended:
+        """Wait for the process and read the rest of what it says."""
+        begin = time.monotonic()
+        code = self.process.wait(timeout)
+        seconds = time.monotonic() - begin
+        for thread in self._threads:
+            thread.join(10)
+        out = "".join(json.dumps(event) + "\n" for event in self.events)
+        return Ended(code, out, "".join(self._err), self.process.pid, seconds)
+
+
+@contextmanager
+def running(kiln: Kiln, *arguments: str | Path) -> Iterator[Running]:
+    """A build with ``--json`` under way; killed at the end if it still is."""
+    with kiln.start(*arguments, "--json") as process:
+        build = Running(process)
+        for target in (build._read, build._read_err):
+            thread = threading.Thread(target=target, daemon=True)
+            thread.start()
+            build._threads.append(thread)
+        try:
+            yield build
+        finally:
+            process.kill()
+            process.wait()
+
+
+def containers_of(engine: Engine, pid: int, *, all: bool = True) -> list[Any]:
+    """The containers that the kiln process ``pid`` of this machine made and did not remove."""
+    found = engine.client.containers.list(
+        all=all, filters={"label": OWNER_LABEL}, ignore_removed=True
+    )
+    return [item for item in found if item.labels[OWNER_LABEL].startswith(f"{pid}-")]
+
+
+def wait_until(what: Callable[[], Any], timeout: float, pause: float = 0.05) -> Any:
+    """Wait until ``what()`` is true and return it; an error after ``timeout`` seconds."""
+    until = time.monotonic() + timeout
+    while not (value := what()):
+        assert time.monotonic() < until, f"nothing after {timeout} s"
+        time.sleep(pause)
+    return value
+
+
+# --- stages through kiln's own runner --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A stage to run: inputs are paths on the host, or ``(id, path)`` of an earlier stage."""
+
+    id: str
+    stage: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Path | tuple[str, str]]
+
+
+@dataclass
+class Stages:
+    """Runs stages in a sealed image the way a build does, results kept in the store.
+
+    Args:
+        code: the folder of stage code; the tests' own stages are in it as well.
+        recipe: any recipe; its limits are used.
+    """
+
+    engine: Engine
+    store: Store
+    image: Locked
+    code: Path
+    recipe: Recipe
+
+    def run(self, *wanted: Wanted) -> dict[str, StageResult]:
+        """The results by id; all of it in one container."""
+        code = tree_digest(self.code)
+        steps: dict[str, Step] = {}
+        for item in wanted:
+            inputs: dict[str, Files | Output] = {}
+            described: dict[str, Any] = {}
+            for name, source in item.inputs.items():
+                if isinstance(source, tuple):
+                    inputs[name] = Output(*source)
+                    described[name] = [steps[source[0]].key, source[1]]
+                else:
+                    inputs[name] = Files(self._taken(source))
+                    described[name] = self._taken(source)
+            key = key_of(
+                {
+                    "test": [self.image.identity, code, item.stage],
+                    "params": dict(item.params),
+                    "inputs": described,
+                }
+            )
+            steps[item.id] = Step(item.id, item.stage, dict(item.params), inputs, {}, key)
+        plan = Plan("integration", "odapi", tuple(steps.values()), {name: name for name in steps})
+        runner = Runner(lambda: self.engine, self.store, self.code, lambda *_, **__: None)
+        return runner.run(plan, self.recipe, lambda: self.image.tag)
+
+    def json(self, result: StageResult, name: str) -> Any:
+        """A JSON file of a result."""
+        return json.loads(self.store.path(result.files[name].sha256).read_text("utf-8"))
+
+    def _taken(self, path: Path) -> dict[str, str]:
+        if path.is_file():
+            return {"": self.store.add_file(path)}
+        return {
+            str(file.relative_to(path)): self.store.add_file(file)
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+        }
+
+
+# --- small things ----------------------------------------------------------------------------
+
+
+def iou(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes, [ymin, xmin, ymax, xmax]."""
+    height = min(one[2], other[2]) - max(one[0], other[0])
+    width = min(one[3], other[3]) - max(one[1], other[1])
+    if height <= 0 or width <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return height * width / (sum(areas) - height * width)
+
+
+def copy_project(target: Path, source: Path = ROOT) -> Path:
+    """The parts of the checkout that kiln reads, so that edits during a run change nothing."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in ("docker", "models"):
+        shutil.copytree(source / name, target / name, ignore=ignore)
+    return target

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_project import SEALED, add_recipe, make_project
+
+from kiln.build import Builder, ModelBuild, conversion_record, failure_of
+from kiln.errors import (
+    ArchiveError,
+    CancelledError,
+    EngineUnavailableError,
+    PartialBuildError,
+    SourceUnavailableError,
+    UsageError,
+)
+from kiln.keys import SigningKey
+from kiln.plan import Sources, make_plan
+from kiln.recipe import discover, load
+from kiln.sources.model import Acquired
+from kiln.store import Blob, StageResult, Store
+
+FAILED = ModelBuild("bad", error=ArchiveError("Broken.", "Mend it."))
+GOOD = ModelBuild("good")
+
+
+def test_all_well_is_no_error() -> None:
+    assert failure_of([]) is None
+    assert failure_of([GOOD, GOOD]) is None
+
+
+def test_the_only_model_s_failure_is_the_build_s() -> None:
+    assert failure_of([FAILED]) is FAILED.error
+
+
+@pytest.mark.parametrize(
+    ("builds", "words"),
+    [
+        ([GOOD, FAILED], "1 of 2 models could not be built: bad."),
+        ([FAILED, ModelBuild("worse", error=UsageError("No."))], "2 of 2 models could not be"),
+    ],
+)
+def test_several_models_end_in_a_partial_build(builds: list[ModelBuild], words: str) -> None:
+    error = failure_of(builds)
+    assert isinstance(error, PartialBuildError)
+    assert error.exit_code == 50
+    assert words in error.message
+
+
+# --- a builder without an engine ---------------------------------------------------------------
+
+
+@pytest.fixture
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No engine, and a signing key of the test's own."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("KILN_SIGNING_KEY", raising=False)
+    return tmp_path
+
+
+def archive(path: Path) -> str:
+    """A small archive in the zoo's layout; returns its address."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name in ("pipeline.config", "checkpoint/ckpt-0.index", "checkpoint/ckpt-0.data"):
+            info = tarfile.TarInfo(f"toy/{name}")
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+    return path.as_uri()
+
+
+def make_builder(root: Path) -> tuple[Builder, list[dict[str, Any]]]:
+    project = make_project(root / "project")
+    events: list[dict[str, Any]] = []
+    builder = Builder(
+        project,
+        project.models,
+        Store(root / "store"),
+        root / "dist",
+        lambda event, **fields: events.append({"event": event, **fields}),
+    )
+    return builder, events
+
+
+def test_each_model_fails_by_itself(private: Path) -> None:
+    builder, events = make_builder(private)
+    add_recipe(builder.project, "needs_engine", archive(private / "toy.tar.gz"))
+    add_recipe(builder.project, "no_source", (private / "nothing.tar.gz").as_uri())
+    broken = add_recipe(builder.project, "broken")
+    broken.write_text("schema = ")
+    recipes = discover(builder.project.models)
+    builds = builder.build(list(recipes), recipes, jobs=3)
+    assert [item.model for item in builds] == ["broken", "needs_engine", "no_source"]
+    kinds = {item.model: item.error.kind for item in builds if item.error}
+    assert kinds == {
+        "broken": "recipe",
+        "needs_engine": EngineUnavailableError.kind,
+        "no_source": SourceUnavailableError.kind,
+    }
+    told = {event["model"]: event["kind"] for event in events if event["event"] == "failed"}
+    assert told == kinds
+    assert list((builder.store.tmp).iterdir()) == []
+    assert not (private / "dist").exists() or not any((private / "dist").iterdir())
+
+
+def test_after_a_stop_busy_threads_find_out(private: Path) -> None:
+    builder, events = make_builder(private)
+    builder._tell("note", message="before")
+    builder._stop.set()
+    with pytest.raises(CancelledError):
+        builder._tell("note", message="after")
+    assert [event["message"] for event in events] == ["before"]
+
+
+def test_whoever_waits_for_another_kiln_can_be_stopped(private: Path) -> None:
+    """Two kilns build one model: the second waits for the first, but not for ever."""
+    builder, _ = make_builder(private)
+    path = add_recipe(builder.project, "toy", archive(private / "toy.tar.gz"))
+    builder._key = SigningKey(private, b"", "", None)  # not reached
+    raised: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            builder._one(path, (), None)
+        except BaseException as error:
+            raised.append(error)
+
+    with Store(builder.store.root).lock("model-toy"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        builder._stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert [type(error) for error in raised] == [CancelledError]
+
+
+def test_the_conversion_record_says_what_went_in(private: Path) -> None:
+    builder, _ = make_builder(private)
+    path = add_recipe(builder.project, "toy")
+    recipe = load(path, builder.project.models)
+    sources = Sources(checkpoint={"pipeline.config": "1" * 64}, label_map="2" * 64)
+    plan = make_plan(recipe, sources, ["float32"], image=SEALED.identity, code="3" * 64)
+    results = {
+        step.id: StageResult(step.key, step.stage, {"f": Blob("4" * 64, 5)}, {"fact": 6}, 7.5, 8)
+        for step in plan.steps
+    }
+    acquired = Acquired(sources, {"kind": "archive"})
+    record = conversion_record(recipe, path, acquired, plan, results, [], builder.project)
+    assert json.loads(json.dumps(record)) == record  # plain data
+    assert record["image"] == {
+        "name": "odapi",
+        "identity": SEALED.identity,
+        "layer": SEALED.layer,
+    }
+    assert record["source"] == {"kind": "archive"}
+    export = record["stages"]["export"]
+    assert export["key"] == plan.step("export").key
+    assert (export["facts"], export["seconds"], export["peak_rss"]) == ({"fact": 6}, 7.5, 8)
+    assert export["files"] == {"f": "4" * 64}
+    # Nothing of the machine it was made on.
+    assert str(private) not in json.dumps(record)
+    again = conversion_record(recipe, path, acquired, plan, results, [], builder.project)
+    assert again == record

@@ -1,0 +1,297 @@
+"""The documents against the program: whatever can be compared, is."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kiln import errors
+from kiln.cli import cli
+from kiln.errors import KilnError
+from kiln.recipe import Recipe, _models_in, _Part, load
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = DOCUMENTS[0].read_text("utf-8")
+PACKAGE = ROOT / "scripts" / "kiln"
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row in ``text``."""
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|") and not line.startswith("|--")
+    ]
+
+
+def table_of_exit_codes() -> str:
+    classes = sorted([KilnError, *KilnError.__subclasses__()], key=lambda cls: cls.exit_code)
+    lines = ["| Code | Kind | Meaning |", "|---|---|---|", "| 0 | | done |"]
+    for cls in classes:
+        if cls is KilnError or not cls.__module__.startswith("kiln.errors"):
+            continue
+        meaning = " ".join((cls.__doc__ or "").split()).replace("``", "`")
+        lines.append(f"| {cls.exit_code} | {cls.kind} | {meaning} |")
+    return "\n".join(lines)
+
+
+def test_exit_codes() -> None:
+    assert table_of_exit_codes() in README
+    assert len(rows(table_of_exit_codes())) > 20
+
+
+def help_blocks() -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = re.findall(
+        r"<!-- help: (kiln[ a-z]*) -->\n```\n(.*?)```\n", README, re.DOTALL
+    )
+    return found
+
+
+@pytest.mark.parametrize(("words", "shown"), help_blocks(), ids=[w for w, _ in help_blocks()])
+def test_help(words: str, shown: str) -> None:
+    assert shown == help_of(words)
+
+
+def help_of(words: str) -> str:
+    """What ``words --help`` prints on a terminal of 80 columns."""
+    arguments = [*words.split()[1:], "--help"]
+    ended = CliRunner().invoke(cli, arguments, prog_name="kiln", terminal_width=80)
+    assert ended.exit_code == 0
+    return ended.output
+
+
+def test_there_are_help_blocks() -> None:
+    assert {words for words, _ in help_blocks()} >= {"kiln", "kiln build"}
+
+
+def targets() -> set[str]:
+    text = (ROOT / "Makefile").read_text("utf-8")
+    return set(re.findall(r"^([a-z][a-z-]*):", text, re.MULTILINE))
+
+
+def commands_in(text: str) -> Iterator[str]:
+    """What stands in backquotes and in blocks of shell commands."""
+    yield from re.findall(r"`([^`\n]+)`", text)
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        yield from (line.partition("#")[0].strip() for line in block.splitlines())
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_exist(path: Path) -> None:
+    for line in commands_in(path.read_text("utf-8")):
+        words = line.split()
+        if words[:1] == ["make"]:
+            asked = {word for word in words[1:] if "=" not in word}
+            assert asked <= targets(), line
+        if words[:1] == ["kiln"]:
+            command: click.Command = cli
+            for word in words[1:]:
+                if not isinstance(command, click.Group) or word.startswith("-"):
+                    break
+                assert word in command.commands, line
+                command = command.commands[word]
+            options = {name for param in command.params for name in param.opts} | {"--help"}
+            assert {word for word in words if word.startswith("--")} <= options, line
+
+
+def test_makefile_says_what_each_target_is_for() -> None:
+    text = (ROOT / "Makefile").read_text("utf-8")
+    phony = set(re.findall(r"^\.PHONY: (\S+)", text, re.MULTILINE))
+    assert phony == targets()
+    for target in phony:
+        assert re.search(rf"^{target}:.*## \S", text, re.MULTILINE), target
+
+
+def anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, place = target.partition("#")
+        other = (path.parent / name).resolve() if name else path
+        assert other.exists(), target
+        if place:
+            text = other.read_text("utf-8")
+            assert place in {anchor(h) for h in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+def tables_of_recipe() -> set[type[_Part]]:
+    found: set[type[_Part]] = set()
+    todo: list[type[_Part]] = [Recipe]
+    while todo:
+        model = todo.pop()
+        if model not in found:
+            found.add(model)
+            for item in model.model_fields.values():
+                todo += _models_in(item.annotation)
+    return found
+
+
+def section_of(model: type[_Part]) -> str:
+    """The part of docs/recipes.md that describes a table of the recipe."""
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    headings = {
+        "Recipe": "## Top level",
+        "ArchiveSource": "## `[source]` of kind `archive`",
+        "SourceFile": "Each `[[source.files]]` has",
+        "StageSource": "## `[source]` of kind `stage`",
+        "PinnedFile": "Each input has",
+    }
+    heading = headings.get(model.__name__, f"## `[{model.__name__.lower()}]`")
+    assert text.count(f"\n{heading}") == 1, heading
+    return text.partition(f"\n{heading}")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("model", sorted(tables_of_recipe(), key=str), ids=lambda m: m.__name__)
+def test_every_key_of_a_recipe_is_explained(model: type[_Part]) -> None:
+    section = section_of(model)
+    for name, item in model.model_fields.items():
+        key = item.alias or name
+        if model is Recipe and _models_in(item.annotation):
+            continue  # a table: it has a section of its own
+        assert f"`{key}`" in section, key
+        for choice in get_args(item.annotation) if key != "schema" else ():
+            if isinstance(choice, str) and choice != "default":
+                assert f"`{choice}`" in section or f'`"{choice}"`' in section, choice
+
+
+@pytest.mark.parametrize("model", sorted(tables_of_recipe(), key=str), ids=lambda m: m.__name__)
+def test_no_key_is_explained_that_does_not_exist(model: type[_Part]) -> None:
+    known = {item.alias or name for name, item in model.model_fields.items()}
+    known |= (
+        {"path", "sha256", "size", "git_blob_sha1"} if model.__name__ == "ArchiveSource" else set()
+    )
+    explained = {
+        cells[0].strip("`") for cells in rows(section_of(model)) if cells[0].startswith("`")
+    }
+    assert explained <= known
+
+
+def test_the_recipe_in_the_readme_is_the_real_one(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    name = re.search(r'^name = "(.+)"$', block, re.MULTILINE)
+    assert name
+    path = ROOT / "models" / name[1] / "recipe.toml"
+    load(path, ROOT / "models")
+    real = path.read_text("utf-8").splitlines()
+    for line in block.splitlines():
+        assert line in real, line
+
+
+def test_every_setting_is_explained() -> None:
+    said = (ROOT / "docs" / "images.md").read_text("utf-8").partition("\n## Settings\n")[2]
+    explained = set(re.findall(r"`(KILN_[A-Z_]+)(?:=1)?`", said))
+    used: set[str] = set()
+    for folder in ("scripts", "docker", "tests", ".ci", ".github"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".sh", ".yml", ""} and path.is_file():
+                used |= set(re.findall(r"\bKILN_[A-Z_]+\b", path.read_text("utf-8", "replace")))
+    assert explained == used
+
+
+def rooms() -> list[list[str]]:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    part = text.partition("\n## Rooms\n")[2].partition("\n## ")[0]
+    return [re.findall(r"`([a-z_.]+)`", cells[0]) for cells in rows(part)[1:]]
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of this package that a module imports, also inside functions; not those that
+    only type checkers see."""
+    tree = ast.parse(path.read_text("utf-8"))
+    unseen = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in unseen:
+            module = node.module or ""
+            if module == "kiln" or module.startswith("kiln."):
+                names = [f"{module}.{alias.name}" for alias in node.names]
+                found |= {n if (PACKAGE / as_path(n)).exists() else module for n in names}
+    return {name.removeprefix("kiln.") for name in found} - {"kiln"}
+
+
+def as_path(module: str) -> str:
+    return module.removeprefix("kiln").removeprefix(".").replace(".", "/") + ".py"
+
+
+def test_rooms_import_only_what_is_above() -> None:
+    listed = [module for room in rooms() for module in room]
+    files = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert sorted(listed) == sorted(files)
+    above: set[str] = set()
+    for room in rooms():
+        for module in room:
+            imported = imports_of(PACKAGE / as_path(f"kiln.{module}"))
+            assert imported <= above, f"{module} imports {sorted(imported - above)}"
+        above |= set(room)
+
+
+def test_stages_are_all_named() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    part = text.partition("\n## Stages\n")[2].partition("\n### ")[0]
+    named = {cells[0].strip("`") for cells in rows(part)[1:]}
+    real = {
+        path.stem
+        for path in (ROOT / "docker" / "stages").glob("*.py")
+        if re.search(r"^ENVIRONMENT = ", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert named == real
+
+
+def test_tests_that_documents_name_exist() -> None:
+    known = "\n".join(p.read_text("utf-8") for p in sorted((ROOT / "tests").rglob("test_*.py")))
+    for path in DOCUMENTS:
+        for name in re.findall(r"`(?:tests/\w+/)?(test_\w+(?:\.py)?)`", path.read_text("utf-8")):
+            if name.endswith(".py"):
+                assert list((ROOT / "tests").rglob(name)), name
+            else:
+                assert f"def {name}(" in known, name
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    assert workflows
+    for path in workflows:
+        text = path.read_text("utf-8")
+        assert "\npermissions: {}\n" in text
+        uses = re.findall(r"uses: (.+)", text)
+        assert uses
+        for line in uses:
+            assert re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40} # v\d+(\.\d+)*", line), line
+        for line in re.findall(r"run: make (.+)", text):
+            assert {word for word in line.split() if "=" not in word} <= targets()
+
+
+def test_the_picture_is_small_enough() -> None:
+    assert (ROOT / "docs" / "detections.png").stat().st_size < 400_000
+
+
+def test_errors_are_all_here() -> None:
+    """Every class of kiln.errors is a direct subclass: the table above sees them all."""
+    classes = [
+        cls
+        for cls in vars(errors).values()
+        if isinstance(cls, type) and issubclass(cls, KilnError) and cls is not KilnError
+    ]
+    assert all(cls in KilnError.__subclasses__() for cls in classes)

@@ -183,7 +183,14 @@ class Builder:
             images = Images(self.project.docker, self.engine, self.store, self._tell)
             return images.ensure(recipe.image).tag
 
-        with self.store.lock(f"model-{recipe.name}", while_waiting=self._check_stop):
+        def waiting() -> None:
+            self._check_stop()
+            if not told:
+                told.append(True)
+                self._tell("note", message=f"{recipe.name}: waiting for another kiln to finish it")
+
+        told: list[bool] = []
+        with self.store.lock(f"model-{recipe.name}", while_waiting=waiting):
             results = runner.run(plan, recipe, image)
             plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
             files, artefacts = self._collect(recipe, acquired, plan, results, path)

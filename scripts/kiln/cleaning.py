@@ -33,7 +33,7 @@ def clean(store: Store, *, empty_store: bool, drop_images: bool) -> dict[str, in
             removed["sealed images"] = _sealed_images(engine)
     if empty_store:
         count = 0
-        for folder in ("blobs", "results", "refs", "downloads", "logs"):
+        for folder in ("blobs", "results", "refs", "downloads", "logs", "kept"):
             path = store.root / folder
             if path.exists():
                 count += sum(1 for item in path.rglob("*") if item.is_file())
@@ -44,7 +44,8 @@ def clean(store: Store, *, empty_store: bool, drop_images: bool) -> dict[str, in
 
 def _unfinished_images(engine: Engine) -> int:
     with engine.failures("listing images"):
-        found = engine.client.images.list(filters={"label": OWNER_LABEL})
+        # Intermediate layers too: they are what a killed build leaves.
+        found = engine.client.images.list(all=True, filters={"label": OWNER_LABEL})
     tags = {str(image.id): image.labels.get(OWNER_LABEL, "") for image in found}
     # Another kiln may be between building an image and sealing it.
     return sum([_drop(engine, item) for item, tag in tags.items() if not _lives(tag)])

@@ -134,7 +134,7 @@ def _reporter(as_json: bool) -> JsonReporter | TextReporter:
     "--jobs", type=click.IntRange(1, 64), default=1, metavar="N", help="Models at a time [1]."
 )
 @click.option("--models-dir", type=click.Path(path_type=Path), help="Where recipes are [models/].")
-@click.option("--keep-failed", is_flag=True, help="Leave containers behind for a look inside.")
+@click.option("--keep-failed", is_flag=True, help="Keep what a failed stage saw and wrote.")
 @_dist
 @_json
 def build(
@@ -151,16 +151,16 @@ def build(
     """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
     from kiln.build import Builder, failure_of
     from kiln.keys import KEY_VARIABLE, default_key_path
-    from kiln.recipe import VARIANTS, discover, load
+    from kiln.recipe import VARIANTS, discover
 
     project = _project()
     folder = (models_dir or project.models).absolute()
     recipes = discover(folder)
     _known("model", models, recipes)
     _known("variant", variants, VARIANTS)
-    chosen = list(dict.fromkeys(models)) or list(recipes)
-    if samples:
-        chosen = [name for name in chosen if load(recipes[name], folder).sample]
+    chosen = list(dict.fromkeys(models)) or [
+        name for name in recipes if _fits(recipes[name], folder, samples, variants)
+    ]
     if archive is not None and len(chosen) != 1:
         raise UsageError(
             "--archive goes with exactly one model.", "Name the model whose archive it is."
@@ -215,6 +215,17 @@ def _myself() -> str:
     given = sys.argv[0]
     at_hand = Path(given).name != "kiln" or shutil.which("kiln") == given
     return "kiln" if at_hand else shlex.quote(given)
+
+
+def _fits(path: Path, folder: Path, samples: bool, variants: tuple[str, ...]) -> bool:
+    """Whether a model that was not named is meant; a broken recipe is, so that it is reported."""
+    from kiln.recipe import load
+
+    try:
+        recipe = load(path, folder)
+    except RecipeError:
+        return True
+    return (recipe.sample or not samples) and set(variants) <= set(recipe.variants)
 
 
 def _known(what: str, given: tuple[str, ...], known: Any) -> None:
@@ -417,9 +428,9 @@ def doctor(as_json: bool) -> None:
             print(f"{item.state:>7}  {item.what}: {item.detail}")
             if item.remedy:
                 print(f"         -> {item.remedy}")
-    worst = next((item.error for item in findings if item.error is not None), None)
-    if worst is not None:
-        raise click.exceptions.Exit(worst.exit_code)
+    first = next((item.error for item in findings if item.error is not None), None)
+    if first is not None:
+        raise click.exceptions.Exit(first.exit_code)
 
 
 @cli.command(short_help="Remove what killed runs left behind.")

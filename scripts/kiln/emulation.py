@@ -218,7 +218,6 @@ class _LaunchedEngine(Engine):
         limits: Limits,
         on_stdout: Callable[[bytes], None],
         user: str,
-        debug_keep: bool = False,
     ) -> Outcome:
         """:meth:`Engine.run` with ``command[0]``, which must be ``python``, launched."""
         assert command[0] == "python"
@@ -234,5 +233,4 @@ class _LaunchedEngine(Engine):
             limits=replace(limits, timeout=limits.timeout * self._slowdown),
             on_stdout=on_stdout,
             user=user,
-            debug_keep=debug_keep,
         )

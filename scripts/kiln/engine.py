@@ -95,13 +95,14 @@ class Engine:
                 tried.append(f"{address} (no such socket)")
                 continue
             try:
-                client = docker.DockerClient(base_url=address, timeout=_PING_TIMEOUT)
+                # from_env also takes DOCKER_TLS_VERIFY and DOCKER_CERT_PATH into account.
+                client = docker.from_env(
+                    timeout=_PING_TIMEOUT, environment={**os.environ, "DOCKER_HOST": address}
+                )
                 client.ping()
                 client.api.timeout = _TIMEOUT
             except (*_STREAM_FAILURES, OSError, ValueError) as error:
-                reason = str(error)
-                denied = "Permission denied" in reason
-                tried.append(f"{address} ({'permission denied' if denied else 'no answer'})")
+                tried.append(f"{address} ({_why_not(error)})")
                 continue
             return cls(address, client)
         raise EngineUnavailableError(
@@ -153,7 +154,6 @@ class Engine:
         limits: Limits,
         on_stdout: Callable[[bytes], None],
         user: str,
-        debug_keep: bool = False,
     ) -> Outcome:
         """Run ``command`` in a fresh, sealed-off container and wait for its end.
 
@@ -164,7 +164,6 @@ class Engine:
         Args:
             on_stdout: called with each chunk of standard output as it comes.
             user: ``uid:gid`` of the process.
-            debug_keep: leave the container behind for a look inside (it is still stopped).
 
         Raises:
             EngineFailedError: the engine refused or went away.
@@ -226,11 +225,7 @@ class Engine:
             )
         finally:
             self._running.discard(container)
-            if debug_keep:
-                with contextlib.suppress(*_STREAM_FAILURES):
-                    container.kill()
-            else:
-                self.remove(container)
+            self.remove(container)
 
     def stop_all(self) -> None:
         """Remove every container this process is running; their :meth:`run` calls then end.
@@ -264,6 +259,15 @@ class Engine:
                 self.remove(container)
                 count += 1
         return count
+
+
+def _why_not(error: Exception) -> str:
+    text = str(error)
+    if "Permission denied" in text:
+        return "permission denied"
+    if "scheme" in text.lower() or "bind address" in text.lower() or "tls" in text.lower():
+        return text.strip().rstrip(".")
+    return "no answer"
 
 
 def _expire(container: Any, expired: threading.Event) -> None:

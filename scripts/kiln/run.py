@@ -16,7 +16,7 @@ from kiln.errors import (
     StageTimeoutError,
     error_for_kind,
 )
-from kiln.files import copy_file, disk_guard, write_atomic
+from kiln.files import copy_file, disk_guard, remove, write_atomic
 from kiln.limits import STAGE_UID, Limits, Outcome
 from kiln.plan import PROTOCOL, Files, Output, Plan, Step
 from kiln.recipe import Recipe
@@ -38,7 +38,7 @@ class Runner:
         stages: the folder of stage code, mounted read-only.
         on_event: told ``stage`` events: model, id, state (started, progress, warning, finished,
             cached), and their fields.
-        keep_failed: leave a failed container behind for a look inside.
+        keep_failed: keep what a failed container saw and wrote in the store, for a look.
     """
 
     def __init__(
@@ -128,10 +128,23 @@ class _Session:
                 limits=limits,
                 on_stdout=self._lines.feed,
                 user=_user(engine, outputs),
-                debug_keep=self._runner._keep_failed,
             )
-            self._judge(outcome, limits)
+            try:
+                self._judge(outcome, limits)
+            except KilnError as error:
+                if self._runner._keep_failed:
+                    self._keep_for_a_look(scratch, error)
+                raise
         return self._done
+
+    def _keep_for_a_look(self, scratch: Path, error: KilnError) -> None:
+        """Keep everything the failed container saw and wrote (inputs, stage code, outputs)."""
+        kept = self._store.root / "kept" / self._plan.model
+        remove(kept)
+        kept.mkdir(parents=True)
+        for name in ("in", "out", "stages"):
+            (scratch / name).rename(kept / name)
+        error.remedy = f"{error.remedy} What the stage saw and wrote is in {kept}.".strip()
 
     def _request(self, step: Step, folder: Path) -> dict[str, Any]:
         inputs = {}
@@ -257,9 +270,11 @@ class _Lines:
 def _stage_code(folder: Path, target: Path) -> Path:
     """A snapshot of the stage code; what the checkout's files may be read by does not matter."""
     target.mkdir()
-    for path in folder.iterdir():
-        if path.is_file():
-            copy_file(path, target / path.name)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            place = target / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(path, place)
     return target
 
 

@@ -272,15 +272,12 @@ def _answers(client: Any) -> bool:
 
 
 def _end_engine(root: Path, process: subprocess.Popen[bytes]) -> None:
-    """Kill it with the containerd and the container processes that it started."""
+    """Kill it with everything it started: containerd, the shims, and what they run."""
     process.kill()
     process.wait()
-    for _ in range(20):
-        ours = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if str(root).encode() in (folder / "cmdline").read_bytes():
-                    ours.append(int(folder.name))
+    ours: set[int] = set()
+    for _ in range(50):
+        ours = _descendants(str(root).encode(), ours)
         for pid in ours:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -291,6 +288,26 @@ def _end_engine(root: Path, process: subprocess.Popen[bytes]) -> None:
         place = line.split()[4]
         if place.startswith(f"{root}/"):
             subprocess.run(["umount", "-l", place], check=False, capture_output=True)
+
+
+def _descendants(mark: bytes, known: set[int]) -> set[int]:
+    """Living processes with ``mark`` in their command line, or known, or children of such."""
+    parents: dict[int, int] = {}
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state == "Z":
+                continue
+            pid = int(folder.name)
+            parents[pid] = int(parent)
+            if pid in known or mark in (folder / "cmdline").read_bytes():
+                found.add(pid)
+    grown = 0
+    while grown != len(found):
+        grown = len(found)
+        found |= {pid for pid, parent in parents.items() if parent in found}
+    return found - {os.getpid()}
 
 
 def test_engine_killed(private_engine: tuple[Engine, Any, str]) -> None:

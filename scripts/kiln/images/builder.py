@@ -105,6 +105,7 @@ class Images:
         ) or ["the configuration (environment, command or working folder)"]
         shown = "\n".join(f"  {line}" for line in differences[:40])
         more = f"\n  ... and {len(differences) - 40} more" if len(differences) > 40 else ""
+        self._discard(built.tag)  # nothing will ever use it
         raise ImageMismatchError(
             f"Image {built.name!r} is not the locked one: {len(differences)} differences.\n"
             f"{shown}{more}\n",
@@ -158,18 +159,18 @@ class Images:
 
     def _build(self, definition: Definition, context: Path, base: str | None) -> str:
         self.on_event("image", image=definition.name, phase="build", detail="starting")
+        arguments = {"OWNER": tagged_name(), **({"BASE": base} if base else {})}
         log: list[str] = []
         image_id = ""
         with self.engine.failures(f"building image {definition.name!r}"):
             stream = self.engine.client.api.build(
                 path=str(context),
-                buildargs={"BASE": base} if base else {},
+                buildargs=arguments,
                 network_mode="none",
                 nocache=True,
                 rm=True,
                 forcerm=True,
                 decode=True,
-                labels={OWNER_LABEL: tagged_name()},
             )
             for message in stream:
                 text = str(message.get("stream", "")).strip()

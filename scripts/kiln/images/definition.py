@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -106,7 +107,17 @@ def recipe_digest(docker_dir: Path, name: str) -> str:
             f"({error.strerror}).",
             "Restore it from version control.",
         ) from error
-    return key_of({"files": files, "parent": parent, "epoch": SOURCE_DATE_EPOCH})
+    roles = {
+        "debian": definition.debian,
+        "wheels": list(definition.wheels),
+        "tools": definition.tools,
+    }
+    described = json.loads(
+        json.dumps(roles, default=lambda p: p.relative_to(docker_dir).as_posix())
+    )
+    return key_of(
+        {"files": files, "roles": described, "parent": parent, "epoch": SOURCE_DATE_EPOCH}
+    )
 
 
 def fetch(

@@ -155,6 +155,9 @@ def remove(path: Path) -> None:
                 if attempt:
                     raise
                 _open_up(path)
+            except OSError as error:  # someone is still writing there
+                if error.errno != errno.ENOTEMPTY or attempt == 2:
+                    raise
     except OSError as error:
         raise StoreError(
             f"Cannot remove {path}: {error.strerror or error}.",

@@ -420,14 +420,17 @@ class Store:
     def sweep(self) -> int:
         """Remove what dead processes left in the store; returns how many things.
 
-        What living processes use is not touched; partial downloads are kept to be resumed.
+        What living processes use is not touched; partial downloads are kept to be resumed. What
+        cannot be removed now is left for another time.
         """
         removed = 0
         with self._usable():
             for path in list(self.tmp.iterdir()):
                 if is_abandoned(path):
-                    remove(path)
-                    removed += 1
+                    # A killed driver's container may still write there: its turn comes later.
+                    with contextlib.suppress(StoreError):
+                        remove(path)
+                        removed += 1
             folders = [self._results, self.downloads, *self._blobs.iterdir(), *self._refs.iterdir()]
             for folder in folders:
                 if folder.is_dir():

@@ -140,6 +140,8 @@ class TextReporter:
             self._line(f"{model}: {id} in {fields['seconds']:.1f} s, peak {peak:.0f} MiB")
             self._bar(model, id)
         elif state == "started":
+            if self._progress is None:
+                self._line(f"{model}: {id} ...")
             self._bar(model, id)
         elif state == "warning":
             self._line(f"{model}: {id}: warning: {fields.get('message', '')}")

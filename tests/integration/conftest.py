@@ -66,7 +66,7 @@ def area() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def project(area: Path) -> Path:
-    """A copy of the checkout's docker/ and models/."""
+    """A copy of the checkout."""
     return copy_project(area / "checkout")
 
 

@@ -93,7 +93,7 @@ class Kiln:
         return {
             **base,
             "HOME": str(self.home),
-            "PYTHONPATH": str(ROOT / "scripts"),
+            "PYTHONPATH": str(self.project / "scripts"),
             "DOCKER_HOST": self.engine,
             "KILN_PROJECT": str(self.project),
             "KILN_STORE": str(self.store),
@@ -319,8 +319,8 @@ def iou(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def copy_project(target: Path, source: Path = ROOT) -> Path:
-    """The parts of the checkout that kiln reads, so that edits during a run change nothing."""
+    """The parts of the checkout that make kiln, so that edits during a run change nothing."""
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in ("docker", "models"):
+    for name in ("docker", "models", "scripts"):
         shutil.copytree(source / name, target / name, ignore=ignore)
     return target

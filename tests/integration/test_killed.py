@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -67,13 +68,56 @@ def test_kill_9_at_any_moment(sample: Any, fresh: Kiln, engine: Engine) -> None:
         _fits(fresh)
         left |= {str(item.id) for item in containers_of(engine, build.process.pid)}
     assert left  # at least one was killed with its container at work
-    fresh(*BUILD).ok()
-    there = {str(item.id) for item in engine.client.containers.list(all=True)}
+    # One more variant, so that there is something to run: a build with nothing to do does not
+    # look for an engine, and finds no leftovers in it.
+    fresh(*BUILD, "--variant", "float16").ok()
+    there = {str(item.id) for item in engine.client.containers.list(all=True, ignore_removed=True)}
     assert not left & there, "a killed run's container is still there after the next build"
     assert fresh.leftovers() == []
     assert fresh("verify", fresh.dist).code == 0
-    name = f"{SAMPLE}_float32.tflite"
-    assert (fresh.dist / SAMPLE / name).read_bytes() == sample.artefact("float32").read_bytes()
+    for variant in ("float32", "float16"):
+        path = sample.artefact(variant)
+        assert (fresh.dist / SAMPLE / path.name).read_bytes() == path.read_bytes()
+
+
+_KILLED_WITH_A_SCRATCH = """\
+import os, pathlib, signal, sys
+from kiln.store import Store
+with Store(pathlib.Path(sys.argv[1])).scratch() as folder:
+    (folder / "out").mkdir()
+    print(folder, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_leftovers_still_being_written(sample: Any, shared: Kiln) -> None:
+    """A killed driver's container works on for a while, in a scratch folder that is swept."""
+    command = [sys.executable, "-c", _KILLED_WITH_A_SCRATCH, str(shared.store)]
+    killed = subprocess.run(
+        command, env=shared.environment(), capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    out = Path(killed.stdout.strip()) / "out"
+    over = threading.Event()
+    inside = os.open(out, os.O_RDONLY)  # as a mount does: it stays when the name is gone
+
+    def write() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                os.close(os.open(os.urandom(8).hex(), os.O_CREAT | os.O_WRONLY, dir_fd=inside))
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        shared("build", SAMPLE).ok()
+    finally:
+        over.set()
+        for writer in writers:
+            writer.join()
+        os.close(inside)
+    shared("build", SAMPLE).ok()
+    assert shared.leftovers() == []
 
 
 def test_kill_9_while_publishing(sample: Any, shared: Kiln, tmp_path: Path) -> None:

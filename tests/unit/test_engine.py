@@ -97,7 +97,7 @@ def test_permission_denied_is_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_pa
         )
 
     (tmp_path / "docker.sock").touch()
-    monkeypatch.setattr(docker, "DockerClient", denied)
+    monkeypatch.setattr(docker, "from_env", denied)
     error = refused(monkeypatch, f"unix://{tmp_path}/docker.sock")
     assert "docker.sock (permission denied)" in error.message
 

@@ -451,7 +451,8 @@ def command(
     if not as_json:
         count = sum(len(v.plan.artefacts) for v in verdicts if not v.control)
         machines = len(verdicts[0].runs) if verdicts else 0
-        print(f"{count} artefacts, byte for byte the same on {machines} machines.")
+        plural = "" if count == 1 else "s"
+        print(f"{count} artefact{plural}, byte for byte the same in all {machines} runs.")
 
 
 def main() -> None:

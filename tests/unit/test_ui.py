@@ -95,6 +95,7 @@ def test_text_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[st
         "image base: build, starting",
         "image base: Step 1/2 : FROM scratch",
         "image base: sealed as sha256:00",
+        "m: export ...",
         "m: export: warning: [red]odd[/]",
         "m: export in 1.2 s, peak 3 MiB",
         "a note",

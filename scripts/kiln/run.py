@@ -236,10 +236,16 @@ class _Session:
             if isinstance(self._failure, StageFailedError):
                 self._failure.remedy = f"{self._failure.remedy} Log: {log}".strip()
             raise self._failure
-        if outcome.out_of_memory or outcome.exit_code == 137:
+        if outcome.out_of_memory:
             raise StageOutOfMemoryError(
                 f"{where}: killed; it may use {limits.memory >> 20} MiB.",
                 f"Give it more memory with limits.memory in the recipe, or free some. Log: {log}",
+            )
+        if outcome.exit_code == 137:
+            raise StageFailedError(
+                f"{where}: killed from outside.",
+                "Somebody stopped its container, or the machine ran out of memory: look at the "
+                f"kernel's log, then run the command again. Log: {log}",
             )
         raise StageFailedError(
             f"{where}: the container ended with code {outcome.exit_code} and no result.",

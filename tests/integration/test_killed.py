@@ -176,7 +176,7 @@ def test_container_killed_from_outside(fresh: Kiln, engine: Engine) -> None:
         (container,) = containers_of(engine, build.process.pid)
         container.kill()
         ended = build.end(timeout=20)
-    _failed(ended, 26, "stage-out-of-memory")  # what a kill from outside mostly is
+    _failed(ended, 24, "stage-failed")
     assert not containers_of(engine, ended.pid)
     assert fresh.published() == []
     assert fresh.leftovers() == []

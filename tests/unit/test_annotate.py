@@ -1,50 +1,18 @@
-"""The annotate stage: its parameters here; its bytes where tflite-support is installed.
-
-``KILN_METADATA_PYTHON`` names an interpreter with tflite-support. With ``KILN_UPDATE_FIXTURES=1``
-the pinned results in ``tests/fixtures`` are written instead of compared.
-"""
+"""The annotate stage's parameters and checks; its bytes are in the integration tests."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from annotate_cases import CASES, FIXTURES, NORMALIZATION
 
 from stages import annotate, metadata_writer, roles, tflite_meta, tflite_model
 from stages.events import Emitter, EventStream
 from stages.failures import StageError
 from stages.request import complete_params
-
-ROOT = Path(__file__).parents[2]
-FIXTURES = ROOT / "tests" / "fixtures"
-NORMALIZATION = {"mean": [127.5], "std": [127.5]}
-COMMON: dict[str, Any] = {"num_classes": 3, "normalization": NORMALIZATION, "name": "Toy"}
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "toy_ssd_annotated": (
-        "toy_ssd",
-        {**COMMON, "architecture": "ssd", "author": "tflite-kiln", "license": "Apache-2.0"},
-    ),
-    "toy_ssd_uint8_annotated": ("toy_ssd_uint8", {**COMMON, "architecture": "ssd"}),
-    "toy_centernet_annotated": (
-        "toy_centernet",
-        {**COMMON, "architecture": "centernet", "score_threshold": 0.25},
-    ),
-    "toy_ssd_seed": (
-        "toy_ssd",
-        {"num_classes": 3, "architecture": "ssd", "profile": "seed"},
-    ),
-}
-
-METADATA_PYTHON = os.environ.get("KILN_METADATA_PYTHON", "")
-needs_tflite_support = pytest.mark.skipif(
-    not METADATA_PYTHON, reason="KILN_METADATA_PYTHON names no interpreter with tflite-support"
-)
 
 
 def run(folder: Path, **params: Any) -> dict[str, Any]:
@@ -157,41 +125,3 @@ def test_same_graph_sees_a_changed_weight() -> None:
     position = bytes(data).index(bytes(largest))
     data[position] ^= 1
     assert not annotate.same_graph(before, tflite_model.read(data))
-
-
-@needs_tflite_support
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_bytes_are_pinned_and_depend_on_nothing_else(tmp_path: Path, name: str) -> None:
-    source, params = CASES[name]
-    results = []
-    for zone in ("UTC", "Asia/Tokyo"):
-        folder = tmp_path / zone.replace("/", "-")
-        (folder / "in").mkdir(parents=True)
-        (folder / "out").mkdir()
-        for file in (f"{source}.tflite", "toy_labels.pbtxt"):
-            shutil.copy(FIXTURES / file, folder / "in")
-        inputs = {"model": {"path": f"{source}.tflite"}, "label_map": {"path": "toy_labels.pbtxt"}}
-        stage = {"id": "a", "stage": "annotate", "params": params, "inputs": inputs}
-        (folder / "in" / "request.json").write_text(json.dumps({"protocol": 1, "stages": [stage]}))
-        environment = {
-            "KILN_IN": str(folder / "in"),
-            "KILN_OUT": str(folder / "out"),
-            "TZ": zone,
-            "PATH": os.environ["PATH"],
-        }
-        subprocess.run(
-            [METADATA_PYTHON, "-m", "stages", "--only", "a"],
-            cwd=ROOT / "docker",
-            env=environment,
-            check=True,
-        )
-        files = folder / "out" / "a" / "files"
-        assert sorted(path.name for path in files.iterdir()) == ["labelmap.txt", "model.tflite"]
-        assert (files / "labelmap.txt").read_text() == "red\ngreen\nblue\n"
-        results.append((files / "model.tflite").read_bytes())
-        time.sleep(2)  # zip times have a resolution of two seconds
-    assert results[0] == results[1]
-    pinned = FIXTURES / f"{name}.tflite"
-    if os.environ.get("KILN_UPDATE_FIXTURES") == "1":
-        pinned.write_bytes(results[0])
-    assert results[0] == pinned.read_bytes()

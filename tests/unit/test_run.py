@@ -358,7 +358,7 @@ def failing(outcome: Outcome, **failed: str) -> Callable[[Container], Outcome]:
     [
         (Outcome(137, False, True, ""), {}, StageTimeoutError, "export: not finished after 90 s"),
         (Outcome(137, True, False, ""), {}, StageOutOfMemoryError, "it may use 3072 MiB"),
-        (Outcome(137, False, False, ""), {}, StageOutOfMemoryError, "it may use 3072 MiB"),
+        (Outcome(137, False, False, ""), {}, StageFailedError, "killed from outside"),
         (Outcome(1, False, False, ""), {}, StageFailedError, "ended with code 1 and no result"),
         (Outcome(0, False, False, ""), {}, StageFailedError, "ended with code 0 and no result"),
         (

@@ -192,7 +192,6 @@ class Engine:
                     str(path): {"bind": place, "mode": mode}
                     for path, (place, mode) in mounts.items()
                 },
-                init=True,
             )
         expired = threading.Event()
         log = bytearray()

@@ -14,7 +14,8 @@ from kiln.images.lock import Locked, locked_contents, read_lock, write_lock
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     locked = write_lock(tmp_path, "toy", SEALED, "c" * 64)
-    assert locked == Locked("toy", SEALED.identity, SEALED.layer, "c" * 64, 1024)
+    config = SEALED.config.decode()
+    assert locked == Locked("toy", SEALED.identity, SEALED.layer, "c" * 64, 1024, config)
     assert read_lock(tmp_path) == {"toy": locked}
     assert locked_contents(tmp_path, "toy") == list(SEALED.contents)
     assert locked.tag == f"tflite-kiln/toy:{'a' * 16}"

@@ -19,6 +19,7 @@ from kiln.images.seal import (
     Sealed,
     Sealer,
     compare,
+    compare_configs,
     pack_contents,
     read_contents,
     spool,
@@ -353,3 +354,23 @@ def test_compare_finds_nothing_between_equals_and_everything_against_nothing(
 def test_spool_rewinds(tmp_path: Path) -> None:
     with (tmp_path / "x").open("w+b") as into:
         assert spool([b"ab", b"", b"c"], into).read() == b"abc"
+
+
+def test_the_order_of_variables_does_not_count() -> None:
+    """Podman moves a variable that a child image sets again to the end of the list."""
+    permuted = {**SETTINGS, "Env": list(reversed(SETTINGS["Env"]))}
+    found = set()
+    for settings in (SETTINGS, permuted):
+        sealer = Sealer(io.BytesIO(WHOLE), settings, epoch=EPOCH, repository="tflite-kiln/toy")
+        for _ in sealer.archive():
+            pass
+        assert sealer.sealed is not None
+        found.add(sealer.sealed.identity)
+    assert len(found) == 1
+
+
+def test_configurations_are_compared_in_words() -> None:
+    old = json.dumps({"config": {"Env": ["A=1"], "Cmd": ["sh"], "WorkingDir": "/"}}).encode()
+    new = json.dumps({"config": {"Env": ["A=2"], "Cmd": ["sh"], "WorkingDir": "/"}}).encode()
+    assert compare_configs(old, old) == []
+    assert compare_configs(old, new) == ["configuration, Env: ['A=1'] -> ['A=2']"]

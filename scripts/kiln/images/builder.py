@@ -18,7 +18,7 @@ from kiln.files import disk_guard
 from kiln.images import definition as definitions
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_contents, locked_image, write_lock
-from kiln.images.seal import Sealed, Sealer, compare, spool
+from kiln.images.seal import Sealed, Sealer, compare, compare_configs, spool
 from kiln.owners import tagged_name
 from kiln.store import Store
 
@@ -100,9 +100,10 @@ class Images:
         """Refuse a built image that differs from the lock, naming the files that differ."""
         if built.sealed.identity == locked.identity:
             return
-        differences = compare(
-            locked_contents(self.docker_dir, built.name), built.sealed.contents
-        ) or ["the configuration (environment, command or working folder)"]
+        differences = [
+            *compare_configs(locked.config.encode(), built.sealed.config),
+            *compare(locked_contents(self.docker_dir, built.name), built.sealed.contents),
+        ]
         shown = "\n".join(f"  {line}" for line in differences[:40])
         more = f"\n  ... and {len(differences) - 40} more" if len(differences) > 40 else ""
         self._discard(built.tag)  # nothing will ever use it
@@ -143,7 +144,7 @@ class Images:
         if update_lock:
             tag = write_lock(self.docker_dir, name, sealed, recipe).tag
         else:
-            tag = Locked(name, sealed.identity, sealed.layer, recipe, sealed.size).tag
+            tag = Locked.of(name, sealed, recipe).tag
         self.on_event("image", image=name, phase="done", detail=sealed.identity)
         return Built(name, tag, sealed, recipe, seconds)
 

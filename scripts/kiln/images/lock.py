@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import sys
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _HEAD = """\
 # The sealed identity of each image; written by `kiln images build --update-lock`.
 #   identity: digest of the image configuration (which names the layer)
 #   layer:    digest of the one uncompressed layer (diff_id), size in bytes
+#   config:   the configuration itself
 #   recipe:   digest of what the image is built from (Dockerfile, locks, installer)
 # The contents of the layers are listed in docker/<image>/contents.xz.
 """
@@ -36,6 +38,12 @@ class Locked:
     layer: str
     recipe: str
     size: int
+    config: str
+
+    @classmethod
+    def of(cls, name: str, sealed: Sealed, recipe: str) -> Locked:
+        """What the lock says once ``sealed`` is recorded."""
+        return cls(name, sealed.identity, sealed.layer, recipe, sealed.size, sealed.config.decode())
 
     @property
     def tag(self) -> str:
@@ -64,13 +72,15 @@ def read_lock(docker_dir: Path) -> dict[str, Locked]:
 def write_lock(docker_dir: Path, name: str, sealed: Sealed, recipe: str) -> Locked:
     """Record ``sealed`` as the identity of image ``name``, with its contents list."""
     locked = read_lock(docker_dir)
-    locked[name] = Locked(name, sealed.identity, sealed.layer, recipe, sealed.size)
+    locked[name] = Locked.of(name, sealed, recipe)
     write_atomic(docker_dir / name / "contents.xz", pack_contents(sealed.contents))
     text = _HEAD
     for entry in sorted(locked.values(), key=lambda item: item.name):
         text += (
             f'\n[{entry.name}]\nidentity = "{entry.identity}"\nlayer = "{entry.layer}"\n'
             f'recipe = "{entry.recipe}"\nsize = {entry.size}\n'
+            # A JSON string is a TOML string too.
+            f"config = {json.dumps(entry.config)}\n"
         )
     write_atomic(docker_dir / "images.lock", text.encode())
     return locked[name]

@@ -245,7 +245,8 @@ def _config(settings: dict[str, Any], layer: str, epoch: int) -> bytes:
         "architecture": "amd64",
         "config": {
             "Cmd": settings.get("Cmd"),
-            "Env": settings.get("Env"),
+            # Podman moves a variable that is set again to the end, Docker leaves it in place.
+            "Env": sorted(settings.get("Env") or []),
             "WorkingDir": settings.get("WorkingDir") or "/",
         },
         "created": created,
@@ -276,6 +277,21 @@ def _header(name: str, size: int) -> bytes:
 def _member(name: str, data: bytes) -> Iterator[bytes]:
     yield _header(name, len(data))
     yield data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def compare_configs(expected: bytes, actual: bytes) -> list[str]:
+    """What differs between two configurations: environment, command, working folder.
+
+    >>> old = b'{"config": {"Env": ["A=1"], "Cmd": ["sh"]}}'
+    >>> compare_configs(old, b'{"config": {"Env": ["A=2"], "Cmd": ["sh"]}}')
+    ["configuration, Env: ['A=1'] -> ['A=2']"]
+    """
+    old, new = json.loads(expected)["config"], json.loads(actual)["config"]
+    return [
+        f"configuration, {name}: {old.get(name)} -> {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
 
 
 def compare(expected: Iterable[FileFact], actual: Iterable[FileFact]) -> list[str]:

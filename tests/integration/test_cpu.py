@@ -1,0 +1,36 @@
+"""The sample's bytes under another processor: the short form of ``make cpu-check``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kiln.emulation import find_emulator
+from kiln.errors import SourceUnavailableError
+from kiln.images.lock import Locked
+from kiln.store import Store
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "cpu_check.py"
+
+
+def test_bytes_do_not_depend_on_the_processor(store: Store, odapi: Locked, project: Path) -> None:
+    """And the control, a plain export, does: the check can fail. Takes about five minutes."""
+    try:
+        find_emulator(store)
+    except SourceUnavailableError as error:
+        pytest.skip(str(error))
+    ended = subprocess.run(
+        [sys.executable, SCRIPT, "--variant", "float32", "--cpu", "SandyBridge", "--control"],
+        cwd=project,
+        env={**os.environ, "KILN_STORE": str(store.root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "identical" in ended.stdout
+    assert "DIFFERS" in ended.stdout  # the control

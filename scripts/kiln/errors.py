@@ -37,7 +37,7 @@ class UsageError(KilnError):
 
 
 class RecipeError(KilnError):
-    """A recipe cannot be read, or says something that does not make sense."""
+    """A recipe cannot be read, or says something contradictory or unknown."""
 
     exit_code, kind = 10, "recipe"
 

@@ -85,7 +85,7 @@ picture: dev ## draw docs/detections.png from the sample's artefacts in dist/
 	@$(VENV)/bin/python scripts/picture.py --dist $(DIST)
 
 .PHONY: cpu-check
-cpu-check: env engine ## the sample's bytes natively and on two emulated CPUs (about 20 minutes)
+cpu-check: env engine ## the sample's bytes natively and on two emulated CPUs (about 10 minutes)
 	@$(VENV)/bin/python scripts/cpu_check.py --control
 
 .PHONY: bench

@@ -351,7 +351,6 @@ _CORRUPT = (
     LookupError,
     OverflowError,
     RuntimeError,
-    NotImplementedError,
 )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kiln import __version__, release
 from kiln.digest import sha256_file, tree_digest
-from kiln.errors import CancelledError, KilnError, PartialBuildError
+from kiln.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.images.lock import locked_image
 from kiln.keys import SigningKey, load_or_create_key
 from kiln.plan import Plan, make_plan
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
 
 LABEL_FILE = "labelmap.txt"
 CONVERSION_FILE = "conversion.json"
+ORIGINAL = "prebuilt_original"
+
+#: Kind of the store's ref that holds how a model's last build ended.
+LAST_RESULT = "last-build"
+
+#: What ``allow`` in a recipe calls it.
+UNTRAINED = "untrained-heads"
 
 #: Seconds that threads get to clean up after Ctrl-C. What they leave, the next run removes.
 STOP_PATIENCE = 5.0
@@ -140,9 +149,11 @@ class Builder:
     def _outcome(self, task: Future[ModelBuild], name: str, *, tell: bool) -> ModelBuild:
         try:
             result = task.result()
+            self._remember(name, ok=True, variants=[item.variant for item in result.artefacts])
             self.on_event("model", model=name, state="done")
         except KilnError as error:
             result = ModelBuild(name, error=error)
+            self._remember(name, ok=False, kind=error.kind)
             if tell:  # an only model's failure is the whole build's, and told as such
                 self.on_event(
                     "failed",
@@ -152,6 +163,11 @@ class Builder:
                     remedy=error.remedy,
                 )
         return result
+
+    def _remember(self, name: str, **result: Any) -> None:
+        # For `kiln models`; a build does not fail because this cannot be written.
+        with contextlib.suppress(KilnError):
+            self.store.set_ref(LAST_RESULT, name, {"when": int(time.time()), **result})
 
     def _one(self, path: Path, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
         recipe = load(path, self.models)
@@ -192,6 +208,7 @@ class Builder:
         told: list[bool] = []
         with self.store.lock(f"model-{recipe.name}", while_waiting=waiting):
             results = runner.run(plan, recipe, image)
+            self._check_trained(recipe, results)
             plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
             files, artefacts = self._collect(recipe, acquired, plan, results, path)
             assert self._key is not None
@@ -227,6 +244,24 @@ class Builder:
         wider = make_plan(recipe, acquired.sources, kept, image=identity, code=code)
         return wider, {s.id: known[s.id] for s in wider.steps if s.id in known}
 
+    def _check_trained(self, recipe: Recipe, results: dict[str, StageResult]) -> None:
+        """Nothing that was never trained is published, unless the recipe says so by name.
+
+        Raises:
+            UntrainedModelError: it is neither trained nor allowed.
+        """
+        reasons = untrained_reasons(results)
+        if not reasons:
+            return
+        found = f"{recipe.name}: the prediction heads are untrained: {'; '.join(reasons)}."
+        if UNTRAINED not in recipe.allow:
+            raise UntrainedModelError(
+                found,
+                "Such a model detects nothing, so it is not published. Use a trained checkpoint; "
+                f'to publish it all the same, write allow = ["{UNTRAINED}"] in its recipe.',
+            )
+        self._tell("note", message=f"{found} Published all the same: its recipe allows it.")
+
     def _collect(
         self,
         recipe: Recipe,
@@ -242,6 +277,10 @@ class Builder:
             name = f"{recipe.name}_{variant}.tflite"
             files[name] = self.store.path(blob.sha256)
             artefacts.append(Artefact(variant, name, blob.sha256, blob.size))
+            if variant == "prebuilt":
+                # What the publisher made stays at hand, byte for byte.
+                original = results["adopt"].files["model.tflite"]
+                files[f"{recipe.name}_{ORIGINAL}.tflite"] = self.store.path(original.sha256)
             files[LABEL_FILE] = self.store.path(results[step_id].files[LABEL_FILE].sha256)
         record = conversion_record(recipe, path, acquired, plan, results, artefacts, self.project)
         files[CONVERSION_FILE] = json.dumps(record, indent=1, sort_keys=True).encode() + b"\n"
@@ -270,6 +309,7 @@ def conversion_record(
         "title": recipe.title,
         "licence": recipe.licence,
         "profile": recipe.profile,
+        "untrained": untrained_reasons(results),
         "recipe": {"sha256": sha256_file(path)},
         "source": acquired.record,
         "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
@@ -292,6 +332,11 @@ def conversion_record(
             if step.id in results
         },
     }
+
+
+def untrained_reasons(results: Mapping[str, StageResult]) -> list[str]:
+    """Why the model cannot have been trained, in words; empty where it was."""
+    return sorted({why for item in results.values() for why in item.facts.get("untrained", [])})
 
 
 def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:

@@ -124,7 +124,7 @@ def _reporter(as_json: bool) -> JsonReporter | TextReporter:
     "variants",
     multiple=True,
     metavar="VARIANT",
-    help="Only float32, float16, dynamic or int8; may be repeated.",
+    help="Only float32, float16, dynamic, int8 or prebuilt; may be repeated.",
 )
 @click.option("--samples", is_flag=True, help="Only the embedded samples.")
 @click.option(
@@ -152,6 +152,7 @@ def build(
     from kiln.build import Builder, failure_of
     from kiln.keys import KEY_VARIABLE, default_key_path
     from kiln.recipe import VARIANTS, discover
+    from kiln.timing import Timings
 
     project = _project()
     folder = (models_dir or project.models).absolute()
@@ -170,8 +171,15 @@ def build(
     new_key = not os.environ.get(KEY_VARIABLE) and not default_key_path().exists()
     start = time.monotonic()
     target = (dist or project.root / "dist").absolute()
+    timings = Timings()
+
     with _reporter(as_json) as reporter:
-        builder = Builder(project, folder, _store(), target, reporter.event, keep_failed)
+
+        def on_event(event: str, **fields: Any) -> None:
+            timings.event(event, **fields)
+            reporter.event(event, **fields)
+
+        builder = Builder(project, folder, _store(), target, on_event, keep_failed)
         builds = builder.build(
             chosen,
             recipes,
@@ -196,6 +204,8 @@ def build(
             for item in builds
             for a in item.artefacts
         ]
+        if times := timings.report():
+            print(f"{times}\n")
         if rows:
             print(table(["model", "variant", "bytes", "sha256", ""], rows))
             ran = sum(item.stages_run for item in builds)
@@ -240,30 +250,20 @@ def _known(what: str, given: tuple[str, ...], known: Any) -> None:
             )
 
 
-@cli.command()
+@cli.command(short_help="List the recipes.")
 @_json
 def models(as_json: bool) -> None:
-    """List the recipes."""
-    from kiln.recipe import discover, load
+    """List the recipes: source and whether it is at hand, variants, and the last build's result."""
+    from kiln.catalogue import catalogue
 
     project = _project()
-    rows = []
-    broken: list[KilnError] = []
-    for name, path in discover(project.models).items():
-        try:
-            recipe = load(path, project.models)
-        except RecipeError as error:  # it must not hide the others
-            broken.append(error)
-            continue
-        kind = "sample" if recipe.sample else recipe.profile
-        how = [recipe.architecture, recipe.image, recipe.source.kind]
-        row = [name, *how, ", ".join(recipe.variants), kind]
-        rows.append(row)
-        if as_json:
-            keys = ("model", "architecture", "image", "source", "variants", "kind")
-            JsonReporter().event("model", **dict(zip(keys, row, strict=True)))
-    if not as_json:
-        print(table(["model", "architecture", "image", "source", "variants", "kind"], rows))
+    entries, broken = catalogue(project.models, _store())
+    if as_json:
+        for entry in entries:
+            JsonReporter().event("model", **entry.as_json())
+    else:
+        head = ["model", "architecture", "kind", "image", "source", "variants", "last build"]
+        print(table(head, [entry.cells() for entry in entries]))
     if broken:
         raise RecipeError("\n".join(error.message for error in broken), broken[0].remedy)
 

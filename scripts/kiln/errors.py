@@ -84,6 +84,12 @@ class ImageSetError(KilnError):
     exit_code, kind = 17, "image-set"
 
 
+class UntrainedModelError(KilnError):
+    """The model's prediction heads were never trained, and the recipe does not allow that."""
+
+    exit_code, kind = 18, "untrained-model"
+
+
 class EngineUnavailableError(KilnError):
     """No container engine answers."""
 

@@ -15,10 +15,13 @@ from typing import Any
 
 from kiln.digest import key_of
 from kiln.errors import UsageError
-from kiln.recipe import Recipe, StageSource, Variant
+from kiln.recipe import SEED_VARIANTS, HubSource, Recipe, StageSource, Variant
 
 #: Bumped when the meaning of requests or results changes: old results no longer match.
 PROTOCOL = 1
+
+#: Seeds the fresh heads of the seed profile: the original recipe's differed on every run.
+SEED = 2021
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps of one model, upstream first, and which step makes which variant's artefact."""
+    """All steps of one model, upstream first, and which step makes which variant's artefact.
+
+    ``reports`` are the steps that are run for what they find out.
+    """
 
     model: str
     image: str
     steps: tuple[Step, ...]
     artefacts: Mapping[str, str]
+    reports: tuple[str, ...] = ()
 
     def step(self, step_id: str) -> Step:
         """The step with that id."""
@@ -94,6 +101,7 @@ class Sources:
     Args:
         checkpoint: the model folder of an archive (path -> SHA-256); empty for a stage source.
         inputs: named files of a stage source.
+        prebuilt: SHA-256 of the archive's ready ``.tflite``.
         label_map: SHA-256 of the label map when it is a file at hand.
         label_map_path: its path inside the source otherwise.
         images: calibration images, name -> SHA-256.
@@ -101,6 +109,7 @@ class Sources:
 
     checkpoint: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    prebuilt: str | None = None
     label_map: str | None = None
     label_map_path: str | None = None
     images: Mapping[str, str] = field(default_factory=dict)
@@ -162,60 +171,125 @@ def make_plan(
                 f"Its recipe lists: {', '.join(recipe.variants)}.",
             )
     steps = _Steps(image, code)
-    checkpoint: Files | Output = Files(sources.checkpoint)
-    if isinstance(recipe.source, StageSource):
-        inputs = {name: Files({"": digest}) for name, digest in sources.inputs.items()}
-        steps.add("checkpoint", recipe.source.stage, recipe.source.params, inputs)
-        checkpoint = Output("checkpoint", "model")
     label_map: Files | Output
     if sources.label_map is not None:
         label_map = Files({"": sources.label_map})
     else:
         label_map = Output("checkpoint", f"model/{sources.label_map_path}")
+    if isinstance(recipe.source, HubSource):
+        artefacts = _create(steps, recipe, sources, label_map)
+        return Plan(recipe.name, recipe.image, tuple(steps.steps.values()), artefacts)
 
-    seed = recipe.profile == "seed"
-    steps.add(
-        "export",
-        "export",
-        {
-            "max_detections": recipe.export.max_detections,
-            "image_size": list(recipe.export.image_size) if recipe.export.image_size else None,
-            # The original recipe exported plainly, so its bytes depend on the CPU; so must these.
-            "exact_batch_norm": not seed,
-        },
-        {"checkpoint": checkpoint},
-    )
-    artefacts: dict[str, str] = {}
+    checkpoint: Files | Output = Files(sources.checkpoint)
+    if isinstance(recipe.source, StageSource):
+        inputs = {name: Files({"": digest}) for name, digest in sources.inputs.items()}
+        steps.add("checkpoint", recipe.source.stage, recipe.source.params, inputs)
+        checkpoint = Output("checkpoint", "model")
+    if set(variants) != {"prebuilt"}:
+        _export(steps, recipe, checkpoint)
+    artefacts = {}
     for variant in variants:
-        convert: dict[str, Files | Output] = {"saved_model": Output("export", "saved_model")}
-        facts = {}
-        if variant == "int8":
-            convert["images"] = Files(sources.images)
-            facts["normalization"] = Fact("export", "normalization")
-        steps.add(f"convert-{variant}", "convert", {"variant": variant}, convert, facts)
-        derived = {
-            "architecture": Fact("export", "architecture"),
-            "num_classes": Fact("export", "num_classes"),
-        }
-        if not seed:
-            derived["normalization"] = Fact("export", "normalization")
+        if variant == "prebuilt":
+            source = _adopt(steps, sources, checkpoint)
+        else:
+            source = _convert(steps, variant, sources)
         artefacts[variant] = f"annotate-{variant}"
-        steps.add(
-            artefacts[variant],
-            "annotate",
-            {
-                "profile": recipe.profile,
-                "name": recipe.title,
-                "description": recipe.description,
-                "version": recipe.version,
-                "author": recipe.author,
-                "license": recipe.licence,
-                **({"label_file_name": _label_file_name(recipe)} if seed else {}),
-            },
-            {"model": Output(f"convert-{variant}", "model.tflite"), "label_map": label_map},
-            derived,
-        )
-    return Plan(recipe.name, recipe.image, tuple(steps.steps.values()), artefacts)
+        _annotate(steps, artefacts[variant], recipe, source, label_map)
+    reports = _compare(steps, sources, artefacts)
+    return Plan(recipe.name, recipe.image, tuple(steps.steps.values()), artefacts, reports)
+
+
+def _export(steps: _Steps, recipe: Recipe, checkpoint: Files | Output) -> None:
+    params: dict[str, Any] = {
+        "max_detections": recipe.export.max_detections,
+        "image_size": list(recipe.export.image_size) if recipe.export.image_size else None,
+        # The original recipe exported plainly, so its bytes depend on the CPU; so must these.
+        "exact_batch_norm": recipe.profile != "seed",
+    }
+    stage = "export"
+    if recipe.efficientdet is not None:
+        stage, params["spec"] = "modelmaker_export", recipe.efficientdet.spec
+    steps.add("export", stage, params, {"checkpoint": checkpoint})
+
+
+def _convert(steps: _Steps, variant: Variant, sources: Sources) -> Output:
+    inputs: dict[str, Files | Output] = {"saved_model": Output("export", "saved_model")}
+    facts = {}
+    if variant == "int8":
+        inputs["images"] = Files(sources.images)
+        facts["normalization"] = Fact("export", "normalization")
+    steps.add(f"convert-{variant}", "convert", {"variant": variant}, inputs, facts)
+    return Output(f"convert-{variant}", "model.tflite")
+
+
+def _adopt(steps: _Steps, sources: Sources, checkpoint: Files | Output) -> Output:
+    inputs: dict[str, Files | Output] = {
+        "model": Files({"": sources.prebuilt or ""}),
+        "checkpoint": checkpoint,
+        "images": Files(sources.images),
+    }
+    steps.add("adopt", "adopt", {}, inputs)
+    return Output("adopt", "model.tflite")
+
+
+def _annotate(
+    steps: _Steps, step_id: str, recipe: Recipe, model: Output, label_map: Files | Output
+) -> None:
+    seed = recipe.profile == "seed"
+    origin = "adopt" if model.step == "adopt" else "export"
+    facts = ["architecture", "num_classes"]
+    facts += [] if seed else ["normalization"]
+    facts += ["roles"] if origin == "adopt" else []
+    steps.add(
+        step_id,
+        "annotate",
+        {
+            "profile": recipe.profile,
+            "name": recipe.title,
+            "description": recipe.description,
+            "version": recipe.version,
+            "author": recipe.author,
+            "license": recipe.licence,
+            **({"label_file_name": _label_file_name(recipe)} if seed else {}),
+        },
+        {"model": model, "label_map": label_map},
+        {name: Fact(origin, name) for name in facts},
+    )
+
+
+def _compare(steps: _Steps, sources: Sources, artefacts: Mapping[str, str]) -> tuple[str, ...]:
+    """The publisher's own file against our conversion of the same checkpoint."""
+    if not {"prebuilt", "float32"} <= set(artefacts):
+        return ()
+    steps.add(
+        "compare-prebuilt",
+        "compare",
+        {},
+        {
+            "prebuilt": Output(artefacts["prebuilt"], "model.tflite"),
+            "converted": Output(artefacts["float32"], "model.tflite"),
+            "images": Files(sources.images),
+        },
+    )
+    return ("compare-prebuilt",)
+
+
+def _create(
+    steps: _Steps, recipe: Recipe, sources: Sources, label_map: Files | Output
+) -> dict[str, str]:
+    """Model Maker's own way: an untrained detector on a hub module, its own metadata."""
+    assert recipe.efficientdet is not None  # the recipe's own check
+    steps.add(
+        "create",
+        "modelmaker_seed",
+        {"spec": recipe.efficientdet.spec, "seed": SEED},
+        {
+            "hub_module": Files(sources.checkpoint),
+            "images": Files(sources.images),
+            "label_map": label_map,
+        },
+    )
+    return {SEED_VARIANTS["efficientdet"]: "create"}
 
 
 def _label_file_name(recipe: Recipe) -> str:

@@ -11,11 +11,7 @@ found out where they are used.
 
 from __future__ import annotations
 
-import difflib
-import math
-import re
 import sys
-from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, cast, get_args
@@ -30,143 +26,60 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
 
 from kiln.errors import RecipeError
+from kiln.recipe_values import (
+    GitBlobSha1,
+    Identifier,
+    ModelName,
+    Params,
+    RecipePath,
+    Sha256,
+    SourcePath,
+    Text,
+    WebAddress,
+    duration_or_none,
+    not_bool,
+    refuse_repeats,
+    size_or_none,
+    tuples,
+    wrong,
+)
+from kiln.recipe_words import describe
 
 # By name: the two modules are one, but no single environment has both to type-check against.
 _toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 RECIPE_FILE = "recipe.toml"
 
-Variant = Literal["float32", "float16", "dynamic", "int8"]
+Variant = Literal["float32", "float16", "dynamic", "int8", "prebuilt"]
 Architecture = Literal["ssd", "centernet", "efficientdet"]
 ImageName = Literal["odapi", "modelmaker"]
 Profile = Literal["default", "seed"]
+LiteSpec = Literal[
+    "efficientdet_lite0",
+    "efficientdet_lite1",
+    "efficientdet_lite2",
+    "efficientdet_lite3",
+    "efficientdet_lite4",
+]
+Allowance = Literal["untrained-heads"]
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
+#: The variants that the converter makes; ``prebuilt`` is the publisher's own file.
+CONVERTED: tuple[Variant, ...] = ("float32", "float16", "dynamic", "int8")
+
+#: What the seed profile makes: exactly what the hand-written recipe made, of each architecture.
+SEED_VARIANTS: dict[Architecture, Variant] = {"ssd": "dynamic", "efficientdet": "int8"}
+
 _MAX_RECIPE_BYTES = 1 << 20  # our recipes have 1-3 kB; anything near this is no recipe
-
-_BYTE_UNITS = {
-    "b": 1,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-}
-_TIME_UNITS = {"s": 1, "min": 60, "h": 3600}
-
-
-def parse_size(text: str) -> int:
-    """Bytes in a size such as ``6GiB``, ``1.5 GiB`` or ``500MB``.
-
-    Raises:
-        ValueError: ``text`` is no positive size with a known unit.
-
-    >>> parse_size("6GiB")
-    6442450944
-    """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)", text)
-    factor = _BYTE_UNITS.get(match[2].lower()) if match else None
-    size = int(float(match[1]) * factor) if match and factor else 0
-    if size <= 0:
-        raise ValueError(f"{text!r} is not a size; write a number and a unit, such as '6GiB'")
-    return size
-
-
-def parse_duration(text: str) -> int:
-    """Seconds in a duration such as ``30min``, ``90s`` or ``1h30min``.
-
-    Raises:
-        ValueError: ``text`` is no positive duration in hours, minutes and seconds.
-
-    >>> parse_duration("1h30min")
-    5400
-    """
-    match = re.fullmatch(r"(?:([0-9]+)h)?(?:([0-9]+)min)?(?:([0-9]+)s)?", text.replace(" ", ""))
-    parts = match.groups() if match else ()
-    seconds = sum(
-        int(part) * factor
-        for part, factor in zip(parts, (_TIME_UNITS[u] for u in ("h", "min", "s")), strict=False)
-        if part
-    )
-    if seconds <= 0:
-        raise ValueError(f"{text!r} is not a duration; write for example '30min' or '1h30min'")
-    return seconds
-
-
-def _plain_path(text: str) -> str:
-    """Refuse what is no relative POSIX path in normal form (``..`` only at the front)."""
-    if not text or text != text.strip() or any(ord(c) < 32 for c in text):
-        raise ValueError("must be a relative path")
-    if "\\" in text:
-        raise ValueError(f"{text!r}: write paths with '/'")
-    if text.startswith(("/", "~")) or re.match(r"[A-Za-z]:", text):
-        raise ValueError(f"{text!r} is absolute; write it relative to the recipe's folder")
-    return text
-
-
-def _inner_path(text: str) -> str:
-    _plain_path(text)
-    if ".." in PurePosixPath(text).parts:
-        raise ValueError(f"{text!r} leaves the source; '..' is not allowed here")
-    return text
-
-
-def _web_address(text: str) -> str:
-    if not re.match(r"(https?|file)://[^\s]+$", text):
-        raise ValueError(f"{text!r} is not an http(s) or file address")
-    return text
-
-
-def _finite_json(value: Any) -> Any:
-    """Stage parameters become canonical JSON in keys: no dates, no NaN, no infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite_json(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(_finite_json(item) for item in value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("parameters cannot hold nan or inf")
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise ValueError(f"parameters cannot hold a {type(value).__name__}")
-
-
-def _not_bool(value: Any) -> Any:
-    # Python takes True for 1, TOML does not.
-    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _not_empty(values: tuple[Variant, ...]) -> tuple[Variant, ...]:
     if not values:
         raise ValueError("must not be empty")
     return values
-
-
-def _size_or_none(value: Any) -> Any:
-    return parse_size(value) if isinstance(value, str) else value
-
-
-def _duration_or_none(value: Any) -> Any:
-    return parse_duration(value) if isinstance(value, str) else value
-
-
-Text = Annotated[str, Field(min_length=1)]
-Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
-ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-GitBlobSha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-#: Relative to the recipe's folder; may climb with ``..`` but not out of the models folder.
-RecipePath = Annotated[str, AfterValidator(_plain_path)]
-#: Relative to the source's root; never climbs.
-SourcePath = Annotated[str, AfterValidator(_inner_path)]
-WebAddress = Annotated[str, AfterValidator(_web_address)]
-Params = Annotated[dict[str, Any], AfterValidator(_finite_json)]
 
 
 class _Part(BaseModel):
@@ -186,15 +99,16 @@ class SourceFile(_Part):
     @model_validator(mode="after")
     def _says_something(self) -> SourceFile:
         if self.size is None and self.sha256 is None and self.git_blob_sha1 is None:
-            raise _wrong("pins nothing: give size, sha256 or git_blob_sha1")
+            raise wrong("pins nothing: give size, sha256 or git_blob_sha1")
         return self
 
 
 class ArchiveSource(_Part):
-    """A zoo-layout archive: downloaded from ``url`` or a mirror, or handed over by the user.
+    """An archive with a checkpoint: downloaded from ``url`` or a mirror, or handed over.
 
-    ``checkpoint`` (a folder or a checkpoint prefix), ``pipeline_config`` and the paths in
-    ``files`` are relative to ``root``, the archive's top folder.
+    ``checkpoint`` (a folder or a checkpoint prefix), ``pipeline_config`` (Object Detection API
+    models have one), ``prebuilt`` (a ready ``.tflite``) and the paths in ``files`` are relative
+    to ``root``, the archive's top folder.
     """
 
     kind: Literal["archive"]
@@ -202,15 +116,42 @@ class ArchiveSource(_Part):
     mirrors: tuple[WebAddress, ...] = ()
     root: SourcePath
     checkpoint: SourcePath
-    pipeline_config: SourcePath
+    pipeline_config: SourcePath | None = None
+    prebuilt: SourcePath | None = None
     sha256: Sha256 | None = None
     git_blob_sha1: GitBlobSha1 | None = None
     files: tuple[SourceFile, ...] = ()
 
     @model_validator(mode="after")
     def _files_once(self) -> ArchiveSource:
-        _refuse_repeats("files", (item.path for item in self.files))
+        refuse_repeats("files", (item.path for item in self.files))
         return self
+
+
+class HubSource(_Part):
+    """A TF-Hub feature vector: from a hub cache, downloaded, or handed over by the user.
+
+    ``handle`` is the module's address on the hub, which also names its folder in a
+    ``TFHUB_CACHE_DIR``; ``url`` is where the packed module is, by default
+    ``<handle>?tf-hub-format=compressed``. The paths in ``files`` are relative to the module.
+    """
+
+    kind: Literal["hub"]
+    handle: WebAddress
+    url: WebAddress | None = None
+    mirrors: tuple[WebAddress, ...] = ()
+    sha256: Sha256 | None = None
+    files: tuple[SourceFile, ...] = ()
+
+    @model_validator(mode="after")
+    def _files_once(self) -> HubSource:
+        refuse_repeats("files", (item.path for item in self.files))
+        return self
+
+    @property
+    def address(self) -> str:
+        """Where the packed module is downloaded from."""
+        return self.url or f"{self.handle}?tf-hub-format=compressed"
 
 
 class PinnedFile(_Part):
@@ -238,7 +179,7 @@ class Labels(_Part):
     @model_validator(mode="after")
     def _exactly_one(self) -> Labels:
         if (self.file is None) == (self.in_source is None):
-            raise _wrong("give exactly one of 'file' and 'in_source'")
+            raise wrong("give exactly one of 'file' and 'in_source'")
         return self
 
 
@@ -260,17 +201,23 @@ class Calibration(_Part):
     images: RecipePath
 
 
+class EfficientDet(_Part):
+    """Which of Model Maker's detectors the model is."""
+
+    spec: LiteSpec
+
+
 class Limits(_Part):
     """Bounds of each stage container: ``memory`` in bytes, ``timeout`` in seconds."""
 
-    memory: Annotated[int | None, BeforeValidator(_size_or_none), Field(gt=0)] = None
-    timeout: Annotated[int | None, BeforeValidator(_duration_or_none), Field(gt=0)] = None
+    memory: Annotated[int | None, BeforeValidator(size_or_none), Field(gt=0)] = None
+    timeout: Annotated[int | None, BeforeValidator(duration_or_none), Field(gt=0)] = None
 
 
 class Recipe(_Part):
     """One model's recipe. Compare and copy it freely; it cannot be changed."""
 
-    format: Annotated[Literal[1], BeforeValidator(_not_bool)] = Field(alias="schema")
+    format: Annotated[Literal[1], BeforeValidator(not_bool)] = Field(alias="schema")
     name: ModelName
     title: Text
     description: Text
@@ -282,8 +229,10 @@ class Recipe(_Part):
     sample: bool = False
     variants: Annotated[tuple[Variant, ...], AfterValidator(_not_empty)]
     profile: Profile = "default"
-    source: Annotated[ArchiveSource | StageSource, Field(discriminator="kind")]
+    allow: tuple[Allowance, ...] = ()
+    source: Annotated[ArchiveSource | HubSource | StageSource, Field(discriminator="kind")]
     labels: Labels
+    efficientdet: EfficientDet | None = None
     export: Export = Export()
     calibration: Calibration | None = None
     limits: Limits = Limits()
@@ -292,14 +241,52 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
-        _refuse_repeats("variants", self.variants)
-        if "int8" in self.variants and self.calibration is None:
-            raise _wrong("variant 'int8' needs [calibration] with a folder of images")
-        if self.profile == "seed" and self.variants != ("dynamic",):
-            raise _wrong("profile 'seed' knows only variants = [\"dynamic\"]")
-        if self.image == "modelmaker" and self.architecture != "efficientdet":
-            raise _wrong(f"image 'modelmaker' cannot make architecture {self.architecture!r}")
+        refuse_repeats("variants", self.variants)
+        refuse_repeats("allow", self.allow)
+        for variant in ("int8", "prebuilt"):
+            if variant in self.variants and self.calibration is None:
+                raise wrong(f"variant {variant!r} needs [calibration] with a folder of images")
+        if "prebuilt" in self.variants and getattr(self.source, "prebuilt", None) is None:
+            raise wrong("variant 'prebuilt' needs source.prebuilt, a .tflite in the archive")
+        if self.image == "modelmaker":
+            self._check_model_maker()
+        else:
+            self._check_odapi()
+        if self.profile == "seed":
+            self._check_seed()
+        elif isinstance(self.source, HubSource):
+            raise wrong(
+                "a hub module is a feature vector without prediction heads: only profile 'seed' "
+                "makes a detector of it"
+            )
         return self
+
+    def _check_model_maker(self) -> None:
+        if self.architecture != "efficientdet":
+            raise wrong(f"image 'modelmaker' cannot make architecture {self.architecture!r}")
+        if self.efficientdet is None:
+            raise wrong("image 'modelmaker' needs [efficientdet] with a spec")
+        if isinstance(self.source, ArchiveSource) and self.source.pipeline_config is not None:
+            raise wrong("image 'modelmaker' reads no source.pipeline_config")
+        if "prebuilt" in self.variants:
+            raise wrong("image 'modelmaker' cannot make variant 'prebuilt'")
+
+    def _check_odapi(self) -> None:
+        if self.efficientdet is not None:
+            raise wrong("[efficientdet] goes with image 'modelmaker'")
+        if isinstance(self.source, HubSource):
+            raise wrong("a source of kind 'hub' goes with image 'modelmaker'")
+        if isinstance(self.source, ArchiveSource) and self.source.pipeline_config is None:
+            raise wrong("image 'odapi' needs source.pipeline_config")
+
+    def _check_seed(self) -> None:
+        known = SEED_VARIANTS.get(self.architecture)
+        if known is None:
+            raise wrong(f"profile 'seed' knows no architecture {self.architecture!r}")
+        if self.variants != (known,):
+            raise wrong(f"profile 'seed' knows only variants = [\"{known}\"]")
+        if self.image == "modelmaker" and not isinstance(self.source, HubSource):
+            raise wrong("profile 'seed' of Model Maker needs a source of kind 'hub'")
 
     @property
     def default_variant(self) -> Variant:
@@ -370,9 +357,9 @@ def load(path: Path, models_dir: Path | None = None) -> Recipe:
     root = (models_dir if models_dir is not None else folder.parent).absolute()
     table = _read_toml(path)
     try:
-        recipe = Recipe.model_validate(_tuples(table))
+        recipe = Recipe.model_validate(tuples(table))
     except ValidationError as error:
-        raise _recipe_error(path, [_describe(item, table) for item in error.errors()]) from None
+        raise _recipe_error(path, [describe(item, Recipe) for item in error.errors()]) from None
     problems = []
     if recipe.name != folder.name:
         problems.append(f"name: {recipe.name!r} is not the folder's name, {folder.name!r}")
@@ -423,31 +410,6 @@ def _stays_inside(folder: Path, relative: str, root: Path) -> bool:
     )
 
 
-def _tuples(value: Any) -> Any:
-    """TOML arrays as tuples: strict validation takes nothing else for an immutable field."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return value
-
-
-def _wrong(message: str) -> PydanticCustomError:
-    # Braces would be taken for pydantic's own placeholders.
-    return PydanticCustomError("recipe", "{what}", {"what": message})
-
-
-def _refuse_repeats(what: str, items: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for item in items:
-        if item in seen:
-            raise _wrong(f"{what}: {item!r} is there twice")
-        seen.add(item)
-
-
-# --- messages ------------------------------------------------------------------------------
-
-
 def _recipe_error(path: Path, problems: list[str]) -> RecipeError:
     if len(problems) == 1:
         text = f"{path}: {problems[0]}."
@@ -455,116 +417,3 @@ def _recipe_error(path: Path, problems: list[str]) -> RecipeError:
         lines = "".join(f"\n  {problem}" for problem in problems)
         text = f"{path}: {len(problems)} problems:{lines}"
     return RecipeError(text, "Correct the recipe and run again.")
-
-
-_TYPE_WORDS = {
-    "string_type": "a string",
-    "int_type": "a whole number",
-    "bool_type": "true or false",
-    "tuple_type": "a list",
-    "dict_type": "a table",
-    "model_type": "a table",
-    "model_attributes_type": "a table",
-}
-_TOML_WORDS = {
-    str: "a string",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number with decimals",
-    tuple: "a list",
-    dict: "a table",
-}
-_PATTERN_WORDS = {
-    r"^[0-9a-f]{64}$": "64 lower-case hexadecimal digits",
-    r"^[0-9a-f]{40}$": "40 lower-case hexadecimal digits",
-    r"^[a-z][a-z0-9_]*$": "a name of lower-case letters, digits and '_'",
-    r"^[a-z0-9][a-z0-9_.-]*$": "a name of lower-case letters, digits, '_', '-' and '.'",
-}
-
-
-def _describe(error: ErrorDetails, table: Mapping[str, Any]) -> str:
-    loc, kind, context = error["loc"], error["type"], error.get("ctx", {})
-    value = error["input"]
-    key = _key_path(loc)
-    if kind == "extra_forbidden":
-        return f"{key}: unknown key{_did_you_mean(str(loc[-1]), _known_keys(loc))}"
-    if kind == "missing":
-        return f"{key}: missing"
-    if kind == "too_long":
-        return f"{key}: too many values"
-    if kind == "union_tag_not_found":
-        return f"{key}.kind: missing; known: {', '.join(_source_kinds())}"
-    if kind == "union_tag_invalid":
-        return f"{key}.kind: {_not_known(str(context['tag']), _source_kinds())}"
-    if kind == "literal_error":
-        if loc == ("schema",):
-            return f"schema: {value!r} is not a format this version reads; known: 1"
-        known = re.findall(r"'([^']*)'", str(context["expected"]))
-        return f"{key}: {_not_known(value, known)}"
-    if kind == "string_pattern_mismatch":
-        words = _PATTERN_WORDS.get(str(context["pattern"]), str(context["pattern"]))
-        return f"{key}: {value!r} must be {words}"
-    if kind in ("value_error", "recipe"):
-        what = context["error"] if kind == "value_error" else context["what"]
-        return f"{key}: {what}" if key else str(what)
-    if kind in _TYPE_WORDS:
-        is_now = _TOML_WORDS.get(type(value), f"a {type(value).__name__}")
-        return f"{key}: must be {_TYPE_WORDS[kind]}, not {is_now}"
-    if kind == "string_too_short":
-        return f"{key}: must not be empty"
-    message = error["msg"].removeprefix("Input ")
-    return f"{key}: {message[:1].lower()}{message[1:]}, not {value!r}"
-
-
-def _not_known(value: object, known: list[str]) -> str:
-    return f"{value!r} is not known{_did_you_mean(str(value), known)}; known: {', '.join(known)}"
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _key_path(loc: tuple[int | str, ...]) -> str:
-    """``("source", "archive", "files", 0, "size")`` -> ``source.files[0].size``."""
-    text = ""
-    for at, part in enumerate(loc):
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif at == 1 and loc[0] == "source" and part in _source_kinds():
-            continue  # pydantic names the union's branch; it is no key
-        elif part != "[key]":
-            text += f".{part}" if text else part
-    return text
-
-
-def _source_kinds() -> list[str]:
-    return [
-        get_args(model.model_fields["kind"].annotation)[0]
-        for model in _models_in(Recipe.model_fields["source"].annotation)
-    ]
-
-
-def _models_in(annotation: Any) -> list[type[_Part]]:
-    """The recipe tables that a field's type may hold, looking through unions and containers."""
-    if isinstance(annotation, type) and issubclass(annotation, _Part):
-        return [annotation]
-    return [model for item in get_args(annotation) for model in _models_in(item)]
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys of the table that holds the unknown key at ``loc``."""
-    models: list[type[_Part]] = [Recipe]
-    for part in loc[:-1]:
-        if part in _source_kinds() and len(models) > 1:
-            at = _source_kinds().index(str(part))
-            models = [models[at]]
-            continue
-        below = [
-            model
-            for holder in models
-            if isinstance(part, str) and part in holder.model_fields
-            for model in _models_in(holder.model_fields[part].annotation)
-        ]
-        models = below or models
-    return [field.alias or name for model in models for name, field in model.model_fields.items()]

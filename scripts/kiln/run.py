@@ -71,7 +71,7 @@ class Runner:
             KilnError: of the kind that the failed stage reported.
         """
         results = self.known(plan)
-        todo = plan.closure(plan.artefacts.values(), results)
+        todo = plan.closure([*plan.artefacts.values(), *plan.reports], results)
         running = {step.id for step in todo}
         for step in plan.steps:
             if step.id not in running and step.id in results:

@@ -119,7 +119,7 @@ class TextReporter:
             self._last = time.monotonic()
             self._line(f"downloading: {have / 1e6:.1f} MB, {len(open_)} files open")
 
-    def _on_image(self, image: str, phase: str, detail: str) -> None:
+    def _on_image(self, image: str, phase: str, detail: str, **_: Any) -> None:
         if phase == "done":
             self._end_bar(f"image {image}")
             self._line(f"image {image}: sealed as {detail}")

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_project import SEALED, add_recipe, make_project
+from toy_project import SEALED, add_recipe, make_project, small_archive
 
 from kiln.build import Builder, ModelBuild, conversion_record, failure_of
 from kiln.errors import (
@@ -17,6 +15,7 @@ from kiln.errors import (
     EngineUnavailableError,
     PartialBuildError,
     SourceUnavailableError,
+    UntrainedModelError,
     UsageError,
 )
 from kiln.keys import SigningKey
@@ -64,16 +63,6 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def archive(path: Path) -> str:
-    """A small archive in the zoo's layout; returns its address."""
-    with tarfile.open(path, "w:gz") as tar:
-        for name in ("pipeline.config", "checkpoint/ckpt-0.index", "checkpoint/ckpt-0.data"):
-            info = tarfile.TarInfo(f"toy/{name}")
-            info.size = 3
-            tar.addfile(info, io.BytesIO(b"abc"))
-    return path.as_uri()
-
-
 def make_builder(root: Path) -> tuple[Builder, list[dict[str, Any]]]:
     project = make_project(root / "project")
     events: list[dict[str, Any]] = []
@@ -89,7 +78,7 @@ def make_builder(root: Path) -> tuple[Builder, list[dict[str, Any]]]:
 
 def test_each_model_fails_by_itself(private: Path) -> None:
     builder, events = make_builder(private)
-    add_recipe(builder.project, "needs_engine", archive(private / "toy.tar.gz"))
+    add_recipe(builder.project, "needs_engine", small_archive(private / "toy.tar.gz"))
     add_recipe(builder.project, "no_source", (private / "nothing.tar.gz").as_uri())
     broken = add_recipe(builder.project, "broken")
     broken.write_text("schema = ")
@@ -120,7 +109,7 @@ def test_after_a_stop_busy_threads_find_out(private: Path) -> None:
 def test_whoever_waits_for_another_kiln_can_be_stopped(private: Path) -> None:
     """Two kilns build one model: the second waits for the first, but not for ever."""
     builder, _ = make_builder(private)
-    path = add_recipe(builder.project, "toy", archive(private / "toy.tar.gz"))
+    path = add_recipe(builder.project, "toy", small_archive(private / "toy.tar.gz"))
     builder._key = SigningKey(private, b"", "", None)  # not reached
     raised: list[BaseException] = []
 
@@ -168,3 +157,33 @@ def test_the_conversion_record_says_what_went_in(private: Path) -> None:
     assert str(private) not in json.dumps(record)
     again = conversion_record(recipe, path, acquired, plan, results, [], builder.project)
     assert again == record
+
+
+# --- models that were never trained -----------------------------------------------------------
+
+
+def untrained(reasons: list[str]) -> dict[str, StageResult]:
+    return {
+        "export": StageResult("1" * 64, "modelmaker_export", {}, {"untrained": reasons}),
+        "convert-int8": StageResult("2" * 64, "convert", {}, {"ops": {}}),
+    }
+
+
+def test_an_untrained_model_is_not_published(private: Path) -> None:
+    builder, events = make_builder(private)
+    recipe = load(add_recipe(builder.project, "toy"), builder.project.models)
+    builder._check_trained(recipe, untrained([]))
+    with pytest.raises(UntrainedModelError) as caught:
+        builder._check_trained(recipe, untrained(["flat scores", "box bias is zero"]))
+    assert "box bias is zero; flat scores" in caught.value.message
+    assert 'allow = ["untrained-heads"]' in caught.value.remedy
+    assert events == []
+
+
+def test_an_untrained_model_that_is_allowed_by_name_is_told_of(private: Path) -> None:
+    builder, events = make_builder(private)
+    path = add_recipe(builder.project, "toy")
+    path.write_text(path.read_text().replace("sample", 'allow = ["untrained-heads"]\nsample'))
+    builder._check_trained(load(path, builder.project.models), untrained(["flat scores"]))
+    (event,) = events
+    assert "flat scores" in event["message"]

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 from local_server import serving
-from toy_project import add_recipe, make_project
+from toy_project import add_recipe, make_project, small_archive
 
 from kiln.build import STOP_PATIENCE
 from kiln.cli import cli
@@ -149,20 +149,47 @@ def test_outside_a_checkout_the_remedy_is_named(kiln: Kiln) -> None:
 
 def test_models_lists_recipes(kiln: Kiln) -> None:
     add_recipe(kiln.project, "toy", sample=True)
-    rows = kiln("models").stdout.splitlines()
-    assert rows[0].split() == ["model", "architecture", "image", "source", "variants", "kind"]
-    assert rows[1].split() == ["toy", "ssd", "odapi", "archive", "float32", "sample"]
-    assert events(kiln("models", "--json")) == [
-        {
-            "event": "model",
-            "model": "toy",
-            "architecture": "ssd",
-            "image": "odapi",
-            "source": "archive",
-            "variants": "float32",
-            "kind": "sample",
-        }
+    head, row = kiln("models").stdout.splitlines()
+    assert head.split() == [
+        *("model", "architecture", "kind", "image", "source", "variants", "last", "build")
     ]
+    assert row.split() == [
+        "toy",
+        "ssd",
+        "sample",
+        "odapi",
+        "archive,",
+        "not",
+        "here",
+        "float32",
+        "-",
+    ]
+    (event,) = events(kiln("models", "--json"))
+    assert event == {
+        "event": "model",
+        "model": "toy",
+        "title": "A toy",
+        "architecture": "ssd",
+        "image": "odapi",
+        "source": "archive",
+        "at_hand": False,
+        "variants": ["float32"],
+        "kind": "sample",
+        "last": None,
+    }
+
+
+def test_models_tells_how_the_last_build_ended(kiln: Kiln) -> None:
+    address = small_archive(kiln.root / "toy.tar.gz")
+    add_recipe(kiln.project, "toy", address)
+    assert kiln("build", "toy").returncode == 20  # no engine
+    (event,) = events(kiln("models", "--json"))
+    assert event["at_hand"], "the archive was fetched before the engine was missed"
+    assert (event["last"]["ok"], event["last"]["kind"]) == (False, "engine-unavailable")
+    assert abs(event["last"]["when"] - time.time()) < 600
+    shown = kiln("models").stdout
+    assert "archive, at hand" in shown
+    assert "failed: engine-unavailable" in shown
 
 
 def events(found: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:

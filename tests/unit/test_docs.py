@@ -17,7 +17,8 @@ import pytest
 from kiln import errors
 from kiln.cli import cli
 from kiln.errors import KilnError
-from kiln.recipe import Recipe, _models_in, _Part, load
+from kiln.recipe import Recipe, _Part, load
+from kiln.recipe_words import models_in
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -144,7 +145,7 @@ def tables_of_recipe() -> set[type[_Part]]:
         if model not in found:
             found.add(model)
             for item in model.model_fields.values():
-                todo += _models_in(item.annotation)
+                todo += models_in(item.annotation)
     return found
 
 
@@ -154,6 +155,7 @@ def section_of(model: type[_Part]) -> str:
     headings = {
         "Recipe": "## Top level",
         "ArchiveSource": "## `[source]` of kind `archive`",
+        "HubSource": "## `[source]` of kind `hub`",
         "SourceFile": "Each `[[source.files]]` has",
         "StageSource": "## `[source]` of kind `stage`",
         "PinnedFile": "Each input has",
@@ -168,7 +170,7 @@ def test_every_key_of_a_recipe_is_explained(model: type[_Part]) -> None:
     section = section_of(model)
     for name, item in model.model_fields.items():
         key = item.alias or name
-        if model is Recipe and _models_in(item.annotation):
+        if model is Recipe and models_in(item.annotation):
             continue  # a table: it has a section of its own
         assert f"`{key}`" in section, key
         for choice in get_args(item.annotation) if key != "schema" else ():

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiln.errors import UsageError
-from kiln.plan import Fact, Files, Output, Plan, Sources, Step, _Steps, make_plan
-from kiln.recipe import VARIANTS, Recipe, Variant, _tuples
+from kiln.plan import SEED, Fact, Files, Output, Plan, Sources, Step, _Steps, make_plan
+from kiln.recipe import CONVERTED, Recipe, Variant
+from kiln.recipe_values import tuples
 
 IMAGE = f"sha256:{'1' * 64}"
 CODE = "2" * 64
@@ -22,7 +23,7 @@ IMAGES = {"cat.png": "d" * 64, "cup.png": "e" * 64}
 SOURCES = Sources(checkpoint=CHECKPOINT, label_map="f" * 64, images=IMAGES)
 
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
-variant_lists = st.lists(st.sampled_from(VARIANTS), min_size=1, max_size=4, unique=True)
+variant_lists = st.lists(st.sampled_from(CONVERTED), min_size=1, max_size=4, unique=True)
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -36,7 +37,7 @@ def recipe(**changes: Any) -> Recipe:
         "version": "1",
         "architecture": "ssd",
         "image": "odapi",
-        "variants": list(VARIANTS),
+        "variants": list(CONVERTED),
         "source": {
             "kind": "archive",
             "url": "http://127.0.0.1/toy.tar.gz",
@@ -48,13 +49,13 @@ def recipe(**changes: Any) -> Recipe:
         "calibration": {"images": "images"},
         **changes,
     }
-    return Recipe.model_validate(_tuples(table))
+    return Recipe.model_validate(tuples(table))
 
 
 def plan(
     made_of: Recipe | None = None,
     sources: Sources = SOURCES,
-    variants: tuple[Variant, ...] = VARIANTS,
+    variants: tuple[Variant, ...] = CONVERTED,
     image: str = IMAGE,
     code: str = CODE,
 ) -> Plan:
@@ -80,11 +81,11 @@ def test_one_export_feeds_every_variant() -> None:
     found = plan()
     assert [step.id for step in found.steps] == [
         "export",
-        *(f"{stage}-{variant}" for variant in VARIANTS for stage in ("convert", "annotate")),
+        *(f"{stage}-{variant}" for variant in CONVERTED for stage in ("convert", "annotate")),
     ]
-    assert found.artefacts == {variant: f"annotate-{variant}" for variant in VARIANTS}
+    assert found.artefacts == {variant: f"annotate-{variant}" for variant in CONVERTED}
     assert found.step("export").inputs == {"checkpoint": Files(CHECKPOINT)}
-    for variant in VARIANTS:
+    for variant in CONVERTED:
         convert, annotate = found.step(f"convert-{variant}"), found.step(f"annotate-{variant}")
         assert convert.params == {"variant": variant}
         assert convert.upstream() == {"export"}
@@ -133,6 +134,86 @@ def test_a_stage_source_makes_the_checkpoint_and_the_label_map() -> None:
     assert found.step("annotate-int8").inputs["label_map"] == Output(
         "checkpoint", "model/label_map.pbtxt"
     )
+
+
+# --- the publisher's own file, and Model Maker ----------------------------------------------
+
+
+def prebuilt_plan(variants: tuple[Variant, ...], prebuilt: str = "9" * 64) -> Plan:
+    source = {**recipe().source.model_dump(), "prebuilt": "model.tflite"}
+    made_of = recipe(variants=[*CONVERTED, "prebuilt"], source=source)
+    return plan(made_of, replace(SOURCES, prebuilt=prebuilt), variants)
+
+
+def test_the_prebuilt_file_is_adopted_annotated_and_compared() -> None:
+    found = prebuilt_plan(("float32", "prebuilt"))
+    ids = [step.id for step in found.steps]
+    assert ids == [
+        "export",
+        *("convert-float32", "annotate-float32"),
+        *("adopt", "annotate-prebuilt", "compare-prebuilt"),
+    ]
+    adopt = found.step("adopt")
+    assert adopt.inputs == {
+        "model": Files({"": "9" * 64}),
+        "checkpoint": Files(CHECKPOINT),
+        "images": Files(IMAGES),
+    }
+    annotate = found.step("annotate-prebuilt")
+    # Everything about it is what its behaviour says, and nothing is the export's.
+    assert annotate.params_from == {
+        name: Fact("adopt", name)
+        for name in ("architecture", "num_classes", "normalization", "roles")
+    }
+    assert found.step("compare-prebuilt").upstream() == {"annotate-prebuilt", "annotate-float32"}
+    assert found.reports == ("compare-prebuilt",)
+
+
+def test_the_prebuilt_file_alone_needs_no_export() -> None:
+    found = prebuilt_plan(("prebuilt",))
+    assert [step.id for step in found.steps] == ["adopt", "annotate-prebuilt"]
+    assert found.reports == ()
+
+
+def test_another_prebuilt_file_is_adopted_again_and_nothing_else_changes() -> None:
+    both: tuple[Variant, ...] = ("float32", "prebuilt")
+    assert changed(prebuilt_plan(both, "8" * 64), prebuilt_plan(both)) == {
+        "adopt",
+        "annotate-prebuilt",
+        "compare-prebuilt",
+    }
+
+
+LITE = {
+    "architecture": "efficientdet",
+    "image": "modelmaker",
+    "efficientdet": {"spec": "efficientdet_lite2"},
+}
+
+
+def lite_recipe(**changes: Any) -> Recipe:
+    source = {"kind": "archive", "url": "http://127.0.0.1/x", "root": "x", "checkpoint": "."}
+    return recipe(**{**LITE, "source": source, **changes})
+
+
+def test_model_maker_has_an_export_of_its_own_and_the_same_conversion() -> None:
+    found = plan(lite_recipe())
+    assert found.image == "modelmaker"
+    export = found.step("export")
+    assert export.stage == "modelmaker_export"
+    assert export.params["spec"] == "efficientdet_lite2"
+    assert {step.stage for step in found.steps} == {"modelmaker_export", "convert", "annotate"}
+
+
+def test_the_seed_profile_of_model_maker_is_one_stage() -> None:
+    hub = {"kind": "hub", "handle": "https://127.0.0.1/lite2/1"}
+    made_of = lite_recipe(source=hub, profile="seed", variants=["int8"])
+    module = {"saved_model.pb": "7" * 64}
+    found = plan(made_of, replace(SOURCES, checkpoint=module), ("int8",))
+    (create,) = found.steps
+    assert (create.stage, found.artefacts) == ("modelmaker_seed", {"int8": "create"})
+    assert create.inputs["hub_module"] == Files(module)
+    assert create.params == {"spec": "efficientdet_lite2", "seed": SEED}
 
 
 def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:

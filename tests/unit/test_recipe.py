@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from kiln import recipe
+from kiln import recipe, recipe_values
 from kiln.digest import sha256_file
 from kiln.errors import RecipeError
 
@@ -153,8 +153,8 @@ def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
         ("schema = 1", "schema = 2", ["schema: 2", "known: 1"]),
         ("schema = 1", "schema = true", ["schema: 'true' is not a format"]),
         ("schema = 1", "", ["schema: missing"]),
-        ('kind = "archive"', 'kind = "archiv"', ["source.kind: 'archiv'", "archive, stage"]),
-        ('kind = "archive"', "", ["source.kind: missing", "archive, stage"]),
+        ('kind = "archive"', 'kind = "archiv"', ["source.kind: 'archiv'", "archive, hub, stage"]),
+        ('kind = "archive"', "", ["source.kind: missing", "archive, hub, stage"]),
         # types and forms
         ('version = "1"', "version = 1", ["version: must be a string, not a whole number"]),
         ('"toy"\ntitle', '"to"\ntitle', ["name: 'to' is not the folder's name, 'toy'"]),
@@ -213,6 +213,88 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 def test_the_same_file_cannot_be_pinned_twice(tmp_path: Path) -> None:
     extra = '[[source.files]]\npath = "checkpoint/ckpt-0.index"\nsize = 13\n[labels]'
     assert "ckpt-0.index' is there twice" in refused(tmp_path, GOOD.replace("[labels]", extra))
+
+
+LITE = """\
+architecture = "efficientdet"
+image = "modelmaker"
+variants = ["int8"]
+[efficientdet]
+spec = "efficientdet_lite0"
+[source]
+kind = "archive"
+url = "http://127.0.0.1/lite0.tgz"
+root = "efficientdet-lite0"
+checkpoint = "."
+"""
+
+HUB = """\
+kind = "hub"
+handle = "https://127.0.0.1/lite0/1"
+"""
+
+
+def lite(changed: str = LITE) -> str:
+    """The good recipe as one for EfficientDet-Lite."""
+    general = GOOD.partition("architecture")[0]
+    return f"{general}{changed}[labels]\nfile = 'l.pbtxt'\n[calibration]\nimages = '../images'\n"
+
+
+def as_hub(text: str) -> str:
+    return text.partition("kind =")[0] + HUB
+
+
+def test_a_recipe_for_model_maker(tmp_path: Path) -> None:
+    found = load(tmp_path, lite())
+    assert found.efficientdet is not None
+    assert found.efficientdet.spec == "efficientdet_lite0"
+    assert isinstance(found.source, recipe.ArchiveSource)
+    assert found.source.pipeline_config is None
+
+
+def test_a_recipe_for_a_hub_module(tmp_path: Path) -> None:
+    text = as_hub(
+        LITE.replace("variants", 'profile = "seed"\nallow = ["untrained-heads"]\nvariants')
+    )
+    found = load(tmp_path, lite(text))
+    assert isinstance(found.source, recipe.HubSource)
+    assert found.source.address == "https://127.0.0.1/lite0/1?tf-hub-format=compressed"
+    assert found.allow == ("untrained-heads",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (lite(LITE.replace("lite0", "lite5", 1)), ["efficientdet.spec", "did you mean", "lite4"]),
+        (lite(LITE.replace('[efficientdet]\nspec = "efficientdet_lite0"\n', "")), ["a spec"]),
+        (lite(LITE.replace('"int8"', '"prebuilt"')), ["'prebuilt'", "source.prebuilt"]),
+        (lite(LITE + 'pipeline_config = "p"\n'), ["reads no source.pipeline_config"]),
+        (lite(LITE.replace('"modelmaker"', '"odapi"')), ["[efficientdet] goes with"]),
+        (lite(LITE.replace('"efficientdet"', '"ssd"')), ["cannot make architecture 'ssd'"]),
+        (lite(as_hub(LITE)), ["hub", "without prediction heads", "'seed'"]),
+        (lite(LITE.replace("variants", 'profile = "seed"\nvariants')), ["kind 'hub'"]),
+        (lite(LITE.replace("variants", 'allow = ["all"]\nvariants')), ["'all'", "untrained-heads"]),
+        (GOOD.replace('pipeline_config = "pipeline.config"\n', ""), ["needs source.pipeline"]),
+        (GOOD.replace('"dynamic", "int8"', '"prebuilt"'), ["needs source.prebuilt"]),
+        (
+            GOOD.replace('"ssd"', '"centernet"').replace("variants", 'profile = "seed"\nvariants'),
+            ["knows no architecture 'centernet'"],
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said(tmp_path: Path, text: str, words: list[str]) -> None:
+    message = refused(tmp_path, text)
+    for word in words:
+        assert word in message
+
+
+def test_prebuilt_needs_images_to_be_run_on(tmp_path: Path) -> None:
+    text = GOOD.replace('"dynamic", "int8"', '"prebuilt"').replace(
+        "pipeline_config", 'prebuilt = "model.tflite"\npipeline_config'
+    )
+    assert load(tmp_path, text).variants == ("prebuilt",)
+    without = text.replace('[calibration]\nimages = "../images"\n', "")
+    assert "'prebuilt' needs [calibration]" in refused(tmp_path, without)
 
 
 @pytest.mark.parametrize(
@@ -320,24 +402,24 @@ def test_the_seed_profile_is_never_the_default() -> None:
     ("text", "size"), [("1B", 1), ("2 KiB", 2048), ("1kB", 1000), ("0.5GiB", 2**29), ("3MB", 3e6)]
 )
 def test_sizes(text: str, size: int) -> None:
-    assert recipe.parse_size(text) == size
+    assert recipe_values.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "5", "GiB", "-1GiB", "0MiB", "1 XB", "1e3MB", "1GiB2"])
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
-        recipe.parse_size(text)
+        recipe_values.parse_size(text)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30min", 1800), ("90s", 90), ("1h 1min 1s", 3661)])
 def test_durations(text: str, seconds: int) -> None:
-    assert recipe.parse_duration(text) == seconds
+    assert recipe_values.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "5", "0min", "min", "-1s", "1s1h", "1.5h", "1d"])
 def test_wrong_durations(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
-        recipe.parse_duration(text)
+        recipe_values.parse_duration(text)
 
 
 def test_the_import_brings_nothing_heavy() -> None:

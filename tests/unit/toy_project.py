@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 from kiln.images.definition import recipe_digest
@@ -64,3 +66,13 @@ def add_recipe(
     path.write_text(RECIPE.format(name=name, url=url, sample=str(sample).lower()))
     (folder / "labels.pbtxt").write_text("item { id: 1 name: 'cat' }\n")
     return path
+
+
+def small_archive(path: Path) -> str:
+    """A small archive in the zoo's layout; returns its address."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name in ("pipeline.config", "checkpoint/ckpt-0.index", "checkpoint/ckpt-0.data"):
+            info = tarfile.TarInfo(f"toy/{name}")
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+    return path.as_uri()

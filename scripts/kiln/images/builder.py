@@ -145,7 +145,9 @@ class Images:
             tag = write_lock(self.docker_dir, name, sealed, recipe).tag
         else:
             tag = Locked.of(name, sealed, recipe).tag
-        self.on_event("image", image=name, phase="done", detail=sealed.identity)
+        self.on_event(
+            "image", image=name, phase="done", detail=sealed.identity, seconds=dict(seconds)
+        )
         return Built(name, tag, sealed, recipe, seconds)
 
     def _lock_is_current(self, name: str) -> bool:

@@ -1,0 +1,151 @@
+"""The single values a recipe is made of: sizes, durations, names, digests, paths.
+
+Each is a type for pydantic, or a function that says in plain words what is wrong with a value.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+_BYTE_UNITS = {
+    "b": 1,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+}
+_TIME_UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+def parse_size(text: str) -> int:
+    """Bytes in a size such as ``6GiB``, ``1.5 GiB`` or ``500MB``.
+
+    Raises:
+        ValueError: ``text`` is no positive size with a known unit.
+
+    >>> parse_size("6GiB")
+    6442450944
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)", text)
+    factor = _BYTE_UNITS.get(match[2].lower()) if match else None
+    size = int(float(match[1]) * factor) if match and factor else 0
+    if size <= 0:
+        raise ValueError(f"{text!r} is not a size; write a number and a unit, such as '6GiB'")
+    return size
+
+
+def parse_duration(text: str) -> int:
+    """Seconds in a duration such as ``30min``, ``90s`` or ``1h30min``.
+
+    Raises:
+        ValueError: ``text`` is no positive duration in hours, minutes and seconds.
+
+    >>> parse_duration("1h30min")
+    5400
+    """
+    match = re.fullmatch(r"(?:([0-9]+)h)?(?:([0-9]+)min)?(?:([0-9]+)s)?", text.replace(" ", ""))
+    parts = match.groups() if match else ()
+    seconds = sum(
+        int(part) * factor
+        for part, factor in zip(parts, (_TIME_UNITS[u] for u in ("h", "min", "s")), strict=False)
+        if part
+    )
+    if seconds <= 0:
+        raise ValueError(f"{text!r} is not a duration; write for example '30min' or '1h30min'")
+    return seconds
+
+
+def plain_path(text: str) -> str:
+    """Refuse what is no relative POSIX path in normal form (``..`` only at the front)."""
+    if not text or text != text.strip() or any(ord(c) < 32 for c in text):
+        raise ValueError("must be a relative path")
+    if "\\" in text:
+        raise ValueError(f"{text!r}: write paths with '/'")
+    if text.startswith(("/", "~")) or re.match(r"[A-Za-z]:", text):
+        raise ValueError(f"{text!r} is absolute; write it relative to the recipe's folder")
+    return text
+
+
+def inner_path(text: str) -> str:
+    plain_path(text)
+    if ".." in PurePosixPath(text).parts:
+        raise ValueError(f"{text!r} leaves the source; '..' is not allowed here")
+    return text
+
+
+def web_address(text: str) -> str:
+    if not re.match(r"(https?|file)://[^\s]+$", text):
+        raise ValueError(f"{text!r} is not an http(s) or file address")
+    return text
+
+
+def finite_json(value: Any) -> Any:
+    """Stage parameters become canonical JSON in keys: no dates, no NaN, no infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): finite_json(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(finite_json(item) for item in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("parameters cannot hold nan or inf")
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"parameters cannot hold a {type(value).__name__}")
+
+
+def not_bool(value: Any) -> Any:
+    # Python takes True for 1, TOML does not.
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def size_or_none(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def duration_or_none(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+GitBlobSha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+#: Relative to the recipe's folder; may climb with ``..`` but not out of the models folder.
+RecipePath = Annotated[str, AfterValidator(plain_path)]
+#: Relative to the source's root; never climbs.
+SourcePath = Annotated[str, AfterValidator(inner_path)]
+WebAddress = Annotated[str, AfterValidator(web_address)]
+Params = Annotated[dict[str, Any], AfterValidator(finite_json)]
+
+
+def tuples(value: Any) -> Any:
+    """TOML arrays as tuples: strict validation takes nothing else for an immutable field."""
+    if isinstance(value, dict):
+        return {key: tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(tuples(item) for item in value)
+    return value
+
+
+def wrong(message: str) -> PydanticCustomError:
+    # Braces would be taken for pydantic's own placeholders.
+    return PydanticCustomError("recipe", "{what}", {"what": message})
+
+
+def refuse_repeats(what: str, items: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for item in items:
+        if item in seen:
+            raise wrong(f"{what}: {item!r} is there twice")
+        seen.add(item)

@@ -1,0 +1,199 @@
+"""A model's archive: found or downloaded, held against its pins, unpacked into the store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kiln.archive import unpack
+from kiln.digest import git_blob_sha1_file, sha256_file
+from kiln.errors import (
+    ArchiveError,
+    DigestMismatchError,
+    SourceUnavailableError,
+    UsageError,
+)
+from kiln.recipe import ArchiveSource, HubSource, SourceFile
+from kiln.store import Store
+
+if TYPE_CHECKING:
+    from kiln.sources.download import OnProgress
+
+_ARCHIVE_REF = "archive"
+_TREE_REF = "archive-tree"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a recipe says of its archive.
+
+    Args:
+        model: the recipe's name.
+        root: the archive's top folder; ``None``: its files are at the top.
+        files: pins of files inside.
+    """
+
+    model: str
+    url: str
+    mirrors: tuple[str, ...]
+    root: str | None
+    sha256: str | None
+    git_blob_sha1: str | None
+    files: tuple[SourceFile, ...]
+
+    @classmethod
+    def of(cls, model: str, source: ArchiveSource | HubSource) -> Packed:
+        """The archive of a recipe's source."""
+        if isinstance(source, HubSource):
+            where, root, blob = source.address, None, None
+        else:
+            where, root, blob = source.url, source.root, source.git_blob_sha1
+        return cls(model, where, source.mirrors, root, source.sha256, blob, source.files)
+
+
+def trusted_digest(packed: Packed, store: Store) -> str | None:
+    """SHA-256 of the only archive that will do: pinned, or the first one used here."""
+    known = store.get_ref(_ARCHIVE_REF, packed.model)
+    return packed.sha256 or (known["sha256"] if known and known["url"] == packed.url else None)
+
+
+def at_hand(packed: Packed, store: Store) -> bool:
+    """Whether the store holds the archive."""
+    digest = trusted_digest(packed, store)
+    return digest is not None and store.has(digest)
+
+
+def archive_files(
+    packed: Packed,
+    store: Store,
+    archive: Path | None,
+    on_progress: OnProgress | None,
+    on_note: Callable[[str], None] | None,
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """The verified contents of the archive (path below its root -> SHA-256), and a record.
+
+    Args:
+        archive: a file the user has already, used instead of downloading.
+
+    Raises:
+        SourceUnavailableError, DigestMismatchError, ArchiveError: the archive.
+        UsageError: there is no file ``archive``.
+    """
+    trusted = trusted_digest(packed, store)
+    if archive is not None:
+        if not archive.is_file():
+            raise UsageError(f"There is no file {archive}.", "Check the path given to --archive.")
+        with _first_use_holds(packed, trusted):
+            digest = store.add_file(archive, expect=trusted)
+    elif trusted and store.has(trusted):
+        digest = trusted
+    else:
+        from kiln.sources.download import Download, fetch  # slow to import, rarely needed
+
+        download = Download(
+            urls=(packed.url, *packed.mirrors), size=None, sha256=trusted, name=packed.model
+        )
+        try:
+            with _first_use_holds(packed, trusted):
+                digest = fetch([download], store, on_progress=on_progress)[packed.model]
+        except SourceUnavailableError as error:
+            error.remedy = (
+                f"Get {packed.url} by other means and run "
+                f"`kiln build {packed.model} --archive FILE`. {error.remedy}"
+            )
+            raise
+    tree = store.get_ref(_TREE_REF, f"{digest}-{packed.model}")
+    if tree is not None and all(store.has(item) for item in tree["files"].values()):
+        files: dict[str, str] = tree["files"]
+    else:
+        files = _unpack_and_verify(packed, store, digest)
+        store.set_ref(_TREE_REF, f"{digest}-{packed.model}", {"files": files})
+    check_files(packed, store, files)
+    if trusted is None:
+        # Trust on first use: from now on only these bytes will do on this machine.
+        store.set_ref(_ARCHIVE_REF, packed.model, {"url": packed.url, "sha256": digest})
+        if on_note:
+            on_note(
+                f"{packed.model}: first use of this archive. Pin it in the recipe, in [source]: "
+                f'sha256 = "{digest}"'
+            )
+    record = {"kind": "archive", "url": packed.url, "sha256": digest, "pinned": bool(packed.sha256)}
+    return files, record
+
+
+@contextlib.contextmanager
+def _first_use_holds(packed: Packed, trusted: str | None) -> Iterator[None]:
+    """Say of another archive than the one first used how to accept it: there is no pin to change.
+
+    Raises:
+        DigestMismatchError: the body met one.
+    """
+    try:
+        yield
+    except DigestMismatchError as error:
+        if packed.sha256 or trusted is None:
+            raise
+        raise DigestMismatchError(
+            f"The archive of {packed.model!r} is not the one that was first used here: "
+            f"{error.message}",
+            "If its publisher changed it and you trust the new one, pin that in the recipe, in "
+            "[source], with its sha256.",
+        ) from error
+
+
+def _unpack_and_verify(packed: Packed, store: Store, digest: str) -> dict[str, str]:
+    path = store.path(digest)
+    try:
+        if packed.git_blob_sha1 and git_blob_sha1_file(path) != packed.git_blob_sha1:
+            raise DigestMismatchError(
+                f"The archive of {packed.model!r} is not the published one (its git blob SHA-1 is "
+                f"{git_blob_sha1_file(path)}, not {packed.git_blob_sha1}).",
+                "Download it again. For a model of your own, write a recipe of its own.",
+            )
+        with store.scratch() as scratch:
+            try:
+                unpack(path, scratch / "tree", root=packed.root)
+            except ArchiveError as error:
+                # In the store it is called by its digest, which nobody would recognise.
+                told = error.message.replace(path.name, f"The archive of {packed.model!r}")
+                raise ArchiveError(told, error.remedy) from error
+            blobs = store.add_tree(scratch / "tree" / (packed.root or ""))
+    except BaseException:
+        store.discard(digest)
+        raise
+    return {name: blob.sha256 for name, blob in blobs.items()}
+
+
+def check_files(packed: Packed, store: Store, files: Mapping[str, str]) -> None:
+    """Hold unpacked files (path -> SHA-256) against their pins.
+
+    Raises:
+        DigestMismatchError: one is missing or another.
+    """
+    for pinned in packed.files:
+        if pinned.path not in files:
+            raise DigestMismatchError(
+                f"The archive of {packed.model!r} holds no {pinned.path}.",
+                "It is not the archive the recipe describes: download it again.",
+            )
+        problem = _mismatch(pinned, store.path(files[pinned.path]))
+        if problem:
+            raise DigestMismatchError(
+                f"{pinned.path} in the archive of {packed.model!r} is not the published file: "
+                f"{problem}.",
+                "Download the archive again. For a model of your own, write a recipe of its own.",
+            )
+
+
+def _mismatch(pinned: SourceFile, path: Path) -> str | None:
+    size = path.stat().st_size
+    if pinned.size is not None and size != pinned.size:
+        return f"{size} bytes, not {pinned.size}"
+    if pinned.git_blob_sha1 and git_blob_sha1_file(path) != pinned.git_blob_sha1:
+        return f"git blob SHA-1 {git_blob_sha1_file(path)}, not {pinned.git_blob_sha1}"
+    if pinned.sha256 and sha256_file(path) != pinned.sha256:
+        return f"SHA-256 {sha256_file(path)}, not {pinned.sha256}"
+    return None

@@ -224,9 +224,9 @@ def plain(plan: Plan) -> Plan:
     """``plan`` with the package's own export: batch norms are left to the converter."""
     steps = []
     for step in plan.steps:
-        if step.stage == "export":
+        if step.id == "export":
             step = dataclasses.replace(step, params={**step.params, "exact_batch_norm": False})
-        if step.upstream() or step.stage == "export":
+        if step.upstream() or step.id == "export":
             # It no longer makes what its key says.
             step = dataclasses.replace(step, key=key_of({"plain": step.key}))
         steps.append(step)

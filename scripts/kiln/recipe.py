@@ -108,13 +108,13 @@ class ArchiveSource(_Part):
 
     ``checkpoint`` (a folder or a checkpoint prefix), ``pipeline_config`` (Object Detection API
     models have one), ``prebuilt`` (a ready ``.tflite``) and the paths in ``files`` are relative
-    to ``root``, the archive's top folder.
+    to ``root``, the archive's top folder; ``None``: the only folder at its top, whatever its name.
     """
 
     kind: Literal["archive"]
     url: WebAddress
     mirrors: tuple[WebAddress, ...] = ()
-    root: SourcePath
+    root: SourcePath | None = None
     checkpoint: SourcePath
     pipeline_config: SourcePath | None = None
     prebuilt: SourcePath | None = None

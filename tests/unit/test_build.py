@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from kiln.errors import (
 from kiln.keys import SigningKey
 from kiln.plan import Sources, make_plan
 from kiln.recipe import discover, load
-from kiln.sources.model import Acquired
+from kiln.sources.model import Acquired, acquire
 from kiln.store import Blob, StageResult, Store
 
 FAILED = ModelBuild("bad", error=ArchiveError("Broken.", "Mend it."))
@@ -187,3 +188,28 @@ def test_an_untrained_model_that_is_allowed_by_name_is_told_of(private: Path) ->
     builder._check_trained(load(path, builder.project.models), untrained(["flat scores"]))
     (event,) = events
     assert "flat scores" in event["message"]
+
+
+@pytest.mark.parametrize("root", ['root = "toy"\n', ""])
+def test_the_only_top_folder_needs_no_name(private: Path, root: str) -> None:
+    builder, _ = make_builder(private)
+    path = add_recipe(builder.project, "toy", small_archive(private / "toy.tar.gz"))
+    path.write_text(path.read_text().replace('root = "toy"\n', root))
+    found = acquire(load(path, builder.project.models), builder.store)
+    assert set(found.sources.checkpoint) == {
+        "pipeline.config",
+        "checkpoint/ckpt-0.index",
+        "checkpoint/ckpt-0.data",
+    }
+
+
+def test_several_top_folders_need_a_name(private: Path) -> None:
+    builder, _ = make_builder(private)
+    with zipfile.ZipFile(private / "two.zip", "w") as file:
+        for name in ("a/pipeline.config", "b/checkpoint/ckpt-0.index"):
+            file.writestr(name, b"abc")
+    path = add_recipe(builder.project, "toy", (private / "two.zip").as_uri())
+    path.write_text(path.read_text().replace('root = "toy"\n', ""))
+    with pytest.raises(ArchiveError, match="'a', 'b'") as caught:
+        acquire(load(path, builder.project.models), builder.store)
+    assert "source.root" in caught.value.remedy

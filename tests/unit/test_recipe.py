@@ -390,7 +390,8 @@ def test_the_seed_profile_is_never_the_default() -> None:
         for name, path in recipe.discover(MODELS).items()
         if recipe.load(path, MODELS).profile == "seed"
     }
-    assert seeds == {"ssd_mobilenet_v2_320x320_seed"}
+    assert seeds == {"ssd_mobilenet_v2_320x320_seed", "efficientdet_lite0_320x320_seed"}
+    assert all(name.endswith("_seed") for name in seeds)
     seed = recipe.load(recipe.discover(MODELS)["ssd_mobilenet_v2_320x320_seed"], MODELS)
     plain = recipe.load(recipe.discover(MODELS)["ssd_mobilenet_v2_320x320"], MODELS)
     assert seed.source == plain.source

@@ -32,26 +32,26 @@ class Packed:
 
     Args:
         model: the recipe's name.
-        root: the archive's top folder; ``None``: its files are at the top.
+        root: the archive's top folder; ``""``: its files are at the top; ``None``: the only
+            folder there.
         files: pins of files inside.
     """
 
     model: str
     url: str
-    mirrors: tuple[str, ...]
     root: str | None
-    sha256: str | None
     git_blob_sha1: str | None
+    mirrors: tuple[str, ...]
+    sha256: str | None
     files: tuple[SourceFile, ...]
 
     @classmethod
     def of(cls, model: str, source: ArchiveSource | HubSource) -> Packed:
         """The archive of a recipe's source."""
+        pins = source.mirrors, source.sha256, source.files
         if isinstance(source, HubSource):
-            where, root, blob = source.address, None, None
-        else:
-            where, root, blob = source.url, source.root, source.git_blob_sha1
-        return cls(model, where, source.mirrors, root, source.sha256, blob, source.files)
+            return cls(model, source.address, "", None, *pins)
+        return cls(model, source.url, source.root, source.git_blob_sha1, *pins)
 
 
 def trusted_digest(packed: Packed, store: Store) -> str | None:
@@ -155,16 +155,34 @@ def _unpack_and_verify(packed: Packed, store: Store, digest: str) -> dict[str, s
             )
         with store.scratch() as scratch:
             try:
-                unpack(path, scratch / "tree", root=packed.root)
+                unpack(path, scratch / "tree", root=packed.root or None)
             except ArchiveError as error:
                 # In the store it is called by its digest, which nobody would recognise.
                 told = error.message.replace(path.name, f"The archive of {packed.model!r}")
                 raise ArchiveError(told, error.remedy) from error
-            blobs = store.add_tree(scratch / "tree" / (packed.root or ""))
+            blobs = store.add_tree(_top(scratch / "tree", packed))
     except BaseException:
         store.discard(digest)
         raise
     return {name: blob.sha256 for name, blob in blobs.items()}
+
+
+def _top(tree: Path, packed: Packed) -> Path:
+    """The folder of the unpacked archive that the recipe's paths start from.
+
+    Raises:
+        ArchiveError: the recipe names none, and there is not just one.
+    """
+    if packed.root is not None:
+        return tree / packed.root
+    found = sorted(tree.iterdir())
+    if len(found) != 1 or not found[0].is_dir():
+        names = ", ".join(repr(path.name) for path in found[:8])
+        raise ArchiveError(
+            f"The archive of {packed.model!r} has not one folder at its top but {names}.",
+            "Name the folder in the recipe, in source.root.",
+        )
+    return found[0]
 
 
 def check_files(packed: Packed, store: Store, files: Mapping[str, str]) -> None:

@@ -5,8 +5,8 @@ set -eu
 cd "$(dirname "$0")/../docker"
 date=2026-11-01
 [ "${1:-}" = --exclude-newer ] && date=$2
-lock() { # IN OUT [OVERRIDES]
-    set -- "$1" "$2" ${3:+--override "$3"}
+lock() { # IN OUT [OVERRIDES [CONSTRAINTS]]
+    set -- "$1" "$2" ${3:+--override "$3"} ${4:+--constraint "$4"}
     in=$1 out=$2
     shift 2
     uv pip compile "$in" "$@" --python-version 3.9 --python-platform x86_64-manylinux_2_31 \
@@ -17,3 +17,9 @@ lock() { # IN OUT [OVERRIDES]
 lock build-tools.in build-tools.lock
 lock odapi/requirements.in odapi/requirements.lock odapi/overrides.txt
 lock odapi/metadata.in odapi/metadata.lock odapi/metadata-overrides.txt
+# Model Maker is no longer maintained and sets few upper bounds: later releases of what it needs
+# (model optimization, Keras) do not go with it. This date has nothing to do with the one above.
+date=2024-02-01
+lock modelmaker/requirements.in modelmaker/full.lock modelmaker/full-overrides.txt
+# The same versions, or a comparison of the two would say nothing.
+lock modelmaker/requirements.in modelmaker/requirements.lock modelmaker/overrides.txt modelmaker/full.lock

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support import (
     EXTRA_STAGES,
     ROOT,
     SAMPLE,
+    SAMPLES,
     Kiln,
     Stages,
     Wanted,
@@ -53,6 +55,13 @@ def odapi(engine: Engine) -> Locked:
     """The sealed image; built now, from the user's own store, if the engine lacks it."""
     images = Images(ROOT / "docker", lambda: engine, Store(Store.default_root()))
     return images.ensure("odapi")
+
+
+@pytest.fixture(scope="session")
+def modelmaker(engine: Engine) -> Locked:
+    """The sealed image with Model Maker, as :func:`odapi`."""
+    images = Images(ROOT / "docker", lambda: engine, Store(Store.default_root()))
+    return images.ensure("modelmaker")
 
 
 @pytest.fixture(scope="session")
@@ -108,13 +117,32 @@ def fresh(session_kiln: Kiln, area: Path) -> Iterator[Kiln]:
 
 @dataclass(frozen=True)
 class Sample:
-    """The built sample: its folder in dist, and the command that built it."""
+    """A built sample: its folder in dist, and the command that built it."""
 
     kiln: Kiln
     folder: Path
 
     def artefact(self, variant: str) -> Path:
-        return self.folder / f"{SAMPLE}_{variant}.tflite"
+        return self.folder / f"{self.folder.name}_{variant}.tflite"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its ``conversion.json``."""
+        found: dict[str, Any] = json.loads((self.folder / "conversion.json").read_text("utf-8"))
+        return found
+
+    def output(self, step: str, prefix: str, target: Path) -> Path:
+        """What a step of the build made below ``prefix``, laid out in the folder ``target``."""
+        store = Store(self.kiln.store)
+        result = store.get_result(self.record["stages"][step]["key"])
+        assert result is not None
+        files = {
+            name.removeprefix(prefix): blob
+            for name, blob in result.files.items()
+            if name.startswith(prefix)
+        }
+        store.materialize(files, target, link=False)
+        return target
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +150,17 @@ def sample(session_kiln: Kiln) -> Sample:
     """``kiln build`` of the embedded sample, all variants."""
     session_kiln("build", SAMPLE).ok()
     return Sample(session_kiln, session_kiln.dist / SAMPLE)
+
+
+@pytest.fixture(scope="session")
+def samples(
+    session_kiln: Kiln, sample: Sample, modelmaker: Locked, area: Path
+) -> dict[str, Sample]:
+    """``kiln build`` of every embedded sample, all variants."""
+    kiln = session_kiln.but(dist=area / "samples")
+    others = [name for name in SAMPLES if name != SAMPLE]
+    kiln("build", *others, timeout=1200).ok()
+    return {SAMPLE: sample, **{name: Sample(kiln, kiln.dist / name) for name in others}}
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +172,25 @@ def stages(engine: Engine, odapi: Locked, project: Path, store: Store, area: Pat
         shutil.copy(path, code)
     recipe = load(project / "models" / "samples" / SAMPLE / "recipe.toml", project / "models")
     return Stages(engine, store, odapi, code, recipe)
+
+
+@pytest.fixture(scope="session")
+def lite_stages(stages: Stages, modelmaker: Locked) -> Stages:
+    """Runs any stage, and those in ``extra_stages``, in the image with Model Maker."""
+    return replace(stages, image=modelmaker)
+
+
+@pytest.fixture(scope="session")
+def stages_for(request: pytest.FixtureRequest, project: Path) -> Callable[[str], Stages]:
+    """By a sample's name: the stages of its own image."""
+
+    def choose(name: str) -> Stages:
+        recipe = load(project / "models" / "samples" / name / "recipe.toml", project / "models")
+        fixture = {"odapi": "stages", "modelmaker": "lite_stages"}[recipe.image]
+        found: Stages = request.getfixturevalue(fixture)
+        return found
+
+    return choose
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,12 @@ from kiln.store import StageResult, Store
 ROOT = Path(__file__).resolve().parents[2]
 EXTRA_STAGES = Path(__file__).parent / "extra_stages"
 SAMPLE = "ssd_mobilenet_v2_oidv4"
+#: Every embedded sample, with the side of its input in pixels.
+SAMPLES = {
+    SAMPLE: 300,
+    "centernet_mobilenet_v2_fpn_shapes": 256,
+    "efficientdet_lite0_shapes": 320,
+}
 VARIANTS = ("dynamic", "float32", "float16", "int8")
 
 

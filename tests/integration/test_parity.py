@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Any
 
 import pytest
 from support import VARIANTS, Stages, Wanted, iou
-
-from kiln.store import Store
 
 if sys.version_info >= (3, 11):
     import tomllib as toml
@@ -38,21 +35,7 @@ def expected(images_folder: Path) -> dict[str, set[str]]:
 @pytest.fixture(scope="module")
 def results(sample: Any, stages: Stages, images_folder: Path) -> dict[str, Detections]:
     """By source: ``reference`` (the checkpoint) and each variant; by image: what is found."""
-    kiln = sample.kiln
-    store = Store(kiln.store)
-    record = _record(sample.folder)
-    result = store.get_result(record["stages"]["checkpoint"]["key"])
-    assert result is not None
-    model = kiln.home / "checkpoint"
-    store.materialize(
-        {
-            name.removeprefix("model/"): blob
-            for name, blob in result.files.items()
-            if name.startswith("model/")
-        },
-        model,
-        link=False,
-    )
+    model = sample.output("checkpoint", "model/", sample.kiln.home / "checkpoint")
     images = {"images": images_folder}
     wanted = [Wanted("reference", "reference", {}, {"checkpoint": model, **images})]
     wanted += [
@@ -69,9 +52,6 @@ def results(sample: Any, stages: Stages, images_folder: Path) -> dict[str, Detec
     }
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / "conversion.json").read_text("utf-8"))
-    return record
 
 
 def _compare(reference: Detections, found: Detections) -> tuple[int, float, float]:

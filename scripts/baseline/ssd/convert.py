@@ -1,7 +1,7 @@
 """The hand-written way, conversion: one variant of an exported SavedModel, one process.
 
-Run inside the odapi image by scripts/bench.py: ``convert.py SAVED_MODEL OUT VARIANT IMAGES``.
-Prints its peak memory in bytes.
+Run inside the odapi image by scripts/benchmarks/ssd.py, as
+``convert.py SAVED_MODEL OUT VARIANT IMAGES``. Prints its peak memory in bytes.
 """
 
 import pathlib

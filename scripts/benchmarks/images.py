@@ -1,0 +1,82 @@
+"""Images: how long they take from packages at hand, and how large they are."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.common import Row
+from kiln.engine import Engine
+from kiln.images import definition as definitions
+from kiln.images.builder import Images
+from kiln.images.lock import locked_image
+from kiln.project import Project
+from kiln.store import Store
+
+#: Seconds that building and sealing an image may take, packages at hand.
+COLD = 180
+
+_UV = Path(sys.executable).parent / "uv"
+_PLATFORM = ["--python-version", "3.9", "--python-platform", "x86_64-manylinux_2_31", "--quiet"]
+
+
+def cold(project: Project, engine: Engine) -> list[Row]:
+    """Build every image from wheels at hand, without any cache; build and seal, seconds."""
+    store = Store(Store.default_root())
+    images = Images(project.docker, lambda: engine, store)
+    rows: list[Row] = []
+    for name in definitions.load(project.docker):
+        built = images.build(name)
+        images.check(built, locked_image(project.docker, name))
+        seconds = built.seconds["build"] + built.seconds["seal"]
+        rows.append(
+            {"what": f"image {name}: cold build and seal, s", "kiln": seconds, "bound": COLD}
+        )
+    return rows
+
+
+def sizes(project: Project, folder: Path) -> list[Row]:
+    """Each environment's size beside a plain installation of the same requirements.
+
+    Plain: what is asked for by name with every requirement the packages declare, only pins that
+    contradict each other overridden, as pip would unpack it: no ``.pyc``, nothing left out. uv
+    resolves, because pip does not come to an end. For modelmaker that resolution is a lock of
+    its own (``full.lock``).
+    """
+    overrides = folder / "overrides.txt"
+    overrides.write_text("protobuf==3.20.3\npyparsing==2.4.7\n")
+    locks = []
+    for name in ("requirements", "metadata"):
+        locks.append(folder / f"{name}.txt")
+        subprocess.run(
+            [_UV, "pip", "compile", project.docker / "odapi" / f"{name}.in", "--override",
+             overrides, *_PLATFORM, "--exclude-newer", "2026-11-01", "--output-file", locks[-1]],
+            check=True,
+        )  # fmt: skip
+    full = project.docker / "modelmaker" / "full.lock"
+    return [
+        _row(project, "odapi", [_installed(lock, folder) for lock in locks], None),
+        _row(project, "modelmaker", [_installed(full, folder)], 0.6),
+    ]
+
+
+def _row(project: Project, image: str, plain: list[int], bound: float | None) -> Row:
+    own = locked_image(project.docker, image).size - locked_image(project.docker, "base").size
+    row: Row = {"what": f"{image} environments, MB", "kiln": own / 1e6,
+                "other": sum(plain) / 1e6, "ratio": own / sum(plain)}  # fmt: skip
+    return row if bound is None else {**row, "bound": bound}
+
+
+def _installed(lock: Path, folder: Path) -> int:
+    """Bytes of a lock's packages, installed as they are."""
+    target = folder / "plain"
+    subprocess.run(
+        [_UV, "pip", "install", "--no-deps", "--target", target, "--requirement", lock,
+         "--no-cache", *_PLATFORM],
+        check=True,
+    )  # fmt: skip
+    total = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    shutil.rmtree(target)
+    return total

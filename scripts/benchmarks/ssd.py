@@ -1,0 +1,104 @@
+"""SSD: the package's export command, then one conversion and one metadata process a variant.
+
+That is what the notebooks do (``scripts/baseline/ssd/``). Both ways start from the same
+checkpoint and run in the same sealed image.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import common
+from benchmarks.common import Row, Run
+from kiln.engine import Engine
+from kiln.project import Project
+from kiln.recipe import CONVERTED
+
+SAMPLE = "ssd_mobilenet_v2_oidv4"
+MODEL = "bench_ssd"
+
+
+def measure(project: Project, engine: Engine, image: str, folder: Path, rounds: int) -> list[Row]:
+    """Four variants, one variant, and nothing changed."""
+    _prepare(project, folder)
+
+    def kiln(variants: Sequence[str]) -> Run:
+        common.empty(folder)
+        return again(variants)
+
+    def again(variants: Sequence[str]) -> Run:
+        arguments = [MODEL, "--models-dir", str(folder / "models")]
+        for variant in variants:
+            arguments += ["--variant", variant]
+        return common.build(project, folder, arguments)
+
+    def hand(variants: Sequence[str]) -> Run:
+        mounts = {
+            folder / "in": ("/in", "ro"),
+            common.BASELINE / "ssd": ("/kiln/stages", "ro"),
+            common.out_folder(folder): ("/out", "rw"),
+        }
+        return common.by_hand(engine, image, ["/bin/sh", "-c", _script(variants)], mounts)
+
+    rows = []
+    for what, variants, bound in (
+        ("SSD, four variants", CONVERTED, 0.6),
+        ("SSD, one variant", ("dynamic",), 1.1),
+    ):
+        ways = {
+            "kiln": lambda wanted=variants: kiln(wanted),
+            "by hand": lambda wanted=variants: hand(wanted),
+        }
+        runs = common.take_turns(rounds, ways)
+        rows += common.compared(what, runs["kiln"], runs["by hand"], bound)
+    kiln(CONVERTED)
+    unchanged = [again(CONVERTED).seconds for _ in range(5)]
+    rows.append({"what": "SSD, nothing changed, wall s", "kiln": statistics.median(unchanged),
+                 "bound": 1.5})  # fmt: skip
+    return rows
+
+
+def _script(variants: Sequence[str]) -> str:
+    lines = [
+        "set -e",
+        "mkdir -p /tmp/checkpoint && cp /in/model/checkpoint/* /tmp/checkpoint/",
+        "python /kiln/stages/export.py --pipeline_config_path /in/model/pipeline.config "
+        "--trained_checkpoint_dir /tmp/checkpoint --output_directory /tmp/export "
+        "--max_detections 100",
+    ]
+    for variant in variants:
+        lines += [
+            f"python /kiln/stages/convert.py /tmp/export/saved_model /tmp/{variant}.tflite "
+            f"{variant} /in/images",
+            f"/opt/metadata/bin/python /kiln/stages/metadata.py /tmp/{variant}.tflite "
+            f"/in/labels.txt /out/{variant}.tflite",
+        ]
+    return "\n".join(lines)
+
+
+def _prepare(project: Project, folder: Path) -> None:
+    """The sample's checkpoint as a zoo-layout archive with a recipe, and as plain files."""
+    common.prepared(project, folder, SAMPLE, "dynamic")
+    sample = project.models / "samples" / SAMPLE
+    images = project.models / "samples" / "images"
+    shutil.copytree(images, folder / "in" / "images")
+    shutil.copy(folder / "prepared" / SAMPLE / "labelmap.txt", folder / "in" / "labels.txt")
+    models = folder / "models" / MODEL
+    models.mkdir(parents=True)
+    shutil.copytree(images, folder / "models" / "images")
+    shutil.copy(sample / "label_map.pbtxt", models / "label_map.pbtxt")
+    archive = models / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder / "in" / "model", arcname="bench")
+    (models / "recipe.toml").write_text(
+        f'schema = 1\nname = "{MODEL}"\ntitle = "bench"\ndescription = "bench"\n'
+        'licence = "Apache-2.0"\nauthor = "bench"\nversion = "1"\narchitecture = "ssd"\n'
+        'image = "odapi"\nvariants = ["dynamic", "float32", "float16", "int8"]\n'
+        f'[source]\nkind = "archive"\nurl = "{archive.as_uri()}"\nroot = "bench"\n'
+        'checkpoint = "checkpoint"\npipeline_config = "pipeline.config"\n'
+        '[labels]\nfile = "label_map.pbtxt"\n[calibration]\nimages = "../images"\n'
+    )

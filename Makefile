@@ -5,6 +5,8 @@ SHELL := /bin/sh
 
 JOBS ?= 1
 DIST ?= dist
+SAMPLE ?= centernet_mobilenet_v2_fpn_shapes
+OUT ?= trained
 # Any Python from 3.10 on will do for the driver.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
@@ -63,7 +65,7 @@ images-verify: env engine ## rebuild the images without any cache and compare wi
 compose-build: env engine ## build the same Dockerfiles with docker compose, for interactive shells
 	@$(KILN) images context
 	@if docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=docker-compose; fi; \
-	for image in base odapi; do $$compose build $$image || exit 1; done
+	for image in base odapi modelmaker; do $$compose build $$image || exit 1; done
 
 .PHONY: lint
 lint: dev ## ruff and strict mypy
@@ -84,8 +86,12 @@ test: dev lint ## everything CI runs; without an engine the integration tests ar
 picture: dev ## draw docs/detections.png from the sample's artefacts in dist/
 	@$(VENV)/bin/python scripts/picture.py --dist $(DIST)
 
+.PHONY: train
+train: env engine ## train a sample's weights again, in its image: make train SAMPLE=name OUT=folder
+	@$(VENV)/bin/python scripts/train_sample.py $(SAMPLE) --out $(OUT)
+
 .PHONY: cpu-check
-cpu-check: env engine ## the sample's bytes natively and on two emulated CPUs (about 10 minutes)
+cpu-check: env engine ## the samples' bytes natively and on two emulated CPUs (takes a while)
 	@$(VENV)/bin/python scripts/cpu_check.py --control
 
 .PHONY: bench

@@ -2,7 +2,8 @@
 
 Variants: ``float32``; ``float16`` (weights); ``dynamic`` (int8 weights, float activations);
 ``int8`` (weights and activations, measured on representative images; uint8 input, float
-outputs).
+outputs). Where the channels are normalised differently, int8 files have a float input: a uint8
+input has one scale, so that raw pixels would be off by tens of pixel values in some channels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from stages import pixels
+from stages import float_tail, pixels, tensor_order
 from stages.export import FACTS_FILE
 from stages.failures import StageError
 from stages.request import REQUIRED
@@ -75,14 +76,16 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         files = pixels.list_images(inputs["images"])
         norm = _normalization(params["normalization"], saved_model)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.uint8
+        if _same_for_all_channels(norm):
+            converter.inference_input_type = tf.uint8
         size = _input_size(tf, saved_model)
         converter.representative_dataset = lambda: _representative(files, size, norm, emit)
         facts["calibration_images"] = [path.name for path in files]
-    data = _convert(converter)
+    with float_tail.decoding_in_float():
+        data = tensor_order.canonical(_convert(converter))
     (out / "model.tflite").write_bytes(data)
-    facts.update(_describe(tf, data))
-    if norm is not None:
+    facts.update(describe(tf, data))
+    if norm is not None and _same_for_all_channels(norm):
         _check_input(facts["inputs"][0], norm)
     return facts
 
@@ -121,6 +124,10 @@ def _normalization(given: Optional[dict[str, Any]], saved_model: Path) -> dict[s
     return {"mean": mean, "std": std}
 
 
+def _same_for_all_channels(norm: dict[str, list[float]]) -> bool:
+    return len(set(norm["mean"])) == len(set(norm["std"])) == 1
+
+
 def _input_size(tf: Any, saved_model: Path) -> tuple[int, int]:
     from tensorflow.python.saved_model import loader_impl
 
@@ -149,7 +156,13 @@ def _representative(
     emit.progress(len(files), len(files), "converting")
 
 
-def _describe(tf: Any, data: bytes) -> dict[str, Any]:
+def describe(tf: Any, data: bytes) -> dict[str, Any]:
+    """What a ``.tflite`` file holds: the facts of :func:`run` from ``bytes`` on.
+
+    Args:
+        tf: TensorFlow.
+        data: the file.
+    """
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.Model.GetRootAsModel(data, 0)

@@ -77,9 +77,8 @@ def no_downloads() -> Iterator[None]:
 def normalization(model: Any, architecture: str, size: tuple[int, int]) -> dict[str, list[float]]:
     """How the *exported* graph wants its pixels: ``(pixel - mean) / std`` per channel.
 
-    Asked of the model itself: its ``preprocess`` is run on images of one colour each and the
-    line through the answers is solved. (CenterNet's export holds ``preprocess`` inside, so there
-    the graph takes raw pixels.)
+    An SSD-like model's export starts behind :func:`preprocessing`, which is therefore left to
+    the caller. CenterNet's export holds it inside, so there the graph takes raw pixels.
 
     Args:
         model: the detection model.
@@ -92,11 +91,30 @@ def normalization(model: Any, architecture: str, size: tuple[int, int]) -> dict[
     Raises:
         StageError: the preprocessing is not such a line.
     """
+    if architecture == "center_net":
+        return {"mean": [0.0] * 3, "std": [1.0] * 3}
+    return preprocessing(model, size)
+
+
+def preprocessing(model: Any, size: tuple[int, int]) -> dict[str, list[float]]:
+    """What the model's own ``preprocess`` does to pixels: ``(pixel - mean) / std`` per channel.
+
+    Asked of the model itself: its ``preprocess`` is run on images of one colour each and the
+    line through the answers is solved.
+
+    Args:
+        model: the detection model.
+        size: (height, width) of the input in pixels.
+
+    Returns:
+        ``{"mean": [r, g, b], "std": [r, g, b]}`` in pixel values (0 to 255).
+
+    Raises:
+        StageError: the preprocessing is not such a line.
+    """
     import numpy as np
     import tensorflow as tf
 
-    if architecture == "center_net":
-        return {"mean": [0.0] * 3, "std": [1.0] * 3}
     # One probe per question: black and white give the line; a grey with three different
     # channels proves that it is straight and that channels are neither swapped nor mixed.
     probes = np.array([[0, 0, 0], [255, 255, 255], [64, 128, 192]], np.float32)
@@ -114,6 +132,50 @@ def normalization(model: Any, architecture: str, size: tuple[int, int]) -> dict[
     if np.max(np.abs((probes[2] - mean) / std - grey)) > 1e-4 or np.any(std <= 0):
         raise _not_affine()
     return {"mean": [_tidy(value) for value in mean], "std": [_tidy(value) for value in std]}
+
+
+def untrained(model: Any) -> list[str]:
+    """Reasons, in words, to think that the model's class prediction was never trained.
+
+    Training moves every bias of the layers that score classes. Where all of them are exactly
+    what their initialiser says (a constant, in all models of the Object Detection API), the
+    heads are as they were made and the model detects nothing, whatever its backbone holds.
+
+    Args:
+        model: the detection model, restored.
+
+    Returns:
+        Empty where the model was trained, or where its class heads have no biases.
+    """
+    import numpy as np
+
+    layers = [
+        layer
+        for layer in _class_heads(model)
+        if getattr(layer, "use_bias", False) and layer.bias is not None
+    ]
+    biases = [layer.bias.numpy() for layer in layers]
+    initial = [
+        layer.bias_initializer(layer.bias.shape, layer.bias.dtype).numpy() for layer in layers
+    ]
+    if not layers or not all(np.array_equal(one, other) for one, other in zip(biases, initial)):
+        return []
+    value = float(biases[0].reshape(-1)[0])
+    return [
+        f"all {sum(bias.size for bias in biases)} biases of the class head still have their"
+        f" initial value, {value:.6g}"
+    ]
+
+
+def _class_heads(model: Any) -> list[Any]:
+    """The Keras layers that score classes: the last of each class head."""
+    heads = getattr(model, "_prediction_head_dict", None)
+    if heads is not None:  # CenterNet: one heat map a class, of one or several stacked networks
+        return [network.layers[-1] for network in heads["object_center"]]
+    predictors = getattr(getattr(model, "_box_predictor", None), "_prediction_heads", {})
+    found = predictors.get("class_predictions_with_background", [])
+    found = [found] if hasattr(found, "_class_predictor_layers") else list(found)
+    return [head._class_predictor_layers[-1] for head in found]
 
 
 def _tidy(value: float) -> float:

@@ -98,11 +98,16 @@ def fold_layer(layer: Any) -> tuple[Any, Any]:
 def exact_batch_norms() -> Iterator[Folded]:
     """While active, every Keras batch norm traced for inference becomes ``x * scale + shift``.
 
-    One method is replaced, in the class all Keras batch norms (fused, synchronised, and the
-    Object Detection API's freezable ones) derive from. Call :meth:`Folded.check` after tracing.
+    One method is replaced, in the class all Keras batch norms (fused, synchronised, the Object
+    Detection API's freezable ones, automl's) derive from. Call :meth:`Folded.check` after
+    tracing.
     """
     import tensorflow as tf
-    from keras.src.layers.normalization import batch_normalization
+
+    try:
+        from keras.src.layers.normalization import batch_normalization
+    except ImportError:  # its place in Keras 2.8
+        from keras.layers.normalization import batch_normalization
 
     base = batch_normalization.BatchNormalizationBase
     original = base.call

@@ -37,7 +37,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         Facts: ``architecture``, ``feature_extractor``, ``num_classes``, ``input`` (height and
         width in pixels), ``max_detections``, ``normalization`` (mean and std per channel, in
         pixel values, as the exported graph wants them), ``score_conversion``, ``checkpoint``
-        (name of the prefix), ``variables`` (restored and compared), ``exact_batch_norms``.
+        (name of the prefix), ``variables`` (restored and compared), ``exact_batch_norms``,
+        ``untrained`` (reasons, in words, to think that it was never trained).
 
     Raises:
         StageError: the model cannot be converted, or the checkpoint does not fit it.
@@ -76,6 +77,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "checkpoint": prefix.name,
         "variables": variables,
         "exact_batch_norms": exact,
+        "untrained": detection_model.untrained(model),
     }
     if params["exact_batch_norm"]:
         saved_model_names.canonicalize(out / "saved_model")

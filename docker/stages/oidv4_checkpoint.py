@@ -7,11 +7,10 @@ failed would leave a model with default statistics, which cannot pass for this o
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from stages import detection_model, pipeline
+from stages import detection_model, pipeline, zoo_folder
 from stages.failures import StageError
 from stages.request import REQUIRED
 from stages.tflite_weights import Convolution, read_convolutions
@@ -40,14 +39,12 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     """
     from stages import tensorflow_setup
 
-    tf = tensorflow_setup.load()
+    tensorflow_setup.load()
     seed = params["seed"]
     if type(seed) is not int or seed < 0:
         raise StageError("stage-failed", f"{seed!r} is not a seed.", "Use a whole number from 0.")
     folder = out / "model"
-    (folder / "checkpoint").mkdir(parents=True)
-    shutil.copyfile(inputs["pipeline_config"], folder / "pipeline.config")
-    shutil.copyfile(inputs["label_map"], folder / "label_map.pbtxt")
+    zoo_folder.begin(folder, inputs)
 
     config = pipeline.read_pipeline(folder)
     size = pipeline.fix_image_size(config, None)
@@ -65,7 +62,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             raise StageError("checkpoint", f"The kernel of {scope} is not {shape}.")
         _assign(targets[layer], convolutions[scope], seed, number)
     difference = _compare(model, inputs["weights"], size)
-    _save(tf, model, folder / "checkpoint")
+    zoo_folder.save(model, folder)
     return {"convolutions": len(rows), "max_difference": difference}
 
 
@@ -174,15 +171,3 @@ def _compare(model: Any, weights: Path, size: tuple[int, int]) -> float:
             f" {difference:.2g}.",
         )
     return difference
-
-
-def _save(tf: Any, model: Any, folder: Path) -> None:
-    # A CheckpointManager and not Checkpoint.write: the exporter wants a save_counter.
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(model=model), str(folder), max_to_keep=1
-    )
-    manager.save(checkpoint_number=0)
-    # The manager's own state file holds the time of day.
-    (folder / "checkpoint").write_text(
-        'model_checkpoint_path: "ckpt-0"\nall_model_checkpoint_paths: "ckpt-0"\n'
-    )

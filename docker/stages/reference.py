@@ -40,7 +40,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
-        ``images`` (how many), ``variables`` (restored and compared).
+        ``images`` (how many), ``variables`` (restored and compared), ``untrained`` (reasons, in
+        words, to think that it was never trained).
 
     Raises:
         StageError: see :mod:`stages.export`; or an image cannot be read.
@@ -79,6 +80,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "max_detections": count,
         "images": len(files),
         "variables": variables,
+        "untrained": detection_model.untrained(model),
     }
 
 

@@ -52,8 +52,6 @@ def results(sample: Any, stages: Stages, images_folder: Path) -> dict[str, Detec
     }
 
 
-
-
 def _compare(reference: Detections, found: Detections) -> tuple[int, float, float]:
     """(boxes compared, smallest IoU, largest score difference); every box must have its match."""
     assert found.keys() == reference.keys()

@@ -18,12 +18,12 @@ INDEX = "checkpoint/ckpt-0.index"
 RECIPE = """\
 schema = 1
 name = "{name}"
-title = "Random SSD"
-description = "A 90-class SSD MobileNet v2 with random weights."
+title = "Random {architecture}"
+description = "A detector of 90 classes with random weights."
 licence = "Apache-2.0"
 author = "tests"
 version = "1"
-architecture = "ssd"
+architecture = "{architecture}"
 image = "odapi"
 variants = {variants}
 {profile}
@@ -33,10 +33,88 @@ url = "{url}"
 root = "{root}"
 checkpoint = "checkpoint"
 pipeline_config = "pipeline.config"
+{prebuilt}
 {pins}
 [labels]
 file = "../labels/{labels}"
 {more}
+"""
+
+
+#: The zoo's CenterNet MobileNetV2 FPN, for smaller pictures. Like the zoo's it keeps the aspect
+#: ratio, which an export cannot, and does not say that its convolutions are separable.
+CENTERNET = b"""
+model { center_net {
+  num_classes: 90
+  feature_extractor { type: "mobilenet_v2_fpn_sep_conv" }
+  image_resizer {
+    keep_aspect_ratio_resizer { min_dimension: 256 max_dimension: 256 pad_to_max_dimension: true }
+  }
+  use_depthwise: true
+  object_detection_task {
+    task_loss_weight: 1.0 offset_loss_weight: 1.0 scale_loss_weight: 0.1
+    localization_loss { l1_localization_loss {} }
+  }
+  object_center_params {
+    object_center_loss_weight: 1.0 min_box_overlap_iou: 0.7 max_box_predictions: 20
+    classification_loss { penalty_reduced_logistic_focal_loss { alpha: 2.0 beta: 4.0 } }
+  }
+} }
+"""
+
+#: The zoo's EfficientDet D0, for smaller pictures.
+EFFICIENTDET_D0 = b"""
+model { ssd {
+  num_classes: 90
+  image_resizer {
+    keep_aspect_ratio_resizer { min_dimension: 256 max_dimension: 256 pad_to_max_dimension: true }
+  }
+  feature_extractor {
+    type: "ssd_efficientnet-b0_bifpn_keras"
+    conv_hyperparams {
+      regularizer { l2_regularizer { weight: 4e-5 } }
+      initializer { truncated_normal_initializer { mean: 0.0 stddev: 0.03 } }
+      activation: SWISH
+      batch_norm { decay: 0.99 scale: true epsilon: 0.001 }
+      force_use_bias: true
+    }
+    bifpn { min_level: 3 max_level: 7 num_iterations: 3 num_filters: 64 }
+  }
+  box_coder {
+    faster_rcnn_box_coder { y_scale: 1.0 x_scale: 1.0 height_scale: 1.0 width_scale: 1.0 }
+  }
+  matcher { argmax_matcher { matched_threshold: 0.5 unmatched_threshold: 0.5 } }
+  similarity_calculator { iou_similarity {} }
+  box_predictor { weight_shared_convolutional_box_predictor {
+    conv_hyperparams {
+      regularizer { l2_regularizer { weight: 4e-5 } }
+      initializer { random_normal_initializer { mean: 0.0 stddev: 0.01 } }
+      activation: SWISH
+      batch_norm { decay: 0.99 scale: true epsilon: 0.001 }
+      force_use_bias: true
+    }
+    depth: 64 num_layers_before_predictor: 3 kernel_size: 3 use_depthwise: true
+    class_prediction_bias_init: -4.6
+  } }
+  anchor_generator { multiscale_anchor_generator {
+    min_level: 3 max_level: 7 anchor_scale: 4.0 scales_per_octave: 3
+    aspect_ratios: 1.0 aspect_ratios: 2.0 aspect_ratios: 0.5
+  } }
+  post_processing {
+    batch_non_max_suppression {
+      score_threshold: 1e-8 iou_threshold: 0.5
+      max_detections_per_class: 100 max_total_detections: 100
+    }
+    score_converter: SIGMOID
+  }
+  loss {
+    localization_loss { weighted_smooth_l1 {} }
+    classification_loss { weighted_sigmoid_focal { gamma: 1.5 alpha: 0.25 } }
+    classification_weight: 1.0 localization_weight: 1.0
+  }
+  encode_background_as_zeros: true
+  add_background_class: false
+} }
 """
 
 
@@ -103,10 +181,11 @@ class Models:
         root: str = TOP,
         pins: str = "",
         more: str = "",
+        architecture: str = "ssd",
     ) -> str:
         """Write a recipe for an archive (a path, or an address); returns the model's name."""
         url = archive if isinstance(archive, str) else archive.as_uri()
-        if "int8" in variants:
+        if {"int8", "prebuilt"} & set(variants):
             more += f'\n[calibration]\nimages = "../{images}"\n'
         text = RECIPE.format(
             name=name,
@@ -115,6 +194,8 @@ class Models:
             url=url,
             root=root,
             pins=pins,
+            architecture=architecture,
+            prebuilt='prebuilt = "model.tflite"\n' if "prebuilt" in variants else "",
             labels=labels,
             more=more,
         )

@@ -8,7 +8,6 @@ object is at many places, sizes and shades. numpy and Pillow, Python 3.9.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scenes import Scene

@@ -1,12 +1,13 @@
-"""A stage of the tests: an SSD checkpoint with seeded random weights, in the zoo's layout."""
+"""A stage of the tests: a checkpoint with seeded random weights, in the zoo's layout."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
-from stages import detection_model, pipeline
+from stages import detection_model, pipeline, pixels
 from stages.request import REQUIRED
 
 ENVIRONMENT = "main"
@@ -14,6 +15,21 @@ ENVIRONMENT = "main"
 PARAMS = {
     "seed": REQUIRED,  # int
     "only": None,  # name of the one child of the model that is saved; None: the whole model
+    "number": 0,  # of the checkpoint
+    "fresh": False,  # whether every variable keeps its initial value, as before any training
+    "optimizer": False,  # whether Adam's state is saved beside the model, as training does
+}
+
+_SOFTER = {  # kernels of heads that speak up less: scores then spread instead of all being 1
+    "model/_box_predictor/": 0.15,
+    "/0/layer_with_weights-0/depthwise_kernel": 0.3,  # CenterNet's
+    "/0/layer_with_weights-1/kernel": 0.3,
+}
+
+_CENTERNET_BIASES = {  # by head: range of the biases of its last layer
+    "object_center": (-5.0, -2.0),  # few peaks stand out
+    "box/scale": (8.0, 32.0),  # heights and widths in cells of 4 pixels: boxes that have an area
+    "box/offset": (0.0, 1.0),  # of a cell
 }
 
 
@@ -21,7 +37,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     """Write ``out/model`` for the ``pipeline_config`` given.
 
     Batch norms get statistics far from the defaults (which would hide a failed restore), and
-    kernels are scaled so that values neither vanish nor all saturate on their way through.
+    kernels are scaled so that values neither vanish nor all saturate on their way through. In
+    a deep network of other activations they would all the same: with ``images`` (a folder)
+    every batch norm gets the statistics of what reaches it there, as from a training.
     """
     import numpy as np
 
@@ -33,7 +51,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     shutil.copyfile(inputs["pipeline_config"], folder / "pipeline.config")
     config = pipeline.read_pipeline(folder)
     model = detection_model.build(config)
-    detection_model.create_variables(model, pipeline.fix_image_size(config, None))
+    size = pipeline.fix_image_size(config, None)
+    detection_model.create_variables(model, size)
     random = np.random.Generator(np.random.PCG64(params["seed"]))
     root = tf.train.Checkpoint(model=model)
     from tensorflow.python.checkpoint.graph_view import ObjectGraphView
@@ -45,17 +64,77 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         if isinstance(item, tf.Variable)
     }
     names.pop("save_counter", None)
-    for name in sorted(names):
+    for name in [] if params["fresh"] else sorted(names):
         variable = names[name]
         values = _values(random, name.rpartition("/")[2], variable.shape.as_list())
-        # Heads that speak up less: scores then spread instead of all being 1.
-        variable.assign(values * (0.15 if name.startswith("model/_box_predictor") else 1.0))
+        variable.assign(_in_head(random, name, values, measured="images" in inputs))
+    if "images" in inputs:
+        _measure(tf, model, inputs["images"], size)
+    parts = {"model": model}
     if params["only"]:
-        part = tf.Module()
-        setattr(part, params["only"], getattr(model, params["only"]))
-        root = tf.train.Checkpoint(model=part)
-    tf.train.CheckpointManager(root, str(folder / "checkpoint"), 1).save(checkpoint_number=0)
+        parts["model"] = tf.Module()
+        setattr(parts["model"], params["only"], getattr(model, params["only"]))
+    if params["optimizer"]:
+        parts["optimizer"] = _used_adam(tf, random, [names[name] for name in sorted(names)])
+    root = tf.train.Checkpoint(**parts)
+    manager = tf.train.CheckpointManager(root, str(folder / "checkpoint"), 1)
+    manager.save(checkpoint_number=params["number"])
     return {"variables": len(names)}
+
+
+def _in_head(random: Any, name: str, values: Any, *, measured: bool) -> Any:
+    if measured:
+        return _tame(random, name, values)
+    if name.startswith("model/_prediction_head_dict/"):
+        for head, limits in _CENTERNET_BIASES.items():
+            if name.endswith(f"/{head}/0/layer_with_weights-1/bias"):
+                return random.uniform(*limits, values.shape)
+    elif not name.startswith("model/_box_predictor/"):
+        return values
+    return values * next((by for part, by in _SOFTER.items() if part in name), 1.0)
+
+
+def _tame(random: Any, name: str, values: Any) -> Any:
+    """For a deep network behind batch norms: small signals, which nothing amplifies to chaos."""
+    kind = name.rpartition("/")[2]
+    if kind in ("gamma", "beta"):
+        return values * 0.3
+    if "/_prediction_heads/class_predictions_with_background/" in name and kind == "bias":
+        return random.uniform(-5.0, -2.0, values.shape)
+    return values * (0.1 if "/_prediction_heads/box_encodings/" in name else 1.0)
+
+
+def _measure(tf: Any, model: Any, images: Path, size: tuple[int, int]) -> None:
+    """Give every batch norm the mean and variance of its inputs, from the first one on."""
+    import numpy as np
+    from keras.src.layers.normalization import batch_normalization
+
+    base = batch_normalization.BatchNormalizationBase
+    original = base.call
+
+    def call(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        mean, variance = tf.nn.moments(inputs, list(range(inputs.shape.rank - 1)))
+        self.moving_mean.assign(mean)
+        self.moving_variance.assign(variance)
+        return original(self, inputs, training=False)
+
+    files = pixels.list_images(images)
+    batch = np.stack([pixels.resize_bilinear(pixels.load_rgb(path), *size) for path in files])
+    base.call = tf.autograph.experimental.do_not_convert(call)
+    try:
+        model.predict(*model.preprocess(tf.constant(batch)))
+    finally:
+        base.call = original
+
+
+def _used_adam(tf: Any, random: Any, variables: list[Any]) -> Any:
+    """The optimizer of a training that got somewhere: no slot has its initial value."""
+    optimizer = tf.keras.optimizers.legacy.Adam()
+    with tf.name_scope("training"):
+        optimizer._create_all_weights([item for item in variables if item.trainable])
+    for item in optimizer.weights[1:]:  # the first is the count of steps
+        item.assign(random.normal(0.0, 1.0, item.shape.as_list()))
+    return optimizer
 
 
 def _values(random: Any, kind: str, shape: list[int]) -> Any:
@@ -67,5 +146,7 @@ def _values(random: Any, kind: str, shape: list[int]) -> Any:
         return random.uniform(-0.5, 0.5, shape)
     if kind in ("beta", "bias"):
         return random.uniform(-0.5, 0.5, shape)
-    inputs = shape[0] * shape[1] * (shape[2] if "depthwise" not in kind else 1)
+    if "kernel" not in kind:  # how much each input of a BiFPN node counts
+        return random.uniform(0.5, 1.5, shape)
+    inputs = math.prod(shape[:2] if "depthwise" in kind else shape[:-1])
     return random.normal(0.0, (2.0 / inputs) ** 0.5, shape)

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import subprocess
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -53,7 +54,7 @@ def main(only: Optional[str] = None) -> int:
         _report(stream, only or "", error)
         return EXIT_FAILED
     for step in steps:
-        if only is None and modules[step.id].ENVIRONMENT == "metadata":
+        if only is None and modules[step.id].ENVIRONMENT == "metadata" and not _shared():
             code = _run_elsewhere(step, stream)
         else:
             code = _run_here(request, step, modules[step.id], in_root, out_root, stream)
@@ -104,8 +105,18 @@ def _run_here(
     return EXIT_OK
 
 
+def _metadata_python() -> str:
+    return os.environ.get("KILN_METADATA_PYTHON", _METADATA_PYTHON)
+
+
+def _shared() -> bool:
+    """Whether both environments are this one: Model Maker's, which needs tflite-support beside
+    TensorFlow. A process of its own would import both once more."""
+    return _metadata_python() == sys.executable  # not resolved: all lead to Debian's python3
+
+
 def _run_elsewhere(step: requests.Step, stream: EventStream) -> int:
-    python = os.environ.get("KILN_METADATA_PYTHON", _METADATA_PYTHON)
+    python = _metadata_python()
     package_root = Path(__file__).resolve().parent.parent
     try:
         code = subprocess.run(

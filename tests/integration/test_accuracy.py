@@ -17,7 +17,7 @@ from support import SAMPLES, VARIANTS, Stages, Wanted
 
 from stages import detector, labelmap, pixels
 
-COUNT = 40
+COUNT = 24
 LEAST = 0.5
 INT8_LOSS = 0.05
 

@@ -83,6 +83,10 @@ class Machine:
             (package / f"{name}.py").write_text(code)
         (root / "in").mkdir()
         (root / "out").mkdir()
+        # The other environment's interpreter: the same one, under a path of its own.
+        self.metadata_python = str(root / "python")
+        Path(self.metadata_python).write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        Path(self.metadata_python).chmod(0o755)
 
     def run(self, *steps: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
         """Run a request; returns the exit code and the events (every line must be one)."""
@@ -94,7 +98,7 @@ class Machine:
                 "PATH": os.environ["PATH"],
                 "KILN_IN": str(self.root / "in"),
                 "KILN_OUT": str(self.root / "out"),
-                "KILN_METADATA_PYTHON": sys.executable,
+                "KILN_METADATA_PYTHON": self.metadata_python,
             },
             capture_output=True,
             text=True,
@@ -144,6 +148,18 @@ def test_stages_run_in_order_across_both_environments(machine: Machine) -> None:
     assert pids[0] == pids[2] != pids[1]
     assert machine.result("one")["status"] == "ok"
     assert machine.result("one")["peak_rss"] > 1_000_000
+
+
+def test_one_environment_for_both_is_one_process(machine: Machine) -> None:
+    machine.metadata_python = sys.executable
+    (machine.root / "in" / "text").write_text("said")
+    code, _ = machine.run(
+        {"id": "one", "stage": "good"},
+        {"id": "two", "stage": "elsewhere", "inputs": {"text": {"path": "text"}}},
+    )
+    assert code == 0, machine.stderr
+    assert machine.result("one")["facts"]["pid"] == machine.result("two")["facts"]["pid"]
+    assert machine.result("two")["facts"]["text"] == "said"
 
 
 @pytest.mark.parametrize(

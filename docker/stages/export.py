@@ -17,6 +17,7 @@ from stages import detection_model, pipeline, restoration, saved_model_names
 from stages.checkpoint_files import find_checkpoint
 from stages.exact_batch_norm import exact_batch_norms
 from stages.failures import StageError
+from stages.lean_save import lean_save
 
 ENVIRONMENT = "main"
 
@@ -109,7 +110,7 @@ def _export(
         folded, saved = None, None
         if exact:
             folded = stack.enter_context(exact_batch_norms())
-            saved = stack.enter_context(_lean_save(exporter))
+            saved = stack.enter_context(lean_save(exporter.tf.saved_model))
         try:
             exporter.export_tflite_model(
                 config, str(folder), str(out), max_detections, use_regular_nms=False
@@ -162,37 +163,3 @@ def _kept_models(size: Optional[tuple[int, int]]) -> Iterator[list[Any]]:
         yield built
     finally:
         model_builder.build = original
-
-
-@contextlib.contextmanager
-def _lean_save(exporter: Any) -> Iterator[list[Any]]:
-    """While active, the exporter's SavedModel holds its signature and nothing else.
-
-    It would save the whole Keras model beside it, which means tracing every layer several times
-    more (most of an export's time), and every conversion would load all of that again. The
-    concrete functions that are saved are put into the list.
-    """
-    import tensorflow as tf
-
-    original = exporter.tf.saved_model.save
-    saved: list[Any] = []
-
-    def save(module: Any, folder: str, signatures: Any) -> None:
-        saved.append(signatures)
-        lean = tf.Module()
-        # In the order of use: the graph's own list of variables comes out of a set.
-        by_handle = {id(variable.handle): variable for variable in signatures.graph.variables}
-        lean.captured = [
-            by_handle[id(external)]
-            for external, _ in signatures.graph.captures
-            if id(external) in by_handle
-        ]
-        # Inference needs no gradients, and swish (EfficientDet) would bring one per use.
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        original(lean, folder, signatures=signatures, options=options)
-
-    exporter.tf.saved_model.save = save
-    try:
-        yield saved
-    finally:
-        exporter.tf.saved_model.save = original

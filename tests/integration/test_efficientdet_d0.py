@@ -210,4 +210,5 @@ def test_the_real_recipe_takes_only_the_real_archive(
         12, zoo.DATA, "not the published file"
     )
     assert fresh.published() == []
-    assert list((fresh.store / "refs").rglob("*.json")) == []
+    kinds = {path.parent.name for path in (fresh.store / "refs").rglob("*.json")}
+    assert kinds <= {"last-build"}  # nothing is trusted

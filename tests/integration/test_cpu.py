@@ -1,4 +1,7 @@
-"""The sample's bytes under another processor: the short form of ``make cpu-check``."""
+"""A sample's bytes under another processor: the short form of ``make cpu-check``.
+
+One architecture: emulated, the others' exports take far longer than a test run has.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import SAMPLE
 
 from kiln.emulation import find_emulator
 from kiln.errors import SourceUnavailableError
@@ -24,7 +28,16 @@ def test_bytes_do_not_depend_on_the_processor(store: Store, odapi: Locked, proje
     except SourceUnavailableError as error:
         pytest.skip(str(error))
     ended = subprocess.run(
-        [sys.executable, SCRIPT, "--variant", "float32", "--cpu", "SandyBridge", "--control"],
+        [
+            sys.executable,
+            SCRIPT,
+            SAMPLE,
+            "--variant",
+            "float32",
+            "--cpu",
+            "SandyBridge",
+            "--control",
+        ],
         cwd=project,
         env={**os.environ, "KILN_STORE": str(store.root)},
         capture_output=True,

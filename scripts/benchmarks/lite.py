@@ -10,6 +10,8 @@ import shutil
 import tarfile
 from pathlib import Path
 
+from PIL import Image
+
 from benchmarks import common
 from benchmarks.common import Row, Run
 from kiln.engine import Engine
@@ -44,7 +46,11 @@ def _prepare(project: Project, folder: Path) -> None:
     """The sample's checkpoint as an archive with a recipe, and as plain files."""
     common.prepared(project, folder, SAMPLE, "int8")
     images = project.models / "samples" / "shapes"
-    shutil.copytree(images, folder / "in" / "images")
+    (folder / "in" / "images").mkdir()
+    for path in sorted(images.glob("*.png")):
+        # Model Maker's reader of annotations takes JPEG only.
+        with Image.open(path) as image:
+            image.save(folder / "in" / "images" / f"{path.stem}.jpg", quality=95)
     models = folder / "models" / MODEL
     models.mkdir(parents=True)
     shutil.copytree(images, folder / "models" / "images")

@@ -155,7 +155,7 @@ def test_ctrl_c(fresh: Kiln, engine: Engine, moment: str) -> None:
         else:
             build.wait_for(event="stage", id="checkpoint", state="started")
         build.process.send_signal(signal.SIGINT)
-        ended = build.end(timeout=20)
+        ended = build.end(timeout=60)
     assert ended.code == 130
     assert ended.seconds < 8
     assert "Traceback" not in ended.err
@@ -175,7 +175,7 @@ def test_container_killed_from_outside(fresh: Kiln, engine: Engine) -> None:
         build.wait_for(event="stage", id="checkpoint", state="started")
         (container,) = containers_of(engine, build.process.pid)
         container.kill()
-        ended = build.end(timeout=20)
+        ended = build.end(timeout=60)
     _failed(ended, 24, "stage-failed")
     assert not containers_of(engine, ended.pid)
     assert fresh.published() == []
@@ -187,7 +187,7 @@ def test_container_removed_from_outside(fresh: Kiln, engine: Engine) -> None:
         build.wait_for(event="stage", id="checkpoint", state="started")
         (container,) = containers_of(engine, build.process.pid)
         container.remove(force=True)
-        ended = build.end(timeout=20)
+        ended = build.end(timeout=60)
     assert ended.code in (21, 24, 26)
     assert "Traceback" not in ended.err
     assert fresh.leftovers() == []

@@ -16,7 +16,7 @@ from stages import model_maker
 
 mm = model_maker.load()
 work = pathlib.Path(tempfile.mkdtemp())
-images = sorted(pathlib.Path("/in/images").glob("*.png"))
+images = sorted(pathlib.Path("/in/images").glob("*.jpg"))
 names = {1: "circle", 2: "square", 3: "nothing", 4: "triangle", 5: "star"}
 with (work / "boxes.csv").open("w", newline="") as stream:
     rows = csv.writer(stream)

@@ -21,7 +21,7 @@ def build(pipeline: Any) -> Any:
     with no_downloads():
         try:
             return model_builder.build(pipeline.model, is_training=False)
-        except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise StageError(
                 "unsupported-model",
                 f"The Object Detection API cannot build this model: {error}",

@@ -84,7 +84,7 @@ def read(path: Path) -> dict[str, Any]:
         ValueError,
         KeyError,
         EOFError,
-        NotImplementedError,  # a compression that is not numpy's
+        RuntimeError,  # encrypted, or a compression that is not numpy's
         AttributeError,  # a single .npy array is no context manager; Python 3.9 says it this way,
         TypeError,  # and newer ones that way
         zipfile.BadZipFile,

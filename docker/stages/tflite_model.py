@@ -162,7 +162,7 @@ def packed_files(data: flat.Bytes) -> dict[str, bytes]:
     except flat.FlatError:
         raise
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError) as error:
-        # RuntimeError: encrypted entries, NotImplementedError: unknown zip versions.
+        # RuntimeError: encrypted entries, unknown zip versions.
         raise flat.FlatError(f"the files packed in the model cannot be read: {error}") from error
     return files
 

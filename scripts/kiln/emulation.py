@@ -173,9 +173,18 @@ def emulated(engine: Engine, emulator: Emulator, cpu: str, folder: Path) -> Engi
             "`qemu-x86_64 -cpu help` lists what it can.",
         )
     start = f"exec {_PLACE}/qemu -cpu {cpu}"
-    _script(folder / "python", f'{start} "$(command -v python)" "$@"')
-    # The kernel would start a child of an emulated process on the real processor.
-    _script(folder / "metadata-python", f'{start} {_METADATA_PYTHON} "$@"')
+    # The kernel would start a child of an emulated process on the real processor. Where both
+    # environments are one, there is no child (stages.runner), and it must stay recognisable.
+    _script(
+        folder / "python",
+        f"""main=$(command -v python)
+own=${{KILN_METADATA_PYTHON:-{_METADATA_PYTHON}}}
+if [ "$own" != "$main" ]; then
+    export KILN_OWN_METADATA_PYTHON="$own" KILN_METADATA_PYTHON={_PLACE}/metadata-python
+fi
+{start} "$main" "$@\"""",
+    )
+    _script(folder / "metadata-python", f'{start} "$KILN_OWN_METADATA_PYTHON" "$@"')
     return _LaunchedEngine(engine, folder, SLOWDOWN)
 
 
@@ -200,7 +209,7 @@ class _LaunchedEngine(Engine):
     """An engine whose containers start their interpreter through a launcher.
 
     Args:
-        folder: holds ``python``, and ``metadata-python`` where that needs a launcher as well.
+        folder: holds ``python``.
         slowdown: factor on time limits.
     """
 
@@ -221,15 +230,11 @@ class _LaunchedEngine(Engine):
     ) -> Outcome:
         """:meth:`Engine.run` with ``command[0]``, which must be ``python``, launched."""
         assert command[0] == "python"
-        metadata = {"KILN_METADATA_PYTHON": f"{_PLACE}/metadata-python"}
         return super().run(
             image,
             [f"{_PLACE}/python", *command[1:]],
             mounts={**mounts, self._folder: (_PLACE, "ro")},
-            environment={
-                **environment,
-                **(metadata if (self._folder / "metadata-python").exists() else {}),
-            },
+            environment=environment,
             limits=replace(limits, timeout=limits.timeout * self._slowdown),
             on_stdout=on_stdout,
             user=user,

@@ -68,3 +68,27 @@ def test_an_emulated_processor_is_seen_by_both_environments(
     for _, features in both:
         assert has <= features
         assert not lacks & features
+
+
+def test_an_emulated_process_still_finds_itself(
+    engine: Engine, modelmaker: Locked, area: Path
+) -> None:
+    """Model Maker's image has one environment; a stage for the other runs in the same process."""
+    try:
+        emulator = find_emulator(Store(area / "emulator"))
+    except SourceUnavailableError as error:
+        pytest.skip(str(error))
+    said = bytearray()
+    launched = emulated(engine, emulator, "Haswell", area / "launcher-itself")
+    asked = "import os, sys; print(os.environ['KILN_METADATA_PYTHON'] == sys.executable)"
+    outcome = launched.run(
+        modelmaker.tag,
+        ("python", "-B", "-c", asked),
+        mounts={},
+        environment={},
+        limits=Limits(timeout=60),
+        on_stdout=said.extend,
+        user="0:0" if engine.rootless else f"{STAGE_UID}:{STAGE_UID}",
+    )
+    assert outcome.exit_code == 0, outcome.log
+    assert said.strip() == b"True"

@@ -1,4 +1,4 @@
-"""``python -m stages [--only ID]``: run the request found in the input folder."""
+"""``python -m stages [--only ID]...``: run the request found in the input folder."""
 
 from __future__ import annotations
 
@@ -8,5 +8,7 @@ import sys
 from stages.runner import main
 
 parser = argparse.ArgumentParser(prog="stages", description=__doc__)
-parser.add_argument("--only", metavar="ID", help="run only this stage, in this process")
+parser.add_argument(
+    "--only", metavar="ID", action="append", help="run only this stage (these), in this process"
+)
 sys.exit(main(parser.parse_args().only))

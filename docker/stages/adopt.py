@@ -14,7 +14,6 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -31,21 +30,13 @@ from stages import (
     tflite_model,
 )
 from stages.failures import StageError
+from stages.normalizations import KNOWN, Normalization
 
 ENVIRONMENT = "main"
 
 PARAMS: dict[str, Any] = {}
 
-MODEL_FILE = "model.tflite"
-
-_KNOWN = (
-    ((0.0,) * 3, (1.0,) * 3),  # raw pixels: the graph holds the preprocessing (CenterNet)
-    ((127.5,) * 3, (127.5,) * 3),  # MobileNet: -1 to 1
-    ((0.0,) * 3, (255.0,) * 3),  # 0 to 1
-    ((127.0,) * 3, (128.0,) * 3),  # EfficientDet-Lite
-    ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # ImageNet's mean and deviation
-)
-"""(mean, std) per channel, in pixel values: what detectors are commonly exported with."""
+MODEL_FILE, SOURCE_FILE = "model.tflite", "detections.json"
 
 _LEAST_AGREEMENT = 0.5
 """Below this (:func:`stages.matching.agreement`) the file is not a conversion of the checkpoint.
@@ -76,31 +67,6 @@ class _Within:
         self._emit.progress(2, 3, message)
 
 
-@dataclass(frozen=True)
-class Normalization:
-    """(pixel - mean) / std per channel, in pixel values (0 to 255)."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def shown(self) -> str:
-        """For messages: ``127.5/127.5``, or all channels where they differ."""
-        pairs = [f"{mean:g}/{std:g}" for mean, std in zip(self.mean, self.std)]
-        return pairs[0] if len(set(pairs)) == 1 else " ".join(pairs)
-
-    def as_fact(self) -> dict[str, list[float]]:
-        """As other stages take it."""
-        return {"mean": list(self.mean), "std": list(self.std)}
-
-    def difference(self, other: Normalization) -> float:
-        """The largest difference, in pixel values of ``other``, of what a graph is fed."""
-        return max(
-            abs((pixel - mean) / std * other_std + other_mean - pixel)
-            for pixel in (0, 255)  # linear in the pixel: the extremes are at the ends
-            for mean, std, other_mean, other_std in zip(self.mean, self.std, other.mean, other.std)
-        )
-
-
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Find out how ``inputs["model"]`` (a ``.tflite`` file) is to be used.
 
@@ -108,7 +74,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         params: none.
         inputs: ``model``; ``checkpoint``, the model folder in the zoo's layout that it was made
             from; ``images``, a folder of images, some of them with objects the model knows.
-        out: gets ``model.tflite``, the very bytes of ``inputs["model"]``.
+        out: gets ``model.tflite``, the very bytes of ``inputs["model"]``, and
+            ``detections.json``: what the checkpoint finds, as :mod:`stages.reference` writes it.
         emit: events.
 
     Returns:
@@ -154,6 +121,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     }
     chosen = choose(agreements)
     (out / MODEL_FILE).write_bytes(data)
+    names = [path.name for path in files]
+    text = json.dumps({"images": dict(zip(names, expected)), "as_tflite": None}, allow_nan=False)
+    (out / SOURCE_FILE).write_text(text + "\n", encoding="utf-8")
     emit.progress(3, 3, f"normalisation {chosen.shown()}")
     ranked = sorted(agreements.items(), key=lambda item: -item[1])
     return {
@@ -195,7 +165,7 @@ def candidates(tensor: tflite_model.Tensor, own: Optional[Normalization]) -> lis
         if len(scale) != 1 or len(zero_point) != 1 or not scale[0] > 0:
             raise _unsupported("its input is quantised in a way that no metadata can describe")
         return [Normalization((float(zero_point[0]),) * 3, (1.0 / scale[0],) * 3)]
-    found = [Normalization(mean, std) for mean, std in _KNOWN]
+    found = list(KNOWN)
     if own is not None and all(own.difference(norm) > 1e-3 for norm in found):
         found.append(own)
     return found

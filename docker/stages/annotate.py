@@ -43,7 +43,7 @@ _PROFILES = ("default", "seed")
 _INPUT_TYPES = ("float32", "uint8")
 """What the Task Library and MediaPipe can feed."""
 
-_PIXEL_WARNING, _PIXEL_LIMIT = 1.0, 8.0
+_PIXEL_WARNING, PIXEL_LIMIT = 1.0, 8.0
 """How far a uint8 input may be from the declared normalisation, in pixel values.
 
 Readers feed raw pixels to a uint8 input. Rounding the zero point (127.5 to 127 or 128) costs up
@@ -227,7 +227,7 @@ def _check_pixels(
     if tensor.quantization is None:
         return  # a uint8 input that the graph itself converts
     error = pixel_error(tensor.quantization, declaration.mean, declaration.std)
-    if error > _PIXEL_LIMIT:
+    if error > PIXEL_LIMIT:
         raise StageError(
             "unsupported-model",
             f"The model's uint8 input reads raw pixels up to {error:.1f} pixel values away from "

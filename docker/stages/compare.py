@@ -54,7 +54,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         emit.progress(done, len(files), path.name)
         image = pixels.load_rgb(path)
         images[path.name] = compare(prebuilt.detect(image), converted.detect(image), threshold)
-    overall = _together(list(images.values()))
+    overall = together(list(images.values()))
     text = json.dumps(
         {"images": {name: _written(found) for name, found in images.items()}, "overall": overall},
         indent=1,
@@ -136,7 +136,8 @@ def _figures(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _together(images: list[dict[str, Any]]) -> dict[str, Any]:
+def together(images: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several images, each as :func:`compare` returns it, as one."""
     names = ("ious", "score_differences", "missed", "extra")
     return _figures({name: [item for found in images for item in found[name]] for name in names})
 

@@ -10,7 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages import efficientdet_lite, fast_nms, model_maker, modelmaker_export, pixels
+from stages import (
+    efficientdet_lite,
+    fast_nms,
+    model_maker,
+    modelmaker_export,
+    pixels,
+    reference,
+)
 from stages.request import REQUIRED
 
 ENVIRONMENT = "main"
@@ -33,8 +40,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
-        ``images`` (how many), ``variables`` (restored and compared), ``untrained`` (reasons, in
-        words, to think that it was never trained).
+        ``images`` (how many), ``variables`` (restored and compared), ``weights`` (numbers in
+        them), ``untrained`` (reasons, in words, to think that it was never trained).
 
     Raises:
         StageError: see :mod:`stages.modelmaker_export`; or an image cannot be read.
@@ -66,6 +73,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "max_detections": config.tflite_max_detections,
         "images": len(files),
         "variables": variables,
+        "weights": reference.weights(net.weights),
         "untrained": efficientdet_lite.untrained(net.class_net.classes, net.box_net.boxes, scores),
     }
 

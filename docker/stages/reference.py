@@ -8,6 +8,8 @@ what an artefact is compared with.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
-        ``images`` (how many), ``variables`` (restored and compared), ``untrained`` (reasons, in
-        words, to think that it was never trained).
+        ``images`` (how many), ``variables`` (restored and compared), ``weights`` (numbers in
+        them), ``untrained`` (reasons, in words, to think that it was never trained).
 
     Raises:
         StageError: see :mod:`stages.export`; or an image cannot be read.
@@ -80,8 +82,14 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "max_detections": count,
         "images": len(files),
         "variables": variables,
+        "weights": weights(restoration.object_paths(model).values()),
         "untrained": detection_model.untrained(model),
     }
+
+
+def weights(variables: Iterable[Any]) -> int:
+    """How many numbers variables hold."""
+    return sum(math.prod(variable.shape.as_list()) for variable in variables)
 
 
 def _own(outputs: Any) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Runs the stages of a request in order, in one process where that is possible.
 
 One process means one TensorFlow import for a whole model. Only stages of the other environment
-run in a process of their own (the same runner, told to run ``--only`` that stage).
+run in a process of their own (the same runner, told to run ``--only`` those), one for all that
+follow each other.
 
 A finished stage leaves ``<out>/<id>/files/`` and, written last, ``<out>/<id>/result.json``; a
 folder without ``result.json`` is not a result.
@@ -12,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Optional
@@ -34,8 +37,8 @@ _IN, _OUT, _METADATA_PYTHON = "/in", "/out", "/opt/metadata/bin/python"
 _ENVIRONMENTS = ("main", "metadata")
 
 
-def main(only: Optional[str] = None) -> int:
-    """Run a request: all its stages, or ``only`` one of them, in this very process.
+def main(only: Optional[Sequence[str]] = None) -> int:
+    """Run a request: all its stages, or ``only`` some of them, in this very process.
 
     Where things are comes from ``KILN_IN``, ``KILN_OUT`` and ``KILN_METADATA_PYTHON``; their
     defaults are the places inside an image.
@@ -48,18 +51,25 @@ def main(only: Optional[str] = None) -> int:
     stream = EventStream(claim_stdout())
     try:
         request = requests.load(in_root / "request.json")
-        steps = request.steps if only is None else (request.step(only),)
+        steps = request.steps if only is None else tuple(map(request.step, only))
         modules = {step.id: _stage_module(step.stage) for step in steps}
     except StageError as error:
-        _report(stream, only or "", error)
+        _report(stream, only[0] if only else "", error)
         return EXIT_FAILED
-    for step in steps:
-        if only is None and modules[step.id].ENVIRONMENT == "metadata" and not _shared():
-            code = _run_elsewhere(step, stream)
-        else:
+
+    def elsewhere(step: requests.Step) -> bool:
+        return only is None and modules[step.id].ENVIRONMENT == "metadata" and not _shared()
+
+    for away, group in itertools.groupby(steps, elsewhere):
+        if away:
+            code = _run_elsewhere(list(group), out_root, stream)
+            if code != EXIT_OK:
+                return code
+            continue
+        for step in group:
             code = _run_here(request, step, modules[step.id], in_root, out_root, stream)
-        if code != EXIT_OK:
-            return code
+            if code != EXIT_OK:
+                return code
     return EXIT_OK
 
 
@@ -115,24 +125,27 @@ def _shared() -> bool:
     return _metadata_python() == sys.executable  # not resolved: all lead to Debian's python3
 
 
-def _run_elsewhere(step: requests.Step, stream: EventStream) -> int:
+def _run_elsewhere(steps: list[requests.Step], out_root: Path, stream: EventStream) -> int:
     python = _metadata_python()
     package_root = Path(__file__).resolve().parent.parent
     try:
         code = subprocess.run(
-            [python, "-m", "stages", "--only", step.id],
+            [python, "-m", "stages", *(part for step in steps for part in ("--only", step.id))],
             stdin=subprocess.DEVNULL,
             stdout=stream.descriptor,
             cwd=package_root,
             check=False,
         ).returncode
     except OSError as error:
-        _report(stream, step.id, error)
+        _report(stream, steps[0].id, error)
         return EXIT_FAILED
     if code not in (EXIT_OK, EXIT_FAILED):
+        # Whoever dies does not say where; the first without a result is where it was.
+        dead = [step.id for step in steps if not (out_root / step.id / "result.json").exists()]
         reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         kind = "stage-out-of-memory" if code == -9 else "stage-failed"
-        _report(stream, step.id, StageError(kind, f"The process of this stage {reason}."))
+        failure = StageError(kind, f"The process of this stage {reason}.")
+        _report(stream, dead[0] if dead else steps[-1].id, failure)
         return EXIT_FAILED
     return code
 

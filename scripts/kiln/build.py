@@ -8,20 +8,22 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln import __version__, release
+from kiln import __version__, checks, release
 from kiln.digest import sha256_file, tree_digest
 from kiln.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
+from kiln.files import write_atomic
 from kiln.images.lock import locked_image
 from kiln.keys import SigningKey, load_or_create_key
 from kiln.plan import Plan, make_plan
+from kiln.plan_checks import check_id, library_id
 from kiln.project import Project
 from kiln.recipe import Recipe, Variant, load
 from kiln.run import OnEvent, Runner
-from kiln.sources.model import Acquired, acquire
+from kiln.sources.model import IMAGE_SUFFIXES, Acquired, acquire
 from kiln.store import StageResult, Store
 
 if TYPE_CHECKING:
@@ -182,6 +184,7 @@ class Builder:
             ),
             on_note=lambda text: self._tell("note", message=text),
         )
+        acquired = self._with_images(acquired)
         wanted = variants or recipe.variants
         plan = make_plan(recipe, acquired.sources, wanted, image=locked.identity, code=code)
         runner = Runner(
@@ -210,7 +213,10 @@ class Builder:
             results = runner.run(plan, recipe, image)
             self._check_trained(recipe, results)
             plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
+            report = self._check(recipe, plan, results)
             files, artefacts = self._collect(recipe, acquired, plan, results, path)
+            if report is not None:
+                files[checks.CHECKS_FILE] = _as_json(report)
             assert self._key is not None
             changed = release.publish(self.dist, recipe.name, files, self._key)
         return ModelBuild(
@@ -238,7 +244,11 @@ class Builder:
         identity = locked_image(self.project.docker, recipe.image).identity
         full = make_plan(recipe, acquired.sources, more, image=identity, code=code)
         known = {**runner.known(full), **results}
-        kept = [v for v in more if full.artefacts[v] in known]
+        kept = [
+            variant
+            for variant in more
+            if {full.artefacts[variant], *_report_of(full, variant)} <= known.keys()
+        ]
         if len(kept) == len(plan.artefacts):
             return plan, results
         wider = make_plan(recipe, acquired.sources, kept, image=identity, code=code)
@@ -262,6 +272,31 @@ class Builder:
             )
         self._tell("note", message=f"{found} Published all the same: its recipe allows it.")
 
+    def _with_images(self, acquired: Acquired) -> Acquired:
+        """With images to check on: the recipe's, or where it has none, the project's samples."""
+        images = acquired.check_images or _images(self.project.sample_images, self.store)
+        return replace(acquired, sources=replace(acquired.sources, check_images=images))
+
+    def _check(
+        self, recipe: Recipe, plan: Plan, results: Mapping[str, StageResult]
+    ) -> dict[str, Any] | None:
+        """Hold the artefacts against their source.
+
+        Raises:
+            CheckFailedError: a gate failed; the findings are kept in the store's logs.
+        """
+        report = checks.gather(recipe, plan, results, self.store)
+        if report is None:
+            self._tell("note", message=f"{recipe.name}: not checked, there are no images to do so")
+            return None
+        if checks.failures(report):
+            kept = self.store.root / "logs" / f"{recipe.name}.{checks.CHECKS_FILE}"
+            kept.parent.mkdir(exist_ok=True)
+            write_atomic(kept, _as_json(report))
+            checks.judge(report, str(kept))
+        self._tell("note", message=checks.one_line(report))
+        return report
+
     def _collect(
         self,
         recipe: Recipe,
@@ -282,9 +317,28 @@ class Builder:
                 original = results["adopt"].files["model.tflite"]
                 files[f"{recipe.name}_{ORIGINAL}.tflite"] = self.store.path(original.sha256)
             files[LABEL_FILE] = self.store.path(results[step_id].files[LABEL_FILE].sha256)
+        for name, place in checks.preview_names(plan, results).items():
+            files[place] = self.store.path(results["previews"].files[f"{name}.jpg"].sha256)
         record = conversion_record(recipe, path, acquired, plan, results, artefacts, self.project)
-        files[CONVERSION_FILE] = json.dumps(record, indent=1, sort_keys=True).encode() + b"\n"
+        files[CONVERSION_FILE] = _as_json(record)
         return files, tuple(artefacts)
+
+
+def _images(folder: Path, store: Store) -> dict[str, str]:
+    """Name -> SHA-256 of the images in a folder of the project's own; none where there is none."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {
+        path.name: store.add_file(path) for path in found if path.suffix.lower() in IMAGE_SUFFIXES
+    }
+
+
+def _as_json(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _report_of(plan: Plan, variant: str) -> set[str]:
+    """The steps that check a variant, where the plan has them."""
+    return {check_id(variant), library_id(variant)} & set(plan.reports)
 
 
 def conversion_record(

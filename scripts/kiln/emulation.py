@@ -180,11 +180,11 @@ def emulated(engine: Engine, emulator: Emulator, cpu: str, folder: Path) -> Engi
         f"""main=$(command -v python)
 own=${{KILN_METADATA_PYTHON:-{_METADATA_PYTHON}}}
 if [ "$own" != "$main" ]; then
-    export KILN_OWN_METADATA_PYTHON="$own" KILN_METADATA_PYTHON={_PLACE}/metadata-python
+    export EMULATED_METADATA_PYTHON="$own" KILN_METADATA_PYTHON={_PLACE}/metadata-python
 fi
 {start} "$main" "$@\"""",
     )
-    _script(folder / "metadata-python", f'{start} "$KILN_OWN_METADATA_PYTHON" "$@"')
+    _script(folder / "metadata-python", f'{start} "$EMULATED_METADATA_PYTHON" "$@"')
     return _LaunchedEngine(engine, folder, SLOWDOWN)
 
 

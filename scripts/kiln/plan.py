@@ -8,90 +8,20 @@ agree on the keys agree on what they are about to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from kiln.digest import key_of
 from kiln.errors import UsageError
+from kiln.plan_checks import add_checks
 from kiln.recipe import SEED_VARIANTS, HubSource, Recipe, StageSource, Variant
+from kiln.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
 
-#: Bumped when the meaning of requests or results changes: old results no longer match.
-PROTOCOL = 1
+__all__ = ["PROTOCOL", "Fact", "Files", "Output", "Plan", "Sources", "Step", "make_plan"]
 
 #: Seeds the fresh heads of the seed profile: the original recipe's differed on every run.
 SEED = 2021
-
-
-@dataclass(frozen=True)
-class Files:
-    """An input whose content is at hand: relative path -> SHA-256. One file has the path ``""``."""
-
-    files: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Output:
-    """An input that another step makes: a path below that step's files."""
-
-    step: str
-    path: str
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A parameter whose value another step reports."""
-
-    step: str
-    name: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage with everything it depends on."""
-
-    id: str
-    stage: str
-    params: Mapping[str, Any]
-    inputs: Mapping[str, Files | Output]
-    params_from: Mapping[str, Fact]
-    key: str
-
-    def upstream(self) -> set[str]:
-        """Ids of the steps whose files or facts this one needs."""
-        files = {item.step for item in self.inputs.values() if isinstance(item, Output)}
-        return files | {fact.step for fact in self.params_from.values()}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All steps of one model, upstream first, and which step makes which variant's artefact.
-
-    ``reports`` are the steps that are run for what they find out.
-    """
-
-    model: str
-    image: str
-    steps: tuple[Step, ...]
-    artefacts: Mapping[str, str]
-    reports: tuple[str, ...] = ()
-
-    def step(self, step_id: str) -> Step:
-        """The step with that id."""
-        return next(step for step in self.steps if step.id == step_id)
-
-    def closure(self, wanted: Iterable[str], have: Iterable[str]) -> list[Step]:
-        """The steps that must run to have ``wanted``, given that ``have`` need not; in order."""
-        at_hand = set(have)
-        needed: set[str] = set()
-        stack = [step_id for step_id in wanted if step_id not in at_hand]
-        while stack:
-            step_id = stack.pop()
-            if step_id not in needed:
-                needed.add(step_id)
-                stack.extend(self.step(step_id).upstream() - at_hand)
-        return [step for step in self.steps if step.id in needed]
 
 
 @dataclass(frozen=True)
@@ -105,6 +35,7 @@ class Sources:
         label_map: SHA-256 of the label map when it is a file at hand.
         label_map_path: its path inside the source otherwise.
         images: calibration images, name -> SHA-256.
+        check_images: images that artefacts are checked on, name -> SHA-256.
     """
 
     checkpoint: Mapping[str, str] = field(default_factory=dict)
@@ -113,53 +44,24 @@ class Sources:
     label_map: str | None = None
     label_map_path: str | None = None
     images: Mapping[str, str] = field(default_factory=dict)
-
-
-class _Steps:
-    def __init__(self, image: str, code: str) -> None:
-        self._image, self._code = image, code
-        self.steps: dict[str, Step] = {}
-
-    def add(
-        self,
-        step_id: str,
-        stage: str,
-        params: Mapping[str, Any],
-        inputs: Mapping[str, Files | Output],
-        params_from: Mapping[str, Fact] | None = None,
-    ) -> None:
-        facts = params_from or {}
-        described: dict[str, Any] = {}
-        for name, item in inputs.items():
-            if isinstance(item, Files):
-                described[name] = {"files": dict(item.files)}
-            else:
-                described[name] = {"stage": self.steps[item.step].key, "path": item.path}
-        key = key_of(
-            {
-                "protocol": PROTOCOL,
-                "image": self._image,
-                "code": self._code,
-                "stage": stage,
-                "params": dict(params),
-                "params_from": {
-                    name: {"stage": self.steps[fact.step].key, "fact": fact.name}
-                    for name, fact in facts.items()
-                },
-                "inputs": described,
-            }
-        )
-        self.steps[step_id] = Step(step_id, stage, dict(params), dict(inputs), dict(facts), key)
+    check_images: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_plan(
-    recipe: Recipe, sources: Sources, variants: Sequence[Variant], *, image: str, code: str
+    recipe: Recipe,
+    sources: Sources,
+    variants: Sequence[Variant],
+    *,
+    image: str,
+    code: str,
+    checks: bool = True,
 ) -> Plan:
     """Plan ``variants`` of a recipe.
 
     Args:
         image: identity of the sealed image, ``sha256:<hex>``.
         code: digest of the stage code.
+        checks: whether artefacts are held against their source, too.
 
     Raises:
         UsageError: the recipe has no such variant.
@@ -170,7 +72,7 @@ def make_plan(
                 f"Model {recipe.name!r} has no variant {variant!r}.",
                 f"Its recipe lists: {', '.join(recipe.variants)}.",
             )
-    steps = _Steps(image, code)
+    steps = StepList(image, code)
     label_map: Files | Output
     if sources.label_map is not None:
         label_map = Files({"": sources.label_map})
@@ -178,7 +80,10 @@ def make_plan(
         label_map = Output("checkpoint", f"model/{sources.label_map_path}")
     if isinstance(recipe.source, HubSource):
         artefacts = _create(steps, recipe, sources, label_map)
-        return Plan(recipe.name, recipe.image, tuple(steps.steps.values()), artefacts)
+        reports: tuple[str, ...] = ()
+        if checks:
+            reports = _add_checks(steps, recipe, sources, artefacts, None, label_map)
+        return Plan(recipe.name, recipe.image, tuple(steps.steps.values()), artefacts, reports)
 
     checkpoint: Files | Output = Files(sources.checkpoint)
     if isinstance(recipe.source, StageSource):
@@ -187,19 +92,25 @@ def make_plan(
         checkpoint = Output("checkpoint", "model")
     if set(variants) != {"prebuilt"}:
         _export(steps, recipe, checkpoint)
-    artefacts = {}
+    made = {
+        variant: (
+            _adopt(steps, sources, checkpoint)
+            if variant == "prebuilt"
+            else _convert(steps, variant, sources)
+        )
+        for variant in variants
+    }
+    # One after the other: steps of the other environment that follow each other share a process.
     for variant in variants:
-        if variant == "prebuilt":
-            source = _adopt(steps, sources, checkpoint)
-        else:
-            source = _convert(steps, variant, sources)
-        artefacts[variant] = f"annotate-{variant}"
-        _annotate(steps, artefacts[variant], recipe, source, label_map)
+        _annotate(steps, f"annotate-{variant}", recipe, made[variant], label_map)
+    artefacts = {variant: f"annotate-{variant}" for variant in variants}
     reports = _compare(steps, sources, artefacts)
+    if checks:
+        reports += _add_checks(steps, recipe, sources, artefacts, checkpoint, label_map)
     return Plan(recipe.name, recipe.image, tuple(steps.steps.values()), artefacts, reports)
 
 
-def _export(steps: _Steps, recipe: Recipe, checkpoint: Files | Output) -> None:
+def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None:
     params: dict[str, Any] = {
         "max_detections": recipe.export.max_detections,
         "image_size": list(recipe.export.image_size) if recipe.export.image_size else None,
@@ -212,7 +123,7 @@ def _export(steps: _Steps, recipe: Recipe, checkpoint: Files | Output) -> None:
     steps.add("export", stage, params, {"checkpoint": checkpoint})
 
 
-def _convert(steps: _Steps, variant: Variant, sources: Sources) -> Output:
+def _convert(steps: StepList, variant: Variant, sources: Sources) -> Output:
     inputs: dict[str, Files | Output] = {"saved_model": Output("export", "saved_model")}
     facts = {}
     if variant == "int8":
@@ -222,7 +133,7 @@ def _convert(steps: _Steps, variant: Variant, sources: Sources) -> Output:
     return Output(f"convert-{variant}", "model.tflite")
 
 
-def _adopt(steps: _Steps, sources: Sources, checkpoint: Files | Output) -> Output:
+def _adopt(steps: StepList, sources: Sources, checkpoint: Files | Output) -> Output:
     inputs: dict[str, Files | Output] = {
         "model": Files({"": sources.prebuilt or ""}),
         "checkpoint": checkpoint,
@@ -233,7 +144,7 @@ def _adopt(steps: _Steps, sources: Sources, checkpoint: Files | Output) -> Outpu
 
 
 def _annotate(
-    steps: _Steps, step_id: str, recipe: Recipe, model: Output, label_map: Files | Output
+    steps: StepList, step_id: str, recipe: Recipe, model: Output, label_map: Files | Output
 ) -> None:
     seed = recipe.profile == "seed"
     origin = "adopt" if model.step == "adopt" else "export"
@@ -250,6 +161,7 @@ def _annotate(
             "version": recipe.version,
             "author": recipe.author,
             "license": recipe.licence,
+            "score_threshold": recipe.export.score_threshold,
             **({"label_file_name": _label_file_name(recipe)} if seed else {}),
         },
         {"model": model, "label_map": label_map},
@@ -257,7 +169,7 @@ def _annotate(
     )
 
 
-def _compare(steps: _Steps, sources: Sources, artefacts: Mapping[str, str]) -> tuple[str, ...]:
+def _compare(steps: StepList, sources: Sources, artefacts: Mapping[str, str]) -> tuple[str, ...]:
     """The publisher's own file against our conversion of the same checkpoint."""
     if not {"prebuilt", "float32"} <= set(artefacts):
         return ()
@@ -274,8 +186,20 @@ def _compare(steps: _Steps, sources: Sources, artefacts: Mapping[str, str]) -> t
     return ("compare-prebuilt",)
 
 
+def _add_checks(
+    steps: StepList,
+    recipe: Recipe,
+    sources: Sources,
+    artefacts: Mapping[str, str],
+    checkpoint: Files | Output | None,
+    label_map: Files | Output,
+) -> tuple[str, ...]:
+    images, calibration = sources.check_images, sources.images
+    return add_checks(steps, recipe, artefacts, checkpoint, label_map, images, calibration)
+
+
 def _create(
-    steps: _Steps, recipe: Recipe, sources: Sources, label_map: Files | Output
+    steps: StepList, recipe: Recipe, sources: Sources, label_map: Files | Output
 ) -> dict[str, str]:
     """Model Maker's own way: an untrained detector on a hub module, its own metadata."""
     assert recipe.efficientdet is not None  # the recipe's own check

@@ -30,6 +30,11 @@ class Project:
         """The recipes."""
         return self.root / "models"
 
+    @property
+    def sample_images(self) -> Path:
+        """Photographs of everyday objects, for models that bring no images of their own."""
+        return self.models / "samples" / "images"
+
     @classmethod
     def find(cls) -> Project:
         """``KILN_PROJECT``, or the nearest folder upwards, or where this package lives.

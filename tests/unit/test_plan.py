@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiln.errors import UsageError
-from kiln.plan import SEED, Fact, Files, Output, Plan, Sources, Step, _Steps, make_plan
+from kiln.plan import SEED, Fact, Files, Output, Plan, Sources, Step, make_plan
+from kiln.plan_checks import choose
 from kiln.recipe import CONVERTED, Recipe, Variant
 from kiln.recipe_values import tuples
+from kiln.steps import StepList
 
 IMAGE = f"sha256:{'1' * 64}"
 CODE = "2" * 64
@@ -81,7 +83,7 @@ def test_one_export_feeds_every_variant() -> None:
     found = plan()
     assert [step.id for step in found.steps] == [
         "export",
-        *(f"{stage}-{variant}" for variant in CONVERTED for stage in ("convert", "annotate")),
+        *(f"{stage}-{variant}" for stage in ("convert", "annotate") for variant in CONVERTED),
     ]
     assert found.artefacts == {variant: f"annotate-{variant}" for variant in CONVERTED}
     assert found.step("export").inputs == {"checkpoint": Files(CHECKPOINT)}
@@ -150,8 +152,8 @@ def test_the_prebuilt_file_is_adopted_annotated_and_compared() -> None:
     ids = [step.id for step in found.steps]
     assert ids == [
         "export",
-        *("convert-float32", "annotate-float32"),
-        *("adopt", "annotate-prebuilt", "compare-prebuilt"),
+        *("convert-float32", "adopt"),
+        *("annotate-float32", "annotate-prebuilt", "compare-prebuilt"),
     ]
     adopt = found.step("adopt")
     assert adopt.inputs == {
@@ -331,7 +333,7 @@ def test_taking_another_fact_is_another_key() -> None:
     """In today's plans a fact's stage is upstream by its files as well; keys do not rely on it."""
 
     def key(**facts: Fact) -> str:
-        steps = _Steps(IMAGE, CODE)
+        steps = StepList(IMAGE, CODE)
         for name in ("one", "two"):
             steps.add(name, "export", {"name": name}, {})
         steps.add("last", "annotate", {}, {}, facts)
@@ -382,3 +384,86 @@ def test_closure_is_what_is_needed_and_no_more(wanted: set[str], have: set[str])
         assert found.step(step_id).upstream() <= have | set(todo)
         # Someone asked for it: the user or another step that runs.
         assert step_id in wanted or any(step_id in found.step(s).upstream() for s in todo)
+
+
+# --- checks ------------------------------------------------------------------------------------
+
+
+SHOWN = {f"photo_{number:02}.jpg": f"{number:064}" for number in range(20)}
+
+
+def checked_plan(made_of: Recipe | None = None, **more: Any) -> Plan:
+    return plan(made_of or recipe(), replace(SOURCES, check_images=SHOWN, **more))
+
+
+def test_every_variant_is_held_against_the_checkpoint() -> None:
+    found = checked_plan()
+    assert [step.stage for step in found.steps[-10:]] == [
+        "previews", "reference", *["check"] * 4, *["task_library"] * 4,
+    ]  # fmt: skip
+    assert set(found.reports) == {"previews"} | {
+        f"{what}-{variant}" for what in ("check", "task-library") for variant in CONVERTED
+    }
+    for variant in CONVERTED:
+        check = found.step(f"check-{variant}")
+        assert check.inputs["model"] == Output(f"annotate-{variant}", "model.tflite")
+        assert check.inputs["source"] == Output("reference", "detections.json")
+        # What it is held against is the export's and the checkpoint's, not the artefact's word.
+        assert check.params_from["normalization"] == Fact("export", "normalization")
+    # The source is run by nothing that the export made.
+    assert found.step("reference").upstream() == set()
+
+
+def test_other_normalisations_are_tried_on_the_first_float_file() -> None:
+    proved = [
+        variant
+        for variant in CONVERTED
+        if checked_plan().step(f"check-{variant}").params["prove_normalization"]
+    ]
+    assert proved == ["float32"]
+
+
+def test_checks_change_no_key_of_what_they_check() -> None:
+    with_, without = checked_plan(), plan()
+    for step in without.steps:
+        assert with_.step(step.id) == step
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 20])
+def test_images_to_check_on_are_few_and_spread_evenly(count: int) -> None:
+    images = dict(list(SHOWN.items())[:count])
+    found = choose(images, ["photo_03.jpg", "elsewhere.jpg"], 6)
+    assert len(found) == min(count, 6)
+    assert found.items() <= images.items()
+    assert ("photo_03.jpg" in found) == (count > 3)
+    if count == 20:
+        numbers = sorted(int(name[6:8]) for name in found)
+        assert numbers[0] < 3
+        assert numbers[-1] > 14
+
+
+def test_expected_objects_keep_their_images() -> None:
+    expect = [{"image": "photo_13.jpg", "label": "cat"}]
+    made_of = recipe(check={"expect": expect}, calibration={"images": "images"})
+    check = checked_plan(made_of).step("check-int8")
+    assert "photo_13.jpg" in check.inputs["images"].files  # type: ignore[union-attr]
+    assert check.params["expect"] == [{"image": "photo_13.jpg", "label": "cat", "least_score": 0.3}]
+
+
+def test_the_recipe_s_own_limits_are_passed_on() -> None:
+    made_of = recipe(check={"limits": {"int8": {"iou": 0.5}}, "score_threshold": 0.4})
+    found = checked_plan(made_of)
+    assert found.step("check-int8").params["limits"] == {"iou": 0.5}
+    assert found.step("check-float32").params["limits"] == {}
+    assert found.step("check-float32").params["score_threshold"] == 0.4
+
+
+def test_an_adopted_file_is_held_against_what_its_checkpoint_found() -> None:
+    source = {**recipe().source.model_dump(), "prebuilt": "model.tflite"}
+    made_of = recipe(variants=["prebuilt"], source=source)
+    sources = replace(SOURCES, prebuilt="9" * 64, check_images=IMAGES)
+    found = plan(made_of, sources, ("prebuilt",))
+    check = found.step("check-prebuilt")
+    assert check.inputs["source"] == Output("adopt", "detections.json")
+    assert check.params_from["roles"] == Fact("adopt", "roles")
+    assert "reference" not in {step.id for step in found.steps}

@@ -221,7 +221,7 @@ def test_a_cached_upstream_becomes_files_and_plain_parameters(tmp_path: Path) ->
     results = bench.run()
     [call] = bench.door.calls
     stages = {stage["id"]: stage for stage in call["request"]["stages"]}
-    assert list(stages) == ["annotate-float32", "convert-int8", "annotate-int8"]
+    assert list(stages) == ["convert-int8", "annotate-float32", "annotate-int8"]
     convert = stages["convert-int8"]
     assert convert["inputs"]["saved_model"] == {"path": "convert-int8/saved_model"}
     assert call["tree"]["convert-int8/saved_model/saved_model.pb"] == b"pb"
@@ -259,8 +259,8 @@ def test_a_lost_blob_is_made_again_with_what_it_needs(tmp_path: Path) -> None:
     assert bench.run() == results
     assert [stage["id"] for stage in bench.door.calls[1]["request"]["stages"]] == [
         "convert-float32",
-        "annotate-float32",
         "convert-int8",
+        "annotate-float32",
         "annotate-int8",
     ]
 

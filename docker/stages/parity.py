@@ -1,0 +1,156 @@
+"""The gate ``parity``: does the artefact find what the model finds that it was made from?
+
+Both are asked about the same images; the artefact is driven by its own metadata, the model by its
+own preprocessing and post-processing (:mod:`stages.reference`). Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from stages import compare, matching
+from stages.gates import Gate
+
+NAME = "parity"
+
+Detections = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By image: detections as :meth:`stages.detector.Detector.detect` returns them."""
+
+_FAINT = 0.5
+"""Where the model is sure of nothing, detections are compared down to this part of its best score:
+a model of one's own need not find anything in somebody else's photographs."""
+
+_HEARD = 0.5
+"""``agreement`` counts detections down to this part of the threshold."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is allowed.
+
+    Args:
+        score_difference: of a detection that both find, at most; 0 to 1.
+        iou: of the boxes of such a pair, at least.
+        unmatched: part of all detections that only one of the two finds, at most.
+        agreement: over all images (:func:`agreement`), at least.
+    """
+
+    score_difference: float
+    iou: float
+    unmatched: float
+    agreement: float
+
+    def changed(self, overrides: Mapping[str, Optional[float]]) -> Limits:
+        """These with some of them replaced; None leaves one as it is."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        return Limits(**{**self.__dict__, **given})
+
+
+LIMITS = {
+    "float32": Limits(score_difference=0.001, iou=0.99, unmatched=0.02, agreement=0.99),
+    "float16": Limits(score_difference=0.02, iou=0.95, unmatched=0.05, agreement=0.97),
+    "dynamic": Limits(score_difference=0.15, iou=0.75, unmatched=0.2, agreement=0.85),
+    "int8": Limits(score_difference=0.3, iou=0.6, unmatched=0.34, agreement=0.7),
+    # Somebody else's conversion, of whatever kind.
+    "prebuilt": Limits(score_difference=0.3, iou=0.6, unmatched=0.34, agreement=0.6),
+}
+"""By variant. Measured on three trained models and eight families of random ones, the worst
+figures lie well inside; see ``docs/checks.md``. The recipe's ``[check.limits]`` replaces them."""
+
+
+def threshold(source: Detections, wanted: float) -> float:
+    """The least score of a detection that counts: ``wanted``, or less where nothing reaches it."""
+    best = max((item["score"] for items in source.values() for item in items), default=0.0)
+    return min(wanted, _FAINT * best)
+
+
+def agreement(source: Detections, found: Detections, least: float) -> float:
+    """:func:`stages.matching.agreement` over all images of ``source``, from 0 to 1.
+
+    Each image counts by the scores of what is found in it by either.
+    """
+    total, shared = 0.0, 0.0
+    for name, items in source.items():
+        lists = [
+            [item for item in one if item["score"] >= _HEARD * least]
+            for one in (items, found.get(name, ()))
+        ]
+        weight = sum(item["score"] for one in lists for item in one)
+        total += weight
+        shared += weight * matching.agreement(*lists)
+    return shared / total if total else 0.0
+
+
+def examine(source: Detections, found: Detections, limits: Limits, score_threshold: float) -> Gate:
+    """The gate's result.
+
+    Args:
+        source: what the model finds, by image.
+        found: what the artefact finds, in the same images.
+        limits: what is allowed.
+        score_threshold: as the recipe wants it; see :func:`threshold`.
+    """
+    gate = Gate(NAME)
+    least = threshold(source, score_threshold)
+    compared = [
+        compare.compare(list(items), list(found.get(name, ())), least)
+        for name, items in source.items()
+    ]
+    figures = compare.together(compared)
+    agreed = agreement(source, found, least)
+    gate.figures.update(figures, agreement=round(agreed, 6), score_threshold=round(least, 6))
+    count = figures["pairs"] + figures["missed"] + figures["extra"]
+    if not count:
+        gate.problem(
+            "nothing-found",
+            "detections to compare",
+            f"none in {len(source)} images",
+            "The model finds nothing at all in the check's images: give it images of its own kind.",
+        )
+        return gate
+    unmatched = (figures["missed"] + figures["extra"]) / count
+    gate.figures["unmatched"] = round(unmatched, 6)
+    _hold(gate, figures, unmatched, agreed, limits)
+    gate.summary = _summary(figures, len(source))
+    if least < score_threshold:
+        gate.summary += f"; compared down to a score of {least:.2g}: none reaches more"
+    return gate
+
+
+def _hold(
+    gate: Gate, figures: Mapping[str, Any], unmatched: float, agreed: float, limits: Limits
+) -> None:
+    over, seen = [], []
+    difference, iou = figures["max_score_difference"], figures["min_iou"]
+    if difference is not None and difference > limits.score_difference:
+        over.append(f"scores within {limits.score_difference:g}")
+        seen.append(f"a score off by {difference:.3g}")
+    if iou is not None and iou < limits.iou:
+        over.append(f"boxes that overlap by {limits.iou:g} (IoU)")
+        seen.append(f"one that overlaps by {iou:.3g}")
+    if unmatched > limits.unmatched:
+        over.append(f"{limits.unmatched:.0%} of detections found by one of the two only, at most")
+        seen.append(
+            f"{unmatched:.0%}: {figures['missed']} missed, {figures['extra']} extra, "
+            f"{figures['pairs']} in common"
+        )
+    if agreed < limits.agreement:
+        over.append(f"an agreement of {limits.agreement:g}")
+        seen.append(f"{agreed:.3g}")
+    if over:
+        # The cause is filled in by whoever can try others (stages.diagnosis).
+        gate.problem("differs", "; ".join(over), "; ".join(seen), "")
+
+
+def _summary(figures: Mapping[str, Any], images: int) -> str:
+    parts = [f"{figures['pairs']} detections in common in {images} images"]
+    if figures["pairs"]:
+        parts.append(
+            f"scores within {figures['max_score_difference']:.2g}, IoU {figures['min_iou']:.3f} "
+            "or more"
+        )
+    if figures["missed"] or figures["extra"]:
+        parts.append(f"{figures['missed']} missed, {figures['extra']} extra")
+    return ", ".join(parts)

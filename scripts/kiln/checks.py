@@ -1,0 +1,185 @@
+"""What the checks of a model's artefacts found: ``checks.json``, and whether to publish.
+
+The gates themselves run inside the image (``docker/stages/check.py``) or in runtimes outside of
+it; here their results are put together, held against what the recipe allows, and judged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kiln.errors import CheckFailedError
+from kiln.plan import Plan
+from kiln.plan_checks import CHECK_FILE, check_id, library_id
+from kiln.recipe import Recipe
+from kiln.store import StageResult, Store
+
+CHECKS_FILE = "checks.json"
+PREVIEWS = "previews"
+
+PASSED, FAILED, ALLOWED, SKIPPED = "passed", "failed", "allowed", "skipped"
+
+#: What ``allow`` in a recipe calls a gate, where that is not its own name.
+ALLOWANCES = {"trained": "untrained-heads"}
+_RUNTIME, _RUNTIMES = "runtime-", "runtimes"
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]*")
+
+
+def allowance(gate: str) -> str:
+    """What ``allow`` in a recipe calls a gate.
+
+    >>> allowance("runtime-litert"), allowance("trained"), allowance("parity")
+    ('runtimes', 'untrained-heads', 'parity')
+    """
+    return _RUNTIMES if gate.startswith(_RUNTIME) else ALLOWANCES.get(gate, gate)
+
+
+def preview_names(plan: Plan, results: Mapping[str, StageResult]) -> dict[str, str]:
+    """Check image -> path of its preview below the model's folder; empty without checks."""
+    result = results.get("previews")
+    if result is None:
+        return {}
+    names = sorted(result.facts["images"])
+    return {
+        name: f"{PREVIEWS}/{name if _SAFE.fullmatch(name) else f'image-{number}'}.jpg"
+        for number, name in enumerate(names, 1)
+    }
+
+
+def gather(
+    recipe: Recipe,
+    plan: Plan,
+    results: Mapping[str, StageResult],
+    store: Store,
+    outside: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> dict[str, Any] | None:
+    """All that was found about a model's artefacts, as ``checks.json`` holds it.
+
+    Args:
+        outside: variant -> gates of runtimes outside of the image.
+
+    Returns:
+        Plain data (``docs/checks.md``); None where nothing was checked.
+    """
+    if "previews" not in results:
+        return None
+    previews = preview_names(plan, results)
+    variants: dict[str, Any] = {}
+    source: dict[str, Any] = {}
+    found_source, least = False, 0.0
+    for variant, step_id in plan.artefacts.items():
+        result = results[check_id(variant)]
+        found = _read(result, store)
+        library = _read(results[library_id(variant)], store)
+        gates = [*found["gates"], *library["gates"], *(outside or {}).get(variant, ())]
+        gates = [_allowed(gate, recipe.allow) for gate in gates]
+        blob = results[step_id].files["model.tflite"]
+        variants[variant] = {
+            "file": f"{recipe.name}_{variant}.tflite",
+            "sha256": blob.sha256,
+            "passed": all(gate["status"] in (PASSED, SKIPPED) for gate in gates),
+            "gates": gates,
+            "detections": found["detections"],
+        }
+        if found["source"] is not None:
+            found_source, least = True, result.facts["score_threshold"]
+            source.update(found["source"])
+    reference = results.get("reference") or results.get("adopt")
+    images = results["previews"].facts["images"]
+    digests = plan.step("previews").inputs["images"]
+    return {
+        "schema": 1,
+        "model": recipe.name,
+        "score_threshold": least,
+        "images": {
+            name: {
+                "sha256": digests.files[name],  # type: ignore[union-attr]
+                **images[name],
+                "preview": previews[name],
+            }
+            for name in sorted(images)
+        },
+        "source": {
+            "checkpoint": reference.facts["checkpoint"] if reference else None,
+            "detections": source if found_source else None,
+        },
+        "variants": variants,
+    }
+
+
+def _read(result: StageResult, store: Store) -> dict[str, Any]:
+    path = store.path(result.files[CHECK_FILE].sha256)
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def _allowed(gate: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:
+    allowed = gate["status"] == FAILED and allowance(gate["gate"]) in allow
+    return {**gate, "status": ALLOWED} if allowed else dict(gate)
+
+
+def failures(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Variant -> gates that failed and are not allowed to; empty where all is well."""
+    found = {
+        variant: [gate for gate in entry["gates"] if gate["status"] == FAILED]
+        for variant, entry in report["variants"].items()
+    }
+    return {variant: gates for variant, gates in found.items() if gates}
+
+
+def judge(report: Mapping[str, Any], where: str = "") -> None:
+    """Refuse what did not pass.
+
+    Args:
+        report: as :func:`gather` returns it.
+        where: a file that holds all of it, for the message.
+
+    Raises:
+        CheckFailedError: a gate failed that the recipe does not allow to.
+    """
+    failed = failures(report)
+    if not failed:
+        return
+    lines = [
+        line
+        for variant, gates in failed.items()
+        for gate in gates
+        for line in explained(variant, gate)
+    ]
+    count = sum(len(gates) for gates in failed.values())
+    names = sorted({allowance(gate["gate"]) for gates in failed.values() for gate in gates})
+    raise CheckFailedError(
+        f"{report['model']}: {count} check{'' if count == 1 else 's'} failed:\n  "
+        + "\n  ".join(lines),
+        "Nothing of the model was published. Mend the cause; to publish it all the same, name "
+        f"what may fail in its recipe: allow = {json.dumps(names)}."
+        + (f" All findings: {where}" if where else ""),
+    )
+
+
+def explained(variant: str, gate: Mapping[str, Any]) -> list[str]:
+    """A failed gate in lines: what was expected, what was seen, the likely cause."""
+    lines = []
+    for problem in gate["problems"]:
+        lines.append(f"{variant}, {gate['gate']} ({problem['code']}):")
+        for word in ("expected", "seen", "cause"):
+            if problem[word]:
+                lines.append(f"  {'likely cause' if word == 'cause' else word}: {problem[word]}")
+    return lines
+
+
+def one_line(report: Mapping[str, Any]) -> str:
+    """The outcome in a few words, for the progress of a build."""
+    gates = [gate for entry in report["variants"].values() for gate in entry["gates"]]
+    counts = {state: sum(gate["status"] == state for gate in gates) for state in (PASSED, SKIPPED)}
+    allowed = sum(gate["status"] == ALLOWED for gate in gates)
+    parts = [f"{counts[PASSED]} checks passed"]
+    if allowed:
+        parts.append(f"{allowed} failed, which its recipe allows")
+    if counts[SKIPPED]:
+        parts.append(f"{counts[SKIPPED]} skipped")
+    return f"{report['model']}: {', '.join(parts)}"

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kiln.checks import allowance, explained, failures, judge, one_line
+from kiln.errors import CheckFailedError
+
+PROBLEM = {"code": "labels-shifted", "expected": "23 lines", "seen": "24", "cause": "Background."}
+
+
+def gate(name: str, status: str) -> dict[str, Any]:
+    problems = [PROBLEM] if status in ("failed", "allowed") else []
+    return {"gate": name, "status": status, "summary": "", "problems": problems, "figures": {}}
+
+
+def report(**variants: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"model": "toy", "variants": {name: {"gates": g} for name, g in variants.items()}}
+
+
+def test_nothing_failed_is_no_error() -> None:
+    fine = report(int8=[gate("parity", "passed"), gate("labels", "allowed"), gate("x", "skipped")])
+    assert failures(fine) == {}
+    judge(fine)
+    assert one_line(fine) == "toy: 1 checks passed, 1 failed, which its recipe allows, 1 skipped"
+
+
+def test_a_failure_says_all_and_how_to_live_with_it() -> None:
+    bad = report(
+        int8=[gate("labels", "failed"), gate("runtime-litert", "failed")],
+        float32=[gate("labels", "passed")],
+    )
+    with pytest.raises(CheckFailedError) as caught:
+        judge(bad, "/store/logs/toy.checks.json")
+    error = caught.value
+    assert error.exit_code == 19
+    assert error.message.startswith("toy: 2 checks failed:\n")
+    for words in ("int8, labels (labels-shifted)", "expected: 23 lines", "likely cause: Backgr"):
+        assert words in error.message
+    assert 'allow = ["labels", "runtimes"]' in error.remedy
+    assert "/store/logs/toy.checks.json" in error.remedy
+
+
+def test_what_is_not_known_is_not_printed() -> None:
+    nameless = {**gate("parity", "failed"), "problems": [{**PROBLEM, "cause": ""}]}
+    assert not any("cause" in line for line in explained("int8", nameless))
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("trained", "untrained-heads"), ("runtime-mediapipe", "runtimes"), ("labels", "labels")],
+)
+def test_how_a_recipe_calls_a_gate(name: str, word: str) -> None:
+    assert allowance(name) == word

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln import __version__
+from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
@@ -450,6 +451,7 @@ def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
 
 
 cli.add_command(inspect_command)
+cli.add_command(diff_command)
 
 
 if __name__ == "__main__":

@@ -415,9 +415,9 @@ def _metadata_text(file: TfliteFile) -> str:
     width = max(len(row[0]) for row in rows)
     lines = []
     for key, value in rows:
-        words = textwrap.wrap(value, 94 - width) or [""]
-        lines += [f"  {key.ljust(width)}  {words[0]}"]
-        lines += [" " * (width + 4) + line for line in words[1:]]
+        folded = textwrap.wrap(value, 94 - width) or [""]
+        lines += [f"  {key.ljust(width)}  {folded[0]}"]
+        lines += [" " * (width + 4) + line for line in folded[1:]]
     return "\n".join(["metadata", *lines])
 
 

@@ -146,7 +146,8 @@ def precision(file: TfliteFile) -> Precision:
     islands: list[dict[str, int]] = []
     constants: Counter[str] = Counter()
     for graph in file.graphs:
-        floats, between = [], []
+        floats: list[int] = []
+        between: list[int] = []
         for index, op in enumerate(graph.operators):
             if op.name in CONVERTERS:
                 continue

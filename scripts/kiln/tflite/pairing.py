@@ -11,6 +11,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kiln.tflite.facts import CONVERTERS, is_constant, producers
 from kiln.tflite.reading import Graph, TfliteFile, type_name
@@ -39,6 +40,9 @@ class Pairing:
         renamed: those of ``tensors`` that were paired by their place.
         only_a: tensors of the first graph without a partner.
         only_b: tensors of the second graph without a partner.
+        copies_a: constants of the first graph without a partner -> the constant that the second
+            graph has in their place, where it has one for several.
+        copies_b: the same the other way round.
     """
 
     operators: tuple[tuple[int, int], ...]
@@ -48,6 +52,8 @@ class Pairing:
     renamed: frozenset[int]
     only_a: tuple[int, ...]
     only_b: tuple[int, ...]
+    copies_a: dict[int, int]
+    copies_b: dict[int, int]
 
 
 def pair(file_a: TfliteFile, a: Graph, file_b: TfliteFile, b: Graph) -> Pairing:
@@ -68,6 +74,7 @@ def pair(file_a: TfliteFile, a: Graph, file_b: TfliteFile, b: Graph) -> Pairing:
     renamed = _by_place(file_a, a, file_b, b, aligned, tensors) if common >= _SIMILAR else {}
     tensors.update(renamed)
     taken = set(tensors.values())
+    copies_a, copies_b = _copies(file_a, a, file_b, b, aligned, tensors)
     return Pairing(
         tuple(aligned),
         tuple(edits),
@@ -76,6 +83,8 @@ def pair(file_a: TfliteFile, a: Graph, file_b: TfliteFile, b: Graph) -> Pairing:
         frozenset(renamed),
         tuple(i for i in range(len(a.tensors)) if i not in tensors),
         tuple(i for i in range(len(b.tensors)) if i not in taken),
+        copies_a,
+        copies_b,
     )
 
 
@@ -121,14 +130,20 @@ def source(graph: Graph, makers: dict[int, int], tensor: int) -> int:
 
 
 def _by_name(file_a: TfliteFile, a: Graph, file_b: TfliteFile, b: Graph) -> dict[int, int]:
-    names: dict[tuple[str, bool], list[int]] = defaultdict(list)
+    def key(file: TfliteFile, tensor: Any) -> tuple[str, int]:
+        # Converters hand a name on to whatever takes its place: constants of another size that
+        # share a name (a kernel here, a bias there) are not the same thing.
+        constant = is_constant(file.model, tensor)
+        return tensor.name, _size(tensor.shape) if constant else -1
+
+    names: dict[tuple[str, int], list[int]] = defaultdict(list)
     for index, tensor in enumerate(b.tensors):
-        names[tensor.name, is_constant(file_b.model, tensor)].append(index)
+        names[key(file_b, tensor)].append(index)
     for items in names.values():
         items.reverse()
     found = {}
     for index, tensor in enumerate(a.tensors):
-        candidates = names.get((tensor.name, is_constant(file_a.model, tensor)))
+        candidates = names.get(key(file_a, tensor))
         if candidates:
             found[index] = candidates.pop()
     return found
@@ -174,6 +189,33 @@ def _by_place(
     return found
 
 
+def _copies(
+    file_a: TfliteFile,
+    a: Graph,
+    file_b: TfliteFile,
+    b: Graph,
+    aligned: list[tuple[int, int]],
+    tensors: dict[int, int],
+) -> tuple[dict[int, int], dict[int, int]]:
+    makers_a, makers_b = producers(a), producers(b)
+    taken = set(tensors.values())
+    copies_a: dict[int, int] = {}
+    copies_b: dict[int, int] = {}
+    for i, j in aligned:
+        for first, second in zip(a.operators[i].inputs, b.operators[j].inputs, strict=False):
+            one, other = source(a, makers_a, first), source(b, makers_b, second)
+            if min(one, other) < 0 or not (
+                is_constant(file_a.model, a.tensors[one])
+                and is_constant(file_b.model, b.tensors[other])
+            ):
+                continue
+            if one not in tensors:
+                copies_a.setdefault(one, other)
+            if other not in taken:
+                copies_b.setdefault(other, one)
+    return copies_a, copies_b
+
+
 def _size(shape: tuple[int, ...]) -> int:
     size = 1
     for item in shape:
@@ -181,8 +223,8 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _family(tensor: object) -> str:
+def _family(tensor: Any) -> str:
     """Numbers that stand for real ones, whatever their form; else the type itself."""
     name = type_name(tensor)
-    real = name.startswith(("float", "bfloat")) or getattr(tensor, "quantization", None) is not None
+    real = name.startswith(("float", "bfloat")) or tensor.quantization is not None
     return "real" if real else name

@@ -39,7 +39,8 @@ class ValueDifference:
         a: the value there in the first tensor.
         b: the value there in the second.
         steps: where one tensor is quantised and the other is not, the largest difference in
-            steps of the quantised one (0.5 or less is plain rounding), else ``None``.
+            steps of the quantised one (0.5 or less is plain rounding); ``None`` otherwise and
+            for int32, whose steps are finer than float32 is.
         rounded: where one is float16 and the other float32, whether the float16 values are just
             the float32 ones rounded to nearest, else ``None``.
     """
@@ -169,6 +170,8 @@ class _Comparison:
         self.range = 0.0
         one_sided = (a.quantization is None) != (b.quantization is None)
         self.quantised = (a if a.quantization else b) if one_sided else None
+        if self.quantised is not None and self.quantised.type == "int32":
+            self.quantised = None  # biases: a step is finer than float32 itself
         if self.quantised is not None and not all(s > 0 for s in self.quantised.quantization.scale):
             self.quantised = None
         self.steps = 0.0

@@ -29,6 +29,19 @@ def shown(text: str, limit: int = _LONG) -> str:
     return f"{plain[: limit - 3 - half]}...{plain[-half:]}"
 
 
+def shown_apart(a: str, b: str) -> tuple[str, str]:
+    """Two names of which at least what tells them apart is shown.
+
+    >>> shown_apart("x" * 80 + ";a", "x" * 80 + ";b")[1]
+    '...;b'
+    """
+    if a == b or shown(a) != shown(b):
+        return shown(a), shown(b)
+    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+    start = max(0, (min(len(a), len(b)) if same is None else same) - 1)
+    return f"...{shown(a[start:])}", f"...{shown(b[start:])}"
+
+
 def number(value: float) -> str:
     """A number with as many digits as say something.
 
@@ -36,6 +49,19 @@ def number(value: float) -> str:
     ('0.5', '3.14159e-07', '12', '1,234,567')
     """
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def apart(a: float, b: float) -> tuple[str, str]:
+    """Two numbers with as many digits as it takes to tell them apart.
+
+    >>> apart(0.1, 0.10000001), apart(1.0, 2.0)
+    (('0.1', '0.10000001'), ('1', '2'))
+    """
+    for digits in range(6, 18):
+        pair = f"{a:.{digits}g}", f"{b:.{digits}g}"
+        if pair[0] != pair[1]:
+            break
+    return pair
 
 
 def numbers(values: Sequence[float], limit: int = 4) -> str:

@@ -41,7 +41,7 @@ def test_operators_are_those_of_litert(litert: Any) -> None:
 @pytest.mark.parametrize("name", sorted(UNIONS))
 def test_unions_are_those_of_litert(litert: Any, name: str) -> None:
     assert dict(enumerate(UNIONS[name])) == constants(getattr(litert, name))
-    assert {member for member in UNIONS[name][1:]} <= set(TABLES)
+    assert set(UNIONS[name][1:]) <= set(TABLES)
 
 
 @pytest.mark.parametrize("name", sorted(ENUMS))
@@ -128,7 +128,11 @@ def same(mine: dict[str, Any], real: Any, path: str) -> int:
 def test_fields_beyond_the_schema_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     from kiln.tflite import tree
 
-    short = {**TABLES, "Conv2DOptions": "padding:Padding stride_w:i", "SubGraph": "tensors:[@Tensor]"}
+    short = {
+        **TABLES,
+        "Conv2DOptions": "padding:Padding stride_w:i",
+        "SubGraph": "tensors:[@Tensor]",
+    }
     monkeypatch.setattr(tree, "TABLES", short)
     tree._fields.cache_clear()
     try:

@@ -34,7 +34,7 @@ class ValueDifference:
         values: how many there are; 0 where they could only be compared as bytes.
         differing: how many of them differ (as real numbers; NaN is equal to NaN).
         largest: the largest absolute difference; infinite where only one is finite.
-        relative: ``largest`` over the largest magnitude in either tensor (0 where that is 0).
+        relative: ``largest`` over the largest finite magnitude in either tensor.
         index: where the largest difference is.
         a: the value there in the first tensor.
         b: the value there in the second.
@@ -187,7 +187,7 @@ class _Comparison:
             values=self.a.count,
             differing=self.differing,
             largest=self.largest,
-            relative=self.largest / self.range if self.range else 0.0,
+            relative=self.largest / self.range if self.range else self.largest,
             index=_index(self.a.shape if len(self.a.shape) else self.b.shape, where),
             a=self.a.real(where, where + 1)[0],
             b=self.b.real(where, where + 1)[0],

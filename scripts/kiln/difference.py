@@ -538,7 +538,7 @@ class _Comparison:
         flats = [memoryview(file.data)[: file.packing.start] for file in (a, b)]
         where = _first_difference(a.data, b.data)
         part = "packed files" if where >= max(map(len, flats)) else "FlatBuffer"
-        text = f"they part at byte {where:,}, in the {part}"
+        text = f"first different byte: {where:,}, in the {part}"
         same_flat = bytes(flats[0]) == bytes(flats[1])
         if same_flat:
             text += f"; the FlatBuffer ({len(flats[0]):,} bytes) is the same"
@@ -581,7 +581,7 @@ class _Comparison:
             if kinds[0] != kinds[1]:
                 verdict = f"same network in another precision: {kinds[0]} -> {kinds[1]}"
                 if "weights" in self.sections:
-                    verdict += f"; {self._weight_words()}"
+                    verdict += f"; weights differ in {self._weight_words()}"
                 return verdict + also
             parts = [_TITLES[name] for name in _GRAPH if name in self.sections]
             if parts == [_TITLES["other"]]:
@@ -592,10 +592,13 @@ class _Comparison:
                 verdict += f"; different weights: {self._weight_words()}"
             return verdict + also
         totals = [sum(len(graph.operators) for graph in file.graphs) for file in (self.a, self.b)]
-        return (
+        verdict = (
             f"different graphs: {totals[0]} operators -> {totals[1]}, "
-            f"{100 * common:.0f} % of them in common{also}"
+            f"{100 * common:.0f} % of them in common"
         )
+        if "weights" in self.sections and self.sections["weights"].summary["differing_tensors"]:
+            verdict += f"; different weights: {self._weight_words()}"
+        return verdict + also
 
     def _kind(self, side: int) -> str:
         kind = self.precisions[side].kind
@@ -734,6 +737,7 @@ def _options(a: Graph, b: Graph, paired: pairing.Pairing, place: str) -> Iterabl
 
 def _wiring(a: Graph, b: Graph, paired: pairing.Pairing, place: str) -> Iterable[Item]:
     makers_a, makers_b = facts.producers(a), facts.producers(b)
+    swapped: Counter[str] = Counter()
     for i, j in paired.operators:
         one, other = a.operators[i], b.operators[j]
         data = {"what": "reads", "operator": one.name, "a_operator": i, "b_operator": j}
@@ -744,20 +748,28 @@ def _wiring(a: Graph, b: Graph, paired: pairing.Pairing, place: str) -> Iterable
                 {**data, "a": len(one.inputs), "b": len(other.inputs)},
             )
             continue
-        for first, second in zip(one.inputs, other.inputs, strict=True):
-            if min(first, second) < 0:
-                continue
-            real = pairing.source(a, makers_a, first), pairing.source(b, makers_b, second)
-            partner = paired.tensors.get(real[0])
-            if real[1] in paired.copies_b or real[0] in paired.copies_a:
+        here = [pairing.source(a, makers_a, tensor) for tensor in one.inputs]
+        there = [pairing.source(b, makers_b, tensor) for tensor in other.inputs]
+        partners = [paired.tensors.get(tensor) for tensor in here]
+        if one.name in pairing.COMMUTATIVE and partners != there and partners[::-1] == there:
+            swapped[one.name] += 1
+            continue
+        for first, partner, second in zip(here, partners, there, strict=True):
+            if first in paired.copies_a or second in paired.copies_b:
                 continue  # among the weights
-            if partner is not None and partner != real[1]:
-                names = a.tensors[real[0]].name, b.tensors[real[1]].name
+            if partner is not None and second >= 0 and partner != second:
+                names = a.tensors[first].name, b.tensors[second].name
+                before, after = wording.shown_apart(*names)
                 yield Item(
-                    f"{place}operator {i} {shown(one.name)} reads {shown(names[0])} -> "
-                    f"{shown(names[1])}",
+                    f"{place}operator {i} {shown(one.name)} reads {before} -> {after}",
                     {**data, "a": names[0], "b": names[1]},
                 )
+    for name, some in swapped.most_common():
+        yield Item(
+            f"{place}{shown(name)}: the two inputs in the other order ({count(some, 'operator')}; "
+            "the result is the same)",
+            {"what": "input order", "operator": name, "operators": some},
+        )
 
 
 def _run(names: list[str]) -> str:

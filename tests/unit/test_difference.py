@@ -315,7 +315,7 @@ def test_every_weight_is_compared_with_its_own_name() -> None:
 # --- damage -------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_damage_ends_in_a_message(data: st.DataObject) -> None:
     whole = data.draw(st.sampled_from(MODELS)).read_bytes()

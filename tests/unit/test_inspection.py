@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,8 +142,6 @@ def to_half(model: Any) -> None:
     """Store the constant of FULLY_CONNECTED as float16 behind a DEQUANTIZE."""
     import copy
 
-    import numpy as np
-
     graph = model.subgraphs[0]
     (position,) = [
         i
@@ -227,6 +226,43 @@ def test_what_is_packed_wrongly_is_pointed_out() -> None:
     )
 
 
+def test_metadata_that_repeats_itself_without_end_is_refused() -> None:
+    """60 000 outputs that are all the same one, each with the same 60 000 files."""
+
+    def change(model: Any) -> None:
+        count = 60_000
+
+        def u32(value: int) -> bytes:
+            return value.to_bytes(4, "little")
+
+        def vector(start: int, target: int) -> bytes:
+            return u32(count) + b"".join(u32(target - start - 4 - 4 * i) for i in range(count))
+
+        def table(slot: int) -> bytes:
+            """One field, right behind the table: an offset of four bytes."""
+            vtable = (
+                (4 + 2 * (slot + 1)).to_bytes(2, "little") + b"\x08\0" + b"\0\0" * slot + b"\4\0"
+            )
+            vtable += b"\0" * (-len(vtable) % 4)
+            size = len(vtable)
+            return vtable + u32(size) + u32(4)
+
+        metadata = table(3)  # the model's: subgraph_metadata
+        root = 8 + len(metadata) - 8
+        data = u32(root) + b"M001" + metadata
+        graph = table(3)  # output_tensor_metadata
+        data += u32(1) + u32(4 + len(graph) - 8) + graph
+        tensor = table(6)  # associated_files
+        data += vector(len(data), len(data) + 4 + 4 * count + len(tensor) - 8) + tensor
+        data += vector(len(data), len(data) + 4 + 4 * count + 4) + b"\4\0\4\0" + u32(4)
+        (entry,) = [item for item in model.metadata if item.name == b"TFLITE_METADATA"]
+        model.buffers[entry.buffer].data = np.frombuffer(data, np.uint8)
+
+    found = facts(rewritten(fixture("toy_ssd_annotated"), change))
+    assert found["metadata"] is None
+    assert any("over and over" in text for text in found["warnings"])
+
+
 def test_names_cannot_steer_a_terminal() -> None:
     def rename(model: Any) -> None:
         graph = model.subgraphs[0]
@@ -285,7 +321,7 @@ def test_every_truncation_is_read_or_refused() -> None:
     assert refused > reading.load(data).packing.start * 0.9
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_damage_ends_in_a_message(data: st.DataObject) -> None:
     """Whatever bytes are changed, and wherever the file is cut: a result or a KilnError."""

@@ -189,7 +189,7 @@ def _integer(
         return Precision("full integer", f"full integer ({types})", ())
     words = (
         f"integer ({types}) with {count(len(islands), 'float island')}: "
-        f"{floating} of {count(total, 'operator')} compute in float32"
+        f"float32 in {floating} of {count(total, 'operator')}"
     )
     return Precision("integer with float islands", words, tuple(islands))
 

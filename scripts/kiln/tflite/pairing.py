@@ -20,6 +20,10 @@ _SIMILAR = 0.8  # below that share of operators in common, places say nothing ab
 _TOO_MANY = 4_000_000  # pairs of operators above which alignment by position has to do
 
 
+COMMUTATIVE = ("ADD", "MUL", "MAXIMUM", "MINIMUM", "LOGICAL_AND", "LOGICAL_OR")
+"""Operators of two inputs whose order says nothing."""
+
+
 @dataclass(frozen=True)
 class Edit:
     """Operators ``a`` of one graph stand where ``b`` stand in the other (indices)."""
@@ -74,7 +78,10 @@ def pair(file_a: TfliteFile, a: Graph, file_b: TfliteFile, b: Graph) -> Pairing:
     renamed = _by_place(file_a, a, file_b, b, aligned, tensors) if common >= _SIMILAR else {}
     tensors.update(renamed)
     taken = set(tensors.values())
-    copies_a, copies_b = _copies(file_a, a, file_b, b, aligned, tensors)
+    copies_a: dict[int, int] = {}
+    copies_b: dict[int, int] = {}
+    if common >= _SIMILAR:
+        copies_a, copies_b = _copies(file_a, a, file_b, b, aligned, tensors)
     return Pairing(
         tuple(aligned),
         tuple(edits),
@@ -175,9 +182,8 @@ def _by_place(
 
     for i, j in aligned:
         one, other = a.operators[i], b.operators[j]
-        if len(one.inputs) == len(other.inputs):
-            for first, second in zip(one.inputs, other.inputs, strict=True):
-                offer(source(a, makers_a, first), source(b, makers_b, second))
+        for first, second in _inputs(file_a, a, makers_a, i, file_b, b, makers_b, j):
+            offer(first, second)
         if len(one.outputs) == len(other.outputs):
             for first, second in zip(one.outputs, other.outputs, strict=True):
                 offer(first, second)
@@ -187,6 +193,32 @@ def _by_place(
             for first, second in zip(ends_a, ends_b, strict=True):
                 offer(first, second)
     return found
+
+
+def _inputs(
+    file_a: TfliteFile,
+    a: Graph,
+    makers_a: dict[int, int],
+    i: int,
+    file_b: TfliteFile,
+    b: Graph,
+    makers_b: dict[int, int],
+    j: int,
+) -> list[tuple[int, int]]:
+    """The inputs of two aligned operators, put beside each other; none if their number differs.
+
+    Where the order of two inputs says nothing, a constant is put beside a constant.
+    """
+    one = [source(a, makers_a, tensor) for tensor in a.operators[i].inputs]
+    other = [source(b, makers_b, tensor) for tensor in b.operators[j].inputs]
+    if len(one) != len(other):
+        return []
+    if a.operators[i].name in COMMUTATIVE and len(one) == 2 and min(*one, *other) >= 0:
+        fixed_a = [is_constant(file_a.model, a.tensors[tensor]) for tensor in one]
+        fixed_b = [is_constant(file_b.model, b.tensors[tensor]) for tensor in other]
+        if fixed_a != fixed_b and fixed_a == fixed_b[::-1]:
+            other.reverse()
+    return list(zip(one, other, strict=True))
 
 
 def _copies(
@@ -202,8 +234,7 @@ def _copies(
     copies_a: dict[int, int] = {}
     copies_b: dict[int, int] = {}
     for i, j in aligned:
-        for first, second in zip(a.operators[i].inputs, b.operators[j].inputs, strict=False):
-            one, other = source(a, makers_a, first), source(b, makers_b, second)
+        for one, other in _inputs(file_a, a, makers_a, i, file_b, b, makers_b, j):
             if min(one, other) < 0 or not (
                 is_constant(file_a.model, a.tensors[one])
                 and is_constant(file_b.model, b.tensors[other])

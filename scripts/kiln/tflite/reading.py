@@ -15,6 +15,7 @@ from kiln.tflite.schema import ENUMS, OPERATORS
 from kiln.tflite.tree import Tree
 
 _MAX_BYTES = 4 * 1024**3  # a FlatBuffer ends at 2 GiB; larger models keep weights behind it
+_METADATA_BYTES = 2**28  # parts of the metadata times its size: what reading it may take at most
 _CUSTOM = OPERATORS.index("CUSTOM")
 POSTPROCESS = "TFLite_Detection_PostProcess"
 
@@ -189,10 +190,13 @@ def _parse(data: bytes, shown: str) -> TfliteFile:
     warnings = [
         f"the file has fields that kiln's schema does not know: {', '.join(sorted(tree.unknown))}"
     ] * bool(tree.unknown)
+    metadata = None
     try:
-        metadata = stage_module("tflite_meta").read(model)
+        if _metadata_is_honest(flat, model):
+            metadata = stage_module("tflite_meta").read(model)
+        else:
+            warnings.append("the metadata cannot be read: it refers to itself over and over")
     except flat.FlatError as error:
-        metadata = None
         warnings.append(f"the metadata cannot be read: {error}")
     packed = packing.read(data)
     return TfliteFile(
@@ -209,6 +213,33 @@ def _parse(data: bytes, shown: str) -> TfliteFile:
         packing=packed,
         warnings=(*warnings, *_packing_warnings(metadata, packed)),
     )
+
+
+def _metadata_is_honest(flat: Any, model: Any) -> bool:
+    """Whether reading the metadata takes about as much memory as its size suggests.
+
+    Its parts may be shared; metadata made to exhaust its reader shares them without end. Real
+    metadata has a few kilobytes and a dozen parts.
+    """
+    meta = stage_module("tflite_meta")
+    data = model.metadata.get(meta.ENTRY)
+    if data is None:
+        return True
+    graphs = flat.root(data, meta.IDENTIFIER, "TFLite metadata buffer").raw(3, 4)
+    most = _METADATA_BYTES // max(len(data), 1)
+    if len(graphs) // 4 > most:
+        return False
+    parts = 0
+    for graph in flat.root(data, meta.IDENTIFIER, "").tables(3)[:1]:
+        for slot, inner in ((2, (4, 6)), (3, (4, 6)), (8, (1,))):
+            some = len(graph.raw(slot, 4)) // 4
+            if some > most:
+                return False
+            for table in graph.tables(slot):
+                parts += 1 + sum(len(table.raw(item, 4)) // 4 for item in inner)
+                if parts > most:
+                    return False
+    return True
 
 
 def _packing_warnings(metadata: Any, packed: packing.Packing) -> list[str]:

@@ -297,9 +297,9 @@ class _Comparison:
                 for first in facts.iterate_constants(self.a, a)
                 if first in paired.tensors
             ]
-            compared += len(pairs)
             pairs += paired.copies_a.items()
             pairs += [(first, second) for second, first in paired.copies_b.items()]
+            compared += len(pairs)
             same_copies = dict.fromkeys("AB", 0)
             for first, second in pairs:
                 one, other = a.tensors[first], b.tensors[second]
@@ -591,7 +591,10 @@ class _Comparison:
             if "weights" in self.sections:
                 verdict += f"; different weights: {self._weight_words()}"
             return verdict + also
-        totals = [sum(len(graph.operators) for graph in file.graphs) for file in (self.a, self.b)]
+        totals = [
+            sum(op.name not in facts.CONVERTERS for graph in file.graphs for op in graph.operators)
+            for file in (self.a, self.b)
+        ]
         verdict = (
             f"different graphs: {totals[0]} operators -> {totals[1]}, "
             f"{100 * common:.0f} % of them in common"
@@ -619,8 +622,10 @@ class _Comparison:
         if not data["values"]:
             return f"{some} of {count(compared, 'constant tensor')}, among them {where}"
         place = str(data["index"]) if data["index"] else ""
+        top = section.summary["largest_difference"]
+        word = "largest" if data["largest"] == top else "relatively largest"
         return (
-            f"{some} of {count(compared, 'constant tensor')}, largest difference "
+            f"{some} of {count(compared, 'constant tensor')}, {word} difference "
             f"{data['largest']:.3g} ({_percent(data['relative'])} of its tensor's largest value) "
             f"at {where}{place}"
         )

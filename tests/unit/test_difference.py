@@ -32,6 +32,8 @@ def sections(found: Difference) -> dict[str, list[str]]:
     assert shown["verdict"] == found.verdict
     assert found.text().startswith(found.verdict)
     assert len(found.text().splitlines()) <= len(found.text(all_items=True).splitlines())
+    for item in shown["sections"]:
+        assert item["name"] != "weights" or item["differing_tensors"] <= item["compared_tensors"]
     return {item.name: [line.text for line in item.items] for item in found.sections}
 
 
@@ -103,6 +105,22 @@ def test_one_flipped_weight() -> None:
     shown = found.as_json()["sections"][0]
     assert (shown["name"], shown["differing_values"]) == ("weights", 1)
     assert shown["items"][0]["b"] == float(np.nextafter(np.float32(4), np.float32(5)))
+
+
+def test_the_worst_is_relative_to_its_tensor() -> None:
+    def change(model: Any) -> None:
+        for tensor in model.subgraphs[0].tensors:
+            if tensor.name in (b"MatMul1", b"Const_2"):
+                values = np.frombuffer(bytes(bytearray(model.buffers[tensor.buffer].data)), "<f4")
+                step = 0.004 if tensor.name == b"MatMul1" else 0.003  # of 4, and of 0.75
+                values = values + np.float32(step) * (np.arange(len(values)) == 1)
+                raw = np.frombuffer(values.astype("<f4").tobytes(), np.uint8)
+                model.buffers[tensor.buffer].data = raw
+
+    found = changed(change)
+    assert "2 of 8 constant tensors, relatively largest difference 0.003 (0.4 %" in found.verdict
+    assert found.verdict.endswith("at Const_2[0, 1]")
+    assert [text.split("[")[0] for text in sections(found)["weights"]] == ["Const_2", "MatMul1"]
 
 
 def test_another_precision() -> None:

@@ -60,6 +60,26 @@ class Pairing:
     copies_b: dict[int, int]
 
 
+@dataclass(frozen=True)
+class Both:
+    """Two files side by side, graph by graph (as many as the one with fewer graphs has)."""
+
+    a: TfliteFile
+    b: TfliteFile
+    graphs: tuple[tuple[Graph, Graph], ...]
+    pairings: tuple[Pairing, ...]
+
+    @classmethod
+    def of(cls, a: TfliteFile, b: TfliteFile) -> Both:
+        """Pair what two files hold."""
+        graphs = tuple(zip(a.graphs, b.graphs, strict=False))
+        return cls(a, b, graphs, tuple(pair(a, one, b, other) for one, other in graphs))
+
+    def place(self, graph: int) -> str:
+        """What to put before a difference in a graph: its number, where there are several."""
+        return f"graph {graph}, " if max(len(self.a.graphs), len(self.b.graphs)) > 1 else ""
+
+
 def pair(file_a: TfliteFile, a: Graph, file_b: TfliteFile, b: Graph) -> Pairing:
     """Pair the operators and tensors of two graphs."""
     plain_a = [i for i, op in enumerate(a.operators) if op.name not in CONVERTERS]

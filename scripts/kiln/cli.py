@@ -16,6 +16,8 @@ import click
 
 from kiln import __version__
 from kiln.cli_convert import convert, init
+from kiln.cli_diff import diff_command
+from kiln.cli_inspect import inspect_command
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -404,6 +406,9 @@ def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
 
 cli.add_command(convert)
 cli.add_command(init)
+cli.add_command(inspect_command)
+cli.add_command(diff_command)
+
 
 if __name__ == "__main__":
     main()

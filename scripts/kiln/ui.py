@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import threading
@@ -157,6 +158,12 @@ class TextReporter:
         self._line(f"FAILED {model}: {message}")
         if remedy:
             self._line(f"       {remedy}")
+
+
+def tolerant_output() -> None:
+    """Let standard output escape what its encoding cannot show, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -1,0 +1,24 @@
+"""``kiln inspect``: what is in a ``.tflite`` file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kiln.ui import JsonReporter, tolerant_output
+
+
+@click.command("inspect", short_help="Say what is in a .tflite file.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+def inspect_command(file: Path, as_json: bool) -> None:
+    """Say what is in FILE, any .tflite: tensors, operators, weights, metadata, labels."""
+    from kiln.inspection import inspect
+
+    found = inspect(file)
+    if as_json:
+        JsonReporter().event("inspection", **found.as_json())
+        return
+    tolerant_output()
+    print(found.text())

@@ -1,0 +1,1 @@
+"""Reading ``.tflite`` files of any origin on the host: standard library only, nothing trusted."""

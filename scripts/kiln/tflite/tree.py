@@ -1,0 +1,145 @@
+"""A whole ``.tflite`` FlatBuffer as plain values, read by :mod:`kiln.tflite.schema`.
+
+:mod:`stages.tflite_model` reads what kiln's own stages need. This reads every field there is, so
+that two files can be compared without overlooking one: operator options, sparsity, blockwise
+quantisation and whatever else the schema knows. Fields that even the schema does not know are
+counted. Standard library only.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from kiln.stagecode import stage_module
+from kiln.tflite.schema import ENUMS, TABLES, UNIONS
+
+_DEPTH = 16  # the schema's own nesting ends at 5
+_SPARE_TABLES, _SPARE_NUMBERS = 10_000, 100_000
+
+
+class Tree:
+    """The contents of one FlatBuffer.
+
+    Attributes:
+        model: the fields of the root table by name. A table is a dict with every field that the
+            schema knows (absent ones with their default), a vector of bytes a ``memoryview``, any
+            other vector a list, an enumeration its name (or number, where it has none).
+        unknown: fields that are set, but that the schema does not know, as ``Table slot N``.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        """Read ``data``.
+
+        Raises:
+            FlatError: it is no TFLite model, or a truncated or damaged one (a ValueError).
+        """
+        flat = stage_module("flat")
+        self._flat = flat
+        self.unknown: set[str] = set()
+        # Parts may be shared, but a file in which everything is reached over and over again is
+        # made to exhaust its reader: each table and number of an honest file takes its place.
+        self._tables = len(data) // 4 + _SPARE_TABLES
+        self._numbers = 4 * len(data) + _SPARE_NUMBERS
+        root = flat.root(data, b"TFL3", "TFLite model")
+        self.model: dict[str, Any] = self._table("Model", root, 0)
+
+    def _table(self, name: str, table: Any, depth: int) -> dict[str, Any]:
+        flat = self._flat
+        self._tables -= 1
+        if self._tables < 0 or depth > _DEPTH:
+            raise flat.FlatError("its tables refer to each other over and over: damaged")
+        fields = _fields(name)
+        vtable = table.position - flat.scalar(table.view, table.position, "i")
+        slots = (flat.scalar(table.view, vtable, "H") - 4) // 2
+        found: dict[str, Any] = {}
+        for slot, (field, kind, default) in enumerate(fields):
+            if slot >= slots or field == "-" or not table.where(slot):
+                if field == "-" and slot < slots and table.where(slot):
+                    self.unknown.add(f"{name} slot {slot}")
+                elif field != "-":
+                    found[field] = _empty(kind) if default is None else default
+                continue
+            if kind.startswith("union/"):
+                found[field] = self._union(kind[6:], found[fields[slot - 1][0]], table, slot, depth)
+            else:
+                found[field] = self._value(kind, table, slot, depth)
+        self.unknown.update(
+            f"{name} slot {slot}" for slot in range(len(fields), slots) if table.where(slot)
+        )
+        return found
+
+    def _value(self, kind: str, table: Any, slot: int, depth: int) -> Any:
+        if kind == "s":
+            return self._text(table.text(slot))
+        if kind.startswith("@"):
+            return self._table(kind[1:], table.table(slot), depth + 1)
+        if kind in ENUMS:
+            return _named(kind, table.number(slot, "b"))
+        if kind == "?":
+            return bool(table.number(slot, "B"))
+        if not kind.startswith("["):
+            return table.number(slot, kind)
+        inner = kind[1:-1]
+        if inner == "B":
+            return table.raw(slot)
+        if inner.startswith("@"):
+            self._count(len(table.raw(slot, 4)) // 4)
+            return [self._table(inner[1:], item, depth + 1) for item in table.tables(slot)]
+        code = "B" if inner == "?" else inner
+        self._count(len(table.raw(slot)))
+        return table.numbers(slot, code)
+
+    def _union(self, name: str, kind: int, table: Any, slot: int, depth: int) -> dict[str, Any]:
+        members = UNIONS[name]
+        if kind == 0:
+            return {}
+        if kind >= len(members):
+            self.unknown.add(f"{name} {kind}")
+            return {"options": kind}
+        inner = table.table(slot)
+        return {"options": members[kind], **self._table(members[kind], inner, depth + 1)}
+
+    def _text(self, text: str) -> str:
+        self._count(len(text))
+        return text
+
+    def _count(self, numbers: int) -> None:
+        self._numbers -= numbers
+        if self._numbers < 0:
+            raise self._flat.FlatError("its values refer to each other over and over: damaged")
+
+
+@cache
+def _fields(name: str) -> tuple[tuple[str, str, Any], ...]:
+    """Name, type and default of every slot; a default of ``None`` is the type's own."""
+    fields: list[tuple[str, str, Any]] = []
+    for word in TABLES[name].split():
+        field, _, kind = word.partition(":")
+        kind, _, text = kind.partition("=")
+        default: Any = None
+        if text:
+            default = text == "True" if kind == "?" else int(text)
+            if kind in ENUMS:
+                default = _named(kind, default)
+        fields.append((field, kind, default))
+    return tuple(fields)
+
+
+def _named(kind: str, value: int) -> Any:
+    names = ENUMS[kind]
+    return names[value] if 0 <= value < len(names) else value
+
+
+def _empty(kind: str) -> Any:
+    if kind == "[B]":
+        return memoryview(b"")
+    if kind.startswith("["):
+        return []
+    if kind.startswith("@"):
+        return None
+    if kind.startswith("union/"):
+        return {}
+    if kind in ENUMS:
+        return _named(kind, 0)
+    return {"s": "", "?": False, "f": 0.0}.get(kind, 0)

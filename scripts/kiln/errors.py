@@ -90,6 +90,12 @@ class UntrainedModelError(KilnError):
     exit_code, kind = 18, "untrained-model"
 
 
+class CheckFailedError(KilnError):
+    """A check of the converted model against its source failed."""
+
+    exit_code, kind = 19, "check-failed"
+
+
 class EngineUnavailableError(KilnError):
     """No container engine answers."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kiln.digest import key_of
@@ -26,9 +26,15 @@ SEED = 2021
 
 @dataclass(frozen=True)
 class Files:
-    """An input whose content is at hand: relative path -> SHA-256. One file has the path ``""``."""
+    """An input whose content is at hand: relative path -> SHA-256. One file has the path ``""``.
+
+    ``lent`` says, by digest, where the contents lie if they are not in the store (all of them or
+    none): files too many to keep. A container gets copies of them, checked against their digests,
+    so it is the digests alone that are part of a key.
+    """
 
     files: Mapping[str, str]
+    lent: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,21 @@ class _Steps:
             }
         )
         self.steps[step_id] = Step(step_id, stage, dict(params), dict(inputs), dict(facts), key)
+
+
+def lone_step(
+    step_id: str,
+    stage: str,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Files],
+    *,
+    image: str,
+    code: str,
+) -> Step:
+    """A step that needs no other one; ``image`` and ``code`` as in :func:`make_plan`."""
+    steps = _Steps(image, code)
+    steps.add(step_id, stage, params, inputs)
+    return steps.steps[step_id]
 
 
 def make_plan(

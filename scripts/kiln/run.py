@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kiln.digest import sha256_file
 from kiln.errors import (
+    DigestMismatchError,
     KilnError,
     StageFailedError,
     StageOutOfMemoryError,
@@ -100,6 +102,7 @@ class _Session:
         self._store = runner._store
         self._ids = {step.id for step in todo}
         self._done: dict[str, StageResult] = {}
+        self._borrowed: dict[str, Path] = {}
         self._failure: KilnError | None = None
         self._lines = _Lines(self._event)
 
@@ -170,6 +173,9 @@ class _Session:
 
     def _lay_out(self, place: str, item: Files | Output, folder: Path) -> str:
         """Put an input that is at hand below ``folder``; returns its path there."""
+        if isinstance(item, Files) and item.lent:
+            self._borrow(item, folder / place)
+            return place
         if isinstance(item, Files):
             files: Mapping[str, str] = item.files
         else:
@@ -189,6 +195,33 @@ class _Session:
         else:
             self._store.materialize(files, folder / place, link=True)
         return place
+
+    def _borrow(self, item: Files, folder: Path) -> None:
+        """Copy contents that the store does not hold, each once, as what their keys say they are.
+
+        Raises:
+            DigestMismatchError: a file has other bytes than when it was looked at, or is gone.
+        """
+        for name, digest in item.files.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if digest in self._borrowed:
+                target.hardlink_to(self._borrowed[digest])
+                continue
+            source = item.lent[digest]
+            try:
+                copy_file(source, target)
+            except (FileNotFoundError, PermissionError) as error:
+                raise DigestMismatchError(
+                    f"{source} was there a moment ago and cannot be read now: {error.strerror}.",
+                    "Run the command again: it looks at all files anew.",
+                ) from error
+            if sha256_file(target) != digest:
+                raise DigestMismatchError(
+                    f"{source} was changed while it was in use.",
+                    "Run the command again: it looks at all files anew.",
+                )
+            self._borrowed[digest] = target
 
     def _event(self, event: dict[str, Any]) -> None:
         kind, step_id = event.pop("event", None), event.pop("stage", "")

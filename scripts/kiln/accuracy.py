@@ -6,11 +6,12 @@ stage code, the thing and the images' digests, and with its result in the store.
 interrupted measurement goes on where it stopped, and one that is repeated runs nothing.
 
 The images themselves are never in the store: they are lent to a container while it runs
-(:class:`kiln.plan.Files`).
+(``lent`` of :class:`kiln.run.Runner`).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +26,7 @@ from kiln.errors import CheckFailedError, LabelMapError, UsageError, error_for_k
 from kiln.images.lock import locked_image
 from kiln.limits import Limits
 from kiln.plan import Files, Plan, Step, lone_step, make_plan
-from kiln.recipe import HubSource, Recipe, StageSource, Variant, load
+from kiln.recipe import HubSource, ImageName, Recipe, StageSource, Variant, load
 from kiln.run import OnEvent, Runner
 from kiln.scoring import DETECTIONS, Scores
 from kiln.sources.model import Acquired, acquire
@@ -35,10 +36,15 @@ from kiln.store import StageResult
 #: What the model before conversion is called in results.
 SOURCE = "source"
 
-#: Images a step. Each step begins with restoring the checkpoint or loading the interpreter, and
-#: each container (all steps of one chunk) with importing TensorFlow: about 15 s a chunk, against
-#: a minute or more of work. See docs/accuracy.md for what was measured.
-CHUNK = 500
+#: Images a step. The source's steps begin with restoring the checkpoint, each container (all
+#: steps of a chunk) with importing TensorFlow: 6 to 9 s a chunk, which is 4 to 10 % of it for the
+#: samples (docs/accuracy.md). What an interruption loses is a step: a few minutes at most.
+CHUNK = 250
+
+#: The image that artefacts are run in, whichever made them: the one with the newer TensorFlow.
+#: The interpreter of the other (2.8) takes 2 s an image for a quantised EfficientDet-Lite0, this
+#: one's 0.04 s.
+DETECT_IMAGE: ImageName = "odapi"
 
 #: Expected and seen AP may differ by so much where the recipe does not say.
 TOLERANCE = 0.01
@@ -137,15 +143,23 @@ class Report:
 @dataclass(frozen=True)
 class _Chunk:
     number: int
-    pictures: tuple[Picture, ...]
-    images: Files
+    digests: Mapping[Picture, str]
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(self.digests)
+
+    @property
+    def images(self) -> Files:
+        return Files({picture.name: digest for picture, digest in self.digests.items()})
 
 
 @dataclass(frozen=True)
 class _Thing:
-    """Something that detects: the stage that runs it, and the input that it is."""
+    """Something that detects: the stage that runs it, where, and the input that it is."""
 
     name: str
+    image: ImageName
     stage: str
     params: Mapping[str, Any]
     inputs: Mapping[str, Files]
@@ -206,7 +220,7 @@ class Accuracy:
         chosen = data.pictures[:images]
         parts = self._chunks(recipe.name, data, chosen)
         usable = tuple(picture for part in parts for picture in part.pictures)
-        found = self._detect(recipe, things, parts)
+        found = self._detect(recipe, things, parts, data)
         expected, tolerance = _expected(recipe)
         measured = []
         for thing in things:
@@ -255,9 +269,8 @@ class Accuracy:
     ) -> tuple[dict[str, StageResult], Plan]:
         """The build's own steps: the artefacts, and the checkpoint that a stage makes."""
         convert: Sequence[Variant] = wanted if self.published is None else ()
-        plan = make_plan(
-            recipe, acquired.sources, convert, image=self._identity(recipe), code=self._code()
-        )
+        identity = self._identity(recipe.image)
+        plan = make_plan(recipe, acquired.sources, convert, image=identity, code=self._code)
         # Not the comparison with the publisher's file; but the checkpoint, cached export or not.
         reports = ("checkpoint",) if isinstance(recipe.source, StageSource) else ()
         if not convert and not reports:
@@ -265,7 +278,7 @@ class Accuracy:
         plan = replace(plan, reports=reports, artefacts=plan.artefacts if convert else {})
         runner = self._runner(self.builder.on_event)
         with self._lock(f"model-{recipe.name}", recipe):
-            return runner.run(plan, recipe, lambda: self._tag(recipe)), plan
+            return runner.run(plan, recipe, lambda: self._tag(recipe.image)), plan
 
     def _things(
         self,
@@ -290,7 +303,8 @@ class Accuracy:
                 digest = self.builder.store.add_file(self._published(recipe, variant))
             # Every detection: a threshold would cut the end off the curve that AP is the area of.
             params = {"max_results": DETECTIONS, "score_threshold": 0}
-            things.append(_Thing(variant, "detect", params, {"model": Files({"": digest})}, digest))
+            model = {"model": Files({"": digest})}
+            things.append(_Thing(variant, DETECT_IMAGE, "detect", params, model, digest))
         return things
 
     def _classes(
@@ -348,9 +362,7 @@ class Accuracy:
             unusable.update({picture.file: why for picture, why in damaged.items()})
             good = {picture: d for picture, d in digests.items() if picture not in damaged}
             if good:
-                names = {picture.name: digest for picture, digest in good.items()}
-                lent = {digest: data.path(picture) for picture, digest in good.items()}
-                parts.append(_Chunk(number, tuple(good), Files(names, lent)))
+                parts.append(_Chunk(number, good))
         warning = coco.check_usable(unusable, len(chosen), data.folder)
         if warning:
             self._note(f"{model}: warning: {warning}")
@@ -387,40 +399,38 @@ class Accuracy:
     # -- detections -----------------------------------------------------------------------------
 
     def _detect(
-        self, recipe: Recipe, things: Sequence[_Thing], parts: Sequence[_Chunk]
+        self, recipe: Recipe, things: Sequence[_Thing], parts: Sequence[_Chunk], data: DataSet
     ) -> dict[tuple[str, int], StageResult]:
-        """What each thing finds in each chunk; a container for each chunk that lacks something."""
-        identity, code = self._identity(recipe), self._code()
-        steps: dict[int, dict[str, Step]] = {}
-        for part in parts:
-            made = {}
-            for thing in things:
-                step_id = f"{thing.name}-{part.number:03}"
-                inputs = {**thing.inputs, "images": part.images}
-                made[thing.name] = lone_step(
-                    step_id, thing.stage, thing.params, inputs, image=identity, code=code
-                )
-            steps[part.number] = made
-        sizes = {
-            step.id: len(part.pictures) for part in parts for step in steps[part.number].values()
-        }
-        runner = self._runner(_Overall(self.builder.on_event, sizes).event)
+        """What each thing finds in each chunk; for each chunk, one container for each image."""
+        made = {part.number: self._steps(things, part) for part in parts}
+        sizes = {s.id: len(part.pictures) for part in parts for s in made[part.number].values()}
+        lent = {digest: data.path(p) for part in parts for p, digest in part.digests.items()}
+        runner = self._runner(_Overall(self.builder.on_event, sizes).event, lent)
         bounds = _with_time_for(recipe, len(things))
         found = {}
         for part in parts:
-            made = steps[part.number]
-            plan = Plan(
-                recipe.name,
-                recipe.image,
-                tuple(made.values()),
-                {name: step.id for name, step in made.items()},
-            )
-            with self._lock(f"accuracy-{recipe.name}", recipe):
-                results = runner.run(plan, bounds, lambda: self._tag(recipe))
-            for name, step in made.items():
-                found[name, part.number] = results[step.id]
+            for image in dict.fromkeys(thing.image for thing in things):
+                steps = {t.name: made[part.number][t.name] for t in things if t.image == image}
+                wanted = {name: step.id for name, step in steps.items()}
+                plan = Plan(recipe.name, image, tuple(steps.values()), wanted)
+                with self._lock(f"accuracy-{recipe.name}", recipe):
+                    results = runner.run(plan, bounds, functools.partial(self._tag, image))
+                found.update({(name, part.number): results[i] for name, i in wanted.items()})
         self.builder.on_event("model", model=recipe.name, state="measured")
         return found
+
+    def _steps(self, things: Sequence[_Thing], part: _Chunk) -> dict[str, Step]:
+        return {
+            thing.name: lone_step(
+                f"{thing.name}-{part.number:03}",
+                thing.stage,
+                thing.params,
+                {**thing.inputs, "images": part.images},
+                image=self._identity(thing.image),
+                code=self._code,
+            )
+            for thing in things
+        }
 
     def _read(
         self, result: StageResult, part: _Chunk, matching: Matching
@@ -431,23 +441,23 @@ class Accuracy:
 
     # -- what a build does as well ----------------------------------------------------------------
 
-    def _identity(self, recipe: Recipe) -> str:
-        return locked_image(self.builder.project.docker, recipe.image).identity
+    def _identity(self, image: ImageName) -> str:
+        return locked_image(self.builder.project.docker, image).identity
 
+    @functools.cached_property
     def _code(self) -> str:
         return tree_digest(self.builder.project.stages)
 
-    def _runner(self, on_event: OnEvent) -> Runner:
-        return Runner(
-            self.builder.engine, self.builder.store, self.builder.project.stages, on_event
-        )
+    def _runner(self, on_event: OnEvent, lent: Mapping[str, Path] | None = None) -> Runner:
+        builder = self.builder
+        return Runner(builder.engine, builder.store, builder.project.stages, on_event, lent=lent)
 
-    def _tag(self, recipe: Recipe) -> str:
+    def _tag(self, image: ImageName) -> str:
         from kiln.images.builder import Images
 
         builder = self.builder
         images = Images(builder.project.docker, builder.engine, builder.store, builder.on_event)
-        return images.ensure(recipe.image).tag
+        return images.ensure(image).tag
 
     def _lock(self, name: str, recipe: Recipe) -> Any:
         text = f"{recipe.name}: waiting for another kiln to finish it"
@@ -498,7 +508,7 @@ def _source(recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResul
     stage = "reference"
     if recipe.efficientdet is not None:
         stage, params["spec"] = "modelmaker_reference", recipe.efficientdet.spec
-    return _Thing(SOURCE, stage, params, {"checkpoint": Files(files)})
+    return _Thing(SOURCE, recipe.image, stage, params, {"checkpoint": Files(files)})
 
 
 def _fault(path: Path, picture: Picture) -> str:

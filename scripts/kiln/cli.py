@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln import __version__
+from kiln.choices import refuse_unknown
 from kiln.cli_accuracy import accuracy
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
@@ -158,8 +159,8 @@ def build(
     project = _project()
     folder = (models_dir or project.models).absolute()
     recipes = discover(folder)
-    _known("model", models, recipes)
-    _known("variant", variants, VARIANTS)
+    refuse_unknown("model", models, recipes)
+    refuse_unknown("variant", variants, VARIANTS)
     chosen = list(dict.fromkeys(models)) or [
         name for name in recipes if _fits(recipes[name], folder, samples, variants)
     ]
@@ -239,18 +240,6 @@ def _fits(path: Path, folder: Path, samples: bool, variants: tuple[str, ...]) ->
     return (recipe.sample or not samples) and set(variants) <= set(recipe.variants)
 
 
-def _known(what: str, given: tuple[str, ...], known: Any) -> None:
-    import difflib
-
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, list(known), 1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise UsageError(
-                f"There is no {what} {name!r}.", f"{hint}Known: {', '.join(known) or 'none'}."
-            )
-
-
 @cli.command(short_help="List the recipes.")
 @_json
 def models(as_json: bool) -> None:
@@ -297,7 +286,7 @@ def _image_names(project: Project, names: tuple[str, ...]) -> list[str]:
     from kiln.images.definition import load
 
     known = load(project.docker)
-    _known("image", names, known)
+    refuse_unknown("image", names, known)
     return [name for name in known if not names or name in names]
 
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     "--chunk",
     type=click.IntRange(1),
     metavar="N",
-    help="Images between two points where an interrupted run goes on [500].",
+    help="Images between two points where an interrupted run goes on [250].",
 )
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Write JSON there.")
 @click.option("--models-dir", type=click.Path(path_type=Path), help="Where recipes are [models/].")
@@ -75,7 +75,7 @@ def accuracy(
     from kiln import coco, scoring
     from kiln.accuracy import CHUNK, Accuracy
     from kiln.build import Builder
-    from kiln.cli import _known as check_known
+    from kiln.choices import refuse_unknown
     from kiln.files import write_atomic
     from kiln.project import Project
     from kiln.recipe import VARIANTS, discover
@@ -85,10 +85,13 @@ def accuracy(
     project = Project.find()
     folder = (models_dir or project.models).absolute()
     recipes = discover(folder)
-    check_known("model", (model,), recipes)
-    check_known("variant", variants, VARIANTS)
-    if save is not None and not save.absolute().parent.is_dir():
-        raise UsageError(f"There is no folder {save.absolute().parent}.", "Make it first.")
+    refuse_unknown("model", (model,), recipes)
+    refuse_unknown("variant", variants, VARIANTS)
+    if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
+        raise UsageError(
+            f"{save.absolute()} cannot be written: it is a folder, or there is none to hold it.",
+            "Name a file in a folder that exists.",
+        )
     data = coco.read(data_set.absolute())
     store = Store(Store.default_root())
     store.sweep()
@@ -105,11 +108,17 @@ def accuracy(
         )
         for item in report.measured:
             reporter.event("accuracy", **_fields(report, item))
-    if save is not None:
-        text = json.dumps(report.as_json(), indent=1)
-        write_atomic(save.absolute(), text.encode() + b"\n")
     if not as_json:
         print(_table(report))
+    if save is not None:
+        text = json.dumps(report.as_json(), indent=1)
+        try:
+            write_atomic(save.absolute(), text.encode() + b"\n")
+        except OSError as error:
+            raise UsageError(
+                f"{save.absolute()} cannot be written: {error.strerror or error}.",
+                "Name another file; nothing is measured again.",
+            ) from error
     report.judge()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from kiln.digest import key_of
@@ -26,15 +26,9 @@ SEED = 2021
 
 @dataclass(frozen=True)
 class Files:
-    """An input whose content is at hand: relative path -> SHA-256. One file has the path ``""``.
-
-    ``lent`` says, by digest, where the contents lie if they are not in the store (all of them or
-    none): files too many to keep. A container gets copies of them, checked against their digests,
-    so it is the digests alone that are part of a key.
-    """
+    """An input whose content is at hand: relative path -> SHA-256. One file has the path ``""``."""
 
     files: Mapping[str, str]
-    lent: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

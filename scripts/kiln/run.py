@@ -41,6 +41,8 @@ class Runner:
         on_event: told ``stage`` events: model, id, state (started, progress, warning, finished,
             cached), and their fields.
         keep_failed: keep what a failed container saw and wrote in the store, for a look.
+        lent: contents that the store does not hold and need not (images by the thousand), digest
+            to file. A container gets copies of them, checked against their digests.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class Runner:
         on_event: OnEvent,
         *,
         keep_failed: bool = False,
+        lent: Mapping[str, Path] | None = None,
     ) -> None:
         self._engine = engine
         self._store = store
         self._stages = stages
         self._on_event = on_event
         self._keep_failed = keep_failed
+        self._lent = lent or {}
 
     def known(self, plan: Plan) -> dict[str, StageResult]:
         """The results of the plan that the store holds, by step id."""
@@ -173,8 +177,10 @@ class _Session:
 
     def _lay_out(self, place: str, item: Files | Output, folder: Path) -> str:
         """Put an input that is at hand below ``folder``; returns its path there."""
-        if isinstance(item, Files) and item.lent:
-            self._borrow(item, folder / place)
+        if isinstance(item, Files) and not self._runner._lent.keys().isdisjoint(
+            item.files.values()
+        ):
+            self._borrow(item.files, folder / place)
             return place
         if isinstance(item, Files):
             files: Mapping[str, str] = item.files
@@ -196,19 +202,19 @@ class _Session:
             self._store.materialize(files, folder / place, link=True)
         return place
 
-    def _borrow(self, item: Files, folder: Path) -> None:
-        """Copy contents that the store does not hold, each once, as what their keys say they are.
+    def _borrow(self, files: Mapping[str, str], folder: Path) -> None:
+        """Copy lent contents, each once in a container, and make sure that it is them.
 
         Raises:
             DigestMismatchError: a file has other bytes than when it was looked at, or is gone.
         """
-        for name, digest in item.files.items():
+        for name, digest in files.items():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if digest in self._borrowed:
                 target.hardlink_to(self._borrowed[digest])
                 continue
-            source = item.lent[digest]
+            source = self._runner._lent[digest]
             try:
                 copy_file(source, target)
             except (FileNotFoundError, PermissionError) as error:

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiln.errors import UsageError
-from kiln.plan import SEED, Fact, Files, Output, Plan, Sources, Step, _Steps, make_plan
+from kiln.plan import (
+    SEED,
+    Fact,
+    Files,
+    Output,
+    Plan,
+    Sources,
+    Step,
+    _Steps,
+    lone_step,
+    make_plan,
+)
 from kiln.recipe import CONVERTED, Recipe, Variant
 from kiln.recipe_values import tuples
 
@@ -382,3 +393,13 @@ def test_closure_is_what_is_needed_and_no_more(wanted: set[str], have: set[str])
         assert found.step(step_id).upstream() <= have | set(todo)
         # Someone asked for it: the user or another step that runs.
         assert step_id in wanted or any(step_id in found.step(s).upstream() for s in todo)
+
+
+def test_a_lone_step_has_the_key_that_a_plan_would_give_it() -> None:
+    found = plan().step("export")
+    inputs = {name: item for name, item in found.inputs.items() if isinstance(item, Files)}
+    assert inputs == found.inputs
+    again = lone_step("export", found.stage, found.params, inputs, image=IMAGE, code=CODE)
+    assert again == found
+    other = lone_step("export", found.stage, found.params, inputs, image=IMAGE, code="f" * 64)
+    assert other.key != found.key

@@ -52,6 +52,9 @@ TOLERANCE = 0.01
 #: How far the ratio of sides may be from the annotated one: rounding of a resized copy.
 _RATIO = 0.02
 
+#: Reading an image takes milliseconds: telling of each would be most of the output.
+_TELL_EVERY = 20
+
 #: Kind of the store's ref that holds which images of a chunk were found damaged.
 _CHECKED = "checked-images"
 
@@ -131,7 +134,7 @@ class Report:
         causes = []
         if self.images < self.all_images:
             causes.append(f"only {self.images} of the data set's {self.all_images} images measured")
-        causes += ["another data set", "another image size (export.image_size)", "a wrong model"]
+        causes += ["another data set", "another image size (export.image_size)"]
         raise CheckFailedError(
             f"{self.model}: AP is not what its recipe expects (tolerance {self.tolerance:g}): "
             f"{'; '.join(wrong)}.",
@@ -213,12 +216,13 @@ class Accuracy:
             on_note=self._note,
         )
         wanted = self._wanted(recipe, variants)
+        # The data set first: what is wrong with it shows before minutes of conversion.
+        chosen = data.pictures[:images]
+        parts = self._chunks(recipe.name, data, chosen)
         results, plan = self._converted(recipe, acquired, wanted)
         matching = coco.match(self._classes(recipe, acquired, results), data.categories)
         self._tell_classes(matching, data)
         things = self._things(recipe, acquired, wanted, results, plan)
-        chosen = data.pictures[:images]
-        parts = self._chunks(recipe.name, data, chosen)
         usable = tuple(picture for part in parts for picture in part.pictures)
         found = self._detect(recipe, things, parts, data)
         expected, tolerance = _expected(recipe)
@@ -386,6 +390,8 @@ class Accuracy:
         return {p: known["damaged"][p.name] for p in digests if p.name in known["damaged"]}
 
     def _progress(self, model: str, done: int, total: int, message: str) -> None:
+        if done % _TELL_EVERY:
+            return
         self.builder.on_event(
             "stage",
             model=model,
@@ -488,7 +494,9 @@ class _Overall:
                 self._done.add(step_id)
             elif fields["state"] == "progress" and isinstance(fields.get("done"), int):
                 before = sum(self._sizes[item] for item in self._done - {step_id})
-                fields |= {"done": before + fields["done"], "total": sum(self._sizes.values())}
+                done, total = before + fields["done"], sum(self._sizes.values())
+                message = f"{done:,} of {total:,}, {fields.get('message', '')}"
+                fields |= {"done": done, "total": total, "message": message}
         self._on_event(event, **fields)
 
 

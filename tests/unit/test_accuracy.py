@@ -84,7 +84,7 @@ def test_progress_is_that_of_the_whole() -> None:
         {"source-001": 10, "int8-001": 10, "source-002": 4, "int8-002": 4},
     )
     overall.event("stage", id="source-001", state="cached")
-    overall.event("stage", id="int8-001", state="progress", done=3, total=10)
+    overall.event("stage", id="int8-001", state="progress", done=3, total=10, message="a.jpg")
     overall.event("stage", id="int8-001", state="finished", seconds=1)
     overall.event("stage", id="source-002", state="progress", done=4, total=4)
     overall.event("image", image="odapi", phase="build")
@@ -92,6 +92,7 @@ def test_progress_is_that_of_the_whole() -> None:
         (13, 28),
         (24, 28),
     ]
+    assert seen[1]["message"] == "13 of 28, a.jpg"
     assert seen[-1] == {"event": "image", "image": "odapi", "phase": "build"}
 
 

@@ -23,14 +23,17 @@ def save(scenes: Mapping[str, Scene], folder: Path) -> Path:
     return folder
 
 
-def data_set(scenes: Mapping[str, Scene], names: Mapping[int, str], root: Path) -> Path:
+def data_set(
+    scenes: Mapping[str, Scene], names: Mapping[int, str], root: Path, first: int = 1
+) -> Path:
     """The scenes in COCO's layout; category ids are not the label map's.
 
     Args:
         names: class id to the category's name.
+        first: the first image's id.
     """
     save(scenes, root / "images")
-    pictures = _pictures(scenes)
+    pictures = _pictures(scenes, first)
     table = {
         "images": [
             {"id": p.id, "file_name": p.file, "height": p.height, "width": p.width}
@@ -74,10 +77,10 @@ def average_precision(
     return scoring.score(pictures.values(), objects, categories, results).ap
 
 
-def _pictures(scenes: Mapping[str, Scene]) -> dict[str, Picture]:
+def _pictures(scenes: Mapping[str, Scene], first: int = 1) -> dict[str, Picture]:
     return {
         name: Picture(number, name, *scenes[name].image.shape[:2])
-        for number, name in enumerate(sorted(scenes), 1)
+        for number, name in enumerate(sorted(scenes), first)
     }
 
 

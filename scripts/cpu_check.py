@@ -336,9 +336,7 @@ def check_all(
             identity: str = locked.identity,
         ) -> Plan:
             code = tree_digest(check.stages)
-            return make_plan(
-                recipe, sources, chosen, image=identity, code=code, checks=False
-            )
+            return make_plan(recipe, sources, chosen, image=identity, code=code, checks=False)
 
         plan = plan_of(variants)
         verdicts.append(check.run(machines, plan, recipe, image, control=False))

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from kiln import __version__
+from kiln.choices import refuse_unknown
+from kiln.cli_accuracy import accuracy
 from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
@@ -156,8 +158,8 @@ def build(
     project = _project()
     folder = (models_dir or project.models).absolute()
     recipes = discover(folder)
-    _known("model", models, recipes)
-    _known("variant", variants, VARIANTS)
+    refuse_unknown("model", models, recipes)
+    refuse_unknown("variant", variants, VARIANTS)
     chosen = list(dict.fromkeys(models)) or [
         name for name in recipes if _fits(recipes[name], folder, samples, variants)
     ]
@@ -192,18 +194,6 @@ def _fits(path: Path, folder: Path, samples: bool, variants: tuple[str, ...]) ->
     except RecipeError:
         return True
     return (recipe.sample or not samples) and set(variants) <= set(recipe.variants)
-
-
-def _known(what: str, given: tuple[str, ...], known: Any) -> None:
-    import difflib
-
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, list(known), 1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise UsageError(
-                f"There is no {what} {name!r}.", f"{hint}Known: {', '.join(known) or 'none'}."
-            )
 
 
 @cli.command(short_help="List the recipes.")
@@ -252,7 +242,7 @@ def _image_names(project: Project, names: tuple[str, ...]) -> list[str]:
     from kiln.images.definition import load
 
     known = load(project.docker)
-    _known("image", names, known)
+    refuse_unknown("image", names, known)
     return [name for name in known if not names or name in names]
 
 
@@ -408,6 +398,7 @@ cli.add_command(convert)
 cli.add_command(init)
 cli.add_command(inspect_command)
 cli.add_command(diff_command)
+cli.add_command(accuracy)
 
 
 if __name__ == "__main__":

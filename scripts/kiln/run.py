@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kiln.digest import sha256_file
 from kiln.errors import (
+    DigestMismatchError,
     KilnError,
     StageFailedError,
     StageOutOfMemoryError,
@@ -39,6 +41,8 @@ class Runner:
         on_event: told ``stage`` events: model, id, state (started, progress, warning, finished,
             cached), and their fields.
         keep_failed: keep what a failed container saw and wrote in the store, for a look.
+        lent: contents that the store does not hold and need not (images by the thousand), digest
+            to file. A container gets copies of them, checked against their digests.
     """
 
     def __init__(
@@ -49,12 +53,14 @@ class Runner:
         on_event: OnEvent,
         *,
         keep_failed: bool = False,
+        lent: Mapping[str, Path] | None = None,
     ) -> None:
         self._engine = engine
         self._store = store
         self._stages = stages
         self._on_event = on_event
         self._keep_failed = keep_failed
+        self._lent = lent or {}
 
     def known(self, plan: Plan) -> dict[str, StageResult]:
         """The results of the plan that the store holds, by step id."""
@@ -100,6 +106,7 @@ class _Session:
         self._store = runner._store
         self._ids = {step.id for step in todo}
         self._done: dict[str, StageResult] = {}
+        self._borrowed: dict[str, Path] = {}
         self._failure: KilnError | None = None
         self._lines = _Lines(self._event)
 
@@ -170,6 +177,11 @@ class _Session:
 
     def _lay_out(self, place: str, item: Files | Output, folder: Path) -> str:
         """Put an input that is at hand below ``folder``; returns its path there."""
+        if isinstance(item, Files) and not self._runner._lent.keys().isdisjoint(
+            item.files.values()
+        ):
+            self._borrow(item.files, folder / place)
+            return place
         if isinstance(item, Files):
             files: Mapping[str, str] = item.files
         else:
@@ -189,6 +201,33 @@ class _Session:
         else:
             self._store.materialize(files, folder / place, link=True)
         return place
+
+    def _borrow(self, files: Mapping[str, str], folder: Path) -> None:
+        """Copy lent contents, each once in a container, and make sure that it is them.
+
+        Raises:
+            DigestMismatchError: a file has other bytes than when it was looked at, or is gone.
+        """
+        for name, digest in files.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if digest in self._borrowed:
+                target.hardlink_to(self._borrowed[digest])
+                continue
+            source = self._runner._lent[digest]
+            try:
+                copy_file(source, target)
+            except (FileNotFoundError, PermissionError) as error:
+                raise DigestMismatchError(
+                    f"{source} was there a moment ago and cannot be read now: {error.strerror}.",
+                    "Run the command again: it looks at all files anew.",
+                ) from error
+            if sha256_file(target) != digest:
+                raise DigestMismatchError(
+                    f"{source} was changed while it was in use.",
+                    "Run the command again: it looks at all files anew.",
+                )
+            self._borrowed[digest] = target
 
     def _event(self, event: dict[str, Any]) -> None:
         kind, step_id = event.pop("event", None), event.pop("stage", "")

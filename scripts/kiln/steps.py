@@ -125,3 +125,18 @@ class StepList:
             }
         )
         self.steps[step_id] = Step(step_id, stage, dict(params), dict(inputs), dict(facts), key)
+
+
+def lone_step(
+    step_id: str,
+    stage: str,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Files],
+    *,
+    image: str,
+    code: str,
+) -> Step:
+    """A step that needs no other one; ``image`` and ``code`` as in :class:`StepList`."""
+    steps = StepList(image, code)
+    steps.add(step_id, stage, params, inputs)
+    return steps.steps[step_id]

@@ -1,18 +1,18 @@
-"""Average precision of detections on scenes whose objects are known, by COCO's own code."""
+"""Scenes whose objects are known, as a data set and for kiln's own measure of detections."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from scenes import Scene
+
+from kiln import scoring
+from kiln.coco import Annotated, Picture
+from kiln.scoring import Detection
 
 
 def save(scenes: Mapping[str, Scene], folder: Path) -> Path:
@@ -21,6 +21,39 @@ def save(scenes: Mapping[str, Scene], folder: Path) -> Path:
     for name, scene in scenes.items():
         Image.fromarray(scene.image).save(folder / name)
     return folder
+
+
+def data_set(
+    scenes: Mapping[str, Scene], names: Mapping[int, str], root: Path, first: int = 1
+) -> Path:
+    """The scenes in COCO's layout; category ids are not the label map's.
+
+    Args:
+        names: class id to the category's name.
+        first: the first image's id.
+    """
+    save(scenes, root / "images")
+    pictures = _pictures(scenes, first)
+    table = {
+        "images": [
+            {"id": p.id, "file_name": p.file, "height": p.height, "width": p.width}
+            for p in pictures.values()
+        ],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": item.picture,
+                "category_id": 100 - item.category,
+                "bbox": item.box,
+                "area": item.area,
+                "iscrowd": 0,
+            }
+            for number, item in enumerate(_objects(scenes, pictures), 1)
+        ],
+        "categories": [{"id": 100 - number, "name": name} for number, name in names.items()],
+    }
+    (root / "instances.json").write_text(json.dumps(table))
+    return root
 
 
 def average_precision(
@@ -32,49 +65,28 @@ def average_precision(
         scenes: by file name.
         found: detections by file name, as the stage ``detect`` writes them.
     """
-    numbers = {name: number for number, name in enumerate(sorted(scenes), 1)}
-    assert found.keys() == numbers.keys()
-    images, objects, results = [], [], []
-    for name, number in numbers.items():
-        height, width, _ = scenes[name].image.shape
-        images.append({"id": number, "height": height, "width": width})
-        for box, kind in zip(scenes[name].boxes, scenes[name].classes, strict=True):
-            described = _box(box)
-            objects.append(
-                {
-                    "id": len(objects) + 1,
-                    "image_id": number,
-                    "category_id": int(kind),
-                    "bbox": described,
-                    "area": described[2] * described[3],
-                    "iscrowd": 0,
-                }
-            )
-        for item in found[name]:
-            results.append(
-                {
-                    "image_id": number,
-                    "category_id": item["class_id"],
-                    "bbox": _box(np.multiply(item["box"], [height, width, height, width])),
-                    "score": item["score"],
-                }
-            )
-    truth = COCO()
-    truth.dataset = {
-        "images": images,
-        "annotations": objects,
-        "categories": [{"id": kind} for kind in sorted({o["category_id"] for o in objects})],
+    assert found.keys() == scenes.keys()
+    pictures = _pictures(scenes)
+    objects = list(_objects(scenes, pictures))
+    results = [
+        Detection(pictures[name].id, item["class_id"], item["box"], item["score"])
+        for name, items in found.items()
+        for item in items
+    ]
+    categories = {item.category for item in objects}
+    return scoring.score(pictures.values(), objects, categories, results).ap
+
+
+def _pictures(scenes: Mapping[str, Scene], first: int = 1) -> dict[str, Picture]:
+    return {
+        name: Picture(number, name, *scenes[name].image.shape[:2])
+        for number, name in enumerate(sorted(scenes), first)
     }
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints a page
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return float(evaluation.stats[0])
 
 
-def _box(corners: Any) -> list[float]:
-    """[ymin, xmin, ymax, xmax] as COCO's [x, y, width, height]."""
-    ymin, xmin, ymax, xmax = (float(side) for side in corners)
-    return [xmin, ymin, xmax - xmin, ymax - ymin]
+def _objects(scenes: Mapping[str, Scene], pictures: Mapping[str, Picture]) -> Iterator[Annotated]:
+    for name, picture in pictures.items():
+        for corners, kind in zip(scenes[name].boxes, scenes[name].classes, strict=True):
+            ymin, xmin, ymax, xmax = map(float, corners)
+            box = (xmin, ymin, xmax - xmin, ymax - ymin)
+            yield Annotated(picture.id, int(kind), box, box[2] * box[3], False)

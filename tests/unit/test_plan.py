@@ -12,7 +12,7 @@ from kiln.plan import SEED, Fact, Files, Output, Plan, Sources, Step, make_plan
 from kiln.plan_checks import choose
 from kiln.recipe import CONVERTED, Recipe, Variant
 from kiln.recipe_values import tuples
-from kiln.steps import StepList
+from kiln.steps import StepList, lone_step
 
 IMAGE = f"sha256:{'1' * 64}"
 CODE = "2" * 64
@@ -467,3 +467,13 @@ def test_an_adopted_file_is_held_against_what_its_checkpoint_found() -> None:
     assert check.inputs["source"] == Output("adopt", "detections.json")
     assert check.params_from["roles"] == Fact("adopt", "roles")
     assert "reference" not in {step.id for step in found.steps}
+
+
+def test_a_lone_step_has_the_key_that_a_plan_would_give_it() -> None:
+    found = plan().step("export")
+    inputs = {name: item for name, item in found.inputs.items() if isinstance(item, Files)}
+    assert inputs == found.inputs
+    again = lone_step("export", found.stage, found.params, inputs, image=IMAGE, code=CODE)
+    assert again == found
+    other = lone_step("export", found.stage, found.params, inputs, image=IMAGE, code="f" * 64)
+    assert other.key != found.key

@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_plan import recipe
 
+from kiln.digest import sha256_bytes
 from kiln.engine import Limits, Outcome
 from kiln.errors import (
+    DigestMismatchError,
     DiskFullError,
     KilnError,
     LabelMapError,
@@ -25,8 +27,9 @@ from kiln.errors import (
     StageOutOfMemoryError,
     StageTimeoutError,
 )
-from kiln.plan import Plan, Sources, make_plan
+from kiln.plan import Files, Plan, Sources, make_plan
 from kiln.run import Runner, _Lines
+from kiln.steps import lone_step
 from kiln.store import StageResult, Store
 
 OK = Outcome(0, False, False, "")
@@ -286,6 +289,64 @@ def test_a_stage_is_never_root_on_the_host(tmp_path: Path) -> None:
     rootless.door.rootless = True  # there, container root is the user who runs the engine
     rootless.run()
     assert rootless.door.calls[0]["user"] == "0:0"
+
+
+LENT = b"a photograph"
+
+
+def lent_run(bench: Bench, lent: Path) -> dict[str, StageResult]:
+    """A plan of two steps whose images are not in the store."""
+    images = Files({"1.png": sha256_bytes(LENT), "2.png": sha256_bytes(LENT)})
+    steps = tuple(
+        lone_step(name, "detect", {}, {"images": images}, image=bench.plan.image, code="3" * 64)
+        for name in ("one", "two")
+    )
+    runner = Runner(
+        lambda: bench.door,  # type: ignore[arg-type, return-value]
+        bench.store,
+        bench.stages,
+        lambda *_, **__: None,
+        lent={sha256_bytes(LENT): lent},
+    )
+    plan = Plan("toy", "odapi", steps, {step.id: step.id for step in steps})
+    return runner.run(plan, bench.recipe, bench.image)
+
+
+def detect(container: Container) -> None:
+    for stage in container.request["stages"]:
+        container.finish(stage["id"], {"detections.json": b"{}"})
+
+
+def test_lent_files_are_in_the_container_and_never_in_the_store(tmp_path: Path) -> None:
+    lent = tmp_path / "photo.png"
+    lent.write_bytes(LENT)
+    lent.chmod(0o600)
+    bench = Bench(tmp_path, detect)
+    assert set(lent_run(bench, lent)) == {"one", "two"}
+    [call] = bench.door.calls
+    names = {f"{step}/images/{number}.png" for step in ("one", "two") for number in (1, 2)}
+    assert {name: call["tree"][name] for name in names} == dict.fromkeys(names, LENT)
+    assert not bench.store.has(sha256_bytes(LENT))
+    assert lent.stat().st_nlink == 1  # copies: what a stage sees, nobody edits
+    assert bench.leftovers() == []
+    # Their digests are in the keys: a second run needs neither them nor a container.
+    lent.unlink()
+    lent_run(bench, lent)
+    assert len(bench.door.calls) == 1
+
+
+@pytest.mark.parametrize("spoil", [lambda p: p.write_bytes(b"another"), Path.unlink])
+def test_a_lent_file_must_be_what_its_digest_says(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    lent = tmp_path / "photo.png"
+    lent.write_bytes(LENT)
+    spoil(lent)
+    bench = Bench(tmp_path, detect)
+    with pytest.raises(DigestMismatchError, match=r"photo\.png"):
+        lent_run(bench, lent)
+    assert bench.door.calls == []
+    assert bench.leftovers() == []
 
 
 # --- what comes out ----------------------------------------------------------------------------

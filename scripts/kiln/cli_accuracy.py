@@ -1,0 +1,159 @@
+"""``kiln accuracy``: arguments in, a table out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kiln.errors import UsageError
+from kiln.ui import JsonReporter, TextReporter, table
+
+if TYPE_CHECKING:
+    from kiln.accuracy import Measured, Report
+
+
+@click.command(short_help="Measure AP before and after conversion on COCO.")
+@click.argument("model")
+@click.option(
+    "--coco",
+    "data_set",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="A data set in the layout of COCO val2017.",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="VARIANT",
+    help="Only these artefacts (and the source); may be repeated.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only the first N images by file name [all].",
+)
+@click.option(
+    "--dist",
+    type=click.Path(path_type=Path),
+    help="Measure the files published there instead of converting.",
+)
+@click.option(
+    "--archive", type=click.Path(path_type=Path), help="The model's archive, already downloaded."
+)
+@click.option(
+    "--chunk",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Images between two points where an interrupted run goes on [250].",
+)
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Write JSON there.")
+@click.option("--models-dir", type=click.Path(path_type=Path), help="Where recipes are [models/].")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+def accuracy(
+    model: str,
+    data_set: Path,
+    variants: tuple[str, ...],
+    images: int | None,
+    dist: Path | None,
+    archive: Path | None,
+    chunk: int | None,
+    save: Path | None,
+    models_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """COCO's AP of MODEL before conversion and of each of its artefacts, on the same images.
+
+    What was measured is kept: an interrupted run goes on where it stopped. Where the recipe says
+    which AP to expect, another one is a failure.
+    """
+    from kiln import coco, scoring
+    from kiln.accuracy import CHUNK, Accuracy
+    from kiln.build import Builder
+    from kiln.choices import refuse_unknown
+    from kiln.files import write_atomic
+    from kiln.project import Project
+    from kiln.recipe import VARIANTS, discover
+    from kiln.store import Store
+
+    scoring.require()
+    project = Project.find()
+    folder = (models_dir or project.models).absolute()
+    recipes = discover(folder)
+    refuse_unknown("model", (model,), recipes)
+    refuse_unknown("variant", variants, VARIANTS)
+    if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
+        raise UsageError(
+            f"{save.absolute()} cannot be written: it is a folder, or there is none to hold it.",
+            "Name a file in a folder that exists.",
+        )
+    data = coco.read(data_set.absolute())
+    store = Store(Store.default_root())
+    store.sweep()
+    reporter = JsonReporter() if as_json else TextReporter()
+    with reporter:
+        builder = Builder(project, folder, store, project.root / "dist", reporter.event)
+        measuring = Accuracy(builder, dist.absolute() if dist else None, chunk or CHUNK)
+        report = measuring.measure(
+            recipes[model],
+            data,
+            [variant for variant in VARIANTS if variant in variants],
+            archive=archive,
+            images=images,
+        )
+        for item in report.measured:
+            reporter.event("accuracy", **_fields(report, item))
+    if not as_json:
+        print(_table(report))
+    if save is not None:
+        text = json.dumps(report.as_json(), indent=1)
+        try:
+            write_atomic(save.absolute(), text.encode() + b"\n")
+        except OSError as error:
+            raise UsageError(
+                f"{save.absolute()} cannot be written: {error.strerror or error}.",
+                "Name another file; nothing is measured again.",
+            ) from error
+    report.judge()
+
+
+def _fields(report: Report, item: Measured) -> dict[str, Any]:
+    difference = report.difference(item)
+    return {
+        "model": report.model,
+        "what": item.what,
+        "ap": item.scores.ap,
+        "ap50": item.scores.ap50,
+        "ap75": item.scores.ap75,
+        "ar100": item.scores.ar100,
+        "images": report.images,
+        "categories": report.categories,
+        "difference": difference,
+        "expected": item.expected,
+    }
+
+
+def _table(report: Report) -> str:
+    head = [report.model, "AP", "AP50", "AP75", "AR100", "images", "to source", "expected"]
+    rows = []
+    for item in report.measured:
+        scores, difference = item.scores, report.difference(item)
+        figures = (scores.ap, scores.ap50, scores.ap75, scores.ar100)
+        expected = "-" if item.expected is None else f"{item.expected:.3f} ± {report.tolerance:g}"
+        rows.append(
+            [
+                item.what,
+                *(f"{value:.4f}" for value in figures),
+                f"{report.images:,}",
+                "-" if difference is None else f"{difference:+.4f}",
+                expected,
+            ]
+        )
+    if all(item.expected is None for item in report.measured):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return table(head, rows)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln import __version__
+from kiln.cli_page import page
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -446,6 +447,9 @@ def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
             JsonReporter().event("cleaned", what=what, count=count)
         else:
             print(f"{what}: {count} removed")
+
+
+cli.add_command(page)
 
 
 if __name__ == "__main__":

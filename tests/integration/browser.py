@@ -13,6 +13,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +22,15 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+#: Puts the pipes where the browser looks for them (Popen passes descriptors on, under their own
+#: numbers) and becomes the browser.
+_LAUNCH = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(high[0], 3)
+os.dup2(high[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 _PATIENCE = 60.0  # seconds for one answer: a busy machine is no failure
 
 
@@ -145,10 +155,8 @@ def browser(program: str) -> Iterator[Page]:
         "--disable-extensions", "--hide-scrollbars", "--remote-debugging-pipe",
         f"--user-data-dir={profile}",
     ]  # fmt: skip
-    # The shell puts the pipes where the browser looks for them; Popen's pass_fds cannot renumber.
-    place = f'exec "$0" "$@" 3<&{there} 4>&{back}'
     process = subprocess.Popen(
-        ["sh", "-c", place, program, *arguments],
+        [sys.executable, "-c", _LAUNCH, str(there), str(back), program, *arguments],
         pass_fds=(there, back),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

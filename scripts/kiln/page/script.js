@@ -3,13 +3,16 @@
 for (const slider of document.querySelectorAll(".slider")) {
   const range = slider.querySelector("input");
   const section = slider.closest("section");
-  slider.hidden = false;
-  range.addEventListener("input", () => {
+  const apply = () => {
     slider.querySelector("output").value = range.value;
+    const least = Number(range.value) > Number(range.min) ? Number(range.value) : 0;
     for (const item of section.querySelectorAll("[data-score]")) {
-      item.classList.toggle("low", Number(item.dataset.score) < Number(range.value));
+      item.classList.toggle("low", Number(item.dataset.score) < least);
     }
-  });
+  };
+  slider.hidden = false;
+  range.addEventListener("input", apply);
+  addEventListener("pageshow", apply); // a page that is loaded again keeps its slider's place
 }
 for (const block of document.querySelectorAll("pre")) {
   const button = document.createElement("button");

@@ -132,7 +132,7 @@ def _python(words: str) -> str:
 
 def _values(kind: str, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
     if kind == "uint8":
-        return "values = pixels  # uint8: normalisation is inside the model"
+        return "values = np.rint(pixels).astype(np.uint8)  # normalisation is inside the model"
     if kind != "float32" or len(mean) != len(std) or len(mean) not in (1, 3) or 0 in std:
         raise UnusableError(
             f"its input is {kind}, with mean {list(mean)} and deviation {list(std)}"
@@ -141,8 +141,8 @@ def _values(kind: str, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
     means, stds = (sorted(set(numbers)) for numbers in (mean, std))
     if len(means) == len(stds) == 1:
         if (means[0], stds[0]) == (0, 1):
-            return "values = pixels.astype(np.float32)  # 0 to 255: normalisation is in the model"
-        return f"values = (pixels.astype(np.float32) - {means[0]:.9g}) / {stds[0]:.9g}"
+            return "values = pixels  # normalisation is inside the model"
+        return f"values = (pixels - {means[0]:.9g}) / {stds[0]:.9g}"
     centre, scale = (", ".join(f"{number:.9g}" for number in numbers) for numbers in (mean, std))
     return (
         f"mean = np.array([{centre}], np.float32)\n"

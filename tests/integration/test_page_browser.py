@@ -24,7 +24,7 @@ from stages import detector, pixels
 
 pytest.importorskip("ai_edge_litert")
 
-PHONE, DESKTOP = (360, 740), (1280, 900)
+PHONE, TABLET, DESKTOP = (360, 740), (820, 1180), (1280, 900)
 
 #: Contrast that WCAG 2.2 AA asks of text (1.4.3), and of large text (24 px, or 18.66 px bold).
 LEAST_CONTRAST, LEAST_CONTRAST_LARGE = 4.5, 3.0
@@ -141,9 +141,9 @@ def spoil(checks: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("size", [PHONE, TABLET, DESKTOP], ids=["phone", "tablet", "desktop"])
 def test_looks(tab: browser.Page, url: str, size: tuple[int, int], dark: bool) -> None:
-    tab.show(url, *size, dark=dark, phone=size == PHONE)
+    tab.show(url, *size, dark=dark, phone=size != DESKTOP)
     assert tab.run("document.querySelectorAll('section').length") == 5
     assert tab.run("matchMedia('(prefers-color-scheme: dark)').matches") == dark
 

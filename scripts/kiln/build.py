@@ -363,6 +363,7 @@ def conversion_record(
         "title": recipe.title,
         "licence": recipe.licence,
         "profile": recipe.profile,
+        "default_variant": recipe.default_variant,
         "untrained": untrained_reasons(results),
         "recipe": {"sha256": sha256_file(path)},
         "source": acquired.record,

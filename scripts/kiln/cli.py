@@ -20,6 +20,7 @@ from kiln.cli_accuracy import accuracy
 from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
+from kiln.cli_page import page
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -399,6 +400,7 @@ cli.add_command(init)
 cli.add_command(inspect_command)
 cli.add_command(diff_command)
 cli.add_command(accuracy)
+cli.add_command(page)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,7 @@ def test_the_conversion_record_says_what_went_in(private: Path) -> None:
         "identity": SEALED.identity,
         "layer": SEALED.layer,
     }
+    assert record["default_variant"] == recipe.default_variant
     assert record["source"] == {"kind": "archive"}
     export = record["stages"]["export"]
     assert export["key"] == plan.step("export").key

@@ -1,0 +1,392 @@
+"""What is in ``dist``, as plain data: read once, nothing trusted, every gap put in words."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kiln.digest import sha256_bytes, sha256_file
+from kiln.errors import UsageError
+from kiln.page.records import Record, load, number
+from kiln.stagecode import stage_module
+
+CONVERSION_FILE, CHECKS_FILE, LATENCY_FILE = "conversion.json", "checks.json", "latency.json"
+LABEL_FILE, KEY_FILE, SIGNATURE_FILE = "labelmap.txt", "kiln.pub", "model.sig"
+
+#: Order of variants after the default one; others follow by name.
+_ORDER = ("float32", "float16", "dynamic", "int8", "prebuilt")
+#: Order of gates; unknown ones follow.
+_GATES = (
+    "structure", "parity", "normalization", "labels", "trained",
+    "runtime-tensorflow", "runtime-task-library", "runtime-litert", "runtime-mediapipe",
+)  # fmt: skip
+STATUSES = ("passed", "failed", "allowed", "skipped")
+
+#: A preview of 640 pixels has some 100 kB; far more would make a page that no phone opens.
+_MAX_PREVIEW = 2_000_000
+_MAX_SIDE = 65_535  # JPEG's own limit, in pixels
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Detection = dict[str, Any]
+"""``box`` [ymin, xmin, ymax, xmax] (fractions of the image), ``score``, ``class_id``, ``label``."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a gate found wrong, in the words of the check."""
+
+    code: str
+    expected: str
+    seen: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One check of one file; ``status`` is one of :data:`STATUSES` or a word unknown here."""
+
+    name: str
+    status: str
+    summary: str
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """COCO average precision (0 to 1) on ``images`` images."""
+
+    ap: float
+    ap50: float | None
+    images: int | None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one inference takes, in milliseconds."""
+
+    median_ms: float
+    p90_ms: float | None
+    min_ms: float | None
+    runs: int | None
+    threads: int | None
+    runtime: str
+    cpu: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One artefact.
+
+    Attributes:
+        name: ``float32``, ``int8``, ...
+        default: whether it is the one that is meant when none is named.
+        sha256: of the file that is there now; empty where there is none.
+        notes: what is wrong with the file or with what is said of it, in words.
+        model: its ``stages.tflite_model.Model``, and ``metadata`` its
+            ``stages.tflite_meta.Metadata``; ``None`` where it cannot be read (a note says so).
+        passed: what the checks say; ``None`` where it was not checked.
+        detections: by image name; empty where it was not checked.
+        figures: of the parity gate, by name.
+    """
+
+    name: str
+    file: str
+    default: bool
+    size: int | None
+    sha256: str
+    notes: tuple[str, ...] = ()
+    model: Any = None
+    metadata: Any = None
+    passed: bool | None = None
+    gates: tuple[Gate, ...] = ()
+    detections: dict[str, list[Detection]] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A check image: size in pixels, and its preview as a data URI (empty where ``problem``)."""
+
+    name: str
+    width: int
+    height: int
+    uri: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model folder; variants have the default one first.
+
+    Attributes:
+        problems: what is wrong with the folder's own files, in words.
+        source: the source model's detections by image name, or ``None``.
+        checked: whether there is a readable ``checks.json``.
+        signed_by: the key that ``model.sig`` names; nothing is verified here.
+    """
+
+    name: str
+    title: str
+    conversion: Record
+    checks: Record
+    checked: bool
+    problems: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    pictures: tuple[Picture, ...]
+    source: dict[str, list[Detection]] | None
+    source_accuracy: Accuracy | None
+    score_threshold: float
+    signed_by: str
+    files: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Release:
+    """All of ``dist``; ``key_id`` is that of its ``kiln.pub`` (empty where there is none)."""
+
+    models: tuple[Model, ...]
+    key_id: str
+
+
+def read_release(dist: Path) -> Release:
+    """Read ``dist``.
+
+    Raises:
+        UsageError: it is no folder, or holds no model.
+    """
+    try:
+        folders = sorted(
+            path
+            for path in dist.iterdir()
+            if not path.is_symlink() and (path / CONVERSION_FILE).is_file()
+        )
+    except OSError as error:
+        raise UsageError(
+            f"{dist} cannot be read: {error.strerror or error}.",
+            "Name the dist folder that `kiln build` wrote.",
+        ) from None
+    if not folders:
+        raise UsageError(
+            f"{dist} holds no model: there is nothing to show.",
+            "Name the dist folder that `kiln build` wrote.",
+        )
+    latency, _ = load(dist / LATENCY_FILE)
+    key = dist / KEY_FILE
+    return Release(
+        tuple(_model(folder, latency) for folder in folders),
+        sha256_bytes(key.read_bytes()) if key.is_file() else "",
+    )
+
+
+def _model(folder: Path, latency: Record) -> Model:
+    conversion, wrong = load(folder / CONVERSION_FILE)
+    problems = [f"{CONVERSION_FILE} {wrong}."] if wrong else []
+    checks, missing = load(folder / CHECKS_FILE)
+    if missing and missing != "is not there":
+        problems.append(f"{CHECKS_FILE} {missing}.")
+    names = sorted({name for name, _ in conversion.records("artefacts")}, key=_rank)
+    default = conversion.text("default_variant") or (names[0] if len(names) == 1 else "")
+    names.sort(key=lambda name: name != default)
+    variants = tuple(
+        _variant(folder, name, name == default, conversion, checks, latency) for name in names
+    )
+    source = checks.raw("source", "detections")
+    threshold = checks.number("score_threshold")
+    return Model(
+        name=folder.name,
+        title=conversion.text("title") or folder.name,
+        conversion=conversion,
+        checks=checks,
+        checked=not missing,
+        problems=tuple(problems),
+        variants=variants,
+        pictures=tuple(_pictures(folder, checks)),
+        source=_detections(source) if isinstance(source, dict) else None,
+        source_accuracy=_accuracy(checks, conversion, "source"),
+        score_threshold=threshold if threshold is not None and 0 <= threshold <= 1 else 0.3,
+        signed_by=_signed_by(folder / SIGNATURE_FILE),
+        files=tuple(_files(folder)),
+    )
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER)), name
+
+
+def _variant(
+    folder: Path, name: str, default: bool, conversion: Record, checks: Record, latency: Record
+) -> Variant:
+    recorded = conversion.record("artefacts", name)
+    checked = checks.record("variants", name)
+    file = recorded.text("file")
+    path = _inside(folder, file)
+    if path is None:
+        notes = [f"{file or 'Its file'} is not in the folder."]
+        size, digest, model, metadata = None, "", None, None
+    else:
+        notes = []
+        size, digest = path.stat().st_size, sha256_file(path)
+        model, metadata, unread = _metadata(path)
+        if unread:
+            notes.append(unread)
+        if digest != recorded.text("sha256"):
+            notes.append(f"The file is not the one that {CONVERSION_FILE} describes.")
+    if checked and checked.text("sha256") != digest:
+        notes.append("The checks were made on other bytes than these.")
+    passed = checked.raw("passed")
+    gates = tuple(
+        sorted(
+            (_gate(Record(item)) for item in checked.list("gates") if isinstance(item, dict)),
+            key=lambda gate: _GATES.index(gate.name) if gate.name in _GATES else len(_GATES),
+        )
+    )
+    figures = next(
+        (
+            Record(item).record("figures").fields()
+            for item in checked.list("gates")
+            if isinstance(item, dict) and item.get("gate") == "parity"
+        ),
+        {},
+    )
+    return Variant(
+        name=name,
+        file=file,
+        default=default,
+        size=size,
+        sha256=digest,
+        notes=tuple(notes),
+        model=model,
+        metadata=metadata,
+        passed=passed if isinstance(passed, bool) else None,
+        gates=gates,
+        detections=_detections(checked.raw("detections")),
+        figures={key: found for key, raw in figures.items() if (found := number(raw)) is not None},
+        accuracy=_accuracy(checks, conversion, name),
+        latency=_latency(latency, folder.name, name, digest),
+    )
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The regular file called ``name`` directly in ``folder``; records may say anything."""
+    path = folder / name
+    if not name or Path(name).name != name or path.is_symlink() or not path.is_file():
+        return None
+    return path
+
+
+def _metadata(path: Path) -> tuple[Any, Any, str]:
+    tflite_model, tflite_meta = stage_module("tflite_model"), stage_module("tflite_meta")
+    try:
+        model = tflite_model.read(path.read_bytes())
+        metadata = tflite_meta.read(model)
+    except ValueError as error:  # FlatError is one
+        return None, None, f"The file cannot be read: {error}."
+    if metadata is None:
+        return model, None, "The file carries no metadata."
+    return model, metadata, ""
+
+
+def _gate(item: Record) -> Gate:
+    problems = (Record(problem) for problem in item.list("problems"))
+    return Gate(
+        item.text("gate", default="unnamed"),
+        item.text("status", default="unknown"),
+        item.text("summary"),
+        tuple(
+            Problem(p.text("code"), p.text("expected"), p.text("seen"), p.text("cause"))
+            for p in problems
+            if p
+        ),
+    )
+
+
+def _detections(images: Any) -> dict[str, list[Detection]]:
+    found = {}
+    for name, items in Record(images).fields().items():
+        if isinstance(items, list):
+            found[name] = [sound for item in items if (sound := _detection(Record(item)))]
+    return found
+
+
+def _detection(item: Record) -> Detection | None:
+    box = [number(value) for value in item.list("box")]
+    score, class_id = item.number("score"), item.number("class_id")
+    if len(box) != 4 or None in box or score is None or class_id is None:
+        return None
+    class_number = int(class_id)
+    return {
+        "box": box,
+        "score": score,
+        "class_id": class_number,
+        "label": item.text("label") or f"class {class_number}",
+    }
+
+
+def _accuracy(checks: Record, conversion: Record, name: str) -> Accuracy | None:
+    for record in (checks.record("accuracy", name), conversion.record("accuracy", name)):
+        ap, images = record.number("ap"), record.number("images")
+        if ap is not None:
+            return Accuracy(ap, record.number("ap50"), None if images is None else int(images))
+    return None
+
+
+def _latency(latency: Record, model: str, variant: str, digest: str) -> Latency | None:
+    for item in latency.list("runs"):
+        run = Record(item)
+        median = run.number("median_ms")
+        # Measured on other bytes, a time says nothing about these.
+        same = (run.text("model"), run.text("variant"), run.text("sha256"))
+        if same == (model, variant, digest) and median is not None:
+            runs, threads = run.number("runs"), run.number("threads")
+            return Latency(
+                median,
+                run.number("p90_ms"),
+                run.number("min_ms"),
+                None if runs is None else int(runs),
+                None if threads is None else int(threads),
+                run.text("runtime"),
+                run.text("cpu"),
+            )
+    return None
+
+
+def _pictures(folder: Path, checks: Record) -> Iterator[Picture]:
+    for name, image in checks.records("images"):
+        width, height = image.number("width") or 0, image.number("height") or 0
+        if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
+            yield Picture(name, 0, 0, "", f"{CHECKS_FILE} does not say how large it is")
+            continue
+        uri, problem = _preview(folder, image.text("preview"))
+        yield Picture(name, int(width), int(height), uri, problem)
+
+
+def _preview(folder: Path, relative: str) -> tuple[str, str]:
+    parts = relative.split("/")
+    path = _inside(folder / parts[0], parts[1]) if len(parts) == 2 else None
+    if path is None or parts[0] != "previews" or (folder / parts[0]).is_symlink():
+        return "", "its preview is not in the folder"
+    if path.stat().st_size > _MAX_PREVIEW:
+        return "", f"its preview is larger than {_MAX_PREVIEW:,} bytes"
+    data = path.read_bytes()
+    if not data.startswith(b"\xff\xd8\xff"):
+        return "", "its preview is not a JPEG"
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}", ""
+
+
+def _signed_by(path: Path) -> str:
+    bundle, _ = load(path)
+    hint = bundle.text("verificationMaterial", "publicKey", "hint")
+    return hint if _SHA256.fullmatch(hint) else ""
+
+
+def _files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every file below the folder with its SHA-256, previews left out (there are many)."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.is_symlink():
+            yield path.name, sha256_file(path)

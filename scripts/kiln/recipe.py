@@ -29,8 +29,12 @@ from pydantic import (
 
 from kiln.errors import RecipeError
 from kiln.recipe_values import (
+    ANYWHERE,
+    FileName,
+    Fraction,
     GitBlobSha1,
     Identifier,
+    LocalPath,
     ModelName,
     Params,
     RecipePath,
@@ -63,7 +67,7 @@ LiteSpec = Literal[
     "efficientdet_lite3",
     "efficientdet_lite4",
 ]
-Allowance = Literal["untrained-heads"]
+Allowance = Literal["untrained-heads", "structure", "parity", "normalization", "labels", "runtimes"]
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
@@ -154,6 +158,40 @@ class HubSource(_Part):
         return self.url or f"{self.handle}?tf-hub-format=compressed"
 
 
+class LocalFile(SourceFile):
+    """Fingerprint of one file of a local source.
+
+    ``path`` is the file's name beside the checkpoint (``ckpt-7.index``), or ``pipeline.config``
+    for the configuration, whatever that file is called.
+    """
+
+    path: FileName
+
+
+class LocalSource(_Part):
+    """A checkpoint that is on this machine already, such as a training just left it.
+
+    ``checkpoint`` is a folder or a checkpoint prefix (``training/ckpt-7``), ``pipeline_config``
+    the configuration it was trained with (Object Detection API models have one). Both are
+    relative to the recipe's folder, or absolute.
+
+    This is the one kind of source whose paths may leave the models folder, and the recipe's label
+    map and images with them: an engineer's training is where it is, and copying it into the
+    models folder would only make a second one that goes stale. Such a recipe is about its
+    author's own files; nothing is ever written to them.
+    """
+
+    kind: Literal["local"]
+    checkpoint: LocalPath
+    pipeline_config: LocalPath | None = None
+    files: tuple[LocalFile, ...] = ()
+
+    @model_validator(mode="after")
+    def _files_once(self) -> LocalSource:
+        refuse_repeats("files", (item.path for item in self.files))
+        return self
+
+
 class PinnedFile(_Part):
     """A file kept with the recipe, pinned by its SHA-256."""
 
@@ -186,19 +224,59 @@ class Labels(_Part):
 class Export(_Part):
     """Overrides of the model's own configuration; an absent key leaves the model's own value.
 
-    ``image_size`` is ``(height, width)`` in pixels.
+    ``image_size`` is ``(height, width)`` in pixels. ``score_threshold`` (0 to 1) is declared in
+    the metadata: what scores less is not worth showing.
     """
 
     max_detections: Annotated[int, Field(ge=1, le=1000)] | None = None
     image_size: (
         tuple[Annotated[int, Field(ge=32, le=4096)], Annotated[int, Field(ge=32, le=4096)]] | None
     ) = None
+    score_threshold: Fraction | None = None
 
 
 class Calibration(_Part):
     """The folder of images that full int8 quantisation measures activations on."""
 
     images: RecipePath
+
+
+class Expectation(_Part):
+    """An object that the model has to find: ``label`` in ``image``, a file of the check images,
+    with a score of ``least_score`` or more."""
+
+    image: FileName
+    label: Text
+    least_score: Fraction = 0.3
+
+
+class CheckLimits(_Part):
+    """How far a variant's detections may be from the source model's; ``None``: the usual limit.
+
+    ``score_difference`` is the largest between paired detections, ``iou`` the smallest overlap of
+    their boxes, ``unmatched`` the largest share of detections without a partner, ``agreement``
+    the smallest :func:`stages.matching.agreement`.
+    """
+
+    score_difference: Fraction | None = None
+    iou: Fraction | None = None
+    unmatched: Fraction | None = None
+    agreement: Fraction | None = None
+
+
+class Check(_Part):
+    """What a variant is held against before it is published.
+
+    ``images`` is a folder; ``None``: the calibration images. ``score_threshold`` is the score from
+    which detections count. ``ap`` is the COCO AP expected of a variant, or of the ``source``.
+    """
+
+    images: RecipePath | None = None
+    score_threshold: Fraction | None = None
+    expect: tuple[Expectation, ...] = ()
+    limits: dict[Variant, CheckLimits] = Field(default_factory=dict)
+    ap: dict[Variant | Literal["source"], Fraction] = Field(default_factory=dict)
+    ap_tolerance: Fraction = 0.01
 
 
 class EfficientDet(_Part):
@@ -230,11 +308,14 @@ class Recipe(_Part):
     variants: Annotated[tuple[Variant, ...], AfterValidator(_not_empty)]
     profile: Profile = "default"
     allow: tuple[Allowance, ...] = ()
-    source: Annotated[ArchiveSource | HubSource | StageSource, Field(discriminator="kind")]
+    source: Annotated[
+        ArchiveSource | HubSource | LocalSource | StageSource, Field(discriminator="kind")
+    ]
     labels: Labels
     efficientdet: EfficientDet | None = None
     export: Export = Export()
     calibration: Calibration | None = None
+    check: Check = Check()
     limits: Limits = Limits()
 
     _folder: Path = PrivateAttr(default=Path())
@@ -252,6 +333,9 @@ class Recipe(_Part):
             self._check_model_maker()
         else:
             self._check_odapi()
+        self._check_check()
+        if isinstance(self.source, LocalSource) and self.labels.file is None:
+            raise wrong("a source of kind 'local' goes with labels.file")
         if self.profile == "seed":
             self._check_seed()
         elif isinstance(self.source, HubSource):
@@ -266,7 +350,7 @@ class Recipe(_Part):
             raise wrong(f"image 'modelmaker' cannot make architecture {self.architecture!r}")
         if self.efficientdet is None:
             raise wrong("image 'modelmaker' needs [efficientdet] with a spec")
-        if isinstance(self.source, ArchiveSource) and self.source.pipeline_config is not None:
+        if getattr(self.source, "pipeline_config", None) is not None:
             raise wrong("image 'modelmaker' reads no source.pipeline_config")
         if "prebuilt" in self.variants:
             raise wrong("image 'modelmaker' cannot make variant 'prebuilt'")
@@ -276,8 +360,21 @@ class Recipe(_Part):
             raise wrong("[efficientdet] goes with image 'modelmaker'")
         if isinstance(self.source, HubSource):
             raise wrong("a source of kind 'hub' goes with image 'modelmaker'")
-        if isinstance(self.source, ArchiveSource) and self.source.pipeline_config is None:
+        if (
+            isinstance(self.source, ArchiveSource | LocalSource)
+            and self.source.pipeline_config is None
+        ):
             raise wrong("image 'odapi' needs source.pipeline_config")
+
+    def _check_check(self) -> None:
+        for table in ("limits", "ap"):
+            for variant in getattr(self.check, table):
+                if variant not in (*self.variants, "source"):
+                    raise wrong(f"check.{table}.{variant}: {variant!r} is not among the variants")
+        if self.check.expect and self.check.images is None and self.calibration is None:
+            raise wrong(
+                "check.expect needs check.images, or [calibration], with a folder of images"
+            )
 
     def _check_seed(self) -> None:
         known = SEED_VARIANTS.get(self.architecture)
@@ -303,15 +400,22 @@ class Recipe(_Part):
         return self._folder / relative
 
     def local_paths(self) -> dict[str, str]:
-        """Key path -> path relative to the recipe's folder, for every local file or folder."""
+        """Key path -> path relative to the recipe's folder (or absolute, where the source is
+        local), for every file or folder on this machine."""
         found = {}
         if self.labels.file is not None:
             found["labels.file"] = self.labels.file
         if self.calibration is not None:
             found["calibration.images"] = self.calibration.images
+        if self.check.images is not None:
+            found["check.images"] = self.check.images
         if isinstance(self.source, StageSource):
             for name, item in self.source.inputs.items():
                 found[f"source.inputs.{name}.path"] = item.path
+        if isinstance(self.source, LocalSource):
+            found["source.checkpoint"] = self.source.checkpoint
+            if self.source.pipeline_config is not None:
+                found["source.pipeline_config"] = self.source.pipeline_config
         return found
 
 
@@ -346,8 +450,8 @@ def load(path: Path, models_dir: Path | None = None) -> Recipe:
 
     Args:
         path: the ``recipe.toml``.
-        models_dir: the folder no path in the recipe may leave; by default the folder that
-            holds the recipe's own folder.
+        models_dir: the folder no path in the recipe may leave (see :class:`LocalSource` for the
+            exception); by default the folder that holds the recipe's own folder.
 
     Raises:
         RecipeError: the file cannot be read, is not TOML, or says something wrong; the message
@@ -357,19 +461,25 @@ def load(path: Path, models_dir: Path | None = None) -> Recipe:
     root = (models_dir if models_dir is not None else folder.parent).absolute()
     table = _read_toml(path)
     try:
-        recipe = Recipe.model_validate(tuples(table))
+        recipe = Recipe.model_validate(tuples(table), context={ANYWHERE: _says_local(table)})
     except ValidationError as error:
         raise _recipe_error(path, [describe(item, Recipe) for item in error.errors()]) from None
     problems = []
     if recipe.name != folder.name:
         problems.append(f"name: {recipe.name!r} is not the folder's name, {folder.name!r}")
+    anywhere = isinstance(recipe.source, LocalSource)
     for key, relative in recipe.local_paths().items():
-        if not _stays_inside(folder, relative, root):
+        if not anywhere and not _stays_inside(folder, relative, root):
             problems.append(f"{key}: {relative!r} leaves the models folder")
     if problems:
         raise _recipe_error(path, problems)
     recipe._folder = folder
     return recipe
+
+
+def _says_local(table: dict[str, Any]) -> bool:
+    source = table.get("source")
+    return isinstance(source, dict) and source.get("kind") == "local"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

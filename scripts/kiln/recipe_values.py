@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 _BYTE_UNITS = {
@@ -77,6 +77,30 @@ def plain_path(text: str) -> str:
     return text
 
 
+def local_path(text: str) -> str:
+    """Refuse what cannot name a file of this machine; relative or absolute, ``..`` anywhere."""
+    if not text or "\0" in text:
+        raise ValueError("must be a path")
+    if text == "~" or text.startswith("~/"):
+        raise ValueError(f"{text!r}: '~' is the shell's; write the folder itself")
+    return text
+
+
+#: Key of the validation context: true where a recipe's paths may lead anywhere on this machine.
+ANYWHERE = "anywhere"
+
+
+def recipe_path(text: str, info: ValidationInfo) -> str:
+    """A path to a file that the recipe names, by the rule for the recipe's kind of source."""
+    return local_path(text) if (info.context or {}).get(ANYWHERE) else plain_path(text)
+
+
+def file_name(text: str) -> str:
+    if not text or "/" in text or text in (".", "..") or any(ord(c) < 32 for c in text):
+        raise ValueError(f"{text!r} is not the name of a file, without a folder")
+    return text
+
+
 def inner_path(text: str) -> str:
     plain_path(text)
     if ".." in PurePosixPath(text).parts:
@@ -121,8 +145,14 @@ Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 GitBlobSha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-#: Relative to the recipe's folder; may climb with ``..`` but not out of the models folder.
-RecipePath = Annotated[str, AfterValidator(plain_path)]
+#: Relative to the recipe's folder; may climb with ``..`` but not out of the models folder, except
+#: in a recipe with a source of kind ``local``.
+RecipePath = Annotated[str, AfterValidator(recipe_path)]
+#: Anywhere on this machine: relative to the recipe's folder, or absolute.
+LocalPath = Annotated[str, AfterValidator(local_path)]
+FileName = Annotated[str, AfterValidator(file_name)]
+#: 0 to 1, both included.
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 #: Relative to the source's root; never climbs.
 SourcePath = Annotated[str, AfterValidator(inner_path)]
 WebAddress = Annotated[str, AfterValidator(web_address)]

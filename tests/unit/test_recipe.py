@@ -153,8 +153,12 @@ def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
         ("schema = 1", "schema = 2", ["schema: 2", "known: 1"]),
         ("schema = 1", "schema = true", ["schema: 'true' is not a format"]),
         ("schema = 1", "", ["schema: missing"]),
-        ('kind = "archive"', 'kind = "archiv"', ["source.kind: 'archiv'", "archive, hub, stage"]),
-        ('kind = "archive"', "", ["source.kind: missing", "archive, hub, stage"]),
+        (
+            'kind = "archive"',
+            'kind = "archiv"',
+            ["source.kind: 'archiv'", "hub, local, stage"],
+        ),
+        ('kind = "archive"', "", ["source.kind: missing", "archive, hub, local, stage"]),
         # types and forms
         ('version = "1"', "version = 1", ["version: must be a string, not a whole number"]),
         ('"toy"\ntitle', '"to"\ntitle', ["name: 'to' is not the folder's name, 'toy'"]),

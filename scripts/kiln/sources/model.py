@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from kiln.errors import CheckpointError, ImageSetError, LabelMapError, RecipeError, UsageError
 from kiln.plan import Sources
-from kiln.recipe import ArchiveSource, HubSource, Recipe, StageSource
+from kiln.recipe import ArchiveSource, HubSource, LocalSource, Recipe, StageSource
 from kiln.sources.hub import hub_at_hand, hub_files
+from kiln.sources.local import check_labels, find, local_files
 from kiln.sources.packed import Packed, archive_files, at_hand
 from kiln.store import Store
 
@@ -23,11 +24,15 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 
 @dataclass(frozen=True)
 class Acquired:
-    """Sources with a record of where they came from (plain data for ``conversion.json``)."""
+    """Sources with a record of where they came from (plain data for ``conversion.json``).
+
+    ``check_images`` are those that variants are checked on, name -> SHA-256.
+    """
 
     sources: Sources
     record: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    check_images: Mapping[str, str] = field(default_factory=dict)
 
 
 def acquire(
@@ -45,7 +50,8 @@ def acquire(
 
     Raises:
         SourceUnavailableError, DigestMismatchError, ArchiveError: the archive.
-        CheckpointError: the archive holds no checkpoint where the recipe says.
+        CheckpointError: there is no checkpoint where the recipe says.
+        UnsupportedModelError: a local model cannot be converted.
         LabelMapError, ImageSetError, RecipeError: a file the recipe names is missing.
         UsageError: ``archive`` was given for a recipe that has none.
     """
@@ -54,15 +60,19 @@ def acquire(
     inputs: dict[str, str] = {}
     prebuilt = None
     source = recipe.source
+    if archive is not None and isinstance(source, StageSource | LocalSource):
+        what = "an embedded sample" if isinstance(source, StageSource) else "made of local files"
+        raise UsageError(
+            f"Model {recipe.name!r} is {what} and takes no --archive.",
+            "Name the model whose archive it is.",
+        )
     label_map, label_map_path = _label_map(recipe, store)
     if isinstance(source, StageSource):
-        if archive is not None:
-            raise UsageError(
-                f"Model {recipe.name!r} is an embedded sample and takes no --archive.",
-                "Name the model whose archive it is.",
-            )
         inputs = _stage_inputs(recipe, source, store)
         record = {"kind": "stage", "stage": source.stage, "inputs": dict(inputs)}
+    elif isinstance(source, LocalSource):
+        checkpoint, record = local_files(recipe, source, store, on_note)
+        record["files"] = dict(checkpoint)
     else:
         if isinstance(source, HubSource):
             files, record = hub_files(recipe.name, source, store, archive, on_progress, on_note)
@@ -82,6 +92,7 @@ def acquire(
                 )
             label_map = files[label_map_path]
     images = _images(recipe, store)
+    check_images = _check_images(recipe, store, images)
     record["label_map"] = label_map or label_map_path
     record["calibration_images"] = images
     sources = Sources(
@@ -92,7 +103,7 @@ def acquire(
         label_map_path=None if label_map else label_map_path,
         images=images,
     )
-    return Acquired(sources, record)
+    return Acquired(sources, record, check_images=check_images)
 
 
 def source_at_hand(recipe: Recipe, store: Store) -> bool:
@@ -100,6 +111,12 @@ def source_at_hand(recipe: Recipe, store: Store) -> bool:
     source = recipe.source
     if isinstance(source, StageSource):
         return all(recipe.resolve(item.path).is_file() for item in source.inputs.values())
+    if isinstance(source, LocalSource):
+        try:
+            find(recipe.resolve(source.checkpoint), tf1=recipe.image == "modelmaker")
+        except CheckpointError:
+            return False
+        return True
     if isinstance(source, HubSource):
         return hub_at_hand(recipe.name, source, store)
     return at_hand(Packed.of(recipe.name, source), store)
@@ -122,19 +139,63 @@ def _label_map(recipe: Recipe, store: Store) -> tuple[str | None, str | None]:
     if recipe.labels.file is None:
         return None, recipe.labels.in_source
     path = recipe.resolve(recipe.labels.file)
-    if not path.is_file():
+    if isinstance(recipe.source, LocalSource):
+        check_labels(path, None)
+    elif not path.is_file():
         raise LabelMapError(
             f"Recipe {recipe.name!r} names the label map {recipe.labels.file}, "
             "which does not exist.",
             "Correct labels.file in the recipe.",
         )
-    return store.add_file(path), None
+    return store.add_file(path.resolve()), None
 
 
 def _images(recipe: Recipe, store: Store) -> dict[str, str]:
     if recipe.calibration is None:
         return {}
-    folder = recipe.resolve(recipe.calibration.images)
+    return _image_folder(
+        recipe,
+        recipe.calibration.images,
+        store,
+        "calibration images",
+        "Put PNG or JPEG photos like the ones the model will see there, or drop the int8 variant.",
+    )
+
+
+def _check_images(recipe: Recipe, store: Store, calibration: Mapping[str, str]) -> dict[str, str]:
+    """Name -> SHA-256 of the images that variants are checked on: by default the calibration's.
+
+    Raises:
+        ImageSetError: there is none, or not the one that a ``check.expect`` names.
+    """
+    found = dict(calibration)
+    if recipe.check.images is not None:
+        found = _image_folder(
+            recipe,
+            recipe.check.images,
+            store,
+            "images to check the variants on",
+            "Put PNG or JPEG photos with objects that the model knows there, or drop check.images.",
+        )
+    for item in recipe.check.expect:
+        if item.image not in found:
+            raise ImageSetError(
+                f"Recipe {recipe.name!r} expects {item.label!r} in {item.image}, which is not "
+                f"among its check images: {', '.join(sorted(found)) or 'there are none'}.",
+                "Correct check.expect in the recipe, or add the image.",
+            )
+    return found
+
+
+def _image_folder(
+    recipe: Recipe, relative: str, store: Store, what: str, remedy: str
+) -> dict[str, str]:
+    """The images of a folder, name -> SHA-256, by name.
+
+    Raises:
+        ImageSetError: there is no such folder, or no image in it.
+    """
+    folder = recipe.resolve(relative)
     found = (
         sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if folder.is_dir()
@@ -142,11 +203,9 @@ def _images(recipe: Recipe, store: Store) -> dict[str, str]:
     )
     if not found:
         raise ImageSetError(
-            f"Recipe {recipe.name!r} needs calibration images, and {folder} holds none.",
-            "Put PNG or JPEG photos like the ones the model will see there, or drop the int8 "
-            "variant.",
+            f"Recipe {recipe.name!r} needs {what}, and {folder} holds none.", remedy
         )
-    return {path.name: store.add_file(path) for path in found}
+    return {path.name: store.add_file(path.resolve()) for path in found}
 
 
 def _checkpoint_files(

@@ -197,7 +197,7 @@ def check_files(packed: Packed, store: Store, files: Mapping[str, str]) -> None:
                 f"The archive of {packed.model!r} holds no {pinned.path}.",
                 "It is not the archive the recipe describes: download it again.",
             )
-        problem = _mismatch(pinned, store.path(files[pinned.path]))
+        problem = mismatch(pinned, store.path(files[pinned.path]))
         if problem:
             raise DigestMismatchError(
                 f"{pinned.path} in the archive of {packed.model!r} is not the published file: "
@@ -206,7 +206,8 @@ def check_files(packed: Packed, store: Store, files: Mapping[str, str]) -> None:
             )
 
 
-def _mismatch(pinned: SourceFile, path: Path) -> str | None:
+def mismatch(pinned: SourceFile, path: Path) -> str | None:
+    """How a file differs from its pin, in words; ``None`` where it does not."""
     size = path.stat().st_size
     if pinned.size is not None and size != pinned.size:
         return f"{size} bytes, not {pinned.size}"

@@ -1,0 +1,285 @@
+"""A checkpoint that is on this machine: the right one of a training's many, whole, as pinned.
+
+Everything that can be said without TensorFlow is said here, before any image is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kiln import pipeline_text
+from kiln.errors import CheckpointError, DigestMismatchError, LabelMapError
+from kiln.pipeline_text import told_by_stages
+from kiln.recipe import LocalSource, Recipe
+from kiln.sources.packed import mismatch
+from kiln.stagecode import stage_module
+from kiln.store import Store
+
+CONFIG = "pipeline.config"
+_INDEX = ".index"
+_SHARD = re.compile(r"\.data-(\d{5})-of-(\d{5})")
+_ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
+
+_REMEDY = (
+    "Name the folder that a training wrote its ckpt-N.index and ckpt-N.data-… files to, or one "
+    "of its checkpoints, such as training/ckpt-7."
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint.
+
+    Args:
+        prefix: path without ``.index``.
+        files: its files, sorted by name.
+        others: how many other checkpoints are beside it.
+    """
+
+    prefix: Path
+    files: tuple[Path, ...]
+    others: int
+
+
+def local_files(
+    recipe: Recipe, source: LocalSource, store: Store, on_note: Callable[[str], None] | None
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """The model folder of a local source (path in the zoo's layout -> SHA-256), and a record.
+
+    Only the chosen checkpoint's files are in it: not the training's others, and not its state
+    file, which names folders of the machine it was trained on.
+
+    Raises:
+        CheckpointError: there is no whole checkpoint, or something else in its place; or no
+            configuration.
+        UnsupportedModelError: the configuration is of a model that cannot be converted.
+        LabelMapError: the label map is none, or of another number of classes.
+        DigestMismatchError: a file is not the pinned one.
+    """
+    config = None
+    if source.pipeline_config is not None:
+        config = find_config(recipe.resolve(source.pipeline_config))
+        pipeline = pipeline_text.read(config)
+        check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
+    checkpoint = find(recipe.resolve(source.checkpoint), tf1=recipe.image == "modelmaker")
+    if on_note and checkpoint.others:
+        on_note(f"{recipe.name}: {chosen(checkpoint)}")
+    found = {path.name: path for path in checkpoint.files}
+    if config is not None:
+        found[CONFIG] = config
+    digests = {name: store.add_file(readable(path)) for name, path in found.items()}
+    _check_pins(recipe.name, source, {n: store.path(d) for n, d in digests.items()}, found)
+    files = {
+        name if name == CONFIG else f"checkpoint/{name}": digest
+        for name, digest in sorted(digests.items())
+    }
+    # No path of this machine: the record is published.
+    pinned = {item.path for item in source.files} >= set(found)
+    return files, {"kind": "local", "checkpoint": checkpoint.prefix.name, "pinned": pinned}
+
+
+def find(path: Path, *, tf1: bool = False) -> Checkpoint:
+    """The checkpoint at ``path``: a prefix, or a folder that holds one or several.
+
+    Of several it is the one that TensorFlow's state file names, whatever folder it names it in,
+    else the one with the highest number (:func:`stages.checkpoint_files.find_checkpoint`).
+
+    Args:
+        path: the folder or prefix.
+        tf1: whether a checkpoint of TensorFlow 1 will do (automl's).
+
+    Raises:
+        CheckpointError: there is none, it is not whole, or it is something else; the message
+            says what.
+    """
+    if path.is_dir():
+        readable(path)
+        _refuse_other_folders(path)
+        with told_by_stages(f"{path}: "):
+            prefix: Path = stage_module("checkpoint_files").find_checkpoint(path)
+    elif _with(path, _INDEX).is_file():
+        prefix = path
+    else:
+        raise _no_prefix(path)
+    if prefix.name == "variables" and (prefix.parent.parent / "saved_model.pb").is_file():
+        raise _is_saved_model(prefix.parent.parent)
+    if _with(prefix, ".meta").is_file() and not tf1:
+        raise CheckpointError(
+            f"{prefix} is a checkpoint of TensorFlow 1 (it has a .meta file).",
+            "Only models of the TensorFlow 2 Object Detection API can be converted; train the "
+            "model with it, or convert with TensorFlow 1's own tools.",
+        )
+    others = sum(1 for item in prefix.parent.glob(f"*{_INDEX}")) - 1
+    return Checkpoint(prefix, _whole(prefix), others)
+
+
+def chosen(checkpoint: Checkpoint) -> str:
+    """Which of several checkpoints was taken, in words."""
+    folder, name, others = checkpoint.prefix.parent, checkpoint.prefix.name, checkpoint.others
+    left = f"{others} other{'' if others == 1 else 's'} in {folder}"
+    return f"taking checkpoint {name}, and none of the {left}"
+
+
+def find_config(path: Path) -> Path:
+    """The ``pipeline.config`` at ``path``: a file, or a folder that holds one.
+
+    Raises:
+        CheckpointError: there is none, or this user may not read it.
+    """
+    config = path / CONFIG if path.is_dir() else path
+    if not config.is_file():
+        raise CheckpointError(
+            f"There is no pipeline.config at {path}.",
+            "Name the pipeline.config that the model was trained with; exported models have a "
+            "copy of it beside their checkpoint.",
+        )
+    return readable(config)
+
+
+def check_labels(path: Path, num_classes: int | None) -> None:
+    """Read a label map, and hold it against the model's number of classes where that is known.
+
+    Raises:
+        LabelMapError: there is no such file, it is no label map, or one of another model.
+    """
+    if not path.is_file():
+        raise LabelMapError(
+            f"There is no label map {path}.",
+            "Name the label map (.pbtxt) that the model was trained with.",
+        )
+    labelmap = stage_module("labelmap")
+    with told_by_stages():
+        items = labelmap.load(path)
+        if num_classes is not None:
+            labelmap.lines(items, num_classes, str(path))
+
+
+def readable(path: Path) -> Path:
+    """``path`` with links followed.
+
+    Raises:
+        CheckpointError: this user may not read it.
+    """
+    wanted = os.R_OK | os.X_OK if path.is_dir() else os.R_OK
+    if not os.access(path, wanted):
+        raise CheckpointError(f"{path} cannot be read.", "Check who owns it and who may read it.")
+    return path.resolve()
+
+
+def _whole(prefix: Path) -> tuple[Path, ...]:
+    """The files of a checkpoint: its index and every one of its shards.
+
+    Raises:
+        CheckpointError: one is missing or empty.
+    """
+    index = _with(prefix, _INDEX)
+    shards: dict[str, Path] = {}
+    for path in prefix.parent.iterdir():
+        if path.name.startswith(prefix.name) and path.is_file():
+            shards[path.name[len(prefix.name) :]] = path
+    found = {name: match for name in shards if (match := _SHARD.fullmatch(name))}
+    totals = {int(match[2]) for match in found.values()}
+    total = max(totals, default=1)
+    wanted = [f".data-{number:05}-of-{total:05}" for number in range(total)]
+    missing = [name for name in wanted if name not in shards]
+    if index.stat().st_size == 0:
+        problem = f"{index.name} is empty"
+    elif missing:
+        problem = f"{prefix.name}{missing[0]} is missing"
+    else:
+        return (*(shards[name] for name in wanted), index)
+    raise CheckpointError(
+        f"The checkpoint {prefix} is not whole: {problem}.",
+        "Copy all of its files again, or name another checkpoint of the training.",
+    )
+
+
+def _check_pins(
+    model: str, source: LocalSource, stored: Mapping[str, Path], found: Mapping[str, Path]
+) -> None:
+    for pinned in source.files:
+        if pinned.path not in found:
+            raise DigestMismatchError(
+                f"The recipe of {model!r} pins {pinned.path}, which is not there: found "
+                f"{', '.join(sorted(found))}.",
+                _pin_remedy(),
+            )
+        # What is in the store, which nobody changes any more.
+        problem = mismatch(pinned, stored[pinned.path])
+        if problem:
+            raise DigestMismatchError(
+                f"{found[pinned.path]} is not the file that the recipe of {model!r} pins: "
+                f"{problem}.",
+                _pin_remedy(),
+            )
+
+
+def _pin_remedy() -> str:
+    return (
+        "Restore the file; or, if the change is meant, run `kiln init --force` again, which pins "
+        "what is there now."
+    )
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    """Say what a folder without a checkpoint holds instead.
+
+    Raises:
+        CheckpointError: it holds something else that can be recognised.
+    """
+    places = [place for place in (folder, folder / "checkpoint") if place.is_dir()]
+    if any(path.is_file() for place in places for path in place.glob(f"*{_INDEX}")):
+        return
+    for place in (folder, folder / "saved_model"):
+        if (place / "saved_model.pb").is_file():
+            raise _is_saved_model(place)
+    names = sorted(path.name for place in places for path in place.iterdir())
+    kinds = {
+        "frozen_inference_graph.pb": "a frozen graph of TensorFlow 1",
+        ".h5": "weights in Keras' HDF5 format",
+        ".keras": "a model in Keras' own format",
+        ".tflite": "a model that is converted already",
+        ".pb": "a frozen graph",
+    }
+    for ending, what in kinds.items():
+        for name in names:
+            if name.endswith(ending):
+                raise CheckpointError(f"{folder} holds no checkpoint but {what}: {name}.", _REMEDY)
+    if not names:
+        raise CheckpointError(f"{folder} is empty: there is no checkpoint in it.", _REMEDY)
+    some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    raise CheckpointError(
+        f"There is no checkpoint in {folder} (no .index file; it holds {some}).", _REMEDY
+    )
+
+
+def _no_prefix(path: Path) -> CheckpointError:
+    if path.is_file():
+        if path.name.lower().endswith(_ARCHIVES):
+            return CheckpointError(
+                f"{path} is an archive, not a checkpoint.",
+                "Unpack it and name the folder; or write a recipe with a source of kind "
+                '"archive" (docs/recipes.md), which takes it as it is.',
+            )
+        return CheckpointError(f"{path} is a file, not a checkpoint.", _REMEDY)
+    if path.parent.is_dir():
+        return CheckpointError(f"There is no checkpoint {path} (no {path.name}.index).", _REMEDY)
+    return CheckpointError(f"There is no folder {path}.", _REMEDY)
+
+
+def _is_saved_model(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} is a SavedModel, not a checkpoint.",
+        "An exported SavedModel cannot be converted: its graph has the post-processing built in. "
+        "Name the checkpoint it was exported from; the export keeps a copy in the folder "
+        "'checkpoint' beside 'saved_model'.",
+    )
+
+
+def _with(prefix: Path, ending: str) -> Path:
+    return prefix.with_name(prefix.name + ending)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln import __version__
+from kiln.cli_convert import convert, init
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -149,10 +148,8 @@ def build(
     as_json: bool,
 ) -> None:
     """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
-    from kiln.build import Builder, failure_of
-    from kiln.keys import KEY_VARIABLE, default_key_path
+    from kiln.cli_build import run_build
     from kiln.recipe import VARIANTS, discover
-    from kiln.timing import Timings
 
     project = _project()
     folder = (models_dir or project.models).absolute()
@@ -168,63 +165,20 @@ def build(
         )
     if not chosen:
         raise UsageError(f"No recipe in {folder} fits.", "`kiln models` lists them.")
-    new_key = not os.environ.get(KEY_VARIABLE) and not default_key_path().exists()
-    start = time.monotonic()
-    target = (dist or project.root / "dist").absolute()
-    timings = Timings()
-
-    with _reporter(as_json) as reporter:
-
-        def on_event(event: str, **fields: Any) -> None:
-            timings.event(event, **fields)
-            reporter.event(event, **fields)
-
-        builder = Builder(project, folder, _store(), target, on_event, keep_failed)
-        builds = builder.build(
-            chosen,
-            recipes,
-            [variant for variant in VARIANTS if variant in variants],
-            archive=archive,
-            jobs=jobs,
-        )
-        for item in builds:
-            for artefact in item.artefacts:
-                reporter.event(
-                    "artefact",
-                    model=item.model,
-                    variant=artefact.variant,
-                    file=f"{item.model}/{artefact.file}",
-                    sha256=artefact.sha256,
-                    size=artefact.size,
-                    changed=item.changed,
-                )
-    if not as_json:
-        rows = [
-            [item.model, a.variant, f"{a.size:,}", a.sha256[:16], "new" if item.changed else "same"]
-            for item in builds
-            for a in item.artefacts
-        ]
-        if times := timings.report():
-            print(f"{times}\n")
-        if rows:
-            print(table(["model", "variant", "bytes", "sha256", ""], rows))
-            ran = sum(item.stages_run for item in builds)
-            count = f"{len(rows)} signed artefact{'' if len(rows) == 1 else 's'}"
-            print(f"\n{count} in {target} ({ran} stages run, {time.monotonic() - start:.1f} s).")
-            if new_key and default_key_path().exists():
-                print(f"Signed with a key made just now: {default_key_path()}")
-            where = "" if dist is None else f" {shlex.quote(str(dist))}"
-            print(f"Check them with: {_myself()} verify{where}")
-    error = failure_of(builds)
-    if error is not None:
-        raise error
-
-
-def _myself() -> str:
-    """What to type to run this program again: a virtual environment need not be on the PATH."""
-    given = sys.argv[0]
-    at_hand = Path(given).name != "kiln" or shutil.which("kiln") == given
-    return "kiln" if at_hand else shlex.quote(given)
+    run_build(
+        project,
+        _store(),
+        folder,
+        chosen,
+        recipes,
+        [variant for variant in VARIANTS if variant in variants],
+        (dist or project.root / "dist").absolute(),
+        archive=archive,
+        jobs=jobs,
+        keep_failed=keep_failed,
+        as_json=as_json,
+        shown_dist=dist,
+    )
 
 
 def _fits(path: Path, folder: Path, samples: bool, variants: tuple[str, ...]) -> bool:
@@ -447,6 +401,9 @@ def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
         else:
             print(f"{what}: {count} removed")
 
+
+cli.add_command(convert)
+cli.add_command(init)
 
 if __name__ == "__main__":
     main()

@@ -180,7 +180,11 @@ def test_arguments_that_are_wrong(plain: Given, training: Path, photos: Path) ->
         ({"label_map": photos / "absent.pbtxt"}, LabelMapError, r"absent\.pbtxt"),
         ({"label_map": config}, LabelMapError, "pipeline.config"),
         ({"pipeline_config": photos / "p.config"}, CheckpointError, "no pipeline.config at"),
-        ({"checkpoint": photos / "nowhere" / "x"}, CheckpointError, "There is no folder"),
+        (
+            {"checkpoint": photos / "nowhere" / "x"},
+            CheckpointError,
+            "neither a folder nor a checkpoint",
+        ),
         ({"checkpoint": empty}, CheckpointError, "is empty"),
     ):
         with pytest.raises(error, match=words) as caught:
@@ -388,7 +392,7 @@ def test_init_where_nothing_can_be_written(kiln, training: Path) -> None:  # typ
         (("--score-threshold", "1.5"), 2, "--score-threshold"),
         (("--variant", "int8"), 2, "--calibration"),
         (("--name", "A b"), 2, "'a_b' would be one"),
-        (("--checkpoint", "nowhere/ckpt-1"), 15, "There is no folder"),
+        (("--checkpoint", "nowhere/ckpt-1"), 15, "neither a folder nor a checkpoint"),
         (("--label-map", "absent.pbtxt"), 16, "absent.pbtxt"),
         (("-o", "thesis"), 2, "thesis.tex"),
         (("-o", "thesis/thesis.tex"), 2, "is not a folder"),

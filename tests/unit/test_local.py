@@ -248,7 +248,7 @@ def test_tensorflow_1_is_fine_for_model_maker(tmp_path: Path) -> None:
 def test_names_that_lead_nowhere(training: Path, tmp_path: Path) -> None:
     (tmp_path / "model.tar.gz").write_text("archive")
     for given, words in (
-        (tmp_path / "nowhere" / "ckpt-1", "There is no folder"),
+        (tmp_path / "nowhere" / "ckpt-1", "neither a folder nor a checkpoint"),
         (training / "ckpt-8", "no ckpt-8.index"),
         (training / "labels.pbtxt", "is a file, not a checkpoint"),
         (tmp_path / "model.tar.gz", "is an archive"),

@@ -219,6 +219,154 @@ def test_the_same_file_cannot_be_pinned_twice(tmp_path: Path) -> None:
     assert "ckpt-0.index' is there twice" in refused(tmp_path, GOOD.replace("[labels]", extra))
 
 
+LOCAL = """\
+kind = "local"
+checkpoint = "/data/run 7/ckpt-7"
+pipeline_config = "../../../run 7/pipeline.config"
+[[source.files]]
+path = "ckpt-7.index"
+size = 12
+[labels]
+file = "/data/möwen.pbtxt"
+"""
+
+CHECK = """\
+[check]
+images = "photos"
+score_threshold = 0.25
+ap_tolerance = 0
+[[check.expect]]
+image = "harbour.jpg"
+label = "boat"
+least_score = 0.5
+[[check.expect]]
+image = "cat.png"
+label = "cat"
+[check.limits.int8]
+iou = 0.7
+[check.ap]
+source = 0.41
+int8 = 1
+"""
+
+
+def local(changed: str = LOCAL) -> str:
+    """The good recipe with a source of kind local."""
+    return GOOD.partition("kind =")[0] + changed + '[calibration]\nimages = "../../images"\n'
+
+
+def test_a_local_source_may_name_files_anywhere(tmp_path: Path) -> None:
+    found = load(tmp_path, local())
+    assert isinstance(found.source, recipe.LocalSource)
+    assert found.source.files[0].path == "ckpt-7.index"
+    assert found.resolve(found.source.checkpoint) == Path("/data/run 7/ckpt-7")
+    assert found.local_paths() == {
+        "labels.file": "/data/möwen.pbtxt",
+        "calibration.images": "../../images",
+        "source.checkpoint": "/data/run 7/ckpt-7",
+        "source.pipeline_config": "../../../run 7/pipeline.config",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("/data/run 7/ckpt-7", "", ["source.checkpoint", "must be a path"]),
+        ("/data/run 7/ckpt-7", "a\\u0000b", ["source.checkpoint", "must be a path"]),
+        ("/data/run 7/ckpt-7", "~/run", ["source.checkpoint", "'~' is the shell's"]),
+        (
+            "checkpoint =",
+            "chekpoint =",
+            ["source.chekpoint", "'checkpoint'", "checkpoint: missing"],
+        ),
+        ('"ckpt-7.index"', '"run/ckpt-7.index"', ["source.files[0].path", "without a folder"]),
+        ("size = 12", "", ["source.files[0]: pins nothing"]),
+        (
+            "[labels]",
+            '[[source.files]]\npath = "ckpt-7.index"\nsize = 3\n[labels]',
+            ["is there twice"],
+        ),
+        ('file = "/data/möwen.pbtxt"', 'in_source = "m.pbtxt"', ["goes with labels.file"]),
+        (
+            'pipeline_config = "../../../run 7/pipeline.config"\n',
+            "",
+            ["needs source.pipeline_config"],
+        ),
+    ],
+)
+def test_a_wrong_local_source_is_named(
+    tmp_path: Path, old: str, new: str, words: list[str]
+) -> None:
+    assert old in LOCAL
+    message = refused(tmp_path, local(LOCAL.replace(old, new, 1)))
+    for word in words:
+        assert word in message
+
+
+def test_what_is_checked(tmp_path: Path) -> None:
+    check = load(tmp_path, GOOD + CHECK).check
+    assert (check.images, check.score_threshold, check.ap_tolerance) == ("photos", 0.25, 0)
+    assert [(e.image, e.label, e.least_score) for e in check.expect] == [
+        ("harbour.jpg", "boat", 0.5),
+        ("cat.png", "cat", 0.3),
+    ]
+    assert check.limits == {"int8": recipe.CheckLimits(iou=0.7)}
+    assert check.limits["int8"].agreement is None
+    assert check.ap == {"source": 0.41, "int8": 1.0}
+
+
+def test_nothing_is_checked_by_default(tmp_path: Path) -> None:
+    check = load(tmp_path, GOOD).check
+    assert (check.images, check.score_threshold, check.ap_tolerance) == (None, None, 0.01)
+    assert (check.expect, check.limits, check.ap) == ((), {}, {})
+
+
+def test_the_score_worth_showing(tmp_path: Path) -> None:
+    text = GOOD.replace("[export]", "[export]\nscore_threshold = 0.4")
+    assert load(tmp_path, text).export.score_threshold == 0.4
+    assert load(tmp_path, GOOD).export.score_threshold is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('images = "photos"', 'images = "/photos"', ["check.images", "absolute"]),
+        ('images = "photos"', 'images = "../../photos"', ["check.images", "leaves the models"]),
+        ("score_threshold = 0.25", "score_threshold = 1.5", ["check.score_threshold", "not 1.5"]),
+        ("score_threshold = 0.25", "score_threshold = nan", ["check.score_threshold", "nan"]),
+        ("score_threshold = 0.25", "score_threshold = true", ["check.score_threshold"]),
+        ("score_threshold = 0.25", 'score_threshold = "x"', ["check.score_threshold"]),
+        ("ap_tolerance = 0", "ap_tolerence = 0", ["check.ap_tolerence", "'ap_tolerance'"]),
+        ('"harbour.jpg"', '"a/harbour.jpg"', ["check.expect[0].image", "without a folder"]),
+        ('label = "boat"', "", ["check.expect[0].label: missing"]),
+        ("iou = 0.7", "iuo = 0.7", ["check.limits.int8.iuo: unknown key", "'iou'"]),
+        ("iou = 0.7", "iou = -0.1", ["check.limits.int8.iou"]),
+        ("limits.int8", "limits.int9", ["check.limits.int9", "'int8'"]),
+        ("limits.int8", "limits.float16", ["check.limits.float16", "not among the variants"]),
+        ("int8 = 1", "float32 = 1", ["check.ap.float32", "not among the variants"]),
+        ("int8 = 1", "int8 = 41", ["check.ap.int8", "41"]),
+    ],
+)
+def test_a_wrong_check_is_named(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    assert old in CHECK
+    message = refused(tmp_path, GOOD + CHECK.replace(old, new, 1))
+    for word in words:
+        assert word in message
+
+
+def test_expectations_need_images(tmp_path: Path) -> None:
+    text = GOOD.replace('"dynamic", "int8"', '"dynamic"')
+    text = text.replace('[calibration]\nimages = "../images"\n', "")
+    text += '[[check.expect]]\nimage = "cat.png"\nlabel = "cat"\n'
+    assert "check.expect needs check.images" in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("fault", ["structure", "parity", "normalization", "labels", "runtimes"])
+def test_faults_that_can_be_allowed(tmp_path: Path, fault: str) -> None:
+    text = GOOD.replace("[source]", f'allow = ["{fault}"]\n[source]', 1)
+    assert load(tmp_path, text).allow == (fault,)
+
+
 LITE = """\
 architecture = "efficientdet"
 image = "modelmaker"

@@ -270,6 +270,9 @@ def _no_prefix(path: Path) -> CheckpointError:
     if path.parent.is_dir():
         return CheckpointError(f"There is no checkpoint {path} (no {path.name}.index).", _REMEDY)
     return CheckpointError(f"There is no folder {path}.", _REMEDY)
+    return CheckpointError(
+        f"There is neither a folder nor a checkpoint {path} (no {path.name}.index).", _REMEDY
+    )
 
 
 def _is_saved_model(folder: Path) -> CheckpointError:

@@ -21,7 +21,6 @@ from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
 from kiln.cli_page import page
-from kiln.cli_convert import convert, init
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 

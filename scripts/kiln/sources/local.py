@@ -267,9 +267,6 @@ def _no_prefix(path: Path) -> CheckpointError:
                 '"archive" (docs/recipes.md), which takes it as it is.',
             )
         return CheckpointError(f"{path} is a file, not a checkpoint.", _REMEDY)
-    if path.parent.is_dir():
-        return CheckpointError(f"There is no checkpoint {path} (no {path.name}.index).", _REMEDY)
-    return CheckpointError(f"There is no folder {path}.", _REMEDY)
     return CheckpointError(
         f"There is neither a folder nor a checkpoint {path} (no {path.name}.index).", _REMEDY
     )

@@ -137,7 +137,21 @@ class Builder:
             wait([task for task in tasks if not task.cancelled()], timeout=STOP_PATIENCE)
             raise
         pool.shutdown()
+        self._write_page()
         return sorted(done, key=lambda item: models.index(item.model))
+
+    def _write_page(self) -> None:
+        """The release's page anew; without a release there is none."""
+        if not any(path.is_dir() for path in self.dist.glob("*/")):
+            return
+        from kiln.page.document import render
+
+        assert self._key is not None
+        latency = self.dist / release.LATENCY_FILE
+        files = {release.PAGE_FILE: render(self.dist).encode()}
+        if latency.is_file():
+            files[release.LATENCY_FILE] = latency.read_bytes()
+        release.publish_page(self.dist, files, self._key)
 
     def _tell(self, event: str, **fields: Any) -> None:
         """Pass an event on; after Ctrl-C, the place where a busy thread finds out."""

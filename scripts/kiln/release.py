@@ -4,6 +4,8 @@
 
     dist/<model>/...            the artefacts
     dist/<model>/model.sig      signature of all other files in that folder
+    dist/index.html             the release as a page; latency.json, where it was measured
+    dist/page.sig               signature of those two
     dist/SHA256SUMS             every file below dist except itself, in sha256sum's format
     dist/kiln.pub               the public key of the signatures
 
@@ -33,6 +35,14 @@ from kiln.signing import SIGNATURE_FILE
 
 SUMS_FILE = "SHA256SUMS"
 KEY_FILE = "kiln.pub"
+PAGE_FILE, LATENCY_FILE = "index.html", "latency.json"
+PAGE_FILES = (PAGE_FILE, LATENCY_FILE)
+PAGE_SIGNATURE = "page.sig"
+
+#: The name of the folder that ``page.sig`` is the signature of, once its files are put there.
+PAGE_NAME = "page"
+
+_LOOSE = (SUMS_FILE, KEY_FILE, *PAGE_FILES, PAGE_SIGNATURE)
 
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -106,6 +116,56 @@ def publish(dist: Path, model: str, files: Mapping[str, Path | bytes], key: Sign
     return fresh
 
 
+def publish_page(dist: Path, files: Mapping[str, bytes], key: SigningKey) -> bool:
+    """Make ``dist`` hold exactly ``files`` of :data:`PAGE_FILES`, and a signature by ``key``.
+
+    Returns:
+        False when it already was exactly that and nothing was signed again.
+
+    Raises:
+        UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
+    """
+    assert set(files) <= set(PAGE_FILES)
+    with disk_guard(dist), _reporting(dist), _locked(dist, exclusive=True):
+        _sweep(dist)
+        check_target(dist)
+        fresh = not _is_page(dist, files, key)
+        if fresh:
+            # The signature goes first: whoever is killed leaves files that it does not fit.
+            remove(dist / PAGE_SIGNATURE)
+            aside = aside_of(dist / PAGE_NAME)
+            folder = aside / PAGE_NAME  # the folder's name is part of what is signed
+            try:
+                folder.mkdir(parents=True)
+                for name, content in files.items():
+                    (folder / name).write_bytes(content)
+                signing.sign_folder(folder, key)
+                for name in PAGE_FILES:
+                    if name not in files:
+                        remove(dist / name)
+                    elif _read_or_none(dist / name) != files[name]:
+                        write_atomic(dist / name, files[name])
+                write_atomic(dist / PAGE_SIGNATURE, (folder / SIGNATURE_FILE).read_bytes())
+            finally:
+                remove(aside)
+        _write_sums(dist)
+    return fresh
+
+
+def _is_page(dist: Path, files: Mapping[str, bytes], key: SigningKey) -> bool:
+    data = _read_or_none(dist / PAGE_SIGNATURE)
+    there = {name: _read_or_none(dist / name) for name in PAGE_FILES}
+    if data is None or {name: one for name, one in there.items() if one is not None} != files:
+        return False
+    try:
+        signed = signing.read_signature(data, key.public_pem)
+    except VerificationError:
+        return False
+    return signed.name == PAGE_NAME and signed.digests == {
+        name: sha256_bytes(content) for name, content in files.items()
+    }
+
+
 def refresh_sums(dist: Path) -> None:
     """Make ``dist/SHA256SUMS`` say what is there now; an up-to-date one is left alone.
 
@@ -137,7 +197,7 @@ def check_target(dist: Path) -> None:
             "Name another folder with --dist.",
         ) from None
     for entry in entries:
-        if entry.name in (SUMS_FILE, KEY_FILE) or _is_our_aside(entry.name):
+        if entry.name in _LOOSE or _is_our_aside(entry.name):
             continue
         if not (Path(entry.path) / SIGNATURE_FILE).is_file():
             raise UsageError(
@@ -333,8 +393,9 @@ class _Verification:
             self._problem(".", "holds no model")
         for model in models:
             self._check_model(model)
+        self._check_page()
         for path in self.listing.files:
-            if path.split("/")[0] not in (SUMS_FILE, KEY_FILE, *models):
+            if path.split("/")[0] not in (*_LOOSE, *models):
                 self._problem(path, _stray(path))
         self._check_sums()
         if self.problems:
@@ -419,6 +480,25 @@ class _Verification:
         self.vouched.update({prefix + name: digest for name, digest in signed.digests.items()})
         for name, what in signing.compare(signed, actual, Listing(odd=odd)).items():
             self._problem(prefix + name, what)
+
+    def _check_page(self) -> None:
+        actual = {name: self.digests[name] for name in PAGE_FILES if name in self.digests}
+        if PAGE_SIGNATURE not in self.digests:
+            for name in actual:
+                self._problem(name, f"is not signed: {PAGE_SIGNATURE} is missing")
+            return
+        try:
+            data = (self.dist / PAGE_SIGNATURE).read_bytes()
+            signed = signing.read_signature(data, self.trusted)
+        except VerificationError as error:
+            what = error.message.removeprefix(SIGNATURE_FILE).strip().rstrip(".")
+            self._problem(PAGE_SIGNATURE, what)
+            return
+        if signed.name != PAGE_NAME:
+            self._problem(PAGE_SIGNATURE, f"is the signature of {signed.name!r}, not of the page")
+        self.vouched.update(signed.digests)
+        for name, what in signing.compare(signed, actual, Listing()).items():
+            self._problem(name, what)
 
     def _check_sums(self) -> None:
         actual = {path: digest for path, digest in self.digests.items() if path != SUMS_FILE}

@@ -37,6 +37,8 @@ FILES = {
 }
 OTHER = {"other_dynamic.tflite": b"\x00" * 300, "labelmap.txt": b"cat\n"}
 
+PAGE = {"index.html": b"<!doctype html><title>A release</title>", "latency.json": b"{}"}
+
 Snapshot = dict[str, bytes]
 
 
@@ -50,6 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Path:
     made = tmp_path_factory.mktemp("release") / "dist"
     release.publish(made, "toy", FILES, key)
     release.publish(made, "other", OTHER, key)
+    release.publish_page(made, PAGE, key)
     return made
 
 
@@ -208,6 +211,7 @@ def test_another_key_signs_anew(dist: Path, key: SigningKey, tmp_path: Path) -> 
     assert "other/model.sig: was made with another key" in message
     assert "toy/model.sig" not in message
     assert release.publish(dist, "other", OTHER, other) is True
+    assert release.publish_page(dist, PAGE, other) is True
     assert release.verify(dist, other.public_pem).key_id == other.key_id
 
 
@@ -595,3 +599,41 @@ def test_verifying_works_on_a_folder_nobody_may_write(dist: Path, key: SigningKe
     release.verify(dist, key.public_pem)
     for path in [dist, *dist.rglob("*")]:
         path.chmod(0o755)
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def test_the_page_is_signed_once(dist: Path, key: SigningKey) -> None:
+    before = snapshot(dist)
+    assert not release.publish_page(dist, PAGE, key)
+    assert snapshot(dist) == before
+    alone = {"index.html": b"<!doctype html><title>Other</title>"}
+    assert release.publish_page(dist, alone, key)
+    assert not (dist / "latency.json").exists()
+    release.verify(dist, key.public_pem)
+
+
+@pytest.mark.parametrize("name", ["index.html", "latency.json", "page.sig"])
+def test_nothing_of_the_page_can_be_exchanged(dist: Path, key: SigningKey, name: str) -> None:
+    """Not even by somebody who makes SHA256SUMS fit again."""
+    data = (dist / name).read_bytes()
+    (dist / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    release.refresh_sums(dist)
+    assert name in refused(dist, key.public_pem).message
+    (dist / name).unlink()
+    release.refresh_sums(dist)
+    refused(dist, key.public_pem)
+
+
+def test_a_model_s_signature_is_none_of_the_page(dist: Path, key: SigningKey) -> None:
+    shutil.copy(dist / "toy" / "model.sig", dist / "page.sig")
+    release.refresh_sums(dist)
+    assert "'toy', not of the page" in refused(dist, key.public_pem).message
+
+
+def test_a_release_without_a_page_is_one_too(dist: Path, key: SigningKey) -> None:
+    for name in ("index.html", "latency.json", "page.sig"):
+        (dist / name).unlink()
+    release.refresh_sums(dist)
+    release.verify(dist, key.public_pem)

@@ -1,0 +1,284 @@
+"""The process that native runtimes are loaded into: LiteRT, MediaPipe.
+
+Run as a file (``python runtime_worker.py``) by :mod:`kiln.outside`, with whatever interpreter has
+the runtimes; it imports nothing of kiln. The request is JSON on standard input::
+
+    {"stages": "folder that holds the package stages", "items": [{"task": ..., ...}, ...]}
+
+Answers are JSON lines on what standard output was at the start: ``{"begin": N}`` before item N
+is touched (so that a crash has its culprit), ``{"alive": N}`` in long work, ``{"end": N,
+"result": {...}}``. Whatever libraries print goes to standard error.
+
+A result is ``{"runtime": name and version, ...}`` with ``detections`` or ``times``, or else one
+of ``missing`` (the distribution to install), ``refused`` (the runtime's own words; of the model)
+and ``failed`` (anything else, in words).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+LITERT, MEDIAPIPE = "ai-edge-litert", "mediapipe"
+"""Distributions; also how results name the runtimes."""
+
+_ENLARGED = 2048  # pixels: how large a picture MediaPipe is given, see _for_mediapipe
+_SEED = 20  # of the input of latency measurements; any number, but always the same
+
+class _RefusedError(Exception):
+    """The runtime does not take the model; the message is the runtime's."""
+
+
+class _MissingError(Exception):
+    """The runtime is not installed; the message is the distribution's name."""
+
+
+def main() -> None:
+    """Serve one request."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def emit(**fields: Any) -> None:
+        answers.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
+        answers.flush()
+
+    request = json.loads(sys.stdin.buffer.read())
+    sys.path.insert(0, request["stages"])
+    for number, item in enumerate(request["items"]):
+        emit(begin=number)
+        emit(end=number, result=_result(item, functools.partial(emit, alive=number)))
+
+
+def _result(item: dict[str, Any], alive: Callable[[], None]) -> dict[str, Any]:
+    runtime = item["runtime"]
+    try:
+        name = f"{runtime} {_version(runtime)}"
+    except _MissingError:
+        return {"missing": runtime}
+    try:
+        return {"runtime": name, **_TASKS[item["task"], runtime](item, alive)}
+    except _MissingError as error:
+        return {"runtime": name, "missing": str(error)}
+    except _RefusedError as error:
+        return {"runtime": name, "refused": str(error)}
+    except Exception as error:
+        return {"runtime": name, "failed": _words(error)}
+
+
+def _version(distribution: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        raise _MissingError(distribution) from None
+
+
+def _words(error: BaseException) -> str:
+    """An exception as one line."""
+    return " ".join(str(getattr(error, "message", error)).split()) or type(error).__name__
+
+
+# --- detections ----------------------------------------------------------------------------
+
+
+def _detect_in_litert(item: dict[str, Any], alive: Callable[[], None]) -> dict[str, Any]:
+    from stages import detector, pixels
+    from stages.failures import StageError
+
+    _interpreter_class()
+    try:
+        model = detector.load(Path(item["model"]))
+    except StageError as error:
+        raise _RefusedError(_words(error)) from error
+    found = {}
+    for name, path in item["images"].items():
+        found[name] = model.detect(pixels.load_rgb(Path(path)), item["score_threshold"])
+        alive()
+    return {"detections": found}
+
+
+def _detect_in_mediapipe(item: dict[str, Any], alive: Callable[[], None]) -> dict[str, Any]:
+    from stages import pixels, tflite_meta, tflite_model
+
+    data = Path(item["model"]).read_bytes()
+    model = tflite_model.read(data)
+    metadata = tflite_meta.read(model)
+    labels = tflite_meta.labels(data, metadata) if metadata else []
+    _, height, width, _ = model.graph.tensors[model.graph.inputs[0]].shape
+    try:
+        import mediapipe as mp
+        from mediapipe.tasks.python.core.base_options import BaseOptions
+        from mediapipe.tasks.python.vision import ObjectDetector, ObjectDetectorOptions
+    except ImportError as error:
+        # Its own imports fail, too, where a system library lacks.
+        raise RuntimeError(f"it cannot be imported: {_words(error)}") from error
+    try:
+        detector = ObjectDetector.create_from_options(
+            ObjectDetectorOptions(
+                base_options=BaseOptions(model_asset_buffer=data),
+                score_threshold=item["score_threshold"],
+                max_results=-1,
+            )
+        )
+    # By the reason it is a ValueError, a RuntimeError, NotImplementedError or FileNotFoundError.
+    except Exception as error:
+        raise _RefusedError(_words(error)) from error
+    found = {}
+    with detector:
+        for name, path in item["images"].items():
+            image = _for_mediapipe(pixels.load_rgb(Path(path)), height, width)
+            answer = detector.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=image))
+            found[name] = [
+                _as_ours(each, image.shape[0], image.shape[1], labels) for each in answer.detections
+            ]
+            alive()
+    return {"detections": found}
+
+
+def _for_mediapipe(image: Any, height: int, width: int) -> Any:
+    """The picture resized to the model's input by our resizer, then its pixels repeated.
+
+    MediaPipe's resizer (OpenCV's, without antialiasing) is not TensorFlow's: on photographs it
+    alone moves scores by up to 0.3 and hides whether the model is read rightly. A picture that is
+    K x K equal pixels for each of the input comes out of any centred resizer as it was: with K
+    of 3, 4, 8 and 9 the scores of uint8 models were TensorFlow's to the last bit. Repeating at all
+    is for the boxes, which MediaPipe gives in whole pixels of the picture.
+
+    Args:
+        image: uint8 array [h, w, 3].
+        height: of the model's input.
+        width: of the model's input.
+
+    Returns:
+        uint8 array [K * height, K * width, 3], contiguous (MediaPipe refuses others).
+    """
+    import numpy as np
+
+    from stages import pixels
+
+    resized = pixels.to_uint8(pixels.resize_bilinear(image, height, width))
+    times = max(1, _ENLARGED // max(height, width))
+    return np.ascontiguousarray(resized.repeat(times, 0).repeat(times, 1))
+
+
+def _as_ours(detection: Any, height: int, width: int, labels: list[str]) -> dict[str, Any]:
+    """A detection of MediaPipe in the form of :mod:`stages.detector`.
+
+    It names the class by its label alone; only without one by its index (from 0).
+    """
+    box, best = detection.bounding_box, detection.categories[0]
+    label = best.category_name
+    known = label in labels
+    index = best.index if label is None else labels.index(label) if known else -1
+    return {
+        "box": [
+            box.origin_y / height,
+            box.origin_x / width,
+            (box.origin_y + box.height) / height,
+            (box.origin_x + box.width) / width,
+        ],
+        "score": best.score,
+        "class_id": index + 1,
+        "label": "???" if label is None else label,
+    }
+
+
+# --- latency -------------------------------------------------------------------------------
+
+
+class _Timed(NamedTuple):
+    """A loaded file and what it took so far, in milliseconds."""
+
+    interpreter: Any
+    milliseconds: list[float]
+
+
+def _time_in_litert(item: dict[str, Any], alive: Callable[[], None]) -> dict[str, Any]:
+    """Round after round over all files, one inference of each: drift of the machine hits all alike.
+
+    A first pass loads each file alone and sets it up; what fails there is left out with its
+    reason, the others go on.
+    """
+    timed: dict[str, _Timed] = {}
+    refused: dict[str, str] = {}
+    interpreter_class = _interpreter_class()
+    for path in item["models"]:
+        alive()
+        try:
+            timed[path] = _Timed(_ready(interpreter_class, Path(path), item["threads"]), [])
+        except Exception as error:
+            refused[path] = _words(error)
+    for _ in range(item["warmup"]):
+        for each in timed.values():
+            each.interpreter.invoke()
+            alive()
+    end = time.monotonic() + item["seconds"] if item["seconds"] is not None else None
+    done = 0
+    while timed and (done < item["runs"] if end is None else done < 1 or time.monotonic() < end):
+        for each in timed.values():
+            start = time.perf_counter_ns()
+            each.interpreter.invoke()
+            each.milliseconds.append((time.perf_counter_ns() - start) / 1e6)
+        done += 1
+        alive()
+    return {
+        "times": {path: each.milliseconds for path, each in timed.items()},
+        "not_timed": refused,
+    }
+
+
+def _interpreter_class() -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise RuntimeError(f"it cannot be imported: {_words(error)}") from error
+    return Interpreter
+
+
+def _ready(interpreter_class: Any, path: Path, threads: int) -> Any:
+    """An interpreter whose inputs are filled with seeded noise of their own types."""
+    import numpy as np
+
+    from stages import tflite_model
+
+    data = path.read_bytes()
+    tflite_model.read(data)  # says what is damaged; the interpreter may crash on it instead
+    interpreter = interpreter_class(model_content=data, num_threads=threads)
+    details = interpreter.get_input_details()
+    for detail in details:
+        if any(size < 1 for size in detail["shape_signature"]):
+            shape = [int(size) for size in detail["shape_signature"]]
+            raise ValueError(f"its input {detail['name']} has no fixed shape ({shape})")
+    interpreter.allocate_tensors()
+    random = np.random.default_rng(_SEED)
+    for detail in details:
+        dtype = np.dtype(detail["dtype"])
+        if dtype.kind == "f":
+            values = random.uniform(-1, 1, detail["shape"]).astype(dtype)
+        elif dtype.kind in "iu":
+            # Eight bits of noise in any integer type: larger numbers could be indices.
+            low, high = (-128, 128) if dtype == np.int8 else (0, 256)
+            values = random.integers(low, high, detail["shape"]).astype(dtype)
+        else:
+            raise ValueError(f"its input {detail['name']} is {dtype}: no such numbers are made up")
+        interpreter.set_tensor(detail["index"], values)
+    return interpreter
+
+
+_TASKS: dict[tuple[str, str], Callable[[dict[str, Any], Callable[[], None]], dict[str, Any]]] = {
+    ("detect", LITERT): _detect_in_litert,
+    ("detect", MEDIAPIPE): _detect_in_mediapipe,
+    ("time", LITERT): _time_in_litert,
+}
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):  # the driver went away
+        main()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln import __version__
+from kiln.cli_bench_model import bench_model
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -447,6 +448,8 @@ def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
         else:
             print(f"{what}: {count} removed")
 
+
+cli.add_command(bench_model)
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,8 +28,6 @@ from kiln.project import Project
 PYTHON_VARIABLE = "KILN_RUNTIMES_PYTHON"
 ENVIRONMENT = ".venv-runtimes"
 """Where ``make runtimes`` installs, in the checkout."""
-
-HOW_TO_INSTALL = "`make runtimes` installs it"
 
 SILENCE = 180.0
 """Seconds without a word from the process after which it counts as hanging. Loading MediaPipe took
@@ -44,10 +42,12 @@ class Died:
     """The process ended, or had to be ended, in the middle of an item.
 
     ``code``: ``crashed`` or ``timeout``. ``reason``: for people, a clause without a full stop.
+    ``at``: the file that it worked on, where the item has several.
     """
 
     code: str
     reason: str
+    at: str = ""
 
 
 Outcome = dict[str, Any] | Died
@@ -98,6 +98,7 @@ def _one_process(items: Sequence[Mapping[str, Any]], silence: float) -> list[Out
     request = {"stages": str(Project.find().docker), "items": list(items)}
     command = [str(python()), "-B", str(Path(runtime_worker.__file__).resolve())]
     results: list[Outcome] = []
+    at = ""
     with tempfile.TemporaryFile() as chatter:
         try:
             process = subprocess.Popen(
@@ -114,6 +115,7 @@ def _one_process(items: Sequence[Mapping[str, Any]], silence: float) -> list[Out
             with contextlib.suppress(BrokenPipeError), process.stdin:
                 process.stdin.write(json.dumps(request).encode())
             for message in _messages(process.stdout, silence):
+                at = "" if "begin" in message else message.get("at", at)
                 if "end" in message:
                     results.append(message["result"])
             process.wait(silence)
@@ -123,7 +125,7 @@ def _one_process(items: Sequence[Mapping[str, Any]], silence: float) -> list[Out
         finally:
             _kill(process)
         if len(results) < len(items):
-            results.append(died or _death(process.returncode, chatter))
+            results.append(replace(died or _death(process.returncode, chatter), at=at))
     return results
 
 

@@ -6,7 +6,8 @@ the runtimes; it imports nothing of kiln. The request is JSON on standard input:
     {"stages": "folder that holds the package stages", "items": [{"task": ..., ...}, ...]}
 
 Answers are JSON lines on what standard output was at the start: ``{"begin": N}`` before item N
-is touched (so that a crash has its culprit), ``{"alive": N}`` in long work, ``{"end": N,
+is touched (so that a crash has its culprit), ``{"alive": N}`` in long work (``"at"``:
+the file it is about), ``{"end": N,
 "result": {...}}``. Whatever libraries print goes to standard error.
 
 A result is ``{"runtime": name and version, ...}`` with ``detections`` or ``times``, or else one
@@ -32,6 +33,10 @@ LITERT, MEDIAPIPE = "ai-edge-litert", "mediapipe"
 _ENLARGED = 2048  # pixels: how large a picture MediaPipe is given, see _for_mediapipe
 _SEED = 20  # of the input of latency measurements; any number, but always the same
 
+Alive = Callable[..., None]
+"""Says that work goes on; ``at``: the file that is touched now, the culprit of a crash."""
+
+
 class _RefusedError(Exception):
     """The runtime does not take the model; the message is the runtime's."""
 
@@ -56,7 +61,7 @@ def main() -> None:
         emit(end=number, result=_result(item, functools.partial(emit, alive=number)))
 
 
-def _result(item: dict[str, Any], alive: Callable[[], None]) -> dict[str, Any]:
+def _result(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
     runtime = item["runtime"]
     try:
         name = f"{runtime} {_version(runtime)}"
@@ -89,7 +94,7 @@ def _words(error: BaseException) -> str:
 # --- detections ----------------------------------------------------------------------------
 
 
-def _detect_in_litert(item: dict[str, Any], alive: Callable[[], None]) -> dict[str, Any]:
+def _detect_in_litert(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
     from stages import detector, pixels
     from stages.failures import StageError
 
@@ -105,13 +110,15 @@ def _detect_in_litert(item: dict[str, Any], alive: Callable[[], None]) -> dict[s
     return {"detections": found}
 
 
-def _detect_in_mediapipe(item: dict[str, Any], alive: Callable[[], None]) -> dict[str, Any]:
+def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
     from stages import pixels, tflite_meta, tflite_model
 
     data = Path(item["model"]).read_bytes()
     model = tflite_model.read(data)
     metadata = tflite_meta.read(model)
-    labels = tflite_meta.labels(data, metadata) if metadata else []
+    labels: list[str] = []
+    with contextlib.suppress(ValueError):  # MediaPipe shall say it in its own words
+        labels = tflite_meta.labels(data, metadata) if metadata else []
     _, height, width, _ = model.graph.tensors[model.graph.inputs[0]].shape
     try:
         import mediapipe as mp
@@ -201,7 +208,7 @@ class _Timed(NamedTuple):
     milliseconds: list[float]
 
 
-def _time_in_litert(item: dict[str, Any], alive: Callable[[], None]) -> dict[str, Any]:
+def _time_in_litert(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
     """Round after round over all files, one inference of each: drift of the machine hits all alike.
 
     A first pass loads each file alone and sets it up; what fails there is left out with its
@@ -211,15 +218,15 @@ def _time_in_litert(item: dict[str, Any], alive: Callable[[], None]) -> dict[str
     refused: dict[str, str] = {}
     interpreter_class = _interpreter_class()
     for path in item["models"]:
-        alive()
+        alive(at=path)
         try:
             timed[path] = _Timed(_ready(interpreter_class, Path(path), item["threads"]), [])
         except Exception as error:
             refused[path] = _words(error)
     for _ in range(item["warmup"]):
-        for each in timed.values():
+        for path, each in timed.items():
+            alive(at=path)
             each.interpreter.invoke()
-            alive()
     end = time.monotonic() + item["seconds"] if item["seconds"] is not None else None
     done = 0
     while timed and (done < item["runs"] if end is None else done < 1 or time.monotonic() < end):
@@ -273,7 +280,7 @@ def _ready(interpreter_class: Any, path: Path, threads: int) -> Any:
     return interpreter
 
 
-_TASKS: dict[tuple[str, str], Callable[[dict[str, Any], Callable[[], None]], dict[str, Any]]] = {
+_TASKS: dict[tuple[str, str], Callable[[dict[str, Any], Alive], dict[str, Any]]] = {
     ("detect", LITERT): _detect_in_litert,
     ("detect", MEDIAPIPE): _detect_in_mediapipe,
     ("time", LITERT): _time_in_litert,

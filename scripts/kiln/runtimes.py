@@ -205,7 +205,7 @@ def _judge(
         verb = "did not answer" if outcome.code == "timeout" else "did not survive the model"
         return _failed(runtime, {}, f"{title} {verb}", outcome.code, "detections", outcome.reason)
     if "missing" in outcome:
-        summary = f"{outcome['missing']} is not installed ({outside.HOW_TO_INSTALL})"
+        summary = f"{outcome['missing']} is not installed (`make runtimes` installs it)"
         return _gate(runtime, "skipped", summary)
     name, version = outcome["runtime"].split(" ", 1)
     figures = {"runtime": name, "version": version, "images": len(expected)}

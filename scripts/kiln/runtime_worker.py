@@ -11,8 +11,12 @@ the file it is about), ``{"end": N,
 "result": {...}}``. Whatever libraries print goes to standard error.
 
 A result is ``{"runtime": name and version, ...}`` with ``detections`` or ``times``, or else one
-of ``missing`` (the distribution to install), ``refused`` (the runtime's own words; of the model)
-and ``failed`` (anything else, in words).
+of ``missing`` (the distribution to install), ``unsafe`` (why it must not be run here), ``refused``
+(the runtime's own words; of the model) and ``failed`` (anything else, in words).
+
+The process has no network: MediaPipe sends "metrics about the performance and utilization of the
+APIs" to its maker and has no switch against it, and nobody who builds a model was asked. Where the
+kernel cannot be told so, MediaPipe is not loaded.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ import contextlib
 import functools
 import json
 import os
+import platform
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -54,10 +61,14 @@ def main() -> None:
         answers.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
         answers.flush()
 
+    open_reason = _cut_off()
     request = json.loads(sys.stdin.buffer.read())
     sys.path.insert(0, request["stages"])
     for number, item in enumerate(request["items"]):
         emit(begin=number)
+        if open_reason and item["runtime"] == MEDIAPIPE:
+            emit(end=number, result={"unsafe": open_reason})
+            continue
         emit(end=number, result=_result(item, functools.partial(emit, alive=number)))
 
 
@@ -89,6 +100,58 @@ def _version(distribution: str) -> str:
 def _words(error: BaseException) -> str:
     """An exception as one line."""
     return " ".join(str(getattr(error, "message", error)).split()) or type(error).__name__
+
+
+# --- no network ----------------------------------------------------------------------------
+
+_SOCKET_CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+"""By machine: ``AUDIT_ARCH_*`` of <linux/audit.h> and the number of socket(2)."""
+
+_SET_NO_NEW_PRIVS, _SET_SECCOMP, _MODE_FILTER = 38, 22, 2  # <linux/prctl.h>, <linux/seccomp.h>
+_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # <linux/bpf_common.h>
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
+_ALLOW, _ERRNO, _EACCES = 0x7FFF0000, 0x00050000, 13
+
+
+def _cut_off() -> str:
+    """Let socket(2) fail for anything but local sockets, in this process and all that it starts.
+
+    A seccomp filter needs no rights and no namespace, which systems often reserve.
+
+    Returns:
+        Why that could not be done, or "" where it is.
+    """
+    import ctypes
+
+    machine = platform.machine()
+    if sys.platform != "linux" or machine not in _SOCKET_CALLS:
+        return f"{sys.platform} on {machine} cannot be told to keep it off the network"
+    architecture, number = _SOCKET_CALLS[machine]
+    steps = [  # code, steps to skip if equal, if not, operand
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_JUMP_IF_EQUAL, 0, 4, architecture),
+        (_LOAD, 0, 0, _NUMBER),
+        (_JUMP_IF_EQUAL, 0, 2, number),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_JUMP_IF_EQUAL, 0, 1, socket.AF_UNIX),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _ERRNO | _EACCES),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    program = struct.pack("@HP", len(steps), ctypes.addressof(code))  # struct sock_fprog
+    libc = ctypes.CDLL(None, use_errno=True)
+    zero = ctypes.c_ulong(0)
+    done = libc.prctl(_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero) == 0 and (
+        libc.prctl(_SET_SECCOMP, ctypes.c_ulong(_MODE_FILTER), program, zero, zero) == 0
+    )
+    if not done:
+        error = os.strerror(ctypes.get_errno())
+        return f"the kernel does not let it be kept off the network ({error})"
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    except PermissionError:
+        return ""
+    return "the kernel was told to keep it off the network and does not"
 
 
 # --- detections ----------------------------------------------------------------------------

@@ -207,6 +207,9 @@ def _judge(
     if "missing" in outcome:
         summary = f"{outcome['missing']} is not installed (`make runtimes` installs it)"
         return _gate(runtime, "skipped", summary)
+    if "unsafe" in outcome:
+        summary = f"skipped: {title} sends usage metrics to its maker, and here {outcome['unsafe']}"
+        return _gate(runtime, "skipped", summary)
     name, version = outcome["runtime"].split(" ", 1)
     figures = {"runtime": name, "version": version, "images": len(expected)}
     for code, verb in (("refused", "refuses the model"), ("failed", "could not run the model")):

@@ -222,6 +222,45 @@ def test_a_hang_is_ended(check: Check, tmp_path: Path, monkeypatch: pytest.Monke
     assert not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] in "ZX"
 
 
+def test_the_process_has_no_network(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A module that tries what a library of telemetry would, also in a process that it starts.
+    attempt = (
+        "import socket\n"
+        "for family in (socket.AF_INET, socket.AF_INET6):\n"
+        "    try:\n"
+        "        socket.socket(family, socket.SOCK_STREAM)\n"
+        "        raise SystemExit('has a socket')\n"
+        "    except PermissionError:\n"
+        "        pass\n"
+        "socket.socketpair()\n"
+    )
+    code = (
+        f"import subprocess, sys\nattempt = {attempt!r}\nexec(attempt)\n"
+        "subprocess.run([sys.executable, '-S', '-c', attempt], check=True)\n"
+        "raise ImportError('all attempts failed')\n"
+    )
+    runtime_pythons.use(monkeypatch, runtime_pythons.with_module(tmp_path, "mediapipe", code))
+    gate = check(toys(TOYS[0]))[TOYS[0]]["runtime-mediapipe"]
+    assert "all attempts failed" in gate["summary"]
+
+
+def test_without_a_way_to_cut_it_off_mediapipe_is_not_loaded(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A machine whose system calls the worker does not know.
+    code = "raise ImportError('loaded all the same')\n"
+    python = runtime_pythons.with_module(tmp_path, "mediapipe", code)
+    strange = "import platform\nplatform.machine = lambda: 'riscv64'\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(strange)
+    runtime_pythons.use(monkeypatch, python)
+    gates = check(toys(TOYS[0]))[TOYS[0]]
+    assert gates["runtime-litert"]["status"] == "passed"
+    assert gates["runtime-mediapipe"]["status"] == "skipped"
+    assert "riscv64 cannot be told" in gates["runtime-mediapipe"]["summary"]
+
+
 def test_an_import_that_fails(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,8 +145,9 @@ def _times(
     while left:
         (outcome,) = outside.run([{**item, "models": list(left)}], silence=silence)
         if not isinstance(outcome, outside.Died):
-            if "missing" in outcome or "failed" in outcome:
-                reason = outcome.get("failed", "it is not there")
+            if "times" not in outcome:
+                words = [outcome[name] for name in ("unimportable", "failed") if name in outcome]
+                reason = words[0] if words else "it is not there"
                 raise UsageError(
                     f"Latencies are measured in {LITERT}, which cannot be used: {reason}.",
                     "`make runtimes` installs it.",

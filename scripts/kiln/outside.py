@@ -118,7 +118,10 @@ def _one_process(items: Sequence[Mapping[str, Any]], silence: float) -> list[Out
                 at = "" if "begin" in message else message.get("at", at)
                 if "end" in message:
                     results.append(message["result"])
-            process.wait(silence)
+                if len(results) == len(items):
+                    break  # how it goes down, and whether it does, is of no interest
+            else:
+                process.wait(silence)
             died = None
         except (TimeoutError, subprocess.TimeoutExpired):
             died = Died("timeout", f"it gave no sign of life for {silence:g} s and was ended")

@@ -11,8 +11,9 @@ the file it is about), ``{"end": N,
 "result": {...}}``. Whatever libraries print goes to standard error.
 
 A result is ``{"runtime": name and version, ...}`` with ``detections`` or ``times``, or else one
-of ``missing`` (the distribution to install), ``unsafe`` (why it must not be run here), ``refused``
-(the runtime's own words; of the model) and ``failed`` (anything else, in words).
+of ``missing`` (the distribution to install), ``unimportable`` (what it lacks), ``unsafe`` (why it
+must not be run here), ``refused`` (the runtime's own words; of the model) and ``failed`` (anything
+else, in words).
 
 The process has no network: MediaPipe sends "metrics about the performance and utilization of the
 APIs" to its maker and has no switch against it, and nobody who builds a model was asked. Where the
@@ -48,6 +49,10 @@ class _RefusedError(Exception):
     """The runtime does not take the model; the message is the runtime's."""
 
 
+class _UnimportableError(Exception):
+    """The runtime is installed but lacks something; the message says what."""
+
+
 class _MissingError(Exception):
     """The runtime is not installed; the message is the distribution's name."""
 
@@ -80,8 +85,8 @@ def _result(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
         return {"missing": runtime}
     try:
         return {"runtime": name, **_TASKS[item["task"], runtime](item, alive)}
-    except _MissingError as error:
-        return {"runtime": name, "missing": str(error)}
+    except _UnimportableError as error:
+        return {"runtime": name, "unimportable": str(error)}
     except _RefusedError as error:
         return {"runtime": name, "refused": str(error)}
     except Exception as error:
@@ -189,7 +194,7 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
         from mediapipe.tasks.python.vision import ObjectDetector, ObjectDetectorOptions
     except ImportError as error:
         # Its own imports fail, too, where a system library lacks.
-        raise RuntimeError(f"it cannot be imported: {_words(error)}") from error
+        raise _UnimportableError(_words(error)) from error
     try:
         detector = ObjectDetector.create_from_options(
             ObjectDetectorOptions(
@@ -309,7 +314,7 @@ def _interpreter_class() -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise RuntimeError(f"it cannot be imported: {_words(error)}") from error
+        raise _UnimportableError(_words(error)) from error
     return Interpreter
 
 

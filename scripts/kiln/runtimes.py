@@ -211,6 +211,12 @@ def _judge(
         summary = f"skipped: {title} sends usage metrics to its maker, and here {outcome['unsafe']}"
         return _gate(runtime, "skipped", summary)
     name, version = outcome["runtime"].split(" ", 1)
+    if "unimportable" in outcome:  # a fault of this machine, not of the artefact
+        summary = (
+            f"skipped: {title} {version} cannot be loaded: {outcome['unimportable']} (install what "
+            "it lacks; `make runtimes` installs its packages)"
+        )
+        return _gate(runtime, "skipped", summary)
     figures = {"runtime": name, "version": version, "images": len(expected)}
     for code, verb in (("refused", "refuses the model"), ("failed", "could not run the model")):
         if code in outcome:

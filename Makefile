@@ -45,7 +45,7 @@ $(VENV)/.dev: $(VENV)/.run scripts/requirements-dev.lock
 $(RUNTIMES)/.installed: scripts/requirements-runtimes.lock
 	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
 	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock"
-	@test -x $(RUNTIMES)/bin/python || $(PYTHON) -m venv $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
+	@$(PYTHON) -m venv --clear $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
 	@$(RUNTIMES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements-runtimes.lock
 	@touch $@
 

@@ -18,4 +18,7 @@ lock() { # OUT ARGUMENTS... (more requirements on standard input)
 build='setuptools>=77'
 echo "$build" | lock scripts/requirements.lock pyproject.toml -
 echo "$build" | lock scripts/requirements-dev.lock pyproject.toml - --extra dev
-lock scripts/requirements-runtimes.lock --group pyproject.toml:runtimes
+# MediaPipe asks for the OpenCV with windows, which needs libraries of a desktop; the group in
+# pyproject.toml names the one without.
+lock scripts/requirements-runtimes.lock --group pyproject.toml:runtimes \
+    --no-emit-package opencv-contrib-python

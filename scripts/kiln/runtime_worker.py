@@ -192,8 +192,7 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
         import mediapipe as mp
         from mediapipe.tasks.python.core.base_options import BaseOptions
         from mediapipe.tasks.python.vision import ObjectDetector, ObjectDetectorOptions
-    except ImportError as error:
-        # Its own imports fail, too, where a system library lacks.
+    except (ImportError, OSError) as error:  # OSError: a system library that lacks
         raise _UnimportableError(_words(error)) from error
     try:
         detector = ObjectDetector.create_from_options(
@@ -203,8 +202,11 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
                 max_results=-1,
             )
         )
-    # By the reason it is a ValueError, a RuntimeError, NotImplementedError or FileNotFoundError.
+    # By the reason it is a ValueError, a RuntimeError, NotImplementedError or FileNotFoundError;
+    # a plain OSError is its native part, loaded only now, which lacks a system library.
     except Exception as error:
+        if type(error) is OSError:
+            raise _UnimportableError(_words(error)) from error
         raise _RefusedError(_words(error)) from error
     found = {}
     with detector:

@@ -213,8 +213,8 @@ def _judge(
     name, version = outcome["runtime"].split(" ", 1)
     if "unimportable" in outcome:  # a fault of this machine, not of the artefact
         summary = (
-            f"skipped: {title} {version} cannot be loaded: {outcome['unimportable']} (install what "
-            "it lacks; `make runtimes` installs its packages)"
+            f"skipped: {title} {version} cannot be loaded: {outcome['unimportable']} (MediaPipe "
+            "needs Debian's and Ubuntu's libegl1 and libgles2; `make runtimes` installs the rest)"
         )
         return _gate(runtime, "skipped", summary)
     figures = {"runtime": name, "version": version, "images": len(expected)}

@@ -261,10 +261,25 @@ def test_without_a_way_to_cut_it_off_mediapipe_is_not_loaded(
     assert "riscv64 cannot be told" in gates["runtime-mediapipe"]["summary"]
 
 
-def test_an_import_that_fails(
-    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("loaded", ["ImportError at import", "OSError at import", "later"])
+def test_a_system_library_that_lacks(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: str
 ) -> None:
-    code = "raise ImportError('libGL.so.1: no such file')\n"
+    kind = "OSError" if loaded == "later" else loaded.split()[0]
+    code = f"raise {kind}('libGL.so.1: no such file')\n"
+    if loaded == "later":
+        # Modules as far as they are asked for, whose detector cannot load its native part.
+        code = (
+            "import sys, types\n"
+            "class Any:\n"
+            "    def __init__(self, **_): pass\n"
+            "    @classmethod\n"
+            f"    def create_from_options(cls, options): {code}"
+            "for name in ('tasks', 'tasks.python', 'tasks.python.core', 'tasks.python.vision',\n"
+            "             'tasks.python.core.base_options'):\n"
+            "    module = sys.modules['mediapipe.' + name] = types.ModuleType(name)\n"
+            "    module.BaseOptions = module.ObjectDetector = module.ObjectDetectorOptions = Any\n"
+        )
     runtime_pythons.use(monkeypatch, runtime_pythons.with_module(tmp_path, "mediapipe", code))
     gate = check(toys(TOYS[0]))[TOYS[0]]["runtime-mediapipe"]
     assert gate["status"] == "skipped"  # the artefact is not to blame

@@ -11,6 +11,7 @@ OUT ?= trained
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
+RUNTIMES := .venv-runtimes
 KILN := $(VENV)/bin/kiln
 
 .PHONY: help
@@ -20,7 +21,9 @@ help: ## list the targets
 .PHONY: env
 env: $(VENV)/.run ## the driver's Python environment in .venv
 .PHONY: dev
-dev: $(VENV)/.dev ## the same with what tests need
+dev: $(VENV)/.dev $(RUNTIMES)/.installed ## the same with what tests need
+.PHONY: runtimes
+runtimes: $(RUNTIMES)/.installed ## LiteRT and MediaPipe outside the images, in .venv-runtimes (0.6 GB)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
@@ -35,6 +38,15 @@ $(VENV)/.run: $(VENV)/bin/python scripts/requirements.lock pyproject.toml
 $(VENV)/.dev: $(VENV)/.run scripts/requirements-dev.lock
 	@echo "env: installing the locked test requirements"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements-dev.lock
+	@touch $@
+
+# An environment of its own: what MediaPipe pins and pulls in (OpenCV, matplotlib) stays away from
+# the driver's.
+$(RUNTIMES)/.installed: scripts/requirements-runtimes.lock
+	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
+	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock"
+	@$(PYTHON) -m venv --clear $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
+	@$(RUNTIMES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements-runtimes.lock
 	@touch $@
 
 .PHONY: engine

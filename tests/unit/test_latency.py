@@ -223,6 +223,7 @@ def test_save(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     signed = tmp_path / "signed"
     for folder in dist.iterdir():
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        files["conversion.json"] = b"{}"
         release.publish(signed, folder.name, files, key)
     text, error = command("--dist", signed, *FAST, "--save")
     assert error is None and str(signed / "latency.json") in text

@@ -57,11 +57,11 @@ def made(
         (photos / name).write_bytes((images_folder / name).read_bytes())
     (place / "labels.pbtxt").write_text(LABEL_MAP)
     wanted = []
-    for number, (name, family) in enumerate(FAMILIES.items()):
+    for name, family in FAMILIES.items():
         config = place / f"{name}.config"
         config.write_text(family.config)
         given = {"pipeline_config": config, "images": photos}
-        params = {"seed": number, "number": 7, "stand_out": MOST}
+        params = {"seed": family.seed, "number": 7, "stand_out": MOST}
         wanted += [
             Wanted(name, "make_checkpoint", params, given),
             Wanted(

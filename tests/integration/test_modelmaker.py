@@ -427,12 +427,12 @@ def test_converted_without_a_recipe(
     images_folder: Path,
     tmp_path: Path,
 ) -> None:
-    """``kiln convert`` of what Model Maker's training leaves: the weights of every other kind."""
+    """``kiln convert`` of automl's own checkpoint, which holds the weights of every other kind."""
     labels = tmp_path / "labels.pbtxt"
     labels.write_text("".join(f"item {{ id: {n} name: 'thing {n}' }}\n" for n in range(1, 6)))
     kiln = session_kiln.but(dist=tmp_path / "release")
     options = ["--label-map", labels, "--model-maker", SPEC, "--image-size", "128x128"]
-    given = ["--checkpoint", folder("weights/training"), "--name", "lite", "--variant", "float32"]
+    given = ["--checkpoint", folder("weights/tf1-ema"), "--name", "lite", "--variant", "float32"]
     kiln("convert", *given, *options, "-o", kiln.dist).ok()
     assert kiln("verify", kiln.dist).code == 0
     model = detector.load(kiln.dist / "lite" / "lite_float32.tflite")

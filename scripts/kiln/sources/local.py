@@ -29,6 +29,7 @@ _REMEDY = (
     "Name the folder that a training wrote its ckpt-N.index and ckpt-N.data-… files to, or one "
     "of its checkpoints, such as training/ckpt-7."
 )
+_INCOMPLETE = "Copy all of its files again, or name another checkpoint of the training."
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,11 @@ def find(path: Path, *, tf1: bool = False) -> Checkpoint:
     if path.is_dir():
         readable(path)
         _refuse_other_folders(path)
-        with told_by_stages(f"{path}: "):
-            prefix: Path = stage_module("checkpoint_files").find_checkpoint(path)
+        try:
+            with told_by_stages(f"{path}: "):
+                prefix: Path = stage_module("checkpoint_files").find_checkpoint(path)
+        except CheckpointError as error:  # it speaks of archives, which there is none of
+            raise CheckpointError(error.message, _INCOMPLETE) from None
     elif _with(path, _INDEX).is_file():
         prefix = path
     else:
@@ -193,10 +197,7 @@ def _whole(prefix: Path) -> tuple[Path, ...]:
         problem = f"{prefix.name}{missing[0]} is missing"
     else:
         return (*(shards[name] for name in wanted), index)
-    raise CheckpointError(
-        f"The checkpoint {prefix} is not whole: {problem}.",
-        "Copy all of its files again, or name another checkpoint of the training.",
-    )
+    raise CheckpointError(f"The checkpoint {prefix} is not complete: {problem}.", _INCOMPLETE)
 
 
 def _check_pins(

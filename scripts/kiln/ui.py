@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+#: Stages that end before anybody wonders what is going on: their beginning is not worth a line.
+_QUICK = ("annotate", "check", "previews", "task-library")
+
 
 class JsonReporter:
     """One JSON object per line on standard output, flushed at once."""
@@ -141,7 +144,7 @@ class TextReporter:
             self._line(f"{model}: {id} in {fields['seconds']:.1f} s, peak {peak:.0f} MiB")
             self._bar(model, id)
         elif state == "started":
-            if self._progress is None:
+            if self._progress is None and not id.startswith(_QUICK):
                 self._line(f"{model}: {id} ...")
             self._bar(model, id)
         elif state == "warning":

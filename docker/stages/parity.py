@@ -51,10 +51,10 @@ class Limits:
 LIMITS = {
     "float32": Limits(score_difference=0.001, iou=0.99, unmatched=0.02, agreement=0.99),
     "float16": Limits(score_difference=0.02, iou=0.95, unmatched=0.05, agreement=0.97),
-    "dynamic": Limits(score_difference=0.15, iou=0.75, unmatched=0.2, agreement=0.85),
-    "int8": Limits(score_difference=0.3, iou=0.6, unmatched=0.34, agreement=0.7),
+    "dynamic": Limits(score_difference=0.25, iou=0.6, unmatched=0.25, agreement=0.8),
+    "int8": Limits(score_difference=0.4, iou=0.5, unmatched=0.35, agreement=0.7),
     # Somebody else's conversion, of whatever kind.
-    "prebuilt": Limits(score_difference=0.3, iou=0.6, unmatched=0.34, agreement=0.6),
+    "prebuilt": Limits(score_difference=0.4, iou=0.5, unmatched=0.35, agreement=0.6),
 }
 """By variant. Measured on three trained models and eight families of random ones, the worst
 figures lie well inside; see ``docs/checks.md``. The recipe's ``[check.limits]`` replaces them."""

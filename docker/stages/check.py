@@ -194,7 +194,7 @@ def _behaviour(
             trained,
         ]
     limits = parity.LIMITS[params["variant"]].changed(params["limits"])
-    same = parity.examine(source, found, limits, threshold)
+    same = parity.examine(source, found, limits, threshold, model.capacity)
     least = parity.threshold(source, threshold)
     telling = {name: images[name] for name in _telling(source, least)}
     if same.problems and telling:

@@ -73,6 +73,7 @@ class Detector:
         width: of the input, in pixels.
         input_type: ``float32`` or ``uint8``.
         input_quantization: of the input; None for a float one.
+        capacity: how many detections an answer has room for; None: the graph does not tell.
         runtime: name and version of the interpreter.
 
     Raises:
@@ -111,6 +112,8 @@ class Detector:
         self._box = box
         self._interpreter, self.runtime = make_interpreter(data, reference_kernels)
         self._details = self._interpreter.get_output_details()
+        scores = self._details[self._positions[tflite_meta.SCORE]]["shape"]
+        self.capacity: Optional[int] = int(scores[-1]) if len(scores) else None
 
     @property
     def score_threshold(self) -> Optional[float]:

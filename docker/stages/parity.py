@@ -83,7 +83,13 @@ def agreement(source: Detections, found: Detections, least: float) -> float:
     return shared / total if total else 0.0
 
 
-def examine(source: Detections, found: Detections, limits: Limits, score_threshold: float) -> Gate:
+def examine(
+    source: Detections,
+    found: Detections,
+    limits: Limits,
+    score_threshold: float,
+    capacity: Optional[int] = None,
+) -> Gate:
     """The gate's result.
 
     Args:
@@ -91,15 +97,17 @@ def examine(source: Detections, found: Detections, limits: Limits, score_thresho
         found: what the artefact finds, in the same images.
         limits: what is allowed.
         score_threshold: as the recipe wants it; see :func:`threshold`.
+        capacity: how many detections both have room for in an image; None: as many as there are.
     """
     gate = Gate(NAME)
     least = threshold(source, score_threshold)
-    compared = [
-        compare.compare(list(items), list(found.get(name, ())), least)
-        for name, items in source.items()
-    ]
+    compared, kept, other = [], {}, {}
+    for name, items in source.items():
+        pair = _without_cut(items, found.get(name, ()), capacity, limits.score_difference, least)
+        kept[name], other[name] = pair
+        compared.append(compare.compare(*pair, least))
     figures = compare.together(compared)
-    agreed = agreement(source, found, least)
+    agreed = agreement(kept, other, least)
     gate.figures.update(figures, agreement=round(agreed, 6), score_threshold=round(least, 6))
     count = figures["pairs"] + figures["missed"] + figures["extra"]
     if not count:
@@ -117,6 +125,34 @@ def examine(source: Detections, found: Detections, limits: Limits, score_thresho
     if least < score_threshold:
         gate.summary += f"; compared down to a score of {least:.2g}: none reaches more"
     return gate
+
+
+def _without_cut(
+    items: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, Any]],
+    capacity: Optional[int],
+    margin: float,
+    least: float,
+) -> tuple[list[Any], list[Any]]:
+    """Both lists without detections whose counterparts were cut off.
+
+    A list that is full ends where room ends. In a crowded scene the scores around that end lie
+    close together, and the smallest difference decides which ones are still in it: what lies less
+    than ``margin`` above the end of the other side's full list may miss its counterpart there.
+    """
+    lists = ([*items], [*found])
+    pairs = matching.match(*lists)
+    paired = ({pair.left for pair in pairs}, {pair.right for pair in pairs})
+    result = []
+    for own, taken, other in zip(lists, paired, reversed(lists)):
+        full = capacity is not None and len(other) >= capacity
+        end = min((item["score"] for item in other), default=0.0) + margin if full else 0.0
+        # A list that ends in faint detections was not cut short of anything that counts.
+        cut = end if end - margin >= _HEARD * least else 0.0
+        result.append(
+            [item for position, item in enumerate(own) if position in taken or item["score"] >= cut]
+        )
+    return result[0], result[1]
 
 
 def _hold(

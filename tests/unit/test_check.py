@@ -241,6 +241,28 @@ def test_a_model_that_finds_nothing_proves_nothing() -> None:
     assert [problem.code for problem in gate.problems] == ["nothing-found"]
 
 
+def crowd(*scores: float) -> list[dict[str, Any]]:
+    """Objects far from each other, one a class."""
+    return [thing(score, number, number / 4) for number, score in enumerate(scores, 1)]
+
+
+def test_what_a_full_list_cut_off_is_not_missed() -> None:
+    one, other = crowd(0.9, 0.8, 0.71, 0.70), crowd(0.9, 0.8, 0.70, 0.71)
+    full = {"a": one[:3]}, {"a": [*other[:2], other[3]]}
+    limits = parity.LIMITS["dynamic"]
+    assert parity.examine(*full, limits, 0.3, capacity=3).status == "passed"
+    assert parity.examine(*full, limits, 0.3, capacity=4).status == "failed"  # there was room
+    far = {"a": one[:3]}, {"a": one[1:]}
+    assert parity.examine(*far, STRICT, 0.3, capacity=3).status == "failed"  # 0.9 is far from 0.7
+
+
+def test_a_list_full_of_noise_was_not_cut_short() -> None:
+    source = {"a": crowd(0.9, 0.5, 0.02)}
+    found = {"a": [crowd(0.9)[0], *crowd(0, 0, 0, 0.02, 0.02)[3:]]}
+    gate = parity.examine(source, found, parity.LIMITS["dynamic"], 0.3, capacity=3)
+    assert gate.figures["missed"] == 1
+
+
 def test_limits_can_be_changed_one_by_one() -> None:
     found = {"a": [thing(0.8)]}
     limits = STRICT.changed({"score_difference": 0.2, "iou": None, "agreement": 0.5})

@@ -94,6 +94,10 @@ test: dev lint ## everything CI runs; without an engine the integration tests ar
 	@scripts/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
 	@$(VENV)/bin/pytest -q
 
+.PHONY: test-tools
+test-tools: ## a browser and MediaPipe's system libraries, for the tests that need them (root, Debian or Ubuntu)
+	@scripts/test-tools.sh
+
 .PHONY: picture
 picture: dev ## draw docs/detections.png from the sample's artefacts in dist/
 	@$(VENV)/bin/python scripts/picture.py --dist $(DIST)

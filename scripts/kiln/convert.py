@@ -20,7 +20,16 @@ from kiln import pipeline_text
 from kiln.digest import sha256_file
 from kiln.errors import ImageSetError, UsageError
 from kiln.recipe import Allowance, Architecture, LiteSpec, Variant
-from kiln.sources.local import CONFIG, Checkpoint, check_labels, chosen, find, find_config, readable
+from kiln.sources.local import (
+    CONFIG,
+    Checkpoint,
+    check_labels,
+    chosen,
+    find,
+    find_config,
+    readable,
+    reading,
+)
 from kiln.sources.model import IMAGE_SUFFIXES
 
 #: What is made when the command line names no variant; int8 needs images to measure on.
@@ -96,6 +105,7 @@ class Arguments:
     pins: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
+@reading()
 def settle(
     given: Given, *, folder: Path | None = None, pin: bool = False
 ) -> tuple[Arguments, tuple[str, ...]]:
@@ -194,10 +204,16 @@ def recipe_text(arguments: Arguments) -> str:
         lines.append(f"allow = {_strings(it.allow)}")
     if it.spec is not None:
         lines += ["", "[efficientdet]", f"spec = {_string(it.spec)}"]
+    lines += (
+        ["", "[source]"]
+        if it.pins
+        else [
+            "",
+            "# A folder stands for the checkpoint that TensorFlow's state file names in it.",
+            "[source]",
+        ]
+    )
     lines += [
-        "",
-        "# A folder stands for the checkpoint that TensorFlow's state file names in it.",
-        "[source]",
         'kind = "local"',
         f"checkpoint = {_path(it, it.checkpoint)}",
     ]

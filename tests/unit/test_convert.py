@@ -396,6 +396,12 @@ def test_init_where_nothing_can_be_written(kiln, training: Path) -> None:  # typ
         (("--label-map", "absent.pbtxt"), 16, "absent.pbtxt"),
         (("-o", "thesis"), 2, "thesis.tex"),
         (("-o", "thesis/thesis.tex"), 2, "is not a folder"),
+        # What the system refuses to look at, whoever asks.
+        (("--checkpoint", "x" * 300), 15, "cannot be read: File name too long"),
+        (("--label-map", "x" * 300), 15, "cannot be read: File name too long"),
+        (("--pipeline-config", "x" * 300), 15, "cannot be read: File name too long"),
+        (("--calibration", "x" * 300), 15, "cannot be read: File name too long"),
+        (("-o", "x" * 300), 15, "cannot be read: File name too long"),
     ],
 )
 def test_convert_refuses(  # type: ignore[no-untyped-def]

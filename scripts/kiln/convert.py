@@ -141,7 +141,7 @@ def settle(
         architecture, classes = pipeline.architecture, pipeline.num_classes
     check_labels(given.label_map, classes)
     checkpoint = find(given_checkpoint, tf1=given.spec is not None)
-    if checkpoint.others:
+    if checkpoint.others and given_checkpoint.is_dir():
         notes.append(chosen(checkpoint))
     calibration = given.calibration
     for images in (given.calibration, given.images):
@@ -163,7 +163,8 @@ def settle(
         author=given.author or "unknown",
         version=given.version or "1",
         architecture=_one_of(architecture, Architecture),
-        checkpoint=checkpoint.prefix if pin else given_checkpoint,
+        # What is built at once is what was told; a recipe without pins follows the training.
+        checkpoint=checkpoint.prefix if pin or folder is None else given_checkpoint,
         label_map=given.label_map,
         variants=variants,
         pipeline_config=config,

@@ -86,8 +86,9 @@ def local_files(
         config = find_config(recipe.resolve(source.pipeline_config))
         pipeline = pipeline_text.read(config)
         check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
-    checkpoint = find(recipe.resolve(source.checkpoint), tf1=recipe.image == "modelmaker")
-    if on_note and checkpoint.others:
+    place = recipe.resolve(source.checkpoint)
+    checkpoint = find(place, tf1=recipe.image == "modelmaker")
+    if on_note and checkpoint.others and place.is_dir():
         on_note(f"{recipe.name}: {chosen(checkpoint)}")
     found = {path.name: path for path in checkpoint.files}
     if config is not None:

@@ -20,7 +20,16 @@ from kiln import pipeline_text
 from kiln.digest import sha256_file
 from kiln.errors import ImageSetError, UsageError
 from kiln.recipe import Allowance, Architecture, LiteSpec, Variant
-from kiln.sources.local import CONFIG, Checkpoint, check_labels, chosen, find, find_config, readable
+from kiln.sources.local import (
+    CONFIG,
+    Checkpoint,
+    check_labels,
+    chosen,
+    find,
+    find_config,
+    readable,
+    reading,
+)
 from kiln.sources.model import IMAGE_SUFFIXES
 
 #: What is made when the command line names no variant; int8 needs images to measure on.
@@ -96,6 +105,7 @@ class Arguments:
     pins: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
+@reading()
 def settle(
     given: Given, *, folder: Path | None = None, pin: bool = False
 ) -> tuple[Arguments, tuple[str, ...]]:
@@ -131,7 +141,7 @@ def settle(
         architecture, classes = pipeline.architecture, pipeline.num_classes
     check_labels(given.label_map, classes)
     checkpoint = find(given_checkpoint, tf1=given.spec is not None)
-    if checkpoint.others:
+    if checkpoint.others and given_checkpoint.is_dir():
         notes.append(chosen(checkpoint))
     calibration = given.calibration
     for images in (given.calibration, given.images):
@@ -153,7 +163,8 @@ def settle(
         author=given.author or "unknown",
         version=given.version or "1",
         architecture=_one_of(architecture, Architecture),
-        checkpoint=checkpoint.prefix if pin else given_checkpoint,
+        # What is built at once is what was told; a recipe without pins follows the training.
+        checkpoint=checkpoint.prefix if pin or folder is None else given_checkpoint,
         label_map=given.label_map,
         variants=variants,
         pipeline_config=config,
@@ -194,10 +205,16 @@ def recipe_text(arguments: Arguments) -> str:
         lines.append(f"allow = {_strings(it.allow)}")
     if it.spec is not None:
         lines += ["", "[efficientdet]", f"spec = {_string(it.spec)}"]
+    lines += (
+        ["", "[source]"]
+        if it.pins
+        else [
+            "",
+            "# A folder stands for the checkpoint that TensorFlow's state file names in it.",
+            "[source]",
+        ]
+    )
     lines += [
-        "",
-        "# A folder stands for the checkpoint that TensorFlow's state file names in it.",
-        "[source]",
         'kind = "local"',
         f"checkpoint = {_path(it, it.checkpoint)}",
     ]

@@ -5,9 +5,10 @@ Everything that can be said without TensorFlow is said here, before any image is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,24 @@ class Checkpoint:
     others: int
 
 
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Looking at a user's files, which may be anything.
+
+    Raises:
+        CheckpointError: the system refuses to say what is at a path (no permission, a name too
+            long, a loop of links).
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or 'A file'} cannot be read: {error.strerror or error}.",
+            "Check the path, who owns it and who may read it.",
+        ) from None
+
+
+@reading()
 def local_files(
     recipe: Recipe, source: LocalSource, store: Store, on_note: Callable[[str], None] | None
 ) -> tuple[dict[str, str], dict[str, Any]]:
@@ -67,8 +86,9 @@ def local_files(
         config = find_config(recipe.resolve(source.pipeline_config))
         pipeline = pipeline_text.read(config)
         check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
-    checkpoint = find(recipe.resolve(source.checkpoint), tf1=recipe.image == "modelmaker")
-    if on_note and checkpoint.others:
+    place = recipe.resolve(source.checkpoint)
+    checkpoint = find(place, tf1=recipe.image == "modelmaker")
+    if on_note and checkpoint.others and place.is_dir():
         on_note(f"{recipe.name}: {chosen(checkpoint)}")
     found = {path.name: path for path in checkpoint.files}
     if config is not None:
@@ -84,6 +104,7 @@ def local_files(
     return files, {"kind": "local", "checkpoint": checkpoint.prefix.name, "pinned": pinned}
 
 
+@reading()
 def find(path: Path, *, tf1: bool = False) -> Checkpoint:
     """The checkpoint at ``path``: a prefix, or a folder that holds one or several.
 
@@ -145,6 +166,7 @@ def find_config(path: Path) -> Path:
     return readable(config)
 
 
+@reading()
 def check_labels(path: Path, num_classes: int | None) -> None:
     """Read a label map, and hold it against the model's number of classes where that is known.
 

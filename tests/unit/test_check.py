@@ -241,6 +241,17 @@ def test_a_model_that_finds_nothing_proves_nothing() -> None:
     assert [problem.code for problem in gate.problems] == ["nothing-found"]
 
 
+def test_one_pair_in_twenty_may_be_a_neighbour() -> None:
+    places = [(0.9, number, number / 2) for number in range(1, 21)]
+    source = {"a": [thing(*place) for place in places]}
+    moved = [thing(score, kind, at + (0.1 if kind == 7 else 0.0)) for score, kind, at in places]
+    loose = parity.LIMITS["dynamic"].changed({"iou": 0.9})
+    gate = parity.examine(source, {"a": moved}, loose, 0.3)
+    assert gate.status == "passed"
+    assert gate.figures["min_iou"] == pytest.approx(0.6)  # and is told all the same
+    assert parity.examine({"a": source["a"][:19]}, {"a": moved[:19]}, loose, 0.3).problems
+
+
 def crowd(*scores: float) -> list[dict[str, Any]]:
     """Objects far from each other, one a class."""
     return [thing(score, number, number / 4) for number, score in enumerate(scores, 1)]

@@ -137,16 +137,20 @@ class Builder:
             wait([task for task in tasks if not task.cancelled()], timeout=STOP_PATIENCE)
             raise
         pool.shutdown()
-        self._refresh_front()
+        self._refresh_front(any(build.changed for build in done))
         return sorted(done, key=lambda item: models.index(item.model))
 
-    def _refresh_front(self) -> None:
-        # Imported here: a build that fails early need not pay for it.
+    def _refresh_front(self, changed: bool) -> None:
+        there = all(
+            (self.dist / name).is_file() for name in (release.PAGE_FILE, release.PAGE_SIGNATURE)
+        )
+        if not self.dist.is_dir() or (there and not changed):
+            return
+        # Imported here: a build that changes nothing need not pay for it.
         from kiln.front import refresh
 
         assert self._key is not None
-        if self.dist.is_dir():
-            refresh(self.dist, self._key)
+        refresh(self.dist, self._key)
 
     def _tell(self, event: str, **fields: Any) -> None:
         """Pass an event on; after Ctrl-C, the place where a busy thread finds out."""

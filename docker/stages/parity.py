@@ -108,7 +108,7 @@ def examine(
     least = threshold(source, score_threshold)
     compared, kept, other = [], {}, {}
     for name, items in source.items():
-        pair = _without_cut(items, found.get(name, ()), capacity, limits.score_difference, least)
+        pair = without_cut(items, found.get(name, ()), capacity, limits.score_difference, least)
         kept[name], other[name] = pair
         compared.append(compare.compare(*pair, least))
     figures = compare.together(compared)
@@ -138,7 +138,7 @@ def examine(
     return gate
 
 
-def _without_cut(
+def without_cut(
     items: Sequence[Mapping[str, Any]],
     found: Sequence[Mapping[str, Any]],
     capacity: Optional[int],

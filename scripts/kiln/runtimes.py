@@ -39,11 +39,13 @@ class Limits:
             only where it lies above the threshold by more than this.
         mean_iou: least mean intersection over union of the pairs.
         min_iou: least of any pair (0.5 is what makes a pair at all).
+        unmatched: largest share of detections that only one of the two finds.
     """
 
     score: float
     mean_iou: float
     min_iou: float
+    unmatched: float = 0.0
 
 
 # Measured on all variants of the three samples and the six sample photographs, detections with
@@ -52,10 +54,12 @@ class Limits:
 EXACT = Limits(score=0.01, mean_iou=0.99, min_iou=0.99)
 """Float arithmetic, the same input: scores differed by 0, boxes not at all."""
 
-REQUANTISED = Limits(score=0.15, mean_iou=0.9, min_iou=0.5)
+REQUANTISED = Limits(score=0.25, mean_iou=0.9, min_iou=0.5, unmatched=0.2)
 """Integer arithmetic, whose kernels round in their own ways from version to version. Dynamic:
 scores within 0.049, mean IoU from 0.966, least 0.677. int8 was equal, but against TensorFlow 2.8.4
-(EfficientDet-Lite's image): 0.099, 0.944, 0.676, and one of 0.301 without a counterpart."""
+(EfficientDet-Lite's image): 0.099, 0.944, 0.676, and one of 0.301 without a counterpart. A
+CenterNet of random weights, 20 detections an image of scores near each other: 0.215, three of 40
+without a counterpart."""
 
 ROUNDED_INPUT = Limits(score=0.05, mean_iou=0.9, min_iou=0.5)
 """Float arithmetic, but pixels (as MediaPipe wants them) are whole numbers after resizing, and
@@ -128,7 +132,7 @@ def check_outside(
     for (variant, runtime), outcome in zip(asked, outside.run(items, silence=silence), strict=True):
         limit = limits[runtime, arithmetic(models[variant])]
         gates[variant, runtime] = _judge(
-            runtime, outcome, expected[variant], score_threshold, limit
+            runtime, models[variant], outcome, expected[variant], score_threshold, limit
         )
     return {variant: [gates[variant, runtime] for runtime in GATES] for variant in models}
 
@@ -167,6 +171,20 @@ def arithmetic(path: Path) -> str:
     return "integer" if any(tensor.type in ("int8", "uint8") for tensor in stored) else "float"
 
 
+def room_of(path: Path) -> int | None:
+    """How many detections an answer has room for; None where the file does not tell."""
+    try:
+        model = stage_module("tflite_model").read(path.read_bytes())
+        metadata = stage_module("tflite_meta").read(model)
+        position = metadata.output(stage_module("tflite_meta").SCORE) if metadata else None
+    except (ValueError, OSError):
+        return None
+    if position is None or position >= len(model.graph.outputs):
+        return None
+    shape = model.graph.tensors[model.graph.outputs[position]].shape
+    return int(shape[-1]) if shape else None
+
+
 # --- verdicts ------------------------------------------------------------------------------
 
 
@@ -200,6 +218,7 @@ class _Difference:
 
 def _judge(
     runtime: str,
+    model: Path,
     outcome: outside.Outcome,
     expected: Detections,
     threshold: float,
@@ -227,7 +246,9 @@ def _judge(
         if code in outcome:
             summary = f"{title} {version} {verb}: {outcome[code]}"
             return _failed(runtime, figures, summary, code, "detections", outcome[code])
-    difference = _difference(runtime, expected, outcome["detections"], threshold, limits)
+    difference = _difference(
+        runtime, expected, outcome["detections"], threshold, limits, room_of(model)
+    )
     figures |= difference.figures()
     problems = _problems(figures, difference, threshold, limits, title)
     if problems:
@@ -248,9 +269,15 @@ def _judge(
 
 
 def _difference(
-    runtime: str, expected: Detections, found: Detections, threshold: float, limits: Limits
+    runtime: str,
+    expected: Detections,
+    found: Detections,
+    threshold: float,
+    limits: Limits,
+    room: int | None,
 ) -> _Difference:
     matching, compare = stage_module("matching"), stage_module("compare")
+    without_cut = stage_module("parity").without_cut
     total = _Difference()
     for name in expected:
         if runtime == MEDIAPIPE:
@@ -261,6 +288,7 @@ def _difference(
                 [{**item, "class_id": (item["class_id"], item["label"])} for item in items]
                 for items in (expected[name], found[name])
             )
+        left, right = without_cut(left, right, room, limits.score, threshold)
         result = compare.compare(left, right, threshold)
         total.ious += result["ious"]
         total.scores += result["score_differences"]
@@ -299,11 +327,13 @@ def _problems(
         "else (normalisation, order of the outputs, boxes, labels)"
     )
     found = []
+    unmatched = len(difference.missed) + len(difference.extra)
+    allowed = unmatched <= limits.unmatched * (figures["pairs"] + unmatched)
     for code, names, expected in (
         ("missed", difference.missed, "found"),
         ("extra", difference.extra, "not found"),
     ):
-        if names:
+        if names and not allowed:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             seen = f"{len(names)} {code}: {', '.join(names[:_SHOWN])}{more}"
             least = threshold + limits.score

@@ -4,6 +4,8 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 
 JOBS ?= 1
+# Tests at a time; files are dealt out whole.
+TESTS ?= 2
 DIST ?= dist
 SAMPLE ?= centernet_mobilenet_v2_fpn_shapes
 OUT ?= trained
@@ -92,7 +94,7 @@ unit: dev ## fast tests, no engine needed
 .PHONY: test
 test: dev lint ## everything CI runs; without an engine the integration tests are skipped, with the reason
 	@scripts/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
-	@$(VENV)/bin/pytest -q
+	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile
 
 .PHONY: test-tools
 test-tools: ## a browser and MediaPipe's system libraries, for the tests that need them (root, Debian or Ubuntu)

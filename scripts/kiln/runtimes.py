@@ -16,6 +16,7 @@ from kiln import outside
 from kiln.errors import UsageError
 from kiln.runtime_worker import LITERT, MEDIAPIPE
 from kiln.stagecode import stage_module
+from kiln.tflite.flexbuffer import decode
 
 Gate = dict[str, Any]
 """``gate``, ``status`` (passed, failed, skipped), ``summary``, ``problems``, ``figures``."""
@@ -172,17 +173,19 @@ def arithmetic(path: Path) -> str:
 
 
 def room_of(path: Path) -> int | None:
-    """How many detections an answer has room for; None where the file does not tell."""
+    """How many detections an answer has room for; None where the file does not tell.
+
+    TFLite's detection operator has it among its options, other graphs in the shape of an output.
+    """
     try:
         model = stage_module("tflite_model").read(path.read_bytes())
-        metadata = stage_module("tflite_meta").read(model)
-        position = metadata.output(stage_module("tflite_meta").SCORE) if metadata else None
-    except (ValueError, OSError):
+        for operator in model.graph.operators:
+            if operator.custom == stage_module("tflite_model").DETECTION_POSTPROCESS:
+                return int(decode(operator.options)["max_detections"])
+        shapes = [model.graph.tensors[index].shape for index in model.graph.outputs]
+    except (ValueError, OSError, KeyError, TypeError):
         return None
-    if position is None or position >= len(model.graph.outputs):
-        return None
-    shape = model.graph.tensors[model.graph.outputs[position]].shape
-    return int(shape[-1]) if shape else None
+    return next((shape[1] for shape in shapes if len(shape) == 3), None)
 
 
 # --- verdicts ------------------------------------------------------------------------------

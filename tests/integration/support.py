@@ -33,6 +33,10 @@ SAMPLES = {
     "efficientdet_lite0_shapes": 320,
 }
 VARIANTS = ("dynamic", "float32", "float16", "int8")
+#: What every release has beside its models.
+FRONT = ("SHA256SUMS", "index.html", "kiln.pub", "page.sig")
+#: What every model's folder has beside its artefacts and previews.
+RECORDS = ("checks.json", "conversion.json", "labelmap.txt", "model.sig")
 
 
 # --- kiln as a command -----------------------------------------------------------------------
@@ -153,10 +157,11 @@ class Kiln:
         return found
 
     def published(self) -> list[str]:
-        """Names of everything below dist."""
+        """Names of everything below dist but previews."""
         if not self.dist.exists():
             return []
-        return sorted(str(p.relative_to(self.dist)) for p in self.dist.rglob("*") if p.is_file())
+        found = (str(p.relative_to(self.dist)) for p in self.dist.rglob("*") if p.is_file())
+        return sorted(name for name in found if "/previews/" not in name)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from typing import Any
 from kiln.digest import key_of, tree_digest
 from kiln.engine import OWNER_LABEL, Engine
 from kiln.images.lock import Locked
+from kiln.owners import is_abandoned
 from kiln.plan import Files, Output, Plan, Step
 from kiln.recipe import Recipe
 from kiln.run import Runner
@@ -146,8 +147,9 @@ class Kiln:
         found = []
         if self.store.exists():
             store = Store(self.store)
-            found += [str(path) for path in store.tmp.iterdir()]
-            found += [str(path) for path in self.store.rglob(".*.aside")]
+            # Another process of the tests may be at work in the same store.
+            half_made = [*store.tmp.iterdir(), *self.store.rglob(".*.aside")]
+            found += [str(path) for path in half_made if is_abandoned(path)]
             found += [f"damaged blob {digest}" for digest in store.verify()]
             for path in (self.store / "results").glob("*.json"):
                 if store.get_result(path.stem) is None:

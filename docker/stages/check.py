@@ -24,7 +24,7 @@ from stages import (
     tflite_meta,
 )
 from stages.failures import StageError
-from stages.gates import Gate
+from stages.gates import SKIPPED, Gate
 from stages.normalizations import Normalization, named, three
 from stages.request import REQUIRED
 
@@ -48,13 +48,17 @@ PARAMS: dict[str, Any] = {
 
 RESULT_FILE = "check.json"
 
+NOTHING = 1.0  # a score threshold that nothing reaches
+
 _PROOF_IMAGES = 2  # that other normalisations and mistakes are tried on: the most telling ones
 _KEPT = 0.5  # detections down to this part of the threshold are written down
 _FLAT, _FLAT_SHARE = 1e-3, 0.2
 """Scores of a detector that says the same everywhere differ by less: absolutely, and as part of
 the highest (a trained one has low scores, too, where it finds nothing, but not all alike)."""
 
-_NOISE = 0.01  # of the agreement of two runs that mean the same, in quantised arithmetic
+_NOISE = {"float32": 0.001, "float16": 0.005}  # by variant; others:
+_QUANTISED_NOISE = 0.05
+"""By how much agreement with the source may differ for no reason but rounding."""
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
@@ -69,7 +73,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     it, [height, width, 3], for runtimes of the other environment, which decodes no images.
 
     Returns:
-        Facts: ``gates``: name -> status; ``score_threshold`` as compared with; ``runtime``.
+        Facts: ``gates``: name -> status; ``score_threshold`` as compared with; ``compared_from``,
+        the same for other runtimes (1 where detections cannot be told apart, so none is); and
+        ``runtime``.
 
     Raises:
         StageError: kinds ``image-set``, ``label-map``, ``stage-failed``: the check itself could
@@ -110,6 +116,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     else:
         gates.append(_ran(model, found))
         gates += _behaviour(model, images, source, found, lines, params)
+    comparable = all(gate.status != SKIPPED for gate in gates)
     least = params["score_threshold"]
     if source:
         least = parity.threshold(source, least)
@@ -124,6 +131,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     return {
         "gates": {gate.name: gate.status for gate in gates},
         "score_threshold": least,
+        "compared_from": least if comparable else NOTHING,
         "runtime": runtime,
     }
 
@@ -185,8 +193,10 @@ def _behaviour(
         _labels(model), lines, source or {}, found, params["expect"], threshold
     )
     trained = _trained(found, params["untrained"])
-    if source is None:
-        why = "there is no source model to compare with: its heads were made in the same stage"
+    why = "there is no source model to compare with: its heads were made in the same stage"
+    if source is not None:
+        why = "its scores are all alike, so which detection is which cannot be told"
+    if source is None or trained.problems:
         return [
             Gate(parity.NAME, skipped=why),
             Gate("normalization", skipped=why),
@@ -252,7 +262,7 @@ def _normalization(
         )
     gate.summary = f"{named(own)}, the model's own"
     if params["prove_normalization"] or gate.problems:
-        _prove(gate, model, images, source, least, own)
+        _prove(gate, model, images, source, least, own, params["variant"])
     return gate
 
 
@@ -282,6 +292,7 @@ def _prove(
     source: Mapping[str, Any],
     least: float,
     own: Normalization,
+    variant: str,
 ) -> None:
     """Try the others: none may fit better than the declared one."""
     wanted = {name: source[name] for name in images}
@@ -301,8 +312,7 @@ def _prove(
         gate.summary += "; the source is not met under any, which is another gate's matter"
         return
     better = agreements[best] - agreements[own]
-    # Two that differ by a pixel value cannot be told apart through quantised arithmetic.
-    if better > (_NOISE if best.difference(own) <= 1.0 else 0.0):
+    if better > _NOISE.get(variant, _QUANTISED_NOISE):
         gate.problem(
             "normalization",
             f"{named(best)}: agreement {agreements[best]:.3f} with the source",

@@ -114,8 +114,8 @@ def examine(
     figures = compare.together(compared)
     agreed = agreement(kept, other, least)
     judged = {
-        "iou": _but_the_worst([iou for one in compared for iou in one["ious"]]),
-        "score_difference": -_but_the_worst(
+        "iou": but_the_worst([iou for one in compared for iou in one["ious"]]),
+        "score_difference": -but_the_worst(
             [-size for one in compared for size in one["score_differences"]]
         ),
     }
@@ -166,7 +166,7 @@ def without_cut(
     return result[0], result[1]
 
 
-def _but_the_worst(values: Sequence[float]) -> float:
+def but_the_worst(values: Sequence[float]) -> float:
     """The least of all values but the least one in twenty; 1 where there is none."""
     ordered = sorted(values)
     return ordered[len(ordered) // _ONE_IN] if ordered else 1.0

@@ -304,7 +304,7 @@ class Builder:
             return None
         if not checks.failures(report):
             # What fails inside need not be asked outside.
-            outside = checks.outside_gates(report, plan, self.store, self._tell)
+            outside = checks.outside_gates(report, plan, results, self.store, self._tell)
             report = checks.gather(recipe, plan, results, self.store, outside)
             assert report is not None
         if checks.failures(report):

@@ -128,7 +128,11 @@ def _read(result: StageResult, store: Store) -> dict[str, Any]:
 
 
 def outside_gates(
-    report: Mapping[str, Any], plan: Plan, store: Store, on_event: Callable[..., None]
+    report: Mapping[str, Any],
+    plan: Plan,
+    results: Mapping[str, StageResult],
+    store: Store,
+    on_event: Callable[..., None],
 ) -> dict[str, list[dict[str, Any]]]:
     """Ask runtimes outside of the image (:mod:`kiln.runtimes`): variant -> gates.
 
@@ -137,12 +141,14 @@ def outside_gates(
     from kiln import outside, runtimes
 
     images = _shared_images(report)
+    least = max(results[check_id(name)].facts["compared_from"] for name in report["variants"])
     asked = {
         "artefacts": {name: entry["sha256"] for name, entry in report["variants"].items()},
         "images": {name: report["images"][name]["sha256"] for name in images},
         "expected": {name: entry["detections"] for name, entry in report["variants"].items()},
-        "score_threshold": report["score_threshold"],
+        "score_threshold": least,
         "runtimes": runtimes.installed(),
+        "code": runtimes.code_digest(),
     }
     key = key_of(asked)
     known = store.get_ref(OUTSIDE, plan.model)
@@ -158,7 +164,7 @@ def outside_gates(
             name: {image: entry["detections"][image] for image in images}
             for name, entry in report["variants"].items()
         },
-        report["score_threshold"],
+        least,
     )
     seconds = round(time.monotonic() - start, 3)
     on_event(

@@ -149,7 +149,7 @@ def _library(steps: StepList, recipe: Recipe, variant: str, artefacts: Mapping[s
             "found": Output(check_id(variant), CHECK_FILE),
             "pixels": Output(check_id(variant), "pixels"),
         },
-        {"score_threshold": Fact(check_id(variant), "score_threshold")},
+        {"score_threshold": Fact(check_id(variant), "compared_from")},
     )
 
 

@@ -51,6 +51,7 @@ RESULT_FILE = "check.json"
 NOTHING = 1.0  # a score threshold that nothing reaches
 
 _PROOF_IMAGES = 2  # that other normalisations and mistakes are tried on: the most telling ones
+_ROUNDED, _ROUNDED_SLOW = 2, 1  # images that are also run with whole pixels
 _KEPT = 0.5  # detections down to this part of the threshold are written down
 _FLAT, _FLAT_SHARE = 1e-3, 0.2
 """Scores of a detector that says the same everywhere differ by less: absolutely, and as part of
@@ -69,8 +70,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Writes ``out/check.json``: ``gates`` (a list, :meth:`stages.gates.Gate.as_json`),
     ``detections`` (by image, of the artefact) and ``source`` (by image, or null), with labels,
-    down to half of the threshold. And ``out/pixels/<image>.npy``: each image as a uint8 input gets
-    it, [height, width, 3], for runtimes of the other environment, which decodes no images.
+    down to half of the threshold. Runtimes that resize pictures themselves feed whole pixels: for
+    them, of the first images, ``rounded`` (the artefact's detections in such a picture) and
+    ``out/pixels/<image>.npy`` (the picture itself, uint8 [height, width, 3], as the environment
+    that decodes no images takes it).
 
     Returns:
         Facts: ``gates``: name -> status; ``score_threshold`` as compared with; ``compared_from``,
@@ -100,6 +103,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     emit.progress(0, len(files), "looking at the file")
     gates = [structure.examine(data, kind)]
     found: dict[str, Any] = {}
+    rounded: dict[str, Any] = {}
     runtime = ""
     try:
         model = detector.Detector(data, params["reference_kernels"])
@@ -108,7 +112,12 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         for done, (name, image) in enumerate(images.items()):
             emit.progress(done, len(files), name)
             found[name] = model.detect(image)
-            _save_pixels(out / "pixels" / f"{name}.npy", model, image)
+        count = _ROUNDED_SLOW if params["reference_kernels"] else _ROUNDED
+        for name in sorted(images)[:count]:
+            values = _rounded(model, images[name])
+            _save_pixels(out / "pixels" / f"{name}.npy", values)
+            same = model.input_type == "uint8"
+            rounded[name] = found[name] if same else model.detect(values)
     except StageError as error:
         if error.kind != "unsupported-model":
             raise
@@ -123,6 +132,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     result = {
         "gates": [gate.as_json() for gate in gates],
         "detections": _written(found, least, None),
+        "rounded": _written(rounded, least, None),
         "source": None if source is None else _written(source, least, lines),
     }
     text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -151,12 +161,16 @@ def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[dict[str, 
     return {name: found[name] for name in names}
 
 
-def _save_pixels(path: Path, model: detector.Detector, image: Any) -> None:
+def _rounded(model: detector.Detector, image: Any) -> Any:
+    """An image in the size of the input, uint8 [height, width, 3]."""
+    return pixels.to_uint8(pixels.resize_bilinear(image, model.height, model.width))
+
+
+def _save_pixels(path: Path, values: Any) -> None:
     import numpy as np
 
     path.parent.mkdir(exist_ok=True)
-    resized = pixels.resize_bilinear(image, model.height, model.width)
-    np.save(path, pixels.to_uint8(resized), allow_pickle=False)
+    np.save(path, values, allow_pickle=False)
 
 
 def _refused(error: StageError) -> Gate:

@@ -142,10 +142,19 @@ def outside_gates(
 
     images = _shared_images(report)
     least = max(results[check_id(name)].facts["compared_from"] for name in report["variants"])
+    rounded = {
+        name: {
+            image: items
+            for image, items in _read(results[check_id(name)], store)["rounded"].items()
+            if image in images
+        }
+        for name in report["variants"]
+    }
     asked = {
         "artefacts": {name: entry["sha256"] for name, entry in report["variants"].items()},
         "images": {name: report["images"][name]["sha256"] for name in images},
         "expected": {name: entry["detections"] for name, entry in report["variants"].items()},
+        "rounded": rounded,
         "score_threshold": least,
         "runtimes": runtimes.installed(),
         "code": runtimes.code_digest(),
@@ -165,6 +174,7 @@ def outside_gates(
             for name, entry in report["variants"].items()
         },
         least,
+        rounded=rounded,
     )
     seconds = round(time.monotonic() - start, 3)
     on_event(

@@ -20,9 +20,6 @@ SLOW = {("modelmaker", "dynamic"), ("modelmaker", "int8")}
 #: A detection that counts: twice the noise of the samples' images, and below every object in them.
 SCORE_THRESHOLD = 0.3
 
-#: Images shown to the Task Library: it is asked whether it reads the file as others do, no more.
-LIBRARY_IMAGES = 2
-
 CHECK_FILE = "check.json"
 
 
@@ -143,7 +140,7 @@ def _library(steps: StepList, recipe: Recipe, variant: str, artefacts: Mapping[s
     steps.add(
         library_id(variant),
         "task_library",
-        {"images": LIBRARY_IMAGES},
+        {},
         {
             "model": Output(artefacts[variant], "model.tflite"),
             "found": Output(check_id(variant), CHECK_FILE),

@@ -115,7 +115,7 @@ def find(path: Path, *, tf1: bool = False) -> Checkpoint:
             "model with it, or convert with TensorFlow 1's own tools.",
         )
     others = sum(1 for item in prefix.parent.glob(f"*{_INDEX}")) - 1
-    return Checkpoint(prefix, _whole(prefix), others)
+    return Checkpoint(prefix, whole(prefix), others)
 
 
 def chosen(checkpoint: Checkpoint) -> str:
@@ -171,8 +171,12 @@ def readable(path: Path) -> Path:
     return path.resolve()
 
 
-def _whole(prefix: Path) -> tuple[Path, ...]:
+def whole(prefix: Path, what: str = "checkpoint") -> tuple[Path, ...]:
     """The files of a checkpoint: its index and every one of its shards.
+
+    Args:
+        prefix: path without ``.index``.
+        what: it belongs to, for messages.
 
     Raises:
         CheckpointError: one is missing or empty.
@@ -194,8 +198,10 @@ def _whole(prefix: Path) -> tuple[Path, ...]:
     else:
         return (*(shards[name] for name in wanted), index)
     raise CheckpointError(
-        f"The checkpoint {prefix} is not whole: {problem}.",
-        "Copy all of its files again, or name another checkpoint of the training.",
+        f"The {what} {prefix} is not whole: {problem}.",
+        "Copy all of its files again, or name another checkpoint of the training."
+        if what == "checkpoint"
+        else "Copy the whole folder again.",
     )
 
 
@@ -275,9 +281,9 @@ def _no_prefix(path: Path) -> CheckpointError:
 def _is_saved_model(folder: Path) -> CheckpointError:
     return CheckpointError(
         f"{folder} is a SavedModel, not a checkpoint.",
-        "An exported SavedModel cannot be converted: its graph has the post-processing built in. "
-        "Name the checkpoint it was exported from; the export keeps a copy in the folder "
-        "'checkpoint' beside 'saved_model'.",
+        "Name the checkpoint it was exported from: exporter_main_v2.py keeps a copy in the folder "
+        "'checkpoint' beside 'saved_model'. Where there is nothing but a SavedModel, exported for "
+        "TFLite or by Model Maker, name it with --saved-model.",
     )
 
 

@@ -187,7 +187,7 @@ def _size(signature: Any) -> tuple[int, int]:
             for t, shape in zip(tensors, shapes)
         )
         raise _unsupported(
-            f"it takes {shown}, and not one 1 x height x width x 3 float32 image", _remedy()
+            f"it takes {shown}, and not one 1 x height x width x 3 float image", _remedy()
         )
     return shapes[0][1], shapes[0][2]
 
@@ -195,7 +195,7 @@ def _size(signature: Any) -> tuple[int, int]:
 def _type_name(number: int) -> str:
     from tensorflow.core.framework import types_pb2
 
-    return str(types_pb2.DataType.Name(number)).replace("DT_", "").lower().replace("float", "float")
+    return str(types_pb2.DataType.Name(number)).replace("DT_", "").lower()
 
 
 def _check_outputs(signature: Any, postprocess: Optional[Postprocess]) -> None:

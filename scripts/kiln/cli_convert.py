@@ -130,7 +130,7 @@ def _size(text: str) -> tuple[int, int]:
     return sides
 
 
-@click.command(short_help="Convert a model of your own, without a recipe.")
+@click.command(short_help="Convert a checkpoint of your own, without a recipe.")
 @_model_options
 @click.option("--keep-failed", is_flag=True, help="Keep what a failed stage saw and wrote.")
 @click.option(
@@ -176,7 +176,7 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
         )
 
 
-@click.command(short_help="Write the recipe of a model of your own.")
+@click.command(short_help="Write the recipe of a checkpoint of your own.")
 @_model_options
 @click.option("--no-pin", is_flag=True, help="Take whatever the files hold when it is built.")
 @click.option("--force", is_flag=True, help="Replace a recipe that is there.")

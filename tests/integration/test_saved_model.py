@@ -109,9 +109,7 @@ def test_published(
 ) -> None:
     """All gates pass, held against the SavedModel itself."""
     given = [*_of(name), *more, "--calibration", SAMPLES_DIR / images, "--variant", variant]
-    ended = _convert(shared, exports / name, *given).ok()
-    plain = name == SAMPLE
-    assert ("batch norms are folded by the converter" in ended.err) == plain
+    _convert(shared, exports / name, *given).ok()
     assert shared("verify", shared.dist).code == 0
     checks = _record(shared, name, "checks.json")
     assert checks["source"]["checkpoint"] == "saved_model"
@@ -123,7 +121,7 @@ def test_published(
     assert record["source"]["kind"] == "saved_model"
     facts = record["stages"]["export"]["facts"]
     assert facts["normalization_from"] == origin
-    assert facts["same_on_every_cpu"] is not plain
+    assert facts["same_on_every_cpu"] is (name == CENTERNET)
     assert str(exports) not in json.dumps(record)
 
 
@@ -164,7 +162,6 @@ def test_a_wrong_normalisation_is_caught(shared: Kiln, exports: Path) -> None:
     message = ended.refused(19, "mean/std 0/255 (0 to 1)")
     expected = message.partition("float32, normalization")[2].partition("expected: ")[2]
     assert expected.startswith("mean/std 127.5/127.5 (-1 to 1)")
-    assert "nothing in its graph confirms" in ended.err
     assert shared.published() == []
 
 
@@ -233,20 +230,18 @@ def test_the_bytes_of_model_makers_checkpoint(
         Wanted(
             "taken", "saved_model_checkpoint", params, {"saved_model": ("saved", "saved_model")}
         ),
-        Wanted("one", "modelmaker_export", params, {"checkpoint": ("taken", "model")}),
-        Wanted("other", "modelmaker_export", params, {"checkpoint": (LITE, "model")}),
+        Wanted("own", "modelmaker_export", params, {"checkpoint": (LITE, "model")}),
     )
     assert ran["taken"].facts == {"variables": 588, "saved_kind": "training"}
-    # What is converted is the same, to the last byte; nothing else goes into an artefact.
-    assert ran["one"].files == ran["other"].files
-    assert ran["one"].facts == ran["other"].facts
     saved = _laid_out(lite_stages, ran["saved"], "saved_model", tmp_path / "saved_model")
     given = [*_of(LITE), "--variant", "float32", "--images", SAMPLES_DIR / "shapes"]
     _convert(shared, saved, *given, "--model-maker", SPEC).ok()
     record = _record(shared, LITE, "conversion.json")
     assert record["source"]["kind"] == "saved_model"
-    made = {name: blob.sha256 for name, blob in ran["other"].files.items()}
-    assert record["stages"]["export"]["files"] == made
+    # What is converted is the same, to the last byte; nothing else goes into an artefact.
+    export = record["stages"]["export"]
+    assert export["files"] == {name: blob.sha256 for name, blob in ran["own"].files.items()}
+    assert export["facts"] == ran["own"].facts
     # Without saying whose it is, or with another spec.
     _convert(shared, saved, *given).refused(14, "--model-maker efficientdet_lite0")
     other = [*given, "--model-maker", "efficientdet_lite1"]

@@ -11,6 +11,8 @@
 Restoring is automl's ``restore_ckpt``, which by default passes over what does not fit without a
 word. So it is asked to be strict, and checked: before, that the checkpoint has every variable in
 its shape and nothing that has no place; after, that every value is there.
+
+A SavedModel of Model Maker's holds the last two kinds in its ``variables``, below ``model/``.
 """
 
 from __future__ import annotations
@@ -41,6 +43,11 @@ _REMEDY = (
 )
 
 
+_NOT_SAVED = "backbone/_head/"
+"""What a SavedModel has beyond the net: saving it builds the backbone's classifier (of images into
+ImageNet's classes), which the detector never calls, with values that nobody trained."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint of a known kind.
@@ -50,12 +57,14 @@ class Checkpoint:
         reader: of its tensors.
         kind: see above.
         root: ``model/`` where the net is the root's child ``model``, else empty.
+        saved_model: whether these are the variables of a SavedModel.
     """
 
     prefix: Path
     reader: Any
     kind: str
     root: str = ""
+    saved_model: bool = False
 
 
 def find(folder: Path) -> Checkpoint:
@@ -95,6 +104,53 @@ def find(folder: Path) -> Checkpoint:
         if parts & set(_PARTS):
             return Checkpoint(prefix, reader, "tf2", root)
     raise _foreign(prefix, children, inner)
+
+
+def of_saved_model(folder: Path) -> Checkpoint:
+    """The variables of a SavedModel that Model Maker exported.
+
+    Raises:
+        StageError: they are damaged, or none of an EfficientDet-Lite.
+    """
+    prefix = folder / "variables" / "variables"
+    model_maker.load()
+    reader = restoration.open_checkpoint(prefix)
+    children = restoration.object_children(reader)
+    inner = restoration.object_children(reader, "model")
+    # What is exported is a model that holds the net, or the net itself.
+    for root, parts in (("model/", inner), ("", children)):
+        if set(_TRAINED_PARTS) <= parts:
+            return Checkpoint(prefix, reader, "training", root, saved_model=True)
+        if parts & set(_PARTS):
+            return Checkpoint(prefix, reader, "tf2", root, saved_model=True)
+    shown = ", ".join(sorted(inner or children)[:5])
+    raise StageError(
+        "checkpoint",
+        f"The SavedModel holds no EfficientDet-Lite: its objects are {shown or 'none'}.",
+        "Give what Model Maker's ObjectDetector.export(…, export_format=ExportFormat.SAVED_MODEL)"
+        " wrote; a SavedModel of the Object Detection API is given without --model-maker.",
+    )
+
+
+def take(checkpoint: Checkpoint, net: Any) -> int:
+    """Give a net the values of a SavedModel's variables, wholly or not at all.
+
+    Args:
+        checkpoint: from :func:`of_saved_model`.
+        net: from :func:`stages.efficientdet_lite.net`.
+
+    Returns:
+        Number of the net's variables, each compared with the SavedModel.
+
+    Raises:
+        StageError: the variables do not fit; the message names some.
+    """
+    reader = checkpoint.reader
+    keys = _fitting(checkpoint, net)
+    for variable, key in keys.values():
+        variable.assign(reader.get_tensor(key))
+    restoration.check_values(keys, reader, _REMEDY)
+    return len(keys)
 
 
 def num_classes(checkpoint: Checkpoint, config: Any) -> int:
@@ -141,7 +197,8 @@ def _class_head(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     if checkpoint.kind in ("tf1", "tf1-ema"):
         head, suffix = "class_net/class-predict", _EMA if checkpoint.kind == "tf1-ema" else ""
         return head, {name: f"{head}/{name}{suffix}" for name in names}
-    head = "classes" if checkpoint.kind == "training" else f"{checkpoint.root}class_net/classes"
+    head = "classes" if checkpoint.kind == "training" else "class_net/classes"
+    head = checkpoint.root + head
     found = restoration.object_keys({f"{head}/{name}": None for name in names}, checkpoint.reader)
     return head, {name: found[f"{head}/{name}"][1] for name in names}
 
@@ -160,12 +217,7 @@ def restore(checkpoint: Checkpoint, net: Any) -> int:
         StageError: the checkpoint does not fit; the message names variables.
     """
     reader = checkpoint.reader
-    keys = _keys(checkpoint, net)
-    restoration.check_fit(keys, reader, _REMEDY)
-    unused = _unused(checkpoint, keys)
-    if unused:
-        what = f"{len(unused)} of its variables have no place in the model"
-        raise restoration.mismatch(what, unused, _REMEDY)
+    keys = _fitting(checkpoint, net)
     mm = model_maker.load()
     if checkpoint.root:
         # The one layout that restore_ckpt does not know.
@@ -176,6 +228,21 @@ def restore(checkpoint: Checkpoint, net: Any) -> int:
         mm.util_keras.restore_ckpt(net, str(checkpoint.prefix), decay, skip_mismatch=False)
     restoration.check_values(keys, reader, _REMEDY)
     return len(keys)
+
+
+def _fitting(checkpoint: Checkpoint, net: Any) -> restoration.Keys:
+    """Where the net's variables are, after making sure that both have the same ones.
+
+    Raises:
+        StageError: they do not fit; the message names variables.
+    """
+    keys = _keys(checkpoint, net)
+    restoration.check_fit(keys, checkpoint.reader, _REMEDY)
+    unused = _unused(checkpoint, keys)
+    if unused:
+        what = f"{len(unused)} of its variables have no place in the model"
+        raise restoration.mismatch(what, unused, _REMEDY)
+    return keys
 
 
 def _keys(checkpoint: Checkpoint, net: Any) -> restoration.Keys:
@@ -189,7 +256,7 @@ def _keys(checkpoint: Checkpoint, net: Any) -> restoration.Keys:
     for variable in net.weights:
         name = variable.name.rpartition(":")[0]
         if checkpoint.kind == "training":
-            key = _trained_key(name)
+            key = checkpoint.root + _trained_key(name)
         else:
             key = name + (_EMA if checkpoint.kind == "tf1-ema" else "")
         found[name] = (variable, key)
@@ -229,7 +296,10 @@ def _unused(checkpoint: Checkpoint, keys: restoration.Keys) -> list[str]:
     return sorted(
         key
         for key in shapes
-        if key.startswith(below) and ".OPTIMIZER_SLOT" not in key and key not in used
+        if key.startswith(below)
+        and ".OPTIMIZER_SLOT" not in key
+        and key not in used
+        and not (checkpoint.saved_model and key.startswith(checkpoint.root + _NOT_SAVED))
     )
 
 

@@ -20,6 +20,7 @@ from stages import (
     labelmap,
     parity,
     pixels,
+    said_normalization,
     structure,
     tflite_meta,
 )
@@ -37,6 +38,9 @@ PARAMS: dict[str, Any] = {
     "input": None,  # {"height", "width"} in pixels, as the export reports it
     "normalization": None,  # {"mean": [..], "std": [..]} that the graph wants; None: not known
     "roles": None,  # role -> output name, where the graph does not tell (adopt)
+    # Where it was only said: those tried on the source, {"mean", "std", "distance"}, nearest first
+    # (stages.saved_model_reference).
+    "normalizations": None,
     "untrained": (),  # reasons, in words, to think that the model was never trained
     "weights": None,  # how many numbers the model's variables hold
     "score_threshold": 0.3,  # detections below it are not compared
@@ -262,6 +266,9 @@ def _normalization(
     own = diagnosis.declared(model)
     fact = params["normalization"]
     right = three(tuple(fact["mean"]), tuple(fact["std"])) if fact else None
+    whose = "the model's own"
+    if params["normalizations"] and right is not None:
+        whose = said_normalization.examine(gate, params["normalizations"], right)
     if model.input_type == "uint8":
         _raw_pixels(gate, model, right)
         return gate
@@ -274,7 +281,7 @@ def _normalization(
             "The metadata was written from a constant instead of from the model: devices feed it "
             "pixels on another scale.",
         )
-    gate.summary = f"{named(own)}, the model's own"
+    gate.summary = f"{named(own)}, {whose}"
     if params["prove_normalization"] or gate.problems:
         _prove(gate, model, images, source, least, own, params["variant"])
     return gate

@@ -26,7 +26,15 @@ from kiln.errors import CheckFailedError, LabelMapError, UsageError, error_for_k
 from kiln.images.lock import locked_image
 from kiln.limits import Limits
 from kiln.plan import Files, Plan, Step, make_plan
-from kiln.recipe import HubSource, ImageName, Recipe, StageSource, Variant, load
+from kiln.recipe import (
+    HubSource,
+    ImageName,
+    Recipe,
+    SavedModelSource,
+    StageSource,
+    Variant,
+    load,
+)
 from kiln.run import OnEvent, Runner
 from kiln.scoring import DETECTIONS, Scores
 from kiln.sources.model import Acquired, acquire
@@ -277,7 +285,7 @@ class Accuracy:
         identity = self._identity(recipe.image)
         plan = make_plan(recipe, acquired.sources, convert, image=identity, code=self._code)
         # Not the comparison with the publisher's file; but the checkpoint, cached export or not.
-        reports = ("checkpoint",) if isinstance(recipe.source, StageSource) else ()
+        reports = _source_steps(recipe)
         if not convert and not reports:
             return {}, plan
         plan = replace(plan, reports=reports, artefacts=plan.artefacts if convert else {})
@@ -501,10 +509,24 @@ class _Overall:
         self._on_event(event, **fields)
 
 
+def _source_steps(recipe: Recipe) -> tuple[str, ...]:
+    """The steps that the source itself comes from, where it is not files."""
+    if isinstance(recipe.source, SavedModelSource) and recipe.efficientdet is None:
+        return ("export",)
+    made = isinstance(recipe.source, StageSource | SavedModelSource)
+    return ("checkpoint",) if made else ()
+
+
 def _source(recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResult]) -> _Thing:
     """The model before conversion: its own net and its own post-processing."""
     files: Mapping[str, str] = acquired.sources.checkpoint
-    if isinstance(recipe.source, StageSource):
+    steps = _source_steps(recipe)
+    if steps == ("export",):
+        facts = results["export"].facts
+        known = {"normalization": facts["normalization"], "normalization_from": "export"}
+        inputs = {"saved_model": Files(acquired.sources.saved_model)}
+        return _Thing(SOURCE, recipe.image, "saved_model_reference", known, inputs)
+    if steps:
         files = {
             name.removeprefix("model/"): blob.sha256
             for name, blob in results["checkpoint"].files.items()

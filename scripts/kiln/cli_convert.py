@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -24,9 +25,14 @@ _OPTIONS = [
     click.option(
         "--checkpoint",
         type=_PATH,
-        required=True,
         metavar="DIR|PREFIX",
         help="Folder of the training, or one checkpoint (training/ckpt-7).",
+    ),
+    click.option(
+        "--saved-model",
+        type=_PATH,
+        metavar="DIR",
+        help="Where there is no checkpoint: a SavedModel, for TFLite or Model Maker's.",
     ),
     click.option(
         "--pipeline-config", type=_PATH, help="The training's pipeline.config [beside it]."
@@ -37,6 +43,14 @@ _OPTIONS = [
         "spec",
         metavar="SPEC",
         help="It is an EfficientDet-Lite: efficientdet_lite0 to efficientdet_lite4.",
+    ),
+    click.option(
+        "--mean",
+        metavar="M[,M,M]",
+        help="What a SavedModel wants subtracted from pixels [from --pipeline-config].",
+    ),
+    click.option(
+        "--std", metavar="S[,S,S]", help="What it wants them divided by [from --pipeline-config]."
     ),
     click.option("--calibration", type=_PATH, metavar="DIR", help="Images that int8 measures on."),
     click.option("--images", type=_PATH, metavar="DIR", help="Images to check the result on."),
@@ -86,7 +100,23 @@ def _given(fields: dict[str, Any]) -> Given:
     from kiln.convert import Given
 
     size = fields.pop("image_size")
+    for name in ("mean", "std"):
+        fields[name] = None if fields[name] is None else _numbers(name, fields[name])
     return Given(image_size=None if size is None else _size(size), **fields)
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    least = 0.0 if name == "std" else -math.inf
+    if len(found) not in (1, 3) or not all(least < value < math.inf for value in found):
+        raise UsageError(
+            f"--{name} {text!r} is not one number, or three for red, green and blue.",
+            "Pixels are 0 to 255: --mean 127.5 --std 127.5 makes them -1 to 1.",
+        )
+    return found
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -108,7 +138,7 @@ def _size(text: str) -> tuple[int, int]:
 )
 @_json
 def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None:
-    """Convert a checkpoint of your own and publish it, signed, in a release folder.
+    """Convert a model of your own and publish it, signed, in a release folder.
 
     All that `kiln build` does with a recipe, with the recipe that `kiln init` would write.
     """
@@ -157,7 +187,7 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
 )
 @_json
 def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) -> None:
-    """Write FOLDER/recipe.toml for a checkpoint of your own, to be kept in git and built."""
+    """Write FOLDER/recipe.toml for a model of your own, to be kept in git and built."""
     from kiln.cli_build import myself
     from kiln.convert import recipe_text, settle
     from kiln.files import write_atomic

@@ -22,7 +22,6 @@ from kiln.errors import ImageSetError, UsageError
 from kiln.recipe import Allowance, Architecture, LiteSpec, Variant
 from kiln.sources.local import (
     CONFIG,
-    Checkpoint,
     check_labels,
     chosen,
     find,
@@ -31,12 +30,24 @@ from kiln.sources.local import (
     reading,
 )
 from kiln.sources.model import IMAGE_SUFFIXES
+from kiln.sources.saved_model import find_saved_model
 
 #: What is made when the command line names no variant; int8 needs images to measure on.
 DEFAULT_VARIANTS: tuple[Variant, ...] = ("dynamic", "float32", "float16")
 
 #: Folders whose names say nothing of the model; the one above is asked then.
-_NAMELESS = {"checkpoint", "checkpoints", "train", "training", "model_dir", "export", "exported"}
+_NAMELESS = {
+    "checkpoint",
+    "checkpoints",
+    "train",
+    "training",
+    "model_dir",
+    "export",
+    "exported",
+} | {
+    "saved_model",
+    "tflite",
+}
 
 _MAX_NAME = 100  # as in a recipe
 
@@ -50,13 +61,19 @@ class Given:
 
     Args:
         checkpoint: a folder, a prefix, or one of a checkpoint's files.
+        saved_model: the folder of an exported model; that or a checkpoint.
+        mean: of its pixels, for all channels or for red, green and blue.
+        std: the same.
         spec: one of Model Maker's detectors; ``None``: an Object Detection API model.
         image_size: height and width in pixels.
         allow: faults that do not keep the model from being published.
     """
 
-    checkpoint: Path
+    checkpoint: Path | None
     label_map: Path
+    saved_model: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     pipeline_config: Path | None = None
     spec: str | None = None
     calibration: Path | None = None
@@ -90,9 +107,12 @@ class Arguments:
     author: str
     version: str
     architecture: Architecture
-    checkpoint: Path
     label_map: Path
     variants: tuple[Variant, ...]
+    checkpoint: Path | None = None
+    saved_model: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     pipeline_config: Path | None = None
     spec: LiteSpec | None = None
     calibration: Path | None = None
@@ -103,6 +123,9 @@ class Arguments:
     allow: tuple[Allowance, ...] = ()
     folder: Path | None = None
     pins: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+_FOLLOWS = "# A folder stands for the checkpoint that TensorFlow's state file names in it."
 
 
 @reading()
@@ -124,25 +147,9 @@ def settle(
         ImageSetError: a folder of images holds none.
         UsageError: arguments do not go together, or make no name.
     """
-    notes: list[str] = []
-    given_checkpoint = _without_part(given.checkpoint)
-    config: Path | None = None
-    architecture: str = "efficientdet"
-    classes = None
-    if given.spec is not None:
-        if given.pipeline_config is not None:
-            raise UsageError(
-                "--model-maker and --pipeline-config do not go together.",
-                "Model Maker's models have no pipeline.config: their spec says what they are.",
-            )
-    else:
-        config = _config(given.pipeline_config, given_checkpoint)
-        pipeline = pipeline_text.read(config)
-        architecture, classes = pipeline.architecture, pipeline.num_classes
-    check_labels(given.label_map, classes)
-    checkpoint = find(given_checkpoint, tf1=given.spec is not None)
-    if checkpoint.others and given_checkpoint.is_dir():
-        notes.append(chosen(checkpoint))
+    _go_together(given)
+    found = _saved_model(given) if given.saved_model is not None else _checkpoint(given)
+    notes: list[str] = [found.note] if found.note else []
     calibration = given.calibration
     for images in (given.calibration, given.images):
         _check_images(images)
@@ -154,20 +161,25 @@ def settle(
         notes.append(
             "no int8: it needs --calibration DIR, images like those that the model will see"
         )
-    name = _name(given.name, folder, (config or checkpoint.prefix).parent)
+    name = _name(given.name, folder, found.named_after)
+    # What is built at once is what was told; a recipe without pins follows the training.
+    fixed = pin or folder is None
+    what = "checkpoint" if given.saved_model is None else "SavedModel"
     arguments = Arguments(
         name=name,
         title=given.title or name,
-        description=given.description or f"An object detector, from the checkpoint of {name}.",
+        description=given.description or f"An object detector, from the {what} of {name}.",
         licence=given.licence or "NOASSERTION",  # SPDX: nothing is claimed
         author=given.author or "unknown",
         version=given.version or "1",
-        architecture=_one_of(architecture, Architecture),
-        # What is built at once is what was told; a recipe without pins follows the training.
-        checkpoint=checkpoint.prefix if pin or folder is None else given_checkpoint,
+        architecture=_one_of(found.architecture, Architecture),
         label_map=given.label_map,
         variants=variants,
-        pipeline_config=config,
+        checkpoint=None if given.checkpoint is None else found.pinned if fixed else found.path,
+        saved_model=None if given.saved_model is None else found.path,
+        mean=given.mean,
+        std=given.std,
+        pipeline_config=found.config,
         spec=None if given.spec is None else _one_of(given.spec, LiteSpec),
         calibration=calibration,
         images=given.images,
@@ -176,7 +188,7 @@ def settle(
         image_size=given.image_size,
         allow=tuple(_one_of(item, Allowance) for item in dict.fromkeys(given.allow)),
         folder=folder,
-        pins=_pins(checkpoint, config) if pin else {},
+        pins=_pins(found) if pin else {},
     )
     return arguments, tuple(notes)
 
@@ -205,21 +217,15 @@ def recipe_text(arguments: Arguments) -> str:
         lines.append(f"allow = {_strings(it.allow)}")
     if it.spec is not None:
         lines += ["", "[efficientdet]", f"spec = {_string(it.spec)}"]
-    lines += (
-        ["", "[source]"]
-        if it.pins
-        else [
-            "",
-            "# A folder stands for the checkpoint that TensorFlow's state file names in it.",
-            "[source]",
-        ]
-    )
     lines += [
-        'kind = "local"',
-        f"checkpoint = {_path(it, it.checkpoint)}",
+        "",
+        *_source_lines(it),
     ]
     if it.pipeline_config is not None:
         lines.append(f"pipeline_config = {_path(it, it.pipeline_config)}")
+    if it.mean is not None and it.std is not None:
+        mean, std = (", ".join(repr(float(value)) for value in part) for part in (it.mean, it.std))
+        lines.append(f"normalization = {{ mean = [{mean}], std = [{std}] }}")
     if it.pins:
         lines += ["", "# Only these bytes will do. `kiln init --force` pins others."]
     for name, (size, digest) in it.pins.items():
@@ -242,6 +248,123 @@ def recipe_text(arguments: Arguments) -> str:
     if it.images is not None:
         lines += ["", "[check]", f"images = {_path(it, it.images)}"]
     return "\n".join(lines) + "\n"
+
+
+def _source_lines(it: Arguments) -> list[str]:
+    if it.saved_model is not None:
+        return ["[source]", 'kind = "saved_model"', f"path = {_path(it, it.saved_model)}"]
+    assert it.checkpoint is not None  # settle's own check
+    comment = [] if it.pins else [_FOLLOWS]
+    return [
+        *comment,
+        "[source]",
+        'kind = "local"',
+        f"checkpoint = {_path(it, it.checkpoint)}",
+    ]
+
+
+def _go_together(given: Given) -> None:
+    """Refuse arguments that say two things, or one of two.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    if given.checkpoint is None and given.saved_model is None:
+        raise UsageError(
+            "There is no model to convert.",
+            "Name the training's folder with --checkpoint; or, where there is nothing but an "
+            "exported SavedModel, that with --saved-model.",
+        )
+    if given.checkpoint is not None and given.saved_model is not None:
+        raise UsageError(
+            "--checkpoint and --saved-model do not go together.",
+            "Of a model with a checkpoint that is the better source: leave --saved-model away.",
+        )
+    if given.spec is not None and given.pipeline_config is not None:
+        raise UsageError(
+            "--model-maker and --pipeline-config do not go together.",
+            "Model Maker's models have no pipeline.config: their spec says what they are.",
+        )
+    if (given.mean is None) != (given.std is None):
+        raise UsageError(
+            "--mean and --std go together.", "Give both, such as --mean 127.5 --std 127.5."
+        )
+    if given.mean is not None and (given.saved_model is None or given.spec is not None):
+        raise UsageError(
+            "--mean and --std are for an exported SavedModel, and not for this model.",
+            "Leave them away: they are measured of the model's own preprocessing.",
+        )
+    fixed = {"--max-detections": given.max_detections, "--image-size": given.image_size}
+    for option, value in fixed.items():
+        if value is not None and given.saved_model is not None and given.spec is None:
+            raise UsageError(
+                f"{option} cannot change an exported SavedModel: that is in its graph.",
+                "Export it anew, or convert its checkpoint.",
+            )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The source that was named, looked at.
+
+    Args:
+        path: as it was named.
+        pinned: what stands for it once its files are pinned.
+        files: name in a recipe's ``source.files`` -> file.
+        named_after: the folder that gives the model its name.
+    """
+
+    path: Path
+    pinned: Path
+    files: dict[str, Path]
+    named_after: Path
+    architecture: str
+    config: Path | None = None
+    note: str = ""
+
+
+def _checkpoint(given: Given) -> _Found:
+    assert given.checkpoint is not None
+    path = _without_part(given.checkpoint)
+    config, classes = None, None
+    architecture: str = "efficientdet"
+    if given.spec is None:
+        config = _config(given.pipeline_config, path)
+        pipeline = pipeline_text.read(config)
+        architecture, classes = pipeline.architecture, pipeline.num_classes
+    check_labels(given.label_map, classes)
+    checkpoint = find(path, tf1=given.spec is not None)
+    return _Found(
+        path=path,
+        pinned=checkpoint.prefix,
+        files={item.name: item for item in checkpoint.files},
+        named_after=(config or checkpoint.prefix).parent,
+        architecture=architecture,
+        config=config,
+        note=chosen(checkpoint) if checkpoint.others and path.is_dir() else "",
+    )
+
+
+def _saved_model(given: Given) -> _Found:
+    assert given.saved_model is not None
+    saved = find_saved_model(given.saved_model)
+    config, classes = None, None
+    architecture: str = saved.architecture if given.spec is None else "efficientdet"
+    if given.pipeline_config is not None:
+        config = given.pipeline_config
+        find_config(config)
+        config = config / CONFIG if config.is_dir() else config
+        pipeline = pipeline_text.read(config)
+        architecture, classes = pipeline.architecture, pipeline.num_classes
+    check_labels(given.label_map, classes)
+    return _Found(
+        path=saved.folder,
+        pinned=saved.folder,
+        files=dict(saved.files),
+        named_after=saved.folder,
+        architecture=architecture,
+        config=config,
+    )
 
 
 def _without_part(path: Path) -> Path:
@@ -345,10 +468,10 @@ def _one_of(word: str, known: Any) -> Any:
     return word
 
 
-def _pins(checkpoint: Checkpoint, config: Path | None) -> dict[str, tuple[int, str]]:
-    files = {path.name: readable(path) for path in checkpoint.files}
-    if config is not None:
-        files[CONFIG] = readable(config)
+def _pins(found: _Found) -> dict[str, tuple[int, str]]:
+    files = {name: readable(path) for name, path in found.files.items()}
+    if found.config is not None:
+        files[CONFIG] = readable(found.config)
     return {name: (path.stat().st_size, sha256_file(path)) for name, path in sorted(files.items())}
 
 

@@ -15,7 +15,14 @@ from typing import Any
 
 from kiln.errors import UsageError
 from kiln.plan_checks import add_checks
-from kiln.recipe import SEED_VARIANTS, HubSource, Recipe, StageSource, Variant
+from kiln.recipe import (
+    SEED_VARIANTS,
+    HubSource,
+    Recipe,
+    SavedModelSource,
+    StageSource,
+    Variant,
+)
 from kiln.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
 
 __all__ = ["PROTOCOL", "Fact", "Files", "Output", "Plan", "Sources", "Step", "make_plan"]
@@ -30,6 +37,8 @@ class Sources:
 
     Args:
         checkpoint: the model folder of an archive (path -> SHA-256); empty for a stage source.
+        saved_model: the folder of an exported model, where that is all there is.
+        config: SHA-256 of the ``pipeline.config`` given beside it.
         inputs: named files of a stage source.
         prebuilt: SHA-256 of the archive's ready ``.tflite``.
         label_map: SHA-256 of the label map when it is a file at hand.
@@ -39,6 +48,8 @@ class Sources:
     """
 
     checkpoint: Mapping[str, str] = field(default_factory=dict)
+    saved_model: Mapping[str, str] = field(default_factory=dict)
+    config: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     prebuilt: str | None = None
     label_map: str | None = None
@@ -90,7 +101,14 @@ def make_plan(
         inputs = {name: Files({"": digest}) for name, digest in sources.inputs.items()}
         steps.add("checkpoint", recipe.source.stage, recipe.source.params, inputs)
         checkpoint = Output("checkpoint", "model")
-    if set(variants) != {"prebuilt"}:
+    if isinstance(recipe.source, SavedModelSource) and recipe.efficientdet is not None:
+        params = {"spec": recipe.efficientdet.spec, "image_size": _image_size(recipe)}
+        saved = {"saved_model": Files(sources.saved_model)}
+        steps.add("checkpoint", "saved_model_checkpoint", params, saved)
+        checkpoint = Output("checkpoint", "model")
+    elif isinstance(recipe.source, SavedModelSource):
+        _take_saved_model(steps, recipe.source, sources, label_map)
+    if "export" not in steps.steps and set(variants) != {"prebuilt"}:
         _export(steps, recipe, checkpoint)
     made = {
         variant: (
@@ -113,7 +131,7 @@ def make_plan(
 def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None:
     params: dict[str, Any] = {
         "max_detections": recipe.export.max_detections,
-        "image_size": list(recipe.export.image_size) if recipe.export.image_size else None,
+        "image_size": _image_size(recipe),
         # The original recipe exported plainly, so its bytes depend on the CPU; so must these.
         "exact_batch_norm": recipe.profile != "seed",
     }
@@ -121,6 +139,25 @@ def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None
     if recipe.efficientdet is not None:
         stage, params["spec"] = "modelmaker_export", recipe.efficientdet.spec
     steps.add("export", stage, params, {"checkpoint": checkpoint})
+
+
+def _take_saved_model(
+    steps: StepList, source: SavedModelSource, sources: Sources, label_map: Files | Output
+) -> None:
+    """What was exported already, in the place of an export."""
+    said = source.normalization
+    inputs: dict[str, Files | Output] = {
+        "saved_model": Files(sources.saved_model),
+        "label_map": label_map,
+    }
+    if sources.config is not None:
+        inputs["config"] = Files({"pipeline.config": sources.config})
+    params = {"normalization": None if said is None else {"mean": [*said.mean], "std": [*said.std]}}
+    steps.add("export", "saved_model", params, inputs)
+
+
+def _image_size(recipe: Recipe) -> list[int] | None:
+    return list(recipe.export.image_size) if recipe.export.image_size else None
 
 
 def _convert(steps: StepList, variant: Variant, sources: Sources) -> Output:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kiln.recipe import Recipe
+from kiln.recipe import Recipe, SavedModelSource
 from kiln.steps import Fact, Files, Output, StepList
 
 #: Images that each artefact is checked on. More say little more and cost time: what goes wrong
@@ -21,6 +21,9 @@ SLOW = {("modelmaker", "dynamic"), ("modelmaker", "int8")}
 SCORE_THRESHOLD = 0.3
 
 CHECK_FILE = "check.json"
+
+#: What the stage that runs a SavedModel has to be told by the one that looked at it.
+REFERENCE_FACTS = ("normalization", "normalization_from", "weights")
 
 
 def check_id(variant: str) -> str:
@@ -83,6 +86,16 @@ def choose(images: Mapping[str, str], wanted: Iterable[str], limit: int) -> dict
 def _reference(
     steps: StepList, recipe: Recipe, checkpoint: Files | Output, images: Mapping[str, str]
 ) -> None:
+    if _only_exported(recipe):
+        facts = {name: Fact("export", name) for name in REFERENCE_FACTS}
+        steps.add(
+            "reference",
+            "saved_model_reference",
+            {},
+            {"saved_model": Output("export", "saved_model"), "images": Files(images)},
+            facts,
+        )
+        return
     params: dict[str, Any] = {
         "max_detections": recipe.export.max_detections,
         "image_size": list(recipe.export.image_size) if recipe.export.image_size else None,
@@ -91,6 +104,11 @@ def _reference(
     if recipe.efficientdet is not None:
         stage, params["spec"] = "modelmaker_reference", recipe.efficientdet.spec
     steps.add("reference", stage, params, {"checkpoint": checkpoint, "images": Files(images)})
+
+
+def _only_exported(recipe: Recipe) -> bool:
+    """Whether the source is a graph that was exported for TFLite already."""
+    return isinstance(recipe.source, SavedModelSource) and recipe.efficientdet is None
 
 
 def _check(
@@ -133,6 +151,8 @@ def _check(
     else:
         inputs["source"] = Output("reference", "detections.json")
     facts = _facts(origin)
+    if not slow and origin == "export" and _only_exported(recipe):
+        facts["normalizations"] = Fact("reference", "normalizations")
     steps.add(check_id(variant), "check", params, inputs, facts)
 
 

@@ -31,12 +31,14 @@ from kiln.errors import RecipeError
 from kiln.recipe_values import (
     ANYWHERE,
     FileName,
+    Finite,
     Fraction,
     GitBlobSha1,
     Identifier,
     LocalPath,
     ModelName,
     Params,
+    Positive,
     RecipePath,
     Sha256,
     SourcePath,
@@ -83,6 +85,12 @@ _MAX_RECIPE_BYTES = 1 << 20  # our recipes have 1-3 kB; anything near this is no
 def _not_empty(values: tuple[Variant, ...]) -> tuple[Variant, ...]:
     if not values:
         raise ValueError("must not be empty")
+    return values
+
+
+def _one_or_three(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) not in (1, 3):
+        raise ValueError(f"must be one number, or three for red, green and blue, not {len(values)}")
     return values
 
 
@@ -175,10 +183,10 @@ class LocalSource(_Part):
     the configuration it was trained with (Object Detection API models have one). Both are
     relative to the recipe's folder, or absolute.
 
-    This is the one kind of source whose paths may leave the models folder, and the recipe's label
-    map and images with them: an engineer's training is where it is, and copying it into the
-    models folder would only make a second one that goes stale. Such a recipe is about its
-    author's own files; nothing is ever written to them.
+    The paths of this kind of source (and of :class:`SavedModelSource`) may leave the models
+    folder, and the recipe's label map and images with them: an engineer's training is where it
+    is, and copying it into the models folder would only make a second one that goes stale. Such a
+    recipe is about its author's own files; nothing is ever written to them.
     """
 
     kind: Literal["local"]
@@ -188,6 +196,37 @@ class LocalSource(_Part):
 
     @model_validator(mode="after")
     def _files_once(self) -> LocalSource:
+        refuse_repeats("files", (item.path for item in self.files))
+        return self
+
+
+class Normalization(_Part):
+    """How a graph wants its pixels: (pixel - mean) / std, pixels from 0 to 255.
+
+    One number for all channels, or one each for red, green and blue.
+    """
+
+    mean: Annotated[tuple[Finite, ...], AfterValidator(_one_or_three)]
+    std: Annotated[tuple[Positive, ...], AfterValidator(_one_or_three)]
+
+
+class SavedModelSource(_Part):
+    """A model of which there is only an exported SavedModel, on this machine.
+
+    ``path`` is its folder: one that the Object Detection API exported for TFLite, or one of TFLite
+    Model Maker (image ``modelmaker``). ``normalization`` is what its graph wants, where nothing
+    else tells; ``pipeline_config`` is another way to tell. Paths may lead anywhere, as those of a
+    :class:`LocalSource`; those in ``files`` are relative to the SavedModel, or ``pipeline.config``.
+    """
+
+    kind: Literal["saved_model"]
+    path: LocalPath
+    pipeline_config: LocalPath | None = None
+    normalization: Normalization | None = None
+    files: tuple[SourceFile, ...] = ()
+
+    @model_validator(mode="after")
+    def _files_once(self) -> SavedModelSource:
         refuse_repeats("files", (item.path for item in self.files))
         return self
 
@@ -206,6 +245,10 @@ class StageSource(_Part):
     stage: Identifier
     params: Params = Field(default_factory=dict)
     inputs: dict[Identifier, PinnedFile] = Field(default_factory=dict)
+
+
+#: The kinds of source whose recipes may name files anywhere on this machine.
+ANYWHERE_SOURCES = (LocalSource, SavedModelSource)
 
 
 class Labels(_Part):
@@ -309,7 +352,8 @@ class Recipe(_Part):
     profile: Profile = "default"
     allow: tuple[Allowance, ...] = ()
     source: Annotated[
-        ArchiveSource | HubSource | LocalSource | StageSource, Field(discriminator="kind")
+        ArchiveSource | HubSource | LocalSource | SavedModelSource | StageSource,
+        Field(discriminator="kind"),
     ]
     labels: Labels
     efficientdet: EfficientDet | None = None
@@ -334,8 +378,10 @@ class Recipe(_Part):
         else:
             self._check_odapi()
         self._check_check()
-        if isinstance(self.source, LocalSource) and self.labels.file is None:
-            raise wrong("a source of kind 'local' goes with labels.file")
+        if isinstance(self.source, ANYWHERE_SOURCES) and self.labels.file is None:
+            raise wrong(f"a source of kind {self.source.kind!r} goes with labels.file")
+        if isinstance(self.source, SavedModelSource):
+            self._check_saved_model(self.source)
         if self.profile == "seed":
             self._check_seed()
         elif isinstance(self.source, HubSource):
@@ -365,6 +411,17 @@ class Recipe(_Part):
             and self.source.pipeline_config is None
         ):
             raise wrong("image 'odapi' needs source.pipeline_config")
+
+    def _check_saved_model(self, source: SavedModelSource) -> None:
+        if self.profile == "seed":
+            raise wrong("profile 'seed' makes nothing of a SavedModel")
+        if self.image == "modelmaker":
+            if source.normalization is not None:
+                raise wrong("image 'modelmaker' knows its normalisation: no source.normalization")
+            return
+        for key in ("max_detections", "image_size"):
+            if getattr(self.export, key) is not None:
+                raise wrong(f"export.{key}: an exported graph has its own, which nothing changes")
 
     def _check_check(self) -> None:
         for table in ("limits", "ap"):
@@ -401,7 +458,7 @@ class Recipe(_Part):
 
     def local_paths(self) -> dict[str, str]:
         """Key path -> path relative to the recipe's folder (or absolute, where the source is
-        local), for every file or folder on this machine."""
+        local or a SavedModel), for every file or folder on this machine."""
         found = {}
         if self.labels.file is not None:
             found["labels.file"] = self.labels.file
@@ -414,8 +471,10 @@ class Recipe(_Part):
                 found[f"source.inputs.{name}.path"] = item.path
         if isinstance(self.source, LocalSource):
             found["source.checkpoint"] = self.source.checkpoint
-            if self.source.pipeline_config is not None:
-                found["source.pipeline_config"] = self.source.pipeline_config
+        if isinstance(self.source, SavedModelSource):
+            found["source.path"] = self.source.path
+        if isinstance(self.source, ANYWHERE_SOURCES) and self.source.pipeline_config is not None:
+            found["source.pipeline_config"] = self.source.pipeline_config
         return found
 
 
@@ -461,13 +520,13 @@ def load(path: Path, models_dir: Path | None = None) -> Recipe:
     root = (models_dir if models_dir is not None else folder.parent).absolute()
     table = _read_toml(path)
     try:
-        recipe = Recipe.model_validate(tuples(table), context={ANYWHERE: _says_local(table)})
+        recipe = Recipe.model_validate(tuples(table), context={ANYWHERE: _says_anywhere(table)})
     except ValidationError as error:
         raise _recipe_error(path, [describe(item, Recipe) for item in error.errors()]) from None
     problems = []
     if recipe.name != folder.name:
         problems.append(f"name: {recipe.name!r} is not the folder's name, {folder.name!r}")
-    anywhere = isinstance(recipe.source, LocalSource)
+    anywhere = isinstance(recipe.source, ANYWHERE_SOURCES)
     for key, relative in recipe.local_paths().items():
         if not anywhere and not _stays_inside(folder, relative, root):
             problems.append(f"{key}: {relative!r} leaves the models folder")
@@ -477,9 +536,9 @@ def load(path: Path, models_dir: Path | None = None) -> Recipe:
     return recipe
 
 
-def _says_local(table: dict[str, Any]) -> bool:
+def _says_anywhere(table: dict[str, Any]) -> bool:
     source = table.get("source")
-    return isinstance(source, dict) and source.get("kind") == "local"
+    return isinstance(source, dict) and source.get("kind") in ("local", "saved_model")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -146,11 +146,13 @@ ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 GitBlobSha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 #: Relative to the recipe's folder; may climb with ``..`` but not out of the models folder, except
-#: in a recipe with a source of kind ``local``.
+#: in a recipe with a source of kind ``local`` or ``saved_model``.
 RecipePath = Annotated[str, AfterValidator(recipe_path)]
 #: Anywhere on this machine: relative to the recipe's folder, or absolute.
 LocalPath = Annotated[str, AfterValidator(local_path)]
 FileName = Annotated[str, AfterValidator(file_name)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 #: 0 to 1, both included.
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 #: Relative to the source's root; never climbs.

@@ -159,6 +159,8 @@ def section_of(model: type[_Part]) -> str:
         "LocalSource": "## `[source]` of kind `local`",
         "SourceFile": "Each `[[source.files]]` has\n",
         "LocalFile": "Each `[[source.files]]` of a local source has",
+        "SavedModelSource": "## `[source]` of kind `saved_model`",
+        "Normalization": "Each `[source.normalization]` has\n",
         "StageSource": "## `[source]` of kind `stage`",
         "PinnedFile": "Each input has",
         "Expectation": "Each `[[check.expect]]` has",

@@ -156,9 +156,13 @@ def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
         (
             'kind = "archive"',
             'kind = "archiv"',
-            ["source.kind: 'archiv'", "hub, local, stage"],
+            ["source.kind: 'archiv'", "hub, local, saved_model, stage"],
         ),
-        ('kind = "archive"', "", ["source.kind: missing", "archive, hub, local, stage"]),
+        (
+            'kind = "archive"',
+            "",
+            ["source.kind: missing", "archive, hub, local, saved_model, stage"],
+        ),
         # types and forms
         ('version = "1"', "version = 1", ["version: must be a string, not a whole number"]),
         ('"toy"\ntitle', '"to"\ntitle', ["name: 'to' is not the folder's name, 'toy'"]),

@@ -140,7 +140,7 @@ def find(path: Path, *, tf1: bool = False) -> Checkpoint:
             "model with it, or convert with TensorFlow 1's own tools.",
         )
     others = sum(1 for item in prefix.parent.glob(f"*{_INDEX}")) - 1
-    return Checkpoint(prefix, _whole(prefix), others)
+    return Checkpoint(prefix, whole(prefix), others)
 
 
 def chosen(checkpoint: Checkpoint) -> str:
@@ -197,8 +197,12 @@ def readable(path: Path) -> Path:
     return path.resolve()
 
 
-def _whole(prefix: Path) -> tuple[Path, ...]:
+def whole(prefix: Path, what: str = "checkpoint") -> tuple[Path, ...]:
     """The files of a checkpoint: its index and every one of its shards.
+
+    Args:
+        prefix: path without ``.index``.
+        what: it belongs to, for messages.
 
     Raises:
         CheckpointError: one is missing or empty.
@@ -219,7 +223,10 @@ def _whole(prefix: Path) -> tuple[Path, ...]:
         problem = f"{prefix.name}{missing[0]} is missing"
     else:
         return (*(shards[name] for name in wanted), index)
-    raise CheckpointError(f"The checkpoint {prefix} is not complete: {problem}.", _INCOMPLETE)
+    raise CheckpointError(
+        f"The {what} {prefix} is not complete: {problem}.",
+        _INCOMPLETE if what == "checkpoint" else "Copy the whole folder again.",
+    )
 
 
 def _check_pins(
@@ -298,9 +305,9 @@ def _no_prefix(path: Path) -> CheckpointError:
 def _is_saved_model(folder: Path) -> CheckpointError:
     return CheckpointError(
         f"{folder} is a SavedModel, not a checkpoint.",
-        "An exported SavedModel cannot be converted: its graph has the post-processing built in. "
-        "Name the checkpoint it was exported from; the export keeps a copy in the folder "
-        "'checkpoint' beside 'saved_model'.",
+        "Name the checkpoint it was exported from: exporter_main_v2.py keeps a copy in the folder "
+        "'checkpoint' beside 'saved_model'. Where there is nothing but a SavedModel, exported for "
+        "TFLite or by Model Maker, name it with --saved-model.",
     )
 
 

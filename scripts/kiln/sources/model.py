@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from kiln.errors import CheckpointError, ImageSetError, LabelMapError, RecipeError, UsageError
 from kiln.plan import Sources
-from kiln.recipe import ArchiveSource, HubSource, LocalSource, Recipe, StageSource
+from kiln.recipe import (
+    ANYWHERE_SOURCES,
+    ArchiveSource,
+    HubSource,
+    LocalSource,
+    Recipe,
+    SavedModelSource,
+    StageSource,
+)
 from kiln.sources.hub import hub_at_hand, hub_files
 from kiln.sources.local import check_labels, find, local_files
 from kiln.sources.packed import Packed, archive_files, at_hand
+from kiln.sources.saved_model import find_saved_model, saved_model_files
 from kiln.store import Store
 
 if TYPE_CHECKING:
@@ -57,10 +66,12 @@ def acquire(
     """
     record: dict[str, Any]
     checkpoint: Mapping[str, str] = {}
+    saved_model: Mapping[str, str] = {}
+    config: str | None = None
     inputs: dict[str, str] = {}
     prebuilt = None
     source = recipe.source
-    if archive is not None and isinstance(source, StageSource | LocalSource):
+    if archive is not None and isinstance(source, (StageSource, *ANYWHERE_SOURCES)):
         what = "an embedded sample" if isinstance(source, StageSource) else "made of local files"
         raise UsageError(
             f"Model {recipe.name!r} is {what} and takes no --archive.",
@@ -73,6 +84,9 @@ def acquire(
     elif isinstance(source, LocalSource):
         checkpoint, record = local_files(recipe, source, store, on_note)
         record["files"] = dict(checkpoint)
+    elif isinstance(source, SavedModelSource):
+        saved_model, config, record = saved_model_files(recipe, source, store)
+        record["files"] = dict(saved_model)
     else:
         if isinstance(source, HubSource):
             files, record = hub_files(recipe.name, source, store, archive, on_progress, on_note)
@@ -97,6 +111,8 @@ def acquire(
     record["calibration_images"] = images
     sources = Sources(
         checkpoint=checkpoint,
+        saved_model=saved_model,
+        config=config,
         inputs=inputs,
         prebuilt=prebuilt,
         label_map=label_map,
@@ -114,6 +130,12 @@ def source_at_hand(recipe: Recipe, store: Store) -> bool:
     if isinstance(source, LocalSource):
         try:
             find(recipe.resolve(source.checkpoint), tf1=recipe.image == "modelmaker")
+        except CheckpointError:
+            return False
+        return True
+    if isinstance(source, SavedModelSource):
+        try:
+            find_saved_model(recipe.resolve(source.path))
         except CheckpointError:
             return False
         return True
@@ -139,7 +161,7 @@ def _label_map(recipe: Recipe, store: Store) -> tuple[str | None, str | None]:
     if recipe.labels.file is None:
         return None, recipe.labels.in_source
     path = recipe.resolve(recipe.labels.file)
-    if isinstance(recipe.source, LocalSource):
+    if isinstance(recipe.source, ANYWHERE_SOURCES):
         check_labels(path, None)
     elif not path.is_file():
         raise LabelMapError(

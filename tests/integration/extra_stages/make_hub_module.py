@@ -29,17 +29,23 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     net = efficientdet_lite.net(spec, feature_only=params["kind"] != "heads")
     make_lite_checkpoint.fill(net, params["seed"])
     make_lite_checkpoint.measure(net, spec, inputs["images"])
+    save(tf, net, spec, out / "module", params["kind"], params["trainable"])
+    return {"variables": len(net.variables)}
+
+
+def save(tf: Any, net: Any, spec: Any, folder: Path, kind: str, trainable: bool) -> None:
+    """Save a net as a hub module; see :data:`PARAMS`."""
     images = tf.TensorSpec([None, *spec.config.image_size, 3], tf.float32)
 
     class Module(tf.Module):
         @tf.function
         def __call__(self, inputs: Any, training: Any = False) -> Any:
-            if params["kind"] == "backbone":
+            if kind == "backbone":
                 return net.backbone(inputs, training=training, features_only=True)[-1]
             return net(inputs, training=training)
 
     module = Module()
-    for training in (False, True) if params["trainable"] else (False,):
+    for training in (False, True) if trainable else (False,):
         module.__call__.get_concrete_function(images, training=training)
     # TF-Hub's "reusable SavedModel": what its KerasLayer looks for. (A tf.Module has properties
     # of these names.)
@@ -48,5 +54,4 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     held.variables = net.variables
     held.trainable_variables = net.trainable_variables
     held.regularization_losses = []
-    tf.saved_model.save(held, str(out / "module"))
-    return {"variables": len(net.variables)}
+    tf.saved_model.save(held, str(folder))

@@ -1,0 +1,146 @@
+"""An exported SavedModel that is on this machine: the folder, whole, as pinned.
+
+What the graph is, the stage says (``docker/stages/saved_model_graph.py``); here are the files.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kiln import pipeline_text
+from kiln.errors import CheckpointError, DigestMismatchError
+from kiln.recipe import Architecture, Recipe, SavedModelSource
+from kiln.sources.local import CONFIG, check_labels, find_config, readable, whole
+from kiln.sources.packed import mismatch
+from kiln.store import Store
+
+GRAPH = "saved_model.pb"
+VARIABLES = "variables/variables"
+
+#: What our own export leaves beside its graph (``docker/stages/export.py``).
+FACTS = "assets.extra/export.json"
+
+#: The stand-in for TFLite's detection operator carries this name; a CenterNet has none.
+_POSTPROCESS = b"TFLite_Detection_PostProcess"
+
+_REMEDY = (
+    f"Name the folder that holds {GRAPH} and the folder 'variables', as "
+    "export_tflite_graph_tf2.py or Model Maker's export wrote it."
+)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """An exported SavedModel.
+
+    Args:
+        folder: that holds ``saved_model.pb``.
+        files: what TensorFlow reads of it: path inside -> file.
+    """
+
+    folder: Path
+    files: Mapping[str, Path]
+
+    @property
+    def architecture(self) -> Architecture:
+        """What a recipe calls it, as far as the bytes of its graph tell."""
+        with self.files[GRAPH].open("rb") as file:
+            if not self.files[GRAPH].stat().st_size:
+                return "ssd"
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return "ssd" if data.find(_POSTPROCESS) >= 0 else "centernet"
+
+
+def find_saved_model(path: Path) -> SavedModel:
+    """The SavedModel at ``path``: its folder, its ``saved_model.pb``, or the folder above.
+
+    Only what TensorFlow reads counts, and the facts that our own export leaves: other files, such
+    as notes beside it, have no part in what comes out.
+
+    Raises:
+        CheckpointError: there is none, it is not whole, or this user may not read it.
+    """
+    folder = path.parent if path.name == GRAPH and path.is_file() else path
+    if not (folder / GRAPH).is_file() and (folder / "saved_model" / GRAPH).is_file():
+        folder = folder / "saved_model"
+    if not (folder / GRAPH).is_file():
+        raise _none(path)
+    readable(folder)
+    variables = folder / VARIABLES
+    if not variables.with_name("variables.index").is_file():
+        raise CheckpointError(
+            f"The SavedModel {folder} is not whole: {VARIABLES}.index is missing.",
+            "Copy the whole folder again; the weights are in its folder 'variables'.",
+        )
+    found = {GRAPH: folder / GRAPH}
+    found |= {f"variables/{file.name}": file for file in whole(variables, "SavedModel")}
+    assets = folder / "assets"
+    if assets.is_dir():
+        found |= {
+            item.relative_to(folder).as_posix(): item
+            for item in sorted(assets.rglob("*"))
+            if item.is_file()
+        }
+    if (folder / FACTS).is_file():
+        found[FACTS] = folder / FACTS
+    return SavedModel(folder, {name: readable(item) for name, item in sorted(found.items())})
+
+
+def saved_model_files(
+    recipe: Recipe, source: SavedModelSource, store: Store
+) -> tuple[dict[str, str], str | None, dict[str, Any]]:
+    """The files of a SavedModel (path inside -> SHA-256), of its configuration, and a record.
+
+    Raises:
+        CheckpointError: there is no whole SavedModel, or no configuration where one is named.
+        UnsupportedModelError: the configuration is of a model that cannot be converted.
+        LabelMapError: the label map is none, or of another number of classes.
+        DigestMismatchError: a file is not the pinned one.
+    """
+    found = dict(find_saved_model(recipe.resolve(source.path)).files)
+    if source.pipeline_config is not None:
+        found[CONFIG] = find_config(recipe.resolve(source.pipeline_config))
+        pipeline = pipeline_text.read(found[CONFIG])
+        check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
+    files = {name: store.add_file(path) for name, path in sorted(found.items())}
+    for pinned in source.files:
+        # What is in the store, which nobody changes any more.
+        digest = files.get(pinned.path)
+        problem = mismatch(pinned, store.path(digest)) if digest else "it is not there"
+        if problem:
+            raise DigestMismatchError(
+                f"{pinned.path} of the SavedModel is not the file that the recipe of "
+                f"{recipe.name!r} pins: {problem}.",
+                "Restore the file; or, if the change is meant, run `kiln init --force` again, "
+                "which pins what is there now.",
+            )
+    pinned_all = {item.path for item in source.files} >= set(files)
+    config = files.pop(CONFIG, None)
+    # No path of this machine: the record is published.
+    record = {"kind": source.kind, "pinned": pinned_all, "pipeline_config": config}
+    return files, config, record
+
+
+def _none(path: Path) -> CheckpointError:
+    if not path.exists():
+        return CheckpointError(f"There is no folder {path}.", _REMEDY)
+    if not path.is_dir():
+        return CheckpointError(f"{path} is a file, not the folder of a SavedModel.", _REMEDY)
+    if (path / "saved_model.pbtxt").is_file():
+        return CheckpointError(
+            f"{path} holds a SavedModel as text (saved_model.pbtxt), which is for people to read.",
+            _REMEDY,
+        )
+    indices = sorted(
+        item.name for place in (path, path / "checkpoint") for item in place.glob("*.index")
+    )
+    if indices:
+        return CheckpointError(
+            f"{path} holds a checkpoint ({indices[-1]}), not a SavedModel.",
+            "Name it with --checkpoint: a checkpoint is the better source.",
+        )
+    return CheckpointError(f"There is no SavedModel in {path} (no {GRAPH}).", _REMEDY)

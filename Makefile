@@ -4,6 +4,8 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 
 JOBS ?= 1
+# Tests at a time; files are dealt out whole.
+TESTS ?= 2
 DIST ?= dist
 SAMPLE ?= centernet_mobilenet_v2_fpn_shapes
 OUT ?= trained
@@ -11,6 +13,7 @@ OUT ?= trained
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
+RUNTIMES := .venv-runtimes
 KILN := $(VENV)/bin/kiln
 
 .PHONY: help
@@ -20,7 +23,9 @@ help: ## list the targets
 .PHONY: env
 env: $(VENV)/.run ## the driver's Python environment in .venv
 .PHONY: dev
-dev: $(VENV)/.dev ## the same with what tests need
+dev: $(VENV)/.dev $(RUNTIMES)/.installed ## the same with what tests need
+.PHONY: runtimes
+runtimes: $(RUNTIMES)/.installed ## LiteRT and MediaPipe outside the images, in .venv-runtimes (0.6 GB)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
@@ -35,6 +40,15 @@ $(VENV)/.run: $(VENV)/bin/python scripts/requirements.lock pyproject.toml
 $(VENV)/.dev: $(VENV)/.run scripts/requirements-dev.lock
 	@echo "env: installing the locked test requirements"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements-dev.lock
+	@touch $@
+
+# An environment of its own: what MediaPipe pins and pulls in (OpenCV, matplotlib) stays away from
+# the driver's.
+$(RUNTIMES)/.installed: scripts/requirements-runtimes.lock
+	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
+	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock"
+	@$(PYTHON) -m venv --clear $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
+	@$(RUNTIMES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements-runtimes.lock
 	@touch $@
 
 .PHONY: engine
@@ -80,7 +94,11 @@ unit: dev ## fast tests, no engine needed
 .PHONY: test
 test: dev lint ## everything CI runs; without an engine the integration tests are skipped, with the reason
 	@scripts/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
-	@$(VENV)/bin/pytest -q
+	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile
+
+.PHONY: test-tools
+test-tools: ## a browser and MediaPipe's system libraries, for the tests that need them (root, Debian or Ubuntu)
+	@scripts/test-tools.sh
 
 .PHONY: picture
 picture: dev ## draw docs/detections.png from the sample's artefacts in dist/

@@ -1,18 +1,24 @@
 #!/bin/sh
 # Resolves the driver's own requirements (pyproject.toml) into hash locks for Python 3.10 and
-# later: scripts/requirements.lock to run kiln, scripts/requirements-dev.lock to test it too.
+# later: scripts/requirements.lock to run kiln, scripts/requirements-dev.lock to test it too, and
+# apart from both scripts/requirements-runtimes.lock, the runtimes of `make runtimes`.
 # Needs uv; writes no index addresses.   usage: scripts/lock-driver.sh [--exclude-newer DATE]
 set -eu
 cd "$(dirname "$0")/.."
 date=2026-11-01
 [ "${1:-}" = --exclude-newer ] && date=$2
-lock() { # OUT ARGUMENTS...
+lock() { # OUT ARGUMENTS... (more requirements on standard input)
     out=$1
     shift
-    printf 'setuptools>=77\n' | uv pip compile pyproject.toml - "$@" --universal \
+    uv pip compile "$@" --universal \
         --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url \
         --exclude-newer "$date" --quiet --output-file "$out"
     echo "$out: $(grep -c == "$out") packages"
 }
-lock scripts/requirements.lock
-lock scripts/requirements-dev.lock --extra dev
+build='setuptools>=77'
+echo "$build" | lock scripts/requirements.lock pyproject.toml -
+echo "$build" | lock scripts/requirements-dev.lock pyproject.toml - --extra dev
+# MediaPipe asks for the OpenCV with windows, which needs libraries of a desktop; the group in
+# pyproject.toml names the one without.
+lock scripts/requirements-runtimes.lock --group pyproject.toml:runtimes \
+    --no-emit-package opencv-contrib-python

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # Times are measured by `make bench`: a busy machine must not fail a property that holds.
 settings.register_profile("kiln", deadline=None)
 settings.load_profile("kiln")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes that share the tests share a store: what one has built the others need not."""
+    first = not hasattr(config, "workerinput")
+    if first and config.getoption("numprocesses", None) and "KILN_TEST_STORE" not in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix="kiln-tests-store-"))
+        folder.chmod(0o755)  # stages read it as another user
+        os.environ["KILN_TEST_STORE"] = str(folder)
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -25,7 +25,7 @@ from stages import (
     tflite_meta,
 )
 from stages.failures import StageError
-from stages.gates import Gate
+from stages.gates import SKIPPED, Gate
 from stages.normalizations import Normalization, named, three
 from stages.request import REQUIRED
 
@@ -52,13 +52,18 @@ PARAMS: dict[str, Any] = {
 
 RESULT_FILE = "check.json"
 
+NOTHING = 1.0  # a score threshold that nothing reaches
+
 _PROOF_IMAGES = 2  # that other normalisations and mistakes are tried on: the most telling ones
+_ROUNDED, _ROUNDED_SLOW = 2, 1  # images that are also run with whole pixels
 _KEPT = 0.5  # detections down to this part of the threshold are written down
 _FLAT, _FLAT_SHARE = 1e-3, 0.2
 """Scores of a detector that says the same everywhere differ by less: absolutely, and as part of
 the highest (a trained one has low scores, too, where it finds nothing, but not all alike)."""
 
-_NOISE = 0.01  # of the agreement of two runs that mean the same, in quantised arithmetic
+_NOISE = {"float32": 0.001, "float16": 0.005}  # by variant; others:
+_QUANTISED_NOISE = 0.05
+"""By how much agreement with the source may differ for no reason but rounding."""
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
@@ -69,11 +74,15 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Writes ``out/check.json``: ``gates`` (a list, :meth:`stages.gates.Gate.as_json`),
     ``detections`` (by image, of the artefact) and ``source`` (by image, or null), with labels,
-    down to half of the threshold. And ``out/pixels/<image>.npy``: each image as a uint8 input gets
-    it, [height, width, 3], for runtimes of the other environment, which decodes no images.
+    down to half of the threshold. Runtimes that resize pictures themselves feed whole pixels: for
+    them, of the first images, ``rounded`` (the artefact's detections in such a picture) and
+    ``out/pixels/<image>.npy`` (the picture itself, uint8 [height, width, 3], as the environment
+    that decodes no images takes it).
 
     Returns:
-        Facts: ``gates``: name -> status; ``score_threshold`` as compared with; ``runtime``.
+        Facts: ``gates``: name -> status; ``score_threshold`` as compared with; ``compared_from``,
+        the same for other runtimes (1 where detections cannot be told apart, so none is); and
+        ``runtime``.
 
     Raises:
         StageError: kinds ``image-set``, ``label-map``, ``stage-failed``: the check itself could
@@ -98,6 +107,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     emit.progress(0, len(files), "looking at the file")
     gates = [structure.examine(data, kind)]
     found: dict[str, Any] = {}
+    rounded: dict[str, Any] = {}
     runtime = ""
     try:
         model = detector.Detector(data, params["reference_kernels"])
@@ -106,7 +116,12 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         for done, (name, image) in enumerate(images.items()):
             emit.progress(done, len(files), name)
             found[name] = model.detect(image)
-            _save_pixels(out / "pixels" / f"{name}.npy", model, image)
+        count = _ROUNDED_SLOW if params["reference_kernels"] else _ROUNDED
+        for name in sorted(images)[:count]:
+            values = _rounded(model, images[name])
+            _save_pixels(out / "pixels" / f"{name}.npy", values)
+            same = model.input_type == "uint8"
+            rounded[name] = found[name] if same else model.detect(values)
     except StageError as error:
         if error.kind != "unsupported-model":
             raise
@@ -114,12 +129,14 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     else:
         gates.append(_ran(model, found))
         gates += _behaviour(model, images, source, found, lines, params)
+    comparable = all(gate.status != SKIPPED for gate in gates)
     least = params["score_threshold"]
     if source:
         least = parity.threshold(source, least)
     result = {
         "gates": [gate.as_json() for gate in gates],
         "detections": _written(found, least, None),
+        "rounded": _written(rounded, least, None),
         "source": None if source is None else _written(source, least, lines),
     }
     text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -128,6 +145,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     return {
         "gates": {gate.name: gate.status for gate in gates},
         "score_threshold": least,
+        "compared_from": least if comparable else NOTHING,
         "runtime": runtime,
     }
 
@@ -147,12 +165,16 @@ def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[dict[str, 
     return {name: found[name] for name in names}
 
 
-def _save_pixels(path: Path, model: detector.Detector, image: Any) -> None:
+def _rounded(model: detector.Detector, image: Any) -> Any:
+    """An image in the size of the input, uint8 [height, width, 3]."""
+    return pixels.to_uint8(pixels.resize_bilinear(image, model.height, model.width))
+
+
+def _save_pixels(path: Path, values: Any) -> None:
     import numpy as np
 
     path.parent.mkdir(exist_ok=True)
-    resized = pixels.resize_bilinear(image, model.height, model.width)
-    np.save(path, pixels.to_uint8(resized), allow_pickle=False)
+    np.save(path, values, allow_pickle=False)
 
 
 def _refused(error: StageError) -> Gate:
@@ -189,8 +211,10 @@ def _behaviour(
         _labels(model), lines, source or {}, found, params["expect"], threshold
     )
     trained = _trained(found, params["untrained"])
-    if source is None:
-        why = "there is no source model to compare with: its heads were made in the same stage"
+    why = "there is no source model to compare with: its heads were made in the same stage"
+    if source is not None:
+        why = "its scores are all alike, so which detection is which cannot be told"
+    if source is None or trained.problems:
         return [
             Gate(parity.NAME, skipped=why),
             Gate("normalization", skipped=why),
@@ -198,7 +222,7 @@ def _behaviour(
             trained,
         ]
     limits = parity.LIMITS[params["variant"]].changed(params["limits"])
-    same = parity.examine(source, found, limits, threshold)
+    same = parity.examine(source, found, limits, threshold, model.capacity)
     least = parity.threshold(source, threshold)
     telling = {name: images[name] for name in _telling(source, least)}
     if same.problems and telling:
@@ -259,7 +283,7 @@ def _normalization(
         )
     gate.summary = f"{named(own)}, {whose}"
     if params["prove_normalization"] or gate.problems:
-        _prove(gate, model, images, source, least, own)
+        _prove(gate, model, images, source, least, own, params["variant"])
     return gate
 
 
@@ -289,6 +313,7 @@ def _prove(
     source: Mapping[str, Any],
     least: float,
     own: Normalization,
+    variant: str,
 ) -> None:
     """Try the others: none may fit better than the declared one."""
     wanted = {name: source[name] for name in images}
@@ -308,8 +333,7 @@ def _prove(
         gate.summary += "; the source is not met under any, which is another gate's matter"
         return
     better = agreements[best] - agreements[own]
-    # Two that differ by a pixel value cannot be told apart through quantised arithmetic.
-    if better > (_NOISE if best.difference(own) <= 1.0 else 0.0):
+    if better > _NOISE.get(variant, _QUANTISED_NOISE):
         gate.problem(
             "normalization",
             f"{named(best)}: agreement {agreements[best]:.3f} with the source",

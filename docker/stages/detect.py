@@ -15,6 +15,7 @@ ENVIRONMENT = "main"
 PARAMS: dict[str, Any] = {
     "max_results": None,  # of each image, the best ones; None: all
     "score_threshold": None,  # 0..1; None: what the metadata declares, else 0
+    "reference_kernels": False,  # see stages.detector.make_interpreter
 }
 
 RESULT_FILE = "detections.json"
@@ -36,7 +37,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     limit, threshold = _check(params["max_results"], params["score_threshold"])
     images = pixels.list_images(inputs["images"])
     emit.progress(0, len(images), "loading the interpreter")
-    model = detector.load(inputs["model"])
+    model = detector.Detector(inputs["model"].read_bytes(), params["reference_kernels"])
     if threshold is None:
         threshold = model.score_threshold or 0.0
     found: dict[str, list[dict[str, Any]]] = {}

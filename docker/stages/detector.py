@@ -73,6 +73,7 @@ class Detector:
         width: of the input, in pixels.
         input_type: ``float32`` or ``uint8``.
         input_quantization: of the input; None for a float one.
+        capacity: how many detections an answer has room for; None before the first one.
         runtime: name and version of the interpreter.
 
     Raises:
@@ -111,6 +112,7 @@ class Detector:
         self._box = box
         self._interpreter, self.runtime = make_interpreter(data, reference_kernels)
         self._details = self._interpreter.get_output_details()
+        self.capacity: Optional[int] = None
 
     @property
     def score_threshold(self) -> Optional[float]:
@@ -175,6 +177,7 @@ class Detector:
         found = {name: self._output(name) for name in self._positions}
         if not all(np.isfinite(array).all() for array in found.values()):
             raise _unsupported("it gives numbers that are not finite")
+        self.capacity = int(found[tflite_meta.SCORE].size)
         return found
 
     def read(self, outputs: dict[str, Any], score_threshold: float = 0.0) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from stages import matching, parity, tflite_meta
 from stages.detector import Detector
+from stages.failures import StageError
 from stages.normalizations import KNOWN, Normalization, named, three
 
 _CLEARLY = 0.5
@@ -134,12 +135,18 @@ def other_normalizations(model: Detector) -> list[Normalization]:
 def detections(
     model: Detector, images: Mapping[str, Any], norm: Normalization
 ) -> parity.Detections:
-    """What the artefact finds, fed with another normalisation than it declares."""
+    """What the artefact finds, fed with another normalisation than it declares.
+
+    Fed with what it was never meant for, a network may overflow: then it finds nothing.
+    """
     pair = (norm.mean, norm.std)
-    return {
-        name: model.read(model.run(model.input_values(image, pair)))
-        for name, image in images.items()
-    }
+    found = {}
+    for name, image in images.items():
+        try:
+            found[name] = model.read(model.run(model.input_values(image, pair)))
+        except StageError:
+            found[name] = []
+    return found
 
 
 def _each(

@@ -7,6 +7,7 @@ post-processing are run eagerly. As :mod:`stages.reference`, for the other frame
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Raises:
         StageError: see :mod:`stages.modelmaker_export`; or an image cannot be read.
     """
+    import numpy as np
+
     files = pixels.list_images(inputs["images"])
     mm = model_maker.load()
     net, spec, checkpoint, variables = modelmaker_export.restored(params, inputs["checkpoint"])
@@ -54,13 +57,17 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     preprocess = efficientdet_lite.preprocessing(spec)
     own: dict[str, Any] = {}
     as_tflite: dict[str, Any] = {}
-    for number, path in enumerate(files):
-        emit.progress(number, len(files), path.name)
-        image = pixels.resize_bilinear(pixels.load_rgb(path), height, width)
-        tensor, scales = preprocess(mm.tf.constant(image[None]))
+    for start in range(0, len(files), reference.BATCH):
+        paths = files[start : start + reference.BATCH]
+        emit.progress(start, len(files), paths[0].name)
+        images = np.stack(
+            [pixels.resize_bilinear(pixels.load_rgb(path), height, width) for path in paths]
+        )
+        tensor, scales = preprocess(mm.tf.constant(images))
         classes, boxes = net(tensor, training=False)
-        own[path.name] = _own(mm, config, classes, boxes, scales)
-        as_tflite[path.name] = _as_tflite(mm, config, classes, boxes)
+        names = reference.names(paths)
+        own.update(zip(names, _own(mm, config, classes, boxes, scales)))
+        as_tflite.update(zip(names, _as_tflite(mm, config, classes, boxes)))
     text = json.dumps(
         {"images": own, "as_tflite": as_tflite}, indent=1, sort_keys=True, allow_nan=False
     )
@@ -78,31 +85,35 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     }
 
 
-def _own(mm: Any, config: Any, classes: Any, boxes: Any, scales: Any) -> list[dict[str, Any]]:
+def _own(
+    mm: Any, config: Any, classes: Any, boxes: Any, scales: Any
+) -> Iterator[list[dict[str, Any]]]:
+    """What the net's own post-processing says, image by image."""
     found = mm.postprocess.postprocess_global(config.as_dict(), classes, boxes, scales)
-    corners, scores, labels, count = (tensor[0].numpy() for tensor in found)
     size = _size(config)
-    detections = [
-        _detection(corners[row] / size, scores[row], round(float(labels[row])))
-        for row in range(int(count))
-    ]
-    return sorted(detections, key=lambda item: -item["score"])
+    for corners, scores, labels, count in zip(*(tensor.numpy() for tensor in found)):
+        detections = [
+            _detection(corners[row] / size, scores[row], round(float(labels[row])))
+            for row in range(int(count))
+        ]
+        yield sorted(detections, key=lambda item: -item["score"])
 
 
-def _as_tflite(mm: Any, config: Any, classes: Any, boxes: Any) -> list[dict[str, Any]]:
+def _as_tflite(mm: Any, config: Any, classes: Any, boxes: Any) -> Iterator[list[dict[str, Any]]]:
+    """The same predictions under the rule of TFLite's operator, image by image."""
     found = mm.postprocess.pre_nms(config.as_dict(), classes, boxes, topk=False)
-    corners, scores = found[0][0].numpy() / _size(config), found[1][0].numpy()
     # As automl's tflite_nms_implements_signature fills in what the configuration leaves out.
     nms = config.nms_configs
-    kept = fast_nms.select(
-        corners,
-        scores,
-        nms.score_thresh or float("-inf"),
-        nms.iou_thresh or 0.5,
-        config.tflite_max_detections,
-    )
-    # The net counts classes from 0, label maps from 1.
-    return [_detection(corners[row], scores[row, label], label + 1) for row, label in kept]
+    for corners, scores in zip(found[0].numpy() / _size(config), found[1].numpy()):
+        kept = fast_nms.select(
+            corners,
+            scores,
+            nms.score_thresh or float("-inf"),
+            nms.iou_thresh or 0.5,
+            config.tflite_max_detections,
+        )
+        # The net counts classes from 0, label maps from 1.
+        yield [_detection(corners[row], scores[row, label], label + 1) for row, label in kept]
 
 
 def _size(config: Any) -> Any:

@@ -40,7 +40,14 @@ class Run:
 
 def build(project: Project, folder: Path, arguments: Sequence[str]) -> Run:
     """``kiln build`` as a user runs it, with the store and dist in ``folder``."""
-    command = [str(KILN), "build", *arguments, "--json", "--dist", str(folder / "dist")]
+    return kiln(project, folder, ["build", *arguments, "--dist", str(folder / "dist")])[0]
+
+
+def kiln(
+    project: Project, folder: Path, arguments: Sequence[str]
+) -> tuple[Run, list[dict[str, Any]]]:
+    """A kiln command as a user runs it, with the store in ``folder``; the run and its events."""
+    command = [str(KILN), *arguments, "--json"]
     environment = {**os.environ, "KILN_STORE": str(folder / "store")}
     environment["KILN_PROJECT"] = str(project.root)
     start = time.monotonic()
@@ -48,9 +55,9 @@ def build(project: Project, folder: Path, arguments: Sequence[str]) -> Run:
     seconds = time.monotonic() - start
     events = [json.loads(line) for line in done.stdout.splitlines()]
     if done.returncode != 0:
-        raise SystemExit(f"bench: kiln build failed: {events[-1:]}")
+        raise SystemExit(f"bench: kiln {arguments[0]} failed: {events[-1:]}")
     peaks = [event["peak_rss"] for event in events if event.get("state") == "finished"]
-    return Run(seconds, max(peaks, default=0))
+    return Run(seconds, max(peaks, default=0)), events
 
 
 def empty(folder: Path) -> None:

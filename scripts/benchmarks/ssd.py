@@ -55,6 +55,7 @@ def measure(project: Project, engine: Engine, image: str, folder: Path, rounds: 
         }
         runs = common.take_turns(rounds, ways)
         rows += common.compared(what, runs["kiln"], runs["by hand"], bound)
+    rows += _convert(project, engine, image, folder, rounds)
     kiln(CONVERTED)
     unchanged = [again(CONVERTED).seconds for _ in range(5)]
     rows.append({"what": "SSD, nothing changed, wall s", "kiln": statistics.median(unchanged),
@@ -62,7 +63,34 @@ def measure(project: Project, engine: Engine, image: str, folder: Path, rounds: 
     return rows
 
 
-def _script(variants: Sequence[str]) -> str:
+def _convert(project: Project, engine: Engine, image: str, folder: Path, rounds: int) -> list[Row]:
+    """``kiln convert`` of a training's folder, checks included, beside bare export + convert."""
+    training = folder / "in" / "model"
+    arguments = ["convert", "--checkpoint", str(training / "checkpoint")]
+    arguments += ["--pipeline-config", str(training / "pipeline.config")]
+    arguments += ["--label-map", str(folder / "models" / MODEL / "label_map.pbtxt")]
+    arguments += ["--images", str(folder / "in" / "images"), "--variant", "dynamic"]
+    arguments += ["--name", MODEL, "--dist", str(folder / "dist")]
+
+    def kiln() -> Run:
+        common.empty(folder)
+        return common.kiln(project, folder, arguments)[0]
+
+    def hand() -> Run:
+        mounts = {
+            folder / "in": ("/in", "ro"),
+            common.BASELINE / "ssd": ("/kiln/stages", "ro"),
+            common.out_folder(folder): ("/out", "rw"),
+        }
+        script = _script(("dynamic",), metadata=False)
+        return common.by_hand(engine, image, ["/bin/sh", "-c", script], mounts)
+
+    runs = common.take_turns(rounds, {"kiln convert": kiln, "bare": hand})
+    what = "kiln convert of an SSD, checked and signed, beside bare export and convert"
+    return common.compared(what, runs["kiln convert"], runs["bare"], 1.3, memory=False)
+
+
+def _script(variants: Sequence[str], *, metadata: bool = True) -> str:
     lines = [
         "set -e",
         "mkdir -p /tmp/checkpoint && cp /in/model/checkpoint/* /tmp/checkpoint/",
@@ -74,9 +102,11 @@ def _script(variants: Sequence[str]) -> str:
         lines += [
             f"python /kiln/stages/convert.py /tmp/export/saved_model /tmp/{variant}.tflite "
             f"{variant} /in/images",
+        ]
+        lines += [
             f"/opt/metadata/bin/python /kiln/stages/metadata.py /tmp/{variant}.tflite "
             f"/in/labels.txt /out/{variant}.tflite",
-        ]
+        ] * metadata
     return "\n".join(lines)
 
 

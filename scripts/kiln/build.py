@@ -137,21 +137,20 @@ class Builder:
             wait([task for task in tasks if not task.cancelled()], timeout=STOP_PATIENCE)
             raise
         pool.shutdown()
-        self._write_page()
+        self._refresh_front(any(build.changed for build in done))
         return sorted(done, key=lambda item: models.index(item.model))
 
-    def _write_page(self) -> None:
-        """The release's page anew; without a release there is none."""
-        if not any(path.is_dir() for path in self.dist.glob("*/")):
+    def _refresh_front(self, changed: bool) -> None:
+        there = all(
+            (self.dist / name).is_file() for name in (release.PAGE_FILE, release.PAGE_SIGNATURE)
+        )
+        if not self.dist.is_dir() or (there and not changed):
             return
-        from kiln.page.document import render
+        # Imported here: a build that changes nothing need not pay for it.
+        from kiln.front import refresh
 
         assert self._key is not None
-        latency = self.dist / release.LATENCY_FILE
-        files = {release.PAGE_FILE: render(self.dist).encode()}
-        if latency.is_file():
-            files[release.LATENCY_FILE] = latency.read_bytes()
-        release.publish_page(self.dist, files, self._key)
+        refresh(self.dist, self._key)
 
     def _tell(self, event: str, **fields: Any) -> None:
         """Pass an event on; after Ctrl-C, the place where a busy thread finds out."""
@@ -303,6 +302,11 @@ class Builder:
         if report is None:
             self._tell("note", message=f"{recipe.name}: not checked, there are no images to do so")
             return None
+        if not checks.failures(report):
+            # What fails inside need not be asked outside.
+            outside = checks.outside_gates(report, plan, results, self.store, self._tell)
+            report = checks.gather(recipe, plan, results, self.store, outside)
+            assert report is not None
         if checks.failures(report):
             kept = self.store.root / "logs" / f"{recipe.name}.{checks.CHECKS_FILE}"
             kept.parent.mkdir(exist_ok=True)

@@ -7,10 +7,13 @@ it; here their results are put together, held against what the recipe allows, an
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kiln.digest import key_of
 from kiln.errors import CheckFailedError
 from kiln.plan import Plan
 from kiln.plan_checks import CHECK_FILE, check_id, library_id
@@ -18,6 +21,13 @@ from kiln.recipe import Recipe
 from kiln.store import StageResult, Store
 
 CHECKS_FILE = "checks.json"
+
+#: Images shown to each runtime outside: it is asked whether it reads the file as others do.
+OUTSIDE_IMAGES = 2
+
+#: Kind of the store's ref that holds what those runtimes said of a model's artefacts.
+OUTSIDE = "outside"
+
 PREVIEWS = "previews"
 
 PASSED, FAILED, ALLOWED, SKIPPED = "passed", "failed", "allowed", "skipped"
@@ -115,6 +125,70 @@ def _read(result: StageResult, store: Store) -> dict[str, Any]:
     path = store.path(result.files[CHECK_FILE].sha256)
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return found
+
+
+def outside_gates(
+    report: Mapping[str, Any],
+    plan: Plan,
+    results: Mapping[str, StageResult],
+    store: Store,
+    on_event: Callable[..., None],
+) -> dict[str, list[dict[str, Any]]]:
+    """Ask runtimes outside of the image (:mod:`kiln.runtimes`): variant -> gates.
+
+    What they said of just these bytes is remembered in the store, as results of stages are.
+    """
+    from kiln import outside, runtimes
+
+    images = _shared_images(report)
+    least = max(results[check_id(name)].facts["compared_from"] for name in report["variants"])
+    rounded = {
+        name: {
+            image: items
+            for image, items in _read(results[check_id(name)], store)["rounded"].items()
+            if image in images
+        }
+        for name in report["variants"]
+    }
+    asked = {
+        "artefacts": {name: entry["sha256"] for name, entry in report["variants"].items()},
+        "images": {name: report["images"][name]["sha256"] for name in images},
+        "expected": {name: entry["detections"] for name, entry in report["variants"].items()},
+        "rounded": rounded,
+        "score_threshold": least,
+        "runtimes": runtimes.installed(),
+        "code": runtimes.code_digest(),
+    }
+    key = key_of(asked)
+    known = store.get_ref(OUTSIDE, plan.model)
+    if known is not None and known.get("key") == key:
+        gates: dict[str, list[dict[str, Any]]] = known["gates"]
+        return gates
+    start = time.monotonic()
+    on_event("stage", model=plan.model, id="runtimes", state="started")
+    gates = runtimes.check_outside(
+        {name: store.path(entry["sha256"]) for name, entry in report["variants"].items()},
+        {name: store.path(report["images"][name]["sha256"]) for name in images},
+        {
+            name: {image: entry["detections"][image] for image in images}
+            for name, entry in report["variants"].items()
+        },
+        least,
+        rounded=rounded,
+    )
+    seconds = round(time.monotonic() - start, 3)
+    on_event(
+        "stage", model=plan.model, id="runtimes", state="finished", seconds=seconds, peak_rss=0
+    )
+    if asked["runtimes"] or not os.environ.get(outside.PYTHON_VARIABLE):
+        store.set_ref(OUTSIDE, plan.model, {"key": key, "gates": gates})
+    return gates
+
+
+def _shared_images(report: Mapping[str, Any]) -> list[str]:
+    """The first images, by name, that every variant was run on."""
+    seen = [set(entry["detections"]) for entry in report["variants"].values()]
+    return sorted(set.intersection(*seen))[:OUTSIDE_IMAGES]
 
 
 def _allowed(gate: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:

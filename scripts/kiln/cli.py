@@ -17,6 +17,7 @@ import click
 from kiln import __version__
 from kiln.choices import refuse_unknown
 from kiln.cli_accuracy import accuracy
+from kiln.cli_bench_model import bench_model
 from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
@@ -402,6 +403,7 @@ cli.add_command(diff_command)
 cli.add_command(accuracy)
 cli.add_command(page)
 
+cli.add_command(bench_model)
 
 if __name__ == "__main__":
     main()

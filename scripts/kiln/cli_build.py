@@ -49,6 +49,7 @@ def run_build(
     """
     from kiln.build import Builder, failure_of
     from kiln.keys import KEY_VARIABLE, default_key_path
+    from kiln.release import PAGE_FILE
     from kiln.timing import Timings
 
     new_key = not os.environ.get(KEY_VARIABLE) and not default_key_path().exists()
@@ -93,6 +94,7 @@ def run_build(
                 print(f"Signed with a key made just now: {default_key_path()}")
             where = "" if shown_dist is None else f" {shlex.quote(str(shown_dist))}"
             print(f"Check them with: {myself()} verify{where}")
+            print(f"Look at them in: {dist / PAGE_FILE}")
     error = failure_of(builds)
     if error is not None:
         raise error

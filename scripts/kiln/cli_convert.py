@@ -148,11 +148,13 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
     from kiln.files import write_atomic
     from kiln.project import Project
     from kiln.recipe import RECIPE_FILE
+    from kiln.sources.local import reading
     from kiln.store import Store
 
     project = Project.find()
     target = dist.absolute()
-    _check_writable(target)
+    with reading():
+        _check_writable(target)
     release.check_target(target)
     arguments, notes = settle(_given(fields))
     text = recipe_text(arguments)
@@ -191,9 +193,12 @@ def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) 
     from kiln.files import write_atomic
     from kiln.project import Project
     from kiln.recipe import RECIPE_FILE, load
+    from kiln.sources.local import reading
 
     path = folder / RECIPE_FILE
-    if path.exists() and not force:
+    with reading():
+        there = path.exists()
+    if there and not force:
         raise UsageError(
             f"There is a recipe already: {path}.",
             "Name another folder, or replace it with --force.",

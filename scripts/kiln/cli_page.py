@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from kiln.errors import UsageError
 from kiln.ui import JsonReporter
 
 
@@ -18,16 +19,24 @@ from kiln.ui import JsonReporter
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
 def page(dist: Path | None, out: Path | None, as_json: bool) -> None:
-    """Write the release's page: what is in dist/, how good it is, how to use and verify it."""
+    """Write the release's page anew, and sign it.
+
+    It says what is in dist/, how good it is, how to use and how to verify it.
+    """
     from kiln.files import write_atomic
+    from kiln.front import refresh
+    from kiln.keys import load_or_create_key
     from kiln.page.document import PAGE_FILE, render
     from kiln.project import Project
 
     folder = (dist or Project.find().root / "dist").absolute()
     target = (out or folder / PAGE_FILE).absolute()
-    data = render(folder).encode("utf-8")
-    write_atomic(target, data)
+    if out is not None:
+        write_atomic(target, render(folder).encode("utf-8"))
+    elif not refresh(folder, load_or_create_key()) and not target.is_file():
+        raise UsageError(f"There is no release in {folder}.", "`kiln build` makes one.")
+    size = target.stat().st_size
     if as_json:
-        JsonReporter().event("page", file=str(target), size=len(data))
+        JsonReporter().event("page", file=str(target), size=size)
     else:
-        print(f"{target}: {len(data):,} bytes")
+        print(f"{target}: {size:,} bytes")

@@ -20,7 +20,15 @@ from kiln import pipeline_text
 from kiln.digest import sha256_file
 from kiln.errors import ImageSetError, UsageError
 from kiln.recipe import Allowance, Architecture, LiteSpec, Variant
-from kiln.sources.local import CONFIG, check_labels, chosen, find, find_config, readable
+from kiln.sources.local import (
+    CONFIG,
+    check_labels,
+    chosen,
+    find,
+    find_config,
+    readable,
+    reading,
+)
 from kiln.sources.model import IMAGE_SUFFIXES
 from kiln.sources.saved_model import find_saved_model
 
@@ -117,6 +125,7 @@ class Arguments:
     pins: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
+@reading()
 def settle(
     given: Given, *, folder: Path | None = None, pin: bool = False
 ) -> tuple[Arguments, tuple[str, ...]]:
@@ -161,7 +170,14 @@ def settle(
         architecture=_one_of(found.architecture, Architecture),
         label_map=given.label_map,
         variants=variants,
-        checkpoint=None if given.checkpoint is None else found.pinned if pin else found.path,
+        # What is built at once is what was told; a recipe without pins follows the training.
+        checkpoint=(
+            None
+            if given.checkpoint is None
+            else found.pinned
+            if pin or folder is None
+            else found.path
+        ),
         saved_model=None if given.saved_model is None else found.path,
         mean=given.mean,
         std=given.std,
@@ -203,10 +219,7 @@ def recipe_text(arguments: Arguments) -> str:
         lines.append(f"allow = {_strings(it.allow)}")
     if it.spec is not None:
         lines += ["", "[efficientdet]", f"spec = {_string(it.spec)}"]
-    lines += [
-        "",
-        *_source_lines(it),
-    ]
+    lines += ["", *_source_lines(it)]
     if it.pipeline_config is not None:
         lines.append(f"pipeline_config = {_path(it, it.pipeline_config)}")
     if it.mean is not None and it.std is not None:
@@ -240,8 +253,9 @@ def _source_lines(it: Arguments) -> list[str]:
     if it.saved_model is not None:
         return ["[source]", 'kind = "saved_model"', f"path = {_path(it, it.saved_model)}"]
     assert it.checkpoint is not None  # settle's own check
+    stands = "# A folder stands for the checkpoint that TensorFlow's state file names in it."
     return [
-        "# A folder stands for the checkpoint that TensorFlow's state file names in it.",
+        *([] if it.pins else [stands]),
         "[source]",
         'kind = "local"',
         f"checkpoint = {_path(it, it.checkpoint)}",
@@ -326,7 +340,7 @@ def _checkpoint(given: Given) -> _Found:
         named_after=(config or checkpoint.prefix).parent,
         architecture=architecture,
         config=config,
-        note=chosen(checkpoint) if checkpoint.others else "",
+        note=chosen(checkpoint) if checkpoint.others and path.is_dir() else "",
     )
 
 

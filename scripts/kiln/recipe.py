@@ -297,8 +297,8 @@ class CheckLimits(_Part):
     """How far a variant's detections may be from the source model's; ``None``: the usual limit.
 
     ``score_difference`` is the largest between paired detections, ``iou`` the smallest overlap of
-    their boxes, ``unmatched`` the largest share of detections without a partner, ``agreement``
-    the smallest :func:`stages.matching.agreement`.
+    their boxes (one pair in twenty left out), ``unmatched`` the largest share of detections
+    without a partner, ``agreement`` the smallest :func:`stages.matching.agreement`.
     """
 
     score_difference: Fraction | None = None

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+#: Stages that end before anybody wonders what is going on: their beginning is not worth a line.
+_QUICK = ("annotate", "check", "previews", "runtimes", "task-library")
+
 
 class JsonReporter:
     """One JSON object per line on standard output, flushed at once."""
@@ -138,10 +141,11 @@ class TextReporter:
             self._bar(model, f"{id}: {fields.get('message', '')}", share)
         elif state == "finished":
             peak = fields.get("peak_rss", 0) / 2**20
-            self._line(f"{model}: {id} in {fields['seconds']:.1f} s, peak {peak:.0f} MiB")
+            memory = f", peak {peak:.0f} MiB" if peak else ""
+            self._line(f"{model}: {id} in {fields['seconds']:.1f} s{memory}")
             self._bar(model, id)
         elif state == "started":
-            if self._progress is None:
+            if self._progress is None and not id.startswith(_QUICK):
                 self._line(f"{model}: {id} ...")
             self._bar(model, id)
         elif state == "warning":

@@ -23,11 +23,13 @@ class Family:
         config: text of its ``pipeline.config``.
         architecture: what a recipe calls it.
         side: of the square input in pixels.
+        seed: of weights with which no two detections are so near that rounding swaps them.
     """
 
     config: str
     architecture: str
     side: int
+    seed: int
 
 
 _HYPERPARAMS = """{
@@ -92,7 +94,7 @@ _SHARED = """weight_shared_convolutional_box_predictor {
   }"""
 
 
-def _mobilenet_v2() -> Family:
+def _mobilenet_v2(seed: int) -> Family:
     """SSD MobileNet v2 320x320: six layers of its own, no pyramid, a head for each."""
     side = 160
     text = _SSD.format(
@@ -111,11 +113,12 @@ def _mobilenet_v2() -> Family:
         overlap=0.6,
         more="",
     )
-    return Family(text, "ssd", side)
+    return Family(text, "ssd", side, seed)
 
 
-def _pyramid(extractor: str, side: int, *, depth: int, depthwise: bool) -> Family:
+def _pyramid(extractor: str, seed: int, *, depthwise: bool) -> Family:
     """SSD with a feature pyramid and shared heads: FPNLite (depthwise) and RetinaNet."""
+    side, depth = 160, 64
     separable = "use_depthwise: true" if depthwise else ""
     text = _SSD.format(
         classes=len(CLASSES),
@@ -132,10 +135,10 @@ def _pyramid(extractor: str, side: int, *, depth: int, depthwise: bool) -> Famil
         overlap=0.6,
         more="",
     )
-    return Family(text, "ssd", side)
+    return Family(text, "ssd", side, seed)
 
 
-def _efficientdet(size: str, *, filters: int, repeats: int) -> Family:
+def _efficientdet(size: str, seed: int, *, filters: int, repeats: int) -> Family:
     """EfficientDet: swish, weighted bidirectional pyramid, scores without a background class."""
     side = 256  # what the pyramid needs: a multiple of 128, more than 128
     text = _SSD.format(
@@ -151,10 +154,10 @@ def _efficientdet(size: str, *, filters: int, repeats: int) -> Family:
         overlap=0.5,
         more="add_background_class: false",
     )
-    return Family(text, "efficientdet", side)
+    return Family(text, "efficientdet", side, seed)
 
 
-def _centernet(extractor: str) -> Family:
+def _centernet(extractor: str, seed: int) -> Family:
     """CenterNet MobileNet v2 FPN."""
     side = 192
     text = f"""\
@@ -173,18 +176,16 @@ model {{ center_net {{
   }}
 }} }}
 """
-    return Family(text, "centernet", side)
+    return Family(text, "centernet", side, seed)
 
 
 FAMILIES: dict[str, Family] = {
-    "ssd_mobilenet_v2": _mobilenet_v2(),
-    "ssd_mobilenet_v2_fpnlite": _pyramid(
-        "ssd_mobilenet_v2_fpn_keras", 160, depth=64, depthwise=True
-    ),
-    "ssd_mobilenet_v1_fpn": _pyramid("ssd_mobilenet_v1_fpn_keras", 160, depth=64, depthwise=False),
-    "ssd_resnet50_v1_fpn": _pyramid("ssd_resnet50_v1_fpn_keras", 160, depth=64, depthwise=False),
-    "efficientdet_d0": _efficientdet("b0", filters=64, repeats=3),
-    "efficientdet_d1": _efficientdet("b1", filters=88, repeats=4),
-    "centernet_mobilenet_v2_fpn": _centernet("mobilenet_v2_fpn"),
-    "centernet_mobilenet_v2_fpn_sep_conv": _centernet("mobilenet_v2_fpn_sep_conv"),
+    "ssd_mobilenet_v2": _mobilenet_v2(0),
+    "ssd_mobilenet_v2_fpnlite": _pyramid("ssd_mobilenet_v2_fpn_keras", 1, depthwise=True),
+    "ssd_mobilenet_v1_fpn": _pyramid("ssd_mobilenet_v1_fpn_keras", 2, depthwise=False),
+    "ssd_resnet50_v1_fpn": _pyramid("ssd_resnet50_v1_fpn_keras", 3, depthwise=False),
+    "efficientdet_d0": _efficientdet("b0", 4, filters=64, repeats=3),
+    "efficientdet_d1": _efficientdet("b1", 5, filters=88, repeats=4),
+    "centernet_mobilenet_v2_fpn": _centernet("mobilenet_v2_fpn", 6),
+    "centernet_mobilenet_v2_fpn_sep_conv": _centernet("mobilenet_v2_fpn_sep_conv", 11),
 }

@@ -18,6 +18,7 @@ from typing import Any
 from kiln.digest import key_of, tree_digest
 from kiln.engine import OWNER_LABEL, Engine
 from kiln.images.lock import Locked
+from kiln.owners import is_abandoned
 from kiln.plan import Files, Output, Plan, Step
 from kiln.recipe import Recipe
 from kiln.run import Runner
@@ -33,6 +34,10 @@ SAMPLES = {
     "efficientdet_lite0_shapes": 320,
 }
 VARIANTS = ("dynamic", "float32", "float16", "int8")
+#: What every release has beside its models.
+FRONT = ("SHA256SUMS", "index.html", "kiln.pub", "page.sig")
+#: What every model's folder has beside its artefacts and previews.
+RECORDS = ("checks.json", "conversion.json", "labelmap.txt", "model.sig")
 
 
 # --- kiln as a command -----------------------------------------------------------------------
@@ -142,8 +147,9 @@ class Kiln:
         found = []
         if self.store.exists():
             store = Store(self.store)
-            found += [str(path) for path in store.tmp.iterdir()]
-            found += [str(path) for path in self.store.rglob(".*.aside")]
+            # Another process of the tests may be at work in the same store.
+            half_made = [*store.tmp.iterdir(), *self.store.rglob(".*.aside")]
+            found += [str(path) for path in half_made if is_abandoned(path)]
             found += [f"damaged blob {digest}" for digest in store.verify()]
             for path in (self.store / "results").glob("*.json"):
                 if store.get_result(path.stem) is None:
@@ -153,10 +159,11 @@ class Kiln:
         return found
 
     def published(self) -> list[str]:
-        """Names of everything below dist."""
+        """Names of everything below dist but previews."""
         if not self.dist.exists():
             return []
-        return sorted(str(p.relative_to(self.dist)) for p in self.dist.rglob("*") if p.is_file())
+        found = (str(p.relative_to(self.dist)) for p in self.dist.rglob("*") if p.is_file())
+        return sorted(name for name in found if "/previews/" not in name)
 
 
 @dataclass

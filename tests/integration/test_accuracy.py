@@ -66,12 +66,13 @@ def in_image(
 ) -> dict[str, Detections]:
     """By variant: what TensorFlow's interpreter finds inside the image."""
     stages = stages_for(name)
+    slow = stages.image.name == "modelmaker"
     found = stages.run(
         *(
             Wanted(
                 variant,
                 "detect",
-                {},
+                {"reference_kernels": slow and variant in ("dynamic", "int8")},
                 {"model": samples[name].artefact(variant), "images": truth.folder},
             )
             for variant in VARIANTS

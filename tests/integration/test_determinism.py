@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SAMPLE, VARIANTS, Kiln, copy_project
+from support import FRONT, RECORDS, SAMPLE, VARIANTS, Kiln, copy_project
 
 _USER = 4711  # no such user: nothing of ours may depend on a name or a home in passwd
 
@@ -129,7 +129,10 @@ def alone(sample: Any, area: Path) -> Iterator[Kiln]:
     kiln: Kiln = sample.kiln.but(dist=folder / "dist", store=folder / "store")
     ended = kiln("build", SAMPLE, "--variant", "int8", "--json").ok()
     ran = [e["id"] for e in ended.events if e["event"] == "stage" and e["state"] == "finished"]
-    assert ran == ["checkpoint", "export", "convert-int8", "annotate-int8"]
+    assert ran == [
+        *("checkpoint", "export", "convert-int8", "annotate-int8"),
+        *("previews", "reference", "check-int8", "task-library-int8", "runtimes"),
+    ]
     yield kiln
     shutil.rmtree(folder)
 
@@ -142,8 +145,7 @@ def test_one_variant_alone_is_the_same(sample: Any, alone: Kiln) -> None:
         name: all_[name]["key"] for name in one
     }
     assert sorted(alone.published()) == sorted(
-        ["SHA256SUMS", "kiln.pub"]
-        + [f"{SAMPLE}/{n}" for n in ("conversion.json", "labelmap.txt", "model.sig", path.name)]
+        [*FRONT, *(f"{SAMPLE}/{name}" for name in (*RECORDS, path.name))]
     )
 
 
@@ -163,7 +165,10 @@ def test_another_variant_joins_the_first(sample: Any, alone: Kiln) -> None:
     """A later build of one more variant keeps the one that is published, and shares its export."""
     ended = alone("build", SAMPLE, "--variant", "float16", "--json").ok()
     ran = [e["id"] for e in ended.events if e["event"] == "stage" and e["state"] == "finished"]
-    assert ran == ["convert-float16", "annotate-float16"]
+    assert ran == [
+        *("convert-float16", "annotate-float16"),
+        *("check-float16", "task-library-float16", "runtimes"),
+    ]
     for variant in ("int8", "float16"):
         path = alone.dist / SAMPLE / f"{SAMPLE}_{variant}.tflite"
         assert path.read_bytes() == sample.artefact(variant).read_bytes()

@@ -57,7 +57,10 @@ def built(
     place = tmp_path_factory.mktemp("d0-built")
     archive = zoo.pack(files, place / "model.tar.gz", top=TOP)
     models = zoo.Models(place / "models", project)
-    models.add(MODEL, archive, variants=VARIANTS, architecture="efficientdet", root=TOP)
+    # Random weights answer every rounding with other detections; test_families.py has such that
+    # do not, for the checks.
+    models.add(MODEL, archive, variants=VARIANTS, architecture="efficientdet", root=TOP,
+               allow=("parity", "runtimes"))  # fmt: skip
     kiln = session_kiln.but(dist=place / "dist")
     kiln("build", "--models-dir", models.folder, timeout=900).ok()
     return kiln

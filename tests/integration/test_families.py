@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import zoo
 from families import CLASSES, FAMILIES, LABEL_MAP
-from support import Kiln, Stages, Wanted
+from support import FRONT, Kiln, Stages, Wanted
 
 from stages import detector, matching, pixels
 
@@ -57,11 +57,11 @@ def made(
         (photos / name).write_bytes((images_folder / name).read_bytes())
     (place / "labels.pbtxt").write_text(LABEL_MAP)
     wanted = []
-    for number, (name, family) in enumerate(FAMILIES.items()):
+    for name, family in FAMILIES.items():
         config = place / f"{name}.config"
         config.write_text(family.config)
         given = {"pipeline_config": config, "images": photos}
-        params = {"seed": number, "number": 7, "stand_out": MOST}
+        params = {"seed": family.seed, "number": 7, "stand_out": MOST}
         wanted += [
             Wanted(name, "make_checkpoint", params, given),
             Wanted(
@@ -94,7 +94,7 @@ def made(
 def test_one_release(made: Made) -> None:
     assert made.kiln("verify", made.kiln.dist).code == 0
     assert {name.split("/")[0] for name in made.kiln.published()} == {
-        "SHA256SUMS", "kiln.pub", *FAMILIES,
+        *FRONT, *FAMILIES,
     }  # fmt: skip
 
 
@@ -130,8 +130,11 @@ def test_float32_is_the_checkpoint(made: Made, name: str) -> None:
     model = detector.load(made.artefact(name, "float32"))
     compared = 0
     for photo in PHOTOS:
-        found = _inside(model.detect(pixels.load_rgb(made.photos / photo)))
-        sure = [item for item in _inside(made.found[name][photo]) if item["score"] >= SURE]
+        found = model.detect(pixels.load_rgb(made.photos / photo))
+        if FAMILIES[name].architecture == "centernet":  # its own boxes end where the image does
+            for item in found:
+                item["box"] = [min(max(side, 0.0), 1.0) for side in item["box"]]
+        sure = [item for item in made.found[name][photo] if item["score"] >= SURE]
         pairs = matching.match(sure, found, 0.9)
         assert len(pairs) == len(sure), photo
         for pair in pairs:
@@ -148,11 +151,4 @@ def test_dynamic_is_near(made: Made, name: str) -> None:
         image = pixels.load_rgb(made.photos / photo)
         left, right = (model.detect(image, score_threshold=SURE) for model in models)
         if len(left) >= 5:
-            assert matching.agreement(left, right) > 0.8, photo
-
-
-def _inside(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Boxes clipped to the image: CenterNet's own are, those of an artefact are not."""
-    return [
-        {**item, "box": [min(max(side, 0.0), 1.0) for side in item["box"]]} for item in detections
-    ]
+            assert matching.agreement(left, right) > 0.85, photo

@@ -20,7 +20,7 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
-from support import SAMPLE, Kiln, containers_of, running, wait_until
+from support import RECORDS, SAMPLE, Kiln, containers_of, running, wait_until
 
 from kiln.engine import OWNER_LABEL, Engine, Limits
 from kiln.errors import EngineFailedError
@@ -43,7 +43,7 @@ def _fits(kiln: Kiln) -> None:
     if not (kiln.dist / SAMPLE).exists():
         return
     names = {path.name for path in (kiln.dist / SAMPLE).iterdir()}
-    expected = {"conversion.json", "labelmap.txt", "model.sig", f"{SAMPLE}_float32.tflite"}
+    expected = {*RECORDS, "previews", f"{SAMPLE}_float32.tflite"}
     assert names == expected
     ended = kiln("verify", kiln.dist)
     if ended.code != 0:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import VARIANTS, Stages, Wanted, iou
+from support import VARIANTS, Kiln, Stages, Wanted, iou
 
 from kiln.errors import CheckpointError
 from kiln.store import StageResult
-from stages import packed, tflite_meta, tflite_model
+from stages import detector, matching, packed, pixels, tflite_meta, tflite_model
 
 SPEC = "efficientdet_lite0"
 SIZE = [128, 128]
@@ -415,3 +415,31 @@ def test_damaged_hub_module(
     (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 64)
     wanted = _seed(1, tmp_path, images_folder, label_map)
     _refused(lite_stages, wanted, "cannot be loaded", "feature-vector")
+
+
+# --- without a recipe ----------------------------------------------------------------------------
+
+
+def test_converted_without_a_recipe(
+    session_kiln: Kiln,
+    folder: Folder,
+    found: dict[str, Detections],
+    images_folder: Path,
+    tmp_path: Path,
+) -> None:
+    """``kiln convert`` of automl's own checkpoint, which holds the weights of every other kind."""
+    labels = tmp_path / "labels.pbtxt"
+    labels.write_text("".join(f"item {{ id: {n} name: 'thing {n}' }}\n" for n in range(1, 6)))
+    kiln = session_kiln.but(dist=tmp_path / "release")
+    options = ["--label-map", labels, "--model-maker", SPEC, "--image-size", "128x128"]
+    given = ["--checkpoint", folder("weights/tf1-ema"), "--name", "lite", "--variant", "float32"]
+    kiln("convert", *given, *options, "-o", kiln.dist).ok()
+    assert kiln("verify", kiln.dist).code == 0
+    model = detector.load(kiln.dist / "lite" / "lite_float32.tflite")
+    for name, expected in found["float32"].items():
+        best = [item for item in expected if item["score"] >= 0.2]
+        mine = model.detect(pixels.load_rgb(images_folder / name))
+        pairs = matching.match(best, mine, 0.95)
+        assert len(pairs) == len(best)
+        for pair in pairs:
+            assert mine[pair.right]["score"] == pytest.approx(best[pair.left]["score"], abs=1e-3)

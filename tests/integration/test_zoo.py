@@ -14,6 +14,9 @@ from support import VARIANTS, Kiln, Stages, Wanted
 
 MODEL, SEED = "random_ssd", "random_ssd_seed"
 
+#: What the project's own recipe of that profile allows.
+FAULTS = ["normalization", "labels", "parity", "runtimes"]
+
 #: COCO's ids with a gap: its 80 classes are numbered 1 to 90.
 GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
@@ -34,7 +37,7 @@ def built(
     folder = tmp_path_factory.mktemp("zoo-built")
     models = zoo.Models(folder / "models", project)
     models.add(MODEL, archive, variants=VARIANTS)
-    models.add(SEED, archive, variants=("dynamic",), profile="seed",
+    models.add(SEED, archive, variants=("dynamic",), profile="seed", allow=FAULTS,
                more="[export]\nmax_detections = 10\n")  # fmt: skip
     kiln = session_kiln.but(dist=folder / "dist")
     kiln("build", "--models-dir", models.folder, "--jobs", "2").ok()
@@ -107,6 +110,31 @@ def test_the_seed_profile_is_wrong_as_it_was(built: tuple[Kiln, zoo.Models]) -> 
     assert set(right.inputs[0].mean) == {127.5}
     assert set(right.inputs[0].std) == {127.5}
     assert _record(kiln, SEED)["profile"] == "seed"
+
+
+def test_the_seed_profile_is_refused_unless_its_faults_are_allowed(
+    built: tuple[Kiln, zoo.Models], archive: Path
+) -> None:
+    """Both mistakes of its metadata are named; its recipe in the project allows just these."""
+    kiln, models = built
+    known = (kiln.project / "models" / "ssd_mobilenet_v2_320x320_seed" / "recipe.toml").read_text()
+    assert f"allow = {json.dumps(FAULTS)}\n" in known
+    checks = json.loads((kiln.dist / SEED / "checks.json").read_text("utf-8"))
+    states = {gate["gate"]: gate["status"] for gate in checks["variants"]["dynamic"]["gates"]}
+    assert states["normalization"] == states["labels"] == "allowed"
+    assert not checks["variants"]["dynamic"]["passed"]
+    name = models.add("strict_seed", archive, variants=("dynamic",), profile="seed",
+                      more="[export]\nmax_detections = 10\n")  # fmt: skip
+    before = kiln.published()
+    kiln("build", name, "--models-dir", models.folder).refused(
+        19,
+        "strict_seed",
+        "mean/std 0/255 (0 to 1)",
+        "mean/std 127.5/127.5 (-1 to 1), the model's own preprocessing",
+        "labels-pbtxt",
+        "allow = ",
+    )
+    assert kiln.published() == before
 
 
 def test_artefacts_differ_where_they_should(built: tuple[Kiln, zoo.Models]) -> None:

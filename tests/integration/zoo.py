@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import shutil
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kiln.store import StageResult, Store
@@ -176,6 +177,7 @@ class Models:
         *,
         variants: tuple[str, ...] = ("float32",),
         profile: str = "",
+        allow: Sequence[str] = (),
         labels: str = "mscoco.pbtxt",
         images: str = "images",
         root: str = TOP,
@@ -190,7 +192,8 @@ class Models:
         text = RECIPE.format(
             name=name,
             variants=str(list(variants)).replace("'", '"'),
-            profile=f'profile = "{profile}"\n' if profile else "",
+            profile=(f'profile = "{profile}"\n' if profile else "")
+            + (f"allow = {json.dumps(allow)}\n" if allow else ""),
             url=url,
             root=root,
             pins=pins,

@@ -241,6 +241,39 @@ def test_a_model_that_finds_nothing_proves_nothing() -> None:
     assert [problem.code for problem in gate.problems] == ["nothing-found"]
 
 
+def test_one_pair_in_twenty_may_be_a_neighbour() -> None:
+    places = [(0.9, number, number / 2) for number in range(1, 21)]
+    source = {"a": [thing(*place) for place in places]}
+    moved = [thing(score, kind, at + (0.1 if kind == 7 else 0.0)) for score, kind, at in places]
+    loose = parity.LIMITS["dynamic"].changed({"iou": 0.9})
+    gate = parity.examine(source, {"a": moved}, loose, 0.3)
+    assert gate.status == "passed"
+    assert gate.figures["min_iou"] == pytest.approx(0.6)  # and is told all the same
+    assert parity.examine({"a": source["a"][:19]}, {"a": moved[:19]}, loose, 0.3).problems
+
+
+def crowd(*scores: float) -> list[dict[str, Any]]:
+    """Objects far from each other, one a class."""
+    return [thing(score, number, number / 4) for number, score in enumerate(scores, 1)]
+
+
+def test_what_a_full_list_cut_off_is_not_missed() -> None:
+    one, other = crowd(0.9, 0.8, 0.71, 0.70), crowd(0.9, 0.8, 0.70, 0.71)
+    full = {"a": one[:3]}, {"a": [*other[:2], other[3]]}
+    limits = parity.LIMITS["dynamic"]
+    assert parity.examine(*full, limits, 0.3, capacity=3).status == "passed"
+    assert parity.examine(*full, limits, 0.3, capacity=4).status == "failed"  # there was room
+    far = {"a": one[:3]}, {"a": one[1:]}
+    assert parity.examine(*far, STRICT, 0.3, capacity=3).status == "failed"  # 0.9 is far from 0.7
+
+
+def test_a_list_full_of_noise_was_not_cut_short() -> None:
+    source = {"a": crowd(0.9, 0.5, 0.02)}
+    found = {"a": [crowd(0.9)[0], *crowd(0, 0, 0, 0.02, 0.02)[3:]]}
+    gate = parity.examine(source, found, parity.LIMITS["dynamic"], 0.3, capacity=3)
+    assert gate.figures["missed"] == 1
+
+
 def test_limits_can_be_changed_one_by_one() -> None:
     found = {"a": [thing(0.8)]}
     limits = STRICT.changed({"score_difference": 0.2, "iou": None, "agreement": 0.5})

@@ -112,8 +112,9 @@ def test_variants_by_name(plain: Given, photos: Path) -> None:
 
 def test_a_file_of_a_checkpoint_stands_for_it(plain: Given, training: Path) -> None:
     for name in ("ckpt-3.index", "ckpt-3.data-00000-of-00001"):
-        found, _ = settle(replace(plain, checkpoint=training / name))
+        found, notes = settle(replace(plain, checkpoint=training / name))
         assert found.checkpoint == training / "ckpt-3"
+        assert "taking" not in "".join(notes)
 
 
 def test_a_folder_stands_for_its_pipeline_config(plain: Given, training: Path) -> None:
@@ -396,6 +397,12 @@ def test_init_where_nothing_can_be_written(kiln, training: Path) -> None:  # typ
         (("--label-map", "absent.pbtxt"), 16, "absent.pbtxt"),
         (("-o", "thesis"), 2, "thesis.tex"),
         (("-o", "thesis/thesis.tex"), 2, "is not a folder"),
+        # What the system refuses to look at, whoever asks.
+        (("--checkpoint", "x" * 300), 15, "cannot be read: File name too long"),
+        (("--label-map", "x" * 300), 15, "cannot be read: File name too long"),
+        (("--pipeline-config", "x" * 300), 15, "cannot be read: File name too long"),
+        (("--calibration", "x" * 300), 15, "cannot be read: File name too long"),
+        (("-o", "x" * 300), 15, "cannot be read: File name too long"),
     ],
 )
 def test_convert_refuses(  # type: ignore[no-untyped-def]
@@ -413,7 +420,7 @@ def test_convert_goes_the_way_of_a_build(kiln, training: Path, tmp_path: Path) -
     """As far as an engine: found in order, and nothing left behind."""
     options = ("--checkpoint", training, "--label-map", training / "labels.pbtxt", "-o", "out")
     said = kiln("convert", *options, code=20)
-    assert "taking checkpoint ckpt-2" in said
+    assert said.count("taking checkpoint ckpt-2") == 1
     assert list((tmp_path / "store" / "tmp").iterdir()) == []
 
 

@@ -222,12 +222,13 @@ def test_what_is_no_checkpoint(make: Callable[[Path], None], tmp_path: Path) -> 
     assert BAD[make] in caught.value.message
     assert str(folder) in caught.value.message
     assert caught.value.remedy
+    assert "archive" not in caught.value.remedy
 
 
 @pytest.mark.parametrize("make", [_lost_shard, _empty_index, _no_data])
 def test_a_prefix_that_is_not_whole(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path)
-    with pytest.raises(CheckpointError, match="not whole") as caught:
+    with pytest.raises(CheckpointError, match="not complete") as caught:
         local.find(tmp_path / "ckpt-1")
     assert BAD[make] in caught.value.message
 

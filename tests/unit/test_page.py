@@ -264,7 +264,7 @@ def test_command(dist: Path, tmp_path: Path) -> None:
     refused = kiln_page("--dist", tmp_path / "nowhere")
     assert refused.returncode == UsageError.exit_code
     assert "Traceback" not in refused.stderr
-    assert "nowhere cannot be read" in refused.stderr
+    assert "There is no release in" in refused.stderr
 
 
 # --- pictures ----------------------------------------------------------------------------------

@@ -414,13 +414,17 @@ def test_every_variant_is_held_against_the_checkpoint() -> None:
     assert found.step("reference").upstream() == set()
 
 
-def test_other_normalisations_are_tried_on_the_first_float_file() -> None:
-    proved = [
-        variant
-        for variant in CONVERTED
-        if checked_plan().step(f"check-{variant}").params["prove_normalization"]
-    ]
-    assert proved == ["float32"]
+@given(st.sets(st.sampled_from(CONVERTED), min_size=1))
+def test_a_check_s_key_is_the_same_whatever_else_is_built(chosen: set[Variant]) -> None:
+    """Else a variant built later would push those that are published out of dist."""
+    variants: list[Variant] = [variant for variant in CONVERTED if variant in chosen]
+    alone = make_plan(
+        recipe(), replace(SOURCES, check_images=SHOWN), variants, image=IMAGE, code=CODE
+    )
+    together = checked_plan()
+    for variant in variants:
+        for step_id in (f"check-{variant}", f"task-library-{variant}"):
+            assert alone.step(step_id).key == together.step(step_id).key
 
 
 def test_checks_change_no_key_of_what_they_check() -> None:

@@ -275,9 +275,11 @@ def _variant(
 def _inside(folder: Path, name: str) -> Path | None:
     """The regular file called ``name`` directly in ``folder``; records may say anything."""
     path = folder / name
-    if not name or Path(name).name != name or path.is_symlink() or not path.is_file():
+    try:
+        fine = bool(name) and Path(name).name == name and not path.is_symlink() and path.is_file()
+    except (OSError, ValueError):  # no file system takes such a name
         return None
-    return path
+    return path if fine else None
 
 
 def _metadata(path: Path) -> tuple[Any, Any, str]:

@@ -5,9 +5,10 @@ Everything that can be said without TensorFlow is said here, before any image is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _REMEDY = (
     "Name the folder that a training wrote its ckpt-N.index and ckpt-N.data-… files to, or one "
     "of its checkpoints, such as training/ckpt-7."
 )
+_INCOMPLETE = "Copy all of its files again, or name another checkpoint of the training."
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,24 @@ class Checkpoint:
     others: int
 
 
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Looking at a user's files, which may be anything.
+
+    Raises:
+        CheckpointError: the system refuses to say what is at a path (no permission, a name too
+            long, a loop of links).
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or 'A file'} cannot be read: {error.strerror or error}.",
+            "Check the path, who owns it and who may read it.",
+        ) from None
+
+
+@reading()
 def local_files(
     recipe: Recipe, source: LocalSource, store: Store, on_note: Callable[[str], None] | None
 ) -> tuple[dict[str, str], dict[str, Any]]:
@@ -66,8 +86,9 @@ def local_files(
         config = find_config(recipe.resolve(source.pipeline_config))
         pipeline = pipeline_text.read(config)
         check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
-    checkpoint = find(recipe.resolve(source.checkpoint), tf1=recipe.image == "modelmaker")
-    if on_note and checkpoint.others:
+    place = recipe.resolve(source.checkpoint)
+    checkpoint = find(place, tf1=recipe.image == "modelmaker")
+    if on_note and checkpoint.others and place.is_dir():
         on_note(f"{recipe.name}: {chosen(checkpoint)}")
     found = {path.name: path for path in checkpoint.files}
     if config is not None:
@@ -83,6 +104,7 @@ def local_files(
     return files, {"kind": "local", "checkpoint": checkpoint.prefix.name, "pinned": pinned}
 
 
+@reading()
 def find(path: Path, *, tf1: bool = False) -> Checkpoint:
     """The checkpoint at ``path``: a prefix, or a folder that holds one or several.
 
@@ -100,8 +122,11 @@ def find(path: Path, *, tf1: bool = False) -> Checkpoint:
     if path.is_dir():
         readable(path)
         _refuse_other_folders(path)
-        with told_by_stages(f"{path}: "):
-            prefix: Path = stage_module("checkpoint_files").find_checkpoint(path)
+        try:
+            with told_by_stages(f"{path}: "):
+                prefix: Path = stage_module("checkpoint_files").find_checkpoint(path)
+        except CheckpointError as error:  # it speaks of archives, which there is none of
+            raise CheckpointError(error.message, _INCOMPLETE) from None
     elif _with(path, _INDEX).is_file():
         prefix = path
     else:
@@ -141,6 +166,7 @@ def find_config(path: Path) -> Path:
     return readable(config)
 
 
+@reading()
 def check_labels(path: Path, num_classes: int | None) -> None:
     """Read a label map, and hold it against the model's number of classes where that is known.
 
@@ -198,10 +224,8 @@ def whole(prefix: Path, what: str = "checkpoint") -> tuple[Path, ...]:
     else:
         return (*(shards[name] for name in wanted), index)
     raise CheckpointError(
-        f"The {what} {prefix} is not whole: {problem}.",
-        "Copy all of its files again, or name another checkpoint of the training."
-        if what == "checkpoint"
-        else "Copy the whole folder again.",
+        f"The {what} {prefix} is not complete: {problem}.",
+        _INCOMPLETE if what == "checkpoint" else "Copy the whole folder again.",
     )
 
 

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Installs what some tests need of the system, as root on Debian or Ubuntu: a browser for the
+# release's page, and the graphics libraries that MediaPipe loads. Does nothing where all of it is
+# there; without it those tests are skipped, with the reason.
+set -eu
+wanted=
+if ! command -v chromium >/dev/null 2>&1 && ! command -v google-chrome >/dev/null 2>&1; then
+    wanted="chromium"
+fi
+for library in libegl1:libEGL.so.1 libgles2:libGLESv2.so.2; do
+    ldconfig -p | grep -q "${library#*:}" || wanted="$wanted ${library%%:*}"
+done
+[ -n "$wanted" ] || exit 0
+echo "test-tools: installing $wanted"
+log=$(mktemp)
+# shellcheck disable=SC2086
+if ! { apt-get -q update && DEBIAN_FRONTEND=noninteractive \
+    apt-get -q install -y --no-install-recommends $wanted; } >"$log" 2>&1; then
+    tail -n 5 "$log" >&2
+    echo "test-tools: could not install $wanted (log: $log)" >&2
+    exit 1
+fi
+rm -f "$log"

@@ -1,0 +1,234 @@
+"""Every variant of every sample wherever it may be used, against the image's own interpreter.
+
+docs/runtimes.md says what runs where; its table is held against what is found here.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import ROOT, SAMPLES, VARIANTS, Stages, Wanted
+
+from kiln import outside, runtimes
+from stages import compare, pixels, tflite_meta, tflite_model
+
+#: Of a detection that counts; the samples that know shapes see noise of up to 0.3 in photographs.
+THRESHOLD = 0.4
+#: Two with objects of the SSD sample, one picture without colours, one with noise for the others.
+IMAGES = ("astronaut.png", "camera.png", "chelsea.png", "rocket.jpg")
+
+ARCHITECTURES = dict(zip(SAMPLES, ("SSD", "CenterNet", "EfficientDet-Lite"), strict=True))
+BY_CHANNEL = "normalised by channel"
+
+Detections = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def models(samples: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
+    """By architecture and variant; the SSD once more, with another mean for one channel."""
+    found = {
+        ARCHITECTURES[name]: {variant: sample.artefact(variant) for variant in VARIANTS}
+        for name, sample in samples.items()
+    }
+    place = tmp_path_factory.mktemp("by-channel")
+    found[BY_CHANNEL] = {}
+    for variant, path in found["SSD"].items():
+        found[BY_CHANNEL][variant] = place / path.name
+        found[BY_CHANNEL][variant].write_bytes(by_channel(path.read_bytes()))
+    return found
+
+
+def by_channel(data: bytes) -> bytes:
+    """The same model, whose metadata declares another mean for its third channel."""
+    alike = struct.pack("<3f", 127.5, 127.5, 127.5)
+    for start in (at for at in range(len(data)) if data.startswith(alike, at)):
+        changed = data[: start + 8] + struct.pack("<f", 126.5) + data[start + 12 :]
+        metadata = tflite_meta.read(tflite_model.read(changed))
+        assert metadata is not None
+        if metadata.inputs[0].mean == (127.5, 127.5, 126.5):
+            return changed
+    raise AssertionError("the metadata has no means to change")
+
+
+@pytest.fixture(scope="module")
+def images(images_folder: Path) -> dict[str, Path]:
+    return {name: images_folder / name for name in IMAGES}
+
+
+@pytest.fixture(scope="module")
+def expected(
+    models: dict[str, dict[str, Path]],
+    images: dict[str, Path],
+    stages: Stages,
+    stages_for: Callable[[str], Stages],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, dict[str, Detections]]:
+    """By architecture and variant: what TensorFlow finds, in the image that made the artefact."""
+    folder = tmp_path_factory.mktemp("images")
+    for name, path in images.items():
+        (folder / name).write_bytes(path.read_bytes())
+    images_of = {name: stages_for(sample) for sample, name in ARCHITECTURES.items()}
+    found = {}
+    for name, files in models.items():
+        runner = images_of.get(name, stages)
+        ran = runner.run(
+            *(
+                Wanted(
+                    variant,
+                    "detect",
+                    {"score_threshold": THRESHOLD / 2},
+                    {"model": path, "images": folder},
+                )
+                for variant, path in files.items()
+            )
+        )
+        found[name] = {
+            variant: runner.json(ran[variant], "detections.json")["images"] for variant in files
+        }
+    # A comparison with nothing proves nothing.
+    for name, variants in found.items():
+        for variant, by_image in variants.items():
+            sure = [item for items in by_image.values() for item in items]
+            assert sum(item["score"] >= THRESHOLD for item in sure) >= 2, (name, variant)
+    return found
+
+
+@pytest.fixture(scope="module")
+def gates(
+    models: dict[str, dict[str, Path]],
+    images: dict[str, Path],
+    expected: dict[str, dict[str, Detections]],
+) -> dict[tuple[str, str], dict[str, runtimes.Gate]]:
+    """By architecture and variant, then by name: the gates outside the images."""
+    if not (ROOT / outside.ENVIRONMENT).exists() and not os.environ.get(outside.PYTHON_VARIABLE):
+        if os.environ.get("KILN_REQUIRE_ENGINE") == "1":
+            pytest.fail("KILN_REQUIRE_ENGINE is set, but `make runtimes` was not run")
+        pytest.skip("MediaPipe is not installed (`make runtimes` installs it)")
+    found = {}
+    for name, files in models.items():
+        checked = runtimes.check_outside(files, images, expected[name], THRESHOLD)
+        for variant, both in checked.items():
+            found[name, variant] = {gate["gate"]: gate for gate in both}
+    return found
+
+
+@pytest.fixture(scope="module")
+def task_library(
+    models: dict[str, dict[str, Path]],
+    images: dict[str, Path],
+    stages: Stages,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[tuple[str, str], tuple[Any, Detections]]:
+    """By architecture and variant: the Task Library's refusal (None) and what it finds."""
+    import numpy as np
+
+    wanted = []
+    for name, files in models.items():
+        tensor = tflite_model.read(files["float32"].read_bytes()).graph
+        _, height, width, _ = tensor.tensors[tensor.inputs[0]].shape
+        folder = tmp_path_factory.mktemp("pictures")
+        for image, path in images.items():
+            # At the model's size, so that two resizers are not compared; pixels repeated, because
+            # boxes come in whole pixels.
+            resized = pixels.resize_bilinear(pixels.load_rgb(path), height, width)
+            np.save(folder / f"{image}.npy", pixels.to_uint8(resized).repeat(6, 0).repeat(6, 1))
+        wanted += [
+            Wanted(
+                f"{list(models).index(name)}-{variant}",
+                "task_library",
+                {"score_threshold": THRESHOLD / 2},
+                {"model": path, "pictures": folder},
+            )
+            for variant, path in files.items()
+        ]
+    ran = stages.run(*wanted)
+    found = {}
+    for index, (name, files) in enumerate(models.items()):
+        for variant in files:
+            result = ran[f"{index}-{variant}"]
+            refused = result.facts["refused"]
+            answer = {} if refused else stages.json(result, "detections.json")["images"]
+            found[name, variant] = (refused, answer)
+    return found
+
+
+CASES = [(name, variant) for name in (*ARCHITECTURES.values(), BY_CHANNEL) for variant in VARIANTS]
+
+
+@pytest.mark.parametrize(("architecture", "variant"), CASES)
+def test_litert_finds_the_same(gates: Any, architecture: str, variant: str) -> None:
+    gate = gates[architecture, variant]["runtime-litert"]
+    print(gate["summary"])
+    assert gate["status"] == "passed", gate
+    assert gate["figures"]["pairs"] >= 2
+
+
+@pytest.mark.parametrize(("architecture", "variant"), CASES)
+def test_mediapipe_finds_the_same_or_says_why_not(
+    gates: Any, architecture: str, variant: str
+) -> None:
+    gate = gates[architecture, variant]["runtime-mediapipe"]
+    print(gate["summary"])
+    if architecture == BY_CHANNEL and variant != "int8":
+        assert gate["status"] == "skipped" and "normalises all colour channels" in gate["summary"]
+        return
+    assert gate["status"] == "passed", gate
+    assert gate["figures"]["pairs"] >= 2
+
+
+def test_mediapipe_still_lacks_what_the_rule_says(
+    gates: Any,
+    models: dict[str, dict[str, Path]],
+    images: dict[str, Path],
+    expected: dict[str, dict[str, Detections]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the rule the runtime refuses; once it no longer does, the rule has to go."""
+    monkeypatch.setattr(runtimes, "why_not", lambda *_: "")
+    files = {"float32": models[BY_CHANNEL]["float32"]}
+    (_, gate) = runtimes.check_outside(files, images, expected[BY_CHANNEL], THRESHOLD)["float32"]
+    assert gate["problems"][0]["code"] == "refused"
+    assert "Per-channel image normalization is not available" in gate["summary"]
+
+
+@pytest.mark.parametrize(("architecture", "variant"), CASES)
+def test_the_task_library_finds_the_same(
+    task_library: Any,
+    expected: dict[str, dict[str, Detections]],
+    architecture: str,
+    variant: str,
+) -> None:
+    refused, found = task_library[architecture, variant]
+    assert refused is None
+    limits = runtimes.ROUNDED_INPUT if variant in ("float32", "float16") else runtimes.REQUANTISED
+    ious = []
+    for image, items in expected[architecture][variant].items():
+        result = compare.compare(items, found[image], THRESHOLD)
+        ious += result["ious"]
+        assert max(result["score_differences"], default=0.0) <= limits.score, image
+        for item in (*result["missed"], *result["extra"]):
+            assert item["score"] < THRESHOLD + limits.score, (image, item)
+    assert len(ious) >= 2 and sum(ious) / len(ious) >= limits.mean_iou
+
+
+def test_the_table_in_the_documents(gates: Any, task_library: Any, expected: Any) -> None:
+    text = (ROOT / "docs" / "runtimes.md").read_text("utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    said = {
+        (cells[0], cells[1]): cells[2:]
+        for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+        if cells[1] in VARIANTS
+    }
+    found = {}
+    for name, variant in CASES:
+        litert, mediapipe = (
+            gates[name, variant][gate]["status"] == "passed" for gate in runtimes.GATES.values()
+        )
+        runs = (variant in expected[name], task_library[name, variant][0] is None)
+        found[name, variant] = ["yes" if item else "no" for item in (*runs, litert, mediapipe)]
+    assert said == found

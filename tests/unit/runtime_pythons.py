@@ -1,0 +1,47 @@
+"""Interpreters for the process that runtimes are loaded into."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from kiln import outside
+
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
+
+
+def use(monkeypatch: pytest.MonkeyPatch, python: Path | str = sys.executable) -> None:
+    """Let kiln start ``python``; by default this one, which has LiteRT but no MediaPipe."""
+    monkeypatch.setenv("KILN_PROJECT", str(ROOT))
+    monkeypatch.setenv(outside.PYTHON_VARIABLE, str(python))
+
+
+def with_runtimes() -> Path | None:
+    """The interpreter of ``make runtimes``, where it was run."""
+    named = os.environ.get(outside.PYTHON_VARIABLE)
+    python = Path(named) if named else ROOT / outside.ENVIRONMENT / "bin" / "python"
+    return python if python.exists() else None
+
+
+def script(folder: Path, text: str) -> Path:
+    """A shell script in place of the interpreter."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def with_module(folder: Path, name: str, code: str) -> Path:
+    """This interpreter with a distribution ``name`` whose import runs ``code``."""
+    site = folder / "site"
+    module = site / name.replace("-", "_")
+    module.mkdir(parents=True)
+    (module / "__init__.py").write_text(code)
+    info = site / f"{name.replace('-', '_')}-9.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
+    return script(folder, f'PYTHONPATH="{site}" exec "{sys.executable}" "$@"')

@@ -175,7 +175,14 @@ def settle(
         architecture=_one_of(found.architecture, Architecture),
         label_map=given.label_map,
         variants=variants,
-        checkpoint=None if given.checkpoint is None else found.pinned if fixed else found.path,
+        # What is built at once is what was told; a recipe without pins follows the training.
+        checkpoint=(
+            None
+            if given.checkpoint is None
+            else found.pinned
+            if pin or folder is None
+            else found.path
+        ),
         saved_model=None if given.saved_model is None else found.path,
         mean=given.mean,
         std=given.std,
@@ -217,10 +224,7 @@ def recipe_text(arguments: Arguments) -> str:
         lines.append(f"allow = {_strings(it.allow)}")
     if it.spec is not None:
         lines += ["", "[efficientdet]", f"spec = {_string(it.spec)}"]
-    lines += [
-        "",
-        *_source_lines(it),
-    ]
+    lines += ["", *_source_lines(it)]
     if it.pipeline_config is not None:
         lines.append(f"pipeline_config = {_path(it, it.pipeline_config)}")
     if it.mean is not None and it.std is not None:
@@ -254,9 +258,9 @@ def _source_lines(it: Arguments) -> list[str]:
     if it.saved_model is not None:
         return ["[source]", 'kind = "saved_model"', f"path = {_path(it, it.saved_model)}"]
     assert it.checkpoint is not None  # settle's own check
-    comment = [] if it.pins else [_FOLLOWS]
+    stands = "# A folder stands for the checkpoint that TensorFlow's state file names in it."
     return [
-        *comment,
+        *([] if it.pins else [stands]),
         "[source]",
         'kind = "local"',
         f"checkpoint = {_path(it, it.checkpoint)}",

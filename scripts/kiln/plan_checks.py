@@ -151,7 +151,7 @@ def _check(
     else:
         inputs["source"] = Output("reference", "detections.json")
     facts = _facts(origin)
-    if not slow and origin == "export" and _only_exported(recipe):
+    if origin == "export" and _only_exported(recipe):
         facts["normalizations"] = Fact("reference", "normalizations")
     steps.add(check_id(variant), "check", params, inputs, facts)
 

@@ -165,16 +165,21 @@ def test_a_wrong_normalisation_is_caught(shared: Kiln, exports: Path) -> None:
     assert shared.published() == []
 
 
-@pytest.mark.parametrize("images", ["images", "shapes"])
-def test_the_right_one_is_confirmed(stages: Stages, exports: Path, images: str) -> None:
+def test_the_right_one_is_confirmed(stages: Stages, exports: Path) -> None:
     """On the images of the training, and on others."""
     norm = three((127.5,), (127.5,))
     params = {"normalization": norm.as_fact(), "normalization_from": "given"}
-    inputs = {"saved_model": exports / "trained" / "saved_model", "images": SAMPLES_DIR / images}
-    ran = stages.run(Wanted("graph", "saved_model_reference", params, inputs))
-    tried = ran["graph"].facts["normalizations"]
-    assert len(tried) == 5
-    assert confirmed(tried, norm)
+    graph = {"saved_model": exports / "trained" / "saved_model"}
+    ran = stages.run(
+        *[
+            Wanted(name, "saved_model_reference", params, {**graph, "images": SAMPLES_DIR / name})
+            for name in ("images", "shapes")
+        ]
+    )
+    for result in ran.values():
+        tried = result.facts["normalizations"]
+        assert len(tried) == 5
+        assert confirmed(tried, norm)
 
 
 # --- refused -------------------------------------------------------------------------------------

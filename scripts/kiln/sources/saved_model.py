@@ -14,7 +14,7 @@ from typing import Any
 from kiln import pipeline_text
 from kiln.errors import CheckpointError, DigestMismatchError
 from kiln.recipe import Architecture, Recipe, SavedModelSource
-from kiln.sources.local import CONFIG, check_labels, find_config, readable, whole
+from kiln.sources.local import CONFIG, check_labels, find_config, readable, reading, whole
 from kiln.sources.packed import mismatch
 from kiln.store import Store
 
@@ -55,6 +55,7 @@ class SavedModel:
                 return "ssd" if data.find(_POSTPROCESS) >= 0 else "centernet"
 
 
+@reading()
 def find_saved_model(path: Path) -> SavedModel:
     """The SavedModel at ``path``: its folder, its ``saved_model.pb``, or the folder above.
 
@@ -73,7 +74,7 @@ def find_saved_model(path: Path) -> SavedModel:
     variables = folder / VARIABLES
     if not variables.with_name("variables.index").is_file():
         raise CheckpointError(
-            f"The SavedModel {folder} is not whole: {VARIABLES}.index is missing.",
+            f"The SavedModel {folder} is not complete: {VARIABLES}.index is missing.",
             "Copy the whole folder again; the weights are in its folder 'variables'.",
         )
     found = {GRAPH: folder / GRAPH}
@@ -90,6 +91,7 @@ def find_saved_model(path: Path) -> SavedModel:
     return SavedModel(folder, {name: readable(item) for name, item in sorted(found.items())})
 
 
+@reading()
 def saved_model_files(
     recipe: Recipe, source: SavedModelSource, store: Store
 ) -> tuple[dict[str, str], str | None, dict[str, Any]]:

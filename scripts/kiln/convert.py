@@ -125,9 +125,6 @@ class Arguments:
     pins: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
-_FOLLOWS = "# A folder stands for the checkpoint that TensorFlow's state file names in it."
-
-
 @reading()
 def settle(
     given: Given, *, folder: Path | None = None, pin: bool = False
@@ -162,8 +159,6 @@ def settle(
             "no int8: it needs --calibration DIR, images like those that the model will see"
         )
     name = _name(given.name, folder, found.named_after)
-    # What is built at once is what was told; a recipe without pins follows the training.
-    fixed = pin or folder is None
     what = "checkpoint" if given.saved_model is None else "SavedModel"
     arguments = Arguments(
         name=name,

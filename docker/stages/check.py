@@ -99,7 +99,6 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         architecture=params["architecture"],
         height=size["height"],
         width=size["width"],
-        lines=lines,
         weights=params["weights"],
         roles=params["roles"],
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 from stages import roles, tflite_meta, tflite_model
 from stages.failures import StageError
@@ -50,7 +50,6 @@ class Expected:
         architecture: ``ssd``, ``efficientdet``, ``centernet`` or ``center_net``.
         height: of the input, in pixels; 0: not known.
         width: of the input, in pixels; 0: not known.
-        lines: the label file's lines, by class index.
         weights: how many numbers the model's variables hold; None: not known.
         roles: role -> output name, where the graph cannot tell (:mod:`stages.adopt`).
     """
@@ -59,7 +58,6 @@ class Expected:
     architecture: str
     height: int
     width: int
-    lines: list[str]
     weights: Optional[int] = None
     roles: Optional[dict[str, str]] = None
 
@@ -262,8 +260,3 @@ def _label_files(gate: Gate, metadata: tflite_meta.Metadata, files: dict[str, by
             "The label file was not packed into the model, or under another name.",
         )
     gate.figures["packed_files"] = {name: len(content) for name, content in files.items()}
-
-
-def as_figures(lines: list[str]) -> dict[str, Any]:
-    """How many label lines and how many names among them."""
-    return {"lines": len(lines), "names": sum(line != "???" for line in lines)}

@@ -64,19 +64,11 @@ def examine(
         expected: by image, what TensorFlow's own interpreter finds.
         threshold: least score of a detection that counts.
     """
-    from tflite_support.task import core, processor, vision
-
     gate = Gate(NAME)
     version = _version()
     gate.figures["runtime"] = version
     try:
-        found_by = vision.ObjectDetector.create_from_options(
-            vision.ObjectDetectorOptions(
-                base_options=core.BaseOptions(file_name=str(model), num_threads=1),
-                detection_options=processor.DetectionOptions(max_results=100),
-            )
-        )
-        found = {name: _detect(vision, found_by, path) for name, path in pictures.items()}
+        found = detections(model, pictures)
     except (ValueError, RuntimeError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         gate.problem(
@@ -114,6 +106,27 @@ def _version() -> str:
     from importlib import metadata
 
     return f"tflite-support {metadata.version('tflite-support')}"
+
+
+def detections(model: Path, pictures: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
+    """What the library finds, by image: ``box`` as fractions, ``score``, ``class_id``, ``label``.
+
+    Args:
+        model: a ``.tflite`` file.
+        pictures: by image, a ``.npy`` file: uint8 [h, w, 3], RGB, of the model's input size.
+
+    Raises:
+        ValueError, RuntimeError: the library refuses the file; its own words.
+    """
+    from tflite_support.task import core, processor, vision
+
+    detector = vision.ObjectDetector.create_from_options(
+        vision.ObjectDetectorOptions(
+            base_options=core.BaseOptions(file_name=str(model), num_threads=1),
+            detection_options=processor.DetectionOptions(max_results=100),
+        )
+    )
+    return {name: _detect(vision, detector, path) for name, path in pictures.items()}
 
 
 def _detect(vision: Any, detector: Any, path: Path) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from kiln.errors import CheckFailedError, LabelMapError, UsageError, error_for_k
 from kiln.images.lock import locked_image
 from kiln.limits import Limits
 from kiln.plan import Files, Plan, Step, make_plan
+from kiln.plan_checks import reference_stage
 from kiln.recipe import (
     HubSource,
     ImageName,
@@ -532,13 +533,7 @@ def _source(recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResul
             for name, blob in results["checkpoint"].files.items()
             if name.startswith("model/")
         }
-    params: dict[str, Any] = {
-        "max_detections": recipe.export.max_detections,
-        "image_size": list(recipe.export.image_size) if recipe.export.image_size else None,
-    }
-    stage = "reference"
-    if recipe.efficientdet is not None:
-        stage, params["spec"] = "modelmaker_reference", recipe.efficientdet.spec
+    stage, params = reference_stage(recipe)
     return _Thing(SOURCE, recipe.image, stage, params, {"checkpoint": Files(files)})
 
 

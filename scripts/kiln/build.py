@@ -23,7 +23,7 @@ from kiln.plan_checks import check_id, library_id
 from kiln.project import Project
 from kiln.recipe import Recipe, Variant, load
 from kiln.run import OnEvent, Runner
-from kiln.sources.model import IMAGE_SUFFIXES, Acquired, acquire
+from kiln.sources.model import Acquired, acquire, images_in
 from kiln.store import StageResult, Store
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ class Builder:
 
     def _with_images(self, acquired: Acquired) -> Acquired:
         """With images to check on: the recipe's, or where it has none, the project's samples."""
-        images = acquired.check_images or _images(self.project.sample_images, self.store)
+        images = acquired.check_images or images_in(self.project.sample_images, self.store)
         return replace(acquired, sources=replace(acquired.sources, check_images=images))
 
     def _check(
@@ -305,8 +305,7 @@ class Builder:
         if not checks.failures(report):
             # What fails inside need not be asked outside.
             outside = checks.outside_gates(report, plan, results, self.store, self._tell)
-            report = checks.gather(recipe, plan, results, self.store, outside)
-            assert report is not None
+            report = checks.with_outside(report, recipe, outside)
         if checks.failures(report):
             kept = self.store.root / "logs" / f"{recipe.name}.{checks.CHECKS_FILE}"
             kept.parent.mkdir(exist_ok=True)
@@ -340,14 +339,6 @@ class Builder:
         record = conversion_record(recipe, path, acquired, plan, results, artefacts, self.project)
         files[CONVERSION_FILE] = _as_json(record)
         return files, tuple(artefacts)
-
-
-def _images(folder: Path, store: Store) -> dict[str, str]:
-    """Name -> SHA-256 of the images in a folder of the project's own; none where there is none."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {
-        path.name: store.add_file(path) for path in found if path.suffix.lower() in IMAGE_SUFFIXES
-    }
 
 
 def _as_json(data: Mapping[str, Any]) -> bytes:

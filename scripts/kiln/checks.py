@@ -65,12 +65,8 @@ def gather(
     plan: Plan,
     results: Mapping[str, StageResult],
     store: Store,
-    outside: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any] | None:
-    """All that was found about a model's artefacts, as ``checks.json`` holds it.
-
-    Args:
-        outside: variant -> gates of runtimes outside of the image.
+    """All that was found inside the image about a model's artefacts, as ``checks.json`` holds it.
 
     Returns:
         Plain data (``docs/checks.md``); None where nothing was checked.
@@ -85,14 +81,11 @@ def gather(
         result = results[check_id(variant)]
         found = _read(result, store)
         library = _read(results[library_id(variant)], store)
-        gates = [*found["gates"], *library["gates"], *(outside or {}).get(variant, ())]
-        gates = [_allowed(gate, recipe.allow) for gate in gates]
         blob = results[step_id].files["model.tflite"]
         variants[variant] = {
             "file": f"{recipe.name}_{variant}.tflite",
             "sha256": blob.sha256,
-            "passed": all(gate["status"] in (PASSED, SKIPPED) for gate in gates),
-            "gates": gates,
+            **_judged([*found["gates"], *library["gates"]], recipe.allow),
             "detections": found["detections"],
         }
         if found["source"] is not None:
@@ -125,6 +118,22 @@ def _read(result: StageResult, store: Store) -> dict[str, Any]:
     path = store.path(result.files[CHECK_FILE].sha256)
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return found
+
+
+def with_outside(
+    report: Mapping[str, Any], recipe: Recipe, outside: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """``report`` with what runtimes outside of the image said: variant -> gates."""
+    variants = {
+        variant: {**entry, **_judged([*entry["gates"], *outside[variant]], recipe.allow)}
+        for variant, entry in report["variants"].items()
+    }
+    return {**report, "variants": variants}
+
+
+def _judged(gates: Sequence[Mapping[str, Any]], allow: Sequence[str]) -> dict[str, Any]:
+    seen = [_allowed(gate, allow) for gate in gates]
+    return {"gates": seen, "passed": all(gate["status"] in (PASSED, SKIPPED) for gate in seen)}
 
 
 def outside_gates(

@@ -96,14 +96,24 @@ def _reference(
             facts,
         )
         return
-    params: dict[str, Any] = {
-        "max_detections": recipe.export.max_detections,
-        "image_size": list(recipe.export.image_size) if recipe.export.image_size else None,
-    }
-    stage = "reference"
-    if recipe.efficientdet is not None:
-        stage, params["spec"] = "modelmaker_reference", recipe.efficientdet.spec
+    stage, params = reference_stage(recipe)
     steps.add("reference", stage, params, {"checkpoint": checkpoint, "images": Files(images)})
+
+
+def reference_stage(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    """The stage that runs a recipe's checkpoint itself, and its parameters."""
+    if recipe.efficientdet is not None:
+        return "modelmaker_reference", {**overrides(recipe), "spec": recipe.efficientdet.spec}
+    return "reference", overrides(recipe)
+
+
+def overrides(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe changes of its model's configuration, as the stages that build it take it."""
+    size = recipe.export.image_size
+    return {
+        "max_detections": recipe.export.max_detections,
+        "image_size": list(size) if size else None,
+    }
 
 
 def _only_exported(recipe: Recipe) -> bool:

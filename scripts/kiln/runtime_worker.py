@@ -202,8 +202,8 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
                 max_results=-1,
             )
         )
-    # By the reason it is a ValueError, a RuntimeError, NotImplementedError or FileNotFoundError;
-    # a plain OSError is its native part, loaded only now, which lacks a system library.
+    # A refusal comes as one of many classes of error, by its reason; a plain OSError is none: its
+    # native part, loaded only now, lacks a system library.
     except Exception as error:
         if type(error) is OSError:
             raise _UnimportableError(_words(error)) from error

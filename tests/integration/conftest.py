@@ -169,6 +169,7 @@ def stages(engine: Engine, odapi: Locked, project: Path, store: Store, area: Pat
     code = area / "stages"
     shutil.copytree(project / "docker" / "stages", code)
     for path in EXTRA_STAGES.glob("*.py"):
+        assert not (code / path.name).exists(), f"{path.name} would hide a stage of the project"
         shutil.copy(path, code)
     recipe = load(project / "models" / "samples" / SAMPLE / "recipe.toml", project / "models")
     return Stages(engine, store, odapi, code, recipe)

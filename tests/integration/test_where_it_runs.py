@@ -133,15 +133,14 @@ def task_library(
         _, height, width, _ = tensor.tensors[tensor.inputs[0]].shape
         folder = tmp_path_factory.mktemp("pictures")
         for image, path in images.items():
-            # At the model's size, so that two resizers are not compared; pixels repeated, because
-            # boxes come in whole pixels.
+            # At the model's size, so that two resizers are not compared.
             resized = pixels.resize_bilinear(pixels.load_rgb(path), height, width)
-            np.save(folder / f"{image}.npy", pixels.to_uint8(resized).repeat(6, 0).repeat(6, 1))
+            np.save(folder / f"{image}.npy", pixels.to_uint8(resized))
         wanted += [
             Wanted(
                 f"{list(models).index(name)}-{variant}",
-                "task_library",
-                {"score_threshold": THRESHOLD / 2},
+                "library_detections",
+                {},
                 {"model": path, "pictures": folder},
             )
             for variant, path in files.items()

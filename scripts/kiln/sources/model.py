@@ -218,16 +218,22 @@ def _image_folder(
         ImageSetError: there is no such folder, or no image in it.
     """
     folder = recipe.resolve(relative)
-    found = (
-        sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if folder.is_dir()
-        else []
-    )
+    found = images_in(folder, store)
     if not found:
         raise ImageSetError(
             f"Recipe {recipe.name!r} needs {what}, and {folder} holds none.", remedy
         )
-    return {path.name: store.add_file(path.resolve()) for path in found}
+    return found
+
+
+def images_in(folder: Path, store: Store) -> dict[str, str]:
+    """Name -> SHA-256 of the images in a folder, by name; empty where there is no such folder."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {
+        path.name: store.add_file(path.resolve())
+        for path in found
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    }
 
 
 def _checkpoint_files(

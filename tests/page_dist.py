@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from kiln import outside
 from stages import detector, matching, pixels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -227,3 +229,29 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def run_mediapipe(code: str, folder: Path, image: Path) -> list[list[str]] | None:
+    """What a MediaPipe snippet prints when run beside the artefact; None without MediaPipe.
+
+    In the environment of ``make runtimes``, and cut off from the network as builds do it: the
+    library tells its maker of its use.
+    """
+    if not outside.installed("mediapipe"):
+        return None
+    offline = (
+        f"import sys\nsys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
+        "from kiln import runtime_worker\nassert not runtime_worker._cut_off()\n"
+    )
+    return run(f"{offline}{code}", folder, image, outside.python())
+
+
+def run(
+    code: str, folder: Path, image: Path, python: Path | str = sys.executable
+) -> list[list[str]]:
+    """What a snippet prints when run beside the artefact, word by word."""
+    ended = subprocess.run(
+        [str(python), "-c", code, str(image)], cwd=folder, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    return [line.split(" ") for line in ended.stdout.splitlines()]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import page_dist
 import pytest
 from support import ROOT, SAMPLE
 
+from kiln import outside
 from kiln.page.contents import Model, Variant, read_release
 from kiln.page.document import render
 from kiln.page.snippets import litert_python, mediapipe_python
@@ -261,32 +259,30 @@ def image_for(model: Model) -> Path:
     return ROOT / "models" / "samples" / "shapes" / "scene_02.png"
 
 
-def run(code: str, folder: Path, image: Path) -> list[list[str]]:
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(image)], cwd=folder, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    return [line.split(" ") for line in ended.stdout.splitlines()]
-
-
 def test_code_finds_what_the_files_find(samples: dict[str, Any]) -> None:
-    with_mediapipe = importlib.util.find_spec("mediapipe") is not None
-    seen = 0
+    seen = {"LiteRT": 0, "MediaPipe": 0}
     for folder, model, variant in published(samples):
         image = image_for(model)
         found = detector.load(folder / variant.file).detect(pixels.load_rgb(image), 0.5)
         assert found
-        codes = [(litert_python(variant, 0.5), 0.001)]  # three decimals are printed
-        # MediaPipe resizes in its own way (seen: 0.077, CenterNet's int8).
-        codes += [(mediapipe_python(variant, 0.5), 0.1)] if with_mediapipe else []
-        for code, tolerance in codes:
-            lines = run(code, folder, image)
+        printed = {
+            # Three decimals are printed.
+            ("LiteRT", 0.001): page_dist.run(litert_python(variant, 0.5), folder, image),
+            # MediaPipe resizes in its own way (seen: 0.077, CenterNet's int8).
+            ("MediaPipe", 0.1): page_dist.run_mediapipe(
+                mediapipe_python(variant, 0.5), folder, image
+            ),
+        }
+        for (runtime, tolerance), lines in printed.items():
+            if lines is None:
+                continue
             best = {item["label"]: item["score"] for item in reversed(found)}
             told = {name: float(score) for name, score, *_ in reversed(lines)}
             assert told == pytest.approx(best, abs=tolerance), variant.file
             assert abs(len(lines) - len(found)) <= 1, variant.file  # one may be at the threshold
-            seen += 1
-    assert seen == 12 * (2 if with_mediapipe else 1)
+            seen[runtime] += 1
+    assert seen["LiteRT"] == 12
+    assert seen["MediaPipe"] == (12 if outside.installed("mediapipe") else 0)
 
 
 def test_size_of_the_samples_page(samples: dict[str, Any], tmp_path: Path) -> None:

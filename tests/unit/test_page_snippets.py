@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +36,6 @@ def variant_of(folder: Path, name: str) -> Variant:
     return next(variant for variant in model.variants if variant.name == name)
 
 
-def run(code: str, folder: Path, image: Path) -> list[list[str]]:
-    """What a snippet prints when run beside the artefact, word by word."""
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(image)], cwd=folder, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    return [line.split(" ") for line in ended.stdout.splitlines()]
-
-
 @pytest.mark.parametrize("name", list(page_dist.TOY_VARIANTS))
 @pytest.mark.parametrize("size", [None, (53, 37)], ids=["input size", "another size"])
 def test_litert(folder: Path, tmp_path: Path, name: str, size: tuple[int, int] | None) -> None:
@@ -57,7 +46,7 @@ def test_litert(folder: Path, tmp_path: Path, name: str, size: tuple[int, int] |
     picture.resize(size or (model.width, model.height), Image.Resampling.NEAREST).save(path)
     expected = model.detect(pixels.load_rgb(path), SCORE)
     assert {item["label"] for item in expected} == {"red", "green", "blue"}
-    compare(run(litert_python(variant, SCORE), folder, path), expected)
+    compare(page_dist.run(litert_python(variant, SCORE), folder, path), expected)
 
 
 def compare(printed: list[list[str]], expected: list[dict[str, Any]]) -> None:
@@ -73,9 +62,11 @@ def compare(printed: list[list[str]], expected: list[dict[str, Any]]) -> None:
 
 
 def test_mediapipe(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("mediapipe", reason="mediapipe is not installed")
     variant = variant_of(folder, "float32")
-    printed = run(mediapipe_python(variant, SCORE), folder, page_dist.toy_images(tmp_path)[0])
+    image = page_dist.toy_images(tmp_path)[0]
+    printed = page_dist.run_mediapipe(mediapipe_python(variant, SCORE), folder, image)
+    if printed is None:
+        pytest.skip("MediaPipe is not installed (`make runtimes` installs it)")
     assert {line[0] for line in printed} == {"red", "green", "blue"}
 
 
@@ -116,7 +107,7 @@ def test_each_channel_has_its_own_normalisation(folder: Path, tmp_path: Path) ->
     assert litert_python(same, SCORE) == litert_python(variant, SCORE)
     code = litert_python(with_input(variant, mean=(127.5, 127.5, 127.0), std=(127.5,) * 3), SCORE)
     assert "mean = np.array([127.5, 127.5, 127], np.float32)" in code
-    printed = run(code, folder, page_dist.toy_images(tmp_path)[0])
+    printed = page_dist.run(code, folder, page_dist.toy_images(tmp_path)[0])
     assert {line[0] for line in printed} == {"red", "green", "blue"}
 
 

@@ -22,7 +22,8 @@ from kiln.recipe import discover
 from kiln.store import Store
 from kiln.ui import table
 
-KILN = Path(sys.executable).parent / "kiln"
+KILN = (str(Path(sys.executable).parent / "kiln"),)
+UNCHECKED = (sys.executable, str(Path(__file__).resolve().parent / "unchecked.py"))
 BASELINE = Path(__file__).resolve().parent.parent / "baseline"
 
 #: One line of the result: ``what``, ``kiln``, and where there is another way ``other``, ``ratio``
@@ -38,16 +39,18 @@ class Run:
     peak: int
 
 
-def build(project: Project, folder: Path, arguments: Sequence[str]) -> Run:
+def build(
+    project: Project, folder: Path, arguments: Sequence[str], program: Sequence[str] = KILN
+) -> Run:
     """``kiln build`` as a user runs it, with the store and dist in ``folder``."""
-    return kiln(project, folder, ["build", *arguments, "--dist", str(folder / "dist")])[0]
+    return kiln(project, folder, ["build", *arguments, "--dist", str(folder / "dist")], program)
 
 
 def kiln(
-    project: Project, folder: Path, arguments: Sequence[str]
-) -> tuple[Run, list[dict[str, Any]]]:
-    """A kiln command as a user runs it, with the store in ``folder``; the run and its events."""
-    command = [str(KILN), *arguments, "--json"]
+    project: Project, folder: Path, arguments: Sequence[str], program: Sequence[str] = KILN
+) -> Run:
+    """A kiln command as a user runs it, with the store in ``folder``."""
+    command = [*program, *arguments, "--json"]
     environment = {**os.environ, "KILN_STORE": str(folder / "store")}
     environment["KILN_PROJECT"] = str(project.root)
     start = time.monotonic()
@@ -57,7 +60,7 @@ def kiln(
     if done.returncode != 0:
         raise SystemExit(f"bench: kiln {arguments[0]} failed: {events[-1:]}")
     peaks = [event["peak_rss"] for event in events if event.get("state") == "finished"]
-    return Run(seconds, max(peaks, default=0)), events
+    return Run(seconds, max(peaks, default=0))
 
 
 def empty(folder: Path) -> None:

@@ -3,64 +3,61 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks import common
 from benchmarks.common import Row, Run
 from kiln.project import Project
+from kiln.recipe import discover, load
 
-#: Stages that check; a conversion without them would be the rest.
-CHECKS = ("previews", "reference", "check-", "task-library", "runtimes")
+#: What checks may add to a conversion's wall time, as a part of it.
 BOUND = 0.35
 
 
 def measure(project: Project, folder: Path, rounds: int) -> list[Row]:
-    """``--jobs 2`` against ``--jobs 1``, images at hand, an empty store each time."""
+    """``--jobs 2`` against ``--jobs 1``, images at hand, an empty store each time; then checks."""
 
     def kiln(jobs: int) -> Run:
         common.empty(folder)
         return common.build(project, folder, ["--samples", "--jobs", str(jobs)])
 
-    shares: dict[str, list[tuple[float, float]]] = {}
-
-    def checked() -> Run:
-        common.empty(folder)
-        arguments = ["build", "--samples", "--dist", str(folder / "dist")]
-        run, events = common.kiln(project, folder, arguments)
-        for model, pair in _split(events).items():
-            shares.setdefault(model, []).append(pair)
-        return run
-
-    ways = {"--jobs 2": lambda: kiln(2), "--jobs 1": checked}
-    runs = common.take_turns(rounds, ways)
+    runs = common.take_turns(rounds, {"--jobs 2": lambda: kiln(2), "--jobs 1": lambda: kiln(1)})
     rows = common.compared(
         "all samples, --jobs 2 beside --jobs 1", runs["--jobs 2"], runs["--jobs 1"], 1.0,
         memory=False,
     )  # fmt: skip
-    together = [
-        (sum(checks for checks, _ in models), sum(rest for _, rest in models))
-        for models in zip(*shares.values(), strict=True)
+    return rows + _checks(project, folder, rounds)
+
+
+def _checks(project: Project, folder: Path, rounds: int) -> list[Row]:
+    """Each sample with all its checks, those outside of the image too, beside one without any."""
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for model, path in discover(project.models).items():
+        if not load(path, project.models).sample:
+            continue
+
+        def one(program: Sequence[str], model: str = model) -> Run:
+            common.empty(folder)
+            return common.build(project, folder, [model], program)
+
+        ways = {f"{model}, checked": common.KILN, f"{model}, unchecked": common.UNCHECKED}
+        runs = common.take_turns(
+            rounds, {name: lambda program=program: one(program) for name, program in ways.items()}
+        )
+        checked, unchecked = ([run.seconds for run in way] for way in runs.values())
+        pairs[model] = [
+            (with_ - without, without) for with_, without in zip(checked, unchecked, strict=True)
+        ]
+    every = [
+        (sum(added for added, _ in models), sum(rest for _, rest in models))
+        for models in zip(*pairs.values(), strict=True)
     ]
-    for model, pairs in {**shares, "all samples": together}.items():
-        checks, rest = (statistics.median(part) for part in zip(*pairs, strict=True))
+    rows: list[Row] = []
+    for model, measured in {**pairs, "all samples": every}.items():
+        added, rest = (statistics.median(part) for part in zip(*measured, strict=True))
         rows.append(
-            {"what": f"checks of {model} beside conversion, s", "kiln": checks, "other": rest,
-             "ratio": statistics.median(a / b for a, b in pairs), "bound": BOUND}
+            {"what": f"what checks add to {model}, wall s", "kiln": added, "other": rest,
+             "ratio": statistics.median(a / b for a, b in measured), "bound": BOUND}
         )  # fmt: skip
     return rows
-
-
-def _split(events: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """By model: seconds in stages that check, and in all others."""
-    found: dict[str, tuple[float, float]] = {}
-    for event in events:
-        if event.get("event") == "stage" and event.get("state") == "finished":
-            checks, rest = found.get(event["model"], (0.0, 0.0))
-            if event["id"].startswith(CHECKS):
-                checks += event["seconds"]
-            else:
-                rest += event["seconds"]
-            found[event["model"]] = (checks, rest)
-    return found

@@ -74,7 +74,7 @@ def _convert(project: Project, engine: Engine, image: str, folder: Path, rounds:
 
     def kiln() -> Run:
         common.empty(folder)
-        return common.kiln(project, folder, arguments)[0]
+        return common.kiln(project, folder, arguments)
 
     def hand() -> Run:
         mounts = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln import __version__, checks, release
+from kiln import __version__, checks, outside, release
 from kiln.digest import sha256_file, tree_digest
 from kiln.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.files import write_atomic
@@ -200,11 +200,19 @@ class Builder:
         acquired = self._with_images(acquired)
         wanted = variants or recipe.variants
         plan = make_plan(recipe, acquired.sources, wanted, image=locked.identity, code=code)
+        ahead = outside.Ahead()
+
+        def tell(event: str, **fields: Any) -> None:
+            # What checks need outside of the image is loaded while they run inside.
+            if fields.get("state") == "started" and fields.get("id") in plan.reports:
+                ahead.start()
+            self._tell(event, **fields)
+
         runner = Runner(
             self.engine,
             self.store,
             self.project.stages,
-            self._tell,
+            tell,
             keep_failed=self.keep_failed,
         )
         before = len(runner.known(plan))
@@ -222,11 +230,14 @@ class Builder:
                 self._tell("note", message=f"{recipe.name}: waiting for another kiln to finish it")
 
         told: list[bool] = []
-        with self.store.lock(f"model-{recipe.name}", while_waiting=waiting):
+        with (
+            self.store.lock(f"model-{recipe.name}", while_waiting=waiting),
+            contextlib.closing(ahead),
+        ):
             results = runner.run(plan, recipe, image)
             self._check_trained(recipe, results)
             plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
-            report = self._check(recipe, plan, results)
+            report = self._check(recipe, plan, results, ahead)
             files, artefacts = self._collect(recipe, acquired, plan, results, path)
             if report is not None:
                 files[checks.CHECKS_FILE] = _as_json(report)
@@ -291,7 +302,11 @@ class Builder:
         return replace(acquired, sources=replace(acquired.sources, check_images=images))
 
     def _check(
-        self, recipe: Recipe, plan: Plan, results: Mapping[str, StageResult]
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        results: Mapping[str, StageResult],
+        ahead: outside.Ahead,
     ) -> dict[str, Any] | None:
         """Hold the artefacts against their source.
 
@@ -304,8 +319,8 @@ class Builder:
             return None
         if not checks.failures(report):
             # What fails inside need not be asked outside.
-            outside = checks.outside_gates(report, plan, results, self.store, self._tell)
-            report = checks.with_outside(report, recipe, outside)
+            found = checks.outside_gates(report, plan, results, self.store, self._tell, ahead)
+            report = checks.with_outside(report, recipe, found)
         if checks.failures(report):
             kept = self.store.root / "logs" / f"{recipe.name}.{checks.CHECKS_FILE}"
             kept.parent.mkdir(exist_ok=True)

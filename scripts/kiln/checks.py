@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kiln import outside
 from kiln.digest import key_of
 from kiln.errors import CheckFailedError
 from kiln.plan import Plan
@@ -121,11 +122,11 @@ def _read(result: StageResult, store: Store) -> dict[str, Any]:
 
 
 def with_outside(
-    report: Mapping[str, Any], recipe: Recipe, outside: Mapping[str, Sequence[Mapping[str, Any]]]
+    report: Mapping[str, Any], recipe: Recipe, found: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
     """``report`` with what runtimes outside of the image said: variant -> gates."""
     variants = {
-        variant: {**entry, **_judged([*entry["gates"], *outside[variant]], recipe.allow)}
+        variant: {**entry, **_judged([*entry["gates"], *found[variant]], recipe.allow)}
         for variant, entry in report["variants"].items()
     }
     return {**report, "variants": variants}
@@ -142,12 +143,16 @@ def outside_gates(
     results: Mapping[str, StageResult],
     store: Store,
     on_event: Callable[..., None],
+    ahead: outside.Ahead | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Ask runtimes outside of the image (:mod:`kiln.runtimes`): variant -> gates.
 
     What they said of just these bytes is remembered in the store, as results of stages are.
+
+    Args:
+        ahead: the process to ask them in, started early.
     """
-    from kiln import outside, runtimes
+    from kiln import runtimes
 
     images = _shared_images(report)
     least = max(results[check_id(name)].facts["compared_from"] for name in report["variants"])
@@ -184,6 +189,7 @@ def outside_gates(
         },
         least,
         rounded=rounded,
+        ahead=ahead,
     )
     seconds = round(time.monotonic() - start, 3)
     on_event(

@@ -2,7 +2,8 @@
 
 The process is :mod:`kiln.runtime_worker`. Each item of work gets its result or the reason why it
 has none; an item that kills or blocks the process costs that item alone, the rest goes on in a
-new one.
+new one. Loading the runtimes takes over a second, so a process can be started :class:`Ahead` of its
+work, while something else is waited for.
 """
 
 from __future__ import annotations
@@ -88,12 +89,85 @@ def installed(*distributions: str) -> list[str]:
     return sorted(name for name in found if name.rpartition("-")[0] in names)
 
 
-def run(items: Sequence[Mapping[str, Any]], *, silence: float = SILENCE) -> list[Outcome]:
+class _Process:
+    """One process of :mod:`kiln.runtime_worker`, and what it says beside its answers.
+
+    Raises:
+        UsageError: no interpreter, see :func:`python`.
+        OSError: it cannot be run.
+    """
+
+    def __init__(self, *, ahead: bool = False) -> None:
+        self.ahead = ahead
+        command = [str(python()), "-B", str(Path(runtime_worker.__file__).resolve())]
+        self.chatter = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        try:
+            self.popen = subprocess.Popen(
+                command + ["--ahead"] * ahead,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.chatter,
+                start_new_session=True,
+            )
+        except OSError:
+            self.chatter.close()
+            raise
+
+    def end(self) -> None:
+        """End it and whatever it started: it leads a session of its own."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+        for stream in (self.popen.stdin, self.popen.stdout):
+            with contextlib.suppress(OSError):  # what was not yet written to it
+                if stream is not None:
+                    stream.close()
+
+
+class Ahead:
+    """A process that loads the runtimes before they are wanted.
+
+    :meth:`start` may be called at any time, from any thread, more than once; whoever made this
+    calls :meth:`close`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: _Process | None = None
+        self._done = False
+
+    def start(self) -> None:
+        """Start it, unless it was; where that fails, the work itself will say so."""
+        with self._lock, contextlib.suppress(OSError, UsageError):
+            if not self._done:
+                self._done = True
+                self._process = _Process(ahead=True)
+
+    def take(self) -> _Process | None:
+        """The process, once; ``None`` where there is none."""
+        with self._lock:
+            process, self._process = self._process, None
+            return process
+
+    def close(self) -> None:
+        """End a process that nobody took."""
+        with self._lock:
+            self._done = True
+        process = self.take()
+        if process is not None:
+            process.end()
+            process.chatter.close()
+
+
+def run(
+    items: Sequence[Mapping[str, Any]], *, silence: float = SILENCE, ahead: Ahead | None = None
+) -> list[Outcome]:
     """Do all items, in order, in as few processes as it takes (one, if nothing dies).
 
     Args:
         items: as :mod:`kiln.runtime_worker` takes them.
         silence: seconds without a word that are still fine.
+        ahead: a process started before, to be used first.
 
     Returns:
         For each item its result, or how the process died at it.
@@ -102,47 +176,51 @@ def run(items: Sequence[Mapping[str, Any]], *, silence: float = SILENCE) -> list
         UsageError: no interpreter, see :func:`python`.
     """
     outcomes: list[Outcome] = []
+    process = ahead.take() if ahead is not None and items else None
     while len(outcomes) < len(items):
-        outcomes += _one_process(items[len(outcomes) :], silence)
+        outcomes += _one_process(items[len(outcomes) :], silence, process)
+        process = None
     return outcomes
 
 
-def _one_process(items: Sequence[Mapping[str, Any]], silence: float) -> list[Outcome]:
-    """The outcomes of the first items, at least one; the last may be :class:`Died`."""
+def _one_process(
+    items: Sequence[Mapping[str, Any]], silence: float, process: _Process | None
+) -> list[Outcome]:
+    """The outcomes of the first items; the last may be :class:`Died`.
+
+    At least one, except from a ``process`` that was started ahead and died before any: loading
+    what one item needs is not the fault of another.
+    """
     request = {"stages": str(Project.find().docker), "items": list(items)}
-    command = [str(python()), "-B", str(Path(runtime_worker.__file__).resolve())]
     results: list[Outcome] = []
-    at = ""
-    with tempfile.TemporaryFile() as chatter:
+    at, begun = "", False
+    try:
+        process = process or _Process()
+    except OSError as error:
+        return [Died("crashed", f"{python()} cannot be run: {error.strerror or error}")]
+    died = None
+    with process.chatter:
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=chatter,
-                start_new_session=True,
-            )
-        except OSError as error:
-            return [Died("crashed", f"{command[0]} cannot be run: {error.strerror or error}")]
-        try:
-            assert process.stdin is not None and process.stdout is not None
-            with contextlib.suppress(BrokenPipeError), process.stdin:
-                process.stdin.write(json.dumps(request).encode())
-            for message in _messages(process.stdout, silence):
+            stdin, stdout = process.popen.stdin, process.popen.stdout
+            assert stdin is not None and stdout is not None
+            with contextlib.suppress(BrokenPipeError), stdin:
+                stdin.write(json.dumps(request).encode())
+            for message in _messages(stdout, silence):
+                begun = True
                 at = "" if "begin" in message else message.get("at", at)
                 if "end" in message:
                     results.append(message["result"])
                 if len(results) == len(items):
                     break  # how it goes down, and whether it does, is of no interest
             else:
-                process.wait(silence)
-            died = None
+                process.popen.wait(silence)
         except (TimeoutError, subprocess.TimeoutExpired):
             died = Died("timeout", f"it gave no sign of life for {silence:g} s and was ended")
         finally:
-            _kill(process)
-        if len(results) < len(items):
-            results.append(replace(died or _death(process.returncode, chatter), at=at))
+            process.end()
+        if len(results) < len(items) and (begun or not process.ahead):
+            found = died or _death(process.popen.returncode, process.chatter)
+            results.append(replace(found, at=at))
     return results
 
 
@@ -170,15 +248,6 @@ def _messages(stream: IO[bytes], silence: float) -> Any:
             return
         with contextlib.suppress(ValueError):  # cut off by a crash
             yield json.loads(line)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the process and whatever it started: it leads a session of its own."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
 
 
 def _death(code: int, chatter: IO[bytes]) -> Died:

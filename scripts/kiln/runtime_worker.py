@@ -1,7 +1,8 @@
 """The process that native runtimes are loaded into: LiteRT, MediaPipe.
 
 Run as a file (``python runtime_worker.py``) by :mod:`kiln.outside`, with whatever interpreter has
-the runtimes; it imports nothing of kiln. The request is JSON on standard input::
+the runtimes; it imports nothing of kiln. With ``--ahead`` it loads them before it reads what is
+wanted, so that whoever starts it early waits less. The request is JSON on standard input::
 
     {"stages": "folder that holds the package stages", "items": [{"task": ..., ...}, ...]}
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import os
 import platform
@@ -39,6 +41,7 @@ LITERT, MEDIAPIPE = "ai-edge-litert", "mediapipe"
 """Distributions; also how results name the runtimes."""
 
 _ENLARGED = 2048  # pixels: how large a picture MediaPipe is given, see _for_mediapipe
+_MEDIAPIPE = ("mediapipe", "mediapipe.tasks.python.vision")
 _SEED = 20  # of the input of latency measurements; any number, but always the same
 
 Alive = Callable[..., None]
@@ -67,6 +70,8 @@ def main() -> None:
         answers.flush()
 
     open_reason = _cut_off()
+    if "--ahead" in sys.argv:
+        _load_ahead(open_reason)
     request = json.loads(sys.stdin.buffer.read())
     sys.path.insert(0, request["stages"])
     for number, item in enumerate(request["items"]):
@@ -75,6 +80,13 @@ def main() -> None:
             emit(end=number, result={"unsafe": open_reason})
             continue
         emit(end=number, result=_result(item, functools.partial(emit, alive=number)))
+
+
+def _load_ahead(open_reason: str) -> None:
+    """Load what items will need; what cannot be loaded is said by the item that needs it."""
+    for name in ("PIL.Image", "ai_edge_litert.interpreter", *([] if open_reason else _MEDIAPIPE)):
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def _result(item: dict[str, Any], alive: Alive) -> dict[str, Any]:

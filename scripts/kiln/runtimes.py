@@ -98,6 +98,7 @@ def check_outside(
     rounded: Mapping[str, Detections] | None = None,
     limits: Mapping[tuple[str, str], Limits] = LIMITS,
     silence: float = outside.SILENCE,
+    ahead: outside.Ahead | None = None,
 ) -> dict[str, list[Gate]]:
     """Run the artefacts of one model in LiteRT and MediaPipe, all in one process apart.
 
@@ -111,6 +112,7 @@ def check_outside(
             inputs; only these images are shown to it. None: ``expected`` has to do.
         limits: what differences pass.
         silence: seconds without a word from the process that are still fine.
+        ahead: a process that was started before it was wanted.
 
     Returns:
         By variant, the gates ``runtime-litert`` and ``runtime-mediapipe``: plain JSON.
@@ -147,7 +149,8 @@ def check_outside(
         }
         for variant, runtime in asked
     ]
-    for (variant, runtime), outcome in zip(asked, outside.run(items, silence=silence), strict=True):
+    outcomes = outside.run(items, silence=silence, ahead=ahead)
+    for (variant, runtime), outcome in zip(asked, outcomes, strict=True):
         limit = limits[runtime, arithmetic(models[variant])]
         gates[variant, runtime] = _judge(
             runtime, models[variant], outcome, wanted[runtime][variant], score_threshold, limit

@@ -12,28 +12,20 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
+import tool
 
 from kiln.digest import key_of, tree_digest
 from kiln.emulation import emulated, find_emulator, one_core
 from kiln.engine import Engine
-from kiln.errors import (
-    CancelledError,
-    KilnError,
-    StageFailedError,
-    UsageError,
-    VerificationError,
-)
+from kiln.errors import StageFailedError, UsageError, VerificationError
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
 from kiln.limits import STAGE_UID, Limits
@@ -455,32 +447,5 @@ def command(
         print(f"{count} artefact{plural}, byte for byte the same in all {machines} runs.")
 
 
-def main() -> None:
-    """Run the command; every failure becomes one message and its own exit code."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    error: KilnError
-    try:
-        command.main(standalone_mode=False)
-        return
-    except KilnError as failure:
-        error = failure
-    except click.UsageError as failure:
-        error = UsageError(failure.format_message(), "See --help.")
-    except (KeyboardInterrupt, click.Abort):
-        error = CancelledError("Stopped.")
-    if "--json" in sys.argv:
-        about = {"kind": error.kind, "message": error.message, "remedy": error.remedy}
-        JsonReporter().event("error", exit_code=error.exit_code, **about)
-    else:
-        print(f"cpu-check: {error.message}", file=sys.stderr)
-        if error.remedy:
-            print(f"           {error.remedy}", file=sys.stderr)
-    sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    main()
+    tool.run(command, "cpu-check")

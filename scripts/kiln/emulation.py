@@ -31,7 +31,9 @@ PACKAGES = ("qemu-user-static", "qemu-user")
 SLOWDOWN = 30
 """An emulated stage may take so many times its time limit; 8 to 25 times as long was measured."""
 
-_PLACE = "/kiln/launcher"
+PLACE = "/kiln/launcher"
+"""Where a container sees the launcher's folder."""
+
 _METADATA_PYTHON = "/opt/metadata/bin/python"
 _REF = "tool"
 _REMEDY = (
@@ -39,7 +41,7 @@ _REMEDY = (
     "linked qemu-x86_64 on the PATH."
 )
 _CPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+=-]*")
-_ONE_CORE = (
+ONE_CORE = (
     "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
@@ -157,7 +159,7 @@ def emulated(engine: Engine, emulator: Emulator, cpu: str, folder: Path) -> Engi
     Raises:
         UsageError: the emulator has no such processor.
     """
-    _open_folder(folder)
+    open_folder(folder)
     qemu = folder / "qemu"
     # A copy: what the store holds is not executable.
     copy_file(emulator.program, qemu, 0o755)
@@ -172,40 +174,42 @@ def emulated(engine: Engine, emulator: Emulator, cpu: str, folder: Path) -> Engi
             f"The emulator (version {emulator.version}) cannot emulate {cpu!r}.",
             "`qemu-x86_64 -cpu help` lists what it can.",
         )
-    start = f"exec {_PLACE}/qemu -cpu {cpu}"
+    start = f"exec {PLACE}/qemu -cpu {cpu}"
     # The kernel would start a child of an emulated process on the real processor. Where both
     # environments are one, there is no child (stages.runner), and it must stay recognisable.
-    _script(
+    write_script(
         folder / "python",
         f"""main=$(command -v python)
 own=${{KILN_METADATA_PYTHON:-{_METADATA_PYTHON}}}
 if [ "$own" != "$main" ]; then
-    export EMULATED_METADATA_PYTHON="$own" KILN_METADATA_PYTHON={_PLACE}/metadata-python
+    export EMULATED_METADATA_PYTHON="$own" KILN_METADATA_PYTHON={PLACE}/metadata-python
 fi
 {start} "$main" "$@\"""",
     )
-    _script(folder / "metadata-python", f'{start} "$EMULATED_METADATA_PYTHON" "$@"')
-    return _LaunchedEngine(engine, folder, SLOWDOWN)
+    write_script(folder / "metadata-python", f'{start} "$EMULATED_METADATA_PYTHON" "$@"')
+    return LaunchedEngine(engine, folder, SLOWDOWN)
 
 
 def one_core(engine: Engine, folder: Path) -> Engine:
     """``engine``, with every process kept on one core; ``folder`` as in :func:`emulated`."""
-    _open_folder(folder)
+    open_folder(folder)
     # Children inherit the affinity.
-    _script(folder / "python", f'exec python -c \'{_ONE_CORE}\' "$(command -v python)" "$@"')
-    return _LaunchedEngine(engine, folder, 2)
+    write_script(folder / "python", f'exec python -c \'{ONE_CORE}\' "$(command -v python)" "$@"')
+    return LaunchedEngine(engine, folder, 2)
 
 
-def _open_folder(folder: Path) -> None:
+def open_folder(folder: Path) -> None:
+    """Make a folder for a launcher."""
     folder.mkdir()
     folder.chmod(0o755)  # the stage's user reads it, whatever our umask is
 
 
-def _script(path: Path, line: str) -> None:
+def write_script(path: Path, line: str) -> None:
+    """Write a launcher: a shell script that ends in ``exec``."""
     write_atomic(path, f"#!/bin/sh\n{line}\n".encode(), 0o755)
 
 
-class _LaunchedEngine(Engine):
+class LaunchedEngine(Engine):
     """An engine whose containers start their interpreter through a launcher.
 
     Args:
@@ -232,8 +236,8 @@ class _LaunchedEngine(Engine):
         assert command[0] == "python"
         return super().run(
             image,
-            [f"{_PLACE}/python", *command[1:]],
-            mounts={**mounts, self._folder: (_PLACE, "ro")},
+            [f"{PLACE}/python", *command[1:]],
+            mounts={**mounts, self._folder: (PLACE, "ro")},
             environment=environment,
             limits=replace(limits, timeout=limits.timeout * self._slowdown),
             on_stdout=on_stdout,

@@ -1,0 +1,58 @@
+"""The same bytes under other circumstances, in real builds; and a stage that cheats is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from variations.bringing import copy_checkout
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = "ssd_mobilenet_v2_oidv4"
+
+
+def run(project: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "reproducibility.py"), SAMPLE, "--json",
+         "--variant", "float32", *arguments],
+        env={**os.environ, "KILN_PROJECT": str(project)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert not done.stderr, done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def of(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {event["name"]: event for event in events if event["event"] == "circumstance"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can change the host's name")
+def test_everything_at_once(engine: object) -> None:
+    code, events = run(ROOT, "--short")
+    rows = of(events)
+    assert code == 0, events[-1]
+    assert not rows["all at once"]["skipped"] and rows["all at once"]["differing"] == []
+    assert {**rows["as it is"]["digests"]}.items() < rows["all at once"]["digests"].items()
+    assert "images base" in rows["all at once"]["digests"]
+
+
+def test_a_stage_that_tells_the_time_zone(engine: object, tmp_path: Path) -> None:
+    copy_checkout(ROOT, tmp_path / "copy", reverse=False)
+    stage = tmp_path / "copy" / "docker" / "stages" / "annotate.py"
+    text = stage.read_text("utf-8")
+    told = text.replace(
+        'params["description"]', '(params["description"] + __import__("time").tzname[0])'
+    )
+    assert told != text
+    stage.write_text(told, "utf-8")
+    code, events = run(tmp_path / "copy", "--only", "time zone", "--no-images")
+    assert code == 41
+    assert of(events)["time zone"]["differing"] == [f"{SAMPLE} float32"]
+    assert "time zone" in events[-1]["message"]

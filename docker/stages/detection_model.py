@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Optional
 
 from stages.failures import StageError
+
+#: What feature extractors say of an input that is too small (``shape_utils``).
+_TOO_SMALL = re.compile(r"image size must be >= (\d+)")
+#: What adding or stacking two levels of a pyramid says where rounding made them differ: at once,
+#: and traced.
+_UNEQUAL = re.compile(
+    r"(?:Incompatible shapes|Shapes of all inputs must match): [^\n]*?(?= \[Op:|\n|$)"
+    r"|Dimensions must be equal, but are \d+ and \d+"
+)
 
 
 def build(pipeline: Any) -> Any:
@@ -46,11 +56,45 @@ def create_variables(model: Any, size: tuple[int, int]) -> None:
     Args:
         model: from :func:`build`.
         size: (height, width) of its input in pixels.
+
+    Raises:
+        StageError: the model does not take that size.
     """
     import tensorflow as tf
 
     image, shapes = model.preprocess(tf.zeros([1, *size, 3]))
-    model.predict(image, shapes)
+    try:
+        model.predict(image, shapes)
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        fault = size_fault(error, size)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def size_fault(error: Exception, size: tuple[int, int]) -> Optional[StageError]:
+    """What an error says of the input's size, or None where it is about something else.
+
+    Args:
+        error: from running or tracing the model.
+        size: (height, width) of its input in pixels.
+    """
+    small, unequal = _TOO_SMALL.search(str(error)), _UNEQUAL.search(str(error))
+    if small:
+        reason = f"its feature extractor needs at least {small[1]}x{small[1]}"
+        wanted = f"of at least {small[1]}; feature pyramids want multiples of 32 pixels"
+    elif unequal:
+        reason = f"levels of its feature pyramid do not fit each other ({unequal[0]})"
+        wanted = "that are multiples of 32 pixels"
+    else:
+        return None
+    return StageError(
+        "unsupported-model",
+        f"The model cannot take an input of {size[0]}x{size[1]} pixels: {reason}.",
+        "Set another size with export.image_size in the recipe (--image-size), or with "
+        f"image_resizer in pipeline.config: sides {wanted}, EfficientDet's of 128. The size of "
+        "its training always goes.",
+    )
 
 
 @contextlib.contextmanager

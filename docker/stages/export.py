@@ -105,8 +105,8 @@ def _export(
     with contextlib.ExitStack() as stack:
         folder = _clean_checkpoint_folder(stack, prefix)
         stack.enter_context(detection_model.no_downloads())
-        size = pipeline.fix_image_size(config, None) if exact else None
-        built = stack.enter_context(_kept_models(size))
+        size = pipeline.fix_image_size(config, None)
+        built = stack.enter_context(_kept_models(size if exact else None))
         folded, saved = None, None
         if exact:
             folded = stack.enter_context(exact_batch_norms())
@@ -117,7 +117,11 @@ def _export(
             )
         except StageError:
             raise
-        except (ValueError, AssertionError):
+        except (ValueError, AssertionError) as error:
+            # Of a model that could not even be traced there is nothing to compare.
+            fault = detection_model.size_fault(error, size)
+            if fault is not None:
+                raise fault from error
             # A checkpoint that does not fit surfaces here, in the middle of TensorFlow's own
             # words; the comparison names the variables, and anything else stays what it was.
             if built:

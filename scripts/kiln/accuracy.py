@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kiln import coco, scoring
+from kiln import accuracy_record, coco, scoring
 from kiln.build import Builder
 from kiln.coco import DataSet, Matching, Picture
 from kiln.digest import key_of, sha256_file, tree_digest
@@ -87,7 +87,9 @@ class Report:
 
     Attributes:
         model: its name.
+        name: the data set's.
         annotations: SHA-256 of the annotation file.
+        pictures: one digest for the images measured: their names and the digests of their files.
         images: how many were measured.
         all_images: how many the data set has.
         skipped: how many of the chosen ones were missing or damaged.
@@ -97,7 +99,9 @@ class Report:
     """
 
     model: str
+    name: str
     annotations: str
+    pictures: str
     images: int
     all_images: int
     skipped: int
@@ -111,15 +115,40 @@ class Report:
         return {
             "schema": 1,
             "model": self.model,
-            "dataset": {
-                "annotations_sha256": self.annotations,
-                "images": self.images,
-                "skipped": self.skipped,
-                "categories": self.categories,
-            },
+            "dataset": self.data_set(),
             "artefacts": {m.what: m.artefact for m in self.measured if m.artefact},
             "results": {m.what: asdict(m.scores) for m in self.measured},
         }
+
+    def data_set(self) -> dict[str, Any]:
+        """On what was measured, as plain data."""
+        return {
+            "name": self.name,
+            "annotations_sha256": self.annotations,
+            "images_sha256": self.pictures,
+            "images": self.images,
+            "all_images": self.all_images,
+            "skipped": self.skipped,
+            "categories": self.categories,
+            "all_categories": self.all_categories,
+        }
+
+    def entries(self) -> list[accuracy_record.Entry]:
+        """What ``dist/accuracy.json`` says of the artefacts measured."""
+        source = next((m for m in self.measured if m.what == SOURCE), None)
+        return [
+            accuracy_record.Entry(
+                model=self.model,
+                variant=item.what,
+                file=artefact_name(self.model, item.what),
+                sha256=item.artefact,
+                dataset=self.data_set(),
+                source=None if source is None else asdict(source.scores),
+                result=asdict(item.scores),
+            )
+            for item in self.measured
+            if item.artefact
+        ]
 
     def difference(self, item: Measured) -> float | None:
         """AP of ``item`` minus that of the source; None without a source, and for itself."""
@@ -151,6 +180,11 @@ class Report:
             f"Likely causes: {', '.join(causes)}. If the new figures are right, put them into "
             "check.ap of the recipe.",
         )
+
+
+def artefact_name(model: str, variant: str) -> str:
+    """What a published file is called."""
+    return f"{model}_{variant}.tflite"
 
 
 @dataclass(frozen=True)
@@ -248,7 +282,11 @@ class Accuracy:
             measured.append(Measured(thing.name, scores, expected.get(thing.name), thing.artefact))
         return Report(
             model=recipe.name,
+            name=data.name,
             annotations=data.sha256,
+            pictures=key_of(
+                {p.file: digest for part in parts for p, digest in part.digests.items()}
+            ),
             images=len(usable),
             all_images=len(data.pictures),
             skipped=len(chosen) - len(usable),
@@ -276,7 +314,7 @@ class Accuracy:
 
     def _published(self, recipe: Recipe, variant: Variant) -> Path:
         assert self.published is not None
-        return self.published / recipe.name / f"{recipe.name}_{variant}.tflite"
+        return self.published / recipe.name / artefact_name(recipe.name, variant)
 
     def _converted(
         self, recipe: Recipe, acquired: Acquired, wanted: Sequence[Variant]

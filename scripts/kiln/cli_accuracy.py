@@ -13,6 +13,7 @@ from kiln.ui import JsonReporter, TextReporter, table
 
 if TYPE_CHECKING:
     from kiln.accuracy import Measured, Report
+    from kiln.keys import SigningKey
 
 
 @click.command(short_help="Measure AP before and after conversion on COCO.")
@@ -53,6 +54,11 @@ if TYPE_CHECKING:
     help="Images between two points where an interrupted run goes on [250].",
 )
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Write JSON there.")
+@click.option(
+    "--record",
+    is_flag=True,
+    help="Measure what is published, and note it in accuracy.json there and on the page.",
+)
 @click.option("--models-dir", type=click.Path(path_type=Path), help="Where recipes are [models/].")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
 def accuracy(
@@ -64,6 +70,7 @@ def accuracy(
     archive: Path | None,
     chunk: int | None,
     save: Path | None,
+    record: bool,
     models_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -72,11 +79,12 @@ def accuracy(
     What was measured is kept: an interrupted run goes on where it stopped. Where the recipe says
     which AP to expect, another one is a failure.
     """
-    from kiln import coco, scoring
+    from kiln import accuracy_record, coco, scoring
     from kiln.accuracy import CHUNK, Accuracy
     from kiln.build import Builder
     from kiln.choices import refuse_unknown
     from kiln.files import write_atomic
+    from kiln.front import refresh
     from kiln.project import Project
     from kiln.recipe import VARIANTS, discover
     from kiln.store import Store
@@ -92,13 +100,15 @@ def accuracy(
             f"{save.absolute()} cannot be written: it is a folder, or there is none to hold it.",
             "Name a file in a folder that exists.",
         )
+    target = (dist or project.root / "dist").absolute()
+    key = _ready_to_record(target) if record else None
     data = coco.read(data_set.absolute())
     store = Store(Store.default_root())
     store.sweep()
     reporter = JsonReporter() if as_json else TextReporter()
     with reporter:
-        builder = Builder(project, folder, store, project.root / "dist", reporter.event)
-        measuring = Accuracy(builder, dist.absolute() if dist else None, chunk or CHUNK)
+        builder = Builder(project, folder, store, target, reporter.event)
+        measuring = Accuracy(builder, target if dist or record else None, chunk or CHUNK)
         report = measuring.measure(
             recipes[model],
             data,
@@ -120,6 +130,22 @@ def accuracy(
                 "Name another file; nothing is measured again.",
             ) from error
     report.judge()
+    if key is not None:
+        written = accuracy_record.save(target, report.entries())
+        # Into the page with them, and signed again.
+        refresh(target, key)
+        if not as_json:
+            print(f"\nNoted in {written}.")
+
+
+def _ready_to_record(dist: Path) -> SigningKey:
+    """The key to sign with; what is wrong with it or ``dist`` shows before hours of work."""
+    from kiln import accuracy_record, release
+    from kiln.keys import load_or_create_key
+
+    release.check_target(dist)
+    accuracy_record.load(dist)
+    return load_or_create_key()
 
 
 def _fields(report: Report, item: Measured) -> dict[str, Any]:

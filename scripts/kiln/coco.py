@@ -28,6 +28,8 @@ ANNOTATION_PATTERN = "instances*.json"
 #: or half a download, and a figure measured on the rest would be taken for that of the whole.
 MOST_UNUSABLE = 0.05
 
+_LONGEST_NAME = 80
+
 _Value = TypeVar("_Value")
 _Entry = Mapping[str, Any]
 
@@ -69,6 +71,7 @@ class DataSet:
         pictures: by file name.
         objects: in the file's order.
         categories: id to name.
+        name: what it calls itself, or what its folder is called; one printable line.
     """
 
     folder: Path
@@ -77,6 +80,7 @@ class DataSet:
     pictures: tuple[Picture, ...]
     objects: tuple[Annotated, ...]
     categories: Mapping[int, str]
+    name: str
 
     def path(self, picture: Picture) -> Path:
         """Where a picture's file should be."""
@@ -184,6 +188,7 @@ def read(root: Path) -> DataSet:
         pictures=tuple(sorted(pictures, key=lambda picture: picture.file)),
         objects=objects,
         categories=dict(categories),
+        name=_name(table) or _plain(root.resolve().name),
     )
 
 
@@ -231,6 +236,22 @@ def chunks(items: tuple[_Value, ...], size: int) -> list[tuple[_Value, ...]]:
     [(1, 2), (3, 4), (5,)]
     """
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _name(table: _Entry) -> str:
+    info = table.get("info")
+    said = info.get("description") if isinstance(info, dict) else None
+    return _plain(said) if isinstance(said, str) else ""
+
+
+def _plain(text: str) -> str:
+    """``text`` as one line of what can be printed, cut where nobody would read on.
+
+    >>> _plain(" COCO 2017\\n Dataset ")
+    'COCO 2017 Dataset'
+    """
+    line = " ".join(text.split())
+    return "".join(char for char in line if char.isprintable())[:_LONGEST_NAME].rstrip()
 
 
 def check_usable(unusable: Mapping[str, str], all_pictures: int, folder: Path) -> str:

@@ -11,7 +11,9 @@ from kiln.signing import SIGNATURE_FILE
 
 
 def refresh(dist: Path, key: SigningKey) -> bool:
-    """Render ``dist/index.html`` from what is there, and sign it with ``latency.json``.
+    """Render ``dist/index.html`` from what is there, and sign it with what was measured.
+
+    That is ``latency.json`` and ``accuracy.json``, where they are there.
 
     Returns:
         False where nothing had changed, or there is no model to write about.
@@ -24,7 +26,7 @@ def refresh(dist: Path, key: SigningKey) -> bool:
     if not any((path / SIGNATURE_FILE).is_file() for path in dist.glob("*/")):
         return False
     files = {release.PAGE_FILE: render(dist).encode()}
-    latency = dist / release.LATENCY_FILE
-    if latency.is_file():
-        files[release.LATENCY_FILE] = latency.read_bytes()
+    for name in (release.LATENCY_FILE, release.ACCURACY_FILE):
+        if (dist / name).is_file():
+            files[name] = (dist / name).read_bytes()
     return release.publish_page(dist, files, key)

@@ -4,8 +4,8 @@
 
     dist/<model>/...            the artefacts
     dist/<model>/model.sig      signature of all other files in that folder
-    dist/index.html             the release as a page; latency.json, where it was measured
-    dist/page.sig               signature of those two
+    dist/index.html             the release as a page; latency.json, accuracy.json: if measured
+    dist/page.sig               signature of those three
     dist/SHA256SUMS             every file below dist except itself, in sha256sum's format
     dist/kiln.pub               the public key of the signatures
 
@@ -35,8 +35,8 @@ from kiln.signing import SIGNATURE_FILE
 
 SUMS_FILE = "SHA256SUMS"
 KEY_FILE = "kiln.pub"
-PAGE_FILE, LATENCY_FILE = "index.html", "latency.json"
-PAGE_FILES = (PAGE_FILE, LATENCY_FILE)
+PAGE_FILE, LATENCY_FILE, ACCURACY_FILE = "index.html", "latency.json", "accuracy.json"
+PAGE_FILES = (PAGE_FILE, LATENCY_FILE, ACCURACY_FILE)
 PAGE_SIGNATURE = "page.sig"
 
 #: The name of the folder that ``page.sig`` is the signature of, once its files are put there.

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import accuracy
 import pytest
+import scenes
 from families import FAMILIES, LABEL_MAP
-from support import ROOT, SAMPLE, Ended, Kiln, Stages, Wanted
+from support import ROOT, SAMPLE, SAMPLES, Ended, Kiln, Stages, Wanted
 
+from kiln.digest import sha256_file
 from kiln.recipe import StageSource, load
 from kiln.store import StageResult
 from stages.normalizations import three
@@ -20,6 +23,8 @@ CENTERNET = "centernet_mobilenet_v2_fpn_shapes"
 LITE = "efficientdet_lite0_shapes"
 SPEC = "efficientdet_lite0"
 FAMILY = FAMILIES["ssd_mobilenet_v2"]
+#: Of scenes that no other test measures.
+FIRST_SEED = scenes.VALIDATION + 200_000
 
 
 def _checkpoint(name: str) -> Wanted:
@@ -150,6 +155,35 @@ def test_it_finds_what_the_checkpoint_finds(
             assert one["score"] == pytest.approx(other["score"], abs=1e-4)
             assert one["box"] == pytest.approx(other["box"], abs=1e-4)
     assert compared >= 6
+
+
+def test_its_accuracy(shared: Kiln, exports: Path, tmp_path: Path) -> None:
+    """Before conversion it is the SavedModel itself that is measured; noted in the release."""
+    side = SAMPLES[CENTERNET]
+    made = {f"{n:02}.png": scenes.scene(FIRST_SEED + n, side, side) for n in range(8)}
+    data = accuracy.data_set(made, scenes.CLASSES, tmp_path / "data set")
+    models = tmp_path / "models"
+    given = ["--saved-model", exports / CENTERNET, *_of(CENTERNET), "--variant", "int8"]
+    given += ["--calibration", SAMPLES_DIR / "shapes"]
+    shared("init", "-o", models / CENTERNET, *given).ok()
+    shared("build", CENTERNET, "--models-dir", models).ok()
+    command = ["accuracy", CENTERNET, "--models-dir", models, "--coco", data]
+    shared(*command, "--dist", shared.dist, "--record").ok()
+
+    assert shared("verify", shared.dist).code == 0
+    (entry,) = json.loads((shared.dist / "accuracy.json").read_text("utf-8"))["files"]
+    artefact = shared.dist / CENTERNET / entry["file"]
+    assert entry["sha256"] == sha256_file(artefact)
+    assert entry["source"]["ap"] > 0.5
+    assert abs(entry["source"]["ap"] - entry["result"]["ap"]) < 0.05
+    assert (entry["dataset"]["name"], entry["dataset"]["images"]) == ("data set", 8)
+    page = (shared.dist / "index.html").read_text("utf-8")
+    assert "COCO AP, before → after conversion. Measured on data set, 8 images." in page
+    # Converted instead, it is the same file: nothing is left to run.
+    nowhere = shared.but(engine="unix:///nowhere/docker.sock")
+    again = nowhere(*command, "--json").ok()
+    told = {e["what"]: e["ap"] for e in again.events if e["event"] == "accuracy"}
+    assert told == {"source": entry["source"]["ap"], "int8": entry["result"]["ap"]}
 
 
 # --- a normalisation that was only said ----------------------------------------------------------

@@ -19,7 +19,7 @@ from kiln.scoring import Scores
 
 
 def report(*measured: Measured, images: int = 10) -> Report:
-    return Report("toy", "ab", images, 10, 1, 3, 80, measured, 0.02)
+    return Report("toy", "scenes", "ab", "ef", images, 10, 1, 3, 80, measured, 0.02)
 
 
 SOURCE = Measured("source", Scores(0.30, 0.5, 0.4, 0.6), expected=0.31)
@@ -30,7 +30,16 @@ def test_what_is_saved() -> None:
     assert report(SOURCE, INT8).as_json() == {
         "schema": 1,
         "model": "toy",
-        "dataset": {"annotations_sha256": "ab", "images": 10, "skipped": 1, "categories": 3},
+        "dataset": {
+            "name": "scenes",
+            "annotations_sha256": "ab",
+            "images_sha256": "ef",
+            "images": 10,
+            "all_images": 10,
+            "skipped": 1,
+            "categories": 3,
+            "all_categories": 80,
+        },
         "artefacts": {"int8": "cd"},
         "results": {
             "source": {"ap": 0.30, "ap50": 0.5, "ap75": 0.4, "ar100": 0.6},

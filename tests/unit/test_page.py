@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +25,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kiln import accuracy_record
+from kiln.accuracy_record import Entry
 from kiln.errors import UsageError
 from kiln.page.document import render
 
@@ -192,20 +195,107 @@ def test_warnings_in_plain_words(dist: Path) -> None:
     assert "never trained (scores are all alike)" in page.words
 
 
-def test_accuracy_and_latency(dist: Path) -> None:
-    assert "COCO AP" not in parsed(dist).words
+def test_latency(dist: Path) -> None:
     assert "Latency" not in parsed(dist).words
-    accuracy = {"source": {"ap": 0.4321, "images": 20}, "int8": {"ap": 0.4109, "ap50": 0.6}}
-    page_dist.change(dist / "toy" / "checks.json", accuracy=accuracy)
     digest = page_dist.sha256(dist / "toy" / "toy_int8.tflite")
     run = {"model": "toy", "variant": "int8", "sha256": digest, "threads": 1, "median_ms": 12.34,
            "p90_ms": 15.0, "runs": 50, "runtime": "a runtime", "cpu": "a cpu"}  # fmt: skip
     stale = {**run, "variant": "float32", "median_ms": 99.9}  # another file's digest
     page_dist.write(dist / "latency.json", {"schema": 1, "runs": [run, stale]})
     words = parsed(dist).words
-    for said in ("0.432", "0.411", "12.3 ms", "median of 50 runs, 1 thread, a runtime, a cpu"):
+    for said in ("12.3 ms", "median of 50 runs, 1 thread, a runtime, a cpu"):
         assert said in words
     assert "99.9" not in words
+
+
+DATA_SET = {
+    "name": "scenes & more",
+    "annotations_sha256": "a" * 64,
+    "images_sha256": "b" * 64,
+    "images": 1200,
+    "all_images": 5000,
+    "skipped": 3,
+    "categories": 2,
+    "all_categories": 80,
+}
+
+
+def measured(dist: Path, variant: str, ap: float, source: float | None) -> Entry:
+    """Figures of a file that is there."""
+    path = dist / "toy" / f"toy_{variant}.tflite"
+    before = None if source is None else {"ap": source, "ap50": 0.6, "ap75": 0.5, "ar100": 0.7}
+    after = {"ap": ap, "ap50": 0.55, "ap75": -1, "ar100": 0.66}
+    return Entry("toy", variant, path.name, page_dist.sha256(path), DATA_SET, before, after)
+
+
+def rows_of(page: str, section: str) -> dict[str, str]:
+    """The words of each row of a table, by the name that it begins with."""
+    found = re.findall(r"<tr[^>]*>(.*?)</tr>", page.partition(section)[2].partition("</table>")[0])
+    rows = [re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", row)).strip() for row in found]
+    return {row.partition(" ")[0]: row for row in rows}
+
+
+def test_accuracy(dist: Path) -> None:
+    assert not re.search("COCO AP|>Accuracy<", render(dist))
+    entries = [measured(dist, "int8", 0.4109, 0.4321), measured(dist, "float32", 0.4331, 0.4321)]
+    accuracy_record.save(dist, entries)
+    page = render(dist)
+    words = Parsed(page).words
+    files = rows_of(page, '<h2 id="files">')
+    assert "0.432 before, → 0.411 after" in files["int8"]
+    assert "0.432 before, → 0.433 after" in files["float32"]
+    table = rows_of(page, "<h3>Accuracy</h3>")
+    assert table["source"].split()[2:] == ["0.432", "0.600", "0.500", "0.700", "–"]
+    assert table["int8"].split()[1:] == ["0.411", "0.550", "–", "0.660", "−0.021"]
+    assert table["float32"].split()[-1] == "+0.001"
+    count = "1,200 images (the first by file name of 5,000), 3 more could not be used"
+    assert f"COCO AP, before → after conversion. Measured on scenes & more, {count}." in words
+    for said in (count, "2 of the data set’s 80", "a" * 64, "b" * 64):
+        assert said in words
+
+
+def test_accuracy_without_a_source(dist: Path) -> None:
+    accuracy_record.save(dist, [measured(dist, "int8", 0.25, None)])
+    page = render(dist)
+    assert " 0.250 " in rows_of(page, '<h2 id="files">')["int8"]
+    assert "0.250" not in rows_of(page, '<h2 id="files">')["float32"]
+    assert list(rows_of(page, "<h3>Accuracy</h3>")) == ["Measured", "int8"]
+    assert "COCO AP. Measured on scenes" in Parsed(page).words
+
+
+def test_two_data_sets(dist: Path) -> None:
+    other = replace(measured(dist, "float32", 0.3, 0.4), dataset={"name": "elsewhere"})
+    accuracy_record.save(dist, [measured(dist, "int8", 0.2, 0.25), other])
+    page = render(dist)
+    assert page.count("<h3>Accuracy</h3>") == 1
+    assert page.count('class="accuracy stacked"') == 2
+    words = Parsed(page).words
+    assert "toy: scenes & more, 1,200 images" in words
+    assert "; toy: elsewhere." in words
+
+
+def test_figures_of_other_bytes_are_not_shown(dist: Path) -> None:
+    before = render(dist)
+    entry = measured(dist, "int8", 0.4109, 0.4321)
+    for stale in (
+        replace(entry, sha256="0" * 64),
+        replace(entry, model="twin"),
+        replace(entry, variant="float32"),
+        replace(entry, result={"ap": -1}),  # nothing to measure
+    ):
+        (dist / "accuracy.json").unlink(missing_ok=True)
+        accuracy_record.save(dist, [stale])
+        assert render(dist) == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"files": 3}', '{"files": [3, null, {"model": []}]}', "[" * 100_000],
+)
+def test_figures_that_are_none(dist: Path, content: str) -> None:
+    before = render(dist)
+    (dist / "accuracy.json").write_text(content)
+    assert render(dist) == before
 
 
 def test_a_file_that_was_exchanged_is_noticed(dist: Path) -> None:

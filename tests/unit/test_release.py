@@ -37,7 +37,11 @@ FILES = {
 }
 OTHER = {"other_dynamic.tflite": b"\x00" * 300, "labelmap.txt": b"cat\n"}
 
-PAGE = {"index.html": b"<!doctype html><title>A release</title>", "latency.json": b"{}"}
+PAGE = {
+    "index.html": b"<!doctype html><title>A release</title>",
+    "latency.json": b"{}",
+    "accuracy.json": b"{ }",
+}
 
 Snapshot = dict[str, bytes]
 
@@ -614,7 +618,7 @@ def test_the_page_is_signed_once(dist: Path, key: SigningKey) -> None:
     release.verify(dist, key.public_pem)
 
 
-@pytest.mark.parametrize("name", ["index.html", "latency.json", "page.sig"])
+@pytest.mark.parametrize("name", [*PAGE, "page.sig"])
 def test_nothing_of_the_page_can_be_exchanged(dist: Path, key: SigningKey, name: str) -> None:
     """Not even by somebody who makes SHA256SUMS fit again."""
     data = (dist / name).read_bytes()
@@ -633,7 +637,7 @@ def test_a_model_s_signature_is_none_of_the_page(dist: Path, key: SigningKey) ->
 
 
 def test_a_release_without_a_page_is_one_too(dist: Path, key: SigningKey) -> None:
-    for name in ("index.html", "latency.json", "page.sig"):
+    for name in (*PAGE, "page.sig"):
         (dist / name).unlink()
     release.refresh_sums(dist)
     release.verify(dist, key.public_pem)

@@ -11,10 +11,12 @@ from typing import Any
 
 from kiln.digest import sha256_bytes, sha256_file
 from kiln.errors import UsageError
+from kiln.page.accuracy import Accuracy, find
 from kiln.page.records import Record, load, number
 from kiln.stagecode import stage_module
 
-CONVERSION_FILE, CHECKS_FILE, LATENCY_FILE = "conversion.json", "checks.json", "latency.json"
+CONVERSION_FILE, CHECKS_FILE = "conversion.json", "checks.json"
+LATENCY_FILE, ACCURACY_FILE = "latency.json", "accuracy.json"
 LABEL_FILE, KEY_FILE, SIGNATURE_FILE = "labelmap.txt", "kiln.pub", "model.sig"
 
 #: Order of variants after the default one; others follow by name.
@@ -53,15 +55,6 @@ class Gate:
     status: str
     summary: str
     problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """COCO average precision (0 to 1) on ``images`` images."""
-
-    ap: float
-    ap50: float | None
-    images: int | None
 
 
 @dataclass(frozen=True)
@@ -140,7 +133,6 @@ class Model:
     variants: tuple[Variant, ...]
     pictures: tuple[Picture, ...]
     source: dict[str, list[Detection]] | None
-    source_accuracy: Accuracy | None
     score_threshold: float
     signed_by: str
     files: tuple[tuple[str, str], ...]
@@ -176,15 +168,15 @@ def read_release(dist: Path) -> Release:
             f"{dist} holds no model: there is nothing to show.",
             "Name the dist folder that `kiln build` wrote.",
         )
-    latency, _ = load(dist / LATENCY_FILE)
+    latency, accuracy = (load(dist / name)[0] for name in (LATENCY_FILE, ACCURACY_FILE))
     key = dist / KEY_FILE
     return Release(
-        tuple(_model(folder, latency) for folder in folders),
+        tuple(_model(folder, latency, accuracy) for folder in folders),
         sha256_bytes(key.read_bytes()) if key.is_file() else "",
     )
 
 
-def _model(folder: Path, latency: Record) -> Model:
+def _model(folder: Path, latency: Record, accuracy: Record) -> Model:
     conversion, wrong = load(folder / CONVERSION_FILE)
     problems = [f"{CONVERSION_FILE} {wrong}."] if wrong else []
     checks, missing = load(folder / CHECKS_FILE)
@@ -194,7 +186,8 @@ def _model(folder: Path, latency: Record) -> Model:
     default = conversion.text("default_variant") or (names[0] if len(names) == 1 else "")
     names.sort(key=lambda name: name != default)
     variants = tuple(
-        _variant(folder, name, name == default, conversion, checks, latency) for name in names
+        _variant(folder, name, name == default, conversion, checks, latency, accuracy)
+        for name in names
     )
     source = checks.raw("source", "detections")
     threshold = checks.number("score_threshold")
@@ -208,7 +201,6 @@ def _model(folder: Path, latency: Record) -> Model:
         variants=variants,
         pictures=tuple(_pictures(folder, checks)),
         source=_detections(source) if isinstance(source, dict) else None,
-        source_accuracy=_accuracy(checks, conversion, "source"),
         score_threshold=threshold if threshold is not None and 0 <= threshold <= 1 else 0.3,
         signed_by=_signed_by(folder / SIGNATURE_FILE),
         files=tuple(_files(folder)),
@@ -220,7 +212,13 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def _variant(
-    folder: Path, name: str, default: bool, conversion: Record, checks: Record, latency: Record
+    folder: Path,
+    name: str,
+    default: bool,
+    conversion: Record,
+    checks: Record,
+    latency: Record,
+    accuracy: Record,
 ) -> Variant:
     recorded = conversion.record("artefacts", name)
     checked = checks.record("variants", name)
@@ -267,7 +265,7 @@ def _variant(
         gates=gates,
         detections=_detections(checked.raw("detections")),
         figures={key: found for key, raw in figures.items() if (found := number(raw)) is not None},
-        accuracy=_accuracy(checks, conversion, name),
+        accuracy=find(accuracy, folder.name, name, digest),
         latency=_latency(latency, folder.name, name, digest),
     )
 
@@ -328,14 +326,6 @@ def _detection(item: Record) -> Detection | None:
         "class_id": class_number,
         "label": item.text("label") or f"class {class_number}",
     }
-
-
-def _accuracy(checks: Record, conversion: Record, name: str) -> Accuracy | None:
-    for record in (checks.record("accuracy", name), conversion.record("accuracy", name)):
-        ap, images = record.number("ap"), record.number("images")
-        if ap is not None:
-            return Accuracy(ap, record.number("ap50"), None if images is None else int(images))
-    return None
 
 
 def _latency(latency: Record, model: str, variant: str, digest: str) -> Latency | None:

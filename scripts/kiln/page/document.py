@@ -41,7 +41,8 @@ def render(dist: Path) -> str:
     still gets its section, which says so.
 
     Args:
-        dist: the release folder; ``latency.json`` in it is used where it is there.
+        dist: the release folder; ``latency.json`` and ``accuracy.json`` in it are used where
+            they are there.
 
     Raises:
         UsageError: ``dist`` is no folder, holds no model, or there is no checkout (whose stage

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from kiln.page.accuracy_section import accuracy_section
 from kiln.page.contents import Gate, Model, Picture, Variant
 from kiln.page.differences import Comparison, Drawn, compare
 from kiln.page.markup import Content, Html, el, join
@@ -38,6 +39,7 @@ def model_section(model: Model, store: Store) -> Html:
         el("h3", "Checks"),
         _checks(model),
         _problems(model),
+        accuracy_section(model),
         el("h3", "Use it"),
         _use(model),
         el("h3", "How it was made"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kiln.page.contents import Accuracy, Latency, Model, Release, Variant
+from kiln.page.accuracy import Accuracy
+from kiln.page.contents import Latency, Model, Release, Variant
 from kiln.page.markup import Content, Html, el, join
 from kiln.page.parts import (
     anchor,
@@ -20,7 +21,7 @@ from kiln.page.parts import (
 def overview(release: Release) -> Html:
     """One row for each file, grouped by model."""
     variants = [variant for model in release.models for variant in model.variants]
-    accuracy = any(v.accuracy for v in variants) or any(m.source_accuracy for m in release.models)
+    accuracy = any(variant.accuracy for variant in variants)
     latency = any(variant.latency for variant in variants)
     heads = ["Variant", "Size", "Checks", "Score difference", "Least IoU", "Missed / extra",
              "Agreement"]  # fmt: skip
@@ -30,8 +31,6 @@ def overview(release: Release) -> Html:
     body = []
     for model in release.models:
         rows = [_row(model, variant, accuracy, latency) for variant in model.variants]
-        if accuracy and model.source_accuracy:
-            rows.insert(0, _source_row(model.source_accuracy, latency))
         body.append(el("tbody", _group(model, len(heads)), rows, role="rowgroup"))
     table = el(
         "table",
@@ -57,6 +56,7 @@ def overview(release: Release) -> Html:
         "section",
         el("h2", "Files", id="files"),
         el("div", table, class_="scroll", tabindex="0", role="region", aria_label="Files"),
+        _accuracy_note(release),
         _latency_note(variants),
     )
 
@@ -131,20 +131,6 @@ def _cell(label: str, value: Content) -> Html:
     return el("td", value, data_label=label, role="cell", class_="void" if empty else None)
 
 
-def _source_row(found: Accuracy, latency: bool) -> Html:
-    empty = ["Size", "Checks", "Score difference", "Least IoU", "Missed / extra", "Agreement"]
-    cells: list[tuple[str, Content]] = [(label, None) for label in empty]
-    cells.append(("COCO AP", _accuracy(found)))
-    cells += [("Latency", None)] if latency else []
-    cells.append(("SHA-256", None))
-    return el(
-        "tr",
-        el("th", el("span", "source model", class_="variant quiet"), scope="row", role="rowheader"),
-        [_cell(label, value) for label, value in cells],
-        role="row",
-    )
-
-
 def _checks(model: Model, variant: Variant) -> Html:
     if variant.passed is None:
         return badge("skipped", "not checked")
@@ -167,11 +153,22 @@ def _checks(model: Model, variant: Variant) -> Html:
 
 
 def _accuracy(found: Accuracy | None) -> Content:
+    """Before and after conversion; "→" is read as many things, so words stand beside it."""
     if found is None:
         return "–"
-    details = [f"AP50 {found.ap50:.3f}" if found.ap50 is not None else ""]
-    details += [count(found.images, "image") if found.images is not None else ""]
-    return el("span", f"{found.ap:.3f}", title=", ".join(filter(None, details)) or None)
+    after = f"{found.result.ap:.3f}"
+    if found.source is None:
+        return el("span", after, title=found.data.words())
+    return el(
+        "span",
+        el("span", f"{found.source.ap:.3f}", class_="quiet"),
+        el("span", " before, ", class_="unseen"),
+        el("span", " → ", class_="quiet", aria_hidden="true"),
+        after,
+        el("span", " after", class_="unseen"),
+        class_="change",
+        title=found.data.words(),
+    )
 
 
 def _latency(found: Latency | None) -> Content:
@@ -179,6 +176,23 @@ def _latency(found: Latency | None) -> Content:
         return "–"
     p90 = f"90 % of runs within {found.p90_ms:.1f} ms" if found.p90_ms is not None else None
     return el("span", f"{found.median_ms:.1f} ms", title=p90)
+
+
+def _accuracy_note(release: Release) -> Html | None:
+    """On what AP was measured: figures of two data sets cannot be compared."""
+    found: dict[str, list[str]] = {}
+    before = ""
+    for model in release.models:
+        for measured in (variant.accuracy for variant in model.variants):
+            if measured is not None:
+                found.setdefault(measured.data.words(), []).append(model.name)
+                before = ", before → after conversion" if measured.source else before
+    if not found:
+        return None
+    said = [f"{', '.join(dict.fromkeys(names))}: {words}" for words, names in found.items()]
+    if len(said) == 1:
+        said = [f"Measured on {words}" for words in found]
+    return el("p", f"COCO AP{before}. ", "; ".join(said), ".", class_="quiet note")
 
 
 def _latency_note(variants: list[Variant]) -> Html | None:

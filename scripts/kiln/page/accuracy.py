@@ -1,0 +1,113 @@
+"""The figures in ``accuracy.json`` that are of the files as they are, and how they are said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kiln.page.records import Record
+
+
+@dataclass(frozen=True)
+class Scores:
+    """COCO's figures, each from 0 to 1; only AP is always there."""
+
+    ap: float
+    ap50: float | None
+    ap75: float | None
+    ar100: float | None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """On what was measured; ``annotations`` and ``pictures`` are digests, or empty."""
+
+    name: str
+    annotations: str
+    pictures: str
+    images: int | None
+    all_images: int | None
+    skipped: int
+    categories: int | None
+    all_categories: int | None
+
+    def count(self) -> str:
+        """How many images, in words; empty where that is unknown."""
+        if self.images is None:
+            return ""
+        words = f"{self.images:,} image{'' if self.images == 1 else 's'}"
+        if self.all_images is not None and self.images + self.skipped < self.all_images:
+            words += f" (the first by file name of {self.all_images:,})"
+        if self.skipped:
+            words += f", {self.skipped:,} more could not be used"
+        return words
+
+    def words(self) -> str:
+        """Name and number of images.
+
+        >>> DataSet("scenes", "", "", 10, 40, 0, None, None).words()
+        'scenes, 10 images (the first by file name of 40)'
+        """
+        return ", ".join(filter(None, [self.name or "a data set without a name", self.count()]))
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A file's figures, and those of its source on the same images."""
+
+    result: Scores
+    source: Scores | None
+    data: DataSet
+
+    def change(self) -> float | None:
+        """AP after conversion minus that before it."""
+        return None if self.source is None else self.result.ap - self.source.ap
+
+
+def find(record: Record, model: str, variant: str, digest: str) -> Accuracy | None:
+    """What ``accuracy.json`` says of one file; nothing where it speaks of other bytes."""
+    for item in record.list("files"):
+        entry = Record(item)
+        same = (entry.text("model"), entry.text("variant"), entry.text("sha256"))
+        result = _scores(entry.record("result"))
+        if digest and same == (model, variant, digest) and result is not None:
+            return Accuracy(result, _scores(entry.record("source")), _data(entry.record("dataset")))
+    return None
+
+
+def signed(value: float) -> str:
+    """A difference of AP.
+
+    >>> signed(-0.0212), signed(0.0), signed(0.0034)
+    ('−0.021', '0.000', '+0.003')
+    """
+    text = f"{value:+.3f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def _scores(record: Record) -> Scores | None:
+    ap, *others = (_share(record.number(name)) for name in ("ap", "ap50", "ap75", "ar100"))
+    return None if ap is None else Scores(ap, *others)
+
+
+def _share(value: float | None) -> float | None:
+    # pycocotools says -1 where there is nothing to measure.
+    return value if value is not None and 0 <= value <= 1 else None
+
+
+def _data(record: Record) -> DataSet:
+    return DataSet(
+        name=record.text("name"),
+        annotations=record.text("annotations_sha256"),
+        pictures=record.text("images_sha256"),
+        images=_whole(record, "images"),
+        all_images=_whole(record, "all_images"),
+        skipped=_whole(record, "skipped") or 0,
+        categories=_whole(record, "categories"),
+        all_categories=_whole(record, "all_categories"),
+    )
+
+
+def _whole(record: Record, name: str) -> int | None:
+    value: Any = record.number(name)
+    return None if value is None or value < 0 else int(value)

@@ -112,6 +112,10 @@ train: env engine ## train a sample's weights again, in its image: make train SA
 cpu-check: env engine ## the samples' bytes natively and on two emulated CPUs (takes a while)
 	@$(VENV)/bin/python scripts/cpu_check.py --control
 
+.PHONY: reproducibility
+reproducibility: env engine ## samples and images again under varied circumstances; writes docs/reproducibility.md (an hour)
+	@$(VENV)/bin/python scripts/reproducibility.py --docs docs/reproducibility.md
+
 .PHONY: bench
 bench: dev engine ## kiln against the hand-run way, side by side in one run
 	@$(VENV)/bin/python scripts/bench.py

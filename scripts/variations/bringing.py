@@ -33,7 +33,7 @@ _ENGINE_PATIENCE = 60.0  # seconds until a new engine must answer
 _REFS = ("pypi", "archive", "hub")
 
 #: Settings of the caller's that would lead to its own folders and keys.
-_OWN = ("KILN_SIGNING_KEY", "KILN_SIGNING_KEY_PEM", "KILN_SIGNING_KEY_PASSWORD", "KILN_POLICY")
+_OWN = ("KILN_SIGNING_KEY", "KILN_SIGNING_KEY_PASSWORD")
 _SOCKET = "/var/run/docker.sock"
 
 

@@ -91,13 +91,16 @@ class KeylessVerifier:
                 "Name a trusted_root.json with --trusted-root.",
             ) from None
 
-    def open(self, data: bytes, *, canonical: bool = True) -> tuple[dict[str, Any], Identity]:
+    def open(
+        self, data: bytes, name: str = "the bundle", *, canonical: bool = True
+    ) -> tuple[dict[str, Any], Identity]:
         """The statement in a bundle and who signed it, verified.
 
         Whether that is somebody to trust is the caller's question.
 
         Args:
             data: the bundle.
+            name: what messages call it.
             canonical: refuse one that is not spelt as :meth:`KeylessSigner.seal` spells it.
 
         Raises:
@@ -118,10 +121,10 @@ class KeylessVerifier:
             # all of it means that the signature does not hold.
             why = " ".join(str(error).split())[:200]
             raise VerificationError(
-                f"A signature without a key does not hold: {why}.", _REMEDY
+                f"{name} is no valid signature by an identity: {why}.", _REMEDY
             ) from None
         if kind != _PAYLOAD_TYPE or not isinstance(statement, dict) or who.identity is None:
-            raise VerificationError("A signature states something unknown.", _REMEDY)
+            raise VerificationError(f"{name} holds no in-toto statement.", _REMEDY)
         return statement, who.identity
 
 

@@ -61,15 +61,6 @@ class SigningKey:
         """Where the public half lies, if it lies beside the private one."""
         return _public_path(self.private_path)
 
-    def private_key(self) -> EllipticCurvePrivateKey:
-        """The key to sign with.
-
-        Raises:
-            SigningKeyError: its file is no longer what it was.
-        """
-        pem = self.private_pem or _read_private(self.private_path)
-        return _parse_private(pem, self.private_path, self.password)
-
     @contextlib.contextmanager
     def as_file(self) -> Iterator[tuple[Path, bytes | None]]:
         """The key as a PEM file with its password, for a library that wants one.
@@ -84,7 +75,7 @@ class SigningKey:
         with tempfile.TemporaryDirectory(prefix="kiln-key-") as folder:  # mode 0700
             path = Path(folder) / "key.pem"
             path.touch(0o600)
-            path.write_bytes(_private_pem(self.private_key(), password))
+            path.write_bytes(_private_pem(load_private_key(self), password))
             yield path, password
 
 
@@ -188,6 +179,22 @@ def load_key(path: Path, password: bytes | None = None) -> SigningKey:
         SigningKeyError: as :func:`load_or_create_key`.
     """
     return _load(path, password or _password())
+
+
+def load_private_key(key: SigningKey) -> EllipticCurvePrivateKey:
+    """The private half of a key that was found to be usable.
+
+    Raises:
+        SigningKeyError: it is not there any more, or is another one.
+    """
+    pem = key.private_pem or _read_private(key.private_path)
+    private = _parse_private(pem, key.private_path, key.password)
+    if _pem_of(private.public_key()) != key.public_pem:
+        raise SigningKeyError(
+            f"The signing key {key.private_path} was replaced while it was in use.",
+            "Run the command again.",
+        )
+    return private
 
 
 def own_key_path() -> Path:

@@ -236,7 +236,7 @@ def test_a_key_in_the_environment(
         assert keys.PASSWORD_VARIABLE in refusal().remedy
         monkeypatch.setenv(keys.PASSWORD_VARIABLE, password.decode())
     key = keys.load_or_create_key()
-    assert key.private_key().private_numbers() == made.private_numbers()
+    assert keys.load_private_key(key).private_numbers() == made.private_numbers()
     assert keys.load_public_key() == key.public_pem
     assert "PRIVATE" not in repr(key)
     assert not list(tmp_path.iterdir()), "nothing is written"

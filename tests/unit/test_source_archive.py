@@ -22,7 +22,7 @@ from kiln.attest.source_archive import (
     source_archive,
 )
 from kiln.digest import sha256_bytes, tree_digest
-from kiln.errors import StoreError, VerificationError
+from kiln.errors import RecipeError, StoreError, VerificationError
 from kiln.project import Project
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,6 +129,51 @@ def test_a_recipe_from_elsewhere_has_its_place(project: Project, tmp_path: Path)
     assert [name for name in got.files if name.startswith("models/")] == ["models/toy/recipe.toml"]
     deep = project.models / "samples" / "toy" / "recipe.toml"
     assert archived_recipe_path(project, deep) == "models/samples/toy/recipe.toml"
+
+
+OWN = """\
+schema = 1
+name = "mine"
+title = "It is 'mine', \\"really\\""
+description = "d"
+licence = "MIT"
+author = "a"
+version = "1"
+architecture = "ssd"
+image = "odapi"
+variants = ["float32"]  # don't
+[source]
+kind = "local"
+checkpoint = {checkpoint}
+pipeline_config = '/home/me/my training/pipeline.config'
+[labels]
+file = "labels.pbtxt"
+"""
+
+
+@pytest.mark.parametrize(
+    "spelled", ['"/home/me/my training/ckpt-7"', '"/home/me/my\\u0020training/ckpt-7"']
+)
+def test_folders_of_this_machine_are_not_published(
+    project: Project, tmp_path: Path, spelled: str
+) -> None:
+    path = tmp_path / "mine" / "recipe.toml"
+    path.parent.mkdir()
+    path.write_text(OWN.format(checkpoint=spelled))
+    got = SourceArchive.read(source_archive(project, path)).files["models/mine/recipe.toml"]
+    expected = OWN.format(checkpoint='"ckpt-7"').replace(
+        "'/home/me/my training/pipeline.config'", '"pipeline.config"'
+    )
+    assert got.decode() == expected
+
+
+@pytest.mark.parametrize("spelled", ['"""\n/home/me/x"""', '"/home/me/x"  # in /home/me/x'])
+def test_nor_where_they_cannot_be_replaced(project: Project, tmp_path: Path, spelled: str) -> None:
+    path = tmp_path / "mine" / "recipe.toml"
+    path.parent.mkdir()
+    path.write_text(OWN.format(checkpoint=spelled))
+    with pytest.raises(RecipeError, match="absolute path"):
+        source_archive(project, path)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b", b"x" * (MAX_TEXT + 1)])

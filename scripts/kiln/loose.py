@@ -182,12 +182,16 @@ def unpacked(archive: Path) -> Iterator[Path]:
         except ArchiveError as error:
             raise VerificationError(error.message, error.remedy) from None
         entries = list(place.iterdir())
-        if (place / SUMS_FILE).is_file():
-            yield place
-        elif len(entries) == 1 and (entries[0] / SUMS_FILE).is_file():
-            yield entries[0]
-        else:
+        if len(entries) == 1 and (entries[0] / SUMS_FILE).is_file():
+            place = entries[0]
+        if not (place / SUMS_FILE).is_file():
             raise VerificationError(
                 f"{archive} holds no release: there is no {SUMS_FILE} at its top.",
                 "Name an archive of a dist folder that `kiln build` wrote.",
             )
+        try:
+            yield place
+        except VerificationError as error:
+            # People know the archive, not the scratch folder.
+            message = error.message.replace(str(place), str(archive))
+            raise VerificationError(message, error.remedy) from None

@@ -27,6 +27,7 @@ def measure(project: Project, folder: Path, rounds: int) -> list[Row]:
         "all samples, --jobs 2 beside --jobs 1", runs["--jobs 2"], runs["--jobs 1"], 1.0,
         memory=False,
     )  # fmt: skip
+    rows.append(_verified(project, folder, rounds))
     return rows + _checks(project, folder, rounds)
 
 
@@ -61,3 +62,17 @@ def _checks(project: Project, folder: Path, rounds: int) -> list[Row]:
              "ratio": statistics.median(a / b for a, b in measured), "bound": BOUND}
         )  # fmt: skip
     return rows
+
+
+def _verified(project: Project, folder: Path, rounds: int) -> Row:
+    """``kiln verify`` of the release that is there now, its start included."""
+    arguments = ["verify", str(folder / "dist")]
+    seconds = statistics.median(
+        common.kiln(project, folder, arguments).seconds for _ in range(max(rounds, 3))
+    )
+    files = len(list((folder / "dist").glob("*/*.tflite")))
+    return {
+        "what": f"kiln verify of all samples ({files} artefacts), s",
+        "kiln": seconds,
+        "bound": 2.0,
+    }

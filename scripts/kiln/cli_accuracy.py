@@ -13,7 +13,7 @@ from kiln.ui import JsonReporter, TextReporter, table
 
 if TYPE_CHECKING:
     from kiln.accuracy import Measured, Report
-    from kiln.keys import SigningKey
+    from kiln.attest.signer import Signer
 
 
 @click.command(short_help="Measure AP before and after conversion on COCO.")
@@ -101,7 +101,7 @@ def accuracy(
             "Name a file in a folder that exists.",
         )
     target = (dist or project.root / "dist").absolute()
-    key = _ready_to_record(target) if record else None
+    signer = _ready_to_record(target) if record else None
     data = coco.read(data_set.absolute())
     store = Store(Store.default_root())
     store.sweep()
@@ -130,22 +130,22 @@ def accuracy(
                 "Name another file; nothing is measured again.",
             ) from error
     report.judge()
-    if key is not None:
+    if signer is not None:
         written = accuracy_record.save(target, report.entries())
         # Into the page with them, and signed again.
-        refresh(target, key)
+        refresh(target, signer, measured=[written.name])
         if not as_json:
             print(f"\nNoted in {written}.")
 
 
-def _ready_to_record(dist: Path) -> SigningKey:
-    """The key to sign with; what is wrong with it or ``dist`` shows before hours of work."""
+def _ready_to_record(dist: Path) -> Signer:
+    """Who is to sign; what is wrong with that or ``dist`` shows before hours of work."""
     from kiln import accuracy_record, release
-    from kiln.keys import load_or_create_key
+    from kiln.attest.signer import own_signer
 
     release.check_target(dist)
     accuracy_record.load(dist)
-    return load_or_create_key()
+    return own_signer()
 
 
 def _fields(report: Report, item: Measured) -> dict[str, Any]:

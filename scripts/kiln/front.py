@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from kiln import release
-from kiln.keys import SigningKey
+from kiln.attest.signer import Signer
+from kiln.digest import sha256_bytes
 from kiln.page.document import render
+from kiln.release_layout import MEASURED_FILES, PAGE_FILE
 from kiln.signing import SIGNATURE_FILE
 
 
-def refresh(dist: Path, key: SigningKey) -> bool:
-    """Render ``dist/index.html`` from what is there, and sign it with what was measured.
+def refresh(dist: Path, signer: Signer, *, measured: Collection[str] = ()) -> bool:
+    """Render ``dist/index.html`` from what is there, and have it vouched for.
 
-    That is ``latency.json`` and ``accuracy.json``, where they are there.
+    Args:
+        measured: names of those of ``latency.json`` and ``accuracy.json`` that were just written
+            by us. The others stay only where the release's statement vouched for them before:
+            nobody else's figures are signed.
 
     Returns:
         False where nothing had changed, or there is no model to write about.
@@ -25,8 +31,11 @@ def refresh(dist: Path, key: SigningKey) -> bool:
     release.check_target(dist)
     if not any((path / SIGNATURE_FILE).is_file() for path in dist.glob("*/")):
         return False
-    files = {release.PAGE_FILE: render(dist).encode()}
-    for name in (release.LATENCY_FILE, release.ACCURACY_FILE):
-        if (dist / name).is_file():
-            files[name] = (dist / name).read_bytes()
-    return release.publish_page(dist, files, key)
+    found = {name: (dist / name).read_bytes() for name in MEASURED_FILES if (dist / name).is_file()}
+    if not found.keys() <= set(measured):
+        before = release.vouched(dist, signer)
+        for name in found.keys() - set(measured):
+            if before.get(name) != sha256_bytes(found[name]):
+                (dist / name).unlink()  # nor are they on the page
+                del found[name]
+    return release.publish_page(dist, {PAGE_FILE: render(dist).encode(), **found}, signer)

@@ -12,8 +12,9 @@ from pathlib import Path
 import page_dist
 import pytest
 
-from kiln import accuracy_record, release
+from kiln import accuracy_record, release, release_check
 from kiln.accuracy_record import Entry
+from kiln.attest.signer import KeySigner
 from kiln.errors import UsageError
 from kiln.front import refresh
 from kiln.keys import load_or_create_key
@@ -63,23 +64,24 @@ def test_signed_with_the_page(tmp_path: Path) -> None:
     """Into the page, the sums and what is verified; and out of it with the file."""
     pytest.importorskip("ai_edge_litert")
     key = load_or_create_key(tmp_path / "key" / "signing.pem")
+    signer = KeySigner(key)
     made = page_dist.toy_dist(tmp_path / "made")
     files = {path.name: path for path in made.iterdir() if path.name != "model.sig"}
     dist = tmp_path / "dist"
-    release.publish(dist, "toy", files, key)
-    assert refresh(dist, key)
+    release.publish(dist, "toy", files, signer)
+    assert refresh(dist, signer)
     without = (dist / "index.html").read_bytes()
     digest = page_dist.sha256(dist / "toy" / "toy_float32.tflite")
     accuracy_record.save(dist, [replace(ENTRY, sha256=digest)])
-    assert refresh(dist, key)
-    assert not refresh(dist, key)
+    assert refresh(dist, signer, measured=["accuracy.json"])
+    assert not refresh(dist, signer)
     assert b"COCO AP" in (dist / "index.html").read_bytes()
     assert "  accuracy.json\n" in (dist / "SHA256SUMS").read_text()
-    release.verify(dist, key.public_pem)
+    release_check.verify(dist, key.public_pem)
     (dist / "accuracy.json").unlink()
-    assert refresh(dist, key)
+    assert refresh(dist, signer)
     assert (dist / "index.html").read_bytes() == without
-    release.verify(dist, key.public_pem)
+    release_check.verify(dist, key.public_pem)
 
 
 def test_refused_before_anything_is_measured(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ $(VENV)/.dev: $(VENV)/.run scripts/requirements-dev.lock
 
 # An environment of its own: what MediaPipe pins and pulls in (OpenCV, matplotlib) stays away from
 # the driver's.
+# A link leads to somebody else's environment, which must not be emptied to make this one.
 $(RUNTIMES)/.installed: scripts/requirements-runtimes.lock
+	@test ! -L $(RUNTIMES) || { echo "runtimes: $(RUNTIMES) is a link, and what it leads to is not up to date; remove the link" >&2; exit 2; }
 	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
 	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock"
 	@$(PYTHON) -m venv --clear $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
@@ -82,10 +84,17 @@ compose-build: env engine ## build the same Dockerfiles with docker compose, for
 	for image in base odapi modelmaker; do $$compose build $$image || exit 1; done
 
 .PHONY: lint
-lint: dev ## ruff and strict mypy
+lint: dev lint-workflows ## ruff and strict mypy, and what lint-workflows does
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+# zizmor would also ask GitHub about actions if it had a token; what it can tell offline is enough.
+.PHONY: lint-workflows
+lint-workflows: dev ## actionlint and zizmor over .github/, shellcheck over the scripts
+	@$(VENV)/bin/actionlint -shellcheck $(VENV)/bin/shellcheck
+	@$(VENV)/bin/zizmor --offline --quiet --persona auditor .github
+	@$(VENV)/bin/shellcheck scripts/*.sh .ci/run
 
 .PHONY: unit
 unit: dev ## fast tests, no engine needed

@@ -8,6 +8,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-$here/docker/base/debian.lock}
 suite=bullseye
 
+# shellcheck disable=SC2016  # $(SITE) is apt's
 mirror=${KILN_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' |
     sort -u | grep -E '/debian/?$' | head -n 1 || true)}
 if [ -z "$mirror" ]; then

@@ -22,6 +22,7 @@ from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
 from kiln.cli_page import page
+from kiln.cli_plan import plan
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -156,21 +157,16 @@ def build(
     """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
     from kiln.cli_build import run_build
     from kiln.recipe import VARIANTS, discover
+    from kiln.selection import choose
 
     project = _project()
     folder = (models_dir or project.models).absolute()
     recipes = discover(folder)
-    refuse_unknown("model", models, recipes)
-    refuse_unknown("variant", variants, VARIANTS)
-    chosen = list(dict.fromkeys(models)) or [
-        name for name in recipes if _fits(recipes[name], folder, samples, variants)
-    ]
+    chosen = choose(folder, recipes, models, samples=samples, variants=variants)
     if archive is not None and len(chosen) != 1:
         raise UsageError(
             "--archive goes with exactly one model.", "Name the model whose archive it is."
         )
-    if not chosen:
-        raise UsageError(f"No recipe in {folder} fits.", "`kiln models` lists them.")
     run_build(
         project,
         _store(),
@@ -185,17 +181,6 @@ def build(
         as_json=as_json,
         shown_dist=dist,
     )
-
-
-def _fits(path: Path, folder: Path, samples: bool, variants: tuple[str, ...]) -> bool:
-    """Whether a model that was not named is meant; a broken recipe is, so that it is reported."""
-    from kiln.recipe import load
-
-    try:
-        recipe = load(path, folder)
-    except RecipeError:
-        return True
-    return (recipe.sample or not samples) and set(variants) <= set(recipe.variants)
 
 
 @cli.command(short_help="List the recipes.")
@@ -402,6 +387,7 @@ cli.add_command(inspect_command)
 cli.add_command(diff_command)
 cli.add_command(accuracy)
 cli.add_command(page)
+cli.add_command(plan)
 
 cli.add_command(bench_model)
 

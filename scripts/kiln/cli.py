@@ -18,6 +18,7 @@ from kiln import __version__
 from kiln.choices import refuse_unknown
 from kiln.cli_accuracy import accuracy
 from kiln.cli_bench_model import bench_model
+from kiln.cli_collect import collect, notes
 from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
@@ -388,6 +389,8 @@ cli.add_command(diff_command)
 cli.add_command(accuracy)
 cli.add_command(page)
 cli.add_command(plan)
+cli.add_command(collect)
+cli.add_command(notes)
 
 cli.add_command(bench_model)
 

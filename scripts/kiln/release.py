@@ -178,6 +178,50 @@ def refresh_sums(dist: Path) -> None:
         _write_sums(dist)
 
 
+def adopt(dist: Path, folder: Path, key: SigningKey) -> bool:
+    """Make ``dist/<name of folder>`` a copy of a model folder that ``key`` has signed already.
+
+    The copy keeps that signature, and all others in it.
+
+    Returns:
+        False when it was there already, signature for signature.
+
+    Raises:
+        VerificationError: ``key`` did not sign what was copied.
+        UsageError, StoreError, DiskFullError: as :func:`publish`.
+    """
+    model = folder.name
+    files: dict[str, Path | bytes] = dict(list_tree(folder).files)
+    signature = files.pop(SIGNATURE_FILE, None)
+    _check_names(model, files)
+    with disk_guard(dist), _reporting(dist):
+        dist.mkdir(parents=True, exist_ok=True)
+        with _locked(dist, exclusive=True):
+            _sweep(dist)
+            check_target(dist)
+            there = _read_or_none(dist / model / SIGNATURE_FILE)
+            same = there == _read_or_none(folder / SIGNATURE_FILE)
+            fresh = not (same and _is_published(dist / model, files, key))
+            if fresh:
+                aside = aside_of(dist / model)
+                prepared = aside / model
+                try:
+                    prepared.mkdir(parents=True)
+                    _fill(prepared, {**files, SIGNATURE_FILE: signature or b""})
+                    # The copy is asked, not what was copied: that may have changed meanwhile.
+                    if not _is_published(prepared, files, key):
+                        raise VerificationError(
+                            f"{folder} is not what the signing key signed.", _REMEDY
+                        )
+                    _exchange(prepared, dist / model)
+                finally:
+                    remove(aside)
+            if _read_or_none(dist / KEY_FILE) != key.public_pem:
+                write_atomic(dist / KEY_FILE, key.public_pem)
+            _write_sums(dist)
+    return fresh
+
+
 def check_target(dist: Path) -> None:
     """Refuse to publish into a folder that holds something other than a release.
 
@@ -323,22 +367,30 @@ def _put(dist: Path, model: str, files: Mapping[str, Path | bytes], key: Signing
     prepared = aside / model  # the folder's name is part of what is signed
     try:
         prepared.mkdir(parents=True)
-        for name, content in files.items():
-            place = prepared / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                place.write_bytes(content)
-                place.chmod(0o644)
-            else:
-                copy_file(content, place)
+        _fill(prepared, files)
         signing.sign_folder(prepared, key)
-        for folder in (prepared, *(path for path in prepared.rglob("*") if path.is_dir())):
-            folder.chmod(0o755)
-        if target.is_symlink() or target.is_file():
-            target.unlink()  # verify accepts folders only
-        replace_tree(prepared, target)
+        _exchange(prepared, target)
     finally:
         remove(aside)
+
+
+def _fill(folder: Path, files: Mapping[str, Path | bytes]) -> None:
+    for name, content in files.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            place.write_bytes(content)
+            place.chmod(0o644)
+        else:
+            copy_file(content, place)
+
+
+def _exchange(prepared: Path, target: Path) -> None:
+    for folder in (prepared, *(path for path in prepared.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)
+    if target.is_symlink() or target.is_file():
+        target.unlink()  # verify accepts folders only
+    replace_tree(prepared, target)
 
 
 def _sums(digests: Mapping[str, str]) -> bytes:

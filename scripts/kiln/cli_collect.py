@@ -1,0 +1,75 @@
+"""``kiln collect`` and ``kiln notes``: a release out of parts, and what is written on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from kiln.errors import UsageError
+from kiln.ui import JsonReporter, table
+
+#: Names the release that is being made; ``local`` where it is not set.
+RELEASE_VARIABLE = "KILN_RELEASE"
+
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+
+
+def _release_id() -> str:
+    return os.environ.get(RELEASE_VARIABLE) or "local"
+
+
+@click.command(short_help="Make one release of parts.")
+@click.argument("parts", nargs=-1, metavar="[PART]...", type=click.Path(path_type=Path))
+@click.option("--dist", type=click.Path(path_type=Path), default=None, help="The release [dist/].")
+@click.option(
+    "--assets",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Also write the release as flat files, one of them an archive of all.",
+)
+@_json
+def collect(parts: tuple[Path, ...], dist: Path | None, assets: Path | None, as_json: bool) -> None:
+    """Bring the models of PARTs, dist folders built apart and signed by your key, into one.
+
+    Each PART is verified first, and the whole at the end. Without a PART, only the assets of what
+    is in dist/ are written.
+    """
+    from kiln import release
+    from kiln.collecting import collect as collect_parts
+    from kiln.keys import load_or_create_key, load_public_key
+    from kiln.project import Project
+    from kiln.release_assets import write_assets
+
+    if not parts and assets is None:
+        raise UsageError("There is nothing to collect.", "Name dist folders, or --assets.")
+    target = (dist or Project.find().root / "dist").absolute()
+    if parts:
+        done = collect_parts([part.absolute() for part in parts], target, load_or_create_key())
+        report = done.report
+    else:
+        report = release.verify(target, load_public_key(None))
+    written = [] if assets is None else write_assets(target, _release_id(), assets.absolute())
+    if as_json:
+        for model in report.models:
+            JsonReporter().event("collected", model=model.name, files=len(model.files))
+        for path in written:
+            JsonReporter().event("asset", file=str(path), size=path.stat().st_size)
+        return
+    rows = [[model.name, str(len(model.files))] for model in report.models]
+    print(table(["model", "files"], rows))
+    print(f"\n{target} verifies.")
+    if written:
+        print(f"{assets}: {len(written)} files.")
+
+
+@click.command(short_help="Write a release's notes, as Markdown.")
+@click.argument("dist", required=False, type=click.Path(path_type=Path))
+def notes(dist: Path | None) -> None:
+    """Print what is in DIST [dist/], how it was checked and how to verify it, as Markdown."""
+    from kiln.notes import notes as write_notes
+    from kiln.project import Project
+
+    print(write_notes((dist or Project.find().root / "dist").absolute(), _release_id()), end="")

@@ -1,0 +1,57 @@
+"""One release out of parts that were built apart, each signed by the same key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiln import release
+from kiln.errors import UsageError, VerificationError
+from kiln.front import refresh
+from kiln.keys import SigningKey
+from kiln.release import VerifyReport
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A release that verifies; ``models`` are those that came from the parts, in their order."""
+
+    models: tuple[str, ...]
+    report: VerifyReport
+
+
+def collect(parts: Sequence[Path], dist: Path, key: SigningKey) -> Collected:
+    """Bring the models of all parts into ``dist``, and make anew what is about all of them.
+
+    Every part is verified before anything is written. Model folders keep their signatures; page,
+    sums and what vouches for the whole are of ``dist`` alone. Latency that a part measured is left
+    behind: it compares files of one machine.
+
+    Raises:
+        VerificationError: a part is not exactly what ``key`` signed; nothing was written.
+        UsageError: two parts hold one model, or ``dist`` is a part or no release.
+        StoreError, DiskFullError, SigningKeyError: as :func:`kiln.release.publish`.
+    """
+    release.check_target(dist)
+    folders: dict[str, Path] = {}
+    for part in parts:
+        if part.resolve() == dist.resolve():
+            raise UsageError(f"{dist} cannot be collected into itself.", "Name another --dist.")
+        for model in release.verify(part, key.public_pem).models:
+            if model.name in folders:
+                raise UsageError(
+                    f"Model {model.name!r} is in {folders[model.name].parent} and in {part}.",
+                    "Leave one of the two out.",
+                )
+            folders[model.name] = part / model.name
+    for folder in folders.values():
+        release.adopt(dist, folder, key)
+    refresh(dist, key)
+    try:
+        report = release.verify(dist, key.public_pem)
+    except VerificationError as error:
+        raise VerificationError(
+            error.message, "Something wrote to it meanwhile, or it was damaged before: start over."
+        ) from error
+    return Collected(tuple(folders), report)

@@ -9,6 +9,17 @@ TESTS ?= 2
 DIST ?= dist
 SAMPLE ?= centernet_mobilenet_v2_fpn_shapes
 OUT ?= trained
+# For releases; the workflows set these in the environment, where no shell reads them as code.
+IMAGES ?= images
+IMAGE ?=
+PARTS ?= parts
+ASSETS ?= assets
+NOTES ?= notes.md
+RELEASE ?= release
+REPRODUCED ?= reproduced
+RESULT ?= success
+TRUST ?=
+export MODEL TAG RESULT
 # Any Python from 3.10 on will do for the driver.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
@@ -65,6 +76,10 @@ sample: env engine ## convert the embedded sample models into dist/, signed
 build-all: env engine ## convert every recipe under models/ into dist/, signed
 	@$(KILN) build --dist $(DIST) --jobs $(JOBS)
 
+.PHONY: build
+build: env engine ## convert one model into dist/, signed: make build MODEL=name
+	@$(KILN) build "$$MODEL" --dist $(DIST)
+
 .PHONY: verify
 verify: env ## check signatures, digests and file lists in dist/
 	@$(KILN) verify $(DIST)
@@ -72,6 +87,14 @@ verify: env ## check signatures, digests and file lists in dist/
 .PHONY: images
 images: env engine ## build the sealed images, if the engine does not hold them
 	@$(KILN) images build
+
+.PHONY: images-save
+images-save: env engine ## the sealed images (or IMAGE) as files in IMAGES, the same bytes from every engine
+	@$(KILN) images save $(IMAGE) -o $(IMAGES)
+
+.PHONY: images-load
+images-load: env engine ## sealed images from the files below IMAGES, after a look at the lock
+	@find $(IMAGES) -name '*.tar' -type f -print0 | xargs -0 $(KILN) images load
 
 .PHONY: images-verify
 images-verify: env engine ## rebuild the images without any cache and compare with the lock
@@ -130,6 +153,39 @@ lock: env ## resolve all locks again (needs uv; Debian packages need apt)
 	scripts/lock-debian.sh
 	scripts/lock-python.sh
 	scripts/lock-driver.sh
+
+.PHONY: matrix
+matrix: env ## what a release builds, as a job matrix for GitHub (make --silent matrix)
+	@echo "matrix=$$($(KILN) plan --github-matrix)"
+
+.PHONY: collect
+collect: env ## one release of the dist folders in PARTS, and its flat files in ASSETS
+	@$(KILN) collect $(PARTS)/* --dist $(DIST) --assets $(ASSETS)
+
+.PHONY: notes
+notes: env ## the notes of the release in dist/ (make --silent notes)
+	@$(KILN) notes $(DIST)
+
+.PHONY: publish
+publish: ## make a release on GitHub of ASSETS and NOTES, named KILN_RELEASE: a draft, then public
+	@scripts/publish-release.sh "$$KILN_RELEASE" $(ASSETS) $(NOTES)
+
+.PHONY: fetch-release
+fetch-release: ## the archive of a release on GitHub (the latest, or TAG) into the new folder RELEASE
+	@scripts/fetch-release.sh $(RELEASE) "$$TAG"
+
+.PHONY: reproduce
+reproduce: env engine ## make the release in RELEASE again and compare; what was found goes to REPRODUCED
+	@mkdir -p $(REPRODUCED)
+	@$(KILN) reproduce $(RELEASE)/*.tar $(TRUST) --json > $(REPRODUCED)/events.jsonl
+
+.PHONY: reproduce-report
+reproduce-report: env ## what `make reproduce` found: a report and a badge in REPRODUCED
+	@$(VENV)/bin/python scripts/reproduce_report.py $(REPRODUCED)/events.jsonl --out $(REPRODUCED) --title "$$TAG"
+
+.PHONY: reproduce-issue
+reproduce-issue: ## tell GitHub's issues what the report says (RESULT=success closes the one that is open)
+	@scripts/reproduce-issue.sh "$$RESULT" $(REPRODUCED)/report.md
 
 .PHONY: doctor
 doctor: env ## what kiln needs of this machine

@@ -19,6 +19,9 @@ RELEASE ?= release
 REPRODUCED ?= reproduced
 RESULT ?= success
 TRUST ?=
+# For locks.
+DATE ?=
+SINCE ?= HEAD
 export MODEL TAG RESULT
 # Any Python from 3.10 on will do for the driver.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -149,10 +152,17 @@ bench: dev engine ## kiln against the hand-run way, side by side in one run
 	@$(VENV)/bin/python scripts/bench.py
 
 .PHONY: lock
-lock: env ## resolve all locks again (needs uv; Debian packages need apt)
-	scripts/lock-debian.sh
-	scripts/lock-python.sh
-	scripts/lock-driver.sh
+lock: dev ## take the newest packages of DATE (a week ago) into all locks, and say what changed
+	@scripts/lock.sh $(DATE)
+
+.PHONY: lock-changes
+lock-changes: env ## what is different in the locks since the last commit, or since SINCE
+	@$(VENV)/bin/python scripts/lock_changes.py --since $(SINCE)
+
+.PHONY: relock
+relock: env engine ## build all images twice, record them in docker/images.lock, and say what changed
+	@$(KILN) images relock
+	@$(VENV)/bin/python scripts/lock_changes.py --since $(SINCE)
 
 .PHONY: matrix
 matrix: env ## what a release builds, as a job matrix for GitHub (make --silent matrix)

@@ -24,6 +24,7 @@ from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
 from kiln.cli_page import page
 from kiln.cli_plan import plan
+from kiln.cli_relock import images_relock
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -389,6 +390,7 @@ cli.add_command(diff_command)
 cli.add_command(accuracy)
 cli.add_command(page)
 cli.add_command(plan)
+images.add_command(images_relock)
 cli.add_command(collect)
 cli.add_command(notes)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 _HASH = re.compile(r"--hash=(\S+)")
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)\s*(?:;\s*([^\\]*))?")
 
-Versions = Mapping[str, Mapping[str, frozenset[str]]]
-"""Package -> version (with its marker, where there is one) -> what its files may be."""
+Pins = Mapping[str, Mapping[str, tuple[str, frozenset[str]]]]
+"""Package -> marker (``""`` where there is none) -> version, and what its files may be."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,24 @@ class Changes:
         return bool(self.updated or self.added or self.removed or self.rehashed)
 
 
-def parse(text: str) -> Versions:
+def parse(text: str) -> Pins:
     """The packages of a lock of either kind; what is no package is passed over.
 
-    >>> parse("six==1.17.0 \\\\\\n    --hash=sha256:aa")
-    {'six': {'1.17.0': frozenset({'sha256:aa'})}}
+    >>> parse("six==1.17.0 ; sys_platform == 'linux' \\\\\\n    --hash=sha256:aa")
+    {'six': {"sys_platform == 'linux'": ('1.17.0', frozenset({'sha256:aa'}))}}
     >>> parse("bash 5.1-2 amd64 ff 9 debian pool/main/b/bash/bash_5.1-2_amd64.deb")
-    {'bash': {'5.1-2': frozenset({'ff'})}}
+    {'bash': {'': ('5.1-2', frozenset({'ff'}))}}
     """
-    found: dict[str, dict[str, frozenset[str]]] = {}
+    found: dict[str, dict[str, tuple[str, frozenset[str]]]] = {}
     for line in text.replace("\\\n", " ").splitlines():
         line = line.partition("#")[0].strip()
         fields = line.split()
         if match := _PIN.match(line):
-            name, version = match[1].lower(), match[2]
             marker = (match[3] or "").partition("--hash")[0].strip()
-            said = f"{version} ({marker})" if marker else version
-            found.setdefault(name, {})[said] = frozenset(_HASH.findall(line))
+            pinned = match[2], frozenset(_HASH.findall(line))
+            found.setdefault(match[1].lower(), {})[marker] = pinned
         elif len(fields) == 7:
-            name, version, arch, digest = fields[:4]
-            key = name if arch in ("amd64", "all") else f"{name}:{arch}"
-            found.setdefault(key, {})[version] = frozenset({digest})
+            found.setdefault(fields[0], {})[""] = fields[1], frozenset({fields[3]})
     return found
 
 
@@ -66,9 +63,15 @@ def compare(old: str, new: str) -> Changes:
     updated, rehashed = [], []
     for name in sorted(before.keys() & after.keys()):
         was, now = before[name], after[name]
+        if was == now:
+            continue
         if was.keys() != now.keys():
             updated.append((name, _said(was), _said(now)))
-        elif was != now:
+            continue
+        versions = [marker for marker in was if was[marker][0] != now[marker][0]]
+        for marker in versions:
+            updated.append((name, was[marker][0], _one(now[marker][0], marker)))
+        if not versions:
             rehashed.append(name)
     return Changes(
         tuple(updated),
@@ -78,8 +81,12 @@ def compare(old: str, new: str) -> Changes:
     )
 
 
-def _said(versions: Mapping[str, frozenset[str]]) -> str:
-    return ", ".join(sorted(versions))
+def _said(pins: Mapping[str, tuple[str, frozenset[str]]]) -> str:
+    return ", ".join(_one(version, marker) for marker, (version, _) in sorted(pins.items()))
+
+
+def _one(version: str, marker: str) -> str:
+    return f"{version} ({marker})" if marker else version
 
 
 def in_words(changes: Changes) -> list[str]:

@@ -22,27 +22,26 @@ PIP_LOCKS = [*ROOT.glob("docker/*/*requirements.lock"), ROOT / "docker/odapi/met
 
 def test_every_package_of_our_locks_is_seen() -> None:
     for path in PIP_LOCKS:
-        pins = pypi.read_lock(path)
         found = parse(path.read_text("utf-8"))
-        assert {pin.name: {pin.version: pin.hashes} for pin in pins} == {
-            name: {
-                version: frozenset(item.removeprefix("sha256:") for item in hashes)
-                for version, hashes in versions.items()
-            }
-            for name, versions in found.items()
+        assert found == {
+            pin.name: {"": (pin.version, {f"sha256:{item}" for item in pin.hashes})}
+            for pin in pypi.read_lock(path)
         }
     path = ROOT / "docker/base/debian.lock"
-    assert {pin.name: {pin.version: {pin.sha256}} for pin in debian.read_lock(path)} == parse(
-        path.read_text("utf-8")
-    )
+    assert parse(path.read_text("utf-8")) == {
+        pin.name: {"": (pin.version, {pin.sha256})} for pin in debian.read_lock(path)
+    }
 
 
 def test_versions_that_markers_choose() -> None:
-    old = "zizmor==1.30.1 ; python_full_version < '3.11' \\\n    --hash=sha256:aa\n"
-    new = old + "zizmor==1.31.1 ; python_full_version >= '3.11' \\\n    --hash=sha256:bb\n"
-    assert lock_words(compare(old, new)) == [
-        "zizmor: 1.30.1 (python_full_version < '3.11') -> "
-        "1.30.1 (python_full_version < '3.11'), 1.31.1 (python_full_version >= '3.11')"
+    old = "uv==1 ; python_version < '3.11' \\\n    --hash=x:aa\n"
+    more = "uv==2 ; python_version >= '3.11' \\\n    --hash=x:bb\n"
+    assert lock_words(compare(old, old + more)) == [
+        "uv: 1 (python_version < '3.11') -> "
+        "1 (python_version < '3.11'), 2 (python_version >= '3.11')"
+    ]
+    assert lock_words(compare(old + more, old + more.replace("==2", "==3"))) == [
+        "uv: 2 -> 3 (python_version >= '3.11')"
     ]
 
 

@@ -24,6 +24,7 @@ from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
 from kiln.cli_page import page
+from kiln.cli_sbom import images_sbom
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -392,6 +393,7 @@ def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
 images.add_command(images_save)
 images.add_command(images_load)
 images.add_command(images_push)
+images.add_command(images_sbom)
 cli.add_command(convert)
 cli.add_command(init)
 cli.add_command(inspect_command)

@@ -65,7 +65,7 @@ class Contents:
             kiln=__version__,
             blobs=blobs,
             refs=[ref for _, ref in sorted(self._refs.items())],
-            images=[image for _, image in sorted(self._images.items())],
+            images=sorted(self._images.values(), key=lambda image: (image.name, image.identity)),
         )
 
     def _add(self, role: Role, name: str, digest: str) -> None:

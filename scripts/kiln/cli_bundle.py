@@ -93,7 +93,6 @@ def bundle_create(
             if not without_images:
                 images = Images.on_any_engine(folder, store, reporter.event)
                 for locked in locked_images(folder, sorted(names)):
-                    images.ensure(locked.name)
                     contents.add_image(images, locked)
         index = contents.index()
 

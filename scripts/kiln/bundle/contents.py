@@ -163,13 +163,15 @@ class Contents:
         )
 
     def add_image(self, images: Images, locked: Locked) -> None:
-        """The archive of a sealed image.
+        """The archive of a sealed image: the store's, or else of what the engine holds or builds.
 
         Raises:
-            ImageMismatchError: the engine does not hold it, nor the store its archive.
+            ImageMismatchError: what is there is another image.
         """
         if locked.identity in self._images:
             return
+        if archived.stored(self.store, locked) is None:
+            images.ensure(locked.name)
         self.on_event("image", image=locked.name, phase="save", detail="reading it")
         chunks = self.stack.enter_context(images.archive(locked))
         digest = hashlib.sha256()

@@ -158,9 +158,11 @@ def _remember(path: Path, index: Index, store: Store) -> Iterator[str]:
     """What follows from the contents; yields the models that are trusted on first use."""
     for image in index.images:
         try:
-            archived.remember(store, image.locked, image.sha256)
+            archived.check_stored(store, image.locked, image.sha256)
         except ImageMismatchError as error:
             raise damaged(str(path), error.message.rstrip(".")) from error
+    for image in index.images:
+        archived.remember(store, image.locked, image.sha256)
     for item in index.refs:
         if isinstance(item, FirstUse):
             if packed.remembered(store, item.model) != (item.url, item.sha256):

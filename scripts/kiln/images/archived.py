@@ -120,13 +120,17 @@ def stored(store: Store, locked: Locked) -> str | None:
     return digest
 
 
-def remember(store: Store, locked: Locked, digest: str) -> None:
-    """Let the store know that a content it holds is this image's archive.
+def check_stored(store: Store, locked: Locked, digest: str) -> None:
+    """Refuse a content of the store that is not the image's archive.
 
     Raises:
-        ImageMismatchError: it is not; nothing is remembered.
+        ImageMismatchError: it is another.
     """
     check(reading(store.path(digest))(), locked, f"The content {digest}")
+
+
+def remember(store: Store, locked: Locked, digest: str) -> None:
+    """Let the store know which content is the image's archive; see :func:`check_stored`."""
     store.set_ref(_REF, locked.identity, {"sha256": digest})
 
 

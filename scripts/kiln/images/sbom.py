@@ -54,10 +54,10 @@ def debian_purl(name: str, version: str, arch: str) -> str:
     """The package URL of a Debian package.
 
     >>> debian_purl("libstdc++6", "1:10.2.1-6", "amd64")
-    'pkg:deb/debian/libstdc%2B%2B6@1%3A10.2.1-6?arch=amd64&distro=bullseye'
+    'pkg:deb/debian/libstdc%2B%2B6@1:10.2.1-6?arch=amd64&distro=bullseye'
     """
     return (
-        f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe='~')}"
+        f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe=':')}"
         f"?arch={arch}&distro=bullseye"
     )
 

@@ -231,7 +231,7 @@ def test_licences_of_python_packages(
         ("Format: x\nLicense: LGPL-2.1+ and Zlib\n", ("LGPL-2.1-or-later AND Zlib",)),
         ("Format: x\nLicense: public-domain\n", ("public-domain",)),
         ("Format: x\nLicense:\n all of it\n", ()),
-        ("see `/usr/share/common-licenses/GPL-2', /usr/share/common-licenses/BSD.", ("BSD", "GPL-2")),
+        ("/usr/share/common-licenses/GPL-2, /usr/share/common-licenses/BSD.", ("BSD", "GPL-2")),
         ("License: of no known format\n", ()),
     ],
 )  # fmt: skip

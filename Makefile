@@ -75,6 +75,10 @@ images: env engine ## build the sealed images, if the engine does not hold them
 images-verify: env engine ## rebuild the images without any cache and compare with the lock
 	@$(KILN) images verify
 
+.PHONY: sbom
+sbom: env ## write what is in the images, docker/*/sbom.cdx.json
+	@$(KILN) images sbom
+
 .PHONY: compose-build
 compose-build: env engine ## build the same Dockerfiles with docker compose, for interactive shells
 	@$(KILN) images context

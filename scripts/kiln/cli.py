@@ -17,11 +17,14 @@ import click
 from kiln import __version__
 from kiln.choices import refuse_unknown
 from kiln.cli_accuracy import accuracy
+from kiln.cli_archived import images_load, images_push, images_save
 from kiln.cli_bench_model import bench_model
+from kiln.cli_bundle import bundle
 from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
 from kiln.cli_page import page
+from kiln.cli_sbom import images_sbom
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -223,21 +226,12 @@ def images() -> None:
 
 @contextlib.contextmanager
 def _images(as_json: bool) -> Iterator[Images]:
-    from kiln.engine import Engine
     from kiln.images.builder import Images
-
-    found: list[Engine] = []
-
-    def engine() -> Engine:
-        if not found:
-            found.append(Engine.find())
-            found[0].sweep()
-        return found[0]
 
     store = _store()
     store.sweep()
     with _reporter(as_json) as reporter:
-        yield Images(_project().docker, engine, store, reporter.event)
+        yield Images.on_any_engine(_project().docker, store, reporter.event)
 
 
 def _image_names(project: Project, names: tuple[str, ...]) -> list[str]:
@@ -396,12 +390,17 @@ def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
             print(f"{what}: {count} removed")
 
 
+images.add_command(images_save)
+images.add_command(images_load)
+images.add_command(images_push)
+images.add_command(images_sbom)
 cli.add_command(convert)
 cli.add_command(init)
 cli.add_command(inspect_command)
 cli.add_command(diff_command)
 cli.add_command(accuracy)
 cli.add_command(page)
+cli.add_command(bundle)
 
 cli.add_command(bench_model)
 

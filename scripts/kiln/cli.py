@@ -24,6 +24,7 @@ from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
 from kiln.cli_page import page
+from kiln.cli_reproduce import reproduce
 from kiln.cli_sbom import images_sbom
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
@@ -400,6 +401,7 @@ cli.add_command(inspect_command)
 cli.add_command(diff_command)
 cli.add_command(accuracy)
 cli.add_command(page)
+cli.add_command(reproduce)
 cli.add_command(bundle)
 
 cli.add_command(bench_model)

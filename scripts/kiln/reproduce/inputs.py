@@ -139,4 +139,3 @@ class Inputs:
 def _some(names: Iterable[str]) -> str:
     first, *more = names
     return f"{first} and {len(more)} more" if more else first
-

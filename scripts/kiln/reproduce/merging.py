@@ -53,6 +53,4 @@ def _merged(plans: Sequence[Plan]) -> Plan:
     ordered: list[Step] = sorted(steps.values(), key=lambda step: depths[step.id])
     artefacts = {file: step for plan in plans for file, step in plan.artefacts.items()}
     first = plans[0]
-    return Plan(
-        first.model, first.image, tuple(ordered), artefacts, (), first.identity, first.code
-    )
+    return Plan(first.model, first.image, tuple(ordered), artefacts, (), first.identity, first.code)

@@ -101,7 +101,7 @@ test: dev lint ## everything CI runs; without an engine the integration tests ar
 	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile
 
 .PHONY: test-tools
-test-tools: ## a browser and MediaPipe's system libraries, for the tests that need them (root, Debian or Ubuntu)
+test-tools: env ## a browser, MediaPipe's system libraries and cosign, for the tests that need them (root, Debian or Ubuntu)
 	@scripts/test-tools.sh
 
 .PHONY: picture

@@ -23,9 +23,11 @@ from kiln.cli_bundle import bundle
 from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
+from kiln.cli_keys import keys_group
 from kiln.cli_page import page
 from kiln.cli_reproduce import reproduce
 from kiln.cli_sbom import images_sbom
+from kiln.cli_verify import verify
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -328,32 +330,6 @@ def images_context(names: tuple[str, ...], as_json: bool) -> None:
             reporter.event("note", message=f"{name}: context in {folder}")
 
 
-@cli.command(short_help="Check a release: signatures, sums, file lists.")
-@click.argument("dist", required=False, type=click.Path(path_type=Path))
-@click.option("--key", type=click.Path(path_type=Path), help="Trusted public key [your own].")
-@_json
-def verify(dist: Path | None, key: Path | None, as_json: bool) -> None:
-    """Check signatures, digests and that nothing was added, in DIST [dist/]."""
-    from kiln import release
-    from kiln.keys import load_public_key
-
-    target = (dist or _project().root / "dist").absolute()
-    report = release.verify(target, load_public_key(key))
-    rows = [
-        [model.name, item.path.removeprefix(f"{model.name}/"), f"{item.size:,}", item.sha256[:16]]
-        for model in report.models
-        for item in model.files
-    ]
-    if as_json:
-        for model, path, _, digest in rows:
-            JsonReporter().event("verified", model=model, file=path, sha256=digest)
-        return
-    print(table(["model", "file", "bytes", "sha256"], rows))
-    count = len(report.models)
-    signed = f"{count} model{'' if count == 1 else 's'} signed by key {report.key_id[:16]}"
-    print(f"\nAll good: {signed}, nothing changed, missing or added.")
-
-
 @cli.command(short_help="Say what is fine, what is not, and what to do.")
 @_json
 def doctor(as_json: bool) -> None:
@@ -398,11 +374,13 @@ images.add_command(images_sbom)
 cli.add_command(convert)
 cli.add_command(init)
 cli.add_command(inspect_command)
+cli.add_command(keys_group)
 cli.add_command(diff_command)
 cli.add_command(accuracy)
 cli.add_command(page)
 cli.add_command(reproduce)
 cli.add_command(bundle)
+cli.add_command(verify)
 
 cli.add_command(bench_model)
 

@@ -97,8 +97,8 @@ def _opener(key: Path | None, policy: Path | None, unverified: bool) -> Open | N
         return None
     trust = load_policy(policy) if policy is not None else trust_in_key(load_public_key(key))
 
-    def opened(data: bytes, model: str) -> dict[str, Any]:
-        return trust.open(data, PROVENANCE, model)
+    def opened(data: bytes, model: str, name: str) -> dict[str, Any]:
+        return trust.open(data, PROVENANCE, model, name)
 
     return opened
 

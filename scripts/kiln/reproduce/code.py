@@ -47,16 +47,15 @@ class ReleasedCode:
             VerificationError: there is an archive, and it is not the recorded one.
             ArchiveError: the recorded one cannot be unpacked.
         """
-        path = self._archive_of(recorded)
-        if path is None:
-            return self._from_checkout(recorded)
         if recorded.source not in self._unpacked:
+            path = self._archive_of(recorded)
+            if path is None:
+                return self._from_checkout(recorded)
             folder = self.scratch / f"source-{recorded.source[:16]}"
             unpack(path, folder)
             self._unpacked[recorded.source] = folder
-        docker = self._unpacked[recorded.source] / "docker"
-        self._check(recorded, path)
-        return docker, ""
+        self._check(recorded)
+        return self._unpacked[recorded.source] / "docker", ""
 
     def _archive_of(self, recorded: Recorded) -> Path | None:
         """The archive with the recorded digest.
@@ -64,8 +63,6 @@ class ReleasedCode:
         Raises:
             VerificationError: where it should be, there is another one.
         """
-        if recorded.source in self._unpacked:
-            return self._unpacked[recorded.source]
         beside = recorded.place.parent
         places = [self.given] if self.given else [beside / SOURCE_FILE, beside.parent / SOURCE_FILE]
         for path in places:
@@ -83,25 +80,26 @@ class ReleasedCode:
             return path if sha256_file(path) == recorded.source else None
         return None
 
-    def _check(self, recorded: Recorded, path: Path) -> None:
+    def _check(self, recorded: Recorded) -> None:
         """Hold what was unpacked against the statement.
 
         Raises:
             VerificationError: stage code, a lock or the image's identity is another one.
         """
         root = self._unpacked[recorded.source]
+        stages = root / "docker" / "stages"
         wrong = [
             name
             for name, digest in sorted(recorded.locks.items())
             if not (root / name).is_file() or sha256_file(root / name) != digest
         ]
-        if not (root / "docker" / "stages").is_dir() or tree_digest(root / "docker" / "stages") != recorded.plan.code:
+        if not stages.is_dir() or tree_digest(stages) != recorded.plan.code:
             wrong.append("docker/stages")
         elif _identity(root / "docker", recorded.image) != recorded.plan.identity:
             wrong.append("docker/images.lock")
         if wrong:
             raise VerificationError(
-                f"The source archive {path} contradicts {recorded.place.name}: "
+                f"The source archive of {recorded.model} contradicts {recorded.place.name}: "
                 f"{', '.join(wrong)} differs from what is recorded.",
                 _REMEDY,
             )

@@ -13,8 +13,9 @@ from kiln.choices import refuse_unknown
 from kiln.errors import UsageError, VerificationError
 from kiln.reproduce.recorded import Recorded, read
 
-#: Opens a bundle about a model: the statement, once its signature was found to be trusted.
-Open = Callable[[bytes, str], dict[str, Any]]
+#: Opens a bundle about a model (content, model, what messages call it): the statement, once its
+#: signature was found to be trusted.
+Open = Callable[[bytes, str, str], dict[str, Any]]
 
 
 def recorded_in(target: Path, open_bundle: Open | None) -> list[Recorded]:
@@ -29,7 +30,7 @@ def recorded_in(target: Path, open_bundle: Open | None) -> list[Recorded]:
         UsageError: there is no provenance at ``target``.
         VerificationError: a signature does not hold, or a statement cannot be understood.
     """
-    found = {}
+    found: dict[tuple[str, str], Recorded] = {}
     for place in _places(target):
         item = read(_statement(place, open_bundle), place)
         before = found.setdefault((item.model, item.file), item)
@@ -102,7 +103,7 @@ def _statement(place: Path, open_bundle: Open | None) -> dict[str, Any]:
     statement = dsse.peek_unverified(data, str(place))
     if open_bundle is None:
         return statement
-    return open_bundle(data, _model_of(statement))
+    return open_bundle(data, _model_of(statement), str(place))
 
 
 def _model_of(statement: dict[str, Any]) -> str:

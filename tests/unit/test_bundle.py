@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -37,10 +38,14 @@ from kiln.errors import (
 )
 from kiln.images import archived, definition
 from kiln.images.builder import Images
-from kiln.recipe import load
+from kiln.project import Project
+from kiln.recipe import HubSource, discover, load
 from kiln.sources import packed, pypi
 from kiln.sources.model import acquire
 from kiln.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+HUB = "efficientdet_lite0_320x320_seed"
 
 
 def without_engine() -> Engine:
@@ -401,6 +406,16 @@ def test_another_archive_than_the_first_used(small: bytes, tmp_path: Path) -> No
     assert len(list((store.root / "blobs").rglob("*/*/*"))) == 1  # nothing was taken
 
 
+def test_an_archive_from_another_address_is_not_forgotten(small: bytes, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    first = ("https://elsewhere.example/toy.tar.gz", store.add_bytes(b"the first one"))
+    packed.remember(store, "toy", *first)
+    path = tmp_path / "bundle.tar"
+    path.write_bytes(small)
+    assert import_bundle(path, store).kept == ("toy",)
+    assert packed.remembered(store, "toy") == first
+
+
 def image_lies() -> dict[str, Callable[[dict[str, Any]], object]]:
     def swap(index: dict[str, Any]) -> None:
         one, two = index["images"]
@@ -522,6 +537,31 @@ def test_a_release_of_other_images_brings_their_definitions(tmp_path: Path) -> N
 def test_no_release(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no release with provenance"):
         needs_of(tmp_path)
+
+
+def test_a_hub_module_out_of_a_cache(
+    offline: Offline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no archive of it, so one is packed; where there is no cache, it is used."""
+    models = ROOT / "models"
+    path = discover(models)[HUB]
+    recipe = load(path, models)
+    assert isinstance(recipe.source, HubSource)
+    name = hashlib.sha1(recipe.source.handle.encode(), usedforsecurity=False).hexdigest()
+    (tmp_path / "cache" / name / "variables").mkdir(parents=True)
+    for place in ("saved_model.pb", "variables/variables.index"):
+        (tmp_path / "cache" / name / place).write_bytes(place.encode())
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    cached = acquire(recipe, here).sources
+    target = tmp_path / "hub.tar"
+    with ExitStack() as stack:
+        contents = Contents(Project(ROOT), here, silent, stack)
+        contents.add_model(path, models)
+        write(target, contents.index(), contents.readers, silent)
+    import_bundle(target, there)
+    monkeypatch.delenv("TFHUB_CACHE_DIR")
+    assert acquire(recipe, there).sources == cached
 
 
 # -- the command --------------------------------------------------------------------------------

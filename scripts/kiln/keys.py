@@ -143,6 +143,21 @@ def load_or_create_key(path: Path | None = None) -> SigningKey:
     return key
 
 
+def load_private_key(key: SigningKey) -> EllipticCurvePrivateKey:
+    """The private half of a key that was found to be usable.
+
+    Raises:
+        SigningKeyError: it is not there any more, or is another one.
+    """
+    private = _parse_private(_read_private(key.private_path), key.private_path, key.password)
+    if _pem_of(private.public_key()) != key.public_pem:
+        raise SigningKeyError(
+            f"The signing key {key.private_path} was replaced while it was in use.",
+            "Run the command again.",
+        )
+    return private
+
+
 def _named_by_environment() -> Path | None:
     value = os.environ.get(KEY_VARIABLE, "")
     return Path(value).expanduser() if value else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_offline import DEBS, WHEELS, Offline, filename, make_offline, pin
+from toy_offline import DEBS, WHEELS, Offline, filename, kiln, make_offline, pin
 
 from kiln.attest.dsse import bundle_bytes
 from kiln.attest.names import STATEMENT_TYPE, provenance_path
@@ -601,25 +600,6 @@ def test_a_hub_module_out_of_a_cache(
 
 
 # -- the command --------------------------------------------------------------------------------
-
-
-def kiln(offline: Offline, store: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command, where neither an engine nor an index nor a mirror can be reached."""
-    environment = {
-        **os.environ,
-        "KILN_PROJECT": str(offline.project.root),
-        "KILN_STORE": str(store),
-        "DOCKER_HOST": "unix:///nonexistent.sock",
-        "KILN_PYPI_INDEX": "http://127.0.0.1:9/simple",
-        "KILN_DEBIAN_MIRROR": "http://127.0.0.1:9/debian",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "kiln.cli", *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_created_imported_created_again(offline: Offline, bundle: Path, tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def images_list(as_json: bool) -> None:
     with _images(as_json) as project_images:
         for name in _image_names(_project(), ()):
             locked = locked_image(project_images.docker_dir, name)
-            state = "present" if project_images.present(locked) else "not built"
+            state = project_images.state(locked)
             rows.append([name, locked.tag, f"{locked.size / 1e6:,.0f} MB", state])
     if as_json:
         for name, tag, size, state in rows:

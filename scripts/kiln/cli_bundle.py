@@ -137,6 +137,12 @@ def bundle_import(file: Path, as_json: bool) -> None:
                 "note",
                 message=f"{model}: its recipe pins no archive; the bundle's is trusted from now on",
             )
+        for model in found.kept:
+            reporter.event(
+                "note",
+                message=f"{model}: this machine has used an archive from another address before; "
+                "to use the bundle's, pin it in the recipe, in [source], with its sha256",
+            )
         locked = read_lock(project.docker)
         images = Images.on_any_engine(project.docker, store, reporter.event)
         for image in found.index.images:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_engine import serve
-from toy_offline import Offline, make_offline
+from toy_offline import Offline, kiln, make_offline
 
 from kiln.engine import Engine
 from kiln.errors import ImageMismatchError
@@ -132,3 +132,29 @@ def test_sizes_follow_from_the_lock(offline: Offline) -> None:
     assert archived.size_of(replace(locked, size=locked.size + 10240)) == (
         archived.size_of(locked) + 10240
     )
+
+
+def test_the_commands(offline: Offline, tmp_path: Path) -> None:
+    """Saving what the store has needs no engine; what is wrong is told before one is looked for."""
+    store = offline.store.root
+    saved = kiln(offline, store, "images", "save", "-o", tmp_path / "all")
+    assert saved.returncode == 0, saved.stderr
+    names = sorted(offline.locked(name).tag.replace("/", "-") for name in ("base", "odapi"))
+    found = sorted(path.name for path in (tmp_path / "all").iterdir())
+    assert found == [f"{name.removeprefix('tflite-kiln-').replace(':', '-')}.tar" for name in names]
+    assert kiln(offline, store, "images", "save", "base", "-o", tmp_path / "b.tar").returncode == 0
+    assert (tmp_path / "b.tar").read_bytes() == archive_of(offline, "base")
+    other = tmp_path / "x.tar"
+    other.write_bytes(b"x")
+    for code, words in (
+        (2, ["save", "nothing", "-o", tmp_path]),
+        (2, ["save", "base", "-o", other / "below"]),
+        (2, ["load", tmp_path / "missing.tar"]),
+        (2, ["load", tmp_path]),
+        (23, ["load", other]),
+        (20, ["load", tmp_path / "b.tar"]),
+        (2, ["push"]),
+    ):
+        ended = kiln(offline, store, "images", *words)
+        assert ended.returncode == code, (words, ended.stderr)
+        assert "Traceback" not in ended.stderr

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
+import hashlib
 import io
 import json
-import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_offline import DEBS, WHEELS, Offline, filename, make_offline, pin
+from toy_offline import DEBS, WHEELS, Offline, filename, kiln, make_offline, pin
 
+from kiln.attest.dsse import bundle_bytes
+from kiln.attest.names import STATEMENT_TYPE, provenance_path
+from kiln.attest.plan_data import plan_as_data
 from kiln.bundle.contents import Contents, locked_images
 from kiln.bundle.needs import needs_of
 from kiln.bundle.reading import import_bundle, read_index
@@ -37,10 +40,15 @@ from kiln.errors import (
 )
 from kiln.images import archived, definition
 from kiln.images.builder import Images
-from kiln.recipe import load
+from kiln.project import Project
+from kiln.recipe import HubSource, discover, load
 from kiln.sources import packed, pypi
 from kiln.sources.model import acquire
+from kiln.steps import Files, Output, Plan, StepList
 from kiln.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+HUB = "efficientdet_lite0_320x320_seed"
 
 
 def without_engine() -> Engine:
@@ -212,7 +220,8 @@ def extra(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile
 
 
 def renamed(found: list[Any]) -> list[Any]:
-    found[3][0].name = found[3][0].name[:-1] + "0"
+    name = found[3][0].name
+    found[3][0].name = name[:-1] + ("1" if name.endswith("0") else "0")
     return found
 
 
@@ -268,6 +277,33 @@ def test_what_was_whole_before_the_damage_stays_and_helps(small: bytes, tmp_path
     path = tmp_path / "whole.tar"
     path.write_bytes(small)
     assert import_bundle(path, store).new == 1
+
+
+KILLED = """\
+import os, signal, sys
+from pathlib import Path
+from kiln.bundle.reading import import_bundle
+from kiln.store import Store
+
+def kill(done, total):
+    if done > total * float(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+import_bundle(Path(sys.argv[1]), Store(Path(sys.argv[2])), kill)
+"""
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_killed_in_the_middle(bundle: Path, share: float, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    ended = subprocess.run([sys.executable, "-c", KILLED, bundle, root, str(share)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    store = Store(root)
+    store.sweep()
+    assert store.verify() == []
+    assert list(store.tmp.iterdir()) == list((root / "refs").iterdir()) == []
+    found = import_bundle(bundle, store)
+    assert 0 < found.new < len(found.index.blobs)
 
 
 # -- lies ---------------------------------------------------------------------------------------
@@ -401,6 +437,16 @@ def test_another_archive_than_the_first_used(small: bytes, tmp_path: Path) -> No
     assert len(list((store.root / "blobs").rglob("*/*/*"))) == 1  # nothing was taken
 
 
+def test_an_archive_from_another_address_is_not_forgotten(small: bytes, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    first = ("https://elsewhere.example/toy.tar.gz", store.add_bytes(b"the first one"))
+    packed.remember(store, "toy", *first)
+    path = tmp_path / "bundle.tar"
+    path.write_bytes(small)
+    assert import_bundle(path, store).kept == ("toy",)
+    assert packed.remembered(store, "toy") == first
+
+
 def image_lies() -> dict[str, Callable[[dict[str, Any]], object]]:
     def swap(index: dict[str, Any]) -> None:
         one, two = index["images"]
@@ -462,19 +508,22 @@ def test_a_damaged_store_makes_no_bundle(tmp_path: Path) -> None:
 def release(offline: Offline, dist: Path, contents: dict[str, bytes], identity: str) -> Path:
     """A release of the model ``toy`` whose one stage read ``contents``."""
     files = {name: sha256_bytes(data) for name, data in contents.items()}
-    step = {"id": "convert", "inputs": {"images": {"files": files}, "model": {"step": "x"}}}
+    steps = StepList(identity, "c" * 64)
+    steps.add("export", "export", {}, {})
+    read = {"images": Files(files), "model": Output("export", "saved_model")}
+    steps.add("convert", "convert", {}, read)
+    plan = Plan("toy", "odapi", tuple(steps.steps.values()), {}, (), identity, "c" * 64)
     build = {
-        "internalParameters": {"plan": {"image": identity, "steps": [step]}},
+        "internalParameters": {"plan": plan_as_data(plan, "convert")},
         "resolvedDependencies": [
             {"name": "image/odapi", "digest": {"sha256": identity.removeprefix("sha256:")}}
         ],
     }
-    payload = canonical_json({"predicate": {"buildDefinition": build}})
-    folder = dist / "toy" / "attestations"
-    folder.mkdir(parents=True)
-    envelope = {"dsseEnvelope": {"payload": base64.b64encode(payload).decode()}}
-    path = folder / "toy_float32.tflite.provenance.sigstore.json"
-    path.write_bytes(canonical_json(envelope))
+    statement = {"_type": STATEMENT_TYPE, "predicate": {"buildDefinition": build}}
+    path = dist / "toy" / provenance_path("toy_float32.tflite")
+    path.parent.mkdir(parents=True)
+    # (Nobody looks at the signature here.)
+    path.write_bytes(bundle_bytes(canonical_json(statement), b"x", {"publicKey": {"hint": "x"}}))
     return path
 
 
@@ -494,8 +543,9 @@ def test_what_a_release_was_made_from(tmp_path: Path) -> None:
         assert contents.docker_of(needs) == offline.project.docker
         uses = {use.name for blob in contents.index().blobs for use in blob.uses}
         assert uses == {"toy/convert/images/a.png", "toy/convert/images/b.png"}
-    for text in (b"{}", b"[1]", b"\xff", b'{"dsseEnvelope":{"payload":"e30="}}'):
-        path.write_bytes(text)
+    other = canonical_json({"_type": STATEMENT_TYPE, "predicate": {}})
+    for data in (b"{}", b"[1]", b"\xff", bundle_bytes(other, b"x", {})):
+        path.write_bytes(data)
         with pytest.raises(VerificationError, match=r"provenance\.sigstore\.json"):
             needs_of(tmp_path / "dist")
 
@@ -524,26 +574,32 @@ def test_no_release(tmp_path: Path) -> None:
         needs_of(tmp_path)
 
 
+def test_a_hub_module_out_of_a_cache(
+    offline: Offline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no archive of it, so one is packed; where there is no cache, it is used."""
+    models = ROOT / "models"
+    path = discover(models)[HUB]
+    recipe = load(path, models)
+    assert isinstance(recipe.source, HubSource)
+    name = hashlib.sha1(recipe.source.handle.encode(), usedforsecurity=False).hexdigest()
+    (tmp_path / "cache" / name / "variables").mkdir(parents=True)
+    for place in ("saved_model.pb", "variables/variables.index"):
+        (tmp_path / "cache" / name / place).write_bytes(place.encode())
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    cached = acquire(recipe, here).sources
+    target = tmp_path / "hub.tar"
+    with ExitStack() as stack:
+        contents = Contents(Project(ROOT), here, silent, stack)
+        contents.add_model(path, models)
+        write(target, contents.index(), contents.readers, silent)
+    import_bundle(target, there)
+    monkeypatch.delenv("TFHUB_CACHE_DIR")
+    assert acquire(recipe, there).sources == cached
+
+
 # -- the command --------------------------------------------------------------------------------
-
-
-def kiln(offline: Offline, store: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command, where neither an engine nor an index nor a mirror can be reached."""
-    environment = {
-        **os.environ,
-        "KILN_PROJECT": str(offline.project.root),
-        "KILN_STORE": str(store),
-        "DOCKER_HOST": "unix:///nonexistent.sock",
-        "KILN_PYPI_INDEX": "http://127.0.0.1:9/simple",
-        "KILN_DEBIAN_MIRROR": "http://127.0.0.1:9/debian",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "kiln.cli", *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_created_imported_created_again(offline: Offline, bundle: Path, tmp_path: Path) -> None:

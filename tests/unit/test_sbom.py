@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 from packaging.utils import canonicalize_name
-from toy_offline import DEBS, Offline, make_offline
+from toy_offline import DEBS, Ended, Offline, kiln, make_offline
 from toy_packages import debian_package, wheel
 
 from kiln.digest import sha256_bytes
@@ -253,22 +251,14 @@ def test_damaged_packages_are_named(tmp_path: Path) -> None:
                 python_facts(path, name)
 
 
-def test_the_command(offline: Offline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KILN_PROJECT", str(offline.project.root))
-    monkeypatch.setenv("KILN_STORE", str(offline.store.root))
+def test_the_command(offline: Offline) -> None:
+    def sbom(*words: str) -> Ended:
+        return kiln(offline, offline.store.root, "images", "sbom", *words)
 
-    def kiln(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "kiln.cli", "images", "sbom", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    assert kiln("--check").returncode == ImageMismatchError.exit_code
-    made = kiln()
+    assert sbom("--check").returncode == ImageMismatchError.exit_code
+    made = sbom()
     assert made.returncode == 0, made.stderr
     assert made.stdout.count("written anew") == 2
-    assert kiln().stdout.count("as it was") == 2
-    checked = kiln("--check", "odapi")
+    assert sbom().stdout.count("as it was") == 2
+    checked = sbom("--check", "odapi")
     assert (checked.returncode, checked.stdout) == (0, "Of the locks: odapi\n")

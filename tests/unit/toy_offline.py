@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,8 @@ from kiln.recipe import load
 from kiln.sources import pypi
 from kiln.sources.model import acquire
 from kiln.store import Store
+
+Ended = subprocess.CompletedProcess[str]
 
 IMAGES_TOML = """\
 [base]
@@ -62,6 +67,26 @@ class Offline:
 
     def locked(self, name: str) -> Locked:
         return locked_image(self.project.docker, name)
+
+
+def kiln(offline: Offline, store: Path, *arguments: str | Path) -> Ended:
+    """The command, where neither an engine nor an index nor a mirror can be reached."""
+    environment = {
+        **os.environ,
+        "KILN_PROJECT": str(offline.project.root),
+        "KILN_STORE": str(store),
+        "DOCKER_HOST": "unix:///nonexistent.sock",
+        "KILN_IMAGE_REGISTRY": "",
+        "KILN_PYPI_INDEX": "http://127.0.0.1:9/simple",
+        "KILN_DEBIAN_MIRROR": "http://127.0.0.1:9/debian",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "kiln.cli", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def filename(name: str) -> str:

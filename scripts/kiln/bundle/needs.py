@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from kiln.attest.dsse import peek_unverified
+from kiln.attest.names import ATTESTATIONS, PROVENANCE_SUFFIX, SOURCE_FILE
+from kiln.attest.plan_data import plan_from_data
 from kiln.errors import UsageError, VerificationError
-
-_PATTERN = "*/attestations/*.provenance.sigstore.json"
+from kiln.steps import Files
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,14 @@ def needs_of(dist: Path) -> list[Needs]:
         VerificationError: a provenance cannot be understood.
     """
     found: dict[str, Needs] = {}
-    for path in sorted(dist.glob(_PATTERN)):
+    for path in sorted(dist.glob(f"*/{ATTESTATIONS}/*{PROVENANCE_SUFFIX}")):
         model = path.parent.parent.name
         contents, images = _read(path)
         before = found.get(model)
         if before is not None:
             contents = {**before.contents, **contents}
             images |= before.images
-        archive = path.parent.parent / "source.tar"
+        archive = path.parent.parent / SOURCE_FILE
         found[model] = Needs(model, contents, images, archive if archive.is_file() else None)
     if not found:
         raise UsageError(
@@ -58,25 +57,26 @@ def needs_of(dist: Path) -> list[Needs]:
 
 
 def _read(path: Path) -> tuple[dict[str, str], frozenset[str]]:
+    statement = peek_unverified(path.read_bytes(), str(path))
     try:
-        envelope = json.loads(path.read_bytes())["dsseEnvelope"]
-        statement: dict[str, Any] = json.loads(base64.b64decode(envelope["payload"]))
         build = statement["predicate"]["buildDefinition"]
-        plan = build["internalParameters"]["plan"]
-        contents = {
-            str(digest): f"{step['id']}/{name}/{place}".rstrip("/")
-            for step in plan["steps"]
-            for name, item in step["inputs"].items()
-            for place, digest in item.get("files", {}).items()
-        }
+        recorded = build["internalParameters"]["plan"]
         images = {
             f"sha256:{item['digest']['sha256']}"
             for item in build["resolvedDependencies"]
             if item["name"].startswith("image/")
         }
-        return contents, frozenset({*images, plan["image"]})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise VerificationError(
             f"{path} is no provenance of kiln ({type(error).__name__}: {error}).",
             "Get the release again; `kiln verify` says whether it is whole.",
         ) from error
+    plan = plan_from_data(recorded)
+    contents = {
+        digest: f"{step.id}/{name}/{place}".rstrip("/")
+        for step in plan.steps
+        for name, item in step.inputs.items()
+        if isinstance(item, Files)
+        for place, digest in item.files.items()
+    }
+    return contents, frozenset({*images, plan.identity})

@@ -37,12 +37,14 @@ def _silent(done: int, total: int) -> None:
 class Imported:
     """What an import brought: the index, and how many contents the store did not have before.
 
-    ``first_uses`` are models whose archive is trusted from now on because the bundle had it.
+    ``first_uses`` are models whose archive is trusted from now on because the bundle had it;
+    ``kept`` those of which this machine remembers an archive from another address, and still does.
     """
 
     index: Index
     new: int
     first_uses: tuple[str, ...]
+    kept: tuple[str, ...]
 
 
 def import_bundle(path: Path, store: Store, on_bytes: OnBytes = _silent) -> Imported:
@@ -71,7 +73,8 @@ def import_bundle(path: Path, store: Store, on_bytes: OnBytes = _silent) -> Impo
         raise UsageError(
             f"{path} cannot be read: {error.strerror or error}.", "Check the path."
         ) from error
-    return Imported(index, new, tuple(_remember(path, index, store)))
+    _hold_images(path, index, store)
+    return _remember(index, store, new)
 
 
 def read_index(path: Path) -> Index:
@@ -154,20 +157,27 @@ def _take(
         raise damaged(str(path), "there is something after its end")
 
 
-def _remember(path: Path, index: Index, store: Store) -> Iterator[str]:
-    """What follows from the contents; yields the models that are trusted on first use."""
+def _hold_images(path: Path, index: Index, store: Store) -> None:
     for image in index.images:
         try:
             archived.check_stored(store, image.locked, image.sha256)
         except ImageMismatchError as error:
             raise damaged(str(path), error.message.rstrip(".")) from error
+
+
+def _remember(index: Index, store: Store, new: int) -> Imported:
+    """What follows from the contents. Nothing that is remembered already becomes something else."""
+    first_uses, kept = [], []
     for image in index.images:
         archived.remember(store, image.locked, image.sha256)
     for item in index.refs:
         if isinstance(item, FirstUse):
-            if packed.remembered(store, item.model) != (item.url, item.sha256):
+            known = packed.remembered(store, item.model)
+            if known is None:
                 packed.remember(store, item.model, item.url, item.sha256)
-                yield item.model
+                first_uses.append(item.model)
+            elif known[0] != item.url:
+                kept.append(item.model)
         else:
             pin = pypi.Pin(item.name, item.version, frozenset(item.hashes))
             machine: _Machine = {"python": item.python, "platforms": item.platforms}
@@ -175,3 +185,4 @@ def _remember(path: Path, index: Index, store: Store) -> Iterator[str]:
                 size = store.path(item.sha256).stat().st_size
                 chosen = pypi.Chosen(item.filename, item.sha256, size)
                 pypi.remember(store, pin, chosen, **machine)
+    return Imported(index, new, tuple(first_uses), tuple(kept))

@@ -84,6 +84,12 @@ class Images:
         """Whether the engine holds exactly this sealed image."""
         return transfer.present(self.engine, locked)
 
+    def state(self, locked: Locked) -> str:
+        """``present`` in the engine, ``archived`` in the store, or ``not built``."""
+        if self.present(locked):
+            return "present"
+        return "not built" if archived.stored(self.store, locked) is None else "archived"
+
     def ensure(self, name: str) -> Locked:
         """The locked image, brought now if the engine does not hold it.
 

@@ -103,6 +103,10 @@ images-load: env engine ## sealed images from the files below IMAGES, after a lo
 images-verify: env engine ## rebuild the images without any cache and compare with the lock
 	@$(KILN) images verify
 
+.PHONY: sbom
+sbom: env ## write what is in the images, docker/*/sbom.cdx.json
+	@$(KILN) images sbom
+
 .PHONY: compose-build
 compose-build: env engine ## build the same Dockerfiles with docker compose, for interactive shells
 	@$(KILN) images context
@@ -132,7 +136,7 @@ test: dev lint ## everything CI runs; without an engine the integration tests ar
 	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile
 
 .PHONY: test-tools
-test-tools: ## a browser and MediaPipe's system libraries, for the tests that need them (root, Debian or Ubuntu)
+test-tools: env ## a browser, MediaPipe's system libraries and cosign, for the tests that need them (root, Debian or Ubuntu)
 	@scripts/test-tools.sh
 
 .PHONY: picture

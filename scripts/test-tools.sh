@@ -1,8 +1,11 @@
 #!/bin/sh
 # Installs what some tests need of the system, as root on Debian or Ubuntu: a browser for the
-# release's page, and the graphics libraries that MediaPipe loads. Does nothing where all of it is
+# release's page, and the graphics libraries that MediaPipe loads; and unpacks, aside, other
+# people's programs that verify releases (scripts/test_tools.py). Does nothing where all of it is
 # there; without it those tests are skipped, with the reason.
 set -eu
+here=$(cd "$(dirname "$0")/.." && pwd)
+"$here/.venv/bin/python" "$here/scripts/test_tools.py"
 wanted=
 if ! command -v chromium >/dev/null 2>&1 && ! command -v google-chrome >/dev/null 2>&1; then
     wanted="chromium"

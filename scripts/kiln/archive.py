@@ -44,6 +44,7 @@ def unpack(
     root: str | None = None,
     max_bytes: int = MAX_BYTES,
     max_entries: int = MAX_ENTRIES,
+    refuse_litter: bool = False,
 ) -> None:
     """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (told by content, not by name) into ``dest``.
 
@@ -58,6 +59,7 @@ def unpack(
         root: a top folder that must be there (it stays: ``dest / root`` exists afterwards).
         max_bytes: unpacked bytes beyond which the archive counts as a bomb.
         max_entries: number of entries beyond which it does.
+        refuse_litter: refuse what would be left out, for archives in which every entry counts.
 
     Raises:
         ArchiveError: not an archive of a known kind; truncated or corrupt; too large; ``root``
@@ -72,7 +74,7 @@ def unpack(
     try:
         with disk_guard(dest):
             aside.mkdir(parents=True)
-            tree = _Tree(archive, aside, max_bytes, max_entries)
+            tree = _Tree(archive, aside, max_bytes, max_entries, refuse_litter)
             with _opened(archive) as file:
                 reader = _reader_for(archive, file)
                 reader(archive, file, tree)
@@ -120,6 +122,7 @@ class _Tree:
     base: Path
     max_bytes: int
     max_entries: int
+    refuse_litter: bool = False
     written: int = 0
     entries: int = 0
     seen: dict[str, _Kind] = field(default_factory=dict)
@@ -141,6 +144,8 @@ class _Tree:
         if any(not part.isprintable() or "\\" in part for part in parts):
             raise self.refuse(raw, "has a character in its name that no file should have")
         if any(_is_litter(part) for part in parts):
+            if self.refuse_litter:
+                raise self.refuse(raw, "is a file system's note and no part of a release")
             return None
         path = "/".join(parts)
         for depth in range(1, len(parts)):

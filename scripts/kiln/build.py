@@ -22,7 +22,7 @@ from kiln.plan import Plan, make_plan
 from kiln.plan_checks import check_id, library_id
 from kiln.project import Project
 from kiln.recipe import Recipe, Variant, load
-from kiln.run import OnEvent, Runner
+from kiln.run import OnEvent, Runner, limits_of
 from kiln.sources.model import Acquired, acquire, images_in
 from kiln.store import StageResult, Store
 
@@ -223,7 +223,7 @@ class Builder:
 
         told: list[bool] = []
         with self.store.lock(f"model-{recipe.name}", while_waiting=waiting):
-            results = runner.run(plan, recipe, image)
+            results = runner.run(plan, limits_of(recipe), image)
             self._check_trained(recipe, results)
             plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
             report = self._check(recipe, plan, results)

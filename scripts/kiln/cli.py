@@ -17,14 +17,20 @@ import click
 from kiln import __version__
 from kiln.choices import refuse_unknown
 from kiln.cli_accuracy import accuracy
+from kiln.cli_archived import images_load, images_push, images_save
 from kiln.cli_bench_model import bench_model
+from kiln.cli_bundle import bundle
 from kiln.cli_collect import collect, notes
 from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
+from kiln.cli_keys import keys_group
 from kiln.cli_page import page
 from kiln.cli_plan import plan
 from kiln.cli_relock import images_relock
+from kiln.cli_reproduce import reproduce
+from kiln.cli_sbom import images_sbom
+from kiln.cli_verify import verify
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -210,21 +216,12 @@ def images() -> None:
 
 @contextlib.contextmanager
 def _images(as_json: bool) -> Iterator[Images]:
-    from kiln.engine import Engine
     from kiln.images.builder import Images
-
-    found: list[Engine] = []
-
-    def engine() -> Engine:
-        if not found:
-            found.append(Engine.find())
-            found[0].sweep()
-        return found[0]
 
     store = _store()
     store.sweep()
     with _reporter(as_json) as reporter:
-        yield Images(_project().docker, engine, store, reporter.event)
+        yield Images.on_any_engine(_project().docker, store, reporter.event)
 
 
 def _image_names(project: Project, names: tuple[str, ...]) -> list[str]:
@@ -286,7 +283,7 @@ def images_list(as_json: bool) -> None:
     with _images(as_json) as project_images:
         for name in _image_names(_project(), ()):
             locked = locked_image(project_images.docker_dir, name)
-            state = "present" if project_images.present(locked) else "not built"
+            state = project_images.state(locked)
             rows.append([name, locked.tag, f"{locked.size / 1e6:,.0f} MB", state])
     if as_json:
         for name, tag, size, state in rows:
@@ -318,32 +315,6 @@ def images_context(names: tuple[str, ...], as_json: bool) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             definitions.make_context(definition, parts, store, folder)
             reporter.event("note", message=f"{name}: context in {folder}")
-
-
-@cli.command(short_help="Check a release: signatures, sums, file lists.")
-@click.argument("dist", required=False, type=click.Path(path_type=Path))
-@click.option("--key", type=click.Path(path_type=Path), help="Trusted public key [your own].")
-@_json
-def verify(dist: Path | None, key: Path | None, as_json: bool) -> None:
-    """Check signatures, digests and that nothing was added, in DIST [dist/]."""
-    from kiln import release
-    from kiln.keys import load_public_key
-
-    target = (dist or _project().root / "dist").absolute()
-    report = release.verify(target, load_public_key(key))
-    rows = [
-        [model.name, item.path.removeprefix(f"{model.name}/"), f"{item.size:,}", item.sha256[:16]]
-        for model in report.models
-        for item in model.files
-    ]
-    if as_json:
-        for model, path, _, digest in rows:
-            JsonReporter().event("verified", model=model, file=path, sha256=digest)
-        return
-    print(table(["model", "file", "bytes", "sha256"], rows))
-    count = len(report.models)
-    signed = f"{count} model{'' if count == 1 else 's'} signed by key {report.key_id[:16]}"
-    print(f"\nAll good: {signed}, nothing changed, missing or added.")
 
 
 @cli.command(short_help="Say what is fine, what is not, and what to do.")
@@ -383,9 +354,14 @@ def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
             print(f"{what}: {count} removed")
 
 
+images.add_command(images_save)
+images.add_command(images_load)
+images.add_command(images_push)
+images.add_command(images_sbom)
 cli.add_command(convert)
 cli.add_command(init)
 cli.add_command(inspect_command)
+cli.add_command(keys_group)
 cli.add_command(diff_command)
 cli.add_command(accuracy)
 cli.add_command(page)
@@ -393,6 +369,9 @@ cli.add_command(plan)
 images.add_command(images_relock)
 cli.add_command(collect)
 cli.add_command(notes)
+cli.add_command(reproduce)
+cli.add_command(bundle)
+cli.add_command(verify)
 
 cli.add_command(bench_model)
 

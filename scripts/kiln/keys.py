@@ -2,7 +2,8 @@
 
 An elliptic curve key (P-256; P-384 and P-521 are taken too) in PEM. By default
 ``signing-key.pem`` in the user's configuration folder with its public half beside it in
-``signing-key.pub``; ``KILN_SIGNING_KEY`` names another one.
+``signing-key.pub``; ``KILN_SIGNING_KEY`` names another one, and ``KILN_SIGNING_KEY_PEM`` holds one
+itself, as the secrets of a CI do. ``KILN_SIGNING_KEY_PASSWORD`` opens any of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import hashlib
 import os
 import secrets
 import stat
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,32 +29,54 @@ if TYPE_CHECKING:
     )
 
 KEY_VARIABLE = "KILN_SIGNING_KEY"
+PEM_VARIABLE = "KILN_SIGNING_KEY_PEM"
 PASSWORD_VARIABLE = "KILN_SIGNING_KEY_PASSWORD"  # noqa: S105 (a name, not a password)
 
 #: The curves sigstore's key algorithms and ``model_signing`` both have.
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
+_LOCKED = b"ENCRYPTED"  # in the first lines of an encrypted PEM, old form or new
+
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key on disk that was found to be usable.
+    """A private key that was found to be usable.
 
     Attributes:
-        private_path: the PEM file.
+        private_path: the PEM file; only a name where the key came from the environment.
         public_pem: the public half, SubjectPublicKeyInfo in PEM.
         key_id: SHA-256 of ``public_pem``, 64 hex digits; what a signature names its key by.
-        password: what the PEM file is encrypted with, or None.
+        password: what the PEM is encrypted with, or None.
+        private_pem: the PEM itself, of a key that is in no file.
     """
 
     private_path: Path
     public_pem: bytes
     key_id: str
     password: bytes | None = field(default=None, repr=False)
+    private_pem: bytes | None = field(default=None, repr=False)
 
     @property
     def public_path(self) -> Path:
         """Where the public half lies, if it lies beside the private one."""
         return _public_path(self.private_path)
+
+    @contextlib.contextmanager
+    def as_file(self) -> Iterator[tuple[Path, bytes | None]]:
+        """The key as a PEM file with its password, for a library that wants one.
+
+        A key from the environment lies, as long as this lasts, in a folder of its own, encrypted
+        with a password that nothing but this process knows.
+        """
+        if self.private_pem is None:
+            yield self.private_path, self.password
+            return
+        password = secrets.token_hex(16).encode()
+        with tempfile.TemporaryDirectory(prefix="kiln-key-") as folder:  # mode 0700
+            path = Path(folder) / "key.pem"
+            path.touch(0o600)
+            path.write_bytes(_private_pem(load_private_key(self), password))
+            yield path, password
 
 
 def default_key_path() -> Path:
@@ -102,50 +127,117 @@ def load_public_key(path: Path | None = None) -> bytes:
 
     Args:
         path: a PEM file with the public key; by default the public half of the user's own
-            signing key (``KILN_SIGNING_KEY``, else the default one).
+            signing key, for which no password is needed where it lies beside the private one.
 
     Raises:
         SigningKeyError: there is no such key, or it cannot be used.
     """
-    if path is None:
-        own = _named_by_environment()
-        if own is None and not default_key_path().exists():
+    if path is not None:
+        return canonical_public_pem(_read(path), str(path))
+    if not os.environ.get(PEM_VARIABLE):
+        own = own_key_path()
+        if own == default_key_path() and not own.exists():
             raise SigningKeyError(
                 "There is no key to verify with: this user has not signed anything yet.",
                 "Name the public key of whoever made the release with --key FILE.",
             )
-        return load_or_create_key().public_pem
-    return canonical_public_pem(_read(path), str(path))
+        beside = _public_path(own)
+        if not os.environ.get(PASSWORD_VARIABLE) and beside.exists() and is_locked(own):
+            return canonical_public_pem(_read(beside), str(beside))
+    return load_or_create_key().public_pem
 
 
 def load_or_create_key(path: Path | None = None) -> SigningKey:
     """The user's signing key.
 
     Args:
-        path: use this key, and make it if it is not there. By default the key named by
-            ``KILN_SIGNING_KEY`` (which must exist; ``KILN_SIGNING_KEY_PASSWORD`` opens it), else
-            :func:`default_key_path`, made at first use.
+        path: use this key, and make it if it is not there. By default the key in
+            ``KILN_SIGNING_KEY_PEM``, else the one named by ``KILN_SIGNING_KEY`` (which must
+            exist), else :func:`default_key_path`, made at first use, without a password.
 
     Raises:
         SigningKeyError: the key is missing, unreadable, open to other users, of the wrong kind,
             locked with another password, or does not belong to the public key beside it.
     """
-    own = _named_by_environment() if path is None else None
-    if own is not None:
-        password = os.environ.get(PASSWORD_VARIABLE, "").encode()
-        return _load(own, password or None)
-    place = path if path is not None else default_key_path()
-    if not os.path.lexists(place):
-        _create(place)
-    key = _load(place, None)
-    if not key.public_path.exists():
+    pem = os.environ.get(PEM_VARIABLE, "") if path is None else ""
+    if pem:
+        return _from_environment(pem.encode())
+    place = own_key_path() if path is None else path
+    ours = path is not None or place == default_key_path()
+    if ours and not os.path.lexists(place):
+        create_key(place)
+    key = load_key(place)
+    if ours and not key.public_path.exists():
         _write_public(key.public_path, key.public_pem)
     return key
 
 
-def _named_by_environment() -> Path | None:
+def load_key(path: Path, password: bytes | None = None) -> SigningKey:
+    """The key in the file ``path``; ``KILN_SIGNING_KEY_PASSWORD`` opens it unless another does.
+
+    Raises:
+        SigningKeyError: as :func:`load_or_create_key`.
+    """
+    return _load(path, password or _password())
+
+
+def load_private_key(key: SigningKey) -> EllipticCurvePrivateKey:
+    """The private half of a key that was found to be usable.
+
+    Raises:
+        SigningKeyError: it is not there any more, or is another one.
+    """
+    pem = key.private_pem or _read_private(key.private_path)
+    private = _parse_private(pem, key.private_path, key.password)
+    if _pem_of(private.public_key()) != key.public_pem:
+        raise SigningKeyError(
+            f"The signing key {key.private_path} was replaced while it was in use.",
+            "Run the command again.",
+        )
+    return private
+
+
+def own_key_path() -> Path:
+    """The file that the user's key is in: ``KILN_SIGNING_KEY``, else the default one."""
     value = os.environ.get(KEY_VARIABLE, "")
-    return Path(value).expanduser() if value else None
+    return Path(value).expanduser() if value else default_key_path()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether the private key in ``path`` is encrypted; SigningKeyError if it cannot be read."""
+    return is_locked_pem(_read_private(path))
+
+
+def is_locked_pem(pem: bytes) -> bool:
+    """Whether a private key in PEM is encrypted."""
+    return _LOCKED in pem
+
+
+def write_public(key: SigningKey) -> None:
+    """Write a key's public half beside it, where the folder lets us."""
+    _write_public(key.public_path, key.public_pem)
+
+
+def create_key(path: Path, password: bytes | None = None) -> None:
+    """Make a P-256 key at ``path``; whoever comes second keeps the first one's key.
+
+    Raises:
+        SigningKeyError: it cannot be written there.
+    """
+    _create(path, password)
+
+
+def _password() -> bytes | None:
+    return os.environ.get(PASSWORD_VARIABLE, "").encode() or None
+
+
+def _from_environment(pem: bytes) -> SigningKey:
+    name = Path(PEM_VARIABLE)
+    # Secrets are often stored with their line ends escaped.
+    pem = pem.replace(b"\\n", b"\n").strip() + b"\n"
+    password = _password() if _LOCKED in pem else None
+    public_pem = _pem_of(_parse_private(pem, name, password).public_key())
+    return SigningKey(name, public_pem, key_id(public_pem), password, pem)
 
 
 def _public_path(private_path: Path) -> Path:
@@ -166,7 +258,7 @@ def _load(path: Path, password: bytes | None) -> SigningKey:
                 f"{beside} is not the public half of {path}.",
                 f"If {path.name} is the right key, remove {beside}; kiln writes it anew.",
             )
-    locked = b"ENCRYPTED" in pem
+    locked = _LOCKED in pem
     return SigningKey(path, public_pem, key_id(public_pem), password if locked else None)
 
 
@@ -198,11 +290,11 @@ def _parse_private(pem: bytes, path: Path, password: bytes | None) -> EllipticCu
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    locked = b"ENCRYPTED" in pem
+    locked = _LOCKED in pem
     if locked and password is None:
         raise SigningKeyError(
             f"The signing key {path} is locked with a password.",
-            f"Set {KEY_VARIABLE} to its path and {PASSWORD_VARIABLE} to the password.",
+            f"Set {PASSWORD_VARIABLE} to it.",
         )
     try:
         key = load_pem_private_key(pem, password if locked else None)
@@ -228,18 +320,22 @@ def _pem_of(key: EllipticCurvePublicKey) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _create(path: Path) -> None:
-    """Make a P-256 key at ``path``; whoever comes second keeps the first one's key."""
-    from cryptography.hazmat.primitives.asymmetric import ec
+def _private_pem(key: EllipticCurvePrivateKey, password: bytes | None) -> bytes:
     from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
         Encoding,
         NoEncryption,
         PrivateFormat,
     )
 
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
+    locked = BestAvailableEncryption(password) if password else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
+
+
+def _create(path: Path, password: bytes | None) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    pem = _private_pem(ec.generate_private_key(ec.SECP256R1()), password)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     try:
         with disk_guard(path):

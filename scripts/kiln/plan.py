@@ -94,7 +94,8 @@ def make_plan(
         reports: tuple[str, ...] = ()
         if checks:
             reports = _add_checks(steps, recipe, sources, artefacts, None, label_map)
-        return Plan(recipe.name, recipe.image, tuple(steps.steps.values()), artefacts, reports)
+        ordered = tuple(steps.steps.values())
+        return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
 
     checkpoint: Files | Output = Files(sources.checkpoint)
     if isinstance(recipe.source, StageSource):
@@ -125,7 +126,8 @@ def make_plan(
     reports = _compare(steps, sources, artefacts)
     if checks:
         reports += _add_checks(steps, recipe, sources, artefacts, checkpoint, label_map)
-    return Plan(recipe.name, recipe.image, tuple(steps.steps.values()), artefacts, reports)
+    ordered = tuple(steps.steps.values())
+    return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
 
 
 def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None:

@@ -32,6 +32,7 @@ from kiln.files import aside_of, copy_file, disk_guard, remove, replace_tree, wr
 from kiln.keys import SigningKey
 from kiln.listing import Listing, list_tree, printable
 from kiln.signing import SIGNATURE_FILE
+from kiln.trust import Trust, trust_in_key
 
 SUMS_FILE = "SHA256SUMS"
 KEY_FILE = "kiln.pub"
@@ -75,11 +76,11 @@ class VerifyReport:
 
     Attributes:
         models: sorted by name.
-        key_id: of the trusted public key, 64 hex digits.
+        signers: the names of those whose signatures held.
     """
 
     models: tuple[ReleasedModel, ...]
-    key_id: str
+    signers: tuple[str, ...]
 
 
 def publish(dist: Path, model: str, files: Mapping[str, Path | bytes], key: SigningKey) -> bool:
@@ -250,22 +251,23 @@ def check_target(dist: Path) -> None:
             )
 
 
-def verify(dist: Path, public_pem: bytes) -> VerifyReport:
+def verify(dist: Path, trust: Trust | bytes) -> VerifyReport:
     """Check every byte of a release: signatures, sums, and that nothing is missing or added.
 
     Args:
         dist: the release folder.
-        public_pem: the key to trust. The release's own ``kiln.pub`` must be the same key; it is
-            never trusted by itself.
+        trust: who is trusted with what, or the one key to trust, in PEM. The release's own
+            ``kiln.pub`` must be a trusted key; it is never trusted by itself.
 
     Raises:
         VerificationError: something does not hold; the message names every such file.
-        SigningKeyError: ``public_pem`` is no usable public key.
+        SigningKeyError: the key to trust is no usable public key.
     """
-    trusted = keys.canonical_public_pem(public_pem)
+    if isinstance(trust, bytes):
+        trust = trust_in_key(trust)
     try:
         with _locked(dist, exclusive=False):
-            return _Verification(dist, trusted).report()
+            return _Verification(dist, trust).report()
     except OSError as error:
         raise VerificationError(
             f"{dist} is no release folder: {error.strerror or error}.",
@@ -420,14 +422,14 @@ def _read_or_none(path: Path) -> bytes | None:
 class _Verification:
     """One pass over a release; gathers every problem, path -> reasons."""
 
-    def __init__(self, dist: Path, trusted: bytes) -> None:
+    def __init__(self, dist: Path, trust: Trust) -> None:
         self.dist = dist
-        self.trusted = trusted
+        self.trust = trust
         self.problems: dict[str, list[str]] = {}
         self.listing = list_tree(dist)
         self.digests: dict[str, str] = {}
-        #: What a path must hold according to the trusted key, whatever SHA256SUMS says.
-        self.vouched = {KEY_FILE: sha256_bytes(trusted)}
+        #: What a path must hold according to who is trusted, whatever SHA256SUMS says.
+        self.vouched: dict[str, str] = {}
 
     def report(self) -> VerifyReport:
         folders = {path.split("/")[0] for path in self.listing.files if "/" in path}
@@ -454,7 +456,7 @@ class _Verification:
             raise self._error(foreign)
         return VerifyReport(
             tuple(ReleasedModel(model, self._files_of(model)) for model in models),
-            keys.key_id(self.trusted),
+            tuple(self.trust.used),
         )
 
     def _problem(self, path: str, what: str) -> None:
@@ -472,7 +474,7 @@ class _Verification:
         if foreign:
             return VerificationError(
                 f"{head}{lines}\nThe release was signed by another key (id {foreign[:16]}) than "
-                f"the trusted one (id {keys.key_id(self.trusted)[:16]}).",
+                f"the trusted one ({' or '.join(one.name for one in self.trust.signers)}).",
                 "If you know whose key that is and trust it, get it from its owner and name it "
                 "with --key FILE.",
             )
@@ -488,21 +490,23 @@ class _Verification:
     def _check_key(self) -> str:
         """The id of the release's own key where it is a sound one but not the trusted one."""
         data = _read_or_none(self.dist / KEY_FILE) if KEY_FILE in self.digests else None
-        if data == self.trusted:
-            return ""
         if data is None:
             self._problem(KEY_FILE, "is missing")
             return ""
+        self.trust.offer_key(data)
         try:
             other = keys.canonical_public_pem(data)
         except SigningKeyError:
             self._problem(KEY_FILE, "is damaged: it is no public key")
             return ""
-        if other == self.trusted:
+        if not self.trust.knows_key(other):
+            self._problem(KEY_FILE, "is not the trusted key")
+            return keys.key_id(other)
+        if other != data:
             self._problem(KEY_FILE, "is not in its canonical form")
             return ""
-        self._problem(KEY_FILE, "is not the trusted key")
-        return keys.key_id(other)
+        self.vouched[KEY_FILE] = sha256_bytes(data)
+        return ""
 
     def _check_model(self, model: str) -> None:
         prefix = f"{model}/"
@@ -522,7 +526,7 @@ class _Verification:
         }
         try:
             data = (self.dist / signature).read_bytes()
-            signed = signing.read_signature(data, self.trusted)
+            signed = self.trust.open_model_signature(data, model)
         except VerificationError as error:
             what = error.message.removeprefix(SIGNATURE_FILE).strip().rstrip(".")
             self._problem(signature, what)
@@ -541,7 +545,7 @@ class _Verification:
             return
         try:
             data = (self.dist / PAGE_SIGNATURE).read_bytes()
-            signed = signing.read_signature(data, self.trusted)
+            signed = self.trust.open_model_signature(data, None)
         except VerificationError as error:
             what = error.message.removeprefix(SIGNATURE_FILE).strip().rstrip(".")
             self._problem(PAGE_SIGNATURE, what)

@@ -67,10 +67,11 @@ class Runner:
         found = {step.id: self._store.get_result(step.key) for step in plan.steps}
         return {step_id: result for step_id, result in found.items() if result is not None}
 
-    def run(self, plan: Plan, recipe: Recipe, image: Callable[[], str]) -> dict[str, StageResult]:
+    def run(self, plan: Plan, limits: Limits, image: Callable[[], str]) -> dict[str, StageResult]:
         """Bring every artefact of ``plan`` into the store; returns the results by step id.
 
         Args:
+            limits: of the container (:func:`limits_of` a recipe).
             image: gives the tag of the sealed image; only called when something has to run.
 
         Raises:
@@ -84,11 +85,12 @@ class Runner:
                 self._on_event("stage", model=plan.model, id=step.id, state="cached")
         if todo:
             session = _Session(self, plan, todo, results)
-            results.update(session.run(image(), _limits(recipe)))
+            results.update(session.run(image(), limits))
         return results
 
 
-def _limits(recipe: Recipe) -> Limits:
+def limits_of(recipe: Recipe) -> Limits:
+    """The bounds of a recipe's containers: its own, else the usual ones."""
     default = Limits()
     return Limits(
         memory=recipe.limits.memory or default.memory,

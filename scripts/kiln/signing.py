@@ -10,10 +10,11 @@ importing the library alone costs 0.9 s.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kiln.digest import sha256_file
 from kiln.errors import StoreError, VerificationError
 from kiln.files import aside_of, write_atomic
+from kiln.keyless import KeylessSigner, explaining, identity_token, trust_config_path
 from kiln.keys import (
     SigningKey,
     canonical_public_pem,
@@ -42,6 +44,7 @@ __all__ = [
     "SigningKey",
     "compare",
     "default_key_path",
+    "folder_of",
     "load_or_create_key",
     "load_public_key",
     "read_signature",
@@ -71,13 +74,14 @@ class SignedFolder:
     digests: Mapping[str, str]
 
 
-def sign_folder(folder: Path, key: SigningKey) -> None:
+def sign_folder(folder: Path, key: SigningKey | KeylessSigner) -> None:
     """Sign every file in ``folder`` and write ``model.sig`` there, in one step.
 
     Raises:
         StoreError: the folder holds something that no signature can cover (a symbolic link, an
             empty folder), or cannot be read.
         DiskFullError: no space left for the signature.
+        SigningKeyError, SourceUnavailableError: without a key: see :class:`KeylessSigner`.
     """
     try:
         listing = list_tree(folder)
@@ -91,24 +95,43 @@ def sign_folder(folder: Path, key: SigningKey) -> None:
         )
     # Imported here: it takes most of a second. Untyped, hence by name.
     hashing: Any = import_module("model_signing.hashing")
-    signing: Any = import_module("model_signing.signing")
     what = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
-    signer = signing.Config().use_elliptic_key_signer(
-        private_key=key.private_path, password=key.password
-    )
     # Beside the folder and not in /tmp: what a killed process leaves there is swept.
     made = aside_of(folder)
     try:
-        signer.set_hashing_config(what).sign(folder, made)
+        with _library_signer(key) as signer:
+            signer.set_hashing_config(what).sign(folder, made)
         data = made.read_bytes()
     finally:
         made.unlink(missing_ok=True)
-    signed = read_signature(data, key.public_pem)
+    if isinstance(key, SigningKey):
+        signed = read_signature(data, key.public_pem)
+    else:
+        signed = folder_of(_payload_of(data))
     if set(signed.digests) != set(listing.files) - {SIGNATURE_FILE}:
         raise StoreError(
             f"{folder} changed while it was being signed.", "Nothing else may write there."
         )
     write_atomic(folder / SIGNATURE_FILE, data)
+
+
+@contextlib.contextmanager
+def _library_signer(key: SigningKey | KeylessSigner) -> Iterator[Any]:
+    """The library's configuration that signs with ``key``."""
+    signing: Any = import_module("model_signing.signing")
+    if isinstance(key, SigningKey):
+        with key.as_file() as (private, password):
+            yield signing.Config().use_elliptic_key_signer(private_key=private, password=password)
+        return
+    with explaining():
+        yield signing.Config().use_sigstore_signer(
+            identity_token=identity_token(), trust_config=trust_config_path()
+        )
+
+
+def _payload_of(data: bytes) -> Any:
+    """What a bundle states, unverified: one that was made a moment ago."""
+    return json.loads(base64.b64decode(json.loads(data)["dsseEnvelope"]["payload"]))
 
 
 def verify_folder(folder: Path, public_pem: bytes) -> None:
@@ -176,8 +199,20 @@ def read_signature(data: bytes, public_pem: bytes) -> SignedFolder:
             raise _bad("is not a sigstore bundle v0.3")
         _check_hint(bundle["verificationMaterial"]["publicKey"]["hint"], public_pem)
         statement = _signed_payload(bundle["dsseEnvelope"], trusted)
-        return _folder_of(statement)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise _bad("is damaged or not a model signature") from None
+    return folder_of(statement)
+
+
+def folder_of(statement: Mapping[str, Any]) -> SignedFolder:
+    """What a verified statement says about a folder; the model signature's own form is checked.
+
+    Raises:
+        VerificationError: it states something other than the digests of a folder's files.
+    """
+    try:
+        return _folder_of(statement)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise _bad("is damaged or not a model signature") from None
 
 

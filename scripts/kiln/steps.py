@@ -56,7 +56,8 @@ class Step:
 class Plan:
     """All steps of one model, upstream first, and which step makes which variant's artefact.
 
-    ``reports`` are the steps that are run for what they find out.
+    ``reports`` are the steps that are run for what they find out. ``image`` is the image's name;
+    ``identity`` and ``code`` are the sealed image and the stage code that the keys were made with.
     """
 
     model: str
@@ -64,6 +65,8 @@ class Plan:
     steps: tuple[Step, ...]
     artefacts: Mapping[str, str]
     reports: tuple[str, ...] = ()
+    identity: str = ""
+    code: str = ""
 
     def step(self, step_id: str) -> Step:
         """The step with that id."""

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from kiln import keys
+from kiln import keys, signing
 from kiln.errors import SigningKeyError
 
 AnyKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
@@ -29,6 +29,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv(keys.KEY_VARIABLE, raising=False)
     monkeypatch.delenv(keys.PASSWORD_VARIABLE, raising=False)
+    monkeypatch.delenv(keys.PEM_VARIABLE, raising=False)
 
 
 def write_key(
@@ -212,3 +213,76 @@ def test_the_key_to_trust_is_never_made(tmp_path: Path) -> None:
     for bad in (tmp_path / "nowhere", key.private_path, tmp_path):
         with pytest.raises(SigningKeyError, match=str(bad)):
             keys.load_public_key(bad)
+
+
+# --- keys from the environment, and locked ones ------------------------------------------------
+
+
+def pem_of(key: AnyKey, password: bytes | None = None) -> str:
+    locked = BestAvailableEncryption(password) if password else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked).decode()
+
+
+@pytest.mark.parametrize("password", [None, b"secret"])
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_key_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: bytes | None, escaped: bool
+) -> None:
+    made = ec.generate_private_key(ec.SECP256R1())
+    pem = pem_of(made, password)
+    monkeypatch.setenv(keys.PEM_VARIABLE, pem.replace("\n", "\\n") if escaped else pem)
+    monkeypatch.setenv(keys.KEY_VARIABLE, str(tmp_path / "not asked"))
+    if password:
+        assert keys.PASSWORD_VARIABLE in refusal().remedy
+        monkeypatch.setenv(keys.PASSWORD_VARIABLE, password.decode())
+    key = keys.load_or_create_key()
+    assert keys.load_private_key(key).private_numbers() == made.private_numbers()
+    assert keys.load_public_key() == key.public_pem
+    assert "PRIVATE" not in repr(key)
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_a_key_in_the_environment_lies_on_no_disk_in_the_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = ec.generate_private_key(ec.SECP256R1())
+    monkeypatch.setenv(keys.PEM_VARIABLE, pem_of(made))
+    key = keys.load_or_create_key()
+    with key.as_file() as (path, password):
+        assert mode(path) == 0o600
+        assert mode(path.parent) == 0o700
+        assert b"ENCRYPTED" in path.read_bytes()
+        again = keys.load_key(path, password)
+        assert again.public_pem == key.public_pem
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_key_in_the_environment_signs_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(keys.PEM_VARIABLE, pem_of(ec.generate_private_key(ec.SECP384R1())))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a").write_text("a")
+    key = keys.load_or_create_key()
+    signing.sign_folder(tmp_path / "model", key)
+    signing.verify_folder(tmp_path / "model", key.public_pem)
+
+
+@pytest.mark.parametrize("text", ["junk", "-----BEGIN PRIVATE KEY-----\nAA==\n"])
+def test_junk_in_the_environment(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(keys.PEM_VARIABLE, text)
+    assert keys.PEM_VARIABLE in refusal().message
+
+
+def test_the_default_key_may_be_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys.create_key(keys.default_key_path(), b"secret")
+    assert "locked" in refusal().message
+    monkeypatch.setenv(keys.PASSWORD_VARIABLE, "secret")
+    key = keys.load_or_create_key()
+    assert key.password == b"secret"
+    monkeypatch.delenv(keys.PASSWORD_VARIABLE)
+    assert keys.load_public_key() == key.public_pem, "verifying asks for no password"
+    key.public_path.unlink()
+    with pytest.raises(SigningKeyError, match="locked"):
+        keys.load_public_key()

@@ -28,7 +28,7 @@ from kiln.errors import (
     StageTimeoutError,
 )
 from kiln.plan import Files, Plan, Sources, make_plan
-from kiln.run import Runner, _Lines
+from kiln.run import Runner, _Lines, limits_of
 from kiln.steps import lone_step
 from kiln.store import StageResult, Store
 
@@ -140,7 +140,7 @@ class Bench:
         return make_plan(self.recipe, sources, variants, image=f"sha256:{'1' * 64}", code="2" * 64)
 
     def run(self) -> dict[str, StageResult]:
-        return self.runner.run(self.plan, self.recipe, self.image)
+        return self.runner.run(self.plan, limits_of(self.recipe), self.image)
 
     def image(self) -> str:
         self.tags += 1
@@ -309,7 +309,7 @@ def lent_run(bench: Bench, lent: Path) -> dict[str, StageResult]:
         lent={sha256_bytes(LENT): lent},
     )
     plan = Plan("toy", "odapi", steps, {step.id: step.id for step in steps})
-    return runner.run(plan, bench.recipe, bench.image)
+    return runner.run(plan, limits_of(bench.recipe), bench.image)
 
 
 def detect(container: Container) -> None:

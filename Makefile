@@ -18,11 +18,13 @@ NOTES ?= notes.md
 RELEASE ?= release
 REPRODUCED ?= reproduced
 RESULT ?= success
-TRUST ?=
 # For locks.
 DATE ?=
 SINCE ?= HEAD
 export MODEL TAG RESULT
+TRUST ?= trust
+POLICY ?=
+TRUSTED = $(if $(POLICY),--policy $(POLICY))
 # Any Python from 3.10 on will do for the driver.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
@@ -84,8 +86,8 @@ build: env engine ## convert one model into dist/, signed: make build MODEL=name
 	@$(KILN) build "$$MODEL" --dist $(DIST)
 
 .PHONY: verify
-verify: env ## check signatures, digests and file lists in dist/
-	@$(KILN) verify $(DIST)
+verify: env ## check signatures, digests and file lists in dist/ (POLICY: a trust file)
+	@$(KILN) verify $(DIST) $(TRUSTED)
 
 .PHONY: images
 images: env engine ## build the sealed images, if the engine does not hold them
@@ -174,7 +176,11 @@ matrix: env ## what a release builds, as a job matrix for GitHub (make --silent 
 
 .PHONY: collect
 collect: env ## one release of the dist folders in PARTS, and its flat files in ASSETS
-	@$(KILN) collect $(PARTS)/* --dist $(DIST) --assets $(ASSETS)
+	@$(KILN) collect $(PARTS)/* --dist $(DIST) --assets $(ASSETS) $(TRUSTED)
+
+.PHONY: trust-file
+trust-file: env ## a trust file in TRUST for the key in PUBLIC_KEY, or for IDENTITY and ISSUER
+	@$(VENV)/bin/python scripts/trust_file.py $(TRUST)
 
 .PHONY: notes
 notes: env ## the notes of the release in dist/ (make --silent notes)
@@ -185,13 +191,14 @@ publish: ## make a release on GitHub of ASSETS and NOTES, named KILN_RELEASE: a 
 	@scripts/publish-release.sh "$$KILN_RELEASE" $(ASSETS) $(NOTES)
 
 .PHONY: fetch-release
-fetch-release: ## the archive of a release on GitHub (the latest, or TAG) into the new folder RELEASE
+fetch-release: ## a release on GitHub (the latest, or TAG), unpacked into the new folder RELEASE
 	@scripts/fetch-release.sh $(RELEASE) "$$TAG"
 
 .PHONY: reproduce
 reproduce: env engine ## make the release in RELEASE again and compare; what was found goes to REPRODUCED
 	@mkdir -p $(REPRODUCED)
-	@$(KILN) reproduce $(RELEASE)/*.tar $(TRUST) --json > $(REPRODUCED)/events.jsonl
+	@$(KILN) verify $(RELEASE)/tflite-kiln-* $(TRUSTED)
+	@$(KILN) reproduce $(RELEASE)/tflite-kiln-* $(TRUSTED) --json > $(REPRODUCED)/events.jsonl
 
 .PHONY: reproduce-report
 reproduce-report: env ## what `make reproduce` found: a report and a badge in REPRODUCED

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Downloads the archive of a release on GitHub (the latest, unless TAG names one) into a folder that
-# must be new, and prints tag=TAG; prints tag= where there is no release.
+# Downloads the archive of a release on GitHub (the latest, unless TAG names one), unpacks it into a
+# folder that must be new, and prints tag=TAG; prints tag= where there is no release.
 #   usage: scripts/fetch-release.sh FOLDER [TAG]
 # Needs gh with a token that may read (GH_TOKEN). Nothing is verified here: kiln does that.
 set -eu
@@ -12,5 +12,7 @@ fi
 if [ -n "$tag" ]; then
     mkdir "$folder"
     gh release download "$tag" --pattern "tflite-kiln-$tag.tar" --dir "$folder" >&2
+    tar -xf "$folder/tflite-kiln-$tag.tar" -C "$folder"
+    rm "$folder/tflite-kiln-$tag.tar"
 fi
 echo "tag=$tag"

@@ -50,12 +50,11 @@ def report(found: list[dict[str, Any]], title: str) -> tuple[str, dict[str, Any]
         told = f"{error.get('message', '')} {error.get('remedy', '')}"
         lines += [f"**{escaped(str(error.get('kind', 'error')))}**: {escaped(told)}", ""]
     if verdicts:
-        lines += ["| Artefact | Verdict | |", "| --- | --- | --- |"]
-        for event in verdicts:
-            name = event.get("artefact") or event.get("file") or "?"
-            why = event.get("explanation") or event.get("message") or ""
-            cells = (escaped(str(text)) for text in (name, event["verdict"], why))
-            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["| Artefact | Released | Made again | Verdict |", "| --- | --- | --- | --- |"]
+        lines += [_row(event) for event in verdicts]
+    lines.append("")
+    for event in verdicts:
+        lines += [f"- {escaped(text)}" for text in _reasons(event)]
     badge = {
         "schemaVersion": 1,
         "label": "reproduced",
@@ -63,6 +62,20 @@ def report(found: list[dict[str, Any]], title: str) -> tuple[str, dict[str, Any]
         "color": "brightgreen" if good else "red",
     }
     return "\n".join(lines).rstrip() + "\n", badge, good
+
+
+def _row(event: dict[str, Any]) -> str:
+    digests = (str(event.get(name) or "")[:16] for name in ("sha256", "rebuilt"))
+    cells = (event.get("file", "?"), *digests, event["verdict"])
+    return f"| {' | '.join(escaped(str(text)) for text in cells)} |"
+
+
+def _reasons(event: dict[str, Any]) -> Iterator[str]:
+    for cause in event.get("causes") or ():
+        yield f"{event.get('file', '?')}: {cause.get('kind')}: {cause.get('text')}"
+    for thing in event.get("missing") or ():
+        where = thing.get("uri") or "a place unknown"
+        yield f"{event.get('file', '?')}: {thing.get('name')} is missing; it was in {where}"
 
 
 def main() -> int:

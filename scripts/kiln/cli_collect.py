@@ -30,9 +30,20 @@ def _release_id() -> str:
     metavar="DIR",
     help="Also write the release as flat files, one of them an archive of all.",
 )
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    help="Trust file: who may have signed [your own key].",
+)
 @_json
-def collect(parts: tuple[Path, ...], dist: Path | None, assets: Path | None, as_json: bool) -> None:
-    """Bring the models of PARTs, dist folders built apart and signed by your key, into one.
+def collect(
+    parts: tuple[Path, ...],
+    dist: Path | None,
+    assets: Path | None,
+    policy: Path | None,
+    as_json: bool,
+) -> None:
+    """Bring the models of PARTs, dist folders that were built and signed apart, into one.
 
     Each PART is verified first, and the whole at the end. Without a PART, only the assets of what
     is in dist/ are written.
@@ -40,17 +51,22 @@ def collect(parts: tuple[Path, ...], dist: Path | None, assets: Path | None, as_
     from kiln import release
     from kiln.collecting import collect as collect_parts
     from kiln.keys import load_or_create_key, load_public_key
+    from kiln.policy import load_policy
     from kiln.project import Project
     from kiln.release_assets import write_assets
+    from kiln.trust import trust_in_key
 
     if not parts and assets is None:
         raise UsageError("There is nothing to collect.", "Name dist folders, or --assets.")
+    trust = None if policy is None else load_policy(policy)
     target = (dist or Project.find().root / "dist").absolute()
     if parts:
-        done = collect_parts([part.absolute() for part in parts], target, load_or_create_key())
+        done = collect_parts(
+            [part.absolute() for part in parts], target, load_or_create_key(), trust
+        )
         report = done.report
     else:
-        report = release.verify(target, load_public_key(None))
+        report = release.verify(target, trust or trust_in_key(load_public_key(None)))
     written = [] if assets is None else write_assets(target, _release_id(), assets.absolute())
     if as_json:
         for model in report.models:

@@ -11,6 +11,7 @@ from kiln.errors import UsageError, VerificationError
 from kiln.front import refresh
 from kiln.keys import SigningKey
 from kiln.release import VerifyReport
+from kiln.trust import Trust, trust_in_key
 
 
 @dataclass(frozen=True)
@@ -21,24 +22,31 @@ class Collected:
     report: VerifyReport
 
 
-def collect(parts: Sequence[Path], dist: Path, key: SigningKey) -> Collected:
+def collect(
+    parts: Sequence[Path], dist: Path, key: SigningKey, trust: Trust | None = None
+) -> Collected:
     """Bring the models of all parts into ``dist``, and make anew what is about all of them.
 
     Every part is verified before anything is written. Model folders keep their signatures; page,
     sums and what vouches for the whole are of ``dist`` alone. Latency that a part measured is left
     behind: it compares files of one machine.
 
+    Args:
+        key: signs what is about all of them.
+        trust: who may have signed parts, and the whole; ``None``: only ``key``.
+
     Raises:
-        VerificationError: a part is not exactly what ``key`` signed; nothing was written.
+        VerificationError: a part is not exactly what was signed; nothing was written.
         UsageError: two parts hold one model, or ``dist`` is a part or no release.
         StoreError, DiskFullError, SigningKeyError: as :func:`kiln.release.publish`.
     """
     release.check_target(dist)
+    trust = trust or trust_in_key(key.public_pem)
     folders: dict[str, Path] = {}
     for part in parts:
         if part.resolve() == dist.resolve():
             raise UsageError(f"{dist} cannot be collected into itself.", "Name another --dist.")
-        for model in release.verify(part, key.public_pem).models:
+        for model in release.verify(part, trust).models:
             if model.name in folders:
                 raise UsageError(
                     f"Model {model.name!r} is in {folders[model.name].parent} and in {part}.",
@@ -49,7 +57,7 @@ def collect(parts: Sequence[Path], dist: Path, key: SigningKey) -> Collected:
         release.adopt(dist, folder, key)
     refresh(dist, key)
     try:
-        report = release.verify(dist, key.public_pem)
+        report = release.verify(dist, trust)
     except VerificationError as error:
         raise VerificationError(
             error.message, "Something wrote to it meanwhile, or it was damaged before: start over."

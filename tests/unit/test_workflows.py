@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ import yaml
 from test_collecting import content, make_part, rows
 
 from kiln import keys, release
+from kiln.policy import load_policy
+from kiln.reproduce.verdict import Verdict
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -251,13 +255,35 @@ def test_collect_verify_and_notes(make: Make, tmp_path: Path) -> None:
         "DIST": tmp_path / "dist",
         "ASSETS": tmp_path / "assets",
         "KILN_SIGNING_KEY": key.private_path,
+        "TRUST": tmp_path / "trust",
+        "POLICY": tmp_path / "trust" / "trust.toml",
     }
+    make("trust-file", PUBLIC_KEY=key.public_pem.decode(), **places)
     make("collect", **places)
     make("verify", **places)
     text = make("notes", **places)
     assert len(rows(text)) == 4
     assert (tmp_path / "assets" / "tflite-kiln-v7.tar").is_file()
     assert len(release.verify(tmp_path / "dist", key.public_pem).models) == 2
+
+
+def test_trust_file(make: Make, tmp_path: Path) -> None:
+    key = keys.load_or_create_key(tmp_path / "key.pem")
+    part = make_part(tmp_path / "alpha", "alpha", key)
+    made = {"TRUST": tmp_path / "trust", "POLICY": tmp_path / "trust" / "trust.toml"}
+    make("trust-file", 2, **made)  # nobody is named
+    make("trust-file", 2, PUBLIC_KEY="no key", **made)
+    pem = key.public_pem.decode()
+    for text in (pem, pem.replace("\n", "\\n")):
+        make("trust-file", PUBLIC_KEY=text, IDENTITY="x", ISSUER="y", **made)
+        make("verify", DIST=part, **made)
+    other = keys.load_or_create_key(tmp_path / "other.pem")
+    make("trust-file", PUBLIC_KEY=other.public_pem.decode(), **made)
+    make("verify", 2, DIST=part, **made)
+    identity = 'https://github.com/me/"models"/.github/workflows/release.yml@refs/tags/*'
+    make("trust-file", IDENTITY=identity, ISSUER="https://issuer.example", **made)
+    (signer,) = load_policy(made["POLICY"]).signers
+    assert (signer.identity, signer.issuer) == (identity, "https://issuer.example")
 
 
 #: Enough of gh for one release: a folder ``GH/<tag>`` of assets, and ``GH/<tag>.draft``.
@@ -291,8 +317,10 @@ def releases(make: Make, tmp_path: Path) -> Path:
     make.environment["GH"] = str(state)
     assets = tmp_path / "assets"
     assets.mkdir()
-    for name in ("a.tflite", "b.tflite", "tflite-kiln-v7.tar"):
+    for name in ("a.tflite", "b.tflite"):
         (assets / name).write_text(name * 3)
+    with tarfile.open(assets / "tflite-kiln-v7.tar", "w") as tar:
+        tar.add(assets / "a.tflite", "tflite-kiln-v7/toy/a.tflite")
     sums = subprocess.run(
         ["sha256sum", *sorted(content(assets))], cwd=assets, capture_output=True, check=True
     ).stdout
@@ -337,7 +365,7 @@ def test_fetch_release(make: Make, releases: Path, tmp_path: Path) -> None:
     assert make("fetch-release", RELEASE=tmp_path / "got") == "tag=\n"
     publish(make, tmp_path)
     assert make("fetch-release", RELEASE=tmp_path / "got") == "tag=v7\n"
-    assert list(content(tmp_path / "got")) == ["tflite-kiln-v7.tar"]
+    assert list(content(tmp_path / "got")) == ["tflite-kiln-v7/toy/a.tflite"]
     assert make("fetch-release", RELEASE=tmp_path / "named", TAG="v7") == "tag=v7\n"
 
 
@@ -376,16 +404,30 @@ def test_one_issue_is_opened_added_to_and_closed(make: Make, tmp_path: Path) -> 
     assert calls("success") == ["issue list"]
 
 
-SAME = '{"event": "verdict", "artefact": "a", "verdict": "identical"}'
-OTHER = '{"event": "verdict", "artefact": "b|c", "verdict": "differs", "explanation": "CPU"}'
+def verdict_fields() -> set[str]:
+    """What the real command's events have."""
+    source = inspect.getsource(Verdict.as_json)
+    return set(re.findall(r'^ {12}"(\w+)":', source, re.MULTILINE))
+
+
+def verdict(file: str, outcome: str, **more: Any) -> str:
+    """An event of `kiln reproduce --json`."""
+    fields = {"file": file, "verdict": outcome, "sha256": "abab", "rebuilt": "abab", **more}
+    return json.dumps({"event": "verdict", **fields})
+
+
+SAME = verdict("a.tflite", "identical", causes=[], missing=[])
+OTHER = verdict("b|c", "differs", causes=[{"kind": "cpu", "text": "of an|other"}])
+GONE = verdict("d", "cannot be rebuilt", missing=[{"name": "wheel", "uri": "https://a.example/w"}])
 FAILED = '{"event": "error", "kind": "source-unavailable", "message": "Gone."}'
 
 
 @pytest.mark.parametrize(
     ("lines", "code", "message", "words"),
     [
-        ([SAME, SAME], 0, "2 identical", "| a | identical |"),
-        ([SAME, OTHER], 2, "1 differs, 1 identical", r"| b\|c | differs | CPU |"),
+        ([SAME, SAME], 0, "2 identical", "| a.tflite | abab | abab | identical |"),
+        ([SAME, OTHER], 2, "1 differs, 1 identical", r"- b\|c: cpu: of an\|other"),
+        ([GONE], 2, "1 cannot be rebuilt", "d: wheel is missing; it was in https://a.example/w"),
         ([FAILED, '{"ev'], 2, "nothing compared", "**source-unavailable**: Gone."),
         ([SAME, FAILED], 2, "1 identical", "**source-unavailable**: Gone."),
         ([], 2, "nothing compared", "Nothing was compared."),
@@ -395,6 +437,7 @@ def test_the_report(
     make: Make, tmp_path: Path, lines: list[str], code: int, message: str, words: str
 ) -> None:
     (tmp_path / "events.jsonl").write_text("\n".join(lines))
+    assert {"file", "verdict", "sha256", "rebuilt", "causes", "missing"} <= verdict_fields()
     shown = make("reproduce-report", code, REPRODUCED=tmp_path, TAG="v7")
     assert words in shown and "v7" in shown
     assert (tmp_path / "report.md").read_text() == shown

@@ -88,4 +88,11 @@ def notes(dist: Path | None) -> None:
     from kiln.notes import notes as write_notes
     from kiln.project import Project
 
-    print(write_notes((dist or Project.find().root / "dist").absolute(), _release_id()), end="")
+    folder = (dist or Project.find().root / "dist").absolute()
+    print(write_notes(folder, _release_id(), _workflow()), end="")
+
+
+def _workflow() -> str:
+    """The identity that this job of GitHub's signs with; empty elsewhere."""
+    server, ref = (os.environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "WORKFLOW_REF"))
+    return f"{server}/{ref}" if server and ref else ""

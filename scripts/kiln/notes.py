@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,12 +11,18 @@ from kiln.page.contents import Model, Release, Variant, read_release
 from kiln.page.markup import plain
 from kiln.release_assets import NAME
 
+#: Who vouches for the identities of workflows.
+ISSUER = "https://token.actions.githubusercontent.com"
+
 #: Everything that means something to a Markdown renderer, inside a cell of a table or outside.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~&])")
 
 
-def notes(dist: Path, release_id: str) -> str:
+def notes(dist: Path, release_id: str, identity: str = "") -> str:
     """Notes of the release in ``dist``. Nothing is verified: that is for who reads them to do.
+
+    Args:
+        identity: who signed, where that was without a key.
 
     Raises:
         UsageError: there is no model in ``dist``.
@@ -24,7 +31,7 @@ def notes(dist: Path, release_id: str) -> str:
     parts = [
         _table(release),
         _made_in(release),
-        _how_to_verify(release, release_id),
+        _how_to_verify(release, release_id, identity),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -84,17 +91,23 @@ def _made_in(release: Release) -> str:
     return "\n".join(lines)
 
 
-def _how_to_verify(release: Release, release_id: str) -> str:
+def _how_to_verify(release: Release, release_id: str, identity: str) -> str:
     top = f"{NAME}-{release_id}"
-    trusted = "" if not release.key_id else " --key trusted.pub"
-    signed = f"Signed by the key `{release.key_id}`. " if release.key_id else "Signed keyless. "
+    if release.key_id:
+        signed = (
+            f"Signed by the key `{release.key_id}`. With tflite-kiln and that key, from its owner"
+        )
+        trusted = "--key trusted.pub"
+    else:
+        signed = "Signed by an identity, without a key. With tflite-kiln"
+        trusted = f"--identity {shlex.quote(identity or '<who released it>')} --issuer {ISSUER}"
     return f"""\
 ## Verify
 
-{signed}With tflite-kiln and the key you trust (never one that came along):
+{signed} (never trust one that came along):
 
 ```sh
-kiln verify {top}.tar{trusted}
+kiln verify {top}.tar {trusted}
 ```
 
 With nothing but common tools, that the files are the ones of this release:

@@ -234,6 +234,16 @@ def test_notes_have_a_row_for_every_file(dist: Path) -> None:
     assert "kiln verify tflite-kiln-v1.2.tar" in text
 
 
+def test_notes_say_how_to_verify(dist: Path, key: SigningKey) -> None:
+    assert f"Signed by the key `{key.key_id}`" in notes(dist, "v1")
+    (dist / "kiln.pub").unlink()
+    identity = "https://github.com/me/models/.github/workflows/release.yml@refs/tags/v1"
+    text = notes(dist, "v1", identity)
+    assert f"kiln verify tflite-kiln-v1.tar --identity {identity} --issuer https://" in text
+    assert "--key" not in text
+    assert "--identity '<who released it>'" in notes(dist, "v1")
+
+
 def test_no_text_becomes_markup(tmp_path: Path, key: SigningKey) -> None:
     title = "x | y <img src=x>\n\n# [a](b) @everyone `c`"
     part = make_part(tmp_path, "hostile", key, title, licence="<b>| `")

@@ -104,7 +104,7 @@ def _how_to_verify(release: Release, release_id: str, identity: str) -> str:
     return f"""\
 ## Verify
 
-{signed} (never trust one that came along):
+{signed} (never one that came along):
 
 ```sh
 kiln verify {top}.tar {trusted}

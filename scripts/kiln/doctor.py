@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,14 @@ from kiln.errors import DiskFullError, KilnError
 from kiln.images.builder import Images
 from kiln.images.definition import load as load_images
 from kiln.images.lock import locked_image
-from kiln.keys import default_key_path, load_or_create_key
+from kiln.keys import (
+    PASSWORD_VARIABLE,
+    PEM_VARIABLE,
+    default_key_path,
+    is_locked,
+    load_or_create_key,
+    own_key_path,
+)
 from kiln.project import Project
 from kiln.recipe import discover, load
 from kiln.store import Store
@@ -73,10 +81,15 @@ def _disk() -> str:
 
 
 def _key() -> Finding | str:
-    path = default_key_path()
-    if not path.exists():
-        return Finding("signing key", "note", f"none yet; the first build makes {path}")
-    return f"{path}, key {load_or_create_key().key_id[:16]}"
+    path = own_key_path()
+    if not os.environ.get(PEM_VARIABLE):
+        if path == default_key_path() and not path.exists():
+            return Finding("signing key", "note", f"none yet; the first build makes {path}")
+        if is_locked(path) and not os.environ.get(PASSWORD_VARIABLE):
+            what = f"{path} is locked with a password"
+            return Finding("signing key", "note", what, f"Set {PASSWORD_VARIABLE} for a build.")
+    key = load_or_create_key()
+    return f"{key.private_path}, key {key.key_id[:16]}"
 
 
 def _recipes(project: Project) -> str:

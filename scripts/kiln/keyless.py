@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -77,6 +78,8 @@ class KeylessVerifier:
         from sigstore.models import ClientTrustConfig, TrustedRoot
         from sigstore.verify import Verifier
 
+        # It warns that it is offline: so it is meant.
+        logging.getLogger("sigstore._internal.tuf").setLevel(logging.ERROR)
         try:
             if trusted_root is None:
                 root = ClientTrustConfig.production(offline=True).trusted_root

@@ -82,6 +82,8 @@ class Requirements:
 
     def unmet_by_provenance(self, statement: Mapping[str, Any]) -> list[str]:
         """What a provenance statement lacks, in words that follow the file's name."""
+        if not (self.clean_git or self.repository or self.images or self.builders):
+            return []
         try:
             predicate = statement["predicate"]
             parts = {

@@ -323,3 +323,12 @@ def test_a_stopped_build_ends_soon_and_leaves_nothing(kiln: Kiln, stop: signal.S
     assert len(site.asked) == 1  # the next model was not begun
     dist = kiln.project.root / "dist"
     assert not dist.exists() or not any(dist.iterdir())
+
+
+def test_doctor_does_not_ask_for_the_key_s_password(kiln: Kiln) -> None:
+    kiln.environment["KILN_SIGNING_KEY_PASSWORD"] = "secret"
+    assert events(kiln("keys", "init", "--json"))[0]["encrypted"] is True
+    del kiln.environment["KILN_SIGNING_KEY_PASSWORD"]
+    findings = {event["what"]: event for event in events(kiln("doctor", "--json"))}
+    assert findings["signing key"]["state"] == "note"
+    assert "locked" in findings["signing key"]["detail"]

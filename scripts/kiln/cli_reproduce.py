@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kiln.errors import CannotReproduceError, NotReproducedError, UsageError
+from kiln.errors import CannotReproduceError, NotReproducedError, UsageError, VerificationError
 from kiln.ui import JsonReporter, TextReporter, table, tolerant_output
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def reproduce(
     if not as_json:
         _show(verdicts)
     _judge(verdicts)
+    if not as_json:
+        print(f"\nAll identical: {len(verdicts)} made again, byte for byte.")
 
 
 def _opener(key: Path | None, policy: Path | None, unverified: bool) -> Open | None:
@@ -98,7 +100,13 @@ def _opener(key: Path | None, policy: Path | None, unverified: bool) -> Open | N
     trust = load_policy(policy) if policy is not None else trust_in_key(load_public_key(key))
 
     def opened(data: bytes, model: str, name: str) -> dict[str, Any]:
-        return trust.open(data, PROVENANCE, model, name)
+        statement = trust.open(data, PROVENANCE, model, name)
+        if unmet := trust.requirements.unmet_by_provenance(statement):
+            raise VerificationError(
+                f"The artefact of {name} {'; '.join(unmet)}.",
+                "The trust file forbids that.",
+            )
+        return statement
 
     return opened
 
@@ -159,4 +167,3 @@ def _judge(verdicts: Sequence[Verdict]) -> None:
             f"Of {len(verdicts)} artefacts: {said}. Not rebuilt: {', '.join(names)}.",
             "What is missing, and where it could come from, is above.",
         )
-    print(f"\nAll identical: {len(verdicts)} made again, byte for byte.")

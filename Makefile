@@ -153,6 +153,10 @@ train: env engine ## train a sample's weights again, in its image: make train SA
 cpu-check: env engine ## the samples' bytes natively and on two emulated CPUs (takes a while)
 	@$(VENV)/bin/python scripts/cpu_check.py --control
 
+.PHONY: reproduce-demo
+reproduce-demo: dev engine ## the samples made again, byte for byte, from a bundle: no store, images or network
+	@$(VENV)/bin/python scripts/reproduce_demo.py
+
 .PHONY: bench
 bench: dev engine ## kiln against the hand-run way, side by side in one run
 	@$(VENV)/bin/python scripts/bench.py

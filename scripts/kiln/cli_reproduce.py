@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kiln.errors import CannotReproduceError, NotReproducedError, UsageError
+from kiln.errors import CannotReproduceError, NotReproducedError, UsageError, VerificationError
 from kiln.ui import JsonReporter, TextReporter, table, tolerant_output
 
 if TYPE_CHECKING:
@@ -52,22 +52,29 @@ def reproduce(
 ) -> None:
     """Make the artefacts of TARGET again from their provenance, and compare them byte by byte.
 
-    TARGET is a release folder, a model's folder in it, an artefact, or a provenance file.
+    TARGET is a release (folder or archive), a model's folder in it, an artefact, or a provenance
+    file.
     Exit code 0: all are identical; 42: one differs; 43: one cannot be rebuilt.
     """
+    from kiln import loose
     from kiln.reproduce.rerun import Reproducer
     from kiln.reproduce.targets import chosen, recorded_in
     from kiln.store import Store
 
     if source is not None and not source.is_file():
         raise UsageError(f"There is no file {source}.", "Correct --source.")
-    opened = _opener(key, policy, unverified)
-    artefacts = chosen(recorded_in(target.absolute(), opened), models, variants)
-    if source is not None and len({item.source for item in artefacts}) > 1:
-        raise UsageError("--source goes with one model.", "Name it with --model.")
-    store = Store(Store.default_root())
-    store.sweep()
-    with JsonReporter() if as_json else TextReporter() as reporter:
+    with contextlib.ExitStack() as stack:
+        place = target.absolute()
+        if place.is_file() and loose.is_archive(place):
+            place = stack.enter_context(loose.unpacked(place))
+        opened = _opener(place, key, policy, unverified)
+        artefacts = chosen(recorded_in(place, opened), models, variants)
+        if source is not None and len({item.source for item in artefacts}) > 1:
+            raise UsageError("--source goes with one model.", "Name it with --model.")
+        store = Store(Store.default_root())
+        store.sweep()
+        reporter: JsonReporter | TextReporter = JsonReporter() if as_json else TextReporter()
+        stack.enter_context(reporter)
         if unverified:
             reporter.event("note", message="no signature is looked at: nobody vouches for this")
         if bundle is not None:
@@ -84,11 +91,14 @@ def reproduce(
     if not as_json:
         _show(verdicts)
     _judge(verdicts)
+    if not as_json:
+        print(f"\nAll identical: {len(verdicts)} made again, byte for byte.")
 
 
-def _opener(key: Path | None, policy: Path | None, unverified: bool) -> Open | None:
+def _opener(target: Path, key: Path | None, policy: Path | None, unverified: bool) -> Open | None:
     from kiln.keys import load_public_key
     from kiln.policy import load_policy
+    from kiln.release import KEY_FILE
     from kiln.trust import PROVENANCE, trust_in_key
 
     if sum((key is not None, policy is not None, unverified)) > 1:
@@ -96,9 +106,17 @@ def _opener(key: Path | None, policy: Path | None, unverified: bool) -> Open | N
     if unverified:
         return None
     trust = load_policy(policy) if policy is not None else trust_in_key(load_public_key(key))
+    for folder in (target, *target.parents[:3]):  # for signers known by their key's id alone
+        with contextlib.suppress(OSError):
+            trust.offer_key((folder / KEY_FILE).read_bytes())
 
     def opened(data: bytes, model: str, name: str) -> dict[str, Any]:
-        return trust.open(data, PROVENANCE, model, name)
+        statement = trust.open(data, PROVENANCE, model, name)
+        if unmet := trust.requirements.unmet_by_provenance(statement):
+            raise VerificationError(
+                f"The artefact of {name} {'; '.join(unmet)}.", "The trust file forbids that."
+            )
+        return statement
 
     return opened
 
@@ -159,4 +177,3 @@ def _judge(verdicts: Sequence[Verdict]) -> None:
             f"Of {len(verdicts)} artefacts: {said}. Not rebuilt: {', '.join(names)}.",
             "What is missing, and where it could come from, is above.",
         )
-    print(f"\nAll identical: {len(verdicts)} made again, byte for byte.")

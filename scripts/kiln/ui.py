@@ -161,6 +161,9 @@ class TextReporter:
     def _on_model(self, model: str, **_: Any) -> None:
         self._end_bar(model)
 
+    def _on_verdict(self, model: str, variant: str, verdict: str, **_: Any) -> None:
+        self._line(f"{model}: {variant}: {verdict}")
+
     def _on_note(self, message: str) -> None:
         self._line(message)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from test_run import Container
 from toy_project import make_project, small_archive
 from toy_release import (
@@ -26,7 +28,7 @@ from toy_release import (
     play,
 )
 
-from kiln.cli_reproduce import _judge
+from kiln.cli_reproduce import _judge, reproduce
 from kiln.digest import sha256_bytes, sha256_file
 from kiln.errors import (
     CannotReproduceError,
@@ -498,3 +500,66 @@ def test_exit_codes(release: ToyRelease, machine: Machine) -> None:
     with pytest.raises(NotReproducedError, match="1 differs, 1 cannot be rebuilt") as caught_2:
         _judge([differs, impossible])
     assert caught_2.value.exit_code == 42
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+def invoked(release: ToyRelease, *words: str | Path) -> BaseException | None:
+    """How the command ended that was told what to trust, in an empty store."""
+    return (
+        CliRunner()
+        .invoke(
+            reproduce, [str(word) for word in words], env={"KILN_STORE": str(release.root / "s")}
+        )
+        .exception
+    )
+
+
+@pytest.fixture
+def public(release: ToyRelease) -> Path:
+    path = release.root / "their.pub"
+    path.write_bytes(release.key.public_pem)
+    return path
+
+
+def test_what_a_trust_file_asks_for(release: ToyRelease, public: Path) -> None:
+    policy = release.root / "trust.toml"
+    policy.write_text(f'schema = 1\n[[signer]]\nkey = "{public}"\n[require]\nclean_git = true\n')
+    release.write()
+    ended = invoked(release, release.folder, "--policy", policy)
+    assert isinstance(ended, VerificationError)
+    assert "not committed" in ended.message
+
+    def commit(statement: dict[str, Any]) -> None:
+        materials = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        next(item for item in materials if item["name"] == "repository")["annotations"] = {
+            "dirty": False
+        }
+
+    release.edit = commit
+    release.write()
+    ended = invoked(release, release.folder, "--policy", policy)
+    assert isinstance(ended, CannotReproduceError), "it is trusted, and its inputs are missing"
+
+
+def test_a_release_in_an_archive(release: ToyRelease, public: Path) -> None:
+    dist = release.write()
+    (dist / "SHA256SUMS").write_text("")
+    packed = release.root / "release.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(dist, "release-1")
+    ended = invoked(release, packed, "--key", public)
+    assert isinstance(ended, CannotReproduceError)
+    assert "2 cannot be rebuilt" in ended.message
+
+
+def test_what_does_not_go_together(release: ToyRelease, public: Path) -> None:
+    release.write()
+    for words in (
+        ("--key", public, "--unverified"),
+        ("--source", release.root / "gone.tar", "--key", public),
+        ("--inputs", release.root / "gone", "--key", public),
+        ("--variant", "int9", "--key", public),
+    ):
+        assert isinstance(invoked(release, release.folder, *words), UsageError), words

@@ -33,7 +33,7 @@ from kiln.steps import Fact, Files, Output, Plan, StepList
 from kiln.store import Store
 
 WEIGHTS, LABELS, IMAGE = b"weights", b"item { id: 1 name: 'cat' }\n", b"a photograph"
-ADDRESS = "https://models.example/toy.tar.gz"
+ADDRESS = "file:///nowhere/toy.tar.gz"
 REPOSITORY = "git+https://code.example/kiln"
 COMMIT = "c" * 40
 

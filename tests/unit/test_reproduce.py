@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from test_run import Container
 from toy_project import make_project, small_archive
-from toy_release import (
+from toy_reproduce import (
     ADDRESS,
     COMMIT,
     IMAGE,

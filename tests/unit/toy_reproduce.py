@@ -22,8 +22,8 @@ from kiln.attest.names import BUILD_TYPE, PROVENANCE_TYPE, STATEMENT_TYPE, prove
 from kiln.attest.plan_data import plan_as_data
 from kiln.digest import sha256_bytes, tree_digest
 from kiln.keys import SigningKey, load_or_create_key
-from kiln.latency import cpu_name
 from kiln.limits import Outcome
+from kiln.machine import cpu_name
 from kiln.project import Project
 from kiln.reproduce.recorded import Recorded
 from kiln.reproduce.rerun import Reproducer
@@ -139,7 +139,7 @@ class ToyRelease:
     def _materials(self) -> list[dict[str, Any]]:
         dockerfile = (self.project.docker / "odapi" / "Dockerfile").read_bytes()
         return [
-            {"name": "image/odapi", "digest": {"sha256": "a" * 64}},
+            {"name": "image/odapi", "digest": {"sha256": SEALED.identity.removeprefix("sha256:")}},
             {
                 "name": "lock/docker/odapi/Dockerfile",
                 "digest": {"sha256": sha256_bytes(dockerfile)},

@@ -36,7 +36,7 @@ from kiln.attest.names import (  # noqa: E402
     TEST_RESULT_SUFFIX,
     TEST_RESULT_TYPE,
     provenance_path,
-    test_result_path,
+    result_path,
 )
 from kiln.engine import Engine  # noqa: E402
 from kiln.errors import EngineFailedError, KilnError  # noqa: E402
@@ -184,7 +184,7 @@ def cosign(dist: Path, work: Path) -> None:
     for file in sorted(dist.glob("*/*.tflite")):
         for place, kind in (
             (provenance_path(file.name), PROVENANCE_TYPE),
-            (test_result_path(file.name), TEST_RESULT_TYPE),
+            (result_path(file.name), TEST_RESULT_TYPE),
         ):
             bundle = file.parent / place
             if bundle.is_file():

@@ -10,14 +10,7 @@ import click
 from kiln.errors import UsageError
 from kiln.ui import JsonReporter, table
 
-#: Names the release that is being made; ``local`` where it is not set.
-RELEASE_VARIABLE = "KILN_RELEASE"
-
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
-
-
-def _release_id() -> str:
-    return os.environ.get(RELEASE_VARIABLE) or "local"
 
 
 @click.command(short_help="Make one release of parts.")
@@ -48,26 +41,26 @@ def collect(
     Each PART is verified first, and the whole at the end. Without a PART, only the assets of what
     is in dist/ are written.
     """
-    from kiln import release
+    from kiln.attest.release_statement import release_id
+    from kiln.attest.signer import own_signer
     from kiln.collecting import collect as collect_parts
-    from kiln.keys import load_or_create_key, load_public_key
+    from kiln.keys import load_public_key
     from kiln.policy import load_policy
     from kiln.project import Project
     from kiln.release_assets import write_assets
+    from kiln.release_check import verify_by
     from kiln.trust import trust_in_key
 
     if not parts and assets is None:
         raise UsageError("There is nothing to collect.", "Name dist folders, or --assets.")
-    trust = None if policy is None else load_policy(policy)
+    trust = load_policy(policy) if policy is not None else trust_in_key(load_public_key(None))
     target = (dist or Project.find().root / "dist").absolute()
     if parts:
-        done = collect_parts(
-            [part.absolute() for part in parts], target, load_or_create_key(), trust
-        )
+        done = collect_parts([part.absolute() for part in parts], target, own_signer(), trust)
         report = done.report
     else:
-        report = release.verify(target, trust or trust_in_key(load_public_key(None)))
-    written = [] if assets is None else write_assets(target, _release_id(), assets.absolute())
+        report = verify_by(target, trust)
+    written = [] if assets is None else write_assets(target, release_id(), assets.absolute())
     if as_json:
         for model in report.models:
             JsonReporter().event("collected", model=model.name, files=len(model.files))
@@ -85,11 +78,12 @@ def collect(
 @click.argument("dist", required=False, type=click.Path(path_type=Path))
 def notes(dist: Path | None) -> None:
     """Print what is in DIST [dist/], how it was checked and how to verify it, as Markdown."""
+    from kiln.attest.release_statement import release_id
     from kiln.notes import notes as write_notes
     from kiln.project import Project
 
     folder = (dist or Project.find().root / "dist").absolute()
-    print(write_notes(folder, _release_id(), _workflow()), end="")
+    print(write_notes(folder, release_id(), _workflow()), end="")
 
 
 def _workflow() -> str:

@@ -98,7 +98,7 @@ def reproduce(
 def _opener(target: Path, key: Path | None, policy: Path | None, unverified: bool) -> Open | None:
     from kiln.keys import load_public_key
     from kiln.policy import load_policy
-    from kiln.release import KEY_FILE
+    from kiln.release_layout import KEY_FILE
     from kiln.trust import PROVENANCE, trust_in_key
 
     if sum((key is not None, policy is not None, unverified)) > 1:

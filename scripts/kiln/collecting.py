@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln import release
+from kiln import release, release_check
+from kiln.attest.signer import Signer
 from kiln.errors import UsageError, VerificationError
 from kiln.front import refresh
-from kiln.keys import SigningKey
-from kiln.release import VerifyReport
-from kiln.trust import Trust, trust_in_key
+from kiln.release_check import VerifyReport
+from kiln.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,7 @@ class Collected:
     report: VerifyReport
 
 
-def collect(
-    parts: Sequence[Path], dist: Path, key: SigningKey, trust: Trust | None = None
-) -> Collected:
+def collect(parts: Sequence[Path], dist: Path, signer: Signer, trust: Trust) -> Collected:
     """Bring the models of all parts into ``dist``, and make anew what is about all of them.
 
     Every part is verified before anything is written. Model folders keep their signatures; page,
@@ -32,8 +30,8 @@ def collect(
     behind: it compares files of one machine.
 
     Args:
-        key: signs what is about all of them.
-        trust: who may have signed parts, and the whole; ``None``: only ``key``.
+        signer: signs what is about all of them.
+        trust: who may have signed parts, and the whole.
 
     Raises:
         VerificationError: a part is not exactly what was signed; nothing was written.
@@ -41,12 +39,11 @@ def collect(
         StoreError, DiskFullError, SigningKeyError: as :func:`kiln.release.publish`.
     """
     release.check_target(dist)
-    trust = trust or trust_in_key(key.public_pem)
     folders: dict[str, Path] = {}
     for part in parts:
         if part.resolve() == dist.resolve():
             raise UsageError(f"{dist} cannot be collected into itself.", "Name another --dist.")
-        for model in release.verify(part, trust).models:
+        for model in release_check.verify_by(part, trust).models:
             if model.name in folders:
                 raise UsageError(
                     f"Model {model.name!r} is in {folders[model.name].parent} and in {part}.",
@@ -54,10 +51,10 @@ def collect(
                 )
             folders[model.name] = part / model.name
     for folder in folders.values():
-        release.adopt(dist, folder, key)
-    refresh(dist, key)
+        release.adopt(dist, folder, signer, trust)
+    refresh(dist, signer)
     try:
-        report = release.verify(dist, trust)
+        report = release_check.verify_by(dist, trust)
     except VerificationError as error:
         raise VerificationError(
             error.message, "Something wrote to it meanwhile, or it was damaged before: start over."

@@ -18,7 +18,7 @@ from kiln.errors import UsageError
 from kiln.files import aside_of, copy_file, disk_guard, remove, replace_tree
 from kiln.images.definition import SOURCE_DATE_EPOCH
 from kiln.listing import list_tree
-from kiln.release import KEY_FILE, SUMS_FILE
+from kiln.release_layout import KEY_FILE, SUMS_FILE
 
 #: What the archive is called, before the release's id.
 NAME = "tflite-kiln"

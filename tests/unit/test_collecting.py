@@ -12,38 +12,46 @@ from pathlib import Path
 
 import page_dist
 import pytest
+from toy_release import toy_model
 
-from kiln import keys, release
+from kiln import keys, release, release_check
+from kiln.attest.signer import KeySigner
 from kiln.collecting import collect
 from kiln.errors import UsageError, VerificationError
 from kiln.front import refresh
-from kiln.keys import SigningKey
 from kiln.listing import list_tree
 from kiln.notes import notes
 from kiln.release_assets import write_assets
+from kiln.trust import Trust, trust_in_key
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
-    return keys.load_or_create_key(tmp_path_factory.mktemp("key") / "k.pem")
+def key(tmp_path_factory: pytest.TempPathFactory) -> KeySigner:
+    return KeySigner(keys.load_or_create_key(tmp_path_factory.mktemp("key") / "k.pem"))
 
 
-def make_part(root: Path, model: str, key: SigningKey, title: str = "A toy", **fields: str) -> Path:
-    """A signed dist folder of one checked model, as `kiln build` leaves it."""
-    folder = page_dist.toy_dist(root / "unsigned", model, title)
-    page_dist.add_checks(folder, page_dist.toy_images(root / "images"))
-    page_dist.change(folder / "conversion.json", **fields)
-    (folder / "model.sig").unlink()
+def trusting(signer: KeySigner) -> Trust:
+    """Trusts its key with everything."""
+    return trust_in_key(signer.public_pem)
+
+
+def make_part(root: Path, model: str, signer: KeySigner) -> Path:
+    """A signed dist folder of one model, as `kiln build` leaves it."""
+    artefacts = {
+        variant: (page_dist.FIXTURES / f"{name}.tflite").read_bytes()
+        for variant, name in page_dist.TOY_VARIANTS.items()
+    }
+    toy = toy_model(root / "project", model, artefacts, {"labelmap.txt": b"red\ngreen\nblue\n"})
     part = root / "dist"
-    release.publish(part, model, dict(list_tree(folder).files), key)
-    refresh(part, key)
+    release.publish(part, model, toy.files, signer, toy.statements)
+    refresh(part, signer)
     return part
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, key: KeySigner) -> Path:
     root = tmp_path_factory.mktemp("parts")
     for model in ("alpha", "beta"):
         make_part(root / model, model, key)
@@ -61,40 +69,38 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_models_keep_their_bytes_and_signatures(
-    parts: list[Path], tmp_path: Path, key: SigningKey
+    parts: list[Path], tmp_path: Path, key: KeySigner
 ) -> None:
     dist = tmp_path / "all"
-    done = collect(parts, dist, key)
+    done = collect(parts, dist, key, trusting(key))
     assert done.models == ("alpha", "beta")
-    assert [model.name for model in release.verify(dist, key.public_pem).models] == [*done.models]
+    assert [model.name for model in release_check.verify(dist, key.public_pem).models] == [
+        *done.models
+    ]
     for part, model in zip(parts, done.models, strict=True):
         assert content(dist / model) == content(part / model)
     page = (dist / "index.html").read_text("utf-8")
     assert "alpha_int8.tflite" in page and "beta_int8.tflite" in page
 
 
-def test_again_changes_nothing(parts: list[Path], tmp_path: Path, key: SigningKey) -> None:
+def test_again_changes_nothing(parts: list[Path], tmp_path: Path, key: KeySigner) -> None:
     dist = tmp_path / "all"
-    collect(parts, dist, key)
+    collect(parts, dist, key, trusting(key))
     before = content(dist)
-    collect(parts, dist, key)
+    collect(parts, dist, key, trusting(key))
     assert content(dist) == before
 
 
 def test_a_part_signed_again_replaces_the_signature(
-    parts: list[Path], tmp_path: Path, key: SigningKey
+    parts: list[Path], tmp_path: Path, key: KeySigner
 ) -> None:
     dist = tmp_path / "all"
-    collect(parts, dist, key)
-    files = dict(list_tree(parts[0] / "alpha").files)
-    del files["model.sig"]
-    other = tmp_path / "again"
-    release.publish(other, "alpha", files, key)
-    refresh(other, key)
-    assert not release.adopt(dist, parts[0] / "alpha", key)
-    collect([other], dist, key)
+    collect(parts, dist, key, trusting(key))
+    other = make_part(tmp_path / "again", "alpha", key)  # signatures differ each time
+    assert not release.adopt(dist, parts[0] / "alpha", key, trusting(key))
+    collect([other], dist, key, trusting(key))
     assert (dist / "alpha/model.sig").read_bytes() == (other / "alpha/model.sig").read_bytes()
-    assert {model.name for model in release.verify(dist, key.public_pem).models} == {
+    assert {model.name for model in release_check.verify(dist, key.public_pem).models} == {
         *("alpha", "beta")
     }
 
@@ -114,40 +120,40 @@ def drop(part: Path) -> None:
 
 @pytest.mark.parametrize("change", [damage, add, drop])
 def test_a_part_that_does_not_verify_stops_all(
-    change: object, parts: list[Path], tmp_path: Path, key: SigningKey
+    change: object, parts: list[Path], tmp_path: Path, key: KeySigner
 ) -> None:
     assert callable(change)
     change(parts[1])
     with pytest.raises(VerificationError, match="beta/"):
-        collect(parts, tmp_path / "all", key)
+        collect(parts, tmp_path / "all", key, trusting(key))
     assert not (tmp_path / "all").exists()
 
 
-def test_another_signer_is_refused(parts: list[Path], tmp_path: Path, key: SigningKey) -> None:
-    other = keys.load_or_create_key(tmp_path / "other.pem")
+def test_another_signer_is_refused(parts: list[Path], tmp_path: Path, key: KeySigner) -> None:
+    other = KeySigner(keys.load_or_create_key(tmp_path / "other.pem"))
     foreign = make_part(tmp_path / "foreign", "gamma", other)
     with pytest.raises(VerificationError):
-        collect([*parts, foreign], tmp_path / "all", key)
+        collect([*parts, foreign], tmp_path / "all", key, trusting(key))
     assert not (tmp_path / "all").exists()
-    with pytest.raises(VerificationError, match="is not what the signing key signed"):
-        release.adopt(tmp_path / "all", foreign / "gamma", key)
+    with pytest.raises(VerificationError, match="is not what somebody trusted signed"):
+        release.adopt(tmp_path / "all", foreign / "gamma", key, trusting(key))
     assert not (tmp_path / "all" / "gamma").exists()
 
 
-def test_what_does_not_go_together(parts: list[Path], tmp_path: Path, key: SigningKey) -> None:
+def test_what_does_not_go_together(parts: list[Path], tmp_path: Path, key: KeySigner) -> None:
     twin = shutil.copytree(parts[0], tmp_path / "twin")
     with pytest.raises(UsageError, match=r"'alpha' is in .*twin"):
-        collect([*parts, twin], tmp_path / "all", key)
+        collect([*parts, twin], tmp_path / "all", key, trusting(key))
     with pytest.raises(UsageError, match="into itself"):
-        collect(parts, parts[0], key)
+        collect(parts, parts[0], key, trusting(key))
 
 
 # --- flat files --------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def dist(parts: list[Path], tmp_path: Path, key: SigningKey) -> Path:
-    collect(parts, tmp_path / "all", key)
+def dist(parts: list[Path], tmp_path: Path, key: KeySigner) -> Path:
+    collect(parts, tmp_path / "all", key, trusting(key))
     return tmp_path / "all"
 
 
@@ -158,7 +164,7 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
-def test_assets(dist: Path, tmp_path: Path, key: SigningKey) -> None:
+def test_assets(dist: Path, tmp_path: Path, key: KeySigner) -> None:
     out = tmp_path / "assets"
     names = [path.name for path in write_assets(dist, "v1.2", out)]
     loose = [
@@ -170,7 +176,7 @@ def test_assets(dist: Path, tmp_path: Path, key: SigningKey) -> None:
     assert len((out / "SHA256SUMS").read_text().splitlines()) == len(names) - 1
     subprocess.run(["tar", "-xf", out / "tflite-kiln-v1.2.tar"], cwd=tmp_path, check=True)
     assert content(tmp_path / "tflite-kiln-v1.2") == content(dist)
-    release.verify(tmp_path / "tflite-kiln-v1.2", key.public_pem)
+    release_check.verify(tmp_path / "tflite-kiln-v1.2", key.public_pem)
     assert (out / "alpha_int8.tflite").read_bytes() == (
         dist / "alpha/alpha_int8.tflite"
     ).read_bytes()
@@ -220,11 +226,20 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
-def test_notes_have_a_row_for_every_file(dist: Path) -> None:
-    text = notes(dist, "v1.2")
+@pytest.fixture
+def noted(tmp_path: Path) -> Path:
+    """Two models as a build leaves them, checked; not signed."""
+    for model in ("alpha", "beta"):
+        folder = page_dist.toy_dist(tmp_path / "noted", model)
+        page_dist.add_checks(folder, page_dist.toy_images(tmp_path / "images"))
+    return tmp_path / "noted"
+
+
+def test_notes_have_a_row_for_every_file(noted: Path) -> None:
+    text = notes(noted, "v1.2")
     found = {row[1]: row for row in rows(text)}
     assert len(found) == 4
-    for path in dist.glob("*/*.tflite"):
+    for path in noted.glob("*/*.tflite"):
         row = next(row for cell, row in found.items() if path.name in cell)
         assert row[2] == f"{path.stat().st_size:,}"
         assert row[3] == "8 passed"
@@ -234,31 +249,33 @@ def test_notes_have_a_row_for_every_file(dist: Path) -> None:
     assert "kiln verify tflite-kiln-v1.2.tar" in text
 
 
-def test_notes_say_how_to_verify(dist: Path, key: SigningKey) -> None:
-    assert f"Signed by the key `{key.key_id}`" in notes(dist, "v1")
-    (dist / "kiln.pub").unlink()
+def test_notes_say_how_to_verify(noted: Path) -> None:
+    key_id = page_dist.sha256(noted / "kiln.pub")
+    assert f"Signed by the key `{key_id}`" in notes(noted, "v1")
+    (noted / "kiln.pub").unlink()
     identity = "https://github.com/me/models/.github/workflows/release.yml@refs/tags/v1"
-    text = notes(dist, "v1", identity)
+    text = notes(noted, "v1", identity)
     assert f"kiln verify tflite-kiln-v1.tar --identity {identity} --issuer https://" in text
     assert "--key" not in text
-    assert "--identity '<who released it>'" in notes(dist, "v1")
+    assert "--identity '<who released it>'" in notes(noted, "v1")
 
 
-def test_no_text_becomes_markup(tmp_path: Path, key: SigningKey) -> None:
+def test_no_text_becomes_markup(tmp_path: Path) -> None:
     title = "x | y <img src=x>\n\n# [a](b) @everyone `c`"
-    part = make_part(tmp_path, "hostile", key, title, licence="<b>| `")
-    text = notes(part, "v1")
+    folder = page_dist.toy_dist(tmp_path / "dist", "hostile", title)
+    page_dist.change(folder / "conversion.json", licence="<b>| `")
+    text = notes(tmp_path / "dist", "v1")
     assert [len(row) for row in rows(text)] == [5, 5]
     assert "<img" not in text.replace("\\<img", "")
     assert "\n# " not in text
     assert "[a](b)" not in text
 
 
-def test_the_commands(parts: list[Path], tmp_path: Path, key: SigningKey) -> None:
+def test_the_commands(parts: list[Path], tmp_path: Path, key: KeySigner) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT / "scripts"),
-        "KILN_SIGNING_KEY": str(key.private_path),
+        "KILN_SIGNING_KEY": str(key.key.private_path),
         "KILN_RELEASE": "v7",
     }
 

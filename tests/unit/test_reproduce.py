@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from test_run import Container
-from toy_project import make_project, small_archive
-from toy_release import (
+from toy_project import SEALED, make_project, small_archive
+from toy_reproduce import (
     ADDRESS,
     COMMIT,
     IMAGE,
@@ -239,7 +239,11 @@ def test_an_edited_definition_in_the_archive(
 ) -> None:
     honest = release.statement("int8")["predicate"]["buildDefinition"]["resolvedDependencies"]
     path = release.project.docker / name
-    path.write_text(path.read_text().replace("a" * 64, "b" * 64).replace("scratch", "scratch AS x"))
+    path.write_text(
+        path.read_text()
+        .replace(SEALED.identity, f"sha256:{'b' * 64}")
+        .replace("scratch", "scratch AS x")
+    )
     release.source = release.archive()
     locks = [item for item in honest if item["name"].startswith("lock/")]
 

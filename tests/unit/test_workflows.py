@@ -18,7 +18,8 @@ import pytest
 import yaml
 from test_collecting import content, make_part, rows
 
-from kiln import keys, release
+from kiln import keys, release_check
+from kiln.attest.signer import KeySigner
 from kiln.policy import load_policy
 from kiln.reproduce.verdict import Verdict
 
@@ -246,7 +247,7 @@ def test_lint_workflows(make: Make) -> None:
 
 
 def test_collect_verify_and_notes(make: Make, tmp_path: Path) -> None:
-    key = keys.load_or_create_key(tmp_path / "key.pem")
+    key = KeySigner(keys.load_or_create_key(tmp_path / "key.pem"))
     for model in ("alpha", "beta"):
         part = make_part(tmp_path / model, model, key)
         shutil.copytree(part, tmp_path / "parts" / f"part-{model}")
@@ -254,7 +255,7 @@ def test_collect_verify_and_notes(make: Make, tmp_path: Path) -> None:
         "PARTS": tmp_path / "parts",
         "DIST": tmp_path / "dist",
         "ASSETS": tmp_path / "assets",
-        "KILN_SIGNING_KEY": key.private_path,
+        "KILN_SIGNING_KEY": key.key.private_path,
         "TRUST": tmp_path / "trust",
         "POLICY": tmp_path / "trust" / "trust.toml",
     }
@@ -264,11 +265,11 @@ def test_collect_verify_and_notes(make: Make, tmp_path: Path) -> None:
     text = make("notes", **places)
     assert len(rows(text)) == 4
     assert (tmp_path / "assets" / "tflite-kiln-v7.tar").is_file()
-    assert len(release.verify(tmp_path / "dist", key.public_pem).models) == 2
+    assert len(release_check.verify(tmp_path / "dist", key.public_pem).models) == 2
 
 
 def test_trust_file(make: Make, tmp_path: Path) -> None:
-    key = keys.load_or_create_key(tmp_path / "key.pem")
+    key = KeySigner(keys.load_or_create_key(tmp_path / "key.pem"))
     part = make_part(tmp_path / "alpha", "alpha", key)
     made = {"TRUST": tmp_path / "trust", "POLICY": tmp_path / "trust" / "trust.toml"}
     make("trust-file", 2, **made)  # nobody is named

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kiln.attest.names import ATTESTATIONS, SOURCE_FILE
-from kiln.build import CONVERSION_FILE
+from kiln.attest.names import ATTESTATIONS, CONVERSION_FILE, SOURCE_FILE
 from kiln.digest import sha256_file
 from kiln.errors import (
     CancelledError,
@@ -21,7 +20,7 @@ from kiln.errors import (
 )
 from kiln.files import copy_file, disk_guard, write_atomic
 from kiln.images.lock import read_lock
-from kiln.latency import cpu_name
+from kiln.machine import cpu_name
 from kiln.project import Project
 from kiln.reproduce.code import ReleasedCode
 from kiln.reproduce.inputs import Inputs

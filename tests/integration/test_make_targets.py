@@ -51,6 +51,36 @@ def test_one_model(sample: Any, shared: Kiln, area: Path) -> None:
     assert names(dist / SAMPLE) == names(sample.folder)
 
 
+def test_a_release_from_part_to_verdict(sample: Any, shared: Kiln, area: Path) -> None:
+    """What the release's jobs and the monthly one run, one after the other."""
+    root = area / "release-of-make"
+    settings: dict[str, str | Path] = {
+        "KILN_RELEASE": "v7",
+        "DIST": root / "dist",
+        "PARTS": root / "parts",
+        "ASSETS": root / "assets",
+        "TRUST": root / "trust",
+        "POLICY": root / "trust" / "trust.toml",
+        "RELEASE": root / "release",
+        "REPRODUCED": root / "reproduced",
+        "TAG": "v7",
+    }
+    part = root / "parts" / "part-one"
+    shared("build", SAMPLE, "--variant", "dynamic", "--dist", part).ok()
+    make("trust-file", shared, PUBLIC_KEY=(part / "kiln.pub").read_text(), **settings)
+    make("collect", shared, **settings)
+    make("verify", shared, **settings)
+    assert f"`{SAMPLE}_dynamic.tflite`" in make("notes", shared, **settings)
+
+    (root / "release").mkdir()
+    archive = root / "assets" / "tflite-kiln-v7.tar"
+    subprocess.run(["tar", "-xf", archive, "-C", root / "release"], check=True)
+    make("reproduce", shared, **settings)
+    report = make("reproduce-report", shared, **settings)
+    assert "v7: reproduced" in report
+    assert report.count("| identical |") == 1
+
+
 def test_samples(samples: Any, shared: Kiln, area: Path) -> None:
     dist = area / "samples-of-make"
     assert "0 stages run" in make("sample", shared, DIST=dist)

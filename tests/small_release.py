@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import random
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parent / "unit"))  # its toys serve integration tests too
+
+from toy_release import toy_model
+
 from kiln import release
-from kiln.attest import dsse
-from kiln.attest.names import (
-    PROVENANCE_TYPE,
-    STATEMENT_TYPE,
-    TEST_RESULT_TYPE,
-    provenance_path,
-    result_path,
-)
-from kiln.digest import canonical_json, sha256_bytes
+from kiln.attest.names import STATEMENT_TYPE
+from kiln.attest.signer import KeySigner, Signer
+from kiln.digest import sha256_bytes
 from kiln.keys import SigningKey
+from kiln.release_layout import KEY_FILE, LATENCY_FILE, PAGE_FILE, SUMS_FILE, sums
 
 MODELS = ("alpha", "beta", "gamma_v2")
 VARIANTS = ("float32", "float16", "dynamic", "int8")
 
 
+def make_release(dist: Path, signer: Signer | SigningKey, seed: int) -> None:
+    """Publish all models into ``dist``; another seed gives other contents, but the same names."""
+    rng = random.Random(seed)
+    if isinstance(signer, SigningKey):
+        signer = KeySigner(signer)
+    for model in MODELS:
+        artefacts = {one: b"\x1c\0\0\0TFL3" + rng.randbytes(300) for one in VARIANTS}
+        more = {"labelmap.txt": f"person\n{model} {seed}\n".encode()}
+        with tempfile.TemporaryDirectory() as project:
+            made = toy_model(Path(project), model, artefacts, more, sbom=b'{"seed": %d}' % seed)
+        release.publish(dist, model, made.files, signer, made.statements)
+    page = f"<!doctype html><title>Release {seed}</title>".encode()
+    latency = b'{"seed": %d}\n' % seed
+    release.publish_page(dist, {PAGE_FILE: page, LATENCY_FILE: latency}, signer)
+
+
 def statement(kind: str, name: str, content: bytes, predicate: dict[str, Any]) -> dict[str, Any]:
+    """An in-toto statement about one file."""
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": sha256_bytes(content)}}],
@@ -31,38 +49,15 @@ def statement(kind: str, name: str, content: bytes, predicate: dict[str, Any]) -
     }
 
 
-def make_release(dist: Path, key: SigningKey, seed: int) -> None:
-    """Publish all models into ``dist``; another seed gives other contents, but the same names."""
-    rng = random.Random(seed)
-    for model in MODELS:
-        files: dict[str, bytes] = {
-            "labelmap.txt": f"person\n{model} {seed}\n".encode(),
-            "conversion.json": canonical_json({"model": model, "seed": seed}) + b"\n",
-            "checks.json": canonical_json({"passed": True, "seed": seed}) + b"\n",
-        }
-        for variant in VARIANTS:
-            name = f"{model}_{variant}.tflite"
-            content = b"\x1c\0\0\0TFL3" + rng.randbytes(300)
-            files[name] = content
-            provenance = {
-                "buildDefinition": {"externalParameters": {"model": model, "variant": variant}},
-            }
-            files[provenance_path(name)] = dsse.seal(
-                statement(PROVENANCE_TYPE, name, content, provenance), key
-            )
-            files[result_path(name)] = dsse.seal(
-                statement(TEST_RESULT_TYPE, name, content, {"result": "PASSED"}), key
-            )
-        release.publish(dist, model, files, key)
-    page = f"<!doctype html><title>Release {seed}</title>".encode()
-    release.publish_page(dist, {"index.html": page, "latency.json": b"{}\n"}, key)
-
-
 def sums_of(dist: Path) -> bytes:
-    """What ``SHA256SUMS`` would say; anybody can write that."""
-    lines = []
-    for path in sorted(p for p in dist.rglob("*") if p.is_file() and not p.is_symlink()):
+    """What ``SHA256SUMS`` would say of what is there; anybody can write that."""
+    found = {}
+    for path in dist.rglob("*"):
         name = path.relative_to(dist).as_posix()
-        if name not in ("SHA256SUMS", "release.sigstore.json"):
-            lines.append((name.encode(), sha256_bytes(path.read_bytes()).encode()))
-    return b"".join(b"%s  %s\n" % (digest, name) for name, digest in sorted(lines))
+        if path.is_file() and not path.is_symlink() and name not in APART:
+            found[name] = sha256_bytes(path.read_bytes())
+    return sums(found)
+
+
+APART = (SUMS_FILE, "release.sigstore.json")
+__all__ = ["APART", "KEY_FILE", "MODELS", "VARIANTS", "make_release", "statement", "sums_of"]

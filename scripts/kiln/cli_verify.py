@@ -12,7 +12,7 @@ from kiln.ui import JsonReporter, table
 
 if TYPE_CHECKING:
     from kiln.loose import VerifiedFile
-    from kiln.release import VerifyReport
+    from kiln.release_check import VerifyReport
     from kiln.trust import Trust
 
 _path = click.Path(path_type=Path)
@@ -42,8 +42,9 @@ def verify(
     TARGET is a release folder, an archive of one (.tar, .tar.gz, .tgz, .zip), or one .tflite file
     with its bundles beside it. Nothing is asked of any network.
     """
-    from kiln import loose, release
+    from kiln import loose
     from kiln.project import Project
+    from kiln.release_check import verify_by
 
     place = (target or Project.find().root / "dist").absolute()
     single = place.is_file() and not loose.is_archive(place)
@@ -54,9 +55,9 @@ def verify(
         _show_file(loose.verify_file(place, trust, bundles), as_json)
     elif place.is_file():
         with loose.unpacked(place) as folder:
-            _show_release(release.verify(folder, trust), as_json)
+            _show_release(verify_by(folder, trust), as_json)
     else:
-        _show_release(release.verify(place, trust), as_json)
+        _show_release(verify_by(place, trust), as_json)
 
 
 def _trust(
@@ -107,7 +108,8 @@ def _show_release(report: VerifyReport, as_json: bool) -> None:
         return
     print(table(["model", "file", "bytes", "sha256"], rows))
     count = len(report.models)
-    signed = f"{count} model{'' if count == 1 else 's'} signed by {' and '.join(report.signers)}"
+    what = f"{count} model{'' if count == 1 else 's'} of the release {report.release!r}"
+    signed = f"{what}, signed by {' and '.join(report.signers)}"
     print(f"\nAll good: {signed}, nothing changed, missing or added.")
 
 

@@ -9,6 +9,7 @@ itself, as the secrets of a CI do. ``KILN_SIGNING_KEY_PASSWORD`` opens any of th
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
@@ -106,19 +107,31 @@ def parse_public_key(pem: bytes, name: str = "the public key") -> EllipticCurveP
     Raises:
         SigningKeyError: not the PEM of a public key on a supported curve; ``name`` says which.
     """
+    try:
+        key = _parsed(pem)
+    except ValueError:
+        raise SigningKeyError(
+            f"{name} is not a public key in PEM.",
+            "Name the .pub file that belongs to the signing key.",
+        ) from None
+    if key is None:
+        raise _wrong_type(name)
+    return key
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(pem: bytes) -> EllipticCurvePublicKey | None:
+    """The key in ``pem``, None for one of another kind; a verification asks dozens of times."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         key = load_pem_public_key(pem)
-    except (ValueError, UnsupportedAlgorithm):
-        raise SigningKeyError(
-            f"{name} is not a public key in PEM.",
-            "Name the .pub file that belongs to the signing key.",
-        ) from None
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from error
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in _CURVES:
-        raise _wrong_type(name)
+        return None
     return key
 
 

@@ -24,9 +24,9 @@ from kiln.attest.names import (
 )
 from kiln.digest import sha256_file
 from kiln.errors import ArchiveError, VerificationError
+from kiln.release_layout import SUMS_FILE
 from kiln.trust import PROVENANCE, TEST_RESULT, Trust
 
-SUMS_FILE = "SHA256SUMS"
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 _ROLES = {PROVENANCE_TYPE: PROVENANCE, TEST_RESULT_TYPE: TEST_RESULT}

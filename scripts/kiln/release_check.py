@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kiln import keys, signing
+from kiln.attest import dsse
 from kiln.attest.checking import ModelFiles, statement_problems
-from kiln.attest.names import RELEASE_BUNDLE
+from kiln.attest.names import ORIGINAL, RELEASE_BUNDLE, provenance_path, result_path
 from kiln.attest.release_statement import read_release
-from kiln.attest.signer import KeyVerifier, Verifier
 from kiln.digest import sha256_bytes, sha256_file
 from kiln.errors import SigningKeyError, VerificationError
 from kiln.listing import Listing, list_tree, printable
@@ -28,6 +28,7 @@ from kiln.release_layout import (
     sums,
 )
 from kiln.signing import SIGNATURE_FILE
+from kiln.trust import RELEASE, ModelTrust, Trust, trust_in_key
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _REMEDY = (
@@ -59,13 +60,13 @@ class VerifyReport:
 
     Attributes:
         models: sorted by name.
-        key_id: of the trusted public key, 64 hex digits; "" where no key is trusted.
         release: what the release is called.
+        signers: the names of those whose signatures held.
     """
 
     models: tuple[ReleasedModel, ...]
-    key_id: str
     release: str
+    signers: tuple[str, ...]
 
 
 def verify(dist: Path, public_pem: bytes) -> VerifyReport:
@@ -77,22 +78,22 @@ def verify(dist: Path, public_pem: bytes) -> VerifyReport:
         VerificationError: something does not hold; the message names every such file.
         SigningKeyError: ``public_pem`` is no usable public key.
     """
-    return verify_by(dist, KeyVerifier(keys.canonical_public_pem(public_pem)))
+    return verify_by(dist, trust_in_key(public_pem))
 
 
-def verify_by(dist: Path, verifier: Verifier) -> VerifyReport:
+def verify_by(dist: Path, trust: Trust) -> VerifyReport:
     """Check every byte of a release: signatures, statements, sums, and that nothing is missing.
 
     Args:
         dist: the release folder.
-        verifier: knows whom to trust.
+        trust: who may sign what.
 
     Raises:
         VerificationError: something does not hold; the message names every such file.
     """
     try:
         with locked(dist, exclusive=False):
-            return _Verification(dist, verifier).report()
+            return _Verification(dist, trust).report()
     except OSError as error:
         raise VerificationError(
             f"{dist} is no release folder: {error.strerror or error}.",
@@ -103,16 +104,15 @@ def verify_by(dist: Path, verifier: Verifier) -> VerifyReport:
 class _Verification:
     """One pass over a release; gathers every problem, path -> reasons."""
 
-    def __init__(self, dist: Path, verifier: Verifier) -> None:
+    def __init__(self, dist: Path, trust: Trust) -> None:
         self.dist = dist
-        self.verifier = verifier
-        self.trusted = verifier.public_pem
+        self.trust = trust
         self.release = ""
         self.problems: dict[str, list[str]] = {}
         self.listing = list_tree(dist)
         self.digests: dict[str, str] = {}
-        #: What a path must hold according to the trusted key, whatever SHA256SUMS says.
-        self.vouched = {KEY_FILE: sha256_bytes(self.trusted)} if self.trusted else {}
+        #: What a path must hold according to who is trusted, whatever SHA256SUMS says.
+        self.vouched: dict[str, str] = {}
 
     def report(self) -> VerifyReport:
         folders = {path.split("/")[0] for path in self.listing.files if "/" in path}
@@ -139,8 +139,8 @@ class _Verification:
             raise self._error(foreign)
         return VerifyReport(
             tuple(ReleasedModel(model, self._files_of(model)) for model in models),
-            keys.key_id(self.trusted) if self.trusted else "",
             self.release,
+            tuple(self.trust.used),
         )
 
     def _problem(self, path: str, what: str) -> None:
@@ -155,10 +155,11 @@ class _Verification:
             f"\n  {printable(path)}: {'; '.join(what)}"
             for path, what in sorted(self.problems.items())
         )
-        if foreign and self.trusted:
+        if foreign:
+            trusted = " or ".join(one.name for one in self.trust.signers)
             return VerificationError(
                 f"{head}{lines}\nThe release was signed by another key (id {foreign[:16]}) than "
-                f"the trusted one (id {keys.key_id(self.trusted)[:16]}).",
+                f"the trusted one ({trusted}).",
                 "If you know whose key that is and trust it, get it from its owner and name it "
                 "with --key FILE.",
             )
@@ -174,21 +175,24 @@ class _Verification:
     def _check_key(self) -> str:
         """The id of the release's own key where it is a sound one but not the trusted one."""
         data = read_or_none(self.dist / KEY_FILE) if KEY_FILE in self.digests else None
-        if data == self.trusted:
-            return ""
         if data is None:
-            self._problem(KEY_FILE, "is missing")
+            if self.trust.by_key():
+                self._problem(KEY_FILE, "is missing")
             return ""
+        self.trust.offer_key(data)
         try:
             other = keys.canonical_public_pem(data)
         except SigningKeyError:
             self._problem(KEY_FILE, "is damaged: it is no public key")
             return ""
-        if other == self.trusted:
+        if not self.trust.knows_key(other):
+            self._problem(KEY_FILE, "is not the trusted key")
+            return keys.key_id(other)
+        if other != data:
             self._problem(KEY_FILE, "is not in its canonical form")
             return ""
-        self._problem(KEY_FILE, "is not the trusted key")
-        return keys.key_id(other)
+        self.vouched[KEY_FILE] = sha256_bytes(data)
+        return ""
 
     def _check_model(self, model: str) -> None:
         prefix = f"{model}/"
@@ -208,7 +212,7 @@ class _Verification:
         }
         try:
             data = (self.dist / signature).read_bytes()
-            signed = self.verifier.read_signature(data)
+            signed = self.trust.open_model_signature(data, model)
         except VerificationError as error:
             what = error.message.removeprefix(SIGNATURE_FILE).strip().rstrip(".")
             self._problem(signature, what)
@@ -231,9 +235,25 @@ class _Verification:
             if path.startswith(prefix) and path != prefix + SIGNATURE_FILE
         }
         files = ModelFiles(model, digests, lambda name: (self.dist / prefix / name).read_bytes())
-        for name, reasons in statement_problems(files, self.verifier).items():
+        problems = statement_problems(files, ModelTrust(self.trust, model))
+        for name, reasons in problems.items():
             for what in reasons:
                 self._problem(prefix + name, what)
+        if not problems:
+            self._check_requirements(files)
+
+    def _check_requirements(self, files: ModelFiles) -> None:
+        """What the trust demands of statements that have been found to hold."""
+        wanted = self.trust.requirements
+        for file in files.artefacts():
+            path, result = provenance_path(file), result_path(file)
+            unmet = wanted.unmet_by_provenance(dsse.peek_unverified(files.content(path)))
+            if file != f"{files.model}_{ORIGINAL}.tflite":  # the publisher's own, untouched
+                tested = result in files.digests
+                stated = dsse.peek_unverified(files.content(result)) if tested else None
+                unmet += wanted.unmet_by_test_result(stated)
+            for what in unmet:
+                self._problem(f"{files.model}/{file}", what)
 
     def _check_release(self) -> None:
         """The release's statement, which vouches for all files but itself."""
@@ -242,7 +262,7 @@ class _Verification:
             return
         try:
             data = (self.dist / RELEASE_BUNDLE).read_bytes()
-            stated, self.release = read_release(self.verifier.open_bundle(data, RELEASE_BUNDLE))
+            stated, self.release = read_release(self.trust.open(data, RELEASE, name=RELEASE_BUNDLE))
         except VerificationError as error:
             what = error.message.removeprefix(RELEASE_BUNDLE).strip().rstrip(".")
             self._problem(RELEASE_BUNDLE, what)

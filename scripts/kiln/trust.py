@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kiln import keys, signing
 from kiln.attest import dsse
+from kiln.attest.names import TEST_RESULT_SUFFIX
 from kiln.errors import SigningKeyError, VerificationError
 from kiln.keyless import is_keyless
 from kiln.signing import SIGNATURE_FILE, SignedFolder
@@ -165,6 +166,10 @@ class Trust:
         """Whether this is the canonical PEM of a trusted key."""
         return any(one.public_pem == pem for one in self.signers if one.public_pem)
 
+    def by_key(self) -> bool:
+        """Whether only keys are trusted, so that a release must bring one."""
+        return not any(one.identity for one in self.signers)
+
     def open(
         self, data: bytes, role: str, model: str | None = None, name: str = "the bundle"
     ) -> dict[str, Any]:
@@ -188,7 +193,7 @@ class Trust:
         self._admit(signers, role, model, name)
         return statement
 
-    def open_model_signature(self, data: bytes, model: str | None) -> SignedFolder:
+    def open_model_signature(self, data: bytes, model: str) -> SignedFolder:
         """What a ``model.sig`` vouches for, if somebody signed it who may; see :meth:`open`."""
         if is_keyless(data):
             statement, who = self._verifier().open(data, SIGNATURE_FILE, canonical=False)
@@ -250,6 +255,24 @@ class Trust:
         if self._keyless is None:
             self._keyless = KeylessVerifier(self.trusted_root)
         return self._keyless
+
+
+@dataclass(frozen=True)
+class ModelTrust:
+    """Opens what belongs to one model; what a bundle's role is, its name says."""
+
+    trust: Trust
+    model: str
+    public_pem: bytes | None = None
+
+    def open_bundle(self, data: bytes, name: str = "the bundle") -> dict[str, Any]:
+        """See :meth:`Trust.open`."""
+        role = TEST_RESULT if name.endswith(TEST_RESULT_SUFFIX) else PROVENANCE
+        return self.trust.open(data, role, self.model, name)
+
+    def read_signature(self, data: bytes) -> SignedFolder:
+        """See :meth:`Trust.open_model_signature`."""
+        return self.trust.open_model_signature(data, self.model)
 
 
 def trust_in_key(public_pem: bytes) -> Trust:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from local_sigstore import ISSUER, WORKFLOW, LocalSigstore
 from small_release import MODELS, make_release
 
-from kiln import keys
+from kiln import keyless, keys
+from kiln.attest.signer import SIGN_VARIABLE, own_signer
 from kiln.cli_verify import verify
 from kiln.errors import UsageError, VerificationError
 from kiln.keys import SigningKey
@@ -42,7 +44,7 @@ def events(text: str) -> list[dict[str, Any]]:
 
 def test_a_folder_and_archives_of_it(dist: Path, key: SigningKey, tmp_path: Path) -> None:
     said = kiln(dist, "--key", key.public_path)
-    assert f"3 models signed by key {key.key_id[:16]}" in said
+    assert f"3 models of the release 'local', signed by key {key.key_id[:16]}" in said
     assert "nothing changed, missing or added" in said
     assert f"{MODELS[0]}_int8.tflite" in said
     for form, name in (("gztar", "a.tar.gz"), ("tar", "b.tar"), ("zip", "c.zip")):
@@ -80,9 +82,9 @@ def test_a_changed_archive(
 def test_one_file(dist: Path, key: SigningKey, tmp_path: Path) -> None:
     name = f"{MODELS[0]}_int8.tflite"
     file = dist / MODELS[0] / name
-    assert "its checks PASSED" in kiln(file, "--key", key.public_path)
+    assert "its checks WARNED" in kiln(file, "--key", key.public_path)
     (one,) = events(kiln(file, "--key", key.public_path, "--json"))
-    assert (one["model"], one["file"], one["result"]) == (MODELS[0], name, "PASSED")
+    assert (one["model"], one["file"], one["result"]) == (MODELS[0], name, "WARNED")
     alone = Path(shutil.copy(file, tmp_path / name))
     with pytest.raises(VerificationError, match="no provenance"):
         kiln(alone, "--key", key.public_path)
@@ -108,9 +110,61 @@ def test_a_trust_file(dist: Path, key: SigningKey, tmp_path: Path) -> None:
     policy.write_text(f'schema = 1\n[[signer]]\nkey_id = "{key.key_id}"\n')
     kiln(dist, "--policy", policy)
     kiln(dist / MODELS[0] / f"{MODELS[0]}_int8.tflite", "--policy", policy)
-    policy.write_text(f"{table}[require]\nclean_git = true\n")
-    with pytest.raises(VerificationError, match=r"_int8\.tflite"):
-        kiln(dist / MODELS[0] / f"{MODELS[0]}_int8.tflite", "--policy", policy)
+
+
+def test_what_a_trust_file_requires(dist: Path, key: SigningKey, tmp_path: Path) -> None:
+    """The toys were made from a clean checkout, and one of their gates only warned."""
+    shutil.copy(key.public_path, tmp_path / "mine.pub")
+    file = dist / MODELS[0] / f"{MODELS[0]}_int8.tflite"
+    policy = tmp_path / "trust.toml"
+    for require, words in (
+        ('clean_git = true\ntest_result = "WARNED"\nrepository = "https://example.com/*"', ""),
+        ('test_result = "PASSED"', "has the test result WARNED"),
+        ('repository = "https://example.org/*"', "comes from the repository https://example.com/"),
+        (f'images = ["{"0" * 64}"]', "was made in the image"),
+        ('builder = ["https://github.com/*"]', "was built by"),
+    ):
+        policy.write_text(f'schema = 1\n[[signer]]\nkey = "mine.pub"\n[require]\n{require}\n')
+        for target in (dist, file):
+            if words:
+                with pytest.raises(VerificationError, match=file.name) as caught:
+                    kiln(target, "--policy", policy)
+                assert words in caught.value.message
+            else:
+                kiln(target, "--policy", policy)
+
+
+def test_a_release_by_an_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dist, root = tmp_path / "dist", tmp_path / "root.json"
+    monkeypatch.setenv(SIGN_VARIABLE, "keyless")
+    with LocalSigstore().serve() as served:
+        root.write_text(json.dumps(served.trusted_root()))
+        (tmp_path / "config.json").write_text(json.dumps(served.client_config()))
+        monkeypatch.setenv(keyless.CONFIG_VARIABLE, str(tmp_path / "config.json"))
+        monkeypatch.setenv(keyless.TOKEN_VARIABLE, served.token())
+        make_release(dist, own_signer(), 1)
+    assert not (dist / "kiln.pub").exists()
+    trusted = ["--identity", WORKFLOW, "--issuer", ISSUER, "--trusted-root", root]
+    assert f"signed by {WORKFLOW} ({ISSUER})" in kiln(dist, *trusted)
+    file = dist / MODELS[0] / f"{MODELS[0]}_int8.tflite"
+    assert f"signed by {WORKFLOW}" in kiln(file, *trusted)
+    for path in (dist / "release.sigstore.json", dist / MODELS[0] / "model.sig", file):
+        data = path.read_bytes()
+        path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+        with pytest.raises(VerificationError, match=path.name):
+            kiln(dist, *trusted)
+        path.write_bytes(data)
+    with pytest.raises(VerificationError, match="not trusted"):
+        kiln(dist, "--identity", WORKFLOW + "x", *trusted[2:])
+    (dist / "kiln.pub").write_bytes(b"x")
+    with pytest.raises(VerificationError, match=r"kiln\.pub"):
+        kiln(dist, *trusted)
+
+
+def test_who_signs_is_said_in_a_known_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SIGN_VARIABLE, "blood")
+    with pytest.raises(UsageError, match="blood"):
+        own_signer()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ them. Here they are a key; whatever else signs has to do no more than these prot
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,12 @@ from typing import Any, Protocol
 
 from kiln import keys, signing
 from kiln.attest import dsse
+from kiln.errors import UsageError, VerificationError
+from kiln.keyless import KeylessSigner
 from kiln.keys import SigningKey
 from kiln.signing import SignedFolder
+
+SIGN_VARIABLE = "KILN_SIGN"
 
 
 class Verifier(Protocol):
@@ -89,10 +94,53 @@ class KeySigner:
         return signing.read_signature(data, self.key.public_pem)
 
 
+class IdentitySigner:
+    """Signs by the identity that a CI proves, each run with a certificate of its own.
+
+    So it does not know what an earlier run signed: all of it is signed anew.
+    """
+
+    public_pem = None
+
+    def __init__(self) -> None:
+        self._keyless = KeylessSigner()
+        self._made: dict[bytes, dict[str, Any]] = {}
+
+    def seal(self, statement: Mapping[str, Any]) -> bytes:
+        """See :meth:`kiln.keyless.KeylessSigner.seal`."""
+        data = self._keyless.seal(statement)
+        self._made[data] = dict(statement)
+        return data
+
+    def sign_folder(self, folder: Path) -> None:
+        """See :func:`kiln.signing.sign_folder`."""
+        signing.sign_folder(folder, self._keyless)
+
+    def open_bundle(self, data: bytes, name: str = "the bundle") -> dict[str, Any]:
+        """The statement in a bundle that was sealed here; ``VerificationError`` for any other."""
+        if data not in self._made:
+            raise VerificationError(f"{name} was not signed in this run.")
+        return self._made[data]
+
+    def read_signature(self, data: bytes) -> SignedFolder:
+        """No folder is known to be signed already."""
+        raise VerificationError("model.sig is made anew in each run.")
+
+
 def own_signer() -> Signer:
     """Who signs here: the user's own key, made at first use.
 
+    With ``KILN_SIGN=keyless`` it is the identity that the environment proves.
+
     Raises:
+        UsageError: ``KILN_SIGN`` says something unknown.
         SigningKeyError: see :func:`kiln.keys.load_or_create_key`.
     """
+    how = os.environ.get(SIGN_VARIABLE, "") or "key"
+    if how == "keyless":
+        return IdentitySigner()
+    if how != "key":
+        raise UsageError(
+            f"{SIGN_VARIABLE} is {how!r}.", "Set it to `keyless` or `key`, or leave it unset."
+        )
     return KeySigner(keys.load_or_create_key())

@@ -111,7 +111,7 @@ def test_each_verdict_in_one_run(release: Kiln, inputs: Path, tmp_path: Path) ->
     differs, missing = found["float16"], found["int8"]["missing"]
     assert differs["difference"]["verdict"]
     assert not differs["difference"]["same_model"]
-    assert [cause["kind"] for cause in differs["causes"]] == ["unknown"]
+    assert [cause["kind"] for cause in differs["causes"]] == ["statement"]
     kept = tmp_path / "kept" / MODEL / file("float16")
     assert sha256_file(kept) == differs["rebuilt"] != differs["sha256"]
     assert {item["name"].split("/")[1] for item in missing} == {"images"}
@@ -127,7 +127,7 @@ def test_without_inputs(release: Kiln) -> None:
     ended = release("reproduce", release.dist, "--variant", "dynamic")
     ended.refused(43, file("dynamic"))
     assert "Missing: input checkpoint/weights" in ended.out
-    assert "centernet_mobilenet_v2_fpn_shapes" in ended.out
+    assert "which could come from:" in ended.out
 
 
 def test_an_edited_stage(release: Kiln, inputs: Path) -> None:

@@ -421,6 +421,7 @@ def test_a_statement_about_another_file(release: ToyRelease, machine: Machine) -
     release.write()
     verdict = machine.run(release)["toy_int8.tflite"]
     assert verdict.outcome == "differs"
+    assert [cause.kind for cause in verdict.causes] == ["statement"]
     assert verdict.difference is None
     assert any("not the file that its provenance is about" in note for note in machine.notes())
 
@@ -430,6 +431,8 @@ def test_suspects(release: ToyRelease, tmp_path: Path) -> None:
     assert [c.kind for c in suspects(item, item.machine, item.cpu)] == ["unknown"]
     (cause,) = suspects(item, item.machine, "Another 9000")
     assert cause.kind == "cpu" and "Another 9000" in cause.text and item.cpu in cause.text
+    (cause,) = suspects(item, item.machine, "Another 9000", contradicted=True)
+    assert cause.kind == "statement"
     plain = ToyRelease(tmp_path, params={"exact_batch_norm": False})
     seed = read(plain.statement("int8"), Path("x"))
     (cause,) = suspects(seed, seed.machine, seed.cpu)

@@ -43,6 +43,15 @@ def made(variant: str) -> bytes:
     return fixture("toy_ssd") + variant.encode()
 
 
+def outputs(stage: str, variant: str) -> dict[str, bytes]:
+    """What a stage makes."""
+    return {
+        "export": {"saved_model/saved_model.pb": b"a graph"},
+        "convert": {"model.tflite": b"bare"},
+        "annotate": {"model.tflite": made(variant)},
+    }[stage]
+
+
 @dataclass
 class ToyRelease:
     """``dist/toy`` with two variants; every part of it can be spoilt before it is written."""
@@ -150,10 +159,13 @@ class ToyRelease:
         ]
 
     def record(self) -> bytes:
-        """``conversion.json``, with what ``export`` made."""
-        files = {"saved_model/saved_model.pb": sha256_bytes(b"a graph")}
-        key = self.plan.step("export").key
-        return json.dumps({"stages": {"export": {"key": key, "files": files}}}).encode()
+        """``conversion.json``, with what every step made."""
+        stages = {}
+        for step in self.plan.steps:
+            files = outputs(step.stage, str(step.params.get("variant")))
+            digests = {name: sha256_bytes(data) for name, data in files.items()}
+            stages[step.id] = {"key": step.key, "files": digests}
+        return json.dumps({"stages": stages}).encode()
 
     def write(self) -> Path:
         """The release folder."""
@@ -183,11 +195,7 @@ class ToyRelease:
 def play(container: Container) -> Outcome | None:
     """Every stage asked for, as it went when the release was made."""
     for stage in container.request["stages"]:
-        files = {
-            "export": {"saved_model/saved_model.pb": b"a graph"},
-            "convert": {"model.tflite": b"bare"},
-            "annotate": {"model.tflite": made(str(stage["params"].get("variant")))},
-        }[stage["stage"]]
+        files = outputs(stage["stage"], str(stage["params"].get("variant")))
         container.finish(stage["id"], files, num_classes=1)
     return None
 

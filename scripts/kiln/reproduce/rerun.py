@@ -141,7 +141,9 @@ class Reproducer:
             ]
             causes = []
             if missing:
-                causes.append(Cause("input", f"{len(missing)} of {len(wanted)} are not at hand."))
+                causes.append(
+                    Cause("input", f"{len(missing)} of {len(wanted)} inputs are not at hand.")
+                )
             if docker[id(item)] is None:
                 missing.append(
                     Missing(SOURCE_FILE, item.source, "the model's folder in the release")
@@ -231,13 +233,14 @@ class Reproducer:
         if digest == item.sha256:
             return Verdict(item, IDENTICAL, digest)
         path = results.path(digest)
+        first = _first_difference(item, known)
         return Verdict(
             item,
             DIFFERS,
             digest,
-            causes=suspects(item, platform.machine(), cpu_name()),
+            causes=suspects(item, platform.machine(), cpu_name(), contradicted=first == ""),
             difference=self._difference(item, path),
-            first=_first_difference(item, known),
+            first=first or "",
             kept=self._kept(item, path),
         )
 
@@ -277,16 +280,21 @@ def _beside(item: Recorded, name: str) -> list[Path]:
     return [folder.parent / name, folder / name] if folder.name == ATTESTATIONS else [folder / name]
 
 
-def _first_difference(item: Recorded, known: Mapping[str, StageResult]) -> str:
-    """The first step that made other files than the release's own record says."""
+def _first_difference(item: Recorded, known: Mapping[str, StageResult]) -> str | None:
+    """The first step that made other files than the release's own record says.
+
+    "" where all made the same, None where there is no such record.
+    """
     digest = item.byproducts.get(CONVERSION_FILE)
     for path in _beside(item, CONVERSION_FILE):
         if digest is not None and path.is_file() and sha256_file(path) == digest:
             stages = json.loads(path.read_bytes()).get("stages", {})
             for step in item.plan.steps:
-                said, made = stages.get(step.id), known.get(step.id)
-                if said is None or made is None or said.get("key") != step.key:
-                    continue
-                if said.get("files") != {name: b.sha256 for name, b in made.files.items()}:
+                said = stages.get(step.id, {})
+                if said.get("key") != step.key:
+                    return None  # a record of something else
+                files = {name: blob.sha256 for name, blob in known[step.id].files.items()}
+                if said.get("files") != files:
                     return step.id
-    return ""
+            return ""
+    return None

@@ -21,7 +21,8 @@ IMPOSSIBLE: Outcome = "cannot be rebuilt"
 class Cause:
     """Why a file may differ or cannot be made.
 
-    ``kind`` is ``image``, ``code``, ``input``, ``cpu``, ``stage`` (one failed) or ``unknown``.
+    ``kind`` is ``image``, ``code``, ``input``, ``cpu``, ``statement`` (it is not true), ``stage``
+    (one failed) or ``unknown``.
     """
 
     kind: str
@@ -37,8 +38,7 @@ class Missing:
     uri: str = ""
 
     def __str__(self) -> str:
-        where = self.uri or "unknown; give a folder that holds it with --inputs"
-        return f"{self.name} (SHA-256 {self.sha256 or 'unknown'}); it could come from: {where}"
+        return f"{self.name}, SHA-256 {self.sha256.removeprefix('sha256:') or 'unknown'}"
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,35 @@ class Verdict:
             found += self.difference.text().splitlines()
         if self.first:
             found.append(f"The first step that made something else: {self.first}.")
-        word = "Suspected cause" if self.outcome == DIFFERS else "Because of"
+        word = "Suspected cause" if self.outcome == DIFFERS else "Cause"
         found += [f"{word} ({cause.kind}): {cause.text}" for cause in self.causes]
-        found += [f"Missing: {thing}." for thing in self.missing]
+        for uri in dict.fromkeys(thing.uri for thing in self.missing):
+            found += [f"Missing: {thing}" for thing in self.missing if thing.uri == uri]
+            where = uri or "nobody wrote down where; any folder that holds it will do (--inputs)"
+            found.append(f"  which could come from: {where}")
         if self.kept is not None:
             found.append(f"What was made is kept in {self.kept}.")
         return found
 
 
-def suspects(recorded: Recorded, machine: str, cpu: str) -> tuple[Cause, ...]:
+def suspects(
+    recorded: Recorded, machine: str, cpu: str, *, contradicted: bool = False
+) -> tuple[Cause, ...]:
     """What may have made a file differ; the machine and processor are those of this run.
+
+    ``contradicted``: every step made what the release's own record says.
 
     Image, stage code and inputs were the recorded ones, each by its digest: nothing is rebuilt
     with others. What is left is the machine, and what nobody has thought of.
     """
     there = ", ".join(filter(None, (recorded.machine, recorded.cpu))) or "an unknown processor"
     here = ", ".join(filter(None, (machine, cpu)))
-    other = there != here
+    if contradicted:
+        text = (
+            "every step made exactly what the release's own conversion.json records. The "
+            "statement contradicts it: it is about a file that this plan did not make."
+        )
+        return (Cause("statement", text),)
     if recorded.plain_export:
         text = (
             "the seed profile exports plainly, so the converter folds batch norms with the "
@@ -113,7 +125,7 @@ def suspects(recorded: Recorded, machine: str, cpu: str) -> tuple[Cause, ...]:
         )
         text += f"Made on {there}; here: {here}."
         return (Cause("cpu", text),)
-    if other:
+    if there != here:
         return (Cause("cpu", f"it was made on {there}; here: {here}."),)
     return (
         Cause(

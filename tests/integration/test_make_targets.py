@@ -66,7 +66,7 @@ def test_a_release_from_part_to_verdict(sample: Any, shared: Kiln, area: Path) -
         "TAG": "v7",
     }
     part = root / "parts" / "part-one"
-    shared("build", SAMPLE, "--variant", "dynamic", "--dist", part).ok()
+    shared.but(dist=part)("build", SAMPLE, "--variant", "dynamic").ok()
     make("trust-file", shared, PUBLIC_KEY=(part / "kiln.pub").read_text(), **settings)
     make("collect", shared, **settings)
     make("verify", shared, **settings)

@@ -50,8 +50,7 @@ def collect(parts: Sequence[Path], dist: Path, signer: Signer, trust: Trust) -> 
                     "Leave one of the two out.",
                 )
             folders[model.name] = part / model.name
-    for folder in folders.values():
-        release.adopt(dist, folder, signer, trust)
+    release.adopt(dist, list(folders.values()), signer, trust)
     refresh(dist, signer)
     try:
         report = release_check.verify_by(dist, trust)

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -136,52 +136,57 @@ def refresh_sums(dist: Path, signer: Signer) -> None:
         _finish(dist, signer, name, {})
 
 
-def adopt(dist: Path, folder: Path, signer: Signer, trust: Trust) -> bool:
-    """Make ``dist/<name of folder>`` a copy of a model folder that somebody has signed already.
+def adopt(dist: Path, folders: Sequence[Path], signer: Signer, trust: Trust) -> list[str]:
+    """Make ``dist`` hold copies of model folders that somebody has signed already.
 
-    The copy keeps that signature, and all others in it.
+    The copies keep that signature, and all others in them.
 
     Args:
-        signer: signs what is about the whole release.
-        trust: who may have signed the folder.
+        folders: each is copied under its own name.
+        signer: signs what is about the whole release, once.
+        trust: who may have signed the folders.
 
     Returns:
-        False when it was there already, signature for signature.
+        The models that were not there already, signature for signature.
 
     Raises:
-        VerificationError: nobody trusted signed what was copied.
+        VerificationError: nobody trusted signed what was copied; earlier folders are in ``dist``.
         UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
     """
-    model = folder.name
-    files: dict[str, Path | bytes] = dict(list_tree(folder).files)
-    signature = read_or_none(folder / SIGNATURE_FILE)
-    files.pop(SIGNATURE_FILE, None)
-    _check_names(model, files, {})
     name = release_id()
     with disk_guard(dist), _reporting(dist):
         dist.mkdir(parents=True, exist_ok=True)
         with locked(dist, exclusive=True):
             _sweep(dist)
             check_target(dist)
-            same = read_or_none(dist / model / SIGNATURE_FILE) == signature
-            fresh = not (same and _is_signed(dist / model, trust))
-            if fresh:
-                aside = aside_of(dist / model)
-                prepared = aside / model
-                try:
-                    prepared.mkdir(parents=True)
-                    _fill(prepared, {**files, SIGNATURE_FILE: signature or b""})
-                    # The copy is asked, not what was copied: that may have changed meanwhile.
-                    if not _is_signed(prepared, trust):
-                        raise VerificationError(
-                            f"{folder} is not what somebody trusted signed.",
-                            "Do not use these files: build or fetch them again.",
-                        )
-                    _exchange(prepared, dist / model)
-                finally:
-                    remove(aside)
+            fresh = [folder.name for folder in folders if _adopt(dist, folder, trust)]
             _finish(dist, signer, name, {})
     return fresh
+
+
+def _adopt(dist: Path, folder: Path, trust: Trust) -> bool:
+    target = dist / folder.name
+    files: dict[str, Path | bytes] = dict(list_tree(folder).files)
+    files.pop(SIGNATURE_FILE, None)
+    _check_names(folder.name, files, {})
+    signature = read_or_none(folder / SIGNATURE_FILE)
+    if read_or_none(target / SIGNATURE_FILE) == signature and _is_signed(target, trust):
+        return False
+    aside = aside_of(target)
+    prepared = aside / folder.name
+    try:
+        prepared.mkdir(parents=True)
+        _fill(prepared, {**files, SIGNATURE_FILE: signature or b""})
+        # The copy is asked, not what was copied: that may have changed meanwhile.
+        if not _is_signed(prepared, trust):
+            raise VerificationError(
+                f"{folder} is not what somebody trusted signed.",
+                "Do not use these files: build or fetch them again.",
+            )
+        _exchange(prepared, target)
+    finally:
+        remove(aside)
+    return True
 
 
 def vouched(dist: Path, signer: Signer) -> dict[str, str]:

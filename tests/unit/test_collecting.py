@@ -97,7 +97,7 @@ def test_a_part_signed_again_replaces_the_signature(
     dist = tmp_path / "all"
     collect(parts, dist, key, trusting(key))
     other = make_part(tmp_path / "again", "alpha", key)  # signatures differ each time
-    assert not release.adopt(dist, parts[0] / "alpha", key, trusting(key))
+    assert not release.adopt(dist, [parts[0] / "alpha"], key, trusting(key))
     collect([other], dist, key, trusting(key))
     assert (dist / "alpha/model.sig").read_bytes() == (other / "alpha/model.sig").read_bytes()
     assert {model.name for model in release_check.verify(dist, key.public_pem).models} == {
@@ -136,7 +136,7 @@ def test_another_signer_is_refused(parts: list[Path], tmp_path: Path, key: KeySi
         collect([*parts, foreign], tmp_path / "all", key, trusting(key))
     assert not (tmp_path / "all").exists()
     with pytest.raises(VerificationError, match="is not what somebody trusted signed"):
-        release.adopt(tmp_path / "all", foreign / "gamma", key, trusting(key))
+        release.adopt(tmp_path / "all", [foreign / "gamma"], key, trusting(key))
     assert not (tmp_path / "all" / "gamma").exists()
 
 

@@ -15,7 +15,7 @@ import pytest
 from toy_release import toy_model
 
 from kiln import keys, release, release_check
-from kiln.attest.signer import KeySigner
+from kiln.attest.signer import KeySigner, Signer
 from kiln.collecting import collect
 from kiln.errors import UsageError, VerificationError
 from kiln.front import refresh
@@ -37,7 +37,7 @@ def trusting(signer: KeySigner) -> Trust:
     return trust_in_key(signer.public_pem)
 
 
-def make_part(root: Path, model: str, signer: KeySigner) -> Path:
+def make_part(root: Path, model: str, signer: Signer) -> Path:
     """A signed dist folder of one model, as `kiln build` leaves it."""
     artefacts = {
         variant: (page_dist.FIXTURES / f"{name}.tflite").read_bytes()

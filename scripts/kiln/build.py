@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiln import __version__, checks, release
+from kiln.attest import gathering
+from kiln.attest.names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL
+from kiln.attest.repository import Repository, repository_of
+from kiln.attest.signer import Signer, own_signer
 from kiln.digest import sha256_file, tree_digest
 from kiln.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.files import write_atomic
 from kiln.images.lock import locked_image
-from kiln.keys import SigningKey, load_or_create_key
 from kiln.plan import Plan, make_plan
 from kiln.plan_checks import check_id, library_id
 from kiln.project import Project
 from kiln.recipe import Recipe, Variant, load
-from kiln.run import OnEvent, Runner
+from kiln.release_layout import PAGE_FILE
+from kiln.run import OnEvent, Runner, limits_of
 from kiln.sources.model import Acquired, acquire, images_in
 from kiln.store import StageResult, Store
 
@@ -30,8 +34,6 @@ if TYPE_CHECKING:
     from kiln.engine import Engine
 
 LABEL_FILE = "labelmap.txt"
-CONVERSION_FILE = "conversion.json"
-ORIGINAL = "prebuilt_original"
 
 #: Kind of the store's ref that holds how a model's last build ended.
 LAST_RESULT = "last-build"
@@ -82,7 +84,8 @@ class Builder:
     on_event: OnEvent
     keep_failed: bool = False
     _engine: Engine | None = None
-    _key: SigningKey | None = None
+    _signer: Signer | None = None
+    _repository: Repository | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -117,7 +120,8 @@ class Builder:
         """
         release.check_target(self.dist)
         self.store.sweep()
-        self._key = load_or_create_key()
+        self._signer = own_signer()
+        self._repository = repository_of(self.project.root)
         done: list[ModelBuild] = []
         pool = ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="model")
         tasks: dict[Future[ModelBuild], str] = {
@@ -141,16 +145,13 @@ class Builder:
         return sorted(done, key=lambda item: models.index(item.model))
 
     def _refresh_front(self, changed: bool) -> None:
-        there = all(
-            (self.dist / name).is_file() for name in (release.PAGE_FILE, release.PAGE_SIGNATURE)
-        )
-        if not self.dist.is_dir() or (there and not changed):
+        if not self.dist.is_dir() or ((self.dist / PAGE_FILE).is_file() and not changed):
             return
         # Imported here: a build that changes nothing need not pay for it.
         from kiln.front import refresh
 
-        assert self._key is not None
-        refresh(self.dist, self._key)
+        assert self._signer is not None
+        refresh(self.dist, self._signer)
 
     def _tell(self, event: str, **fields: Any) -> None:
         """Pass an event on; after Ctrl-C, the place where a busy thread finds out."""
@@ -188,6 +189,7 @@ class Builder:
         recipe = load(path, self.models)
         locked = locked_image(self.project.docker, recipe.image)
         code = tree_digest(self.project.stages)
+        sources = gathering.gather(self.project, path, recipe, code, self._repository)
         acquired = acquire(
             recipe,
             self.store,
@@ -227,11 +229,11 @@ class Builder:
             self._check_trained(recipe, results)
             plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
             report = self._check(recipe, plan, results)
-            files, artefacts = self._collect(recipe, acquired, plan, results, path)
-            if report is not None:
-                files[checks.CHECKS_FILE] = _as_json(report)
-            assert self._key is not None
-            changed = release.publish(self.dist, recipe.name, files, self._key)
+            files, stated, artefacts = self._collect(
+                recipe, acquired, plan, results, path, sources, report
+            )
+            assert self._signer is not None
+            changed = release.publish(self.dist, recipe.name, files, self._signer, stated)
         return ModelBuild(
             recipe.name, artefacts, changed, sum(1 for s in plan.steps if s.id in results) - before
         )
@@ -307,7 +309,7 @@ class Builder:
             outside = checks.outside_gates(report, plan, results, self.store, self._tell)
             report = checks.with_outside(report, recipe, outside)
         if checks.failures(report):
-            kept = self.store.root / "logs" / f"{recipe.name}.{checks.CHECKS_FILE}"
+            kept = self.store.root / "logs" / f"{recipe.name}.{CHECKS_FILE}"
             kept.parent.mkdir(exist_ok=True)
             write_atomic(kept, _as_json(report))
             checks.judge(report, str(kept))
@@ -321,24 +323,36 @@ class Builder:
         plan: Plan,
         results: dict[str, StageResult],
         path: Path,
-    ) -> tuple[dict[str, Path | bytes], tuple[Artefact, ...]]:
+        sources: gathering.Sources,
+        report: Mapping[str, Any] | None,
+    ) -> tuple[dict[str, Path | bytes], dict[str, dict[str, Any]], tuple[Artefact, ...]]:
+        """The files of the model's folder, what is stated about its artefacts, and these."""
         files: dict[str, Path | bytes] = {}
         artefacts = []
+        about = []
         for variant, step_id in plan.artefacts.items():
             blob = results[step_id].files["model.tflite"]
             name = f"{recipe.name}_{variant}.tflite"
             files[name] = self.store.path(blob.sha256)
             artefacts.append(Artefact(variant, name, blob.sha256, blob.size))
+            about.append(gathering.About(variant, name, blob.sha256, step_id))
             if variant == "prebuilt":
                 # What the publisher made stays at hand, byte for byte.
-                original = results["adopt"].files["model.tflite"]
-                files[f"{recipe.name}_{ORIGINAL}.tflite"] = self.store.path(original.sha256)
+                original = results["adopt"].files["model.tflite"].sha256
+                name = f"{recipe.name}_{ORIGINAL}.tflite"
+                files[name] = self.store.path(original)
+                about.append(gathering.About(ORIGINAL, name, original, "adopt"))
             files[LABEL_FILE] = self.store.path(results[step_id].files[LABEL_FILE].sha256)
         for name, place in checks.preview_names(plan, results).items():
             files[place] = self.store.path(results["previews"].files[f"{name}.jpg"].sha256)
         record = conversion_record(recipe, path, acquired, plan, results, artefacts, self.project)
-        files[CONVERSION_FILE] = _as_json(record)
-        return files, tuple(artefacts)
+        records = {CONVERSION_FILE: _as_json(record)}
+        if report is not None:
+            records[CHECKS_FILE] = _as_json(report)
+        files |= {**records, **sources.files(recipe.image)}
+        limits = limits_of(recipe)
+        stated = gathering.statements(recipe, limits, plan, sources, about, records)
+        return files, stated, tuple(artefacts)
 
 
 def _as_json(data: Mapping[str, Any]) -> bytes:

@@ -20,8 +20,6 @@ from kiln.plan_checks import CHECK_FILE, check_id, library_id
 from kiln.recipe import Recipe
 from kiln.store import StageResult, Store
 
-CHECKS_FILE = "checks.json"
-
 #: Images shown to each runtime outside: it is asked whether it reads the file as others do.
 OUTSIDE_IMAGES = 2
 

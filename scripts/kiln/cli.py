@@ -332,12 +332,12 @@ def images_context(names: tuple[str, ...], as_json: bool) -> None:
 @click.option("--key", type=click.Path(path_type=Path), help="Trusted public key [your own].")
 @_json
 def verify(dist: Path | None, key: Path | None, as_json: bool) -> None:
-    """Check signatures, digests and that nothing was added, in DIST [dist/]."""
-    from kiln import release
+    """Check signatures, statements, digests and that nothing was added, in DIST [dist/]."""
+    from kiln import release_check
     from kiln.keys import load_public_key
 
     target = (dist or _project().root / "dist").absolute()
-    report = release.verify(target, load_public_key(key))
+    report = release_check.verify(target, load_public_key(key))
     rows = [
         [model.name, item.path.removeprefix(f"{model.name}/"), f"{item.size:,}", item.sha256[:16]]
         for model in report.models
@@ -349,7 +349,8 @@ def verify(dist: Path | None, key: Path | None, as_json: bool) -> None:
         return
     print(table(["model", "file", "bytes", "sha256"], rows))
     count = len(report.models)
-    signed = f"{count} model{'' if count == 1 else 's'} signed by key {report.key_id[:16]}"
+    what = f"{count} model{'' if count == 1 else 's'} of the release {report.release!r}"
+    signed = f"{what}, signed by key {report.key_id[:16]}"
     print(f"\nAll good: {signed}, nothing changed, missing or added.")
 
 

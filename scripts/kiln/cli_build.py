@@ -49,7 +49,7 @@ def run_build(
     """
     from kiln.build import Builder, failure_of
     from kiln.keys import KEY_VARIABLE, default_key_path
-    from kiln.release import PAGE_FILE
+    from kiln.release_layout import PAGE_FILE
     from kiln.timing import Timings
 
     new_key = not os.environ.get(KEY_VARIABLE) and not default_key_path().exists()

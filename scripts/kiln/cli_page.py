@@ -23,9 +23,9 @@ def page(dist: Path | None, out: Path | None, as_json: bool) -> None:
 
     It says what is in dist/, how good it is, how to use and how to verify it.
     """
+    from kiln.attest.signer import own_signer
     from kiln.files import write_atomic
     from kiln.front import refresh
-    from kiln.keys import load_or_create_key
     from kiln.page.document import PAGE_FILE, render
     from kiln.project import Project
 
@@ -33,7 +33,7 @@ def page(dist: Path | None, out: Path | None, as_json: bool) -> None:
     target = (out or folder / PAGE_FILE).absolute()
     if out is not None:
         write_atomic(target, render(folder).encode("utf-8"))
-    elif not refresh(folder, load_or_create_key()) and not target.is_file():
+    elif not refresh(folder, own_signer()) and not target.is_file():
         raise UsageError(f"There is no release in {folder}.", "`kiln build` makes one.")
     size = target.stat().st_size
     if as_json:

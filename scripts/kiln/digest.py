@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +103,18 @@ def tree_digest(root: Path, *, exclude: Iterable[str] = CACHE_PATTERNS) -> str:
     patterns = tuple(exclude)
     if not root.is_dir():
         raise StoreError(f"{root} is not a folder.", "Check the path.")
-    entries = sorted(_tree_entries(root, "", patterns))
-    return key_of([list(entry) for entry in entries])
+    return tree_key({path: (flag, file) for path, flag, file in _tree_entries(root, "", patterns)})
 
 
-def _tree_entries(folder: Path, prefix: str, patterns: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    found: list[tuple[Any, ...]] = []
+def tree_key(files: Mapping[str, tuple[bool, str]]) -> str:
+    """:func:`tree_digest` of files by relative path: whether each is executable, its SHA-256."""
+    return key_of([[path, *files[path]] for path in sorted(files)])
+
+
+def _tree_entries(
+    folder: Path, prefix: str, patterns: tuple[str, ...]
+) -> list[tuple[str, bool, str]]:
+    found: list[tuple[str, bool, str]] = []
     with os.scandir(folder) as scan:
         for entry in scan:
             if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from kiln import outside
 from kiln.digest import sha256_file
 from kiln.errors import UsageError
 from kiln.files import write_atomic
+from kiln.machine import cpu_name
 from kiln.runtime_worker import LITERT
 
 FILE = "latency.json"
@@ -166,19 +166,6 @@ def _digest(path: Path) -> str:
         return sha256_file(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
-
-
-def cpu_name() -> str:
-    """The processor as the kernel names it, or its architecture."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name" and value.strip():
-            return " ".join(value.split())
-    return platform.machine()
 
 
 def processors() -> int:

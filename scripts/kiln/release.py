@@ -1,99 +1,75 @@
-"""The ``dist`` folder: what a user gets, complete, signed and verifiable.
+"""Publishing: what a user gets, complete, signed and verifiable (:mod:`kiln.release_layout`).
 
-::
+A model folder is prepared aside and exchanged as a whole; ``SHA256SUMS`` and the statement about
+the whole release follow. A process killed between them leaves a statement that does not hold,
+never half a model, and the next :func:`publish` repairs it.
 
-    dist/<model>/...            the artefacts
-    dist/<model>/model.sig      signature of all other files in that folder
-    dist/index.html             the release as a page; latency.json, where it was measured
-    dist/page.sig               signature of those two
-    dist/SHA256SUMS             every file below dist except itself, in sha256sum's format
-    dist/kiln.pub               the public key of the signatures
-
-Nothing else may be in it. A model folder is prepared aside and exchanged as a whole;
-``SHA256SUMS`` follows. A process killed between the two leaves a sum that does not hold, never
-half a model, and the next :func:`publish` repairs it.
+Nothing is signed because it lies there. Model folders have a signature of their own, by which a
+changed file is found whatever the release's statement says; of the loose files only what was just
+made, or was vouched for before, stays.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from kiln import keys, signing
-from kiln.digest import sha256_bytes, sha256_file
-from kiln.errors import SigningKeyError, StoreError, UsageError, VerificationError
+from kiln.attest import dsse
+from kiln.attest.names import RELEASE_BUNDLE
+from kiln.attest.release_statement import read_release, release_id, release_statement
+from kiln.attest.signer import Signer
+from kiln.digest import canonical_json, sha256_bytes, sha256_file
+from kiln.errors import StoreError, UsageError, VerificationError
 from kiln.files import aside_of, copy_file, disk_guard, remove, replace_tree, write_atomic
-from kiln.keys import SigningKey
-from kiln.listing import Listing, list_tree, printable
+from kiln.listing import list_tree
+from kiln.release_layout import (
+    KEY_FILE,
+    LOOSE,
+    PAGE_FILES,
+    SUMS_FILE,
+    is_our_aside,
+    locked,
+    read_or_none,
+    sums,
+)
 from kiln.signing import SIGNATURE_FILE
 
-SUMS_FILE = "SHA256SUMS"
-KEY_FILE = "kiln.pub"
-PAGE_FILE, LATENCY_FILE = "index.html", "latency.json"
-PAGE_FILES = (PAGE_FILE, LATENCY_FILE)
-PAGE_SIGNATURE = "page.sig"
-
-#: The name of the folder that ``page.sig`` is the signature of, once its files are put there.
-PAGE_NAME = "page"
-
-_LOOSE = (SUMS_FILE, KEY_FILE, *PAGE_FILES, PAGE_SIGNATURE)
+#: Once the signature of the page, a model signature of a folder of this name. The statement about
+#: the whole release took its place; what it vouched for is believed once more, then it goes.
+OLD_PAGE_SIGNATURE = "page.sig"
+_OLD_PAGE_NAME = "page"
 
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-_REMEDY = (
-    "Do not use these files: fetch the release again, or remove the named ones and run "
-    "`kiln build`."
-)
+
+#: Path of a bundle below a model folder -> the statement that it holds.
+Statements = Mapping[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class ReleasedFile:
-    """A verified file: path relative to dist, size in bytes, SHA-256 in hex."""
+def publish(
+    dist: Path,
+    model: str,
+    files: Mapping[str, Path | bytes],
+    signer: Signer,
+    statements: Statements | None = None,
+) -> bool:
+    """Make ``dist/<model>`` hold exactly ``files`` and ``statements``, signed by ``signer``.
 
-    path: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class ReleasedModel:
-    """A model folder whose signature holds; ``files`` are sorted by path, with the signature."""
-
-    name: str
-    files: tuple[ReleasedFile, ...]
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """A release that is exactly what the key's owner signed.
-
-    Attributes:
-        models: sorted by name.
-        key_id: of the trusted public key, 64 hex digits.
-    """
-
-    models: tuple[ReleasedModel, ...]
-    key_id: str
-
-
-def publish(dist: Path, model: str, files: Mapping[str, Path | bytes], key: SigningKey) -> bool:
-    """Make ``dist/<model>`` hold exactly ``files`` and a signature by ``key``.
+    A bundle whose statement is the same as before keeps its signature.
 
     Args:
         dist: the release folder; made if it is not there.
         model: the folder's name below it.
         files: relative POSIX path -> content, or a file to copy (never linked: nobody who edits
             dist may reach into the store).
-        key: who signs.
+        statements: relative POSIX path of a bundle -> what it states.
 
     Returns:
-        False when the folder already was exactly that and nothing was signed again.
+        False when the folder already was exactly that and nothing in it was signed again.
 
     Raises:
         UsageError: ``dist`` holds things that are no release.
@@ -101,81 +77,81 @@ def publish(dist: Path, model: str, files: Mapping[str, Path | bytes], key: Sign
         DiskFullError: no space left; the model's former files are as they were.
         SigningKeyError: the key cannot be used.
     """
-    _check_names(model, files)
+    stated = {path: canonical_json(one) for path, one in (statements or {}).items()}
+    _check_names(model, files, stated)
+    name = release_id()
     with disk_guard(dist), _reporting(dist):
         dist.mkdir(parents=True, exist_ok=True)
-        with _locked(dist, exclusive=True):
+        with locked(dist, exclusive=True):
             _sweep(dist)
             check_target(dist)
-            fresh = not _is_published(dist / model, files, key)
+            fresh = not _is_published(dist / model, files, stated, signer)
             if fresh:
-                _put(dist, model, files, key)
-            if _read_or_none(dist / KEY_FILE) != key.public_pem:
-                write_atomic(dist / KEY_FILE, key.public_pem)
-            _write_sums(dist)
+                _put(dist, model, files, statements or {}, signer)
+            _finish(dist, signer, name, {})
     return fresh
 
 
-def publish_page(dist: Path, files: Mapping[str, bytes], key: SigningKey) -> bool:
-    """Make ``dist`` hold exactly ``files`` of :data:`PAGE_FILES`, and a signature by ``key``.
+def publish_page(dist: Path, files: Mapping[str, bytes], signer: Signer) -> bool:
+    """Make ``dist`` hold exactly ``files`` of :data:`PAGE_FILES`, vouched for by ``signer``.
 
     Returns:
-        False when it already was exactly that and nothing was signed again.
+        False when it already was exactly that.
 
     Raises:
         UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
     """
     assert set(files) <= set(PAGE_FILES)
-    with disk_guard(dist), _reporting(dist), _locked(dist, exclusive=True):
+    name = release_id()
+    digests = {path: sha256_bytes(content) for path, content in files.items()}
+    with disk_guard(dist), _reporting(dist), locked(dist, exclusive=True):
         _sweep(dist)
         check_target(dist)
-        fresh = not _is_page(dist, files, key)
-        if fresh:
-            # The signature goes first: whoever is killed leaves files that it does not fit.
-            remove(dist / PAGE_SIGNATURE)
-            aside = aside_of(dist / PAGE_NAME)
-            folder = aside / PAGE_NAME  # the folder's name is part of what is signed
-            try:
-                folder.mkdir(parents=True)
-                for name, content in files.items():
-                    (folder / name).write_bytes(content)
-                signing.sign_folder(folder, key)
-                for name in PAGE_FILES:
-                    if name not in files:
-                        remove(dist / name)
-                    elif _read_or_none(dist / name) != files[name]:
-                        write_atomic(dist / name, files[name])
-                write_atomic(dist / PAGE_SIGNATURE, (folder / SIGNATURE_FILE).read_bytes())
-            finally:
-                remove(aside)
-        _write_sums(dist)
+        before = vouched(dist, signer)
+        fresh = False
+        for path in PAGE_FILES:
+            there = read_or_none(dist / path)
+            fresh |= there != files.get(path) or digests.get(path) != before.get(path)
+            if path not in files:
+                remove(dist / path)
+            elif there != files[path]:
+                write_atomic(dist / path, files[path])
+        _finish(dist, signer, name, digests)
     return fresh
 
 
-def _is_page(dist: Path, files: Mapping[str, bytes], key: SigningKey) -> bool:
-    data = _read_or_none(dist / PAGE_SIGNATURE)
-    there = {name: _read_or_none(dist / name) for name in PAGE_FILES}
-    if data is None or {name: one for name, one in there.items() if one is not None} != files:
-        return False
-    try:
-        signed = signing.read_signature(data, key.public_pem)
-    except VerificationError:
-        return False
-    return signed.name == PAGE_NAME and signed.digests == {
-        name: sha256_bytes(content) for name, content in files.items()
-    }
+def refresh_sums(dist: Path, signer: Signer) -> None:
+    """Make ``SHA256SUMS`` and the release's statement say what is there now.
 
-
-def refresh_sums(dist: Path) -> None:
-    """Make ``dist/SHA256SUMS`` say what is there now; an up-to-date one is left alone.
+    What is up to date is left alone.
 
     Raises:
-        UsageError, StoreError, DiskFullError: as :func:`publish`.
+        UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
     """
-    with disk_guard(dist), _reporting(dist), _locked(dist, exclusive=True):
+    name = release_id()
+    with disk_guard(dist), _reporting(dist), locked(dist, exclusive=True):
         _sweep(dist)
         check_target(dist)
-        _write_sums(dist)
+        _finish(dist, signer, name, {})
+
+
+def vouched(dist: Path, signer: Signer) -> dict[str, str]:
+    """Path -> SHA-256 of what the release's statement by ``signer`` says is in it.
+
+    Empty where there is no such statement.
+    """
+    try:
+        data = read_or_none(dist / RELEASE_BUNDLE)
+        if data is not None:
+            return read_release(signer.open_bundle(data))[0]
+        data = read_or_none(dist / OLD_PAGE_SIGNATURE)
+        if data is not None:
+            signed = signer.read_signature(data)
+            if signed.name == _OLD_PAGE_NAME:
+                return {path: signed.digests[path] for path in signed.digests if path in PAGE_FILES}
+    except VerificationError:
+        pass
+    return {}
 
 
 def check_target(dist: Path) -> None:
@@ -197,7 +173,7 @@ def check_target(dist: Path) -> None:
             "Name another folder with --dist.",
         ) from None
     for entry in entries:
-        if entry.name in _LOOSE or _is_our_aside(entry.name):
+        if entry.name in (*LOOSE, OLD_PAGE_SIGNATURE) or is_our_aside(entry.name):
             continue
         if not (Path(entry.path) / SIGNATURE_FILE).is_file():
             raise UsageError(
@@ -206,42 +182,69 @@ def check_target(dist: Path) -> None:
             )
 
 
-def verify(dist: Path, public_pem: bytes) -> VerifyReport:
-    """Check every byte of a release: signatures, sums, and that nothing is missing or added.
+# --- what goes on inside -------------------------------------------------------------------
+
+
+def _finish(dist: Path, signer: Signer, name: str, made: Mapping[str, str]) -> None:
+    """Key, sums and the release's statement, each written only where it changes.
 
     Args:
-        dist: the release folder.
-        public_pem: the key to trust. The release's own ``kiln.pub`` must be the same key; it is
-            never trusted by itself.
-
-    Raises:
-        VerificationError: something does not hold; the message names every such file.
-        SigningKeyError: ``public_pem`` is no usable public key.
+        name: what the release is called.
+        made: path -> SHA-256 of the page's files that were just made.
     """
-    trusted = keys.canonical_public_pem(public_pem)
+    known = {**vouched(dist, signer), **made}
+    for path in PAGE_FILES:
+        if (dist / path).exists() and sha256_file(dist / path) != known.get(path):
+            remove(dist / path)
+    remove(dist / OLD_PAGE_SIGNATURE)
+    if signer.public_pem is None:
+        remove(dist / KEY_FILE)
+    elif read_or_none(dist / KEY_FILE) != signer.public_pem:
+        write_atomic(dist / KEY_FILE, signer.public_pem)
+    files = list_tree(dist).files
+    digests = {
+        path: sha256_file(file)
+        for path, file in files.items()
+        if path not in (SUMS_FILE, RELEASE_BUNDLE)
+    }
+    lines = sums(digests)
+    if read_or_none(dist / SUMS_FILE) != lines:
+        write_atomic(dist / SUMS_FILE, lines)
+    statement = release_statement({**digests, SUMS_FILE: sha256_bytes(lines)}, name)
+    if not _states(read_or_none(dist / RELEASE_BUNDLE), canonical_json(statement), signer):
+        write_atomic(dist / RELEASE_BUNDLE, signer.seal(statement))
+
+
+def _states(data: bytes | None, payload: bytes, signer: Signer) -> bool:
+    """Whether a bundle holds just this statement, signed by ``signer``."""
+    if data is None or dsse.payload_of(data) != payload:
+        return False
     try:
-        with _locked(dist, exclusive=False):
-            return _Verification(dist, trusted).report()
-    except OSError as error:
-        raise VerificationError(
-            f"{dist} is no release folder: {error.strerror or error}.",
-            "Name the dist folder that `kiln build` wrote.",
-        ) from None
+        signer.open_bundle(data)
+    except VerificationError:
+        return False
+    return True
 
 
-# --- publishing ----------------------------------------------------------------------------
-
-
-def _check_names(model: str, files: Mapping[str, Path | bytes]) -> None:
+def _check_names(
+    model: str, files: Mapping[str, Path | bytes], stated: Mapping[str, bytes]
+) -> None:
     if not _MODEL_NAME.fullmatch(model):
         raise StoreError(f"{model!r} cannot be the name of a model folder.", "Rename the recipe.")
     if not files:
         raise StoreError(f"{model} has no files to release.", "This is a fault of kiln: report it.")
-    for name in files:
+    for name in [*files, *stated]:
         parts = PurePosixPath(name).parts
         plain = bool(parts) and str(PurePosixPath(name)) == name and name.isprintable()
         hidden = any(part.startswith(".") for part in parts)  # includes ".."
-        if not plain or hidden or "\\" in name or name.startswith("/") or name == SIGNATURE_FILE:
+        if (
+            not plain
+            or hidden
+            or "\\" in name
+            or name.startswith("/")
+            or name == SIGNATURE_FILE
+            or (name in files and name in stated)
+        ):
             raise StoreError(
                 f"{name!r} cannot be the name of a released file of {model}.",
                 "This is a fault of kiln: report it.",
@@ -263,53 +266,36 @@ def _reporting(dist: Path) -> Iterator[None]:
         ) from error
 
 
-@contextlib.contextmanager
-def _locked(dist: Path, *, exclusive: bool) -> Iterator[None]:
-    """Hold the lock on the folder ``dist`` itself, so that no lock file is seen in it."""
-    while True:
-        fd = os.open(dist, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-            except OSError as error:
-                # Some network file systems cannot lock a folder. Each step is atomic anyway;
-                # without the lock a concurrent SHA256SUMS may be stale until the next build.
-                if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP):
-                    raise
-            here, held = os.stat(dist), os.fstat(fd)  # noqa: PTH116 (pairs with fstat)
-            if (here.st_dev, here.st_ino) != (held.st_dev, held.st_ino):
-                continue  # removed and made anew while we waited
-            yield
-            return
-        finally:
-            os.close(fd)
-
-
-def _is_our_aside(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".aside")
-
-
 def _sweep(dist: Path) -> None:
     # Whoever holds the lock is alone, so every leftover is dead, also another container's.
     for path in dist.iterdir():
-        if _is_our_aside(path.name):
+        if is_our_aside(path.name):
             remove(path)
 
 
-def _is_published(folder: Path, files: Mapping[str, Path | bytes], key: SigningKey) -> bool:
+def _is_published(
+    folder: Path,
+    files: Mapping[str, Path | bytes],
+    stated: Mapping[str, bytes],
+    signer: Signer,
+) -> bool:
     if folder.is_symlink() or not folder.is_dir():
         return False
     listing = list_tree(folder)
-    data = _read_or_none(folder / SIGNATURE_FILE)
-    if data is None or listing.odd or listing.files.keys() - {SIGNATURE_FILE} != files.keys():
+    data = read_or_none(folder / SIGNATURE_FILE)
+    wanted = {*files, *stated}
+    if data is None or listing.odd or listing.files.keys() - {SIGNATURE_FILE} != wanted:
         return False
     try:
-        signed = signing.read_signature(data, key.public_pem)
+        signed = signer.read_signature(data)
     except VerificationError:
         return False
-    return signed.name == folder.name and all(
-        signed.digests.get(name) == _digest_of(files[name]) == sha256_file(listing.files[name])
-        for name in files
+    there = {path: sha256_file(listing.files[path]) for path in wanted}
+    return (
+        signed.name == folder.name
+        and signed.digests == there
+        and all(there[path] == _digest_of(files[path]) for path in files)
+        and all(_states(listing.files[path].read_bytes(), stated[path], signer) for path in stated)
     )
 
 
@@ -317,7 +303,13 @@ def _digest_of(content: Path | bytes) -> str:
     return sha256_bytes(content) if isinstance(content, bytes) else sha256_file(content)
 
 
-def _put(dist: Path, model: str, files: Mapping[str, Path | bytes], key: SigningKey) -> None:
+def _put(
+    dist: Path,
+    model: str,
+    files: Mapping[str, Path | bytes],
+    statements: Statements,
+    signer: Signer,
+) -> None:
     target = dist / model
     aside = aside_of(target)
     prepared = aside / model  # the folder's name is part of what is signed
@@ -331,7 +323,15 @@ def _put(dist: Path, model: str, files: Mapping[str, Path | bytes], key: Signing
                 place.chmod(0o644)
             else:
                 copy_file(content, place)
-        signing.sign_folder(prepared, key)
+        for name, statement in statements.items():
+            place = prepared / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            before = read_or_none(target / name)
+            if before is None or not _states(before, canonical_json(statement), signer):
+                before = signer.seal(statement)
+            place.write_bytes(before)
+            place.chmod(0o644)
+        signer.sign_folder(prepared)
         for folder in (prepared, *(path for path in prepared.rglob("*") if path.is_dir())):
             folder.chmod(0o755)
         if target.is_symlink() or target.is_file():
@@ -339,211 +339,3 @@ def _put(dist: Path, model: str, files: Mapping[str, Path | bytes], key: Signing
         replace_tree(prepared, target)
     finally:
         remove(aside)
-
-
-def _sums(digests: Mapping[str, str]) -> bytes:
-    """``sha256sum``'s lines, sorted as ``LC_ALL=C sort`` would sort the paths."""
-    lines = {path.encode("utf-8", "surrogateescape"): digests[path].encode() for path in digests}
-    return b"".join(b"%s  %s\n" % (lines[path], path) for path in sorted(lines))
-
-
-def _write_sums(dist: Path) -> None:
-    files = list_tree(dist).files
-    files.pop(SUMS_FILE, None)
-    sums = _sums({path: sha256_file(file) for path, file in files.items()})
-    if _read_or_none(dist / SUMS_FILE) != sums:
-        write_atomic(dist / SUMS_FILE, sums)
-
-
-def _read_or_none(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
-
-
-# --- verifying -----------------------------------------------------------------------------
-
-
-class _Verification:
-    """One pass over a release; gathers every problem, path -> reasons."""
-
-    def __init__(self, dist: Path, trusted: bytes) -> None:
-        self.dist = dist
-        self.trusted = trusted
-        self.problems: dict[str, list[str]] = {}
-        self.listing = list_tree(dist)
-        self.digests: dict[str, str] = {}
-        #: What a path must hold according to the trusted key, whatever SHA256SUMS says.
-        self.vouched = {KEY_FILE: sha256_bytes(trusted)}
-
-    def report(self) -> VerifyReport:
-        folders = {path.split("/")[0] for path in self.listing.files if "/" in path}
-        models = sorted(folder for folder in folders if not _is_our_aside(folder))
-        if not models and not self.listing.files.keys() & {SUMS_FILE, KEY_FILE}:
-            raise VerificationError(
-                f"{self.dist} is no release: it holds no signed model, {SUMS_FILE} or {KEY_FILE}.",
-                "Name the dist folder that `kiln build` wrote.",
-            )
-        for path, what in self.listing.odd.items():
-            self._problem(path, what)
-        self._digest_files()
-        foreign = self._check_key()
-        if not models:
-            self._problem(".", "holds no model")
-        for model in models:
-            self._check_model(model)
-        self._check_page()
-        for path in self.listing.files:
-            if path.split("/")[0] not in (*_LOOSE, *models):
-                self._problem(path, _stray(path))
-        self._check_sums()
-        if self.problems:
-            raise self._error(foreign)
-        return VerifyReport(
-            tuple(ReleasedModel(model, self._files_of(model)) for model in models),
-            keys.key_id(self.trusted),
-        )
-
-    def _problem(self, path: str, what: str) -> None:
-        reasons = self.problems.setdefault(path, [])
-        if what not in reasons:
-            reasons.append(what)
-
-    def _error(self, foreign: str) -> VerificationError:
-        count = len(self.problems)
-        head = f"{self.dist} does not verify, {count} problem{'s' if count > 1 else ''}:"
-        lines = "".join(
-            f"\n  {printable(path)}: {'; '.join(what)}"
-            for path, what in sorted(self.problems.items())
-        )
-        if foreign:
-            return VerificationError(
-                f"{head}{lines}\nThe release was signed by another key (id {foreign[:16]}) than "
-                f"the trusted one (id {keys.key_id(self.trusted)[:16]}).",
-                "If you know whose key that is and trust it, get it from its owner and name it "
-                "with --key FILE.",
-            )
-        return VerificationError(head + lines, _REMEDY)
-
-    def _digest_files(self) -> None:
-        for path, file in self.listing.files.items():
-            try:
-                self.digests[path] = sha256_file(file)
-            except OSError as error:
-                self._problem(path, f"cannot be read: {error.strerror or error}")
-
-    def _check_key(self) -> str:
-        """The id of the release's own key where it is a sound one but not the trusted one."""
-        data = _read_or_none(self.dist / KEY_FILE) if KEY_FILE in self.digests else None
-        if data == self.trusted:
-            return ""
-        if data is None:
-            self._problem(KEY_FILE, "is missing")
-            return ""
-        try:
-            other = keys.canonical_public_pem(data)
-        except SigningKeyError:
-            self._problem(KEY_FILE, "is damaged: it is no public key")
-            return ""
-        if other == self.trusted:
-            self._problem(KEY_FILE, "is not in its canonical form")
-            return ""
-        self._problem(KEY_FILE, "is not the trusted key")
-        return keys.key_id(other)
-
-    def _check_model(self, model: str) -> None:
-        prefix = f"{model}/"
-        signature = prefix + SIGNATURE_FILE
-        if signature not in self.digests:
-            self._problem(signature, "is missing: nothing vouches for this folder")
-            return
-        actual = {
-            path.removeprefix(prefix): digest
-            for path, digest in self.digests.items()
-            if path.startswith(prefix) and path != signature
-        }
-        odd = {
-            path.removeprefix(prefix): what
-            for path, what in self.listing.odd.items()
-            if path.startswith(prefix)
-        }
-        try:
-            data = (self.dist / signature).read_bytes()
-            signed = signing.read_signature(data, self.trusted)
-        except VerificationError as error:
-            what = error.message.removeprefix(SIGNATURE_FILE).strip().rstrip(".")
-            self._problem(signature, what)
-            return
-        if signed.name != model:
-            self._problem(signature, f"is the signature of {signed.name!r}, not of {model!r}")
-        self.vouched.update({prefix + name: digest for name, digest in signed.digests.items()})
-        for name, what in signing.compare(signed, actual, Listing(odd=odd)).items():
-            self._problem(prefix + name, what)
-
-    def _check_page(self) -> None:
-        actual = {name: self.digests[name] for name in PAGE_FILES if name in self.digests}
-        if PAGE_SIGNATURE not in self.digests:
-            for name in actual:
-                self._problem(name, f"is not signed: {PAGE_SIGNATURE} is missing")
-            return
-        try:
-            data = (self.dist / PAGE_SIGNATURE).read_bytes()
-            signed = signing.read_signature(data, self.trusted)
-        except VerificationError as error:
-            what = error.message.removeprefix(SIGNATURE_FILE).strip().rstrip(".")
-            self._problem(PAGE_SIGNATURE, what)
-            return
-        if signed.name != PAGE_NAME:
-            self._problem(PAGE_SIGNATURE, f"is the signature of {signed.name!r}, not of the page")
-        self.vouched.update(signed.digests)
-        for name, what in signing.compare(signed, actual, Listing()).items():
-            self._problem(name, what)
-
-    def _check_sums(self) -> None:
-        actual = {path: digest for path, digest in self.digests.items() if path != SUMS_FILE}
-        data = _read_or_none(self.dist / SUMS_FILE) if SUMS_FILE in self.digests else None
-        if data is None:
-            self._problem(SUMS_FILE, "is missing")
-            return
-        if data == _sums(actual):
-            return
-        listed: dict[str, str] = {}
-        text = data.decode("utf-8", "surrogateescape")
-        for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-            match = _SUM_LINE.fullmatch(line)
-            if match:
-                listed[match[2]] = match[1]
-            else:
-                self._problem(SUMS_FILE, f"line {number} is damaged")
-        if data != _sums(listed) and SUMS_FILE not in self.problems:
-            self._problem(SUMS_FILE, "is not in its canonical form (order, spaces or line ends)")
-        for path in sorted(listed.keys() | actual.keys()):
-            self._compare_sum(path, listed.get(path), actual.get(path))
-
-    def _compare_sum(self, path: str, listed: str | None, actual: str | None) -> None:
-        if listed == actual:
-            return
-        if actual is not None and self.vouched.get(path) == actual:
-            what = "lacks" if listed is None else "has another digest for"
-            self._problem(SUMS_FILE, f"{what} {path}")
-        elif listed is None:
-            self._problem(path, f"is not listed in {SUMS_FILE}")
-        elif actual is None:
-            if path not in self.problems:
-                self._problem(path, f"is listed in {SUMS_FILE} but missing")
-        else:
-            self._problem(path, f"does not match its line in {SUMS_FILE}")
-
-    def _files_of(self, model: str) -> tuple[ReleasedFile, ...]:
-        return tuple(
-            ReleasedFile(path, file.stat().st_size, self.digests[path])
-            for path, file in sorted(self.listing.files.items())
-            if path.startswith(f"{model}/")
-        )
-
-
-def _stray(path: str) -> str:
-    if _is_our_aside(path.split("/")[0]):
-        return "was left by an interrupted build; the next `kiln build` removes it"
-    return "does not belong to a release: no signature covers it"

@@ -84,11 +84,12 @@ class Runner:
                 self._on_event("stage", model=plan.model, id=step.id, state="cached")
         if todo:
             session = _Session(self, plan, todo, results)
-            results.update(session.run(image(), _limits(recipe)))
+            results.update(session.run(image(), limits_of(recipe)))
         return results
 
 
-def _limits(recipe: Recipe) -> Limits:
+def limits_of(recipe: Recipe) -> Limits:
+    """The bounds of the containers that run a recipe's stages."""
     default = Limits()
     return Limits(
         memory=recipe.limits.memory or default.memory,

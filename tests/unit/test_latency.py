@@ -13,12 +13,15 @@ import pytest
 import runtime_pythons
 from click.testing import CliRunner
 from runtime_pythons import FIXTURES
+from toy_release import toy_model
 
-from kiln import latency, release
+from kiln import latency, release, release_check
+from kiln.attest.signer import KeySigner
 from kiln.cli_bench_model import bench_model
 from kiln.digest import sha256_file
 from kiln.errors import KilnError, UnsupportedModelError, UsageError
 from kiln.keys import load_or_create_key
+from kiln.machine import cpu_name
 
 pytest.importorskip("ai_edge_litert")
 
@@ -46,7 +49,7 @@ def test_every_kind_of_input_and_number_of_threads() -> None:
         assert (item.runs, item.warmup) == (7, 1)
         assert item.sha256 == sha256_file(FIXTURES / item.file)
         assert item.runtime.startswith("ai-edge-litert 2.")
-        assert item.cpu == latency.cpu_name() != ""
+        assert item.cpu == cpu_name() != ""
 
 
 def test_seconds_make_at_least_one_round() -> None:
@@ -222,14 +225,17 @@ def test_save(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     key = load_or_create_key()
     signed = tmp_path / "signed"
     for folder in dist.iterdir():
-        files = {path.name: path.read_bytes() for path in folder.iterdir()}
-        files["conversion.json"] = b"{}"
-        release.publish(signed, folder.name, files, key)
+        name = folder.name
+        artefacts = {
+            path.stem.removeprefix(f"{name}_"): path.read_bytes() for path in folder.iterdir()
+        }
+        model = toy_model(tmp_path / "projects" / name, name, artefacts)
+        release.publish(signed, name, model.files, KeySigner(key), model.statements)
     text, error = command("--dist", signed, *FAST, "--save")
     assert error is None and str(signed / "latency.json") in text
     assert len(latency.load(signed)) == 3
     assert (signed / "index.html").is_file()
-    release.verify(signed, key.public_pem)
+    release_check.verify(signed, key.public_pem)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from toy_release import ToyModel, toy_model
 
-from kiln import keys, release, signing
+from kiln import keys, release, release_check, signing
+from kiln.attest.signer import KeySigner
 from kiln.errors import (
     DiskFullError,
     KilnError,
@@ -28,14 +30,10 @@ from kiln.errors import (
     VerificationError,
 )
 from kiln.keys import SigningKey
+from kiln.release_layout import sums
 
-FILES = {
-    "toy_float32.tflite": bytes(range(256)) * 4,
-    "toy_int8.tflite": bytes(range(255, -1, -1)) * 2,
-    "labelmap.txt": "person\ncafé\n".encode(),
-    "reports/conversion.json": b'{"a": 1}\n',
-}
-OTHER = {"other_dynamic.tflite": b"\x00" * 300, "labelmap.txt": b"cat\n"}
+ARTEFACTS = {"float32": bytes(range(256)) * 4, "dynamic": bytes(range(255, -1, -1)) * 2}
+MORE = {"labelmap.txt": "person\ncafé\n".encode(), "previews/cat.jpg": b"\xff\xd8"}
 
 PAGE = {"index.html": b"<!doctype html><title>A release</title>", "latency.json": b"{}"}
 
@@ -48,12 +46,41 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Path:
+def signer(key: SigningKey) -> KeySigner:
+    return KeySigner(key)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyModel:
+    return toy_model(tmp_path_factory.mktemp("toy"), "toy", ARTEFACTS, MORE)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> ToyModel:
+    """Not checked, so without test results; of an image with a list of components."""
+    return toy_model(
+        tmp_path_factory.mktemp("other"),
+        "other",
+        {"dynamic": b"\x00" * 300},
+        {"labelmap.txt": b"cat\n"},
+        checked=False,
+        sbom=b'{"bomFormat":"CycloneDX"}',
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, signer: KeySigner, toy: ToyModel, other: ToyModel
+) -> Path:
     made = tmp_path_factory.mktemp("release") / "dist"
-    release.publish(made, "toy", FILES, key)
-    release.publish(made, "other", OTHER, key)
-    release.publish_page(made, PAGE, key)
+    publish(made, "toy", toy, signer)
+    publish(made, "other", other, signer)
+    release.publish_page(made, PAGE, signer)
     return made
+
+
+def publish(dist: Path, name: str, model: ToyModel, signer: KeySigner) -> bool:
+    return release.publish(dist, name, model.files, signer, model.statements)
 
 
 @pytest.fixture
@@ -72,7 +99,7 @@ def snapshot(folder: Path) -> Snapshot:
 
 def refused(dist: Path, public_pem: bytes) -> VerificationError:
     with pytest.raises(VerificationError) as caught:
-        release.verify(dist, public_pem)
+        release_check.verify(dist, public_pem)
     assert caught.value.remedy
     return caught.value
 
@@ -81,15 +108,19 @@ def refused(dist: Path, public_pem: bytes) -> VerificationError:
 
 
 def test_a_release_holds_what_was_given_and_verifies(
-    tmp_path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, key: SigningKey, signer: KeySigner, toy: ToyModel
 ) -> None:
     source = tmp_path / "blob"
-    source.write_bytes(FILES["toy_float32.tflite"])
+    source.write_bytes(toy.files["toy_float32.tflite"])
     source.chmod(0o400)
     old = os.umask(0o077)  # the user's umask must not show in the release
     try:
         assert release.publish(
-            tmp_path / "a" / "dist", "toy", {**FILES, "toy_float32.tflite": source}, key
+            tmp_path / "a" / "dist",
+            "toy",
+            {**toy.files, "toy_float32.tflite": source},
+            signer,
+            toy.statements,
         )
     finally:
         os.umask(old)
@@ -98,20 +129,24 @@ def test_a_release_holds_what_was_given_and_verifies(
     assert set(got) == {
         "SHA256SUMS",
         "kiln.pub",
+        "release.sigstore.json",
         "toy/model.sig",
-        *(f"toy/{name}" for name in FILES),
+        *(f"toy/{name}" for name in toy.files),
+        *(f"toy/attestations/toy_{v}.tflite.provenance.sigstore.json" for v in ARTEFACTS),
+        *(f"toy/attestations/toy_{v}.tflite.test-result.sigstore.json" for v in ARTEFACTS),
     }
-    for name, content in FILES.items():
+    for name, content in toy.files.items():
         assert got[f"toy/{name}"] == content
     assert got["kiln.pub"] == key.public_pem
     for path in (dist / "toy").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644)
     assert (dist / "toy" / "toy_float32.tflite").stat().st_nlink == 1, "a copy, not a link"
-    report = release.verify(dist, key.public_pem)
+    report = release_check.verify(dist, key.public_pem)
     assert report.key_id == key.key_id
     (model,) = report.models
     assert model.name == "toy"
-    assert [file.path for file in model.files] == sorted(f"toy/{n}" for n in [*FILES, "model.sig"])
+    assert report.release == "local"
+    assert [file.path for file in model.files] == sorted(n for n in got if n.startswith("toy/"))
     assert {file.path: (file.size, file.sha256) for file in model.files} == {
         path: (len(data), hashlib.sha256(data).hexdigest())
         for path, data in got.items()
@@ -126,35 +161,61 @@ def test_sums_are_those_of_sha256sum(dist: Path) -> None:
     lines = (dist / "SHA256SUMS").read_bytes().splitlines()
     paths = [line[66:] for line in lines]
     assert paths == sorted(paths)
-    assert {path.decode() for path in paths} == snapshot(dist).keys() - {"SHA256SUMS"}
+    assert {path.decode() for path in paths} == snapshot(dist).keys() - {
+        "SHA256SUMS",
+        "release.sigstore.json",
+    }
 
 
-def test_an_identical_release_is_left_alone(dist: Path, key: SigningKey) -> None:
+def test_an_identical_release_is_left_alone(dist: Path, signer: KeySigner, toy: ToyModel) -> None:
     def stamps() -> dict[Path, tuple[int, int]]:
         return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in [dist, *dist.rglob("*")]}
 
     before = stamps()
-    assert release.publish(dist, "toy", FILES, key) is False
-    release.refresh_sums(dist)
+    assert publish(dist, "toy", toy, signer) is False
+    release.refresh_sums(dist, signer)
     assert stamps() == before
 
 
 @pytest.mark.parametrize(
-    "files",
+    "change",
     [
-        {**FILES, "labelmap.txt": b"cat\n"},
-        {**FILES, "new.txt": b""},
-        {name: data for name, data in FILES.items() if name != "labelmap.txt"},
+        {"labelmap.txt": b"cat\n"},
+        {"new.txt": b""},
+        {"labelmap.txt": None},
     ],
 )
 def test_a_changed_release_replaces_the_folder(
-    dist: Path, key: SigningKey, files: dict[str, bytes]
+    dist: Path,
+    key: SigningKey,
+    signer: KeySigner,
+    toy: ToyModel,
+    change: dict[str, bytes | None],
 ) -> None:
-    untouched = (dist / "other" / "model.sig").read_bytes()
-    assert release.publish(dist, "toy", files, key) is True
-    assert snapshot(dist / "toy").keys() == {*files, "model.sig"}
-    assert (dist / "other" / "model.sig").read_bytes() == untouched
-    release.verify(dist, key.public_pem)
+    before = snapshot(dist)
+    together: dict[str, bytes | None] = {**toy.files, **change}
+    files = {name: data for name, data in together.items() if data is not None}
+    assert release.publish(dist, "toy", files, signer, toy.statements) is True
+    after = snapshot(dist)
+    assert snapshot(dist / "toy").keys() == {*files, *toy.statements, "model.sig"}
+    # Signatures differ at each signing: what is stated as before was not signed again.
+    for path in ("other/model.sig", *(f"toy/{path}" for path in toy.statements)):
+        assert after[path] == before[path]
+    assert after["toy/model.sig"] != before["toy/model.sig"]
+    assert after["release.sigstore.json"] != before["release.sigstore.json"]
+    release_check.verify(dist, key.public_pem)
+
+
+def test_a_changed_statement_is_signed_and_no_other(
+    dist: Path, signer: KeySigner, toy: ToyModel
+) -> None:
+    before = snapshot(dist / "toy")
+    path = "attestations/toy_float32.tflite.provenance.sigstore.json"
+    stated = {**toy.statements, path: {**toy.statements[path], "predicate": {}}}
+    assert release.publish(dist, "toy", toy.files, signer, stated) is True
+    after = snapshot(dist / "toy")
+    assert {name for name in after if after[name] != before[name]} == {path, "model.sig"}
+    assert signer.open_bundle(after[path])["predicate"] == {}
 
 
 def spoil_artefact(dist: Path) -> None:
@@ -175,14 +236,20 @@ def spoil_link(dist: Path) -> None:
         lambda d: (d / "toy" / "extra").write_text(""),
         lambda d: (d / "toy" / "empty").mkdir(),
         lambda d: (d / "toy" / "labelmap.txt").unlink(),
+        lambda d: shutil.rmtree(d / "toy" / "attestations"),
+        lambda d: next((d / "toy" / "attestations").iterdir()).write_text("{}"),
     ],
 )
 def test_publishing_again_repairs_a_spoilt_folder(
-    dist: Path, key: SigningKey, spoil: Callable[[Path], object]
+    dist: Path,
+    key: SigningKey,
+    signer: KeySigner,
+    toy: ToyModel,
+    spoil: Callable[[Path], object],
 ) -> None:
     spoil(dist)
-    assert release.publish(dist, "toy", FILES, key) is True
-    release.verify(dist, key.public_pem)
+    assert publish(dist, "toy", toy, signer) is True
+    release_check.verify(dist, key.public_pem)
 
 
 @pytest.mark.parametrize(
@@ -191,37 +258,47 @@ def test_publishing_again_repairs_a_spoilt_folder(
         lambda d: (d / "SHA256SUMS").unlink(),
         lambda d: (d / "SHA256SUMS").write_text("x"),
         lambda d: (d / "kiln.pub").write_text("x"),
+        lambda d: (
+            (d / "release.sigstore.json").rename(d / "release.sigstore.json.bak")
+            and (d / "release.sigstore.json.bak").rename(d / ".x.1-2-abcdef01.00ff.aside")
+        ),
         lambda d: (d / ".toy.1-2-abcdef01.00ff.aside" / "toy").mkdir(parents=True),
         lambda d: (d / ".SHA256SUMS.1-2-abcdef01.00ff.aside").write_text("x"),
     ],
 )
 def test_publishing_again_repairs_what_an_interrupted_run_left(
-    dist: Path, key: SigningKey, spoil: Callable[[Path], object]
+    dist: Path,
+    key: SigningKey,
+    signer: KeySigner,
+    toy: ToyModel,
+    spoil: Callable[[Path], object],
 ) -> None:
     spoil(dist)
     refused(dist, key.public_pem)
-    assert release.publish(dist, "toy", FILES, key) is False, "the folder itself was whole"
-    release.verify(dist, key.public_pem)
+    assert publish(dist, "toy", toy, signer) is False, "the folder itself was whole"
+    release_check.verify(dist, key.public_pem)
 
 
-def test_another_key_signs_anew(dist: Path, key: SigningKey, tmp_path: Path) -> None:
-    other = keys.load_or_create_key(tmp_path / "other.pem")
-    assert release.publish(dist, "toy", FILES, other) is True
-    message = refused(dist, other.public_pem).message
+def test_another_key_signs_anew(dist: Path, tmp_path: Path, toy: ToyModel, other: ToyModel) -> None:
+    new = keys.load_or_create_key(tmp_path / "other.pem")
+    assert publish(dist, "toy", toy, KeySigner(new)) is True
+    message = refused(dist, new.public_pem).message
     assert "other/model.sig: was made with another key" in message
     assert "toy/model.sig" not in message
-    assert release.publish(dist, "other", OTHER, other) is True
-    assert release.publish_page(dist, PAGE, other) is True
-    assert release.verify(dist, other.public_pem).key_id == other.key_id
+    assert publish(dist, "other", other, KeySigner(new)) is True
+    assert release.publish_page(dist, PAGE, KeySigner(new)) is True
+    assert release_check.verify(dist, new.public_pem).key_id == new.key_id
 
 
-def test_a_folder_that_is_no_release_is_not_touched(tmp_path: Path, key: SigningKey) -> None:
+def test_a_folder_that_is_no_release_is_not_touched(
+    tmp_path: Path, signer: KeySigner, toy: ToyModel
+) -> None:
     home = tmp_path / "home"
     (home / "letters").mkdir(parents=True)
     (home / "letters" / "dear.txt").write_text("...")
     before = snapshot(home)
     with pytest.raises(UsageError, match="'letters'"):
-        release.publish(home, "toy", FILES, key)
+        publish(home, "toy", toy, signer)
     with pytest.raises(UsageError, match="'letters'"):
         release.check_target(home)
     assert snapshot(home) == before
@@ -230,7 +307,7 @@ def test_a_folder_that_is_no_release_is_not_touched(tmp_path: Path, key: Signing
     with pytest.raises(UsageError, match="Not a directory"):
         release.check_target(tmp_path / "file")
     with pytest.raises(StoreError, match="file"):
-        release.publish(tmp_path / "file", "toy", FILES, key)
+        publish(tmp_path / "file", "toy", toy, signer)
 
 
 @pytest.mark.parametrize(
@@ -245,45 +322,67 @@ def test_a_folder_that_is_no_release_is_not_touched(tmp_path: Path, key: Signing
     ],
 )
 def test_impossible_names_are_refused(
-    tmp_path: Path, key: SigningKey, model: str, name: str
+    tmp_path: Path, signer: KeySigner, model: str, name: str
 ) -> None:
     with pytest.raises(StoreError):
-        release.publish(tmp_path / "dist", model, {name: b""}, key)
+        release.publish(tmp_path / "dist", model, {name: b""}, signer)
+    with pytest.raises(StoreError):
+        release.publish(tmp_path / "dist", model, {"a": b""}, signer, {name: {}})
     assert not (tmp_path / "dist").exists()
 
 
-def test_a_model_without_files_is_refused(tmp_path: Path, key: SigningKey) -> None:
+def test_a_model_without_files_is_refused(tmp_path: Path, signer: KeySigner) -> None:
     with pytest.raises(StoreError, match="no files"):
-        release.publish(tmp_path / "dist", "toy", {}, key)
+        release.publish(tmp_path / "dist", "toy", {}, signer)
 
 
-def test_a_failed_publish_leaves_the_release_as_it_was(dist: Path, key: SigningKey) -> None:
+@pytest.mark.parametrize("name", ["-x", "a b", "a/b", "x" * 101, "é"])
+def test_impossible_names_of_releases_are_refused(
+    tmp_path: Path, signer: KeySigner, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("KILN_RELEASE", name)
+    with pytest.raises(UsageError, match="KILN_RELEASE"):
+        release.publish(tmp_path / "dist", "toy", {"a": b""}, signer)
+    assert not (tmp_path / "dist").exists()
+
+
+def test_a_release_has_a_name(
+    dist: Path, key: SigningKey, signer: KeySigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KILN_RELEASE", "v1.2.0")
+    release.refresh_sums(dist, signer)
+    assert release_check.verify(dist, key.public_pem).release == "v1.2.0"
+
+
+def test_a_failed_publish_leaves_the_release_as_it_was(
+    dist: Path, key: SigningKey, signer: KeySigner, toy: ToyModel
+) -> None:
     before = snapshot(dist)
     with pytest.raises(StoreError, match="no-such-blob"):
-        release.publish(dist, "toy", {**FILES, "x": dist.parent / "no-such-blob"}, key)
+        release.publish(dist, "toy", {**toy.files, "x": dist.parent / "no-such-blob"}, signer)
     assert snapshot(dist) == before
-    release.verify(dist, key.public_pem)
+    release_check.verify(dist, key.public_pem)
 
 
-def _limited_publish(dist: Path, key: SigningKey, out: object) -> None:
+def _limited_publish(dist: Path, signer: KeySigner, out: object) -> None:
     # A file size limit is the nearest thing to a full disk that needs no privilege; the kernel
     # reports EFBIG, which is turned into the error number of a full disk.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
     try:
-        release.publish(dist, "toy", {**FILES, "big": b"x" * 100_000}, key)
+        release.publish(dist, "toy", {"a": b"", "big": b"x" * 100_000}, signer)
         out.put("published")  # type: ignore[attr-defined]
     except KilnError as error:
         out.put(f"{type(error).__name__}: {error.message}")  # type: ignore[attr-defined]
 
 
 def test_a_write_that_fails_half_way_leaves_the_release_as_it_was(
-    dist: Path, key: SigningKey
+    dist: Path, signer: KeySigner
 ) -> None:
     before = snapshot(dist)
     context = multiprocessing.get_context("fork")
     out = context.Queue()
-    child = context.Process(target=_limited_publish, args=(dist, key, out))
+    child = context.Process(target=_limited_publish, args=(dist, signer, out))
     child.start()
     answer = out.get(timeout=60)
     child.join(60)
@@ -294,7 +393,11 @@ def test_a_write_that_fails_half_way_leaves_the_release_as_it_was(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_has_its_own_error(
-    tmp_path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    key: SigningKey,
+    signer: KeySigner,
+    toy: ToyModel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def to_full_device(self: Path, data: bytes) -> int:
         with Path("/dev/full").open("wb", buffering=0) as device:
@@ -302,48 +405,57 @@ def test_a_full_disk_has_its_own_error(
 
     monkeypatch.setattr(Path, "write_bytes", to_full_device)
     with pytest.raises(DiskFullError):
-        release.publish(tmp_path / "dist", "toy", FILES, key)
+        publish(tmp_path / "dist", "toy", toy, signer)
     monkeypatch.undo()
     assert snapshot(tmp_path / "dist") == {}
-    release.publish(tmp_path / "dist", "toy", FILES, key)
-    release.verify(tmp_path / "dist", key.public_pem)
+    publish(tmp_path / "dist", "toy", toy, signer)
+    release_check.verify(tmp_path / "dist", key.public_pem)
 
 
-def _publish(dist: Path, model: str, files: dict[str, bytes], key: SigningKey) -> None:
-    release.publish(dist, model, files, key)
+def _publish(dist: Path, name: str, files: dict[str, bytes], signer: KeySigner) -> None:
+    release.publish(dist, name, files, signer)
+
+
+def _publish_toy(dist: Path, name: str, model: ToyModel, signer: KeySigner) -> None:
+    publish(dist, name, model, signer)
 
 
 def test_processes_that_publish_at_once_leave_a_whole_release(
-    tmp_path: Path, key: SigningKey
+    tmp_path: Path, key: SigningKey, signer: KeySigner
 ) -> None:
     dist = tmp_path / "dist"
     context = multiprocessing.get_context("fork")
-    work = [(f"m{n % 3}", {"a.tflite": bytes([n]) * 1000}) for n in range(6)]
-    children = [context.Process(target=_publish, args=(dist, m, f, key)) for m, f in work]
+    work = [
+        (f"m{n % 3}", toy_model(tmp_path / str(n), f"m{n % 3}", {"float32": bytes([n]) * 1000}))
+        for n in range(6)
+    ]
+    children = [context.Process(target=_publish_toy, args=(dist, m, f, signer)) for m, f in work]
     for child in children:
         child.start()
     for child in children:
         child.join(60)
         assert child.exitcode == 0
-    assert [model.name for model in release.verify(dist, key.public_pem).models] == [
+    assert [model.name for model in release_check.verify(dist, key.public_pem).models] == [
         "m0",
         "m1",
         "m2",
     ]
 
 
-def test_a_killed_publish_never_shows_half_a_model(dist: Path, key: SigningKey) -> None:
+def test_a_killed_publish_never_shows_half_a_model(
+    dist: Path, key: SigningKey, signer: KeySigner, toy: ToyModel
+) -> None:
     rng = random.Random(7)
     signing.sign_folder(dist / "toy", key)  # so that the children need not import the library
     context = multiprocessing.get_context("fork")
     versions = [{"a": bytes([n]) * 2_000_000, "b": bytes([n])} for n in range(2)]
     started = time.monotonic()
-    release.publish(dist, "toy", versions[0], key)
+    release.publish(dist, "toy", versions[0], signer)
     took = time.monotonic() - started
     killed = 0
     for attempt in range(24):
         files = versions[(attempt + 1) % 2]
-        child = context.Process(target=_publish, args=(dist, "toy", files, key))
+        child = context.Process(target=_publish, args=(dist, "toy", files, signer))
         child.start()
         time.sleep(rng.uniform(0, 1.2 * took))
         assert child.pid is not None
@@ -354,8 +466,8 @@ def test_a_killed_publish_never_shows_half_a_model(dist: Path, key: SigningKey) 
         shown = {name: data for name, data in snapshot(dist / "toy").items() if name != "model.sig"}
         assert shown in versions
     assert killed >= 4, "too fast to be killed: the test proves nothing"
-    release.publish(dist, "toy", versions[0], key)
-    release.verify(dist, key.public_pem)
+    publish(dist, "toy", toy, signer)
+    release_check.verify(dist, key.public_pem)
     assert not [path.name for path in dist.iterdir() if path.name.startswith(".")]
 
 
@@ -493,48 +605,102 @@ def test_every_mutation_is_found_and_named(
         shutil.rmtree(place)
 
 
-@pytest.mark.parametrize("name", ["toy/model.sig", "SHA256SUMS", "kiln.pub"])
+@pytest.mark.parametrize(
+    "name", ["toy/model.sig", "SHA256SUMS", "kiln.pub", "release.sigstore.json"]
+)
 def test_every_byte_of_the_small_files_counts(dist: Path, key: SigningKey, name: str) -> None:
     data = (dist / name).read_bytes()
     rng = random.Random(1)
-    for at in range(0, len(data), 3):
+    for at in range(0, len(data), 3 if len(data) < 4000 else 11):
         changed = bytearray(data)
         changed[at] ^= 1 << rng.randrange(8)
         (dist / name).write_bytes(changed)
         assert name in refused(dist, key.public_pem).message
     (dist / name).write_bytes(data)
-    release.verify(dist, key.public_pem)
+    release_check.verify(dist, key.public_pem)
+
+
+def sum_again(dist: Path) -> None:
+    """What somebody without the key can do about SHA256SUMS."""
+    (dist / "SHA256SUMS").write_bytes(
+        sums(
+            {
+                path: hashlib.sha256(data).hexdigest()
+                for path, data in snapshot(dist).items()
+                if path not in ("SHA256SUMS", "release.sigstore.json")
+            }
+        )
+    )
 
 
 def test_sums_made_anew_do_not_cover_a_change(dist: Path, key: SigningKey) -> None:
-    """SHA256SUMS is not signed: whoever changes a file can change it too."""
+    """Whoever changes a file can change SHA256SUMS too, but not what is stated of it."""
     for mutate in (spoil_artefact, lambda d: (d / "toy" / "new").write_text("x")):
         mutate(dist)
     (dist / "other" / "labelmap.txt").unlink()
-    release.refresh_sums(dist)
+    sum_again(dist)
     message = refused(dist, key.public_pem).message
     assert "toy/labelmap.txt: was changed" in message
     assert "toy/new: was added" in message
     assert "other/labelmap.txt: is missing" in message
-    assert "SHA256SUMS" not in message
+    assert "SHA256SUMS: is not the one that release.sigstore.json names" in message
+
+
+def test_a_model_that_was_taken_away_is_missed(dist: Path, key: SigningKey) -> None:
+    shutil.rmtree(dist / "other")
+    sum_again(dist)
+    message = refused(dist, key.public_pem).message
+    assert "other/model.sig: is missing: release.sigstore.json names it" in message
+    assert "other/other_dynamic.tflite: is missing" in message
+    assert "toy/" not in message
+
+
+def test_a_statement_about_another_release_is_none_about_this_one(
+    dist: Path, key: SigningKey, signer: KeySigner, tmp_path: Path, toy: ToyModel
+) -> None:
+    publish(tmp_path / "earlier", "toy", toy, signer)
+    shutil.copy(tmp_path / "earlier" / "release.sigstore.json", dist)
+    message = refused(dist, key.public_pem).message
+    assert "other/model.sig: was added: release.sigstore.json does not know it" in message
+    (dist / "release.sigstore.json").write_bytes(
+        (dist / "toy" / "attestations" / "toy_float32.tflite.provenance.sigstore.json").read_bytes()
+    )
+    message = refused(dist, key.public_pem).message
+    assert "release.sigstore.json: is no statement about a release" in message
+
+
+def test_an_older_model_in_a_newer_release_is_found(
+    dist: Path, key: SigningKey, signer: KeySigner, tmp_path: Path
+) -> None:
+    """Every byte is signed by the trusted key, but not as this release."""
+    older = toy_model(tmp_path / "older", "toy", {**ARTEFACTS, "float32": b"older"})
+    publish(tmp_path / "earlier", "toy", older, signer)
+    shutil.rmtree(dist / "toy")
+    shutil.copytree(tmp_path / "earlier" / "toy", dist / "toy")
+    sum_again(dist)
+    message = refused(dist, key.public_pem).message
+    assert "toy/toy_float32.tflite: is not the one that release.sigstore.json names" in message
+    assert "other/" not in message
 
 
 def test_a_model_under_another_models_name_is_found(dist: Path, key: SigningKey) -> None:
     (dist / "toy").rename(dist / "x")
     (dist / "other").rename(dist / "toy")
     (dist / "x").rename(dist / "other")
-    release.refresh_sums(dist)
+    sum_again(dist)
     message = refused(dist, key.public_pem).message
     assert "toy/model.sig: is the signature of 'other', not of 'toy'" in message
     assert "other/model.sig" in message
 
 
 def test_a_release_signed_wholly_by_someone_else_is_refused(
-    dist: Path, key: SigningKey, tmp_path: Path
+    dist: Path, key: SigningKey, tmp_path: Path, other: ToyModel
 ) -> None:
     stranger = keys.load_or_create_key(tmp_path / "stranger.pem")
-    release.publish(dist, "toy", {"toy_float32.tflite": b"evil"}, stranger)
-    release.publish(dist, "other", OTHER, stranger)
+    evil = toy_model(tmp_path / "evil", "toy", {"float32": b"evil"})
+    publish(dist, "toy", evil, KeySigner(stranger))
+    publish(dist, "other", other, KeySigner(stranger))
+    release_check.verify(dist, stranger.public_pem)
     error = refused(dist, key.public_pem)
     assert "signed by another key" in error.message
     assert stranger.key_id[:16] in error.message
@@ -546,7 +712,7 @@ def test_a_release_signed_wholly_by_someone_else_is_refused(
 def test_only_the_key_file_exchanged(dist: Path, key: SigningKey, tmp_path: Path) -> None:
     stranger = keys.load_or_create_key(tmp_path / "stranger.pem")
     (dist / "kiln.pub").write_bytes(stranger.public_pem)
-    release.refresh_sums(dist)
+    sum_again(dist)
     assert "kiln.pub: is not the trusted key" in refused(dist, key.public_pem).message
     assert "toy/model.sig: was made with another key" in refused(dist, stranger.public_pem).message
 
@@ -574,7 +740,7 @@ def test_what_is_no_release_is_said_to_be_none(no_dist: Path, key: SigningKey) -
 def test_a_release_without_models_is_none(dist: Path, key: SigningKey) -> None:
     for model in ("toy", "other"):
         shutil.rmtree(dist / model)
-    release.refresh_sums(dist)
+    sum_again(dist)
     assert "holds no model" in refused(dist, key.public_pem).message
 
 
@@ -590,13 +756,13 @@ def test_control_characters_do_not_reach_the_terminal(dist: Path, key: SigningKe
 
 def test_a_bad_trusted_key_is_the_keys_fault(dist: Path) -> None:
     with pytest.raises(SigningKeyError):
-        release.verify(dist, b"junk")
+        release_check.verify(dist, b"junk")
 
 
 def test_verifying_works_on_a_folder_nobody_may_write(dist: Path, key: SigningKey) -> None:
     for path in [*dist.rglob("*"), dist]:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    release.verify(dist, key.public_pem)
+    release_check.verify(dist, key.public_pem)
     for path in [dist, *dist.rglob("*")]:
         path.chmod(0o755)
 
@@ -604,36 +770,86 @@ def test_verifying_works_on_a_folder_nobody_may_write(dist: Path, key: SigningKe
 # --- the page ----------------------------------------------------------------------------------
 
 
-def test_the_page_is_signed_once(dist: Path, key: SigningKey) -> None:
+def test_the_page_is_written_once(dist: Path, key: SigningKey, signer: KeySigner) -> None:
     before = snapshot(dist)
-    assert not release.publish_page(dist, PAGE, key)
+    assert not release.publish_page(dist, PAGE, signer)
     assert snapshot(dist) == before
     alone = {"index.html": b"<!doctype html><title>Other</title>"}
-    assert release.publish_page(dist, alone, key)
+    assert release.publish_page(dist, alone, signer)
     assert not (dist / "latency.json").exists()
-    release.verify(dist, key.public_pem)
+    release_check.verify(dist, key.public_pem)
 
 
-@pytest.mark.parametrize("name", ["index.html", "latency.json", "page.sig"])
+@pytest.mark.parametrize("name", ["index.html", "latency.json", "release.sigstore.json"])
 def test_nothing_of_the_page_can_be_exchanged(dist: Path, key: SigningKey, name: str) -> None:
     """Not even by somebody who makes SHA256SUMS fit again."""
     data = (dist / name).read_bytes()
     (dist / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    release.refresh_sums(dist)
+    sum_again(dist)
     assert name in refused(dist, key.public_pem).message
     (dist / name).unlink()
-    release.refresh_sums(dist)
-    refused(dist, key.public_pem)
+    sum_again(dist)
+    assert name in refused(dist, key.public_pem).message
 
 
-def test_a_model_s_signature_is_none_of_the_page(dist: Path, key: SigningKey) -> None:
-    shutil.copy(dist / "toy" / "model.sig", dist / "page.sig")
-    release.refresh_sums(dist)
-    assert "'toy', not of the page" in refused(dist, key.public_pem).message
+@pytest.mark.parametrize("name", ["index.html", "latency.json"])
+def test_what_somebody_else_wrote_is_never_signed(
+    dist: Path, key: SigningKey, signer: KeySigner, toy: ToyModel, name: str
+) -> None:
+    """The release's statement is made anew at each build: over what lies there, but not blindly."""
+    (dist / name).write_bytes(b"<script>evil()</script>")
+    publish(dist, "toy", toy, signer)
+    assert not (dist / name).exists()
+    assert (dist / ({"index.html", "latency.json"} - {name}).pop()).exists()
+    release_check.verify(dist, key.public_pem)
 
 
-def test_a_release_without_a_page_is_one_too(dist: Path, key: SigningKey) -> None:
-    for name in ("index.html", "latency.json", "page.sig"):
+def test_a_release_without_a_page_is_one_too(
+    dist: Path, key: SigningKey, signer: KeySigner
+) -> None:
+    for name in ("index.html", "latency.json"):
         (dist / name).unlink()
-    release.refresh_sums(dist)
-    release.verify(dist, key.public_pem)
+    release.refresh_sums(dist, signer)
+    release_check.verify(dist, key.public_pem)
+
+
+@pytest.fixture
+def old(dist: Path, signer: KeySigner, tmp_path: Path) -> Path:
+    """A release as kiln made it before there was a statement about the whole."""
+    page = tmp_path / "old" / "page"
+    page.mkdir(parents=True)
+    for name in PAGE:
+        shutil.copy(dist / name, page)
+    signer.sign_folder(page)
+    shutil.copy(page / "model.sig", dist / "page.sig")
+    (dist / "release.sigstore.json").unlink()
+    sum_again(dist)
+    return dist
+
+
+def test_an_old_release_becomes_a_new_one(
+    old: Path, key: SigningKey, signer: KeySigner, toy: ToyModel
+) -> None:
+    message = refused(old, key.public_pem).message
+    assert "page.sig: does not belong to a release" in message
+    assert "release.sigstore.json: is missing" in message
+    release.check_target(old)
+    assert publish(old, "toy", toy, signer) is False
+    assert not (old / "page.sig").exists()
+    assert {name: (old / name).read_bytes() for name in PAGE} == PAGE
+    release_check.verify(old, key.public_pem)
+
+
+def test_of_an_old_release_only_what_was_signed_stays(
+    old: Path, key: SigningKey, signer: KeySigner
+) -> None:
+    (old / "index.html").write_text("other")
+    release.refresh_sums(old, signer)
+    assert sorted(path.name for path in old.iterdir() if path.is_file()) == [
+        *("SHA256SUMS", "kiln.pub", "latency.json", "release.sigstore.json")
+    ]
+    shutil.copy(old / "toy" / "model.sig", old / "page.sig")  # a signature, but of no page
+    (old / "release.sigstore.json").unlink()
+    release.refresh_sums(old, signer)
+    assert not (old / "latency.json").exists()
+    release_check.verify(old, key.public_pem)

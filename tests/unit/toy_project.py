@@ -6,15 +6,19 @@ import io
 import tarfile
 from pathlib import Path
 
+from kiln.digest import canonical_json, sha256_bytes
 from kiln.images.definition import recipe_digest
 from kiln.images.lock import write_lock
 from kiln.images.seal import FileFact, Sealed
 from kiln.project import Project
 
+LAYER = f"sha256:{'b' * 64}"
+CONFIG = canonical_json({"rootfs": {"diff_ids": [LAYER], "type": "layers"}})
+
 SEALED = Sealed(
-    identity=f"sha256:{'a' * 64}",
-    layer=f"sha256:{'b' * 64}",
-    config=b"{}",
+    identity=f"sha256:{sha256_bytes(CONFIG)}",
+    layer=LAYER,
+    config=CONFIG,
     size=1024,
     contents=(FileFact("bin", "d", 0o755, "0:0", 0, ""),),
 )
@@ -29,7 +33,7 @@ author = "Nobody"
 version = "1"
 architecture = "ssd"
 image = "odapi"
-variants = ["float32"]
+variants = {variants}
 sample = {sample}
 [source]
 kind = "archive"
@@ -57,13 +61,18 @@ def make_project(root: Path) -> Project:
 
 
 def add_recipe(
-    project: Project, name: str, url: str = "file:///nowhere.tar.gz", sample: bool = False
+    project: Project,
+    name: str,
+    url: str = "file:///nowhere.tar.gz",
+    sample: bool = False,
+    variants: str = '["float32"]',
 ) -> Path:
     """A recipe that is in order; its archive is at ``url``."""
     folder = project.models / name
     folder.mkdir()
     path = folder / "recipe.toml"
-    path.write_text(RECIPE.format(name=name, url=url, sample=str(sample).lower()))
+    text = RECIPE.format(name=name, url=url, sample=str(sample).lower(), variants=variants)
+    path.write_text(text)
     (folder / "labels.pbtxt").write_text("item { id: 1 name: 'cat' }\n")
     return path
 

@@ -21,8 +21,14 @@ ATTESTATIONS = "attestations"
 PROVENANCE_SUFFIX = ".provenance.sigstore.json"
 TEST_RESULT_SUFFIX = ".test-result.sigstore.json"
 
+#: What else lies in a model folder, and what statements rest on.
+CONVERSION_FILE = "conversion.json"
+CHECKS_FILE = "checks.json"
 SOURCE_FILE = "source.tar"
 SBOM_FILE = "sbom.cdx.json"
+
+#: What the publisher's own file is called in the place of a variant.
+ORIGINAL = "prebuilt_original"
 
 #: The statement about the whole release, in its top folder.
 RELEASE_BUNDLE = "release.sigstore.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+DEFINITIONS = "images.toml"
 
 #: Every time stamp in every image: 2025-01-01T00:00:00Z. Any fixed instant would do.
 SOURCE_DATE_EPOCH = 1735689600
@@ -55,13 +57,18 @@ def load(docker_dir: Path) -> dict[str, Definition]:
     Raises:
         ImageBuildError: ``images.toml`` is missing or damaged.
     """
-    path = docker_dir / "images.toml"
+    path = docker_dir / DEFINITIONS
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        return parse(path.read_text("utf-8"), docker_dir)
     except (OSError, ValueError) as error:
         raise ImageBuildError(
             f"{path} cannot be read ({error}).", "Restore it from version control."
         ) from error
+
+
+def parse(text: str, docker_dir: Path) -> dict[str, Definition]:
+    """The definitions in an ``images.toml``; ``ValueError`` where it is no TOML."""
+    table = tomllib.loads(text)
     found: dict[str, Definition] = {}
     for name, entry in table.items():
         found[name] = Definition(
@@ -94,19 +101,34 @@ def recipe_digest(docker_dir: Path, name: str) -> str:
     Raises:
         ImageBuildError: one of the files is missing.
     """
-    definition = get(docker_dir, name)
-    parent = recipe_digest(docker_dir, definition.parent) if definition.parent else None
+    get(docker_dir, name)
     try:
-        files = {
-            path.relative_to(docker_dir).as_posix(): sha256_file(path)
-            for path in definition.inputs()
-        }
+        return digest_of_recipe(load(docker_dir), docker_dir, name, sha256_file)
     except OSError as error:
         raise ImageBuildError(
             f"{error.filename}, which image {name!r} is built from, cannot be read "
             f"({error.strerror}).",
             "Restore it from version control.",
         ) from error
+
+
+def digest_of_recipe(
+    definitions: Mapping[str, Definition],
+    docker_dir: Path,
+    name: str,
+    digest_of: Callable[[Path], str],
+) -> str:
+    """:func:`recipe_digest` of definitions whose files ``digest_of`` gives the SHA-256 of.
+
+    What ``digest_of`` raises passes; so does ``KeyError`` where an image is not defined.
+    """
+    definition = definitions[name]
+    parent = None
+    if definition.parent:
+        parent = digest_of_recipe(definitions, docker_dir, definition.parent, digest_of)
+    files = {
+        path.relative_to(docker_dir).as_posix(): digest_of(path) for path in definition.inputs()
+    }
     roles = {
         "debian": definition.debian,
         "wheels": list(definition.wheels),

@@ -19,6 +19,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+LOCK_FILE = "images.lock"
+
 _HEAD = """\
 # The sealed identity of each image; written by `kiln images build --update-lock`.
 #   identity: digest of the image configuration (which names the layer)
@@ -57,16 +59,21 @@ def read_lock(docker_dir: Path) -> dict[str, Locked]:
     Raises:
         ImageMismatchError: the file is damaged.
     """
-    path = docker_dir / "images.lock"
+    path = docker_dir / LOCK_FILE
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-        return {name: Locked(name=name, **fields) for name, fields in table.items()}
+        return parse_lock(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, TypeError, UnicodeDecodeError) as error:
         raise ImageMismatchError(
             f"{path} cannot be read ({error}).", "Restore it from version control."
         ) from error
+
+
+def parse_lock(text: str) -> dict[str, Locked]:
+    """The images in an ``images.lock``; ``ValueError`` or ``TypeError`` where it is none."""
+    table: dict[str, Any] = tomllib.loads(text)
+    return {name: Locked(name=name, **fields) for name, fields in table.items()}
 
 
 def write_lock(docker_dir: Path, name: str, sealed: Sealed, recipe: str) -> Locked:
@@ -82,7 +89,7 @@ def write_lock(docker_dir: Path, name: str, sealed: Sealed, recipe: str) -> Lock
             # A JSON string is a TOML string too.
             f"config = {json.dumps(entry.config)}\n"
         )
-    write_atomic(docker_dir / "images.lock", text.encode())
+    write_atomic(docker_dir / LOCK_FILE, text.encode())
     return locked[name]
 
 

@@ -1,0 +1,215 @@
+"""``source.tar``: all that a model is made with, in one file that comes out the same anywhere.
+
+It holds ``docker/`` (image definitions, locks and stage code), ``scripts/``, the files beside
+them, and the recipe with the text files it names. No weights and no images: those are inputs,
+named by digest in the provenance.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from kiln.archive import TarEntry, deterministic_tar
+from kiln.digest import CACHE_PATTERNS, sha256_bytes, tree_key
+from kiln.errors import StoreError, VerificationError
+from kiln.images.definition import SOURCE_DATE_EPOCH
+from kiln.project import Project
+from kiln.recipe import ANYWHERE_SOURCES, RECIPE_FILE, Recipe, load
+
+STAGES = "docker/stages/"
+_FOLDERS = ("docker", "scripts")
+_FILES = ("pyproject.toml", "Makefile", "LICENSE", "NOTICE")
+
+#: What installing and running leaves in ``scripts/``. In ``docker/`` only caches are passed over:
+#: the digest of the stage code counts everything else.
+_LEFT_BY_TOOLS = (*CACHE_PATTERNS, "*.egg-info", ".*")
+
+#: Bytes of a text file beside a recipe; a label map of 10,000 classes has half of it.
+MAX_TEXT = 1 << 20
+
+#: Bounds of what is read back: ten times what the archive has today.
+MAX_BYTES = 64 << 20
+MAX_ENTRIES = 5_000
+
+
+def source_archive(project: Project, recipe_path: Path, recipe: Recipe | None = None) -> bytes:
+    """The archive for one recipe; same contents, same bytes, whatever times, owners or umask.
+
+    Args:
+        recipe_path: the ``recipe.toml``. One below the project's models folder keeps its place,
+            another goes to ``models/<name>/``.
+        recipe: the same, where it was loaded already.
+
+    Raises:
+        StoreError: a file cannot be read, or is a link, a device or of a name that is not UTF-8.
+        RecipeError: the recipe cannot be read.
+    """
+    chosen = recipe if recipe is not None else load(recipe_path)
+    try:
+        entries = list(_entries(project.root))
+        entries += _recipe_entries(project, recipe_path.absolute(), chosen)
+        out = io.BytesIO()
+        deterministic_tar(out, entries, mtime=SOURCE_DATE_EPOCH)
+    except OSError as error:
+        raise StoreError(
+            f"The sources cannot be archived: {error.filename or project.root}: "
+            f"{error.strerror or error}.",
+            "Check the file's permissions and run again.",
+        ) from error
+    return out.getvalue()
+
+
+def archived_recipe_path(project: Project, recipe_path: Path) -> str:
+    """Where the recipe is in the archive, such as ``models/samples/toy/recipe.toml``."""
+    path = recipe_path.absolute()
+    if path.is_relative_to(project.models.absolute()):
+        return f"models/{path.relative_to(project.models.absolute()).as_posix()}"
+    return f"models/{path.parent.name}/{RECIPE_FILE}"
+
+
+def _entries(root: Path) -> Iterator[TarEntry]:
+    for name in _FOLDERS:
+        if (root / name).is_dir():
+            patterns = CACHE_PATTERNS if name == "docker" else _LEFT_BY_TOOLS
+            yield from _below(root / name, f"{name}/", patterns)
+    for name in _FILES:
+        if (root / name).is_file():
+            yield TarEntry(name, (root / name).read_bytes())
+
+
+def _below(folder: Path, prefix: str, patterns: tuple[str, ...]) -> Iterator[TarEntry]:
+    with os.scandir(folder) as scan:
+        for item in scan:
+            if any(fnmatch.fnmatchcase(item.name, pattern) for pattern in patterns):
+                continue
+            path = Path(item.path)
+            mode = item.stat(follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                yield from _below(path, f"{prefix}{item.name}/", patterns)
+            elif stat.S_ISREG(mode) and _is_utf8(item.name):
+                executable = bool(mode & stat.S_IXUSR)
+                yield TarEntry(f"{prefix}{item.name}", path.read_bytes(), executable)
+            else:
+                raise StoreError(
+                    f"{path} is not a plain file (or its name is not UTF-8), and the sources of "
+                    "a release are archived with it.",
+                    "Replace it by a plain file, or move it out of the checkout.",
+                )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _recipe_entries(project: Project, path: Path, recipe: Recipe) -> list[TarEntry]:
+    place = PurePosixPath(archived_recipe_path(project, path))
+    entries = {str(place): path.read_bytes()}
+    models = project.models.absolute()
+    if not path.is_relative_to(models):
+        return [TarEntry(name, data) for name, data in entries.items()]
+    named = [recipe.labels.file]
+    if isinstance(recipe.source, ANYWHERE_SOURCES):
+        named.append(recipe.source.pipeline_config)
+    for relative in named:
+        file = Path(os.path.normpath(path.parent / relative)) if relative else None
+        if file is None or not file.is_relative_to(models) or not file.is_file():
+            continue
+        data = file.read_bytes() if file.stat().st_size <= MAX_TEXT else b"\0"
+        if _is_text(data):
+            entries[f"models/{file.relative_to(models).as_posix()}"] = data
+    return [TarEntry(name, data) for name, data in entries.items()]
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return "\0" not in data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SourceArchive:
+    """A ``source.tar``, read into memory.
+
+    Attributes:
+        sha256: of the whole archive.
+        files: path -> content.
+        executable: the paths of those that are executable.
+    """
+
+    sha256: str
+    files: Mapping[str, bytes]
+    executable: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def read(cls, data: bytes) -> SourceArchive:
+        """The archive in ``data``.
+
+        Raises:
+            VerificationError: no tar, a damaged one, one larger than any of ours, or one that
+                holds something other than plain files, a name twice, or a path that leaves it.
+        """
+        files: dict[str, bytes] = {}
+        executable = set()
+        if len(data) > MAX_BYTES:
+            raise _bad(f"has more than {MAX_BYTES:,} bytes")
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+                for member in tar:
+                    name = _checked(member, files)
+                    content = tar.extractfile(member)
+                    assert content is not None  # a plain file
+                    files[name] = content.read()
+                    if len(files[name]) != member.size:
+                        raise _bad(f"is cut short in {name!r}")
+                    if member.mode & stat.S_IXUSR:
+                        executable.add(name)
+        except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
+            raise _bad(f"is damaged or no tar ({error or type(error).__name__})") from None
+        return cls(sha256_bytes(data), files, frozenset(executable))
+
+    def digest(self, path: str) -> str:
+        """SHA-256 of a file of it; ``KeyError`` where there is none."""
+        return sha256_bytes(self.files[path])
+
+    def stage_code(self) -> str:
+        """What :func:`kiln.digest.tree_digest` says of ``docker/stages``, unpacked."""
+        return tree_key(
+            {
+                path.removeprefix(STAGES): (path in self.executable, sha256_bytes(content))
+                for path, content in self.files.items()
+                if path.startswith(STAGES)
+            }
+        )
+
+
+def _checked(member: tarfile.TarInfo, seen: Mapping[str, bytes]) -> str:
+    name = member.name
+    path = PurePosixPath(name)
+    if not member.isreg() or member.issparse():
+        raise _bad(f"holds {name!r}, which is not a plain file")
+    if str(path) != name or path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise _bad(f"holds an impossible name, {name!r}")
+    if name in seen or len(seen) >= MAX_ENTRIES:
+        raise _bad(f"holds {name!r} twice, or too many files")
+    return name
+
+
+def _bad(what: str) -> VerificationError:
+    return VerificationError(
+        f"source.tar {what}.", "Do not use these files: fetch the release again."
+    )

@@ -17,7 +17,7 @@ from kiln.attest import gathering
 from kiln.attest.names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL
 from kiln.attest.repository import Repository, repository_of
 from kiln.attest.signer import Signer, own_signer
-from kiln.digest import sha256_file, tree_digest
+from kiln.digest import tree_digest
 from kiln.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.files import write_atomic
 from kiln.images.lock import locked_image
@@ -230,7 +230,7 @@ class Builder:
             plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
             report = self._check(recipe, plan, results)
             files, stated, artefacts = self._collect(
-                recipe, acquired, plan, results, path, sources, report
+                recipe, acquired, plan, results, sources, report
             )
             assert self._signer is not None
             changed = release.publish(self.dist, recipe.name, files, self._signer, stated)
@@ -322,7 +322,6 @@ class Builder:
         acquired: Acquired,
         plan: Plan,
         results: dict[str, StageResult],
-        path: Path,
         sources: gathering.Sources,
         report: Mapping[str, Any] | None,
     ) -> tuple[dict[str, Path | bytes], dict[str, dict[str, Any]], tuple[Artefact, ...]]:
@@ -345,7 +344,8 @@ class Builder:
             files[LABEL_FILE] = self.store.path(results[step_id].files[LABEL_FILE].sha256)
         for name, place in checks.preview_names(plan, results).items():
             files[place] = self.store.path(results["previews"].files[f"{name}.jpg"].sha256)
-        record = conversion_record(recipe, path, acquired, plan, results, artefacts, self.project)
+        said = sources.archive.digest(sources.recipe_path)
+        record = conversion_record(recipe, said, acquired, plan, results, artefacts, self.project)
         records = {CONVERSION_FILE: _as_json(record)}
         if report is not None:
             records[CHECKS_FILE] = _as_json(report)
@@ -366,7 +366,7 @@ def _report_of(plan: Plan, variant: str) -> set[str]:
 
 def conversion_record(
     recipe: Recipe,
-    path: Path,
+    recipe_sha256: str,
     acquired: Acquired,
     plan: Plan,
     results: dict[str, StageResult],
@@ -376,7 +376,7 @@ def conversion_record(
     """What went into a model's artefacts and how they were made, as plain data.
 
     Durations and memory are those of the run that made each result, so that building again
-    without changes gives the same record.
+    without changes gives the same record. ``recipe_sha256`` is that of the recipe as published.
     """
     locked = locked_image(project.docker, recipe.image)
     return {
@@ -388,7 +388,7 @@ def conversion_record(
         "profile": recipe.profile,
         "default_variant": recipe.default_variant,
         "untrained": untrained_reasons(results),
-        "recipe": {"sha256": sha256_file(path)},
+        "recipe": {"sha256": recipe_sha256},
         "source": acquired.record,
         "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
         "stage_code": tree_digest(project.stages),

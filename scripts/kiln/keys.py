@@ -25,6 +25,8 @@ from kiln.files import disk_guard, sync_folder, write_atomic
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import (
+        ECDSA,
+        EllipticCurve,
         EllipticCurvePrivateKey,
         EllipticCurvePublicKey,
     )
@@ -192,6 +194,35 @@ def load_key(path: Path, password: bytes | None = None) -> SigningKey:
         SigningKeyError: as :func:`load_or_create_key`.
     """
     return _load(path, password or _password())
+
+
+def sign(key: SigningKey, data: bytes) -> bytes:
+    """An ECDSA signature of ``data``; another one at each call.
+
+    Raises:
+        SigningKeyError: see :func:`load_private_key`.
+    """
+    private = load_private_key(key)
+    return private.sign(data, _ecdsa(private.curve))
+
+
+def signature_holds(trusted: EllipticCurvePublicKey, data: bytes, signature: bytes) -> bool:
+    """Whether ``signature`` is one of ``data`` by that key."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        trusted.verify(signature, data, _ecdsa(trusted.curve))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _ecdsa(curve: EllipticCurve) -> ECDSA:
+    """The digest goes with the curve's size, as sigstore's key algorithms have it."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+
+    return ECDSA({256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[curve.key_size])
 
 
 def load_private_key(key: SigningKey) -> EllipticCurvePrivateKey:

@@ -28,7 +28,7 @@ from kiln.release_layout import (
     sums,
 )
 from kiln.signing import SIGNATURE_FILE
-from kiln.trust import RELEASE, ModelTrust, Trust, trust_in_key
+from kiln.trust import RELEASE, ModelTrust, Requirements, Trust, trust_in_key
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _REMEDY = (
@@ -245,6 +245,8 @@ class _Verification:
     def _check_requirements(self, files: ModelFiles) -> None:
         """What the trust demands of statements that have been found to hold."""
         wanted = self.trust.requirements
+        if wanted == Requirements():
+            return
         for file in files.artefacts():
             path, result = provenance_path(file), result_path(file)
             unmet = wanted.unmet_by_provenance(dsse.peek_unverified(files.content(path)))

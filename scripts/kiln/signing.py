@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from kiln.attest.names import BUNDLE_TYPE, PAYLOAD_TYPE, STATEMENT_TYPE
 from kiln.digest import sha256_file
 from kiln.errors import StoreError, VerificationError
 from kiln.files import aside_of, write_atomic
@@ -32,6 +33,7 @@ from kiln.keys import (
     load_or_create_key,
     load_public_key,
     parse_public_key,
+    signature_holds,
 )
 from kiln.listing import Listing, list_tree, printable
 
@@ -54,9 +56,6 @@ __all__ = [
 
 SIGNATURE_FILE = "model.sig"
 
-_BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-_PAYLOAD_TYPE = "application/vnd.in-toto+json"
-_STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 _REMEDY = "Do not use these files: fetch the release again, or make it again with `kiln build`."
 
@@ -195,7 +194,7 @@ def read_signature(data: bytes, public_pem: bytes) -> SignedFolder:
     trusted = parse_public_key(public_pem)
     try:
         bundle = json.loads(data.decode("utf-8"))
-        if bundle["mediaType"] != _BUNDLE_TYPE:
+        if bundle["mediaType"] != BUNDLE_TYPE:
             raise _bad("is not a sigstore bundle v0.3")
         _check_hint(bundle["verificationMaterial"]["publicKey"]["hint"], public_pem)
         statement = _signed_payload(bundle["dsseEnvelope"], trusted)
@@ -226,26 +225,16 @@ def _check_hint(hint: object, public_pem: bytes) -> None:
 
 def _signed_payload(envelope: Mapping[str, Any], trusted: EllipticCurvePublicKey) -> Any:
     """The envelope's JSON payload, after its signature has been verified."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-
     payload = base64.b64decode(envelope["payload"], validate=True)
     (signature,) = envelope["signatures"]
-    if envelope["payloadType"] != _PAYLOAD_TYPE:
+    if envelope["payloadType"] != PAYLOAD_TYPE:
         raise _bad("signs something other than an in-toto statement")
     # DSSE's pre-authentication encoding, https://github.com/secure-systems-lab/dsse.
-    header = f"DSSEv1 {len(_PAYLOAD_TYPE)} {_PAYLOAD_TYPE} {len(payload)} ".encode()
-    # The digest goes with the curve's size, as sigstore's key algorithms have it.
-    algorithm = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}
-    try:
-        trusted.verify(
-            base64.b64decode(signature["sig"], validate=True),
-            header + payload,
-            ECDSA(algorithm[trusted.curve.key_size]),
-        )
-    except InvalidSignature:
-        raise _bad("is not a valid signature of the trusted key") from None
+    header = f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(payload)} ".encode()
+    if not signature_holds(
+        trusted, header + payload, base64.b64decode(signature["sig"], validate=True)
+    ):
+        raise _bad("is not a valid signature of the trusted key")
     return json.loads(payload.decode("utf-8"))
 
 
@@ -253,7 +242,7 @@ def _folder_of(statement: Mapping[str, Any]) -> SignedFolder:
     (subject,) = statement["subject"]
     predicate = statement["predicate"]
     how = predicate["serialization"]
-    if (statement["_type"], statement["predicateType"]) != (_STATEMENT_TYPE, _PREDICATE_TYPE):
+    if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, _PREDICATE_TYPE):
         raise _bad("states something other than a model signature")
     if (how["method"], how["hash_type"], how["allow_symlinks"]) != ("files", "sha256", False):
         raise _bad("does not list plain files by SHA-256")

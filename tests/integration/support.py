@@ -35,9 +35,9 @@ SAMPLES = {
 }
 VARIANTS = ("dynamic", "float32", "float16", "int8")
 #: What every release has beside its models.
-FRONT = ("SHA256SUMS", "index.html", "kiln.pub", "page.sig")
-#: What every model's folder has beside its artefacts and previews.
-RECORDS = ("checks.json", "conversion.json", "labelmap.txt", "model.sig")
+FRONT = ("SHA256SUMS", "index.html", "kiln.pub", "release.sigstore.json")
+#: What every model's folder has beside its artefacts, their statements and previews.
+RECORDS = ("checks.json", "conversion.json", "labelmap.txt", "model.sig", "source.tar")
 
 
 # --- kiln as a command -----------------------------------------------------------------------
@@ -159,11 +159,13 @@ class Kiln:
         return found
 
     def published(self) -> list[str]:
-        """Names of everything below dist but previews."""
+        """Names of everything below dist but previews and statements about artefacts."""
         if not self.dist.exists():
             return []
         found = (str(p.relative_to(self.dist)) for p in self.dist.rglob("*") if p.is_file())
-        return sorted(name for name in found if "/previews/" not in name)
+        return sorted(
+            name for name in found if "/previews/" not in name and "/attestations/" not in name
+        )
 
 
 @dataclass

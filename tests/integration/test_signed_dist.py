@@ -29,7 +29,8 @@ def test_untouched(release: Kiln) -> None:
 @pytest.mark.parametrize(
     "name",
     [f"{SAMPLE}_float32.tflite", f"{SAMPLE}_dynamic.tflite", "labelmap.txt", "conversion.json",
-     "model.sig"],
+     "model.sig", "source.tar", f"attestations/{SAMPLE}_int8.tflite.provenance.sigstore.json",
+     f"attestations/{SAMPLE}_int8.tflite.test-result.sigstore.json"],
 )  # fmt: skip
 @pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
 def test_any_flipped_bit(release: Kiln, name: str, where: float) -> None:
@@ -40,7 +41,7 @@ def test_any_flipped_bit(release: Kiln, name: str, where: float) -> None:
     release("verify", release.dist).refused(41, name)
 
 
-@pytest.mark.parametrize("name", ["SHA256SUMS", "kiln.pub"])
+@pytest.mark.parametrize("name", ["SHA256SUMS", "kiln.pub", "release.sigstore.json"])
 def test_flipped_beside_the_models(release: Kiln, name: str) -> None:
     path = release.dist / name
     data = bytearray(path.read_bytes())
@@ -50,8 +51,10 @@ def test_flipped_beside_the_models(release: Kiln, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [f"{SAMPLE}/{SAMPLE}_int8.tflite", f"{SAMPLE}/model.sig", "SHA256SUMS", "kiln.pub"]
-)
+    "name",
+    [f"{SAMPLE}/{SAMPLE}_int8.tflite", f"{SAMPLE}/model.sig", f"{SAMPLE}/source.tar",
+     "SHA256SUMS", "kiln.pub", "index.html", "release.sigstore.json"],
+)  # fmt: skip
 def test_missing(release: Kiln, name: str) -> None:
     (release.dist / name).unlink()
     release("verify", release.dist).refused(41, Path(name).name)
@@ -105,7 +108,7 @@ def test_sha256sum_accepts_it_by_itself(release: Kiln) -> None:
     command = ["sha256sum", "--strict", "--check", "SHA256SUMS"]
     good = subprocess.run(command, cwd=release.dist, capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stdout + good.stderr
-    assert good.stdout.count(": OK") == sum(p.is_file() for p in release.dist.rglob("*")) - 1
+    assert good.stdout.count(": OK") == sum(p.is_file() for p in release.dist.rglob("*")) - 2
     (release.dist / SAMPLE / "labelmap.txt").write_text("item {\n")
     bad = subprocess.run(command, cwd=release.dist, capture_output=True, check=False)
     assert bad.returncode != 0

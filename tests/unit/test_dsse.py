@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import HealthCheck, given, settings
@@ -149,9 +148,8 @@ def test_another_spelling_is_refused(key: SigningKey) -> None:
 def test_a_statement_is_needed_inside(key: SigningKey) -> None:
     for content in ([], "text", {"_type": "https://example.com/other"}, {}):
         refused(dsse.seal(content, key), key)  # type: ignore[arg-type]
-    private = keys.load_private_key(key)
     loose = json.dumps(STATEMENT).encode()  # valid, signed, and not in canonical JSON
-    signature = private.sign(dsse.pae(loose), ec.ECDSA(hashes.SHA256()))
+    signature = keys.sign(key, dsse.pae(loose))
     data = dsse.bundle_bytes(loose, signature, {"publicKey": {"hint": key.key_id}})
     assert "canonical JSON" in refused(data, key)
 

@@ -295,11 +295,10 @@ class _Checking:
 
     def _judged(self, checks: Mapping[str, Any] | None) -> dict[str, str]:
         """File -> variant, of what ``checks.json`` judged."""
+        if checks is None:
+            return {}
         try:
-            return {
-                entry["file"]: name
-                for name, entry in (checks or {"variants": {}})["variants"].items()
-            }
+            return {entry["file"]: name for name, entry in checks["variants"].items()}
         except _OTHER_FORM:
             self.found[CHECKS_FILE].append("is damaged: it has another form than kiln's")
             return {}

@@ -17,16 +17,13 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kiln import keys
 from kiln.attest.names import BUNDLE_TYPE, PAYLOAD_TYPE, STATEMENT_TYPE
 from kiln.digest import canonical_json
 from kiln.errors import VerificationError
 from kiln.keys import SigningKey
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 
 REMEDY = "Do not use these files: fetch the release again, or make it again with `kiln build`."
 
@@ -43,8 +40,7 @@ def seal(statement: Mapping[str, Any], key: SigningKey) -> bytes:
         SigningKeyError: the key cannot be used.
     """
     payload = canonical_json(statement)
-    private = keys.load_private_key(key)
-    signature = private.sign(pae(payload), _ecdsa(private.curve.key_size))
+    signature = keys.sign(key, pae(payload))
     return bundle_bytes(payload, signature, {"publicKey": {"hint": key.key_id}})
 
 
@@ -73,7 +69,7 @@ def open_bundle(data: bytes, public_pem: bytes, name: str = "the bundle") -> dic
     if hint != keys.key_id(keys.canonical_public_pem(public_pem)):
         raise bad(name, f"was made with another key (id {hint[:16]}), not with the trusted one")
     payload, signature = envelope_parts(bundle)
-    if not signature_holds(trusted, payload, signature):
+    if not keys.signature_holds(trusted, pae(payload), signature):
         raise bad(name, "is not a valid signature of the trusted key")
     return statement_in(payload, name)
 
@@ -98,17 +94,6 @@ def pae(payload: bytes) -> bytes:
     https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
     """
     return f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(payload)} ".encode() + payload
-
-
-def signature_holds(trusted: EllipticCurvePublicKey, payload: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` is one of the payload by that key."""
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        trusted.verify(signature, pae(payload), _ecdsa(trusted.curve.key_size))
-    except InvalidSignature:
-        return False
-    return True
 
 
 def bundle_bytes(payload: bytes, signature: bytes, material: Mapping[str, Any]) -> bytes:
@@ -208,11 +193,3 @@ def payload_of(data: bytes) -> bytes | None:
 def bad(name: str, what: str) -> VerificationError:
     """The error that says what is wrong with the bundle ``name``."""
     return VerificationError(f"{name} {what}.", REMEDY)
-
-
-def _ecdsa(bits: int) -> ECDSA:
-    """The digest goes with the curve's size, as sigstore's key algorithms have it."""
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-
-    return ECDSA({256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[bits])

@@ -9,19 +9,30 @@ from __future__ import annotations
 
 import fnmatch
 import io
+import json
 import os
+import re
 import stat
+import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from kiln.archive import TarEntry, deterministic_tar
 from kiln.digest import CACHE_PATTERNS, sha256_bytes, tree_key
-from kiln.errors import StoreError, VerificationError
+from kiln.errors import RecipeError, StoreError, VerificationError
 from kiln.images.definition import SOURCE_DATE_EPOCH
 from kiln.project import Project
 from kiln.recipe import ANYWHERE_SOURCES, RECIPE_FILE, Recipe, load
+
+# By name: the two modules are one, but no single environment has both to type-check against.
+_toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+#: A string of one line in TOML.
+_STRING = re.compile(r""" "(?:[^"\\\n]|\\.)*" | '[^'\n]*' """, re.VERBOSE)
 
 STAGES = "docker/stages/"
 _FOLDERS = ("docker", "scripts")
@@ -49,7 +60,7 @@ def source_archive(project: Project, recipe_path: Path, recipe: Recipe | None = 
 
     Raises:
         StoreError: a file cannot be read, or is a link, a device or of a name that is not UTF-8.
-        RecipeError: the recipe cannot be read.
+        RecipeError: the recipe cannot be read, or see :func:`published_recipe`.
     """
     chosen = recipe if recipe is not None else load(recipe_path)
     try:
@@ -114,7 +125,7 @@ def _is_utf8(name: str) -> bool:
 
 def _recipe_entries(project: Project, path: Path, recipe: Recipe) -> list[TarEntry]:
     place = PurePosixPath(archived_recipe_path(project, path))
-    entries = {str(place): path.read_bytes()}
+    entries = {str(place): published_recipe(path.read_bytes(), recipe)}
     models = project.models.absolute()
     if not path.is_relative_to(models):
         return [TarEntry(name, data) for name, data in entries.items()]
@@ -129,6 +140,36 @@ def _recipe_entries(project: Project, path: Path, recipe: Recipe) -> list[TarEnt
         if _is_text(data):
             entries[f"models/{file.relative_to(models).as_posix()}"] = data
     return [TarEntry(name, data) for name, data in entries.items()]
+
+
+def published_recipe(data: bytes, recipe: Recipe) -> bytes:
+    """The recipe as it is archived: without the folders of this machine.
+
+    An absolute path (only recipes of one's own files may have some) becomes its last part. What
+    is there counts by digest; where it lay is nobody's business.
+
+    Raises:
+        RecipeError: such a path is in a comment, or in a string of several lines.
+    """
+    private = {path for path in recipe.local_paths().values() if path.startswith("/")}
+    if not private:
+        return data
+
+    def shorter(match: re.Match[str]) -> str:
+        try:
+            value = _toml.loads(f"x = {match[0]}")["x"]
+        except ValueError:
+            return match[0]
+        return json.dumps(PurePosixPath(value).name) if value in private else match[0]
+
+    text = _STRING.sub(shorter, data.decode("utf-8"))
+    if any(path in text for path in private):
+        raise RecipeError(
+            f"The recipe of {recipe.name!r} has an absolute path in a comment or in a string of "
+            "several lines, and would be published with it.",
+            "Write the path as a plain string, and nowhere else.",
+        )
+    return text.encode("utf-8")
 
 
 def _is_text(data: bytes) -> bool:

@@ -184,7 +184,11 @@ def _signatures(release: Release) -> Html:
     what = [
         ("model.sig", "in each model’s folder: signs every other file in that folder, its previews "
                       "and records included (OpenSSF model signature)"),
-        ("SHA256SUMS", "the sums of all files; not signed"),
+        ("attestations/", "in each model’s folder: signed statements of how each artefact was "
+                          "made (SLSA provenance) and what its checks found"),
+        ("release.sigstore.json", "signs the list of all files, this page included: nothing can "
+                                  "be taken away or exchanged"),
+        ("SHA256SUMS", "the sums of all files, for sha256sum"),
         ("kiln.pub", "says which key to ask the maker for; trust a copy that came another way"),
         ("index.html", "this page repeats what the signed files say and verifies nothing: where "
                        "they differ, the signed files count"),

@@ -49,7 +49,20 @@ def measure(project: Project, folder: Path, rounds: int) -> list[Row]:
             {"what": f"checks of {model} beside conversion, s", "kiln": checks, "other": rest,
              "ratio": statistics.median(a / b for a, b in pairs), "bound": BOUND}
         )  # fmt: skip
-    return rows
+    return [*rows, _verified(project, folder, rounds)]
+
+
+def _verified(project: Project, folder: Path, rounds: int) -> Row:
+    """``kiln verify`` of the release that is there now, its start included."""
+    arguments = ["verify", str(folder / "dist")]
+    done = [common.kiln(project, folder, arguments) for _ in range(rounds)]
+    files = sum(event["file"].endswith(".tflite") for event in done[0][1])
+    seconds = statistics.median(run.seconds for run, _ in done)
+    return {
+        "what": f"kiln verify of all samples ({files} artefacts), s",
+        "kiln": seconds,
+        "bound": 2.0,
+    }
 
 
 def _split(events: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:

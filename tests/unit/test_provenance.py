@@ -196,6 +196,22 @@ def test_results(statuses: tuple[str, ...], result: str) -> None:
     assert statement["predicate"]["result"] == result
 
 
+def test_the_publisher_s_own_file_has_provenance_too(tmp_path: Path, signer: KeySigner) -> None:
+    artefacts = {"prebuilt": b"annotated", "float32": b"one"}
+    model = toy_model(tmp_path, "toy", artefacts, original=b"theirs")
+    file = "toy_prebuilt_original.tflite"
+    assert result_path(file) not in model.statements, "it is as it came, and was not judged"
+    statement = model.statements[provenance_path(file)]
+    assert statement["subject"][0]["digest"]["sha256"] == sha256_bytes(b"theirs")
+    assert [step["id"] for step in inside(statement)["plan"]["steps"]] == ["adopt"]
+    assert dependency(statement, "input/adopt/model")["digest"] == {
+        "sha256": sha256_bytes(b"theirs")
+    }
+    assert problems(model, signer) == {}
+    found = problems(other_files(model, **{file: b"evil"}), signer)
+    assert list(found) == [provenance_path(file)]
+
+
 # --- lies --------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,7 @@ def toy_model(
     *,
     checked: bool = True,
     sbom: bytes | None = None,
+    original: bytes | None = None,
 ) -> ToyModel:
     """A model whose artefacts hold what is given, variant to content; ``more`` files beside.
 
@@ -44,19 +45,24 @@ def toy_model(
         root: an empty folder for a project.
         checked: whether there is a ``checks.json``.
         sbom: the image's list of components, where it has one.
+        original: the publisher's own file; goes with the variant ``prebuilt``.
     """
     project = make_project(root)
     if sbom is not None:
         (project.docker / "odapi" / "sbom.cdx.json").write_bytes(sbom)
     path = add_recipe(project, name, variants=json.dumps(list(artefacts)))
-    if "int8" in artefacts:
+    if {"int8", "prebuilt"} & artefacts.keys():
         path.write_text(f'{path.read_text()}[calibration]\nimages = "images"\n')
+    if original is not None:
+        text = path.read_text()
+        path.write_text(text.replace("[labels]", 'prebuilt = "toy.tflite"\n[labels]'))
     recipe = load(path, project.models)
     code = tree_digest(project.stages)
     sources = Sources(
         checkpoint={"pipeline.config": "1" * 64, "checkpoint/ckpt-0.index": "2" * 64},
         label_map="3" * 64,
         images={"cat.png": "6" * 64},
+        prebuilt=sha256_bytes(original) if original is not None else None,
     )
     plan = make_plan(recipe, sources, recipe.variants, image=SEALED.identity, code=code)
     files = {f"{name}_{variant}.tflite": data for variant, data in artefacts.items()}
@@ -64,6 +70,9 @@ def toy_model(
         plan.artefacts[variant]: sha256_bytes(data)  # type: ignore[index]
         for variant, data in artefacts.items()
     }
+    if original is not None:
+        files[f"{name}_prebuilt_original.tflite"] = original
+        made["adopt"] = sha256_bytes(original)
     record = {
         "schema": 1,
         "model": name,
@@ -95,6 +104,9 @@ def toy_model(
         gathering.About(variant, f"{name}_{variant}.tflite", sha256_bytes(data), step)
         for (variant, data), step in zip(artefacts.items(), plan.artefacts.values(), strict=True)
     ]
+    if original is not None:
+        file = f"{name}_prebuilt_original.tflite"
+        about.append(gathering.About("prebuilt_original", file, sha256_bytes(original), "adopt"))
     gathered = gathering.gather(
         project, path, recipe, code, Repository("git+https://example.com/kiln.git", COMMIT, False)
     )

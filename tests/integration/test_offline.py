@@ -10,7 +10,9 @@ import pytest
 from conftest import Sample
 from support import ROOT, SAMPLE, Kiln
 
+from kiln.bundle.needs import needs_of
 from kiln.bundle.reading import read_index
+from kiln.digest import sha256_file
 from kiln.images.lock import read_lock
 from kiln.store import Store
 
@@ -40,13 +42,18 @@ def test_a_bundle_is_all_it_takes(isolated: Kiln, sample: Sample, tmp_path: Path
     # What the sample's image is built from is in the user's own store, where it was built from.
     home = sample.kiln.but(store=Store.default_root())
     bundle = tmp_path / "bundle.tar"
-    home("bundle", "create", SAMPLE, "-o", bundle, "--without-images").ok()
+    release = ("--release", sample.kiln.dist)
+    home("bundle", "create", SAMPLE, "-o", bundle, "--without-images", *release).ok()
     assert {use.role for blob in read_index(bundle).blobs for use in blob.uses} == {
         "debian", "input", "python", "recipe",
     }  # fmt: skip
 
     isolated("images", "build", "--force", "base").refused(11)
     isolated("bundle", "import", bundle).ok()
+    (needs,) = needs_of(sample.kiln.dist)
+    store = Store(isolated.store)
+    assert needs.contents and all(store.has(digest) for digest in needs.contents)
+    assert needs.source_archive is not None and store.has(sha256_file(needs.source_archive))
     built = isolated("images", "build", "--force", "base", "--json").ok()
     (done,) = [event for event in built.events if event.get("phase") == "done"]
     assert done["detail"] == read_lock(ROOT / "docker")["base"].identity

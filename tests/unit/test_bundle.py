@@ -156,7 +156,7 @@ def test_roles(offline: Offline, bundle: Path) -> None:
     uses = {(use.role, use.name) for blob in read_index(bundle).blobs for use in blob.uses}
     assert ("debian", "base/toyc_1.0_amd64.deb") in uses
     assert ("python", f"odapi/{filename('toy-tool')}") in uses
-    assert {("source", "toy"), ("recipe", "toy/recipe.toml"), ("image", "base")} <= uses
+    assert {("source", "toy"), ("recipe", "toy/source.tar"), ("image", "base")} <= uses
     assert ("input", "toy/images/one.png") in uses
     assert len(DEBS) + len(WHEELS) == sum(role in {"debian", "python"} for role, _ in uses)
 

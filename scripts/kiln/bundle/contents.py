@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from kiln import __version__
 from kiln.archive import TarEntry, deterministic_tar, unpack
+from kiln.attest.names import SOURCE_FILE
+from kiln.attest.source_archive import source_archive
 from kiln.bundle.index import BlobEntry, FirstUse, ImageEntry, Index, PackageChoice, Role, Use
 from kiln.bundle.needs import Needs
 from kiln.errors import ImageMismatchError, SourceUnavailableError
@@ -90,7 +92,8 @@ class Contents:
             on_note=lambda text: self.on_event("note", message=text),
         )
         sources, name = acquired.sources, recipe.name
-        self._add("recipe", f"{name}/recipe.toml", self.store.add_file(path))
+        source = source_archive(self.project, path, recipe)
+        self._add("recipe", f"{name}/{SOURCE_FILE}", self.store.add_bytes(source))
         if isinstance(recipe.source, ArchiveSource | HubSource):
             self._add_archive(recipe, recipe.source, acquired.record)
         else:
@@ -209,7 +212,7 @@ class Contents:
             self._add("input", f"{needs.model}/{name}", digest)
         if needs.source_archive is not None:
             digest = self.store.add_file(needs.source_archive)
-            self._add("recipe", f"{needs.model}/source.tar", digest)
+            self._add("recipe", f"{needs.model}/{SOURCE_FILE}", digest)
 
     def docker_of(self, needs: Needs) -> Path:
         """The image definitions that a model of a release was made with.

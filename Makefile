@@ -9,6 +9,22 @@ TESTS ?= 2
 DIST ?= dist
 SAMPLE ?= centernet_mobilenet_v2_fpn_shapes
 OUT ?= trained
+# For releases; the workflows set these in the environment, where no shell reads them as code.
+IMAGES ?= images
+IMAGE ?=
+PARTS ?= parts
+ASSETS ?= assets
+NOTES ?= notes.md
+RELEASE ?= release
+REPRODUCED ?= reproduced
+RESULT ?= success
+# For locks.
+DATE ?=
+SINCE ?= HEAD
+export MODEL TAG RESULT
+TRUST ?= trust
+POLICY ?=
+TRUSTED = $(if $(POLICY),--policy $(POLICY))
 # Any Python from 3.10 on will do for the driver.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
@@ -44,7 +60,9 @@ $(VENV)/.dev: $(VENV)/.run scripts/requirements-dev.lock
 
 # An environment of its own: what MediaPipe pins and pulls in (OpenCV, matplotlib) stays away from
 # the driver's.
+# A link leads to somebody else's environment, which must not be emptied to make this one.
 $(RUNTIMES)/.installed: scripts/requirements-runtimes.lock
+	@test ! -L $(RUNTIMES) || { echo "runtimes: $(RUNTIMES) is a link, and what it leads to is not up to date; remove the link" >&2; exit 2; }
 	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
 	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock"
 	@$(PYTHON) -m venv --clear $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
@@ -63,17 +81,33 @@ sample: env engine ## convert the embedded sample models into dist/, signed
 build-all: env engine ## convert every recipe under models/ into dist/, signed
 	@$(KILN) build --dist $(DIST) --jobs $(JOBS)
 
+.PHONY: build
+build: env engine ## convert one model into dist/, signed: make build MODEL=name
+	@$(KILN) build "$$MODEL" --dist $(DIST)
+
 .PHONY: verify
-verify: env ## check signatures, digests and file lists in dist/
-	@$(KILN) verify $(DIST)
+verify: env ## check signatures, digests and file lists in dist/ (POLICY: a trust file)
+	@$(KILN) verify $(DIST) $(TRUSTED)
 
 .PHONY: images
 images: env engine ## build the sealed images, if the engine does not hold them
 	@$(KILN) images build
 
+.PHONY: images-save
+images-save: env engine ## the sealed images (or IMAGE) as files in IMAGES, the same bytes from every engine
+	@$(KILN) images save $(IMAGE) -o $(IMAGES)
+
+.PHONY: images-load
+images-load: env engine ## sealed images from the files below IMAGES, after a look at the lock
+	@find $(IMAGES) -name '*.tar' -type f -print0 | xargs -0 $(KILN) images load
+
 .PHONY: images-verify
 images-verify: env engine ## rebuild the images without any cache and compare with the lock
 	@$(KILN) images verify
+
+.PHONY: sbom
+sbom: env ## write what is in the images, docker/*/sbom.cdx.json
+	@$(KILN) images sbom
 
 .PHONY: compose-build
 compose-build: env engine ## build the same Dockerfiles with docker compose, for interactive shells
@@ -82,10 +116,17 @@ compose-build: env engine ## build the same Dockerfiles with docker compose, for
 	for image in base odapi modelmaker; do $$compose build $$image || exit 1; done
 
 .PHONY: lint
-lint: dev ## ruff and strict mypy
+lint: dev lint-workflows ## ruff and strict mypy, and what lint-workflows does
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+# zizmor would also ask GitHub about actions if it had a token; what it can tell offline is enough.
+.PHONY: lint-workflows
+lint-workflows: dev ## actionlint and zizmor over .github/, shellcheck over the scripts
+	@$(VENV)/bin/actionlint -shellcheck $(VENV)/bin/shellcheck
+	@$(VENV)/bin/zizmor --offline --quiet --persona auditor .github
+	@$(VENV)/bin/shellcheck scripts/*.sh .ci/run
 
 .PHONY: unit
 unit: dev ## fast tests, no engine needed
@@ -116,15 +157,64 @@ cpu-check: env engine ## the samples' bytes natively and on two emulated CPUs (t
 reproducibility: env engine ## samples and images again under varied circumstances; writes docs/reproducibility.md (an hour)
 	@$(VENV)/bin/python scripts/reproducibility.py --docs docs/reproducibility.md
 
+.PHONY: reproduce-demo
+reproduce-demo: dev engine ## the samples made again, byte for byte, from a bundle: no store, images or network
+	@$(VENV)/bin/python scripts/reproduce_demo.py
+
 .PHONY: bench
 bench: dev engine ## kiln against the hand-run way, side by side in one run
 	@$(VENV)/bin/python scripts/bench.py
 
 .PHONY: lock
-lock: env ## resolve all locks again (needs uv; Debian packages need apt)
-	scripts/lock-debian.sh
-	scripts/lock-python.sh
-	scripts/lock-driver.sh
+lock: dev ## take the newest packages of DATE (a week ago) into all locks, and say what changed
+	@scripts/lock.sh $(DATE)
+
+.PHONY: lock-changes
+lock-changes: env ## what is different in the locks since the last commit, or since SINCE
+	@$(VENV)/bin/python scripts/lock_changes.py --since $(SINCE)
+
+.PHONY: relock
+relock: env engine ## build all images twice, record them in docker/images.lock, and say what changed
+	@$(KILN) images relock
+	@$(VENV)/bin/python scripts/lock_changes.py --since $(SINCE)
+
+.PHONY: matrix
+matrix: env ## what a release builds, as a job matrix for GitHub (make --silent matrix)
+	@echo "matrix=$$($(KILN) plan --github-matrix)"
+
+.PHONY: collect
+collect: env ## one release of the dist folders in PARTS, and its flat files in ASSETS
+	@$(KILN) collect $(PARTS)/* --dist $(DIST) --assets $(ASSETS) $(TRUSTED)
+
+.PHONY: trust-file
+trust-file: env ## a trust file in TRUST for the key in PUBLIC_KEY, or for IDENTITY and ISSUER
+	@$(VENV)/bin/python scripts/trust_file.py $(TRUST)
+
+.PHONY: notes
+notes: env ## the notes of the release in dist/ (make --silent notes)
+	@$(KILN) notes $(DIST)
+
+.PHONY: publish
+publish: ## make a release on GitHub of ASSETS and NOTES, named KILN_RELEASE: a draft, then public
+	@scripts/publish-release.sh "$$KILN_RELEASE" $(ASSETS) $(NOTES)
+
+.PHONY: fetch-release
+fetch-release: ## a release on GitHub (the latest, or TAG), unpacked into the new folder RELEASE
+	@scripts/fetch-release.sh $(RELEASE) "$$TAG"
+
+.PHONY: reproduce
+reproduce: env engine ## make the release in RELEASE again and compare; what was found goes to REPRODUCED
+	@mkdir -p $(REPRODUCED)
+	@$(KILN) verify $(RELEASE)/tflite-kiln-* $(TRUSTED)
+	@$(KILN) reproduce $(RELEASE)/tflite-kiln-* $(TRUSTED) --json > $(REPRODUCED)/events.jsonl
+
+.PHONY: reproduce-report
+reproduce-report: env ## what `make reproduce` found: a report and a badge in REPRODUCED
+	@$(VENV)/bin/python scripts/reproduce_report.py $(REPRODUCED)/events.jsonl --out $(REPRODUCED) --title "$$TAG"
+
+.PHONY: reproduce-issue
+reproduce-issue: ## tell GitHub's issues what the report says (RESULT=success closes the one that is open)
+	@scripts/reproduce-issue.sh "$$RESULT" $(REPRODUCED)/report.md
 
 .PHONY: doctor
 doctor: env ## what kiln needs of this machine

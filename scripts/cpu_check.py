@@ -32,7 +32,7 @@ from kiln.limits import STAGE_UID, Limits
 from kiln.plan import Plan, make_plan
 from kiln.project import Project
 from kiln.recipe import VARIANTS, Recipe, Variant, discover, load
-from kiln.run import Runner
+from kiln.run import Runner, limits_of
 from kiln.sources.model import acquire
 from kiln.store import StageResult, Store
 from kiln.ui import JsonReporter, TextReporter, table
@@ -207,7 +207,7 @@ class Check:
 
         start = time.monotonic()
         runner = Runner(lambda: machine.engine, machine.store, self.stages, on_event)
-        results = runner.run(plan, recipe, lambda: image)
+        results = runner.run(plan, limits_of(recipe), lambda: image)
         on_event("model")
         return Run(machine.name, results, time.monotonic() - start)
 

@@ -1,13 +1,18 @@
 #!/bin/sh
 # Resolves docker/base/packages.in against Debian 11 with a private apt state and writes
 # docker/base/debian.lock. Needs apt (Debian or Ubuntu); changes nothing on the host.
-#   usage: scripts/lock-debian.sh [OUTPUT]
+#   usage: scripts/lock-debian.sh [--exclude-newer DATE] [OUTPUT]
+# A mirror has one state, today's. With a date, one that was changed after that day is refused: name
+# a snapshot archive of the day in KILN_DEBIAN_MIRROR then.
 # The mirror is the host's own (apt configuration) or KILN_DEBIAN_MIRROR.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
+newest=
+[ "${1:-}" = --exclude-newer ] && newest=$2 && shift 2
 out=${1:-$here/docker/base/debian.lock}
 suite=bullseye
 
+# shellcheck disable=SC2016  # $(SITE) is apt's
 mirror=${KILN_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' |
     sort -u | grep -E '/debian/?$' | head -n 1 || true)}
 if [ -z "$mirror" ]; then
@@ -36,6 +41,17 @@ apt_() {
         -o Acquire::Check-Valid-Until=false
 }
 apt_ apt-get -qq update
+if [ -n "$newest" ]; then
+    limit=$(date -u -d "$newest 23:59:59" +%s)
+    for release in "$work"/lists/*Release; do
+        changed=$(sed -n 's/^Date: //p' "$release" | head -n 1)
+        if [ "$(date -u -d "$changed" +%s)" -gt "$limit" ]; then
+            echo "lock-debian: the mirror was changed on $changed, after $newest" >&2
+            echo "    Set KILN_DEBIAN_MIRROR to a snapshot archive of that day, or take a later date." >&2
+            exit 11
+        fi
+    done
+fi
 grep -vE '^[[:space:]]*(#|$)' "$here/docker/base/packages.in" >"$work/wanted"
 # shellcheck disable=SC2046
 apt_ apt-get -qq install --print-uris $(cat "$work/wanted") >"$work/uris"

@@ -2,17 +2,19 @@
 # Resolves the driver's own requirements (pyproject.toml) into hash locks for Python 3.10 and
 # later: scripts/requirements.lock to run kiln, scripts/requirements-dev.lock to test it too, and
 # apart from both scripts/requirements-runtimes.lock, the runtimes of `make runtimes`.
-# Needs uv; writes no index addresses.   usage: scripts/lock-driver.sh [--exclude-newer DATE]
+# Needs uv; writes no index addresses.   usage: scripts/lock-driver.sh [--upgrade] [--exclude-newer DATE]
+# Without --upgrade, what a lock names already stays as long as it fits.
 set -eu
 cd "$(dirname "$0")/.."
-date=2026-11-01
+date=2026-11-01 upgrade=
+[ "${1:-}" = --upgrade ] && upgrade=--upgrade && shift
 [ "${1:-}" = --exclude-newer ] && date=$2
 lock() { # OUT ARGUMENTS... (more requirements on standard input)
     out=$1
     shift
     uv pip compile "$@" --universal \
         --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url \
-        --exclude-newer "$date" --quiet --output-file "$out"
+        --exclude-newer "$date" --quiet $upgrade --output-file "$out"
     echo "$out: $(grep -c == "$out") packages"
 }
 build='setuptools>=77'

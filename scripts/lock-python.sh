@@ -1,9 +1,11 @@
 #!/bin/sh
 # Resolves every docker/*/*.in into a hash lock. Needs uv; writes no index addresses.
-#   usage: scripts/lock-python.sh [--exclude-newer DATE]
+#   usage: scripts/lock-python.sh [--upgrade] [--exclude-newer DATE]
+# Without --upgrade, what a lock names already stays as long as it fits.
 set -eu
 cd "$(dirname "$0")/../docker"
-date=2026-11-01
+date=2026-11-01 upgrade=
+[ "${1:-}" = --upgrade ] && upgrade=--upgrade && shift
 [ "${1:-}" = --exclude-newer ] && date=$2
 lock() { # IN OUT [OVERRIDES [CONSTRAINTS]]
     set -- "$1" "$2" ${3:+--override "$3"} ${4:+--constraint "$4"}
@@ -11,7 +13,7 @@ lock() { # IN OUT [OVERRIDES [CONSTRAINTS]]
     shift 2
     uv pip compile "$in" "$@" --python-version 3.9 --python-platform x86_64-manylinux_2_31 \
         --generate-hashes --no-header --no-annotate --no-emit-index-url --exclude-newer "$date" \
-        --quiet --output-file "$out"
+        --quiet $upgrade --output-file "$out"
     echo "$out: $(grep -c == "$out") packages"
 }
 lock build-tools.in build-tools.lock

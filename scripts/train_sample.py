@@ -27,7 +27,7 @@ from kiln.limits import STAGE_UID, Limits
 from kiln.plan import make_plan
 from kiln.project import Project
 from kiln.recipe import discover, load
-from kiln.run import Runner
+from kiln.run import Runner, limits_of
 from kiln.sources.model import acquire
 from kiln.store import Store
 from kiln.ui import TextReporter
@@ -69,7 +69,7 @@ def backbone(project: Project, engine: Engine, store: Store, target: Path) -> Pa
     )
     wanted = type(plan)(plan.model, plan.image, plan.steps, {"checkpoint": "checkpoint"})
     runner = Runner(lambda: engine, store, project.stages, lambda *_, **__: None)
-    made = runner.run(wanted, recipe, lambda: image.tag)["checkpoint"]
+    made = runner.run(wanted, limits_of(recipe), lambda: image.tag)["checkpoint"]
     store.materialize(
         {path.removeprefix("model/"): blob for path, blob in made.files.items()}, target, link=False
     )

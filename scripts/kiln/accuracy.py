@@ -36,7 +36,7 @@ from kiln.recipe import (
     Variant,
     load,
 )
-from kiln.run import OnEvent, Runner
+from kiln.run import OnEvent, Runner, limits_of
 from kiln.scoring import DETECTIONS, Scores
 from kiln.sources.model import Acquired, acquire
 from kiln.stagecode import stage_module
@@ -330,7 +330,7 @@ class Accuracy:
         plan = replace(plan, reports=reports, artefacts=plan.artefacts if convert else {})
         runner = self._runner(self.builder.on_event)
         with self._lock(f"model-{recipe.name}", recipe):
-            return runner.run(plan, recipe, lambda: self._tag(recipe.image)), plan
+            return runner.run(plan, limits_of(recipe), lambda: self._tag(recipe.image)), plan
 
     def _things(
         self,
@@ -596,8 +596,7 @@ def _expected(recipe: Recipe) -> tuple[Mapping[str, float], float]:
     return getattr(check, "ap", None) or {}, getattr(check, "ap_tolerance", None) or TOLERANCE
 
 
-def _with_time_for(recipe: Recipe, stages: int) -> Recipe:
-    """The recipe with its time limit for each of a container's stages, not for all of them."""
-    seconds = recipe.limits.timeout or int(Limits().timeout)
-    limits = recipe.limits.model_copy(update={"timeout": seconds * max(1, stages)})
-    return recipe.model_copy(update={"limits": limits})
+def _with_time_for(recipe: Recipe, stages: int) -> Limits:
+    """The recipe's bounds with its time for each of a container's stages, not for all of them."""
+    limits = limits_of(recipe)
+    return replace(limits, timeout=limits.timeout * max(1, stages))

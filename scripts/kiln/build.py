@@ -236,7 +236,7 @@ class Builder:
             self.store.lock(f"model-{recipe.name}", while_waiting=waiting),
             contextlib.closing(ahead),
         ):
-            results = runner.run(plan, recipe, image)
+            results = runner.run(plan, limits_of(recipe), image)
             self._check_trained(recipe, results)
             plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
             report = self._check(recipe, plan, results, ahead)

@@ -17,12 +17,19 @@ import click
 from kiln import __version__
 from kiln.choices import refuse_unknown
 from kiln.cli_accuracy import accuracy
+from kiln.cli_archived import images_load, images_push, images_save
 from kiln.cli_bench_model import bench_model
+from kiln.cli_bundle import bundle
+from kiln.cli_collect import collect, notes
 from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
 from kiln.cli_inspect import inspect_command
 from kiln.cli_keys import keys_group
 from kiln.cli_page import page
+from kiln.cli_plan import plan
+from kiln.cli_relock import images_relock
+from kiln.cli_reproduce import reproduce
+from kiln.cli_sbom import images_sbom
 from kiln.cli_verify import verify
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.ui import JsonReporter, TextReporter, table
@@ -158,21 +165,16 @@ def build(
     """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
     from kiln.cli_build import run_build
     from kiln.recipe import VARIANTS, discover
+    from kiln.selection import choose
 
     project = _project()
     folder = (models_dir or project.models).absolute()
     recipes = discover(folder)
-    refuse_unknown("model", models, recipes)
-    refuse_unknown("variant", variants, VARIANTS)
-    chosen = list(dict.fromkeys(models)) or [
-        name for name in recipes if _fits(recipes[name], folder, samples, variants)
-    ]
+    chosen = choose(folder, recipes, models, samples=samples, variants=variants)
     if archive is not None and len(chosen) != 1:
         raise UsageError(
             "--archive goes with exactly one model.", "Name the model whose archive it is."
         )
-    if not chosen:
-        raise UsageError(f"No recipe in {folder} fits.", "`kiln models` lists them.")
     run_build(
         project,
         _store(),
@@ -187,17 +189,6 @@ def build(
         as_json=as_json,
         shown_dist=dist,
     )
-
-
-def _fits(path: Path, folder: Path, samples: bool, variants: tuple[str, ...]) -> bool:
-    """Whether a model that was not named is meant; a broken recipe is, so that it is reported."""
-    from kiln.recipe import load
-
-    try:
-        recipe = load(path, folder)
-    except RecipeError:
-        return True
-    return (recipe.sample or not samples) and set(variants) <= set(recipe.variants)
 
 
 @cli.command(short_help="List the recipes.")
@@ -225,21 +216,12 @@ def images() -> None:
 
 @contextlib.contextmanager
 def _images(as_json: bool) -> Iterator[Images]:
-    from kiln.engine import Engine
     from kiln.images.builder import Images
-
-    found: list[Engine] = []
-
-    def engine() -> Engine:
-        if not found:
-            found.append(Engine.find())
-            found[0].sweep()
-        return found[0]
 
     store = _store()
     store.sweep()
     with _reporter(as_json) as reporter:
-        yield Images(_project().docker, engine, store, reporter.event)
+        yield Images.on_any_engine(_project().docker, store, reporter.event)
 
 
 def _image_names(project: Project, names: tuple[str, ...]) -> list[str]:
@@ -301,7 +283,7 @@ def images_list(as_json: bool) -> None:
     with _images(as_json) as project_images:
         for name in _image_names(_project(), ()):
             locked = locked_image(project_images.docker_dir, name)
-            state = "present" if project_images.present(locked) else "not built"
+            state = project_images.state(locked)
             rows.append([name, locked.tag, f"{locked.size / 1e6:,.0f} MB", state])
     if as_json:
         for name, tag, size, state in rows:
@@ -372,6 +354,10 @@ def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
             print(f"{what}: {count} removed")
 
 
+images.add_command(images_save)
+images.add_command(images_load)
+images.add_command(images_push)
+images.add_command(images_sbom)
 cli.add_command(convert)
 cli.add_command(init)
 cli.add_command(inspect_command)
@@ -379,6 +365,12 @@ cli.add_command(keys_group)
 cli.add_command(diff_command)
 cli.add_command(accuracy)
 cli.add_command(page)
+cli.add_command(plan)
+images.add_command(images_relock)
+cli.add_command(collect)
+cli.add_command(notes)
+cli.add_command(reproduce)
+cli.add_command(bundle)
 cli.add_command(verify)
 
 cli.add_command(bench_model)

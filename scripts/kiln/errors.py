@@ -162,6 +162,18 @@ class VerificationError(KilnError):
     exit_code, kind = 41, "verification"
 
 
+class NotReproducedError(KilnError):
+    """What was made again from the provenance has other bytes than what was released."""
+
+    exit_code, kind = 42, "not-reproduced"
+
+
+class CannotReproduceError(KilnError):
+    """Something that an artefact was made from, or with, is not to be had any more."""
+
+    exit_code, kind = 43, "cannot-reproduce"
+
+
 class PartialBuildError(KilnError):
     """Some models were built and some were not; each failure has been reported by itself."""
 

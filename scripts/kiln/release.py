@@ -15,7 +15,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,6 +38,7 @@ from kiln.release_layout import (
     sums,
 )
 from kiln.signing import SIGNATURE_FILE
+from kiln.trust import Trust
 
 #: Once the signature of the page, a model signature of a folder of this name. The statement about
 #: the whole release took its place; what it vouched for is believed once more, then it goes.
@@ -133,6 +134,59 @@ def refresh_sums(dist: Path, signer: Signer) -> None:
         _sweep(dist)
         check_target(dist)
         _finish(dist, signer, name, {})
+
+
+def adopt(dist: Path, folders: Sequence[Path], signer: Signer, trust: Trust) -> list[str]:
+    """Make ``dist`` hold copies of model folders that somebody has signed already.
+
+    The copies keep that signature, and all others in them.
+
+    Args:
+        folders: each is copied under its own name.
+        signer: signs what is about the whole release, once.
+        trust: who may have signed the folders.
+
+    Returns:
+        The models that were not there already, signature for signature.
+
+    Raises:
+        VerificationError: nobody trusted signed what was copied; earlier folders are in ``dist``.
+        UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
+    """
+    name = release_id()
+    with disk_guard(dist), _reporting(dist):
+        dist.mkdir(parents=True, exist_ok=True)
+        with locked(dist, exclusive=True):
+            _sweep(dist)
+            check_target(dist)
+            fresh = [folder.name for folder in folders if _adopt(dist, folder, trust)]
+            _finish(dist, signer, name, {})
+    return fresh
+
+
+def _adopt(dist: Path, folder: Path, trust: Trust) -> bool:
+    target = dist / folder.name
+    files: dict[str, Path | bytes] = dict(list_tree(folder).files)
+    files.pop(SIGNATURE_FILE, None)
+    _check_names(folder.name, files, {})
+    signature = read_or_none(folder / SIGNATURE_FILE)
+    if read_or_none(target / SIGNATURE_FILE) == signature and _is_signed(target, trust):
+        return False
+    aside = aside_of(target)
+    prepared = aside / folder.name
+    try:
+        prepared.mkdir(parents=True)
+        _fill(prepared, {**files, SIGNATURE_FILE: signature or b""})
+        # The copy is asked, not what was copied: that may have changed meanwhile.
+        if not _is_signed(prepared, trust):
+            raise VerificationError(
+                f"{folder} is not what somebody trusted signed.",
+                "Do not use these files: build or fetch them again.",
+            )
+        _exchange(prepared, target)
+    finally:
+        remove(aside)
+    return True
 
 
 def vouched(dist: Path, signer: Signer) -> dict[str, str]:
@@ -299,6 +353,24 @@ def _is_published(
     )
 
 
+def _is_signed(folder: Path, trust: Trust) -> bool:
+    """Whether a model folder holds just what somebody trusted signed."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    listing = list_tree(folder)
+    data = read_or_none(folder / SIGNATURE_FILE)
+    if data is None or listing.odd:
+        return False
+    try:
+        signed = trust.open_model_signature(data, folder.name)
+    except VerificationError:
+        return False
+    there = {
+        path: sha256_file(file) for path, file in listing.files.items() if path != SIGNATURE_FILE
+    }
+    return signed.name == folder.name and signed.digests == there
+
+
 def _digest_of(content: Path | bytes) -> str:
     return sha256_bytes(content) if isinstance(content, bytes) else sha256_file(content)
 
@@ -315,14 +387,7 @@ def _put(
     prepared = aside / model  # the folder's name is part of what is signed
     try:
         prepared.mkdir(parents=True)
-        for name, content in files.items():
-            place = prepared / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                place.write_bytes(content)
-                place.chmod(0o644)
-            else:
-                copy_file(content, place)
+        _fill(prepared, files)
         for name, statement in statements.items():
             place = prepared / name
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -332,10 +397,25 @@ def _put(
             place.write_bytes(before)
             place.chmod(0o644)
         signer.sign_folder(prepared)
-        for folder in (prepared, *(path for path in prepared.rglob("*") if path.is_dir())):
-            folder.chmod(0o755)
-        if target.is_symlink() or target.is_file():
-            target.unlink()  # verify accepts folders only
-        replace_tree(prepared, target)
+        _exchange(prepared, target)
     finally:
         remove(aside)
+
+
+def _fill(folder: Path, files: Mapping[str, Path | bytes]) -> None:
+    for name, content in files.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            place.write_bytes(content)
+            place.chmod(0o644)
+        else:
+            copy_file(content, place)
+
+
+def _exchange(prepared: Path, target: Path) -> None:
+    for folder in (prepared, *(path for path in prepared.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)
+    if target.is_symlink() or target.is_file():
+        target.unlink()  # verify accepts folders only
+    replace_tree(prepared, target)

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kiln.digest import sha256_file
 from kiln.errors import (
@@ -67,10 +67,11 @@ class Runner:
         found = {step.id: self._store.get_result(step.key) for step in plan.steps}
         return {step_id: result for step_id, result in found.items() if result is not None}
 
-    def run(self, plan: Plan, recipe: Recipe, image: Callable[[], str]) -> dict[str, StageResult]:
+    def run(self, plan: Plan, limits: Limits, image: Callable[[], str]) -> dict[str, StageResult]:
         """Bring every artefact of ``plan`` into the store; returns the results by step id.
 
         Args:
+            limits: of the container (:func:`limits_of` a recipe).
             image: gives the tag of the sealed image; only called when something has to run.
 
         Raises:
@@ -84,12 +85,12 @@ class Runner:
                 self._on_event("stage", model=plan.model, id=step.id, state="cached")
         if todo:
             session = _Session(self, plan, todo, results)
-            results.update(session.run(image(), limits_of(recipe)))
+            results.update(session.run(image(), limits))
         return results
 
 
 def limits_of(recipe: Recipe) -> Limits:
-    """The bounds of the containers that run a recipe's stages."""
+    """The bounds of a recipe's containers: its own, else the usual ones."""
     default = Limits()
     return Limits(
         memory=recipe.limits.memory or default.memory,
@@ -245,9 +246,11 @@ class _Session:
 
     def _keep(self, step_id: str) -> None:
         """Take a finished step's files into the store; the container may still read its own."""
+        if step_id not in self._ids:
+            raise _odd(self._plan.model, step_id, "was never asked for")
         step = self._plan.step(step_id)
         folder = self._outputs / step_id
-        report = json.loads((folder / "result.json").read_text("utf-8"))
+        report = self._report(step_id, folder)
         result = StageResult(
             key=step.key,
             stage=step.stage,
@@ -258,6 +261,28 @@ class _Session:
         )
         self._store.put_result(result)
         self._done[step_id] = result
+
+    def _report(self, step_id: str, folder: Path) -> dict[str, Any]:
+        """What a stage says of itself.
+
+        Its code may be a stranger's (``kiln reproduce``): a link would lead out of its folder, on
+        this side of the container.
+        """
+        for path in (folder, folder / "files", folder / "result.json"):
+            if path.is_symlink():
+                raise _odd(self._plan.model, step_id, f"left a link, {path.name}")
+        try:
+            report = json.loads((folder / "result.json").read_text("utf-8"))
+            sound = (
+                isinstance(report["facts"], dict)
+                and isinstance(report["seconds"], int | float)
+                and isinstance(report["peak_rss"], int)
+            )
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            sound = False
+        if not sound:
+            raise _odd(self._plan.model, step_id, "left no result that can be read")
+        return cast("dict[str, Any]", report)
 
     def _judge(self, outcome: Outcome, limits: Limits) -> None:
         missing = [step.id for step in self._todo if step.id not in self._done]
@@ -311,6 +336,12 @@ class _Lines:
                 continue
             if isinstance(event, dict):
                 self._on_event(event)
+
+
+def _odd(model: str, step_id: str, what: str) -> StageFailedError:
+    return StageFailedError(
+        f"{model}, stage {step_id}: it {what}.", "This is a fault of the stage's code."
+    )
 
 
 def _stage_code(folder: Path, target: Path) -> Path:

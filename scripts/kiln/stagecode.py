@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
+from kiln.errors import UsageError
 from kiln.project import Project
+
+_OWN = Path(__file__).resolve().parents[2] / "docker"
 
 
 def stage_module(name: str) -> Any:
     """Module ``stages.<name>`` of the project's checkout (standard library, at most numpy).
 
+    Where no project is in use (:meth:`kiln.project.Project.find`), of the one this package is in.
+
     Raises:
-        UsageError: there is no checkout (see :meth:`kiln.project.Project.find`).
+        UsageError: there is neither.
     """
-    folder = str(Project.find().docker)
+    try:
+        folder = str(Project.find().docker)
+    except UsageError:
+        if not (_OWN / "stages").is_dir():
+            raise
+        folder = str(_OWN)
     if folder not in sys.path:
         sys.path.append(folder)
     return importlib.import_module(f"stages.{name}")

@@ -24,7 +24,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -218,6 +218,42 @@ class Store:
             return digest
         finally:
             aside.unlink(missing_ok=True)
+
+    def add_chunks(self, chunks: Iterable[bytes], size: int, expect: str) -> None:
+        """Take in a content that comes in pieces and must be ``expect``, of ``size`` bytes.
+
+        What is here already is not written again; the pieces are read and compared all the same.
+
+        Raises:
+            DigestMismatchError: it has another digest; nothing is stored.
+        """
+        with disk_guard(self.root), self._usable():
+            aside = self.tmp / f"{tagged_name()}.blob"
+            sha = hashlib.sha256()
+            try:
+                if self._whole(expect, size):
+                    for chunk in chunks:
+                        sha.update(chunk)
+                    self._expect_chunks(sha.hexdigest(), expect)
+                    return
+                with aside.open("xb") as sink:
+                    for chunk in chunks:
+                        sha.update(chunk)
+                        sink.write(chunk)
+                    self._expect_chunks(sha.hexdigest(), expect)
+                    sink.flush()
+                    os.fsync(sink.fileno())
+                self._publish(aside, expect)
+            finally:
+                aside.unlink(missing_ok=True)
+
+    @staticmethod
+    def _expect_chunks(got: str, expect: str) -> None:
+        if got != expect:
+            raise DigestMismatchError(
+                f"A content is not what it is called: SHA-256 expected {expect}, got {got}.",
+                "Get it again from where it came.",
+            )
 
     @staticmethod
     def _expect(path: Path, got: str, expect: str | None) -> None:

@@ -123,6 +123,13 @@ class TextReporter:
             self._last = time.monotonic()
             self._line(f"downloading: {have / 1e6:.1f} MB, {len(open_)} files open")
 
+    def _on_bundle(self, what: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._bar("bundle", f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", done / total)
+        elif time.monotonic() - self._last > 5:
+            self._last = time.monotonic()
+            self._line(f"{what} the bundle: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+
     def _on_image(self, image: str, phase: str, detail: str, **_: Any) -> None:
         if phase == "done":
             self._end_bar(f"image {image}")
@@ -153,6 +160,9 @@ class TextReporter:
 
     def _on_model(self, model: str, **_: Any) -> None:
         self._end_bar(model)
+
+    def _on_verdict(self, model: str, variant: str, verdict: str, **_: Any) -> None:
+        self._line(f"{model}: {variant}: {verdict}")
 
     def _on_note(self, message: str) -> None:
         self._line(message)

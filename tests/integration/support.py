@@ -21,7 +21,7 @@ from kiln.images.lock import Locked
 from kiln.owners import is_abandoned
 from kiln.plan import Files, Output, Plan, Step
 from kiln.recipe import Recipe
-from kiln.run import Runner
+from kiln.run import Runner, limits_of
 from kiln.store import StageResult, Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -304,7 +304,7 @@ class Stages:
             steps[item.id] = Step(item.id, item.stage, dict(item.params), inputs, {}, key)
         plan = Plan("integration", "odapi", tuple(steps.values()), {name: name for name in steps})
         runner = Runner(lambda: self.engine, self.store, self.code, lambda *_, **__: None)
-        return runner.run(plan, self.recipe, lambda: self.image.tag)
+        return runner.run(plan, limits_of(self.recipe), lambda: self.image.tag)
 
     def json(self, result: StageResult, name: str) -> Any:
         """A JSON file of a result."""

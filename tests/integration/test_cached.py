@@ -36,6 +36,13 @@ def test_it_needs_no_engine(sample: Any) -> None:
     assert "(0 stages run" in kiln("build", SAMPLE).ok().out
 
 
+def test_a_plan_says_so(sample: Any) -> None:
+    kiln: Kiln = sample.kiln.but(engine="unix:///nowhere/docker.sock")
+    (plan,) = kiln("plan", SAMPLE, "--json").ok().events
+    assert {step["state"] for step in plan["steps"]} == {"stored"}
+    assert len(plan["steps"]) > 10
+
+
 def test_dist_is_made_again_from_the_store(sample: Any, shared: Kiln) -> None:
     ended = shared("build", SAMPLE, "--json").ok()
     assert {event["state"] for event in ended.events if event["event"] == "stage"} == {"cached"}

@@ -82,8 +82,8 @@ def test_what_a_recipe_expects() -> None:
 
 def test_the_time_limit_is_for_each_stage() -> None:
     bounded = accuracy._with_time_for(recipe(variants=["float32"], limits={"timeout": "90s"}), 3)
-    assert bounded.limits.timeout == 270
-    assert accuracy._with_time_for(recipe(variants=["float32"]), 2).limits.timeout == 7200
+    assert bounded.timeout == 270
+    assert accuracy._with_time_for(recipe(variants=["float32"]), 2).timeout == 7200
 
 
 def test_progress_is_that_of_the_whole() -> None:

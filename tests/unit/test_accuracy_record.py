@@ -12,7 +12,7 @@ from pathlib import Path
 import page_dist
 import pytest
 
-from kiln import accuracy_record, release, release_check
+from kiln import accuracy_record, release
 from kiln.accuracy_record import Entry
 from kiln.attest.signer import KeySigner
 from kiln.errors import UsageError
@@ -77,11 +77,13 @@ def test_signed_with_the_page(tmp_path: Path) -> None:
     assert not refresh(dist, signer)
     assert b"COCO AP" in (dist / "index.html").read_bytes()
     assert "  accuracy.json\n" in (dist / "SHA256SUMS").read_text()
-    release_check.verify(dist, key.public_pem)
+    assert release.vouched(dist, signer)["accuracy.json"] == page_dist.sha256(
+        dist / "accuracy.json"
+    )
     (dist / "accuracy.json").unlink()
     assert refresh(dist, signer)
     assert (dist / "index.html").read_bytes() == without
-    release_check.verify(dist, key.public_pem)
+    assert "accuracy.json" not in release.vouched(dist, signer)
 
 
 def test_refused_before_anything_is_measured(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def test_commands_exist(path: Path) -> None:
     for line in commands_in(path.read_text("utf-8")):
         words = line.split()
         if words[:1] == ["make"]:
-            asked = {word for word in words[1:] if "=" not in word}
+            asked = {word for word in line.partition(">")[0].split()[1:] if "=" not in word}
+            asked -= {word for word in asked if word.startswith("--")}
             assert asked <= targets(), line
         if words[:1] == ["kiln"]:
             command: click.Command = cli
@@ -294,8 +295,6 @@ def test_actions_are_pinned_by_commit() -> None:
         assert uses
         for line in uses:
             assert re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40} # v\d+(\.\d+)*", line), line
-        for line in re.findall(r"run: make (.+)", text):
-            assert {word for word in line.split() if "=" not in word} <= targets()
 
 
 def test_the_picture_is_small_enough() -> None:

@@ -12,42 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toy_packages import ar, tar_xz
 
 from kiln.errors import ArchiveError
 from kiln.images.rootfs import build_rootfs
 
 EPOCH = 1735689600
 PASSWD = b"root:*:0:0:root:/root:/bin/bash\nnobody:*:65534:65534::/nonexistent:/bin/sh\n"
-
-
-def tar_xz(entries: list[tuple[str, object]]) -> bytes:
-    """Files (bytes), folders (None or a mode), symbolic (str) and hard links (("link", target))."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:xz") as tar:
-        for name, what in entries:
-            info = tarfile.TarInfo(name)
-            info.mtime, info.uname, info.gname = 1234567, "builder", "builder"
-            if isinstance(what, bytes):
-                info.size, info.mode = len(what), 0o755 if "/bin/" in name else 0o644
-                tar.addfile(info, io.BytesIO(what))
-                continue
-            if what is None or isinstance(what, int):
-                info.type, info.mode = tarfile.DIRTYPE, what or 0o755
-            elif isinstance(what, str):
-                info.type, info.linkname = tarfile.SYMTYPE, what
-            elif isinstance(what, tuple):
-                info.type, info.linkname = tarfile.LNKTYPE, what[1]
-            tar.addfile(info)
-    return out.getvalue()
-
-
-def ar(members: list[tuple[str, bytes]]) -> bytes:
-    """The common ar format: 60-byte headers, contents padded to even lengths."""
-    out = b"!<arch>\n"
-    for name, data in members:
-        out += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode()
-        out += data + b"\n" * (len(data) % 2)
-    return out
 
 
 def deb(name: str, payload: list[tuple[str, object]], version: str = "1.0") -> bytes:

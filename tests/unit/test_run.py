@@ -28,7 +28,7 @@ from kiln.errors import (
     StageTimeoutError,
 )
 from kiln.plan import Files, Plan, Sources, make_plan
-from kiln.run import Runner, _Lines
+from kiln.run import Runner, _Lines, limits_of
 from kiln.steps import lone_step
 from kiln.store import StageResult, Store
 
@@ -140,7 +140,7 @@ class Bench:
         return make_plan(self.recipe, sources, variants, image=f"sha256:{'1' * 64}", code="2" * 64)
 
     def run(self) -> dict[str, StageResult]:
-        return self.runner.run(self.plan, self.recipe, self.image)
+        return self.runner.run(self.plan, limits_of(self.recipe), self.image)
 
     def image(self) -> str:
         self.tags += 1
@@ -309,7 +309,7 @@ def lent_run(bench: Bench, lent: Path) -> dict[str, StageResult]:
         lent={sha256_bytes(LENT): lent},
     )
     plan = Plan("toy", "odapi", steps, {step.id: step.id for step in steps})
-    return runner.run(plan, bench.recipe, bench.image)
+    return runner.run(plan, limits_of(bench.recipe), bench.image)
 
 
 def detect(container: Container) -> None:
@@ -503,3 +503,32 @@ def test_noise_between_lines_is_dropped(noise: bytes) -> None:
     found: list[dict[str, Any]] = []
     _Lines(found.append).feed(b'{"a": 1}\n' + noise + b'\n{"b": 2}\n{"unfinished": 3}')
     assert found == [{"a": 1}, {"b": 2}]
+
+
+@pytest.mark.parametrize("what", ["stage", "files", "result.json", "garbage", "other"])
+def test_a_stage_that_does_not_keep_to_its_folder(tmp_path: Path, what: str) -> None:
+    """Its code may be a stranger's, and we may be root."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("{}")
+    (outside / "result.json").write_text('{"facts": {}, "seconds": 1, "peak_rss": 1}')
+
+    def misbehave(container: Container) -> None:
+        first = container.request["stages"][0]["id"]
+        folder = container.outputs / first
+        if what == "stage":
+            folder.symlink_to(outside)
+        elif what == "other":
+            first = "../outside"
+        else:
+            folder.mkdir()
+            (folder / "result.json").write_text("[" * 100_000)
+            if what != "garbage":
+                (folder / "result.json").unlink()
+                (folder / what).symlink_to(outside / ("result.json" if "." in what else ""))
+        container.event("finished", first, seconds=1, peak_rss=1)
+
+    bench = Bench(tmp_path, misbehave)  # type: ignore[arg-type]
+    with pytest.raises(StageFailedError, match=r"left a link|no result|never asked for"):
+        bench.run()
+    assert not bench.store.has(sha256_bytes(b"{}"))

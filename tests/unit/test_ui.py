@@ -20,6 +20,7 @@ EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("image", {"image": "base", "phase": "build", "detail": "starting"}),
     ("image", {"image": "base", "phase": "build", "detail": "Step 1/2 : FROM scratch"}),
     ("image", {"image": "base", "phase": "done", "detail": "sha256:00"}),
+    ("bundle", {"what": "writing", "done": 1 << 20, "total": 1 << 30}),
     ("stage", {"model": "m", "id": "export", "state": "cached"}),
     ("stage", {"model": "m", "id": "export", "state": "started"}),
     (

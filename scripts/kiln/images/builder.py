@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import docker.errors
-
-from kiln.engine import OWNER_LABEL, Engine
-from kiln.errors import ImageBuildError, ImageMismatchError
-from kiln.files import disk_guard
+from kiln.engine import Engine
+from kiln.errors import EngineFailedError, ImageBuildError, ImageMismatchError
+from kiln.files import aside_of, disk_guard, sync_folder
+from kiln.images import archived, registry, transfer
 from kiln.images import definition as definitions
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
-from kiln.images.lock import Locked, locked_contents, locked_image, write_lock
-from kiln.images.seal import Sealed, Sealer, compare, compare_configs, spool
+from kiln.images.lock import Locked, locked_contents, locked_image, read_lock, write_lock
+from kiln.images.seal import Sealed, Sealer, compare, compare_configs
 from kiln.owners import tagged_name
 from kiln.store import Store
 
@@ -62,6 +62,19 @@ class Images:
         self.store = store
         self.on_event = on_event
 
+    @classmethod
+    def on_any_engine(cls, docker_dir: Path, store: Store, on_event: OnEvent = _silent) -> Images:
+        """On the first engine that answers, looked for (and swept) when it is first needed."""
+        found: list[Engine] = []
+
+        def engine() -> Engine:
+            if not found:
+                found.append(Engine.find())
+                found[0].sweep()
+            return found[0]
+
+        return cls(docker_dir, engine, store, on_event)
+
     @property
     def engine(self) -> Engine:
         """The engine; looked for when it is first needed."""
@@ -69,20 +82,19 @@ class Images:
 
     def present(self, locked: Locked) -> bool:
         """Whether the engine holds exactly this sealed image."""
-        try:
-            with self.engine.failures("looking for an image"):
-                found = self.engine.client.api.inspect_image(locked.tag)
-        except Exception as error:
-            if isinstance(error.__cause__, docker.errors.ImageNotFound):
-                return False
-            raise
-        # The id is the configuration's digest on one storage backend and a manifest's on the
-        # other; the layer is the same on both, and the tag is only ever given to this identity.
-        layers: list[str] = found["RootFS"]["Layers"]
-        return layers == [locked.layer]
+        return transfer.present(self.engine, locked)
+
+    def state(self, locked: Locked) -> str:
+        """``present`` in the engine, ``archived`` in the store, or ``not built``."""
+        if self.present(locked):
+            return "present"
+        return "not built" if archived.stored(self.store, locked) is None else "archived"
 
     def ensure(self, name: str) -> Locked:
-        """The locked image, built now if the engine does not hold it.
+        """The locked image, brought now if the engine does not hold it.
+
+        From an archive in the store; from the registry that ``KILN_IMAGE_REGISTRY`` names; else
+        it is built. Each is held against the lock.
 
         Raises:
             ImageMismatchError: what was built is not what is locked.
@@ -91,10 +103,128 @@ class Images:
         if self.present(locked):
             return locked
         with self.store.lock(f"image-{name}"):
-            if not self.present(locked):
+            if not (self.present(locked) or self._from_store(locked) or self._pulled(locked)):
                 built = self.build(name)
                 self.check(built, locked)
         return locked
+
+    def _from_store(self, locked: Locked) -> bool:
+        digest = archived.stored(self.store, locked)
+        if digest is None:
+            return False
+        self.on_event("image", image=locked.name, phase="load", detail="its archive in the store")
+        try:
+            self._load(locked, archived.reading(self.store.path(digest)), "The store's archive")
+        except ImageMismatchError as error:
+            self.on_event("note", message=f"{error.message} It is not used.")
+            return False
+        return True
+
+    def _pulled(self, locked: Locked) -> bool:
+        where = registry.registry()
+        if where is None:
+            return False
+        self.on_event("image", image=locked.name, phase="pull", detail=where)
+        try:
+            with self.store.scratch() as scratch, disk_guard(scratch):
+                registry.pull(self.engine, locked, where, scratch)
+        except (EngineFailedError, ImageMismatchError) as error:
+            self.on_event("note", message=f"{error.message} So it is built from the locks.")
+            return False
+        self._told(locked)
+        return True
+
+    def _load(self, locked: Locked, chunks: archived.Reader, called: str) -> None:
+        """Give the engine an archive that is the locked image's.
+
+        Raises:
+            ImageMismatchError: it is not, and the engine got nothing of it.
+        """
+        archived.check(chunks(), locked, called)
+        transfer.load(self.engine, locked.name, chunks())
+        if not self.present(locked):
+            raise ImageMismatchError(
+                f"The engine took {called} of image {locked.name!r} for something else.",
+                "Look at the engine's own log and run the command again.",
+            )
+        self._told(locked)
+
+    def _told(self, locked: Locked) -> None:
+        self.on_event("image", image=locked.name, phase="done", detail=locked.identity)
+
+    @contextlib.contextmanager
+    def archive(self, locked: Locked) -> Iterator[archived.Reader]:
+        """The archive of a locked image, from the store or from what the engine holds.
+
+        Whoever reads it to the end without an exception has read the locked image.
+
+        Raises:
+            ImageMismatchError: the engine does not hold the image, or what it holds is another.
+        """
+        digest = archived.stored(self.store, locked)
+        if digest is not None:
+            path = self.store.path(digest)
+            archived.check(archived.reading(path)(), locked, "The store's archive")
+            yield archived.reading(path)
+            return
+        if not self.present(locked):
+            raise ImageMismatchError(
+                f"The engine does not hold the sealed image {locked.name!r}.",
+                f"`kiln images build {locked.name}` brings it.",
+            )
+        with (
+            self.store.scratch() as scratch,
+            disk_guard(scratch),
+            archived.resealed(self.engine, locked.tag, locked, scratch) as chunks,
+        ):
+            yield chunks
+
+    def save(self, name: str, target: Path) -> str:
+        """Write the archive of a locked image to a file; returns the file's SHA-256.
+
+        Raises:
+            ImageMismatchError: see :meth:`archive`.
+        """
+        locked = locked_image(self.docker_dir, name)
+        self.on_event("image", image=name, phase="save", detail=str(target))
+        digest = hashlib.sha256()
+        aside = aside_of(target)
+        try:
+            with disk_guard(target), self.archive(locked) as chunks, aside.open("xb") as out:
+                for chunk in chunks():
+                    digest.update(chunk)
+                    out.write(chunk)
+                out.flush()
+                os.fsync(out.fileno())
+            aside.replace(target)
+            sync_folder(target.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+        return digest.hexdigest()
+
+    def load(self, path: Path) -> Locked:
+        """Load the archive of any locked image into the engine; says which image it was.
+
+        Raises:
+            ImageMismatchError: it is none of them, or damaged; the engine got nothing of it.
+        """
+        size = path.stat().st_size
+        entries = read_lock(self.docker_dir).values()
+        fitting = [entry for entry in entries if archived.size_of(entry) == size]
+        if not fitting:
+            raise ImageMismatchError(
+                f"{path} is not the archive of an image that docker/images.lock names: none of "
+                f"them has {size:,} bytes.",
+                "Get it again from where it came; `kiln images save` writes one.",
+            )
+        for locked in fitting[:-1]:
+            with contextlib.suppress(ImageMismatchError):
+                archived.check(archived.reading(path)(), locked, str(path))
+                fitting = [locked]
+                break
+        self.on_event("image", image=fitting[-1].name, phase="load", detail=str(path))
+        self._load(fitting[-1], archived.reading(path), str(path))
+        return fitting[-1]
 
     def check(self, built: Built, locked: Locked) -> None:
         """Refuse a built image that differs from the lock, naming the files that differ."""
@@ -200,27 +330,11 @@ class Images:
         return image_id
 
     def _seal(self, name: str, raw: str, scratch: Path) -> Sealed:
-        api = self.engine.client.api
-        with self.engine.failures("sealing an image"):
-            container = api.create_container(
-                raw, command=["/bin/true"], labels={OWNER_LABEL: tagged_name()}
-            )["Id"]
-            with tempfile.TemporaryFile(dir=scratch) as exported:
-                try:
-                    spool(api.export(container, chunk_size=1 << 21), exported)
-                finally:
-                    with contextlib.suppress(docker.errors.DockerException):
-                        api.remove_container(container, force=True)
-                settings = api.inspect_image(raw)["Config"]
-                sealer = Sealer(
-                    exported, settings, epoch=SOURCE_DATE_EPOCH, repository=f"tflite-kiln/{name}"
-                )
-                for message in api.load_image(sealer.archive()):
-                    if "error" in message:
-                        raise ImageBuildError(
-                            f"The engine refused the sealed image {name!r}: {message['error']}.",
-                            "Look at the engine's own log and run the command again.",
-                        )
+        with transfer.exported(self.engine, raw, scratch) as (exported, settings):
+            sealer = Sealer(
+                exported, settings, epoch=SOURCE_DATE_EPOCH, repository=f"tflite-kiln/{name}"
+            )
+            transfer.load(self.engine, name, sealer.archive())
         if sealer.sealed is None:
             raise ImageBuildError(
                 f"The engine took only a part of the sealed image {name!r}.",
@@ -230,8 +344,7 @@ class Images:
 
     def _discard(self, image_id: str) -> None:
         # The unsealed image and its layers: only the sealed one is used.
-        with contextlib.suppress(docker.errors.DockerException):
-            self.engine.client.api.remove_image(image_id, force=True)
+        transfer.discard(self.engine, image_id)
 
 
 @contextlib.contextmanager

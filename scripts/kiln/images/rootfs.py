@@ -37,7 +37,7 @@ _DROPPED = re.compile(
 _LINKS = {"bin/sh": "dash", "usr/bin/awk": "mawk", "var/run": "/run", "var/lock": "/run/lock"}
 
 #: What reading a damaged package raises, in this or the package library.
-_UNREADABLE = (
+UNREADABLE = (
     ArError,
     tarfile.TarError,
     lzma.LZMAError,
@@ -89,7 +89,7 @@ def build_rootfs(debs: Iterable[Path], out: IO[bytes], *, epoch: int) -> None:
                 md5sums = (
                     package.control.get_content("md5sums") if "md5sums" in package.control else b""
                 )
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ArchiveError(
                 f"{deb.name} is not a readable Debian package ({error}).",
                 "Remove it from the store with `kiln clean --store` and fetch it again.",

@@ -110,7 +110,7 @@ class Sealer:
         """
         size = sum(_tar_size(item.info) for item in self._items.values()) + 2 * tarfile.BLOCKSIZE
         padded = -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-        yield _header("layer.tar", padded)
+        yield archive_head(padded)
         digest = hashlib.sha256()
         written = 0
         for chunk in self._layer():
@@ -124,11 +124,7 @@ class Sealer:
         config = _config(self._settings, layer, self._epoch)
         identity = hashlib.sha256(config).hexdigest()
         # Named by its identity as it is loaded: no moment with a name that means something else.
-        tag = f"{self._repository}:{identity[:16]}"
-        manifest = [{"Config": f"{identity}.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]
-        yield from _member(f"{identity}.json", config)
-        yield from _member("manifest.json", json.dumps(manifest).encode())
-        yield bytes(2 * tarfile.BLOCKSIZE)
+        yield archive_tail(config, f"{self._repository}:{identity[:16]}")
         self.sealed = Sealed(f"sha256:{identity}", layer, config, padded, tuple(self._contents))
 
     def _layer(self) -> Iterator[bytes]:
@@ -268,15 +264,28 @@ def _tar_size(info: tarfile.TarInfo) -> int:
     return len(_tobuf(info)) + content
 
 
-def _header(name: str, size: int) -> bytes:
+def archive_head(layer_size: int) -> bytes:
+    """What comes before the layer in an archive of a sealed image."""
+    return tar_header("layer.tar", layer_size)
+
+
+def archive_tail(config: bytes, tag: str) -> bytes:
+    """What comes after the layer: the configuration, and which name the image is to get."""
+    name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = [{"Config": name, "RepoTags": [tag], "Layers": ["layer.tar"]}]
+    members = _member(name, config) + _member("manifest.json", json.dumps(manifest).encode())
+    return members + bytes(2 * tarfile.BLOCKSIZE)
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """The header of a plain file, 0644, of nobody, made at 1970-01-01."""
     info = tarfile.TarInfo(name)
     info.size = size
     return _tobuf(info)
 
 
-def _member(name: str, data: bytes) -> Iterator[bytes]:
-    yield _header(name, len(data))
-    yield data + bytes(-len(data) % tarfile.BLOCKSIZE)
+def _member(name: str, data: bytes) -> bytes:
+    return tar_header(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
 def compare_configs(expected: bytes, actual: bytes) -> list[str]:

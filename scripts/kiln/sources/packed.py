@@ -56,8 +56,19 @@ class Packed:
 
 def trusted_digest(packed: Packed, store: Store) -> str | None:
     """SHA-256 of the only archive that will do: pinned, or the first one used here."""
-    known = store.get_ref(_ARCHIVE_REF, packed.model)
-    return packed.sha256 or (known["sha256"] if known and known["url"] == packed.url else None)
+    known = remembered(store, packed.model)
+    return packed.sha256 or (known[1] if known and known[0] == packed.url else None)
+
+
+def remembered(store: Store, model: str) -> tuple[str, str] | None:
+    """Address and SHA-256 of the archive that was first used for a model whose recipe pins none."""
+    known = store.get_ref(_ARCHIVE_REF, model)
+    return None if known is None else (known["url"], known["sha256"])
+
+
+def remember(store: Store, model: str, url: str, digest: str) -> None:
+    """From now on only these bytes will do on this machine for ``model`` from ``url``."""
+    store.set_ref(_ARCHIVE_REF, model, {"url": url, "sha256": digest})
 
 
 def at_hand(packed: Packed, store: Store) -> bool:
@@ -113,8 +124,7 @@ def archive_files(
         store.set_ref(_TREE_REF, f"{digest}-{packed.model}", {"files": files})
     check_files(packed, store, files)
     if trusted is None:
-        # Trust on first use: from now on only these bytes will do on this machine.
-        store.set_ref(_ARCHIVE_REF, packed.model, {"url": packed.url, "sha256": digest})
+        remember(store, packed.model, packed.url, digest)  # trust on first use
         if on_note:
             on_note(
                 f"{packed.model}: first use of this archive. Pin it in the recipe, in [source]: "

@@ -43,6 +43,9 @@ PLATFORMS: tuple[str, ...] = (
 )
 """Platform tags of Debian 11 (glibc 2.31) on x86-64, best first."""
 
+PYTHON = "3.9"
+"""The Python of the images."""
+
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _ASKING = 8  # index pages asked for at once
 _PAUSE = 0.5  # seconds before the second try, doubled for each further one
@@ -189,7 +192,7 @@ def _pip_configured() -> str | None:
 def resolve(
     pins: Sequence[Pin],
     *,
-    python: str = "3.9",
+    python: str = PYTHON,
     platforms: Sequence[str] = PLATFORMS,
     session: requests.Session | None = None,
 ) -> list[Download]:
@@ -280,6 +283,50 @@ def _choose(
     return Download((best.url,), best.size, best.digests["sha256"].lower(), best.filename)
 
 
+# -- remembering it -----------------------------------------------------------------------------
+
+_REF = "pypi"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The file that stands for a pin; ``size`` in bytes where the index told it."""
+
+    filename: str
+    sha256: str
+    size: int | None = None
+
+
+def _choice_key(pin: Pin, python: str, platforms: Sequence[str]) -> str:
+    # The choice depends on all of these, and on nothing else that can change.
+    return key_of([pin.name, pin.version, sorted(pin.hashes), python, list(platforms)])
+
+
+def recall(
+    store: Store, pin: Pin, *, python: str = PYTHON, platforms: Sequence[str] = PLATFORMS
+) -> Chosen | None:
+    """The file that was chosen for a pin, if it is known and the store has it."""
+    known = store.get_ref(_REF, _choice_key(pin, python, platforms)) or {}
+    filename, digest = known.get("filename"), known.get("sha256")
+    if isinstance(filename, str) and digest in pin.hashes and store.has(str(digest)):
+        return Chosen(filename, str(digest), known.get("size"))
+    return None
+
+
+def remember(
+    store: Store,
+    pin: Pin,
+    chosen: Chosen,
+    *,
+    python: str = PYTHON,
+    platforms: Sequence[str] = PLATFORMS,
+) -> None:
+    """Keep in mind which file was chosen for a pin."""
+    file = {"filename": chosen.filename, "sha256": chosen.sha256, "size": chosen.size}
+    about = {**file, "name": pin.name, "version": pin.version}
+    store.set_ref(_REF, _choice_key(pin, python, platforms), about)
+
+
 # -- bringing them ------------------------------------------------------------------------------
 
 
@@ -289,7 +336,7 @@ def fetch_lock(
     *,
     jobs: int = 4,
     on_progress: OnProgress | None = None,
-    python: str = "3.9",
+    python: str = PYTHON,
     platforms: Sequence[str] = PLATFORMS,
 ) -> dict[str, str]:
     """Bring every package of a lock into the store; returns file name to digest, sorted.
@@ -303,19 +350,16 @@ def fetch_lock(
             :func:`kiln.sources.download.fetch`.
     """
     found: dict[str, str] = {}
-    missing: list[tuple[Pin, str]] = []
+    missing: list[Pin] = []
     for pin in read_lock(lock_path):
-        # The choice depends on all of these, and on nothing else that can change.
-        key = key_of([pin.name, pin.version, sorted(pin.hashes), python, list(platforms)])
-        known = store.get_ref("pypi", key) or {}
-        filename, digest = known.get("filename"), known.get("sha256")
-        if isinstance(filename, str) and digest in pin.hashes and store.has(str(digest)):
-            found[filename] = str(digest)
+        known = recall(store, pin, python=python, platforms=platforms)
+        if known is not None:
+            found[known.filename] = known.sha256
         else:
-            missing.append((pin, key))
-    downloads = resolve([pin for pin, _ in missing], python=python, platforms=platforms)
+            missing.append(pin)
+    downloads = resolve(missing, python=python, platforms=platforms)
     found.update(fetch(downloads, store, jobs=jobs, on_progress=on_progress))
-    for (pin, key), download in zip(missing, downloads, strict=True):
-        chosen = {"filename": download.name, "sha256": download.sha256, "size": download.size}
-        store.set_ref("pypi", key, {**chosen, "name": pin.name, "version": pin.version})
+    for pin, download in zip(missing, downloads, strict=True):
+        chosen = Chosen(download.name, str(download.sha256), download.size)
+        remember(store, pin, chosen, python=python, platforms=platforms)
     return dict(sorted(found.items()))

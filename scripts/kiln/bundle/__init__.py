@@ -1,0 +1,2 @@
+"""Bundles: one file with everything that building and reproducing need, for machines off the
+network."""

@@ -1,0 +1,263 @@
+"""What goes into a bundle: brought into the store where it is missing, and listed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kiln import __version__
+from kiln.archive import TarEntry, deterministic_tar, unpack
+from kiln.attest.names import SOURCE_FILE
+from kiln.attest.source_archive import source_archive
+from kiln.bundle.index import BlobEntry, FirstUse, ImageEntry, Index, PackageChoice, Role, Use
+from kiln.bundle.needs import Needs
+from kiln.errors import ImageMismatchError, SourceUnavailableError
+from kiln.images import archived, definition
+from kiln.images.archived import Reader
+from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
+from kiln.images.lock import Locked, locked_image, read_lock
+from kiln.project import Project
+from kiln.recipe import ArchiveSource, HubSource, Recipe, load
+from kiln.sources import pypi
+from kiln.sources.model import acquire, images_in
+from kiln.sources.packed import Packed, archive_files
+from kiln.store import Store
+
+if TYPE_CHECKING:
+    from kiln.images.builder import Images
+
+#: Called with an event name and its fields.
+OnEvent = Callable[..., None]
+
+
+@dataclass
+class Contents:
+    """A bundle's contents as they are gathered.
+
+    Args:
+        stack: what is opened for reading stays open until it is closed.
+    """
+
+    project: Project
+    store: Store
+    on_event: OnEvent
+    stack: contextlib.ExitStack
+    readers: dict[str, Reader] = field(default_factory=dict)
+    _sizes: dict[str, int] = field(default_factory=dict)
+    _uses: dict[str, set[tuple[Role, str]]] = field(default_factory=dict)
+    _refs: dict[tuple[str, ...], PackageChoice | FirstUse] = field(default_factory=dict)
+    _images: dict[str, ImageEntry] = field(default_factory=dict)
+
+    def index(self) -> Index:
+        """All that was gathered."""
+        blobs = [
+            BlobEntry(
+                sha256=digest,
+                size=self._sizes[digest],
+                uses=[Use(role=role, name=name) for role, name in sorted(uses)],
+            )
+            for digest, uses in sorted(self._uses.items())
+        ]
+        return Index(
+            kiln=__version__,
+            blobs=blobs,
+            refs=[ref for _, ref in sorted(self._refs.items())],
+            images=sorted(self._images.values(), key=lambda image: (image.name, image.identity)),
+        )
+
+    def _add(self, role: Role, name: str, digest: str) -> None:
+        path = self.store.path(digest)
+        self._sizes[digest] = path.stat().st_size
+        self.readers[digest] = archived.reading(path)
+        self._uses.setdefault(digest, set()).add((role, name))
+
+    # -- models ---------------------------------------------------------------------------------
+
+    def add_model(self, path: Path, models: Path) -> Recipe:
+        """Everything that building a model starts from.
+
+        Raises:
+            KilnError: its source cannot be had (:func:`kiln.sources.model.acquire`).
+        """
+        recipe = load(path, models)
+        acquired = acquire(
+            recipe,
+            self.store,
+            on_progress=self._progress,
+            on_note=lambda text: self.on_event("note", message=text),
+        )
+        sources, name = acquired.sources, recipe.name
+        source = source_archive(self.project, path, recipe)
+        self._add("recipe", f"{name}/{SOURCE_FILE}", self.store.add_bytes(source))
+        if isinstance(recipe.source, ArchiveSource | HubSource):
+            self._add_archive(recipe, recipe.source, acquired.record)
+        else:
+            self._add_all("input", name, {**sources.checkpoint, **sources.saved_model})
+            self._add_all("input", name, sources.inputs)
+        images = acquired.check_images or images_in(self.project.sample_images, self.store)
+        self._add_all("input", f"{name}/images", {**sources.images, **images})
+        for what, digest in (("labels", sources.label_map), ("pipeline.config", sources.config)):
+            if digest is not None:
+                self._add("input", f"{name}/{what}", digest)
+        return recipe
+
+    def _add_all(self, role: Role, prefix: str, files: Any) -> None:
+        for name, digest in files.items():
+            self._add(role, f"{prefix}/{name}", digest)
+
+    def _add_archive(
+        self, recipe: Recipe, source: ArchiveSource | HubSource, record: dict[str, Any]
+    ) -> None:
+        packed = Packed.of(recipe.name, source)
+        digest = record.get("sha256")
+        if digest is None:  # a hub module out of a cache: there is no archive
+            if packed.sha256 is None:
+                digest = self._pack(record["files"])
+            else:
+                _, record = archive_files(packed, self.store, None, self._progress, None)
+                digest = record["sha256"]
+        self._add("source", recipe.name, str(digest))
+        if packed.sha256 is None:
+            ref = FirstUse(kind="archive", model=recipe.name, url=packed.url, sha256=str(digest))
+            self._refs["archive", recipe.name] = ref
+
+    def _pack(self, files: dict[str, str]) -> str:
+        out = io.BytesIO()
+        entries = [TarEntry(name, self.store.path(digest)) for name, digest in files.items()]
+        deterministic_tar(out, entries, mtime=SOURCE_DATE_EPOCH)
+        return self.store.add_bytes(out.getvalue())
+
+    # -- images ---------------------------------------------------------------------------------
+
+    def add_packages(self, docker_dir: Path, names: Iterable[str]) -> None:
+        """The packages that images and their parents are built from.
+
+        Raises:
+            SourceUnavailableError, DigestMismatchError: one cannot be had.
+        """
+        for item in with_parents(docker_dir, names):
+            self.on_event("image", image=item.name, phase="fetch", detail="packages")
+            parts = definition.fetch(item, self.store, on_progress=self._progress)
+            self._add_all("debian", item.name, parts.get("debian", {}))
+            for lock in (*item.wheels, *([item.tools] if item.tools else [])):
+                for pin in pypi.read_lock(lock):
+                    self._add_package(item.name, pin)
+
+    def _add_package(self, image: str, pin: pypi.Pin) -> None:
+        chosen = pypi.recall(self.store, pin)
+        assert chosen is not None  # just fetched
+        self._add("python", f"{image}/{chosen.filename}", chosen.sha256)
+        hashes = sorted(pin.hashes)
+        key = ("pypi", pin.name, pin.version, *hashes)
+        self._refs[key] = PackageChoice(
+            kind="pypi",
+            name=pin.name,
+            version=pin.version,
+            hashes=hashes,
+            python=pypi.PYTHON,
+            platforms=list(pypi.PLATFORMS),
+            filename=chosen.filename,
+            sha256=chosen.sha256,
+        )
+
+    def add_image(self, images: Images, locked: Locked) -> None:
+        """The archive of a sealed image: the store's, or else of what the engine holds or builds.
+
+        Raises:
+            ImageMismatchError: what is there is another image.
+        """
+        if locked.identity in self._images:
+            return
+        if archived.stored(self.store, locked) is None:
+            images.ensure(locked.name)
+        self.on_event("image", image=locked.name, phase="save", detail="reading it")
+        chunks = self.stack.enter_context(images.archive(locked))
+        digest = hashlib.sha256()
+        for chunk in chunks():
+            digest.update(chunk)
+        sha256 = digest.hexdigest()
+        self.readers[sha256] = chunks
+        self._sizes[sha256] = archived.size_of(locked)
+        self._uses.setdefault(sha256, set()).add(("image", locked.name))
+        self._images[locked.identity] = ImageEntry(
+            name=locked.name,
+            identity=locked.identity,
+            layer=locked.layer,
+            size=locked.size,
+            config=locked.config,
+            sha256=sha256,
+        )
+
+    # -- a release ------------------------------------------------------------------------------
+
+    def add_needs(self, needs: Needs) -> None:
+        """What the recorded stages of a model of a release read, and the code.
+
+        Raises:
+            SourceUnavailableError: the store lacks a content.
+        """
+        missing = [name for digest, name in needs.contents.items() if not self.store.has(digest)]
+        if missing:
+            raise SourceUnavailableError(
+                f"{len(missing)} contents that {needs.model!r} of the release was made from are "
+                f"not here: {', '.join(sorted(missing)[:5])}.",
+                "Make the bundle where the release was built, or build the model again first.",
+            )
+        for digest, name in needs.contents.items():
+            self._add("input", f"{needs.model}/{name}", digest)
+        if needs.source_archive is not None:
+            digest = self.store.add_file(needs.source_archive)
+            self._add("recipe", f"{needs.model}/{SOURCE_FILE}", digest)
+
+    def docker_of(self, needs: Needs) -> Path:
+        """The image definitions that a model of a release was made with.
+
+        Raises:
+            ImageMismatchError: they are neither the project's nor in the release.
+        """
+        if needs.images <= {item.identity for item in read_lock(self.project.docker).values()}:
+            return self.project.docker
+        if needs.source_archive is not None:
+            scratch = self.stack.enter_context(self.store.scratch()) / "source"
+            unpack(needs.source_archive, scratch)
+            for folder in sorted(scratch.glob("**/docker")):
+                if needs.images <= {item.identity for item in read_lock(folder).values()}:
+                    return folder
+        raise ImageMismatchError(
+            f"{needs.model!r} of the release was made in other images than docker/images.lock "
+            "names, and there is no source archive with theirs.",
+            "Check out the version that made the release.",
+        )
+
+    def _progress(self, name: str, done: int, total: int | None) -> None:
+        self.on_event("download", name=name, done=done, total=total)
+
+
+def with_parents(docker_dir: Path, names: Iterable[str]) -> list[Definition]:
+    """Definitions of images and of all that they start from, parents first."""
+    known = definition.load(docker_dir)
+    wanted: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        item = definition.get(docker_dir, name)
+        wanted.add(name)
+        if item.parent is not None and item.parent not in wanted:
+            todo.append(item.parent)
+    return [item for name, item in known.items() if name in wanted]
+
+
+def names_of(docker_dir: Path, identities: Iterable[str]) -> list[str]:
+    """Names of locked images, by identity."""
+    wanted = set(identities)
+    return [name for name, item in read_lock(docker_dir).items() if item.identity in wanted]
+
+
+def locked_images(docker_dir: Path, names: Sequence[str]) -> list[Locked]:
+    """What the lock says of images and of all that they start from."""
+    return [locked_image(docker_dir, item.name) for item in with_parents(docker_dir, names)]

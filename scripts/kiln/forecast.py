@@ -1,0 +1,96 @@
+"""What a build would do, found out without an engine, a download or a change to anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from kiln.digest import tree_digest
+from kiln.errors import UsageError
+from kiln.images.lock import locked_image
+from kiln.plan import make_plan
+from kiln.project import Project
+from kiln.recipe import Recipe, Variant
+from kiln.sources.model import acquire, images_in, source_at_hand
+from kiln.store import Store
+
+#: ``stored``: the result is in the store. ``runs``: a build would run it. ``spare``: it is not in
+#: the store, but nothing that would run needs it.
+State = Literal["stored", "runs", "spare"]
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One stage that a build goes through; ``key`` is 64 hex digits."""
+
+    id: str
+    stage: str
+    key: str
+    state: State
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a build of one model would do.
+
+    Args:
+        identity: of the sealed image, ``sha256:<hex>``.
+        source: the kind of source; ``at_hand``: a build would download nothing for it.
+        steps: empty while the source is not at hand: keys are made of its digests.
+    """
+
+    model: str
+    image: str
+    identity: str
+    variants: tuple[Variant, ...]
+    source: str
+    at_hand: bool
+    steps: tuple[PlannedStep, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def forecast(
+    project: Project, store: Store, recipe: Recipe, variants: Sequence[Variant] = ()
+) -> Forecast:
+    """Say what a build of ``recipe`` would do.
+
+    Args:
+        variants: which; all of the recipe when empty.
+
+    Raises:
+        ImageMismatchError: the image's sources were changed and not locked again.
+        UsageError: the recipe has no such variant.
+        KilnError: files of the source that are at hand are not what the recipe says.
+    """
+    wanted = tuple(variants) or recipe.variants
+    missing = [variant for variant in wanted if variant not in recipe.variants]
+    if missing:
+        raise UsageError(
+            f"Model {recipe.name!r} has no variant {missing[0]!r}.",
+            f"Its recipe lists: {', '.join(recipe.variants)}.",
+        )
+    identity = locked_image(project.docker, recipe.image).identity
+    at_hand = source_at_hand(recipe, store)
+    steps = _steps(project, store, recipe, wanted, identity) if at_hand else ()
+    return Forecast(recipe.name, recipe.image, identity, wanted, recipe.source.kind, at_hand, steps)
+
+
+def _steps(
+    project: Project, store: Store, recipe: Recipe, variants: Sequence[Variant], identity: str
+) -> tuple[PlannedStep, ...]:
+    acquired = acquire(recipe, store)
+    images = acquired.check_images or images_in(project.sample_images, store)
+    sources = replace(acquired.sources, check_images=images)
+    code = tree_digest(project.stages)
+    plan = make_plan(recipe, sources, variants, image=identity, code=code)
+    stored = {step.id for step in plan.steps if store.get_result(step.key) is not None}
+    runs = {step.id for step in plan.closure([*plan.artefacts.values(), *plan.reports], stored)}
+
+    def state(step_id: str) -> State:
+        return "stored" if step_id in stored else "runs" if step_id in runs else "spare"
+
+    return tuple(PlannedStep(s.id, s.stage, s.key, state(s.id)) for s in plan.steps)

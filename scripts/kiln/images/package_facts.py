@@ -1,0 +1,242 @@
+"""What packages say of themselves: licences, makers, requirements.
+
+Debian packages say it in their control file and in ``/usr/share/doc/<package>/copyright`` (Debian
+Policy 12.5), Python packages in their core metadata. Nothing is guessed: a package that names no
+licence in a form a program can read has none here.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from debian.debfile import DebFile
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from packaging.metadata import RawMetadata, parse_email
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from kiln.errors import ArchiveError
+from kiln.images.rootfs import UNREADABLE
+
+#: What markers of requirements see in the images: Debian 11's Python on x86-64, no extras.
+_MARKERS = {
+    "extra": "",
+    "implementation_name": "cpython",
+    "implementation_version": "3.9.2",
+    "os_name": "posix",
+    "platform_machine": "x86_64",
+    "platform_python_implementation": "CPython",
+    "platform_release": "",
+    "platform_system": "Linux",
+    "platform_version": "",
+    "python_full_version": "3.9.2",
+    "python_version": "3.9",
+    "sys_platform": "linux",
+}
+# Short names of machine-readable copyright files (DEP-5) that SPDX spells otherwise.
+_SPDX = {
+    "Artistic": "Artistic-1.0-Perl",
+    "Artistic-2": "Artistic-2.0",
+    "BSD-2-clause": "BSD-2-Clause",
+    "BSD-3-clause": "BSD-3-Clause",
+    "BSD-4-clause": "BSD-4-Clause",
+    "Expat": "MIT",
+}
+_GNU = re.compile(r"(A?GPL|LGPL|GFDL)-([123](?:\.\d)?)(\+?)")
+_COMMON = re.compile(r"/usr/share/common-licenses/([A-Za-z]+(?:-\d+(?:\.\d+)?)?)\b")
+
+
+@dataclass(frozen=True)
+class PackageFacts:
+    """What a package says.
+
+    Args:
+        licences: SPDX identifiers and expressions, or names in the package's own words.
+        maker: who is named as its maintainer or author, without address.
+        requires: names of packages (of those that ``provides`` speaks of too).
+        shares_licence_of: a Debian package whose copyright file is this one's, too.
+    """
+
+    licences: tuple[str, ...] = ()
+    maker: str | None = None
+    requires: tuple[str, ...] = ()
+    provides: tuple[str, ...] = ()
+    shares_licence_of: str | None = None
+
+
+def spdx(text: str) -> str | None:
+    """``text`` as an SPDX expression in its one spelling; None where it is none.
+
+    >>> spdx("apache-2.0"), spdx("Apache 2.0")
+    ('Apache-2.0', None)
+    """
+    try:
+        return canonicalize_license_expression(text)
+    except InvalidLicenseExpression:
+        return None
+
+
+# -- Debian -------------------------------------------------------------------------------------
+
+
+def debian_facts(path: Path) -> PackageFacts:
+    """What a ``.deb`` says.
+
+    Raises:
+        ArchiveError: it is no readable package.
+    """
+    try:
+        with path.open("rb") as stream:
+            package = DebFile(fileobj=stream)
+            control = package.debcontrol()
+            name = str(control["Package"])
+            text, other = _copyright(package.data.tgz(), name)
+    except UNREADABLE as error:
+        raise ArchiveError(
+            f"{path.name} is not a readable Debian package ({error}).",
+            "Remove it from the store with `kiln clean --store` and fetch it again.",
+        ) from error
+    needs = f"{control.get('Pre-Depends', '')},{control.get('Depends', '')}"
+    return PackageFacts(
+        licences=licences_of(text),
+        maker=email.utils.parseaddr(str(control.get("Maintainer", "")))[0] or None,
+        requires=_names(needs),
+        provides=_names(str(control.get("Provides", ""))),
+        shares_licence_of=other,
+    )
+
+
+def _copyright(data: tarfile.TarFile, name: str) -> tuple[str, str | None]:
+    folder = f"./usr/share/doc/{name}"
+    for info in data.getmembers():
+        if info.name == folder and info.issym():
+            return "", Path(info.linkname).name
+        if info.name == f"{folder}/copyright":
+            if info.issym():
+                return "", Path(info.linkname).parent.name
+            stream = data.extractfile(info)
+            return (stream.read().decode("utf-8", "replace") if stream else ""), None
+    return "", None
+
+
+def _names(relations: str) -> tuple[str, ...]:
+    words = (re.match(r"\s*([a-z0-9][a-z0-9+.-]*)", part) for part in re.split(r"[,|]", relations))
+    return tuple(sorted({match[1] for match in words if match}))
+
+
+def licences_of(text: str) -> tuple[str, ...]:
+    """The licences that a copyright file names, sorted.
+
+    Of a machine-readable one the short names; of another the licences that it refers to in
+    ``/usr/share/common-licenses``, by the names they have there: which says nothing of later
+    versions.
+
+    >>> licences_of("Format: https://www.debian.org/...\\nLicense: GPL-2+ or Expat\\n")
+    ('GPL-2.0-or-later OR MIT',)
+    >>> licences_of("See /usr/share/common-licenses/GPL-3.")
+    ('GPL-3',)
+    """
+    if re.match(r"\s*Format(-Specification)?:", text):
+        found = re.findall(r"^License:[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE)
+        return tuple(sorted({_debian_licence(name) for name in found}))
+    return tuple(sorted(set(_COMMON.findall(text))))
+
+
+def _debian_licence(name: str) -> str:
+    words = re.split(r" (and|or) ", name)
+    spelled = [word.upper() if word in {"and", "or"} else _as_spdx(word) for word in words]
+    if len(words) > 1:
+        return spdx(" ".join(spelled)) or name
+    return spdx(spelled[0]) or name
+
+
+def _as_spdx(name: str) -> str:
+    if match := _GNU.fullmatch(name):
+        family, version, later = match.groups()
+        version = version if "." in version else f"{version}.0"
+        return f"{family}-{version}-{'or-later' if later else 'only'}"
+    return _SPDX.get(name, name)
+
+
+# -- Python -------------------------------------------------------------------------------------
+
+
+def python_facts(path: Path, filename: str) -> PackageFacts:
+    """What a wheel or a source package says.
+
+    Args:
+        path: where its content is.
+        filename: what it is called.
+
+    Raises:
+        ArchiveError: it has no metadata.
+    """
+    try:
+        data = _wheel_metadata(path) if filename.endswith(".whl") else _source_metadata(path)
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        raise ArchiveError(
+            f"{filename} is not a readable package ({error}).",
+            "Remove it from the store with `kiln clean --store` and fetch it again.",
+        ) from error
+    if data is None:
+        raise ArchiveError(f"{filename} has no metadata.", "Report it to its author.")
+    metadata, _ = parse_email(data)
+    addresses = [metadata.get("author_email", ""), metadata.get("maintainer_email", "")]
+    named = [metadata.get("author"), metadata.get("maintainer")]
+    named += [name for name, _ in email.utils.getaddresses(addresses)]
+    makers = [name.strip() for name in named if name and name.strip() not in {"", "UNKNOWN"}]
+    return PackageFacts(
+        licences=_python_licences(metadata),
+        maker=" ".join(makers[0].split()) if makers else None,
+        requires=_required(metadata.get("requires_dist", [])),
+    )
+
+
+def _wheel_metadata(path: Path) -> bytes | None:
+    with zipfile.ZipFile(path) as wheel:
+        for name in wheel.namelist():
+            if re.fullmatch(r"[^/]+\.dist-info/METADATA", name):
+                return wheel.read(name)
+    return None
+
+
+def _source_metadata(path: Path) -> bytes | None:
+    with tarfile.open(path) as source:
+        for info in source:
+            if re.fullmatch(r"[^/]+/PKG-INFO", info.name) and info.isreg():
+                stream = source.extractfile(info)
+                return stream.read() if stream else None
+    return None
+
+
+def _python_licences(metadata: RawMetadata) -> tuple[str, ...]:
+    """The licence expression; or else the field that came before it, where it is but a name, or
+    the classifiers."""
+    if expression := metadata.get("license_expression"):
+        return (spdx(expression) or expression,)
+    text = (metadata.get("license") or "").strip()
+    if text and text != "UNKNOWN" and "\n" not in text and len(text) <= 80:
+        return (spdx(text) or text,)
+    prefix = "License :: "
+    classifiers = [c for c in metadata.get("classifiers", []) if c.startswith(prefix)]
+    named = [c.rpartition(" :: ")[2] for c in classifiers if c != f"{prefix}OSI Approved"]
+    return tuple(sorted({spdx(name) or name for name in named}))
+
+
+def _required(lines: Iterable[str]) -> tuple[str, ...]:
+    found = set()
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:  # of before there was a rule
+            continue
+        if requirement.marker is None or requirement.marker.evaluate(_MARKERS):
+            found.add(str(canonicalize_name(requirement.name)))
+    return tuple(sorted(found))

@@ -1,0 +1,82 @@
+"""Sealed images in and out of an engine: what it holds, what it exports, what it is given."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import docker.errors
+
+from kiln.engine import OWNER_LABEL, Engine
+from kiln.errors import ImageBuildError
+from kiln.images.lock import Locked
+from kiln.images.seal import spool
+from kiln.owners import tagged_name
+
+
+def inspect(engine: Engine, reference: str) -> dict[str, Any] | None:
+    """What the engine says of an image; None where it has none of that name."""
+    try:
+        with engine.failures("looking for an image"):
+            found: dict[str, Any] = engine.client.api.inspect_image(reference)
+            return found
+    except Exception as error:
+        if isinstance(error.__cause__, docker.errors.ImageNotFound):
+            return None
+        raise
+
+
+def present(engine: Engine, locked: Locked) -> bool:
+    """Whether the engine holds exactly this sealed image."""
+    found = inspect(engine, locked.tag)
+    # The id is the configuration's digest on one storage backend and a manifest's on the other;
+    # the layer is the same on both, and the tag is only ever given to this identity.
+    return found is not None and found["RootFS"]["Layers"] == [locked.layer]
+
+
+@contextlib.contextmanager
+def exported(
+    engine: Engine, image: str, scratch: Path
+) -> Iterator[tuple[IO[bytes], dict[str, Any]]]:
+    """An image's file system as the engine exports it, seekable, and the image's settings.
+
+    Args:
+        scratch: where the file lies, as large as the image, as long as the body runs.
+    """
+    api = engine.client.api
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        with engine.failures("exporting an image"):
+            container = api.create_container(
+                image, command=["/bin/true"], labels={OWNER_LABEL: tagged_name()}
+            )["Id"]
+            try:
+                spool(api.export(container, chunk_size=1 << 21), file)
+            finally:
+                with contextlib.suppress(docker.errors.DockerException):
+                    api.remove_container(container, force=True)
+            settings = api.inspect_image(image)["Config"]
+        yield file, settings
+
+
+def load(engine: Engine, name: str, archive: Iterable[bytes]) -> None:
+    """Give the engine an archive of image ``name``.
+
+    Raises:
+        ImageBuildError: it refused.
+    """
+    with engine.failures("loading an image"):
+        for message in engine.client.api.load_image(archive):
+            if "error" in message:
+                raise ImageBuildError(
+                    f"The engine refused the sealed image {name!r}: {message['error']}.",
+                    "Look at the engine's own log and run the command again.",
+                )
+
+
+def discard(engine: Engine, reference: str) -> None:
+    """Take an image's name away, and the image with its last name; silent where that fails."""
+    with contextlib.suppress(docker.errors.DockerException):
+        engine.client.api.remove_image(reference, force=True)

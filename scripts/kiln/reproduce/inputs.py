@@ -1,0 +1,141 @@
+"""Finding what a recorded plan reads: by digest, wherever it is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kiln.archive import unpack
+from kiln.digest import sha256_file
+from kiln.errors import (
+    ArchiveError,
+    DigestMismatchError,
+    SourceUnavailableError,
+    UsageError,
+)
+from kiln.reproduce.recorded import Archive
+from kiln.store import Store
+
+#: Called with an event name and its fields.
+OnEvent = Callable[..., None]
+
+
+@dataclass
+class Inputs:
+    """Where contents are looked for, in this order.
+
+    Args:
+        store: the user's; what is downloaded goes there.
+        folders: of the user's, any files.
+        checkout: the folder of recipes of a checkout, which holds what embedded samples are made
+            from; None where there is no checkout.
+        scratch: a private folder, for what is unpacked.
+        fetch: whether archives may be downloaded.
+    """
+
+    store: Store
+    folders: Sequence[Path]
+    checkout: Path | None
+    scratch: Path
+    on_event: OnEvent
+    fetch: bool = True
+    _found: dict[str, Path] = field(default_factory=dict)
+    _indexed: dict[Path, dict[str, Path]] = field(default_factory=dict)
+    _tried: set[Archive] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise UsageError(f"There is no folder {folder}.", "Correct --inputs.")
+
+    def find(self, wanted: Mapping[str, str], archive: Archive | None) -> dict[str, Path]:
+        """The files that hold the wanted contents; those that cannot be found are left out.
+
+        Each was read just now and has its digest.
+
+        Args:
+            wanted: SHA-256 -> what to call it.
+            archive: the published archive that some of them are in.
+        """
+
+        def missing() -> list[str]:
+            return [digest for digest in wanted if digest not in self._found]
+
+        for digest in missing():
+            self._look_in_store(digest, wanted[digest])
+        for folder in self.folders:
+            if missing():
+                self._found.update(self._index(folder))
+        if missing() and self.checkout is not None:
+            known = self._index(self.checkout)
+            taken = [digest for digest in missing() if digest in known]
+            self._found.update({digest: known[digest] for digest in taken})
+            if taken:
+                self._note(
+                    f"{len(taken)} contents are neither in the store nor in a bundle; files of "
+                    f"this checkout have their digests: {_some(wanted[d] for d in taken)}"
+                )
+        if missing() and archive is not None and archive not in self._tried:
+            self._tried.add(archive)
+            self._look_in_archive(archive)
+        return {digest: self._found[digest] for digest in wanted if digest in self._found}
+
+    def _look_in_store(self, digest: str, name: str) -> None:
+        if not self.store.has(digest):
+            return
+        path = self.store.path(digest)
+        if sha256_file(path) == digest:
+            self._found[digest] = path
+        else:
+            self._note(f"{name}: the store's content is damaged, and is not used: {path}")
+
+    def _index(self, folder: Path) -> dict[str, Path]:
+        """Every file below a folder by its digest, read once."""
+        if folder not in self._indexed:
+            found: dict[str, Path] = {}
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and ".git" not in path.relative_to(folder).parts:
+                    with contextlib.suppress(OSError):  # what cannot be read is of no help
+                        found[sha256_file(path)] = path
+            self._indexed[folder] = found
+        return self._indexed[folder]
+
+    def _look_in_archive(self, archive: Archive) -> None:
+        """Unpack the published archive, fetched by its digest where it is not at hand."""
+        if not archive.sha256:
+            return
+        self._look_in_store(archive.sha256, archive.uri)
+        packed = self._found.get(archive.sha256)  # the user's folders have been looked through
+        try:
+            if packed is None:
+                packed = self._fetched(archive)
+            folder = self.scratch / archive.sha256
+            unpack(packed, folder)
+        except (SourceUnavailableError, DigestMismatchError, ArchiveError) as error:
+            self._note(f"{archive.uri}: {error.message}")
+            return
+        self._found.update(self._index(folder))
+
+    def _fetched(self, archive: Archive) -> Path:
+        if not self.fetch or not archive.uri:
+            raise SourceUnavailableError("it is not at hand, and was not to be downloaded.")
+        from kiln.sources.download import Download, fetch  # slow to import, rarely needed
+
+        name = archive.uri.rsplit("/", 1)[-1] or archive.uri
+        urls = (archive.uri, *archive.mirrors)
+        download = Download(urls=urls, size=None, sha256=archive.sha256, name=name)
+
+        def progress(name: str, done: int, total: int | None) -> None:
+            self.on_event("download", name=name, done=done, total=total)
+
+        return self.store.path(fetch([download], self.store, on_progress=progress)[name])
+
+    def _note(self, text: str) -> None:
+        self.on_event("note", message=text)
+
+
+def _some(names: Iterable[str]) -> str:
+    first, *more = names
+    return f"{first} and {len(more)} more" if more else first

@@ -1,0 +1,56 @@
+"""Recorded plans that agree, put together: what several artefacts need is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kiln.reproduce.recorded import Recorded
+from kiln.steps import Plan, Step
+
+
+@dataclass(frozen=True)
+class Group:
+    """Artefacts that one container can make; ``plan.artefacts`` goes from file to step."""
+
+    artefacts: tuple[Recorded, ...]
+    plan: Plan
+
+
+def merge(artefacts: Sequence[Recorded]) -> list[Group]:
+    """Artefacts of one model in as few groups as possible, in their order.
+
+    Two go together where image, stage code, source archive and limits are the same, and steps
+    with the same id have the same key: then they are the same step.
+    """
+    groups: list[list[Recorded]] = []
+    for item in artefacts:
+        for group in groups:
+            if all(_agree(item, other) for other in group):
+                group.append(item)
+                break
+        else:
+            groups.append([item])
+    return [Group(tuple(group), _merged([item.plan for item in group])) for group in groups]
+
+
+def _agree(one: Recorded, other: Recorded) -> bool:
+    def settings(item: Recorded) -> tuple[object, ...]:
+        return (item.plan.identity, item.plan.code, item.image, item.source, item.limits)
+
+    keys = {step.id: step.key for step in one.plan.steps}
+    return settings(one) == settings(other) and all(
+        keys.get(step.id, step.key) == step.key for step in other.plan.steps
+    )
+
+
+def _merged(plans: Sequence[Plan]) -> Plan:
+    steps = {step.id: step for plan in plans for step in plan.steps}
+    depths: dict[str, int] = {}
+    for step in steps.values():  # upstream first, in each plan
+        depths[step.id] = 1 + max((depths[other] for other in step.upstream()), default=0)
+    # All of one depth follow each other: steps of one environment can share a process.
+    ordered: list[Step] = sorted(steps.values(), key=lambda step: depths[step.id])
+    artefacts = {file: step for plan in plans for file, step in plan.artefacts.items()}
+    first = plans[0]
+    return Plan(first.model, first.image, tuple(ordered), artefacts, (), first.identity, first.code)

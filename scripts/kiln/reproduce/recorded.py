@@ -1,0 +1,202 @@
+"""What the provenance of one artefact says, read into plain values."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from kiln.attest.names import BUILD_TYPE, PROVENANCE_TYPE, SOURCE_FILE
+from kiln.attest.plan_data import plan_from_data
+from kiln.errors import VerificationError
+from kiln.limits import Limits
+from kiln.steps import Files, Plan
+
+# By name, as in kiln.recipe.
+_toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_HEX = re.compile("[0-9a-f]{64}")
+_REMEDY = "Get the release again; `kiln verify` says whether it is whole."
+
+#: What the plan's inputs are called where they are no part of a published archive.
+_LOCAL_INPUTS = frozenset({"images", "label_map"})
+
+ARCHIVE = "source/archive"
+_LOCK = "lock/"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published archive that inputs come from; ``sha256`` may be unknown ("")."""
+
+    uri: str
+    sha256: str
+    mirrors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one statement says of the artefact that it is about.
+
+    Args:
+        place: where the statement was read.
+        file: the artefact's name; ``sha256`` is that of its content.
+        plan: the steps that make it; its only artefact is called ``file``.
+        image: the name of the sealed image, whose identity is ``plan.identity``.
+        locks: path below the source archive -> SHA-256, of what the image is made from.
+        source: SHA-256 of the source archive, "" where there was none.
+        cpu: the processor that it was made on, "" where that is unknown.
+        origin: where the recipe came from, for people; "" where that is unknown.
+        byproducts: name -> SHA-256 of what was written beside it.
+    """
+
+    place: Path
+    file: str
+    sha256: str
+    model: str
+    variant: str
+    plan: Plan
+    image: str
+    limits: Limits
+    locks: Mapping[str, str]
+    source: str
+    archive: Archive | None
+    machine: str
+    cpu: str
+    origin: str
+    byproducts: Mapping[str, str]
+
+    @property
+    def plain_export(self) -> bool:
+        """Whether the export leaves batch norms to the converter (the seed profile's)."""
+        return any(step.params.get("exact_batch_norm") is False for step in self.plan.steps)
+
+    def inputs(self) -> dict[str, str]:
+        """SHA-256 -> what the plan calls it, of every content that is read."""
+        found: dict[str, str] = {}
+        for step in self.plan.steps:
+            for name, item in step.inputs.items():
+                if isinstance(item, Files):
+                    for path, digest in item.files.items():
+                        found.setdefault(digest, "/".join(filter(None, (step.id, name, path))))
+        return found
+
+    def came_from(self, name: str) -> str:
+        """Where an input could be had, "" where nobody knows; ``name`` as in :meth:`inputs`."""
+        if self.archive is not None and name.split("/")[1] not in _LOCAL_INPUTS:
+            return self.archive.uri
+        return self.origin
+
+
+def read(statement: Mapping[str, Any], place: Path) -> Recorded:
+    """What a provenance statement says.
+
+    Raises:
+        VerificationError: it is none of kiln's, contradicts itself, or cannot be understood.
+    """
+    try:
+        return _read(statement, place)
+    except VerificationError as error:
+        raise VerificationError(f"{place}: {error.message}", error.remedy) from None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise VerificationError(
+            f"{place} is no provenance that kiln understands ({type(error).__name__}: {error}).",
+            _REMEDY,
+        ) from None
+
+
+def _read(statement: Mapping[str, Any], place: Path) -> Recorded:
+    predicate = statement["predicate"]
+    build, run = predicate["buildDefinition"], predicate["runDetails"]
+    if statement["predicateType"] != PROVENANCE_TYPE or build["buildType"] != BUILD_TYPE:
+        raise VerificationError(f"this is no provenance of a {BUILD_TYPE}.", _REMEDY)
+    (subject,) = statement["subject"]
+    outside, inside = build["externalParameters"], build["internalParameters"]
+    file, model = _text(subject["name"], _NAME), _text(outside["model"], _NAME)
+    materials: dict[str, Mapping[str, Any]] = {
+        str(item["name"]): item for item in build["resolvedDependencies"]
+    }
+    plan = plan_from_data(inside["plan"], model=model, variant=file)
+    return Recorded(
+        place=place,
+        file=file,
+        sha256=_text(subject["digest"]["sha256"], _HEX),
+        model=model,
+        variant=str(outside["variant"]),
+        plan=plan,
+        image=_image(materials, plan),
+        limits=_limits(inside["limits"]),
+        locks={
+            name.removeprefix(_LOCK): _text(item["digest"]["sha256"], _HEX)
+            for name, item in materials.items()
+            if name.startswith(_LOCK)
+        },
+        source=_digest(materials.get(SOURCE_FILE)),
+        archive=_archive(materials.get(ARCHIVE), str(outside["recipe"]["text"])),
+        machine=str(inside["host"]["machine"]),
+        cpu=str(inside["host"]["cpu"]),
+        origin=_origin(materials.get("repository")),
+        byproducts={
+            str(item["name"]): _digest(item) for item in run.get("byproducts", ()) if _digest(item)
+        },
+    )
+
+
+def _text(value: Any, pattern: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError(f"{value!r} is impossible")
+    return value
+
+
+def _digest(item: Mapping[str, Any] | None) -> str:
+    digest = item.get("digest", {}).get("sha256") if item is not None else None
+    return "" if digest is None else _text(digest, _HEX)
+
+
+def _image(materials: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
+    """The name of the image that the plan runs in.
+
+    Raises:
+        VerificationError: the statement's list of materials does not hold that image.
+    """
+    for name, item in materials.items():
+        if name.startswith("image/") and f"sha256:{_digest(item)}" == plan.identity:
+            return _text(name.removeprefix("image/"), _NAME)
+    raise VerificationError(
+        f"its plan runs in the image {plan.identity}, which is not among its materials.", _REMEDY
+    )
+
+
+def _limits(said: Mapping[str, Any]) -> Limits:
+    memory, timeout = said["memory"], said["timeout"]
+    if not (type(memory) is int and memory > 0 and type(timeout) in (int, float) and timeout > 0):
+        raise ValueError(f"the limits {dict(said)!r} are impossible")
+    return Limits(memory=memory, timeout=float(timeout))
+
+
+def _archive(item: Mapping[str, Any] | None, recipe: str) -> Archive | None:
+    if item is None:
+        return None
+    return Archive(str(item.get("uri", "")), _digest(item), _mirrors(recipe))
+
+
+def _mirrors(recipe: str) -> tuple[str, ...]:
+    """Further addresses of the archive; a recipe that says it otherwise some day has none."""
+    try:
+        source = _toml.loads(recipe).get("source", {})
+        return tuple(item for item in source.get("mirrors", ()) if isinstance(item, str))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return ()
+
+
+def _origin(item: Mapping[str, Any] | None) -> str:
+    if item is None:
+        return ""
+    uri, commit = str(item.get("uri", "")), str(item.get("digest", {}).get("gitCommit", ""))
+    known = uri.removeprefix("git+") not in ("", "unknown")
+    return f"{uri}@{commit}" if known and commit else uri if known else ""

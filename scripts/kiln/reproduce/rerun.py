@@ -1,0 +1,300 @@
+"""Recorded plans, executed as recorded, and what came out held against what was released."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kiln.attest.names import ATTESTATIONS, CONVERSION_FILE, SOURCE_FILE
+from kiln.digest import sha256_file
+from kiln.errors import (
+    CancelledError,
+    DiskFullError,
+    EngineUnavailableError,
+    ImageMismatchError,
+    KilnError,
+)
+from kiln.files import copy_file, disk_guard, write_atomic
+from kiln.images.lock import read_lock
+from kiln.machine import cpu_name
+from kiln.project import Project
+from kiln.reproduce.code import ReleasedCode
+from kiln.reproduce.inputs import Inputs
+from kiln.reproduce.merging import Group, merge
+from kiln.reproduce.recorded import Recorded
+from kiln.reproduce.verdict import (
+    DIFFERS,
+    IDENTICAL,
+    IMPOSSIBLE,
+    Cause,
+    Missing,
+    Verdict,
+    suspects,
+)
+from kiln.run import OnEvent, Runner
+from kiln.store import StageResult, Store
+
+if TYPE_CHECKING:
+    from kiln.difference import Difference
+    from kiln.engine import Engine
+
+#: What ends the whole work: it would end every artefact's, for the same reason.
+_FINAL = (EngineUnavailableError, CancelledError, DiskFullError)
+
+_BUNDLE = "a bundle made where it is: `kiln bundle create --release`"
+
+
+@dataclass
+class Reproducer:
+    """Makes artefacts again on this machine.
+
+    Args:
+        store: inputs and images may come from here; results never do.
+        checkout: may help with embedded samples and, where it is exactly the same, with code.
+        on_event: told what :class:`kiln.run.Runner` tells, and ``verdict`` for each artefact.
+        folders: where inputs may be, too.
+        source: the source archive, where it is not beside the statement.
+        keep: a folder for files that came out otherwise.
+        fetch: whether published archives may be downloaded.
+    """
+
+    store: Store
+    checkout: Project | None
+    on_event: OnEvent
+    folders: Sequence[Path] = ()
+    source: Path | None = None
+    keep: Path | None = None
+    fetch: bool = True
+    find_engine: Callable[[], Engine] | None = None
+    _engine: list[Engine] = field(default_factory=list)
+
+    def engine(self) -> Engine:
+        """The engine, found once; leftovers of dead runs are removed on the way."""
+        if not self._engine:
+            from kiln.engine import Engine
+
+            self._engine.append((self.find_engine or Engine.find)())
+            self._engine[0].sweep()
+        return self._engine[0]
+
+    def run(self, artefacts: Sequence[Recorded]) -> list[Verdict]:
+        """A verdict for each artefact; what fails for one model does not stop the others.
+
+        Raises:
+            VerificationError: a source archive is not the recorded one; nothing has run then.
+            EngineUnavailableError, CancelledError, DiskFullError: nothing more can be done.
+        """
+        with self.store.scratch() as scratch:
+            code = ReleasedCode(self.store, self.checkout, scratch, self.source)
+            inputs = Inputs(
+                self.store,
+                self.folders,
+                None if self.checkout is None else self.checkout.models,
+                scratch,
+                self.on_event,
+                self.fetch,
+            )
+            # All that can be refused is refused before anything runs.
+            folders = [self._docker_dir(code, item) for item in artefacts]
+            results = Store(scratch / "results")
+            done: dict[int, Verdict] = {}
+            for model in dict.fromkeys(item.model for item in artefacts):
+                chosen = {
+                    id(item): folder
+                    for item, folder in zip(artefacts, folders, strict=True)
+                    if item.model == model
+                }
+                mine = [item for item in artefacts if id(item) in chosen]
+                done.update(self._model(mine, chosen, inputs, results))
+            return [done[id(item)] for item in artefacts]
+
+    def _docker_dir(self, code: ReleasedCode, item: Recorded) -> Path | None:
+        found = code.docker_dir(item)
+        if found is None:
+            return None
+        folder, note = found
+        if note:
+            self.on_event("note", message=note)
+        return folder
+
+    def _model(
+        self,
+        artefacts: Sequence[Recorded],
+        docker: Mapping[int, Path | None],
+        inputs: Inputs,
+        results: Store,
+    ) -> dict[int, Verdict]:
+        done: dict[int, Verdict] = {}
+        at_hand: dict[str, Path] = {}
+        ready = []
+        for item in artefacts:
+            wanted = item.inputs()
+            found = inputs.find(wanted, item.archive)
+            missing = [
+                Missing(f"input {name}", digest, item.came_from(name))
+                for digest, name in wanted.items()
+                if digest not in found
+            ]
+            causes = []
+            if missing:
+                causes.append(
+                    Cause("input", f"{len(missing)} of {len(wanted)} inputs are not at hand.")
+                )
+            if docker[id(item)] is None:
+                missing.append(
+                    Missing(SOURCE_FILE, item.source, "the model's folder in the release")
+                )
+                causes.append(
+                    Cause("code", "its stage code and image definitions are not at hand.")
+                )
+            if missing:
+                done[id(item)] = self._told(
+                    Verdict(item, IMPOSSIBLE, causes=tuple(causes), missing=tuple(missing))
+                )
+                continue
+            at_hand.update(found)
+            ready.append(item)
+        for group in merge(ready):
+            folder = docker[id(group.artefacts[0])]
+            assert folder is not None
+            for verdict in self._group(group, folder, at_hand, results):
+                done[id(verdict.recorded)] = self._told(verdict)
+        self.on_event("model", model=artefacts[0].model, state="reproduced")
+        return done
+
+    def _told(self, verdict: Verdict) -> Verdict:
+        self.on_event("verdict", **verdict.as_json())
+        return verdict
+
+    def _group(
+        self, group: Group, docker: Path, lent: Mapping[str, Path], results: Store
+    ) -> list[Verdict]:
+        first = group.artefacts[0]
+        try:
+            tag = self._image(docker, first)
+        except _FINAL:
+            raise
+        except KilnError as error:
+            missing = Missing(f"image {first.image}", first.plan.identity, _BUNDLE)
+            if isinstance(error, ImageMismatchError):
+                why = f"it was built from its locks, and is not the recorded one. {error}"
+            else:
+                why = f"the engine does not hold it, and it cannot be made: {error}"
+            return [
+                Verdict(item, IMPOSSIBLE, causes=(Cause("image", why),), missing=(missing,))
+                for item in group.artefacts
+            ]
+        runner = Runner(self.engine, results, docker / "stages", self.on_event, lent=lent)
+        failure: KilnError | None = None
+        try:
+            runner.run(group.plan, first.limits, lambda: tag)
+        except _FINAL:
+            raise
+        except KilnError as error:
+            failure = self._with_log(error, first.model, results)
+        known = runner.known(group.plan)
+        return [self._judged(item, known, results, failure) for item in group.artefacts]
+
+    def _image(self, docker: Path, item: Recorded) -> str:
+        """The tag of exactly the recorded image, brought or built if the engine lacks it."""
+        from kiln.images.builder import Images
+
+        locked = read_lock(docker)[item.image]
+        images = Images(docker, self.engine, self.store, self.on_event)
+        return locked.tag if images.present(locked) else images.ensure(item.image).tag
+
+    def _with_log(self, error: KilnError, model: str, results: Store) -> KilnError:
+        """The failure, its log where it outlives this run."""
+        log = results.root / "logs" / f"{model}.log"
+        if log.is_file():
+            kept = self.store.root / "logs" / f"reproduce-{model}.log"
+            kept.parent.mkdir(exist_ok=True)
+            write_atomic(kept, log.read_bytes())
+            error.remedy = error.remedy.replace(str(log), str(kept))
+        return error
+
+    def _judged(
+        self,
+        item: Recorded,
+        known: Mapping[str, StageResult],
+        results: Store,
+        failure: KilnError | None,
+    ) -> Verdict:
+        made = known.get(item.plan.artefacts[item.file])
+        if made is None or "model.tflite" not in made.files:
+            why = str(failure) if failure else "its last stage made no model.tflite."
+            kind = "input" if failure and failure.kind == "digest-mismatch" else "stage"
+            return Verdict(item, IMPOSSIBLE, causes=(Cause(kind, why),))
+        digest = made.files["model.tflite"].sha256
+        if digest == item.sha256:
+            return Verdict(item, IDENTICAL, digest)
+        path = results.path(digest)
+        first = _first_difference(item, known)
+        return Verdict(
+            item,
+            DIFFERS,
+            digest,
+            causes=suspects(item, platform.machine(), cpu_name(), contradicted=first == ""),
+            difference=self._difference(item, path),
+            first=first or "",
+            kept=self._kept(item, path),
+        )
+
+    def _difference(self, item: Recorded, made: Path) -> Difference | None:
+        released = next((path for path in _beside(item, item.file) if path.is_file()), None)
+        if released is None:
+            return None
+        if sha256_file(released) != item.sha256:
+            self.on_event(
+                "note",
+                message=f"{released} is not the file that its provenance is about, so it is not "
+                "compared with what was made; `kiln verify` checks the release",
+            )
+            return None
+        from kiln.difference import compare
+
+        try:
+            return compare(released, made, f"released {item.file}", "made again")
+        except KilnError as error:
+            self.on_event("note", message=f"{item.file}: {error.message}")
+            return None
+
+    def _kept(self, item: Recorded, made: Path) -> Path | None:
+        if self.keep is None:
+            return None
+        target = self.keep / item.model / item.file
+        with disk_guard(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            copy_file(made, target)
+        return target
+
+
+def _beside(item: Recorded, name: str) -> list[Path]:
+    """Where a file of the release may be: the model's folder, or beside the statement."""
+    folder = item.place.parent
+    return [folder.parent / name, folder / name] if folder.name == ATTESTATIONS else [folder / name]
+
+
+def _first_difference(item: Recorded, known: Mapping[str, StageResult]) -> str | None:
+    """The first step that made other files than the release's own record says.
+
+    "" where all made the same, None where there is no such record.
+    """
+    digest = item.byproducts.get(CONVERSION_FILE)
+    for path in _beside(item, CONVERSION_FILE):
+        if digest is not None and path.is_file() and sha256_file(path) == digest:
+            stages = json.loads(path.read_bytes()).get("stages", {})
+            for step in item.plan.steps:
+                said = stages.get(step.id, {})
+                if said.get("key") != step.key:
+                    return None  # a record of something else
+                files = {name: blob.sha256 for name, blob in known[step.id].files.items()}
+                if said.get("files") != files:
+                    return step.id
+            return ""
+    return None

@@ -1,0 +1,113 @@
+"""What a user points at, opened: the provenance in it, signatures first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kiln.attest import dsse
+from kiln.attest.names import ATTESTATIONS, PROVENANCE_SUFFIX, STATEMENT_TYPE
+from kiln.choices import refuse_unknown
+from kiln.errors import UsageError, VerificationError
+from kiln.reproduce.recorded import Recorded, read
+
+#: Opens a bundle about a model (content, model, what messages call it): the statement, once its
+#: signature was found to be trusted.
+Open = Callable[[bytes, str, str], dict[str, Any]]
+
+
+def recorded_in(target: Path, open_bundle: Open | None) -> list[Recorded]:
+    """What is recorded of the artefacts at ``target``, by model and file.
+
+    Args:
+        target: a release folder, a model's folder in it, an artefact, a provenance bundle, or a
+            statement in plain JSON.
+        open_bundle: verifies; None: nobody vouches for what is read, and the user knows.
+
+    Raises:
+        UsageError: there is no provenance at ``target``.
+        VerificationError: a signature does not hold, or a statement cannot be understood.
+    """
+    found: dict[tuple[str, str], Recorded] = {}
+    for place in _places(target):
+        item = read(_statement(place, open_bundle), place)
+        before = found.setdefault((item.model, item.file), item)
+        if (before.sha256, before.plan) != (item.sha256, item.plan):
+            raise VerificationError(
+                f"{before.place} and {place} say different things of one file.",
+                "Name the one that is meant.",
+            )
+    return [found[key] for key in sorted(found)]
+
+
+def chosen(
+    artefacts: Sequence[Recorded], models: Sequence[str], variants: Sequence[str]
+) -> list[Recorded]:
+    """Those of the named models and variants; all where none is named.
+
+    Raises:
+        UsageError: there is no such model or variant.
+    """
+    refuse_unknown("model", models, dict.fromkeys(item.model for item in artefacts))
+    refuse_unknown("variant", variants, dict.fromkeys(item.variant for item in artefacts))
+    found = [
+        item
+        for item in artefacts
+        if (not models or item.model in models) and (not variants or item.variant in variants)
+    ]
+    if not found:
+        raise UsageError("No artefact has that model and variant.", "Name fewer of them.")
+    return found
+
+
+def _places(target: Path) -> list[Path]:
+    name = f"*{PROVENANCE_SUFFIX}"
+    if target.is_dir():
+        for pattern in (f"{ATTESTATIONS}/{name}", f"*/{ATTESTATIONS}/{name}", name):
+            if found := sorted(target.glob(pattern)):
+                return found
+    elif target.is_file() and target.suffix == ".tflite":
+        beside = f"{target.name}{PROVENANCE_SUFFIX}"
+        for path in (target.parent / ATTESTATIONS / beside, target.parent / beside):
+            if path.is_file():
+                return [path]
+    elif target.is_file():
+        return [target]
+    else:
+        raise UsageError(f"There is no {target}.", "Name a release folder, or a provenance file.")
+    raise UsageError(
+        f"There is no provenance at {target}.",
+        f"Name a release made by `kiln build`, or a file *{PROVENANCE_SUFFIX}.",
+    )
+
+
+def _statement(place: Path, open_bundle: Open | None) -> dict[str, Any]:
+    try:
+        data = place.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{place} cannot be read: {error.strerror}.", "Check the path.") from None
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError):
+        raise VerificationError(f"{place} is no JSON.", "Name a provenance file.") from None
+    if isinstance(parsed, dict) and parsed.get("_type") == STATEMENT_TYPE:
+        if open_bundle is not None:
+            raise VerificationError(
+                f"{place} is a statement that nobody signed.",
+                f"Name the file *{PROVENANCE_SUFFIX}; or, if it came from a place that you trust, "
+                "add --unverified.",
+            )
+        return parsed
+    statement = dsse.peek_unverified(data, str(place))
+    if open_bundle is None:
+        return statement
+    return open_bundle(data, _model_of(statement), str(place))
+
+
+def _model_of(statement: dict[str, Any]) -> str:
+    try:
+        return str(statement["predicate"]["buildDefinition"]["externalParameters"]["model"])
+    except (KeyError, TypeError):
+        return ""

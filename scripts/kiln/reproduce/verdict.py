@@ -1,0 +1,137 @@
+"""What became of one artefact, and why it may differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kiln.reproduce.recorded import Recorded
+
+if TYPE_CHECKING:
+    from kiln.difference import Difference
+
+Outcome = Literal["identical", "differs", "cannot be rebuilt"]
+IDENTICAL: Outcome = "identical"
+DIFFERS: Outcome = "differs"
+IMPOSSIBLE: Outcome = "cannot be rebuilt"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a file may differ or cannot be made.
+
+    ``kind`` is ``image``, ``code``, ``input``, ``cpu``, ``statement`` (it is not true), ``stage``
+    (one failed) or ``unknown``.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that is needed and not to be had: ``uri`` says where it could come from."""
+
+    name: str
+    sha256: str
+    uri: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}, SHA-256 {self.sha256.removeprefix('sha256:') or 'unknown'}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one artefact.
+
+    Args:
+        rebuilt: SHA-256 of what was made, "" where nothing was.
+        difference: how the files differ, where the released one was at hand.
+        first: the first step whose files differ from what ``conversion.json`` records, "" where
+            that is unknown.
+        kept: where the file that was made is.
+    """
+
+    recorded: Recorded
+    outcome: Outcome
+    rebuilt: str = ""
+    causes: tuple[Cause, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    difference: Difference | None = None
+    first: str = ""
+    kept: Path | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        item = self.recorded
+        return {
+            "model": item.model,
+            "variant": item.variant,
+            "file": item.file,
+            "verdict": self.outcome,
+            "sha256": item.sha256,
+            "rebuilt": self.rebuilt or None,
+            "causes": [{"kind": cause.kind, "text": cause.text} for cause in self.causes],
+            "missing": [
+                {"name": thing.name, "sha256": thing.sha256, "uri": thing.uri}
+                for thing in self.missing
+            ],
+            "first_step": self.first or None,
+            "difference": None if self.difference is None else self.difference.as_json(),
+            "kept": None if self.kept is None else str(self.kept),
+        }
+
+    def lines(self) -> list[str]:
+        """What there is to say beside the outcome, for people."""
+        found = []
+        if self.difference is not None:
+            found += self.difference.text().splitlines()
+        if self.first:
+            found.append(f"The first step that made something else: {self.first}.")
+        word = "Suspected cause" if self.outcome == DIFFERS else "Cause"
+        found += [f"{word} ({cause.kind}): {cause.text}" for cause in self.causes]
+        for uri in dict.fromkeys(thing.uri for thing in self.missing):
+            found += [f"Missing: {thing}" for thing in self.missing if thing.uri == uri]
+            where = uri or "nobody wrote down where; any folder that holds it will do (--inputs)"
+            found.append(f"  which could come from: {where}")
+        if self.kept is not None:
+            found.append(f"What was made is kept in {self.kept}.")
+        return found
+
+
+def suspects(
+    recorded: Recorded, machine: str, cpu: str, *, contradicted: bool = False
+) -> tuple[Cause, ...]:
+    """What may have made a file differ; the machine and processor are those of this run.
+
+    ``contradicted``: every step made what the release's own record says.
+
+    Image, stage code and inputs were the recorded ones, each by its digest: nothing is rebuilt
+    with others. What is left is the machine, and what nobody has thought of.
+    """
+    there = ", ".join(filter(None, (recorded.machine, recorded.cpu))) or "an unknown processor"
+    here = ", ".join(filter(None, (machine, cpu)))
+    if contradicted:
+        text = (
+            "every step made exactly what the release's own conversion.json records. The "
+            "statement contradicts it: it is about a file that this plan did not make."
+        )
+        return (Cause("statement", text),)
+    if recorded.plain_export:
+        text = (
+            "the seed profile exports plainly, so the converter folds batch norms with the "
+            "processor's own approximations: other processors make other bytes. "
+        )
+        text += f"Made on {there}; here: {here}."
+        return (Cause("cpu", text),)
+    if there != here:
+        return (Cause("cpu", f"it was made on {there}; here: {here}."),)
+    return (
+        Cause(
+            "unknown",
+            f"image, stage code and inputs are those recorded, and so is the processor ({here}). "
+            "Either the statement is about a file that was made otherwise, or a stage does not "
+            "repeat itself: reproduce it once more, and compare with --keep.",
+        ),
+    )

@@ -32,7 +32,7 @@ from kiln.attest.names import (
 )
 from kiln.attest.provenance import builder_of
 from kiln.attest.signer import KeySigner
-from kiln.attest.source_archive import SourceArchive
+from kiln.attest.source_reading import SourceArchive
 from kiln.attest.test_result import test_result_statement as result_statement
 from kiln.digest import canonical_json, sha256_bytes
 

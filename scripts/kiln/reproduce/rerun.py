@@ -179,7 +179,9 @@ class Reproducer:
         except _FINAL:
             raise
         except KilnError as error:
-            missing = Missing(f"image {first.image}", first.plan.identity, _BUNDLE)
+            missing = Missing(
+                f"image {first.image}", first.plan.identity.removeprefix("sha256:"), _BUNDLE
+            )
             if isinstance(error, ImageMismatchError):
                 why = f"it was built from its locks, and is not the recorded one. {error}"
             else:

@@ -96,7 +96,7 @@ class Requirements:
             return ["says nothing about sources and builder"]
         found = []
         repository = parts.get("repository", {})
-        if self.clean_git and _part(repository, "annotations", "dirty") is not False:
+        if self.clean_git and part(repository, "annotations", "dirty") is not False:
             found.append(
                 "was made from sources that were not committed"
                 if repository
@@ -106,7 +106,7 @@ class Requirements:
         if self.repository and not fnmatch.fnmatchcase(uri, self.repository.removeprefix("git+")):
             found.append(f"comes from the repository {uri or 'unknown'}, not {self.repository}")
         images = [
-            str(_part(item, "digest", "sha256"))
+            str(part(item, "digest", "sha256"))
             for name, item in parts.items()
             if name.startswith("image/")
         ]
@@ -122,12 +122,13 @@ class Requirements:
             return []
         if statement is None:
             return ["has no test result"]
-        result = _part(statement, "predicate", "result")
+        result = part(statement, "predicate", "result")
         enough = ("PASSED",) if self.test_result == "PASSED" else ("PASSED", "WARNED")
         return [] if result in enough else [f"has the test result {result}"]
 
 
-def _part(item: object, *path: str) -> Any:
+def part(item: object, *path: str) -> Any:
+    """What lies below ``item`` at ``path``; None where nothing does."""
     for key in path:
         item = item.get(key) if isinstance(item, Mapping) else None
     return item

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +70,10 @@ def test_a_changed_archive(
     copy = Path(shutil.copytree(dist, tmp_path / "dist"))
     (copy / MODELS[1] / "labelmap.txt").write_text("cat\n")
     shutil.make_archive(str(tmp_path / "a"), "gztar", tmp_path, "dist")
-    with pytest.raises(VerificationError, match=f"{MODELS[1]}/labelmap.txt"):
+    with pytest.raises(VerificationError, match=f"{MODELS[1]}/labelmap.txt") as caught:
         kiln(tmp_path / "a.tar.gz", "--key", key.public_path)
+    assert str(tmp_path / "a.tar.gz") in caught.value.message
+    assert str(scratch) not in caught.value.message
     data = (tmp_path / "a.tar.gz").read_bytes()
     (tmp_path / "a.tar.gz").write_bytes(data[: len(data) // 2])
     with pytest.raises(VerificationError, match=r"a\.tar\.gz"):
@@ -188,3 +193,23 @@ def test_what_is_no_release(key: SigningKey, tmp_path: Path, what: str) -> None:
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(VerificationError, match=what):
         kiln(tmp_path / what, "--key", key.public_path)
+
+
+def test_it_costs_little(dist: Path, key: SigningKey) -> None:
+    """Less than two seconds of processor time for three models of four variants, as a process."""
+    code = (
+        "import sys\n"
+        "from kiln.cli_verify import verify\n"
+        "verify.main(sys.argv[1:], standalone_mode=False)\n"
+        "assert not {'sigstore', 'model_signing', 'docker'} & set(sys.modules), 'slow imports'"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-c", code, str(dist), "--key", str(key.public_path)],
+        check=True,
+        env={"PYTHONPATH": str(Path(keys.__file__).parents[1])},
+        stdout=subprocess.DEVNULL,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < 2

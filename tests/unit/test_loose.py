@@ -164,6 +164,21 @@ def test_requirements(file: Path, trust: Trust) -> None:
     assert "from which commit" in message
 
 
+def test_a_publisher_s_own_file_needs_no_test_result(
+    tmp_path: Path, trust: Trust, key: SigningKey
+) -> None:
+    name = "toy_prebuilt_original.tflite"
+    (tmp_path / name).write_bytes(CONTENT)
+    bundle = tmp_path / f"{name}{PROVENANCE_SUFFIX}"
+    bundle.write_bytes(dsse.seal(provenance(name), key))
+    trust.requirements = Requirements(test_result="PASSED")
+    assert loose.verify_file(tmp_path / name, trust).result == ""
+    other_model = provenance(name)
+    other_model["predicate"]["buildDefinition"]["externalParameters"]["model"] = "other"
+    bundle.write_bytes(dsse.seal(other_model, key))
+    assert "has no test result" in refused(tmp_path / name, trust).message
+
+
 # --- archives ----------------------------------------------------------------------------------
 
 

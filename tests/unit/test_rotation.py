@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +168,34 @@ def test_a_key_elsewhere_for_a_ci(tmp_path: Path) -> None:
     error = kiln("rotate", env={keys.PEM_VARIABLE: secret}).exception
     assert isinstance(error, UsageError)
     assert keys.PEM_VARIABLE in error.message
+
+
+def on_a_terminal(home: Path, arguments: list[str], answers: list[str]) -> str:
+    """Run ``kiln`` on a terminal of its own and answer each question; what it showed."""
+    child, terminal = pty.fork()
+    if child == 0:
+        scripts = str(Path(keys.__file__).parents[1])
+        environment = {"PYTHONPATH": scripts, "XDG_CONFIG_HOME": str(home), "HOME": str(home)}
+        os.execve(sys.executable, [sys.executable, "-m", "kiln.cli", *arguments], environment)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while data := os.read(terminal, 1024):
+            shown += data
+            if data.rstrip().endswith(b":") and answers:
+                os.write(terminal, answers.pop(0).encode() + b"\n")
+    os.waitpid(child, 0)
+    os.close(terminal)
+    return shown.decode()
+
+
+def test_passwords_are_asked_for_on_a_terminal(tmp_path: Path) -> None:
+    said = on_a_terminal(tmp_path, ["keys", "init"], ["", "one", "two", "secret", "secret"])
+    assert "encrypted    yes" in said
+    assert "secret" not in said
+    place = tmp_path / "tflite-kiln" / "signing-key.pem"
+    first = keys.load_key(place, b"secret")
+    said = on_a_terminal(tmp_path, ["keys", "rotate"], ["wrong"])
+    assert "does not open" in said
+    assert keys.load_key(place, b"secret") == first
+    on_a_terminal(tmp_path, ["keys", "rotate"], ["secret", "new", "new"])
+    assert keys.load_key(place, b"new").key_id != first.key_id

@@ -9,6 +9,8 @@ TESTS ?= 2
 DIST ?= dist
 SAMPLE ?= centernet_mobilenet_v2_fpn_shapes
 OUT ?= trained
+# Options of `make reproduce-demo`, such as --keep-images.
+DEMO ?=
 # Any Python from 3.10 on will do for the driver.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
@@ -118,7 +120,7 @@ cpu-check: env engine ## the samples' bytes natively and on two emulated CPUs (t
 
 .PHONY: reproduce-demo
 reproduce-demo: dev engine ## the samples made again, byte for byte, from a bundle: no store, images or network
-	@$(VENV)/bin/python scripts/reproduce_demo.py
+	@$(VENV)/bin/python scripts/reproduce_demo.py $(DEMO)
 
 .PHONY: bench
 bench: dev engine ## kiln against the hand-run way, side by side in one run

@@ -25,6 +25,8 @@ export MODEL TAG RESULT
 TRUST ?= trust
 POLICY ?=
 TRUSTED = $(if $(POLICY),--policy $(POLICY))
+# Options of `make reproduce-demo`, such as --keep-images.
+DEMO ?=
 # Any Python from 3.10 on will do for the driver.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
@@ -159,7 +161,7 @@ reproducibility: env engine ## samples and images again under varied circumstanc
 
 .PHONY: reproduce-demo
 reproduce-demo: dev engine ## the samples made again, byte for byte, from a bundle: no store, images or network
-	@$(VENV)/bin/python scripts/reproduce_demo.py
+	@$(VENV)/bin/python scripts/reproduce_demo.py $(DEMO)
 
 .PHONY: bench
 bench: dev engine ## kiln against the hand-run way, side by side in one run

@@ -370,7 +370,7 @@ def test_identical(release: ToyRelease, machine: Machine) -> None:
     assert set(outcomes(found).values()) == {"identical"}
     (call,) = machine.door.calls
     assert [stage["stage"] for stage in call["request"]["stages"]].count("export") == 1
-    assert call["limits"] == Limits(memory=3 << 30, timeout=90.0)
+    assert call["limits"] == Limits(memory=3 << 30, timeout=2 * 90.0), "for two artefacts"
     assert call["tree"]["export/checkpoint/ckpt-0.data"] == WEIGHTS
     told = [event for event in machine.events if event["event"] == "verdict"]
     assert [event["verdict"] for event in told] == ["identical", "identical"]
@@ -465,6 +465,14 @@ def test_the_log_of_a_failed_stage_stays(release: ToyRelease, machine: Machine) 
     log = machine.store.root / "logs" / "reproduce-toy.log"
     assert log.read_text() == "what the stage said"
     assert str(log) in verdict.causes[0].text
+
+
+def test_a_slower_machine(release: ToyRelease, machine: Machine) -> None:
+    release.write()
+    machine.play = lambda container: Outcome(137, False, True, "")
+    verdict = machine.run(release)["toy_int8.tflite"]
+    assert "not finished after 180 s" in verdict.causes[0].text
+    assert "recipe" not in verdict.causes[0].text
 
 
 def test_an_image_that_comes_out_otherwise(release: ToyRelease, machine: Machine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from kiln.errors import (
     EngineUnavailableError,
     ImageMismatchError,
     KilnError,
+    StageTimeoutError,
 )
 from kiln.files import copy_file, disk_guard, write_atomic
 from kiln.images.lock import read_lock
@@ -179,7 +180,9 @@ class Reproducer:
         except _FINAL:
             raise
         except KilnError as error:
-            missing = Missing(f"image {first.image}", first.plan.identity, _BUNDLE)
+            missing = Missing(
+                f"image {first.image}", first.plan.identity.removeprefix("sha256:"), _BUNDLE
+            )
             if isinstance(error, ImageMismatchError):
                 why = f"it was built from its locks, and is not the recorded one. {error}"
             else:
@@ -191,7 +194,9 @@ class Reproducer:
         runner = Runner(self.engine, results, docker / "stages", self.on_event, lent=lent)
         failure: KilnError | None = None
         try:
-            runner.run(group.plan, first.limits, lambda: tag)
+            # The time was given to the one that recorded it; here they share a container.
+            time = first.limits.timeout * len(group.artefacts)
+            runner.run(group.plan, replace(first.limits, timeout=time), lambda: tag)
         except _FINAL:
             raise
         except KilnError as error:
@@ -215,6 +220,8 @@ class Reproducer:
             kept.parent.mkdir(exist_ok=True)
             write_atomic(kept, log.read_bytes())
             error.remedy = error.remedy.replace(str(log), str(kept))
+        if isinstance(error, StageTimeoutError):
+            error.remedy = "This machine is slower or busier: try one variant at a time."
         return error
 
     def _judged(

@@ -38,7 +38,7 @@ class Missing:
     uri: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}, SHA-256 {self.sha256.removeprefix('sha256:') or 'unknown'}"
+        return f"{self.name}, SHA-256 {self.sha256 or 'unknown'}"
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,8 @@ def test_killed_in_the_middle(bundle: Path, share: float, tmp_path: Path) -> Non
     assert store.verify() == []
     assert list(store.tmp.iterdir()) == list((root / "refs").iterdir()) == []
     found = import_bundle(bundle, store)
-    assert 0 < found.new < len(found.index.blobs)
+    # Early on there may be nothing whole yet.
+    assert 0 < found.new < len(found.index.blobs) + (share < 0.5)
 
 
 # -- lies ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
@@ -126,6 +127,19 @@ def test_one_command(converted: Kiln) -> None:
         "pipeline.config",
     ]
     assert "training" not in text  # a release says nothing of the machine it was made on
+
+
+def test_no_folder_of_this_machine_is_in_it(converted: Kiln, training: Path) -> None:
+    """Neither in a statement nor in the recipe in source.tar."""
+    seen = 0
+    for path in (item for item in converted.dist.rglob("*") if item.is_file()):
+        data = path.read_bytes()
+        if path.name.endswith(".sigstore.json"):
+            data = base64.b64decode(json.loads(data)["dsseEnvelope"]["payload"])
+            seen += b'checkpoint = \\"ckpt-7\\"' in data
+        assert training.parent.name.encode() not in data, path
+        assert training.parent.parent.name.encode() not in data, path
+    assert seen == len(VARIANTS)
 
 
 def test_again_changes_nothing(converted: Kiln, options: list[str | Path]) -> None:

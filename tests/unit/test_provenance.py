@@ -32,7 +32,7 @@ from kiln.attest.names import (
 )
 from kiln.attest.provenance import builder_of
 from kiln.attest.signer import KeySigner
-from kiln.attest.source_archive import SourceArchive
+from kiln.attest.source_reading import SourceArchive
 from kiln.attest.test_result import test_result_statement as result_statement
 from kiln.digest import canonical_json, sha256_bytes
 
@@ -50,7 +50,9 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> KeySigner:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyModel:
     artefacts = {"float32": b"one", "dynamic": b"two"}
-    return toy_model(tmp_path_factory.mktemp("toy"), "toy", artefacts, sbom=SBOM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GITHUB_ACTIONS", raising=False)  # where these tests may run
+        return toy_model(tmp_path_factory.mktemp("toy"), "toy", artefacts, sbom=SBOM)
 
 
 def problems(
@@ -133,7 +135,10 @@ def test_what_provenance_says(toy: ToyModel) -> None:
     assert details["byproducts"] == [{"name": "conversion.json", "digest": {"sha256": record}}]
 
 
-def test_the_same_build_states_the_same(tmp_path: Path, toy: ToyModel) -> None:
+def test_the_same_build_states_the_same(
+    tmp_path: Path, toy: ToyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     again = toy_model(tmp_path, "toy", {"float32": b"one", "dynamic": b"two"}, sbom=SBOM)
     assert canonical_json(again.statements) == canonical_json(toy.statements)
     assert again.files["source.tar"] == toy.files["source.tar"]

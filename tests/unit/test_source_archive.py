@@ -17,10 +17,10 @@ from toy_project import add_recipe, make_project
 
 from kiln.attest.source_archive import (
     MAX_TEXT,
-    SourceArchive,
     archived_recipe_path,
     source_archive,
 )
+from kiln.attest.source_reading import SourceArchive
 from kiln.digest import sha256_bytes, tree_digest
 from kiln.errors import RecipeError, StoreError, VerificationError
 from kiln.project import Project

@@ -41,7 +41,7 @@ from kiln.attest.provenance import (
 )
 from kiln.attest.repository import Repository
 from kiln.attest.signer import Verifier
-from kiln.attest.source_archive import SourceArchive
+from kiln.attest.source_reading import SourceArchive
 from kiln.attest.test_result import test_result_statement
 from kiln.digest import canonical_json, sha256_bytes
 from kiln.errors import VerificationError

@@ -26,7 +26,8 @@ from kiln.attest.provenance import (
     shared_dependencies,
 )
 from kiln.attest.repository import Repository
-from kiln.attest.source_archive import SourceArchive, archived_recipe_path, source_archive
+from kiln.attest.source_archive import archived_recipe_path, source_archive
+from kiln.attest.source_reading import SourceArchive
 from kiln.attest.test_result import test_result_statement
 from kiln.digest import sha256_bytes
 from kiln.errors import StoreError

@@ -24,7 +24,7 @@ from kiln.attest.names import (
     STATEMENT_TYPE,
 )
 from kiln.attest.repository import Repository
-from kiln.attest.source_archive import SourceArchive
+from kiln.attest.source_reading import SourceArchive
 from kiln.images import definition, lock
 from kiln.images.lock import Locked
 from kiln.limits import Limits

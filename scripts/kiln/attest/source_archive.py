@@ -14,16 +14,14 @@ import os
 import re
 import stat
 import sys
-import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kiln.archive import TarEntry, deterministic_tar
-from kiln.digest import CACHE_PATTERNS, sha256_bytes, tree_key
-from kiln.errors import RecipeError, StoreError, VerificationError
+from kiln.digest import CACHE_PATTERNS
+from kiln.errors import RecipeError, StoreError
 from kiln.images.definition import SOURCE_DATE_EPOCH
 from kiln.project import Project
 from kiln.recipe import ANYWHERE_SOURCES, RECIPE_FILE, Recipe, load
@@ -34,7 +32,6 @@ _toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli"
 #: A string of one line in TOML.
 _STRING = re.compile(r""" "(?:[^"\\\n]|\\.)*" | '[^'\n]*' """, re.VERBOSE)
 
-STAGES = "docker/stages/"
 _FOLDERS = ("docker", "scripts")
 _FILES = ("pyproject.toml", "Makefile", "LICENSE", "NOTICE")
 
@@ -44,10 +41,6 @@ _LEFT_BY_TOOLS = (*CACHE_PATTERNS, "*.egg-info", ".*")
 
 #: Bytes of a text file beside a recipe; a label map of 10,000 classes has half of it.
 MAX_TEXT = 1 << 20
-
-#: Bounds of what is read back: ten times what the archive has today.
-MAX_BYTES = 64 << 20
-MAX_ENTRIES = 5_000
 
 
 def source_archive(project: Project, recipe_path: Path, recipe: Recipe | None = None) -> bytes:
@@ -177,80 +170,3 @@ def _is_text(data: bytes) -> bool:
         return "\0" not in data.decode("utf-8")
     except UnicodeDecodeError:
         return False
-
-
-# --- reading -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SourceArchive:
-    """A ``source.tar``, read into memory.
-
-    Attributes:
-        sha256: of the whole archive.
-        files: path -> content.
-        executable: the paths of those that are executable.
-    """
-
-    sha256: str
-    files: Mapping[str, bytes]
-    executable: frozenset[str] = field(default_factory=frozenset)
-
-    @classmethod
-    def read(cls, data: bytes) -> SourceArchive:
-        """The archive in ``data``.
-
-        Raises:
-            VerificationError: no tar, a damaged one, one larger than any of ours, or one that
-                holds something other than plain files, a name twice, or a path that leaves it.
-        """
-        files: dict[str, bytes] = {}
-        executable = set()
-        if len(data) > MAX_BYTES:
-            raise _bad(f"has more than {MAX_BYTES:,} bytes")
-        try:
-            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-                for member in tar:
-                    name = _checked(member, files)
-                    content = tar.extractfile(member)
-                    assert content is not None  # a plain file
-                    files[name] = content.read()
-                    if len(files[name]) != member.size:
-                        raise _bad(f"is cut short in {name!r}")
-                    if member.mode & stat.S_IXUSR:
-                        executable.add(name)
-        except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
-            raise _bad(f"is damaged or no tar ({error or type(error).__name__})") from None
-        return cls(sha256_bytes(data), files, frozenset(executable))
-
-    def digest(self, path: str) -> str:
-        """SHA-256 of a file of it; ``KeyError`` where there is none."""
-        return sha256_bytes(self.files[path])
-
-    def stage_code(self) -> str:
-        """What :func:`kiln.digest.tree_digest` says of ``docker/stages``, unpacked."""
-        return tree_key(
-            {
-                path.removeprefix(STAGES): (path in self.executable, sha256_bytes(content))
-                for path, content in self.files.items()
-                if path.startswith(STAGES)
-            }
-        )
-
-
-def _checked(member: tarfile.TarInfo, seen: Mapping[str, bytes]) -> str:
-    name = member.name
-    path = PurePosixPath(name)
-    if not member.isreg() or member.issparse():
-        raise _bad(f"holds {name!r}, which is not a plain file")
-    if str(path) != name or path.is_absolute() or ".." in path.parts or not name.isprintable():
-        raise _bad(f"holds an impossible name, {name!r}")
-    if name in seen or len(seen) >= MAX_ENTRIES:
-        raise _bad(f"holds {name!r} twice, or too many files")
-    return name
-
-
-def _bad(what: str) -> VerificationError:
-    return VerificationError(
-        f"source.tar {what}.", "Do not use these files: fetch the release again."
-    )

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from kiln.digest import key_of, sha256_file
 from kiln.errors import ImageBuildError, UsageError
 from kiln.files import copy_file
-from kiln.store import Store
 
 if TYPE_CHECKING:
     from kiln.sources.download import OnProgress
+    from kiln.store import Store
 
 if sys.version_info >= (3, 11):
     import tomllib

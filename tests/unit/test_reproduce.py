@@ -491,6 +491,32 @@ def test_an_image_that_comes_out_otherwise(release: ToyRelease, machine: Machine
     assert not machine.door.calls, "nothing runs in another image than the recorded one"
 
 
+def test_definitions_that_are_none(release: ToyRelease, machine: Machine) -> None:
+    """An archive that only --unverified takes: not even kiln's own failures come of it."""
+    release.write()
+    reproducer = machine.reproducer()
+
+    def image(docker: Path, item: Recorded) -> str:
+        raise AttributeError("'int' object has no attribute 'get'")
+
+    reproducer._image = image  # type: ignore[method-assign]
+    verdicts = reproducer.run(release.read())
+    assert [cause.kind for cause in verdicts[0].causes] == ["image"]
+
+
+@pytest.mark.parametrize(
+    "record", [b"", b"[]", b"{}", b'{"stages": 1}', b'{"stages": {"export": 1}}']
+)
+def test_a_record_that_is_none(tmp_path: Path, machine: Machine, record: bytes) -> None:
+    release = ToyRelease(tmp_path)
+    release.record = lambda: record  # type: ignore[method-assign]
+    release.write()
+    machine.play = other_file
+    verdict = machine.run(release)["toy_int8.tflite"]
+    assert verdict.first == ""
+    assert [cause.kind for cause in verdict.causes] == ["unknown"]
+
+
 def test_without_an_engine_nothing_is_judged(release: ToyRelease, machine: Machine) -> None:
     release.write()
     reproducer = machine.reproducer()

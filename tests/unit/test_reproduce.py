@@ -6,6 +6,7 @@ import copy
 import json
 import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from toy_reproduce import (
     play,
 )
 
+from kiln.bundle.contents import Contents
+from kiln.bundle.needs import needs_of
+from kiln.bundle.writing import write
 from kiln.cli_reproduce import _judge, reproduce
 from kiln.digest import sha256_bytes, sha256_file
 from kiln.errors import (
@@ -491,6 +495,32 @@ def test_an_image_that_comes_out_otherwise(release: ToyRelease, machine: Machine
     assert not machine.door.calls, "nothing runs in another image than the recorded one"
 
 
+def test_definitions_that_are_none(release: ToyRelease, machine: Machine) -> None:
+    """An archive that only --unverified takes: not even kiln's own failures come of it."""
+    release.write()
+    reproducer = machine.reproducer()
+
+    def image(docker: Path, item: Recorded) -> str:
+        raise AttributeError("'int' object has no attribute 'get'")
+
+    reproducer._image = image  # type: ignore[method-assign]
+    verdicts = reproducer.run(release.read())
+    assert [cause.kind for cause in verdicts[0].causes] == ["image"]
+
+
+@pytest.mark.parametrize(
+    "record", [b"", b"[]", b"{}", b'{"stages": 1}', b'{"stages": {"export": 1}}']
+)
+def test_a_record_that_is_none(tmp_path: Path, machine: Machine, record: bytes) -> None:
+    release = ToyRelease(tmp_path)
+    release.record = lambda: record  # type: ignore[method-assign]
+    release.write()
+    machine.play = other_file
+    verdict = machine.run(release)["toy_int8.tflite"]
+    assert verdict.first == ""
+    assert [cause.kind for cause in verdict.causes] == ["unknown"]
+
+
 def test_without_an_engine_nothing_is_judged(release: ToyRelease, machine: Machine) -> None:
     release.write()
     reproducer = machine.reproducer()
@@ -578,3 +608,22 @@ def test_what_does_not_go_together(release: ToyRelease, public: Path) -> None:
         ("--variant", "int9", "--key", public),
     ):
         assert isinstance(invoked(release, release.folder, *words), UsageError), words
+
+
+def test_inputs_and_code_out_of_a_bundle(
+    release: ToyRelease, public: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the release's bundle brings is enough: only an engine is missing then."""
+    dist = release.write()
+    theirs = Machine(release.root / "theirs").store
+    packed = release.root / "release-1.tar"
+    with ExitStack() as stack:
+        contents = Contents(release.project, theirs, lambda *_, **__: None, stack)
+        for needs in needs_of(dist):
+            contents.add_needs(needs)
+        write(packed, contents.index(), contents.readers, lambda done, total: None)
+    (release.folder / "source.tar").unlink()
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    words = (release.folder, "--key", public)
+    assert isinstance(invoked(release, *words), CannotReproduceError)
+    assert isinstance(invoked(release, *words, "--bundle", packed), EngineUnavailableError)

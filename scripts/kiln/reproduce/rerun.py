@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from kiln.difference import Difference
     from kiln.engine import Engine
 
+#: What data ends in that is not laid out as ours: the image definitions of a stranger's archive.
+_NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
+
 #: What ends the whole work: it would end every artefact's, for the same reason.
 _FINAL = (EngineUnavailableError, CancelledError, DiskFullError)
 
@@ -179,14 +182,13 @@ class Reproducer:
             tag = self._image(docker, first)
         except _FINAL:
             raise
-        except KilnError as error:
+        except (KilnError, *_NONSENSE) as error:
             missing = Missing(
                 f"image {first.image}", first.plan.identity.removeprefix("sha256:"), _BUNDLE
             )
-            if isinstance(error, ImageMismatchError):
-                why = f"it was built from its locks, and is not the recorded one. {error}"
-            else:
-                why = f"the engine does not hold it, and it cannot be made: {error}"
+            # (A mismatch's remedy is for whoever changes an image on purpose.)
+            said = error.message if isinstance(error, ImageMismatchError) else str(error)
+            why = f"the engine does not hold the recorded one, and it cannot be made: {said}"
             return [
                 Verdict(item, IMPOSSIBLE, causes=(Cause("image", why),), missing=(missing,))
                 for item in group.artefacts
@@ -295,13 +297,15 @@ def _first_difference(item: Recorded, known: Mapping[str, StageResult]) -> str |
     digest = item.byproducts.get(CONVERSION_FILE)
     for path in _beside(item, CONVERSION_FILE):
         if digest is not None and path.is_file() and sha256_file(path) == digest:
-            stages = json.loads(path.read_bytes()).get("stages", {})
-            for step in item.plan.steps:
-                said = stages.get(step.id, {})
-                if said.get("key") != step.key:
-                    return None  # a record of something else
-                files = {name: blob.sha256 for name, blob in known[step.id].files.items()}
-                if said.get("files") != files:
-                    return step.id
+            try:
+                stages = json.loads(path.read_bytes())["stages"]
+                for step in item.plan.steps:
+                    if stages[step.id]["key"] != step.key:
+                        return None  # a record of something else
+                    files = {name: blob.sha256 for name, blob in known[step.id].files.items()}
+                    if stages[step.id]["files"] != files:
+                        return step.id
+            except (*_NONSENSE, RecursionError):
+                return None
             return ""
     return None

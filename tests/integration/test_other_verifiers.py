@@ -72,8 +72,8 @@ def cosign(tmp_path_factory: pytest.TempPathFactory) -> Cosign:
     """``cosign verify-blob-attestation``, offline; where it is missing, tests are skipped."""
     if not COSIGN.is_file():
         reason = "cosign is not in .tools (make test-tools puts it there)"
-        if os.environ.get("KILN_REQUIRE_COSIGN") == "1":
-            pytest.fail(f"KILN_REQUIRE_COSIGN is set: {reason}", pytrace=False)
+        if os.environ.get("KILN_REQUIRE_TOOLS") == "1":
+            pytest.fail(f"KILN_REQUIRE_TOOLS is set: {reason}", pytrace=False)
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("cosign")
     nothing = folder / "none.json"

@@ -7,17 +7,18 @@ on the same images.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.errors import UsageError
-from kiln.files import write_atomic
+from kiln.measurements import Figures
 
 FILE = "accuracy.json"
-SCHEMA = 1
+FIGURES = Figures(
+    FILE, 1, "files", {"model": str, "variant": str, "sha256": str}, "figures",
+    "Remove it; what was measured is in the store, so measuring again is quick.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,9 @@ def save(dist: Path, entries: Sequence[Entry]) -> Path:
         UsageError: there is a file of that name that is none of ours, or ``dist`` is no folder.
         DiskFullError: no space left; the file is as it was.
     """
-    path = dist / FILE
     known = {(entry["model"], entry["variant"]): entry for entry in load(dist)}
     known.update({(entry.model, entry.variant): asdict(entry) for entry in entries})
-    ordered = [entry for _, entry in sorted(known.items())]
-    text = json.dumps({"schema": SCHEMA, "files": ordered}, indent=1)
-    try:
-        write_atomic(path, (text + "\n").encode())
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            "Name the dist folder that `kiln build` wrote.",
-        ) from None
-    return path
+    return FIGURES.write(dist, [entry for _, entry in sorted(known.items())])
 
 
 def load(dist: Path) -> list[dict[str, Any]]:
@@ -72,22 +63,4 @@ def load(dist: Path) -> list[dict[str, Any]]:
     Raises:
         UsageError: the file is damaged, or of another schema.
     """
-    path = dist / FILE
-    try:
-        found = json.loads(path.read_bytes())
-        if found["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {found['schema']!r}, not {SCHEMA}")
-        entries: list[dict[str, Any]] = found["files"]
-        for entry in entries:
-            for name in ("model", "variant", "sha256"):
-                if not isinstance(entry[name], str):
-                    raise ValueError(f"an entry's {name} is {entry[name]!r}")
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UsageError(
-            f"{path} is no list of figures: {what}.",
-            "Remove it; what was measured is in the store, so measuring again is quick.",
-        ) from None
-    return entries
+    return FIGURES.read(dist)

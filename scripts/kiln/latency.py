@@ -8,7 +8,6 @@ can be seen: first and second of two inferences in a row took the same, within 2
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,12 +18,15 @@ from typing import Any
 from kiln import outside
 from kiln.digest import sha256_file
 from kiln.errors import UsageError
-from kiln.files import write_atomic
 from kiln.machine import cpu_name
+from kiln.measurements import Figures
 from kiln.runtime_worker import LITERT
 
 FILE = "latency.json"
-SCHEMA = 1
+FIGURES = Figures(
+    FILE, 1, "runs", {"model": str, "file": str, "sha256": str, "threads": int}, "latencies",
+    "Remove it; measurements can be made again.",
+)  # fmt: skip
 BUSY = 0.5
 """Load average for each processor from which the times deserve a warning."""
 
@@ -189,7 +191,6 @@ def save(dist: Path, runs: Sequence[Latency]) -> Path:
         UsageError: there is a file of that name that is none of ours, or ``dist`` is no folder.
         DiskFullError: no space left; the file is as it was.
     """
-    path = dist / FILE
     entries = {(entry["sha256"], entry["threads"]): entry for entry in load(dist)}
     digests = {(item.model, item.file): item.sha256 for item in runs}
     for key, entry in list(entries.items()):
@@ -199,15 +200,7 @@ def save(dist: Path, runs: Sequence[Latency]) -> Path:
     ordered = sorted(
         entries.values(), key=lambda entry: (entry["model"], entry["file"], entry["threads"])
     )
-    text = json.dumps({"schema": SCHEMA, "runs": ordered}, indent=1, ensure_ascii=False)
-    try:
-        write_atomic(path, (text + "\n").encode())
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            "Name the dist folder that `kiln build` wrote.",
-        ) from None
-    return path
+    return FIGURES.write(dist, ordered)
 
 
 def load(dist: Path) -> list[dict[str, Any]]:
@@ -216,23 +209,4 @@ def load(dist: Path) -> list[dict[str, Any]]:
     Raises:
         UsageError: the file is damaged, or of another schema.
     """
-    path = dist / FILE
-    try:
-        found = json.loads(path.read_bytes())
-        if found["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {found['schema']!r}, not {SCHEMA}")
-        runs: list[dict[str, Any]] = found["runs"]
-        for entry in runs:
-            for name in ("model", "file", "sha256"):
-                if not isinstance(entry[name], str):
-                    raise ValueError(f"an entry's {name} is {entry[name]!r}")
-            if not isinstance(entry["threads"], int):
-                raise ValueError(f"an entry's threads are {entry['threads']!r}")
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UsageError(
-            f"{path} is no list of latencies: {what}.", "Remove it; measurements can be made again."
-        ) from None
-    return runs
+    return FIGURES.read(dist)

@@ -37,7 +37,9 @@ VARIANTS = ("dynamic", "float32", "float16", "int8")
 #: What every release has beside its models.
 FRONT = ("SHA256SUMS", "index.html", "kiln.pub", "release.sigstore.json")
 #: What every model's folder has beside its artefacts, their statements and previews.
-RECORDS = ("checks.json", "conversion.json", "labelmap.txt", "model.sig", "source.tar")
+RECORDS = (
+    "checks.json", "conversion.json", "labelmap.txt", "model.sig", "sbom.cdx.json", "source.tar"
+)  # fmt: skip
 
 
 # --- kiln as a command -----------------------------------------------------------------------

@@ -39,6 +39,42 @@ def build(pipeline: Any) -> Any:
             ) from error
 
 
+_kept: list[tuple[Any, Any]] = []
+"""What :func:`keep` was given last: how it was described, and the model."""
+
+
+def keep(description: Any, size: tuple[int, int], model: Any) -> None:
+    """Keep a model for whoever asks :func:`built` for one like it, in this process.
+
+    Building one takes longer than running it on a handful of images. Whoever takes it restores
+    the checkpoint and compares every variable with it, as in a new one.
+
+    Args:
+        description: the ``model`` part of a pipeline configuration, as the builder was given it.
+        size: (height, width) of the input that its variables were created with.
+        model: not to be changed any more.
+    """
+    _kept[:] = [(_key(description, size), model)]
+
+
+def built(pipeline: Any, size: tuple[int, int]) -> Any:
+    """The model that ``pipeline`` describes; its variables exist. The kept one, if it is the same.
+
+    Raises:
+        StageError: see :func:`build` and :func:`create_variables`.
+    """
+    for key, model in _kept:
+        if key == _key(pipeline.model, size):
+            return model
+    model = build(pipeline)
+    create_variables(model, size)
+    return model
+
+
+def _key(description: Any, size: tuple[int, int]) -> tuple[bytes, tuple[int, int]]:
+    return description.SerializeToString(deterministic=True), (size[0], size[1])
+
+
 def fresh_names() -> None:
     """Forget which layer names this process has used.
 

@@ -159,6 +159,8 @@ def _kept_models(size: Optional[tuple[int, int]]) -> Iterator[list[Any]]:
         model = original(*args, **kwargs)
         if size is not None:
             detection_model.create_variables(model, size)
+            description = kwargs["model_config"] if "model_config" in kwargs else args[0]
+            detection_model.keep(description, size, model)
         built.append(model)
         return model
 

@@ -77,6 +77,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     return facts
 
 
+_kept: list[Any] = []
+"""The net that was built last in this process: how it was described, and itself."""
+
+
 def restored(params: dict[str, Any], folder: Path) -> tuple[Any, Any, Any, int]:
     """Build the net of ``params`` (``spec``, ``image_size``, ``max_detections``) and restore it.
 
@@ -91,7 +95,10 @@ def restored(params: dict[str, Any], folder: Path) -> tuple[Any, Any, Any, int]:
     spec = efficientdet_lite.model_spec(params["spec"], 1, size, most)
     checkpoint = automl_checkpoint.find(folder)
     spec.config.num_classes = automl_checkpoint.num_classes(checkpoint, spec.config)
-    net = efficientdet_lite.net(spec)
+    key = (params["spec"], tuple(spec.config.image_size), spec.config.num_classes)
+    if _kept[:1] != [key]:  # see stages.detection_model.keep
+        _kept[:] = [key, efficientdet_lite.net(spec)]
+    net = _kept[1]
     return net, spec, checkpoint, automl_checkpoint.restore(checkpoint, net)
 
 

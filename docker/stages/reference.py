@@ -1,8 +1,9 @@
 """Stage: what the source model itself finds, before any export or conversion.
 
 The checkpoint is restored into the Object Detection API's model, and its own ``preprocess``,
-``predict`` and ``postprocess`` are run eagerly. Nothing of the export takes part, so this is
-what an artefact is compared with.
+``predict`` and ``postprocess`` are run eagerly. Nothing that was exported takes part, so this is
+what an artefact is compared with. (The Python object that the export built for the same
+configuration may serve again: its variables are restored and compared with the checkpoint anew.)
 """
 
 from __future__ import annotations
@@ -63,8 +64,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     size = pipeline.fix_image_size(config, params["image_size"])
     count = pipeline.set_max_detections(config, params["max_detections"])
     restoration.open_checkpoint(prefix)
-    model = detection_model.build(config)
-    detection_model.create_variables(model, size)
+    model = detection_model.built(config, size)
     variables = restoration.restore(model, prefix)
 
     own: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Optional
 
 from stages.failures import StageError
+from stages.kept import Kept
 
 #: What feature extractors say of an input that is too small (``shape_utils``).
 _TOO_SMALL = re.compile(r"image size must be >= (\d+)")
@@ -39,22 +40,17 @@ def build(pipeline: Any) -> Any:
             ) from error
 
 
-_kept: list[tuple[Any, Any]] = []
-"""What :func:`keep` was given last: how it was described, and the model."""
+_kept = Kept()
 
 
 def keep(description: Any, size: tuple[int, int], model: Any) -> None:
-    """Keep a model for whoever asks :func:`built` for one like it, in this process.
-
-    Building one takes longer than running it on a handful of images. Whoever takes it restores
-    the checkpoint and compares every variable with it, as in a new one.
+    """Keep a model for :func:`built`.
 
     Args:
         description: the ``model`` part of a pipeline configuration, as the builder was given it.
         size: (height, width) of the input that its variables were created with.
-        model: not to be changed any more.
     """
-    _kept[:] = [(_key(description, size), model)]
+    _kept.put(_key(description, size), model)
 
 
 def built(pipeline: Any, size: tuple[int, int]) -> Any:
@@ -63,12 +59,13 @@ def built(pipeline: Any, size: tuple[int, int]) -> Any:
     Raises:
         StageError: see :func:`build` and :func:`create_variables`.
     """
-    for key, model in _kept:
-        if key == _key(pipeline.model, size):
-            return model
-    model = build(pipeline)
-    create_variables(model, size)
-    return model
+
+    def new() -> Any:
+        model = build(pipeline)
+        create_variables(model, size)
+        return model
+
+    return _kept.get(_key(pipeline.model, size), new)
 
 
 def _key(description: Any, size: tuple[int, int]) -> tuple[bytes, tuple[int, int]]:

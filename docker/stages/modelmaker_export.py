@@ -16,6 +16,7 @@ from typing import Any
 from stages import automl_checkpoint, efficientdet_lite, model_maker, saved_model_names
 from stages.exact_batch_norm import exact_batch_norms
 from stages.export import FACTS_FILE
+from stages.kept import Kept
 from stages.lean_save import lean_save
 from stages.request import REQUIRED
 
@@ -77,8 +78,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     return facts
 
 
-_kept: list[Any] = []
-"""The net that was built last in this process: how it was described, and itself."""
+_kept = Kept()
 
 
 def restored(params: dict[str, Any], folder: Path) -> tuple[Any, Any, Any, int]:
@@ -95,10 +95,8 @@ def restored(params: dict[str, Any], folder: Path) -> tuple[Any, Any, Any, int]:
     spec = efficientdet_lite.model_spec(params["spec"], 1, size, most)
     checkpoint = automl_checkpoint.find(folder)
     spec.config.num_classes = automl_checkpoint.num_classes(checkpoint, spec.config)
-    key = (params["spec"], tuple(spec.config.image_size), spec.config.num_classes)
-    if _kept[:1] != [key]:  # see stages.detection_model.keep
-        _kept[:] = [key, efficientdet_lite.net(spec)]
-    net = _kept[1]
+    key = (params["spec"], tuple(spec.config.image_size), spec.config.num_classes, most)
+    net = _kept.get(key, lambda: efficientdet_lite.net(spec))
     return net, spec, checkpoint, automl_checkpoint.restore(checkpoint, net)
 
 

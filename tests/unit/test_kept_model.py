@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from stages import detection_model
+from stages.kept import Kept
 
 
 class Description:
@@ -19,7 +20,7 @@ class Description:
 
 
 def test_only_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detection_model, "_kept", [])
+    monkeypatch.setattr(detection_model, "_kept", Kept())
     created: list[tuple[int, int]] = []
     monkeypatch.setattr(detection_model, "build", lambda pipeline: object())
     monkeypatch.setattr(

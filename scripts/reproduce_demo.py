@@ -28,6 +28,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+import tool  # noqa: E402
+
 from kiln.attest.names import (  # noqa: E402
     PROVENANCE_SUFFIX,
     PROVENANCE_TYPE,
@@ -81,8 +83,7 @@ def main() -> int:
     except FailedError as error:
         return error.code
     except KilnError as error:
-        print(f"reproduce-demo: {error}", file=sys.stderr)
-        return error.exit_code
+        return tool.complain(error, "reproduce-demo")
     finally:
         for name in ("demo.tar", "empty-store"):
             remove(work / name)

@@ -11,7 +11,6 @@ import datetime
 import json
 import os
 import platform
-import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
 from kiln.engine import Engine
 from kiln.errors import StageFailedError, UsageError, VerificationError
 from kiln.images.lock import read_lock
+from kiln.machine import cpu_name
 from kiln.project import Project
 from kiln.recipe import VARIANTS, discover, load
 from kiln.store import Store
@@ -180,20 +180,10 @@ class Matrix:
             cells = " | ".join(self.cells(row))
             lines.append(f"| {row.item.name} | {words or row.item.what} | {cells} |")
         when = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-        host = f"{platform.machine()}, {_cpu()}, {os.cpu_count()} cores"
+        host = f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores"
         total = sum(row.seconds for row in self.rows)
         lines += ["", f"Made on {when} ({host}) in {total / 60:.0f} minutes."]
         return "\n".join(lines)
-
-
-def _cpu() -> str:
-    """The processor's name, as Linux tells it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return platform.processor()
-    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1] if match else platform.processor()
 
 
 def _failed(item: Circumstance, events: Sequence[Mapping[str, Any]]) -> StageFailedError:

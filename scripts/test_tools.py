@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import tool
 from debian.debfile import DebFile
 
 from kiln.errors import KilnError
@@ -34,8 +35,7 @@ def main() -> int:
     try:
         found = fetch_lock(LOCK, store)
     except KilnError as error:
-        print(f"test-tools: {error}", file=sys.stderr)
-        return error.exit_code
+        return tool.complain(error, "test-tools")
     TOOLS.mkdir(exist_ok=True)
     for pin in pins:
         with store.path(found[pin.filename]).open("rb") as stream:

@@ -33,6 +33,11 @@ def run(command: click.Command, name: str) -> None:
         error = UsageError(failure.format_message(), "See --help.")
     except (KeyboardInterrupt, click.Abort):
         error = CancelledError("Stopped.")
+    sys.exit(complain(error, name))
+
+
+def complain(error: KilnError, name: str) -> int:
+    """Say what failed and what to do, as a JSON event where that was asked for; the exit code."""
     if "--json" in sys.argv:
         about = {"kind": error.kind, "message": error.message, "remedy": error.remedy}
         JsonReporter().event("error", exit_code=error.exit_code, **about)
@@ -40,4 +45,4 @@ def run(command: click.Command, name: str) -> None:
         print(f"{name}: {error.message}", file=sys.stderr)
         if error.remedy:
             print(f"{' ' * len(name)}  {error.remedy}", file=sys.stderr)
-    sys.exit(error.exit_code)
+    return error.exit_code

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import tool
 
 from kiln.digest import sha256_file, tree_digest
 from kiln.engine import Engine
-from kiln.errors import KilnError, StageFailedError, UsageError
+from kiln.errors import StageFailedError, UsageError
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
 from kiln.limits import STAGE_UID, Limits
@@ -150,8 +151,4 @@ def command(sample: str, out: Path, extra: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        command()
-    except KilnError as failure:
-        print(f"train: {failure.message}\n       {failure.remedy}", file=sys.stderr)
-        sys.exit(failure.exit_code)
+    tool.run(command, "train")

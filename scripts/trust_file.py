@@ -14,6 +14,8 @@ import os
 import sys
 from pathlib import Path
 
+import tool
+
 from kiln.errors import KilnError, UsageError
 from kiln.files import write_atomic
 from kiln.keys import canonical_public_pem
@@ -51,8 +53,7 @@ def main() -> int:
     try:
         files = trust_file(*given)
     except KilnError as error:
-        print(f"trust_file: {error}", file=sys.stderr)
-        return error.exit_code
+        return tool.complain(error, "trust_file")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomic(folder / name, content)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from kiln.project import Project
 from kiln.recipe import Recipe, Variant, load
 from kiln.release_layout import PAGE_FILE
 from kiln.run import OnEvent, Runner, limits_of
-from kiln.sources.model import Acquired, acquire, images_in
+from kiln.sources.model import Acquired, acquire, with_images_to_check
 from kiln.store import StageResult, Store
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class Builder:
             ),
             on_note=lambda text: self._tell("note", message=text),
         )
-        acquired = self._with_images(acquired)
+        acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
         wanted = variants or recipe.variants
         plan = make_plan(recipe, acquired.sources, wanted, image=locked.identity, code=code)
         ahead = outside.Ahead()
@@ -297,11 +297,6 @@ class Builder:
                 f'to publish it all the same, write allow = ["{UNTRAINED}"] in its recipe.',
             )
         self._tell("note", message=f"{found} Published all the same: its recipe allows it.")
-
-    def _with_images(self, acquired: Acquired) -> Acquired:
-        """With images to check on: the recipe's, or where it has none, the project's samples."""
-        images = acquired.check_images or images_in(self.project.sample_images, self.store)
-        return replace(acquired, sources=replace(acquired.sources, check_images=images))
 
     def _check(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,29 +14,32 @@ from typing import TYPE_CHECKING
 import click
 
 from kiln import __version__
-from kiln.choices import refuse_unknown
 from kiln.cli_accuracy import accuracy
-from kiln.cli_archived import images_load, images_push, images_save
 from kiln.cli_bench_model import bench_model
 from kiln.cli_bundle import bundle
 from kiln.cli_collect import collect, notes
+from kiln.cli_common import (
+    archive_option,
+    dist_option,
+    json_option,
+    models_dir_option,
+    samples_option,
+    variants_option,
+)
 from kiln.cli_convert import convert, init
 from kiln.cli_diff import diff_command
+from kiln.cli_images import images
 from kiln.cli_inspect import inspect_command
 from kiln.cli_keys import keys_group
 from kiln.cli_page import page
 from kiln.cli_plan import plan
-from kiln.cli_relock import images_relock
 from kiln.cli_reproduce import reproduce
-from kiln.cli_sbom import images_sbom
 from kiln.cli_verify import verify
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
-from kiln.ui import JsonReporter, TextReporter, table
+from kiln.ui import JsonReporter, table
 
 if TYPE_CHECKING:
-    from kiln.images.builder import Images
-    from kiln.project import Project
-    from kiln.store import Store
+    pass
 
 # Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
 # command that finds nothing to do must not pay for them.
@@ -109,48 +111,18 @@ def cli() -> None:
     """TensorFlow object detectors to TFLite: sealed images, same bytes anywhere, signed."""
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
-_dist = click.option(
-    "--dist", type=click.Path(path_type=Path), default=None, help="Where artefacts go [dist/]."
-)
-
-
-def _project() -> Project:
-    from kiln.project import Project
-
-    return Project.find()
-
-
-def _store() -> Store:
-    from kiln.store import Store
-
-    return Store(Store.default_root())
-
-
-def _reporter(as_json: bool) -> JsonReporter | TextReporter:
-    return JsonReporter() if as_json else TextReporter()
-
-
 @cli.command(short_help="Convert models and publish them, signed.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
-    "--variant",
-    "variants",
-    multiple=True,
-    metavar="VARIANT",
-    help="Only float32, float16, dynamic, int8 or prebuilt; may be repeated.",
-)
-@click.option("--samples", is_flag=True, help="Only the embedded samples.")
-@click.option(
-    "--archive", type=click.Path(path_type=Path), help="The model's archive, already downloaded."
-)
+@variants_option
+@samples_option
+@archive_option
 @click.option(
     "--jobs", type=click.IntRange(1, 64), default=1, metavar="N", help="Models at a time [1]."
 )
-@click.option("--models-dir", type=click.Path(path_type=Path), help="Where recipes are [models/].")
+@models_dir_option
 @click.option("--keep-failed", is_flag=True, help="Keep what a failed stage saw and wrote.")
-@_dist
-@_json
+@dist_option
+@json_option
 def build(
     models: tuple[str, ...],
     variants: tuple[str, ...],
@@ -164,10 +136,12 @@ def build(
 ) -> None:
     """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
     from kiln.cli_build import run_build
+    from kiln.project import Project
     from kiln.recipe import VARIANTS, discover
     from kiln.selection import choose
+    from kiln.store import Store
 
-    project = _project()
+    project = Project.find()
     folder = (models_dir or project.models).absolute()
     recipes = discover(folder)
     chosen = choose(folder, recipes, models, samples=samples, variants=variants)
@@ -177,7 +151,7 @@ def build(
         )
     run_build(
         project,
-        _store(),
+        Store(Store.default_root()),
         folder,
         chosen,
         recipes,
@@ -192,13 +166,14 @@ def build(
 
 
 @cli.command(short_help="List the recipes.")
-@_json
+@json_option
 def models(as_json: bool) -> None:
     """List the recipes: source and whether it is at hand, variants, and the last build's result."""
     from kiln.catalogue import catalogue
+    from kiln.project import Project
+    from kiln.store import Store
 
-    project = _project()
-    entries, broken = catalogue(project.models, _store())
+    entries, broken = catalogue(Project.find().models, Store(Store.default_root()))
     if as_json:
         for entry in entries:
             JsonReporter().event("model", **entry.as_json())
@@ -209,121 +184,14 @@ def models(as_json: bool) -> None:
         raise RecipeError("\n".join(error.message for error in broken), broken[0].remedy)
 
 
-@cli.group()
-def images() -> None:
-    """The sealed images that stages run in."""
-
-
-@contextlib.contextmanager
-def _images(as_json: bool) -> Iterator[Images]:
-    from kiln.images.builder import Images
-
-    store = _store()
-    store.sweep()
-    with _reporter(as_json) as reporter:
-        yield Images.on_any_engine(_project().docker, store, reporter.event)
-
-
-def _image_names(project: Project, names: tuple[str, ...]) -> list[str]:
-    from kiln.images.definition import load
-
-    known = load(project.docker)
-    refuse_unknown("image", names, known)
-    return [name for name in known if not names or name in names]
-
-
-@images.command("build", short_help="Build and seal images, and check them.")
-@click.argument("names", nargs=-1, metavar="[IMAGE]...")
-@click.option("--update-lock", is_flag=True, help="Record the identity in docker/images.lock.")
-@click.option("--force", is_flag=True, help="Build even where the engine holds the locked image.")
-@_json
-def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json: bool) -> None:
-    """Build the images (all when none is named), seal them, and hold them against the lock."""
-    from kiln.images.lock import locked_image
-
-    chosen = _image_names(_project(), names)
-    with _images(as_json) as project_images:
-        for name in chosen:
-            if not force and not update_lock:
-                project_images.ensure(name)
-                continue
-            built = project_images.build(name, update_lock=update_lock)
-            project_images.check(built, locked_image(project_images.docker_dir, name))
-
-
-@images.command("verify", short_help="Rebuild images and compare every file.")
-@click.argument("names", nargs=-1, metavar="[IMAGE]...")
-@_json
-def images_verify(names: tuple[str, ...], as_json: bool) -> None:
-    """Rebuild images without any cache and say which files differ from the locked ones."""
-    from kiln.images.lock import locked_image
-
-    chosen = _image_names(_project(), names)
-    rows = []
-    with _images(as_json) as project_images:
-        for name in chosen:
-            locked = locked_image(project_images.docker_dir, name)
-            built = project_images.build(name)
-            project_images.check(built, locked)
-            rows.append([name, built.sealed.identity, f"{built.seconds['build']:.0f} s"])
-    if as_json:
-        for name, identity, _ in rows:
-            JsonReporter().event("verified", image=name, identity=identity)
-    else:
-        print(table(["image", "identity (rebuilt = locked)", "build"], rows))
-
-
-@images.command("list", short_help="List the locked images.")
-@_json
-def images_list(as_json: bool) -> None:
-    """List the locked images and whether the engine holds them."""
-    from kiln.images.lock import locked_image
-
-    rows = []
-    with _images(as_json) as project_images:
-        for name in _image_names(_project(), ()):
-            locked = locked_image(project_images.docker_dir, name)
-            state = project_images.state(locked)
-            rows.append([name, locked.tag, f"{locked.size / 1e6:,.0f} MB", state])
-    if as_json:
-        for name, tag, size, state in rows:
-            JsonReporter().event("image", image=name, tag=tag, size=size, state=state)
-    else:
-        print(table(["image", "tag", "size", "state"], rows))
-
-
-@images.command("context", short_help="Lay out contexts for docker compose.")
-@click.argument("names", nargs=-1, metavar="[IMAGE]...")
-@_json
-def images_context(names: tuple[str, ...], as_json: bool) -> None:
-    """Lay out build contexts in .kiln/context/ for `docker compose build`."""
-    from kiln.images import definition as definitions
-
-    project = _project()
-    store = _store()
-    with _reporter(as_json) as reporter:
-        for name in _image_names(project, names):
-            definition = definitions.get(project.docker, name)
-            parts = definitions.fetch(
-                definition,
-                store,
-                on_progress=lambda item, done, total: reporter.event(
-                    "download", name=item, done=done, total=total
-                ),
-            )
-            folder = project.root / ".kiln" / "context" / name
-            shutil.rmtree(folder, ignore_errors=True)
-            definitions.make_context(definition, parts, store, folder)
-            reporter.event("note", message=f"{name}: context in {folder}")
-
-
 @cli.command(short_help="Say what is fine, what is not, and what to do.")
-@_json
+@json_option
 def doctor(as_json: bool) -> None:
     """Say what kiln needs, what is fine, what is not, and what to do about it."""
     from kiln.doctor import examine
+    from kiln.project import Project
 
-    findings = examine(_project())
+    findings = examine(Project.find())
     if as_json:
         for item in findings:
             JsonReporter().event(
@@ -342,38 +210,38 @@ def doctor(as_json: bool) -> None:
 @cli.command(short_help="Remove what killed runs left behind.")
 @click.option("--store", "empty_store", is_flag=True, help="Also forget every download and result.")
 @click.option("--images", "drop_images", is_flag=True, help="Also remove the sealed images.")
-@_json
+@json_option
 def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
     """Remove what killed runs left behind: containers, scratch folders, unfinished images."""
     from kiln.cleaning import clean as clean_up
+    from kiln.store import Store
 
-    for what, count in clean_up(_store(), empty_store=empty_store, drop_images=drop_images).items():
+    store = Store(Store.default_root())
+    for what, count in clean_up(store, empty_store=empty_store, drop_images=drop_images).items():
         if as_json:
             JsonReporter().event("cleaned", what=what, count=count)
         else:
             print(f"{what}: {count} removed")
 
 
-images.add_command(images_save)
-images.add_command(images_load)
-images.add_command(images_push)
-images.add_command(images_sbom)
-cli.add_command(convert)
-cli.add_command(init)
-cli.add_command(inspect_command)
-cli.add_command(keys_group)
-cli.add_command(diff_command)
-cli.add_command(accuracy)
-cli.add_command(page)
-cli.add_command(plan)
-images.add_command(images_relock)
-cli.add_command(collect)
-cli.add_command(notes)
-cli.add_command(reproduce)
-cli.add_command(bundle)
-cli.add_command(verify)
-
-cli.add_command(bench_model)
+for command in (
+    accuracy,
+    bench_model,
+    bundle,
+    collect,
+    convert,
+    diff_command,
+    images,
+    init,
+    inspect_command,
+    keys_group,
+    notes,
+    page,
+    plan,
+    reproduce,
+    verify,
+):
+    cli.add_command(command)
 
 if __name__ == "__main__":
     main()

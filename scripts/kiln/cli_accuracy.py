@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kiln.cli_common import (
+    PATH,
+    archive_option,
+    json_option,
+    models_dir_option,
+    own_store,
+    reporter_for,
+)
 from kiln.errors import UsageError
-from kiln.ui import JsonReporter, TextReporter, table
+from kiln.ui import table
 
 if TYPE_CHECKING:
     from kiln.accuracy import Measured, Report
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--coco",
     "data_set",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     metavar="DIR",
     help="A data set in the layout of COCO val2017.",
@@ -41,26 +49,24 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--dist",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Measure the files published there instead of converting.",
 )
-@click.option(
-    "--archive", type=click.Path(path_type=Path), help="The model's archive, already downloaded."
-)
+@archive_option
 @click.option(
     "--chunk",
     type=click.IntRange(1),
     metavar="N",
     help="Images between two points where an interrupted run goes on [250].",
 )
-@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Write JSON there.")
+@click.option("--save", type=PATH, metavar="FILE", help="Write JSON there.")
 @click.option(
     "--record",
     is_flag=True,
     help="Measure what is published, and note it in accuracy.json there and on the page.",
 )
-@click.option("--models-dir", type=click.Path(path_type=Path), help="Where recipes are [models/].")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+@models_dir_option
+@json_option
 def accuracy(
     model: str,
     data_set: Path,
@@ -87,7 +93,6 @@ def accuracy(
     from kiln.front import refresh
     from kiln.project import Project
     from kiln.recipe import VARIANTS, discover
-    from kiln.store import Store
 
     scoring.require()
     project = Project.find()
@@ -103,10 +108,8 @@ def accuracy(
     target = (dist or project.root / "dist").absolute()
     signer = _ready_to_record(target) if record else None
     data = coco.read(data_set.absolute())
-    store = Store(Store.default_root())
-    store.sweep()
-    reporter = JsonReporter() if as_json else TextReporter()
-    with reporter:
+    store = own_store()
+    with reporter_for(as_json) as reporter:
         builder = Builder(project, folder, store, target, reporter.event)
         measuring = Accuracy(builder, target if dist or record else None, chunk or CHUNK)
         report = measuring.measure(

@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from kiln.cli_common import (
+    PATH,
+    chosen_images,
+    images_argument,
+    json_option,
+    opened_images,
+)
 from kiln.errors import ImageMismatchError, UsageError
-from kiln.ui import JsonReporter, TextReporter
+from kiln.ui import JsonReporter
 
 if TYPE_CHECKING:
-    from kiln.images.builder import Images
-
-_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
-
-
-@contextlib.contextmanager
-def _opened(as_json: bool) -> Iterator[Images]:
-    from kiln.images.builder import Images
-    from kiln.project import Project
-    from kiln.store import Store
-
-    store = Store(Store.default_root())
-    store.sweep()
-    with JsonReporter() if as_json else TextReporter() as reporter:
-        yield Images.on_any_engine(Project.find().docker, store, reporter.event)
-
-
-def _chosen(images: Images, names: tuple[str, ...]) -> list[str]:
-    from kiln.choices import refuse_unknown
-    from kiln.images.definition import load
-
-    known = load(images.docker_dir)
-    refuse_unknown("image", names, known)
-    return [name for name in known if not names or name in names]
+    pass
 
 
 @click.command("save", short_help="Write sealed images to files.")
-@click.argument("names", nargs=-1, metavar="[IMAGE]...")
+@images_argument
 @click.option(
     "-o",
     "out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     metavar="DIR|FILE",
     help="Where: a folder, or for one image a file.",
 )
-@_json
+@json_option
 def images_save(names: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Write sealed images (all when none is named) as archives for `docker load`.
 
@@ -57,8 +39,8 @@ def images_save(names: tuple[str, ...], out: Path, as_json: bool) -> None:
     """
     from kiln.images.lock import locked_image
 
-    with _opened(as_json) as images:
-        chosen = _chosen(images, names)
+    with opened_images(as_json) as images:
+        chosen = chosen_images(images.docker_dir, names)
         single = len(chosen) == 1 and out.suffix == ".tar" and not out.is_dir()
         try:
             (out.parent if single else out).mkdir(parents=True, exist_ok=True)
@@ -82,13 +64,11 @@ def images_save(names: tuple[str, ...], out: Path, as_json: bool) -> None:
 
 
 @click.command("load", short_help="Load sealed images from files.")
-@click.argument(
-    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
-)
-@_json
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=PATH)
+@json_option
 def images_load(files: tuple[Path, ...], as_json: bool) -> None:
     """Load archives of sealed images, after holding each against docker/images.lock."""
-    with _opened(as_json) as images:
+    with opened_images(as_json) as images:
         for path in files:
             if not path.is_file():
                 raise UsageError(f"There is no file {path}.", "Check the path.")
@@ -105,8 +85,8 @@ def images_load(files: tuple[Path, ...], as_json: bool) -> None:
 
 
 @click.command("push", short_help="Put sealed images into a registry.")
-@click.argument("names", nargs=-1, metavar="[IMAGE]...")
-@_json
+@images_argument
+@json_option
 def images_push(names: tuple[str, ...], as_json: bool) -> None:
     """Put the sealed images (all when none is named) into the registry KILN_IMAGE_REGISTRY."""
     from kiln.images import registry
@@ -118,8 +98,8 @@ def images_push(names: tuple[str, ...], as_json: bool) -> None:
             "No registry is named.",
             "Set KILN_IMAGE_REGISTRY, for example to registry.example/someone/kiln.",
         )
-    with _opened(as_json) as images:
-        for name in _chosen(images, names):
+    with opened_images(as_json) as images:
+        for name in chosen_images(images.docker_dir, names):
             locked = locked_image(images.docker_dir, name)
             if not images.present(locked):
                 raise ImageMismatchError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kiln.cli_common import PATH, json_option
 from kiln.errors import UnsupportedModelError, UsageError
 from kiln.ui import JsonReporter, table
 
@@ -22,7 +23,7 @@ _RUNS = 30
 
 @click.command("bench-model", short_help="Time artefacts on this machine's CPU.")
 @click.argument("names", nargs=-1, metavar="[MODEL|FILE.tflite]...")
-@click.option("--dist", type=click.Path(path_type=Path), help="Where artefacts are [dist/].")
+@click.option("--dist", type=PATH, help="Where artefacts are [dist/].")
 @click.option(
     "--variant", "variants", multiple=True, metavar="VARIANT", help="Only these; may be repeated."
 )
@@ -44,7 +45,7 @@ _RUNS = 30
     help="Rounds for so long instead, for each number of threads.",
 )
 @click.option("--save", is_flag=True, help="Also note the times in dist/latency.json.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+@json_option
 def bench_model(
     names: tuple[str, ...],
     dist: Path | None,

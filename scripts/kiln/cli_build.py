@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln.ui import JsonReporter, TextReporter, table
+from kiln.cli_common import reporter_for
+from kiln.ui import table
 
 if TYPE_CHECKING:
     from kiln.project import Project
@@ -56,7 +57,7 @@ def run_build(
     start = time.monotonic()
     timings = Timings()
 
-    with JsonReporter() if as_json else TextReporter() as reporter:
+    with reporter_for(as_json) as reporter:
         for note in notes:
             reporter.event("note", message=note)
 

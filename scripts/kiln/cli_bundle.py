@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kiln.cli_common import PATH, json_option, own_store, reporter_for, samples_option
 from kiln.errors import EngineUnavailableError, UsageError
-from kiln.ui import JsonReporter, TextReporter
+from kiln.ui import JsonReporter
 
 if TYPE_CHECKING:
     from kiln.bundle.index import Index
-
-_PATH = click.Path(path_type=Path)
-_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
 
 
 @click.group(short_help="All that building needs, in one file.")
@@ -26,15 +24,15 @@ def bundle() -> None:
 @bundle.command("create", short_help="Pack what models and images are made from.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option(
-    "-o", "out", type=_PATH, required=True, metavar="FILE.tar", help="The bundle to write."
+    "-o", "out", type=PATH, required=True, metavar="FILE.tar", help="The bundle to write."
 )
-@click.option("--samples", is_flag=True, help="Only the embedded samples.")
+@samples_option
 @click.option(
-    "--release", type=_PATH, metavar="DIST", help="What the artefacts of this release were made of."
+    "--release", type=PATH, metavar="DIST", help="What the artefacts of this release were made of."
 )
 @click.option("--without-images", is_flag=True, help="Leave the sealed images out.")
 @click.option("--without-packages", is_flag=True, help="Leave out what images are built from.")
-@_json
+@json_option
 def bundle_create(
     models: tuple[str, ...],
     out: Path,
@@ -55,7 +53,6 @@ def bundle_create(
     from kiln.images.builder import Images
     from kiln.project import Project
     from kiln.recipe import discover, load
-    from kiln.store import Store
 
     project = Project.find()
     recipes = discover(project.models)
@@ -73,11 +70,9 @@ def bundle_create(
             for name, path in recipes.items()
             if not samples or load(path, project.models).sample
         ]
-    store = Store(Store.default_root())
-    store.sweep()
+    store = own_store()
     with contextlib.ExitStack() as stack:
-        reporter: JsonReporter | TextReporter = JsonReporter() if as_json else TextReporter()
-        stack.enter_context(reporter)
+        reporter = stack.enter_context(reporter_for(as_json))
         contents = Contents(project, store, reporter.event, stack)
         made_in: dict[Path, set[str]] = {}
         for name in chosen:
@@ -110,8 +105,8 @@ def bundle_create(
 
 
 @bundle.command("import", short_help="Take a bundle's contents into the store.")
-@click.argument("file", type=_PATH)
-@_json
+@click.argument("file", type=PATH)
+@json_option
 def bundle_import(file: Path, as_json: bool) -> None:
     """Check every byte of a bundle and take it into the store; load its images.
 
@@ -121,12 +116,10 @@ def bundle_import(file: Path, as_json: bool) -> None:
     from kiln.images.builder import Images
     from kiln.images.lock import read_lock
     from kiln.project import Project
-    from kiln.store import Store
 
     project = Project.find()
-    store = Store(Store.default_root())
-    store.sweep()
-    with JsonReporter() if as_json else TextReporter() as reporter:
+    store = own_store()
+    with reporter_for(as_json) as reporter:
         found = import_bundle(
             file.absolute(),
             store,

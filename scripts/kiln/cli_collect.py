@@ -7,28 +7,27 @@ from pathlib import Path
 
 import click
 
+from kiln.cli_common import PATH, json_option
 from kiln.errors import UsageError
 from kiln.ui import JsonReporter, table
 
-_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
-
 
 @click.command(short_help="Make one release of parts.")
-@click.argument("parts", nargs=-1, metavar="[PART]...", type=click.Path(path_type=Path))
-@click.option("--dist", type=click.Path(path_type=Path), default=None, help="The release [dist/].")
+@click.argument("parts", nargs=-1, metavar="[PART]...", type=PATH)
+@click.option("--dist", type=PATH, default=None, help="The release [dist/].")
 @click.option(
     "--assets",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=None,
     metavar="DIR",
     help="Also write the release as flat files, one of them an archive of all.",
 )
 @click.option(
     "--policy",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Trust file: who may have signed [your own key].",
 )
-@_json
+@json_option
 def collect(
     parts: tuple[Path, ...],
     dist: Path | None,
@@ -75,7 +74,7 @@ def collect(
 
 
 @click.command(short_help="Write a release's notes, as Markdown.")
-@click.argument("dist", required=False, type=click.Path(path_type=Path))
+@click.argument("dist", required=False, type=PATH)
 def notes(dist: Path | None) -> None:
     """Print what is in DIST [dist/], how it was checked and how to verify it, as Markdown."""
     from kiln.attest.release_statement import release_id

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kiln.cli_common import PATH, json_option, reporter_for
 from kiln.errors import UsageError
-from kiln.ui import JsonReporter, TextReporter
 
 if TYPE_CHECKING:
     from kiln.convert import Given
 
-_PATH = click.Path(path_type=Path)
+_PATH = PATH
 
 #: What both commands take, in the order of the help.
 _OPTIONS = [
@@ -87,7 +87,6 @@ _OPTIONS = [
         help="Publish in spite of this fault; may be repeated.",
     ),
 ]
-_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
 
 
 def _model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -136,7 +135,7 @@ def _size(text: str) -> tuple[int, int]:
 @click.option(
     "-o", "--dist", "dist", type=_PATH, required=True, help="Where artefacts go: a release."
 )
-@_json
+@json_option
 def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None:
     """Convert a model of your own and publish it, signed, in a release folder.
 
@@ -185,7 +184,7 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
 @click.option(
     "-o", "folder", type=_PATH, required=True, metavar="FOLDER", help="Usually models/NAME."
 )
-@_json
+@json_option
 def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) -> None:
     """Write FOLDER/recipe.toml for a model of your own, to be kept in git and built."""
     from kiln.cli_build import myself
@@ -213,7 +212,7 @@ def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) 
             f"{path} cannot be written: {error.strerror or error}.", "Name another folder."
         ) from None
     load(path)
-    with JsonReporter() if as_json else TextReporter() as reporter:
+    with reporter_for(as_json) as reporter:
         for note in notes:
             reporter.event("note", message=note)
         reporter.event("recipe", model=arguments.name, path=str(path))

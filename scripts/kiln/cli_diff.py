@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from kiln.cli_common import PATH, json_option
 from kiln.ui import JsonReporter, tolerant_output
 
 DIFFERENT = 1
@@ -13,10 +14,10 @@ DIFFERENT = 1
 
 
 @click.command("diff", short_help="Say how two .tflite files differ.")
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
 @click.option("--all", "all_items", is_flag=True, help="List every difference.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+@json_option
 def diff_command(a: Path, b: Path, all_items: bool, as_json: bool) -> None:
     """Say how A and B differ, any .tflite files; exit code 0: the same bytes, 1: they differ."""
     from kiln.difference import compare

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from kiln.cli_common import PATH, json_option
 from kiln.ui import JsonReporter, tolerant_output
 
 
 @click.command("inspect", short_help="Say what is in a .tflite file.")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+@click.argument("file", type=PATH)
+@json_option
 def inspect_command(file: Path, as_json: bool) -> None:
     """Say what is in FILE, any .tflite: tensors, operators, weights, metadata, labels."""
     from kiln.inspection import inspect

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
+from kiln.cli_common import PATH, json_option
 from kiln.errors import UsageError
 from kiln.ui import JsonReporter
 
-_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
 _no_password = click.option(
     "--no-password", is_flag=True, help="Leave the new key unencrypted; only file rights guard it."
 )
@@ -23,11 +23,9 @@ def keys_group() -> None:
 
 
 @keys_group.command("init", short_help="Make a signing key.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Where to [the user's configuration folder]."
-)
+@click.option("--out", type=PATH, help="Where to [the user's configuration folder].")
 @_no_password
-@_json
+@json_option
 def init_key(out: Path | None, no_password: bool, as_json: bool) -> None:
     """Make a P-256 signing key, encrypted with a password.
 
@@ -49,7 +47,7 @@ def init_key(out: Path | None, no_password: bool, as_json: bool) -> None:
 
 
 @keys_group.command("show", short_help="Show the signing key's public half.")
-@_json
+@json_option
 def show_key(as_json: bool) -> None:
     """Show where the signing key is, its id and fingerprint, and its public half."""
     from kiln import keys
@@ -72,7 +70,7 @@ def show_key(as_json: bool) -> None:
 
 @keys_group.command("rotate", short_help="Replace the signing key by a new one.")
 @_no_password
-@_json
+@json_option
 def rotate_key(no_password: bool, as_json: bool) -> None:
     """Make a new key in the place of the signing key and keep the old one beside it.
 

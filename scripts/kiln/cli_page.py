@@ -6,18 +6,15 @@ from pathlib import Path
 
 import click
 
+from kiln.cli_common import PATH, json_option
 from kiln.errors import UsageError
 from kiln.ui import JsonReporter
 
 
 @click.command(short_help="Write the release's page, index.html.")
-@click.option(
-    "--dist", type=click.Path(path_type=Path), default=None, help="Where artefacts are [dist/]."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=None, help="Write it there [DIST/index.html]."
-)
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+@click.option("--dist", type=PATH, default=None, help="Where artefacts are [dist/].")
+@click.option("--out", type=PATH, default=None, help="Write it there [DIST/index.html].")
+@json_option
 def page(dist: Path | None, out: Path | None, as_json: bool) -> None:
     """Write the release's page anew, and sign it.
 

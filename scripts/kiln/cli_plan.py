@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kiln.cli_common import json_option, models_dir_option, samples_option, variants_option
 from kiln.errors import UsageError
 from kiln.ui import JsonReporter, table
 
@@ -18,17 +19,11 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Say what a build would do.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
-    "--variant",
-    "variants",
-    multiple=True,
-    metavar="VARIANT",
-    help="Only float32, float16, dynamic, int8 or prebuilt; may be repeated.",
-)
-@click.option("--samples", is_flag=True, help="Only the embedded samples.")
-@click.option("--models-dir", type=click.Path(path_type=Path), help="Where recipes are [models/].")
+@variants_option
+@samples_option
+@models_dir_option
 @click.option("--github-matrix", is_flag=True, help="One line of JSON, for a job matrix.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+@json_option
 def plan(
     models: tuple[str, ...],
     variants: tuple[str, ...],

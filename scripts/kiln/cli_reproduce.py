@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kiln.cli_common import PATH, json_option, reporter_for
 from kiln.errors import CannotReproduceError, NotReproducedError, UsageError, VerificationError
 from kiln.ui import JsonReporter, TextReporter, table, tolerant_output
 
@@ -18,25 +19,23 @@ if TYPE_CHECKING:
     from kiln.reproduce.targets import Open
     from kiln.reproduce.verdict import Verdict
 
-_path = click.Path(path_type=Path)
-
 
 @click.command("reproduce", short_help="Make a release again, and compare the bytes.")
-@click.argument("target", type=_path)
+@click.argument("target", type=PATH)
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="Only this; repeatable.")
 @click.option(
     "--variant", "variants", multiple=True, metavar="VARIANT", help="Only this; likewise."
 )
-@click.option("--bundle", type=_path, metavar="FILE", help="A bundle to import first.")
-@click.option("--source", type=_path, metavar="FILE", help="source.tar, if it is not in place.")
+@click.option("--bundle", type=PATH, metavar="FILE", help="A bundle to import first.")
+@click.option("--source", type=PATH, metavar="FILE", help="source.tar, if it is not in place.")
 @click.option(
-    "--inputs", "folders", type=_path, multiple=True, metavar="DIR", help="Where inputs may be."
+    "--inputs", "folders", type=PATH, multiple=True, metavar="DIR", help="Where inputs may be."
 )
-@click.option("--key", type=_path, help="Trusted public key [your own].")
-@click.option("--policy", type=_path, help="Trust file: who may sign what (docs/trust.md).")
+@click.option("--key", type=PATH, help="Trusted public key [your own].")
+@click.option("--policy", type=PATH, help="Trust file: who may sign what (docs/trust.md).")
 @click.option("--unverified", is_flag=True, help="Look at no signature: nobody vouches.")
-@click.option("--keep", type=_path, metavar="DIR", help="Keep what came out otherwise.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+@click.option("--keep", type=PATH, metavar="DIR", help="Keep what came out otherwise.")
+@json_option
 def reproduce(
     target: Path,
     models: tuple[str, ...],
@@ -73,8 +72,7 @@ def reproduce(
             raise UsageError("--source goes with one model.", "Name it with --model.")
         store = Store(Store.default_root())
         store.sweep()
-        reporter: JsonReporter | TextReporter = JsonReporter() if as_json else TextReporter()
-        stack.enter_context(reporter)
+        reporter = stack.enter_context(reporter_for(as_json))
         if unverified:
             reporter.event("note", message="no signature is looked at: nobody vouches for this")
         if bundle is not None:

@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import click
 
-from kiln.ui import JsonReporter, TextReporter
+from kiln.cli_common import chosen_images, images_argument, json_option, reporter_for
+from kiln.ui import JsonReporter
 
 
 @click.command("sbom", short_help="Write what is in images, as CycloneDX.")
-@click.argument("names", nargs=-1, metavar="[IMAGE]...")
+@images_argument
 @click.option("--check", is_flag=True, help="Only say whether the files are of the locks.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+@json_option
 def images_sbom(names: tuple[str, ...], check: bool, as_json: bool) -> None:
     """Write docker/IMAGE/sbom.cdx.json (of all images when none is named).
 
     Packages with versions, digests, licences and requirements, from the locks and the packages.
     """
-    from kiln.choices import refuse_unknown
     from kiln.files import write_atomic
-    from kiln.images.definition import load
     from kiln.images.sbom import make_sbom, refuse_outdated, sbom_path
     from kiln.project import Project
     from kiln.store import Store
 
     docker_dir = Project.find().docker
-    known = load(docker_dir)
-    refuse_unknown("image", names, known)
-    chosen = [name for name in known if not names or name in names]
+    chosen = chosen_images(docker_dir, names)
     if check:
         refuse_outdated(docker_dir, chosen)
         if not as_json:
             print(f"Of the locks: {', '.join(chosen)}")
         return
     store = Store(Store.default_root())
-    with JsonReporter() if as_json else TextReporter() as reporter:
+    with reporter_for(as_json) as reporter:
         for name in chosen:
             data = make_sbom(
                 docker_dir,

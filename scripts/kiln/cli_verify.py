@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kiln.cli_common import PATH, json_option
 from kiln.errors import UsageError
 from kiln.ui import JsonReporter, table
 
@@ -15,18 +16,16 @@ if TYPE_CHECKING:
     from kiln.release_check import VerifyReport
     from kiln.trust import Trust
 
-_path = click.Path(path_type=Path)
-
 
 @click.command("verify", short_help="Check a release: signatures, sums, file lists.")
-@click.argument("target", required=False, type=_path)
-@click.option("--key", type=_path, help="Trusted public key [your own].")
+@click.argument("target", required=False, type=PATH)
+@click.option("--key", type=PATH, help="Trusted public key [your own].")
 @click.option("--identity", metavar="ID", help="Trusted identity instead of a key (* allowed).")
 @click.option("--issuer", metavar="URL", help="Who vouches for that identity.")
-@click.option("--policy", type=_path, help="Trust file: who may sign what (docs/trust.md).")
-@click.option("--trusted-root", type=_path, help="Keys behind identities [sigstore's public ones].")
-@click.option("--bundle", "bundles", type=_path, multiple=True, help="A single file's bundle.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
+@click.option("--policy", type=PATH, help="Trust file: who may sign what (docs/trust.md).")
+@click.option("--trusted-root", type=PATH, help="Keys behind identities [sigstore's public ones].")
+@click.option("--bundle", "bundles", type=PATH, multiple=True, help="A single file's bundle.")
+@json_option
 def verify(
     target: Path | None,
     key: Path | None,

@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from kiln.errors import DiskFullError, StoreError
 from kiln.owners import is_abandoned, tagged_name
@@ -94,6 +95,25 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream to write ``path`` with: aside until the body ends well, then synced and renamed.
+
+    Raises:
+        DiskFullError: no space left; ``path`` is as it was, as after any exception of the body.
+    """
+    aside = aside_of(path)
+    try:
+        with disk_guard(path), aside.open("xb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        aside.replace(path)
+        sync_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def copy_file(source: Path, target: Path, mode: int = 0o644) -> None:

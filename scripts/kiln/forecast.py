@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from kiln.digest import tree_digest
-from kiln.errors import UsageError
 from kiln.images.lock import locked_image
-from kiln.plan import make_plan
+from kiln.plan import make_plan, refuse_missing
 from kiln.project import Project
 from kiln.recipe import Recipe, Variant
-from kiln.sources.model import acquire, images_in, source_at_hand
+from kiln.sources.model import acquire, source_at_hand, with_images_to_check
 from kiln.store import Store
 
 #: ``stored``: the result is in the store. ``runs``: a build would run it. ``spare``: it is not in
@@ -67,12 +66,7 @@ def forecast(
         KilnError: files of the source that are at hand are not what the recipe says.
     """
     wanted = tuple(variants) or recipe.variants
-    missing = [variant for variant in wanted if variant not in recipe.variants]
-    if missing:
-        raise UsageError(
-            f"Model {recipe.name!r} has no variant {missing[0]!r}.",
-            f"Its recipe lists: {', '.join(recipe.variants)}.",
-        )
+    refuse_missing(recipe, wanted)
     identity = locked_image(project.docker, recipe.image).identity
     at_hand = source_at_hand(recipe, store)
     steps = _steps(project, store, recipe, wanted, identity) if at_hand else ()
@@ -82,11 +76,9 @@ def forecast(
 def _steps(
     project: Project, store: Store, recipe: Recipe, variants: Sequence[Variant], identity: str
 ) -> tuple[PlannedStep, ...]:
-    acquired = acquire(recipe, store)
-    images = acquired.check_images or images_in(project.sample_images, store)
-    sources = replace(acquired.sources, check_images=images)
+    acquired = with_images_to_check(acquire(recipe, store), project.sample_images, store)
     code = tree_digest(project.stages)
-    plan = make_plan(recipe, sources, variants, image=identity, code=code)
+    plan = make_plan(recipe, acquired.sources, variants, image=identity, code=code)
     stored = {step.id for step in plan.steps if store.get_result(step.key) is not None}
     runs = {step.id for step in plan.closure([*plan.artefacts.values(), *plan.reports], stored)}
 

@@ -77,12 +77,7 @@ def make_plan(
     Raises:
         UsageError: the recipe has no such variant.
     """
-    for variant in variants:
-        if variant not in recipe.variants:
-            raise UsageError(
-                f"Model {recipe.name!r} has no variant {variant!r}.",
-                f"Its recipe lists: {', '.join(recipe.variants)}.",
-            )
+    refuse_missing(recipe, variants)
     steps = StepList(image, code)
     label_map: Files | Output
     if sources.label_map is not None:
@@ -128,6 +123,16 @@ def make_plan(
         reports += _add_checks(steps, recipe, sources, artefacts, checkpoint, label_map)
     ordered = tuple(steps.steps.values())
     return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
+
+
+def refuse_missing(recipe: Recipe, variants: Sequence[Variant]) -> None:
+    """Raise UsageError where the recipe has not all of these variants."""
+    for variant in variants:
+        if variant not in recipe.variants:
+            raise UsageError(
+                f"Model {recipe.name!r} has no variant {variant!r}.",
+                f"Its recipe lists: {', '.join(recipe.variants)}.",
+            )
 
 
 def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None:

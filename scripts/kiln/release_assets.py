@@ -10,9 +10,9 @@
 from __future__ import annotations
 
 import re
-import tarfile
 from pathlib import Path
 
+from kiln.archive import TarEntry, deterministic_tar
 from kiln.digest import sha256_file
 from kiln.errors import UsageError
 from kiln.files import aside_of, copy_file, disk_guard, remove, replace_tree
@@ -36,14 +36,9 @@ def write_archive(dist: Path, top: str, target: Path) -> None:
     Raises:
         DiskFullError: no space left; there is no ``target``.
     """
-    # PAX: names that ustar cannot hold become headers of their own; others stay plain.
-    with disk_guard(target), tarfile.open(target, "x:", format=tarfile.PAX_FORMAT) as tar:
-        for path, file in sorted(list_tree(dist).files.items()):
-            info = tarfile.TarInfo(f"{top}/{path}")
-            info.size = file.stat().st_size
-            info.mtime, info.mode = SOURCE_DATE_EPOCH, 0o644
-            with file.open("rb") as content:
-                tar.addfile(info, content)
+    files = [TarEntry(path, file) for path, file in list_tree(dist).files.items()]
+    with disk_guard(target), target.open("xb") as out:
+        deterministic_tar(out, files, mtime=SOURCE_DATE_EPOCH, prefix=f"{top}/")
 
 
 def write_assets(dist: Path, release_id: str, folder: Path) -> list[Path]:

@@ -47,26 +47,6 @@ class Signer(Verifier, Protocol):
 
 
 @dataclass(frozen=True)
-class KeyVerifier:
-    """Trusts one public key, in PEM; ``SigningKeyError`` at first use where it is none."""
-
-    pem: bytes
-
-    @property
-    def public_pem(self) -> bytes:
-        """The key in its canonical spelling."""
-        return keys.canonical_public_pem(self.pem)
-
-    def open_bundle(self, data: bytes, name: str = "the bundle") -> dict[str, Any]:
-        """See :func:`kiln.attest.dsse.open_bundle`."""
-        return dsse.open_bundle(data, self.pem, name)
-
-    def read_signature(self, data: bytes) -> SignedFolder:
-        """See :func:`kiln.signing.read_signature`."""
-        return signing.read_signature(data, self.pem)
-
-
-@dataclass(frozen=True)
 class KeySigner:
     """Signs with a key on this machine."""
 

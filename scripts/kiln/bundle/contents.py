@@ -24,7 +24,7 @@ from kiln.images.lock import Locked, locked_image, read_lock
 from kiln.project import Project
 from kiln.recipe import ArchiveSource, HubSource, Recipe, load
 from kiln.sources import pypi
-from kiln.sources.model import acquire, images_in
+from kiln.sources.model import acquire, with_images_to_check
 from kiln.sources.packed import Packed, archive_files
 from kiln.store import Store
 
@@ -91,6 +91,7 @@ class Contents:
             on_progress=self._progress,
             on_note=lambda text: self.on_event("note", message=text),
         )
+        acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
         sources, name = acquired.sources, recipe.name
         source = source_archive(self.project, path, recipe)
         self._add("recipe", f"{name}/{SOURCE_FILE}", self.store.add_bytes(source))
@@ -99,8 +100,7 @@ class Contents:
         else:
             self._add_all("input", name, {**sources.checkpoint, **sources.saved_model})
             self._add_all("input", name, sources.inputs)
-        images = acquired.check_images or images_in(self.project.sample_images, self.store)
-        self._add_all("input", f"{name}/images", {**sources.images, **images})
+        self._add_all("input", f"{name}/images", {**sources.images, **sources.check_images})
         for what, digest in (("labels", sources.label_map), ("pipeline.config", sources.config)):
             if digest is not None:
                 self._add("input", f"{name}/{what}", digest)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kiln.bundle.index import INDEX, MAX_INDEX, Index
 from kiln.errors import StoreError
-from kiln.files import aside_of, disk_guard, sync_folder
+from kiln.files import writing
 from kiln.images.archived import Reader
 from kiln.images.seal import tar_header
 
@@ -57,27 +56,19 @@ def write(target: Path, index: Index, contents: Mapping[str, Reader], on_bytes: 
     if len(head) > MAX_INDEX:
         raise StoreError("These are too many contents for a bundle.", "Make several.")
     total = total_size(index)
-    aside = aside_of(target)
-    try:
-        with disk_guard(target), aside.open("xb") as out:
-            out.write(tar_header(INDEX, len(head)) + head + padding(len(head)))
-            for blob in index.blobs:
-                out.write(tar_header(member(blob.sha256), blob.size))
-                digest, size = hashlib.sha256(), 0
-                for chunk in contents[blob.sha256]():
-                    digest.update(chunk)
-                    size += out.write(chunk)
-                    on_bytes(out.tell(), total)
-                if digest.hexdigest() != blob.sha256 or size != blob.size:
-                    raise StoreError(
-                        f"The store's content {blob.sha256} ({blob.uses[0].name}) is damaged.",
-                        "Run `kiln clean --store`, build again, then make the bundle.",
-                    )
-                out.write(padding(size))
-            out.write(end(out.tell()))
-            out.flush()
-            os.fsync(out.fileno())
-        aside.replace(target)
-        sync_folder(target.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing(target) as out:
+        out.write(tar_header(INDEX, len(head)) + head + padding(len(head)))
+        for blob in index.blobs:
+            out.write(tar_header(member(blob.sha256), blob.size))
+            digest, size = hashlib.sha256(), 0
+            for chunk in contents[blob.sha256]():
+                digest.update(chunk)
+                size += out.write(chunk)
+                on_bytes(out.tell(), total)
+            if digest.hexdigest() != blob.sha256 or size != blob.size:
+                raise StoreError(
+                    f"The store's content {blob.sha256} ({blob.uses[0].name}) is damaged.",
+                    "Run `kiln clean --store`, build again, then make the bundle.",
+                )
+            out.write(padding(size))
+        out.write(end(out.tell()))

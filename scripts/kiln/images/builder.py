@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 
 from kiln.engine import Engine
 from kiln.errors import EngineFailedError, ImageBuildError, ImageMismatchError
-from kiln.files import aside_of, disk_guard, sync_folder
+from kiln.files import disk_guard, writing
 from kiln.images import archived, registry, transfer
 from kiln.images import definition as definitions
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
@@ -188,18 +187,10 @@ class Images:
         locked = locked_image(self.docker_dir, name)
         self.on_event("image", image=name, phase="save", detail=str(target))
         digest = hashlib.sha256()
-        aside = aside_of(target)
-        try:
-            with disk_guard(target), self.archive(locked) as chunks, aside.open("xb") as out:
-                for chunk in chunks():
-                    digest.update(chunk)
-                    out.write(chunk)
-                out.flush()
-                os.fsync(out.fileno())
-            aside.replace(target)
-            sync_folder(target.parent)
-        finally:
-            aside.unlink(missing_ok=True)
+        with writing(target) as out, self.archive(locked) as chunks:
+            for chunk in chunks():
+                digest.update(chunk)
+                out.write(chunk)
         return digest.hexdigest()
 
     def load(self, path: Path) -> Locked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -234,6 +234,12 @@ def images_in(folder: Path, store: Store) -> dict[str, str]:
         for path in found
         if path.suffix.lower() in IMAGE_SUFFIXES
     }
+
+
+def with_images_to_check(acquired: Acquired, samples: Path, store: Store) -> Acquired:
+    """``acquired`` with images to check on: its own, or where it has none those in ``samples``."""
+    images = acquired.check_images or images_in(samples, store)
+    return replace(acquired, sources=replace(acquired.sources, check_images=images))
 
 
 def _checkpoint_files(

@@ -10,9 +10,23 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from kiln.keys import SigningKey, load_or_create_key
+
 # Times are measured by `make bench`: a busy machine must not fail a property that holds.
 settings.register_profile("kiln", deadline=None)
 settings.load_profile("kiln")
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
+    """A signing key."""
+    return load_or_create_key(tmp_path_factory.mktemp("key") / "mine.pem")
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
+    """Somebody else's."""
+    return load_or_create_key(tmp_path_factory.mktemp("key") / "theirs.pem")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -17,15 +17,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import jwt
+import pytest
 import rfc8785
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from kiln import keyless
 
 ISSUER = "https://token.example.invalid"
 WORKFLOW = "https://git.example.invalid/me/models/.github/workflows/release.yml@refs/tags/v1"
@@ -237,6 +241,18 @@ class LocalSigstore:
             "ctlogs": [log(self.ct)],
             "timestampAuthorities": [],
         }
+
+    def announce(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        """Name all this in the environment, with ``config.json`` and ``root.json`` in ``folder``.
+
+        No CI says who it is from then on: the token that is named does.
+        """
+        (folder / "config.json").write_text(json.dumps(self.client_config()))
+        (folder / "root.json").write_text(json.dumps(self.trusted_root()))
+        patch.setenv(keyless.CONFIG_VARIABLE, str(folder / "config.json"))
+        patch.setenv(keyless.TOKEN_VARIABLE, self.token())
+        for name in ("GITHUB_ACTIONS", "GITLAB_CI", "CIRCLECI", "BUILDKITE"):
+            patch.delenv(name, raising=False)
 
     def client_config(self) -> dict[str, Any]:
         """The client trust configuration that ``KILN_SIGSTORE_CONFIG`` names."""

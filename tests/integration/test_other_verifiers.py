@@ -38,16 +38,6 @@ TYPES = {PROVENANCE_SUFFIX: PROVENANCE_TYPE, TEST_RESULT_SUFFIX: TEST_RESULT_TYP
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
-    return keys.load_or_create_key(tmp_path_factory.mktemp("key") / "mine.pem")
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
-    return keys.load_or_create_key(tmp_path_factory.mktemp("key") / "theirs.pem")
-
-
-@pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Path:
     dist = tmp_path_factory.mktemp("release") / "dist"
     make_release(dist, key, 1)
@@ -212,10 +202,7 @@ def by_identity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("identity")
     (folder / "toy" / ATTESTATIONS).mkdir(parents=True)
     with LocalSigstore().serve() as served, pytest.MonkeyPatch.context() as patch:
-        (folder / "root.json").write_text(json.dumps(served.trusted_root()))
-        (folder / "config.json").write_text(json.dumps(served.client_config()))
-        patch.setenv(keyless.CONFIG_VARIABLE, str(folder / "config.json"))
-        patch.setenv(keyless.TOKEN_VARIABLE, served.token())
+        served.announce(folder, patch)
         signer = keyless.KeylessSigner()
         predicate = {"buildDefinition": {"externalParameters": {"model": "toy"}}}
         made = statement(PROVENANCE_TYPE, "toy.tflite", b"toy", predicate)

@@ -15,16 +15,11 @@ from click.testing import CliRunner
 from local_sigstore import ISSUER, WORKFLOW, LocalSigstore
 from small_release import MODELS, make_release
 
-from kiln import keyless, keys
+from kiln import keys
 from kiln.attest.signer import SIGN_VARIABLE, own_signer
 from kiln.cli_verify import verify
 from kiln.errors import UsageError, VerificationError
 from kiln.keys import SigningKey
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
-    return keys.load_or_create_key(tmp_path_factory.mktemp("key") / "mine.pem")
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +138,7 @@ def test_a_release_by_an_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     dist, root = tmp_path / "dist", tmp_path / "root.json"
     monkeypatch.setenv(SIGN_VARIABLE, "keyless")
     with LocalSigstore().serve() as served:
-        root.write_text(json.dumps(served.trusted_root()))
-        (tmp_path / "config.json").write_text(json.dumps(served.client_config()))
-        monkeypatch.setenv(keyless.CONFIG_VARIABLE, str(tmp_path / "config.json"))
-        monkeypatch.setenv(keyless.TOKEN_VARIABLE, served.token())
+        served.announce(tmp_path, monkeypatch)
         make_release(dist, own_signer(), 1)
     assert not (dist / "kiln.pub").exists()
     trusted = ["--identity", WORKFLOW, "--issuer", ISSUER, "--trusted-root", root]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +22,7 @@ from kiln.trust import trust_in_identity
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalSigstore]:
     """An authority and logs on 127.0.0.1, which the environment names."""
     with LocalSigstore().serve() as served:
-        path = tmp_path / "config.json"
-        path.write_text(json.dumps(served.client_config()))
-        monkeypatch.setenv(keyless.CONFIG_VARIABLE, str(path))
-        monkeypatch.setenv(keyless.TOKEN_VARIABLE, served.token())
-        for name in ("GITHUB_ACTIONS", "GITLAB_CI", "CIRCLECI", "BUILDKITE"):
-            monkeypatch.delenv(name, raising=False)
-        (tmp_path / "root.json").write_text(json.dumps(served.trusted_root()))
+        served.announce(tmp_path, monkeypatch)
         yield served
 
 

@@ -29,11 +29,6 @@ STATEMENT = {
 }
 
 
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
-    return keys.load_or_create_key(tmp_path_factory.mktemp("key") / "k.pem")
-
-
 def refused(data: bytes, key: SigningKey) -> str:
     with pytest.raises(VerificationError) as caught:
         dsse.open_bundle(data, key.public_pem, "x.json")

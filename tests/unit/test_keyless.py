@@ -31,13 +31,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSigstore]:
 
 @pytest.fixture(autouse=True)
 def config(world: LocalSigstore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(world.client_config()))
-    monkeypatch.setenv(keyless.CONFIG_VARIABLE, str(path))
-    monkeypatch.setenv(keyless.TOKEN_VARIABLE, world.token())
-    for name in ("GITHUB_ACTIONS", "GITLAB_CI", "CIRCLECI", "BUILDKITE"):
-        monkeypatch.delenv(name, raising=False)
-    return path
+    folder = tmp_path / "sigstore"
+    folder.mkdir()
+    world.announce(folder, monkeypatch)
+    return folder / "config.json"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kiln import keys, loose
+from kiln import loose
 from kiln.attest import dsse
 from kiln.attest.names import PROVENANCE_SUFFIX, TEST_RESULT_SUFFIX
 from kiln.digest import sha256_bytes
@@ -21,16 +21,6 @@ from kiln.trust import Requirements, Trust, trust_in_key
 
 CONTENT = b"TFL3" * 100
 NAME = "toy_int8.tflite"
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
-    return keys.load_or_create_key(tmp_path_factory.mktemp("key") / "k.pem")
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
-    return keys.load_or_create_key(tmp_path_factory.mktemp("other") / "k.pem")
 
 
 @pytest.fixture
@@ -117,9 +107,9 @@ def test_every_byte_of_file_and_bundles_counts(file: Path, trust: Trust, suffix:
 
 
 def test_another_name_another_key_another_file(
-    file: Path, trust: Trust, key: SigningKey, other: SigningKey
+    file: Path, trust: Trust, key: SigningKey, stranger: SigningKey
 ) -> None:
-    assert "another key" in refused(file, trust_in_key(other.public_pem)).message
+    assert "another key" in refused(file, trust_in_key(stranger.public_pem)).message
     moved = file.rename(file.with_name("new.tflite"))
     error = refused(moved, trust, bundle_of(file))
     assert "under another name" in error.message

@@ -226,10 +226,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSigstore]:
 
 @pytest.fixture
 def by_workflow(world: LocalSigstore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    (tmp_path / "config.json").write_text(json.dumps(world.client_config()))
-    (tmp_path / "root.json").write_text(json.dumps(world.trusted_root()))
-    monkeypatch.setenv(keyless.CONFIG_VARIABLE, str(tmp_path / "config.json"))
-    monkeypatch.setenv(keyless.TOKEN_VARIABLE, world.token())
+    world.announce(tmp_path, monkeypatch)
     return keyless.KeylessSigner().seal(STATEMENT)
 
 

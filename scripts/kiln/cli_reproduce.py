@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     "--variant", "variants", multiple=True, metavar="VARIANT", help="Only this; likewise."
 )
 @click.option("--bundle", type=PATH, metavar="FILE", help="A bundle to import first.")
+@click.option(
+    "--image", "archives", type=PATH, multiple=True, metavar="FILE", help="An archived image."
+)
 @click.option("--source", type=PATH, metavar="FILE", help="source.tar, if it is not in place.")
 @click.option(
     "--inputs", "folders", type=PATH, multiple=True, metavar="DIR", help="Where inputs may be."
@@ -41,6 +44,7 @@ def reproduce(
     models: tuple[str, ...],
     variants: tuple[str, ...],
     bundle: Path | None,
+    archives: tuple[Path, ...],
     source: Path | None,
     folders: tuple[Path, ...],
     key: Path | None,
@@ -62,6 +66,9 @@ def reproduce(
 
     if source is not None and not source.is_file():
         raise UsageError(f"There is no file {source}.", "Correct --source.")
+    for path in archives:
+        if not path.is_file():
+            raise UsageError(f"There is no file {path}.", "Correct --image.")
     with contextlib.ExitStack() as stack:
         place = target.absolute()
         if place.is_file() and loose.is_archive(place):
@@ -83,6 +90,7 @@ def reproduce(
             reporter.event,
             folders=[folder.absolute() for folder in folders],
             source=None if source is None else source.absolute(),
+            archives=[path.absolute() for path in archives],
             keep=None if keep is None else keep.absolute(),
         )
         verdicts = reproducer.run(artefacts)

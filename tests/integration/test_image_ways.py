@@ -124,6 +124,20 @@ def test_an_archive_in_the_store_comes_before_building(tiny: Tiny, tmp_path: Pat
     assert tiny.phases == ["load", "done"]
 
 
+def test_a_file_comes_before_all_else(tiny: Tiny, tmp_path: Path) -> None:
+    path, false = tmp_path / "image.tar", tmp_path / "false.tar"
+    tiny.images.save(tiny.name, path)
+    damaged = bytearray(path.read_bytes())
+    damaged[1000] ^= 1
+    false.write_bytes(damaged)
+    (tmp_path / "other.tar").write_bytes(b"of another size: not even read")
+    tiny.images.archives = [tmp_path / "other.tar", false, path]
+    tiny.drop()
+    tiny.wanted()
+    assert tiny.phases == ["load", "load", "done"]  # the false one is told, and the engine spared
+    assert len(tiny.notes) == 1 and f"{false} is not the archive" in tiny.notes[0]
+
+
 def test_a_false_archive_in_the_store_is_told_and_not_used(tiny: Tiny, tmp_path: Path) -> None:
     path, store = tmp_path / "image.tar", tiny.images.store
     tiny.images.save(tiny.name, path)

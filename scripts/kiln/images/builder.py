@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Images:
         docker_dir: the project's ``docker/`` folder.
         on_event: told about progress: ``download`` (name, done, total), ``image`` (image, phase,
             detail).
+        archives: files that may be archives of locked images.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Images:
         engine: Callable[[], Engine],
         store: Store,
         on_event: OnEvent = _silent,
+        archives: Sequence[Path] = (),
     ) -> None:
         self.docker_dir = docker_dir
         self._find_engine = engine
         self.store = store
         self.on_event = on_event
+        self.archives = archives
 
     @classmethod
     def on_any_engine(cls, docker_dir: Path, store: Store, on_event: OnEvent = _silent) -> Images:
@@ -92,8 +95,8 @@ class Images:
     def ensure(self, name: str) -> Locked:
         """The locked image, brought now if the engine does not hold it.
 
-        From an archive in the store; from the registry that ``KILN_IMAGE_REGISTRY`` names; else
-        it is built. Each is held against the lock.
+        From one of the ``archives``; from an archive in the store; from the registry that
+        ``KILN_IMAGE_REGISTRY`` names; else it is built. Each is held against the lock.
 
         Raises:
             ImageMismatchError: what was built is not what is locked.
@@ -102,18 +105,36 @@ class Images:
         if self.present(locked):
             return locked
         with self.store.lock(f"image-{name}"):
-            if not (self.present(locked) or self._from_store(locked) or self._pulled(locked)):
+            if not (
+                self.present(locked)
+                or self._from_files(locked)
+                or self._from_store(locked)
+                or self._pulled(locked)
+            ):
                 built = self.build(name)
                 self.check(built, locked)
         return locked
+
+    def _from_files(self, locked: Locked) -> bool:
+        # Which image a file is of, its size tells; whether it is, all of its bytes.
+        size = archived.size_of(locked)
+        return any(
+            self._taken(locked, path, str(path))
+            for path in self.archives
+            if path.stat().st_size == size
+        )
 
     def _from_store(self, locked: Locked) -> bool:
         digest = archived.stored(self.store, locked)
         if digest is None:
             return False
-        self.on_event("image", image=locked.name, phase="load", detail="its archive in the store")
+        return self._taken(locked, self.store.path(digest), "The store's archive")
+
+    def _taken(self, locked: Locked, path: Path, called: str) -> bool:
+        """Whether the engine was given a file that is the locked image's archive."""
+        self.on_event("image", image=locked.name, phase="load", detail=called)
         try:
-            self._load(locked, archived.reading(self.store.path(digest)), "The store's archive")
+            self._load(locked, archived.reading(path), called)
         except ImageMismatchError as error:
             self.on_event("note", message=f"{error.message} It is not used.")
             return False

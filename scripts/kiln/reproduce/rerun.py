@@ -62,6 +62,7 @@ class Reproducer:
         on_event: told what :class:`kiln.run.Runner` tells, and ``verdict`` for each artefact.
         folders: where inputs may be, too.
         source: the source archive, where it is not beside the statement.
+        archives: files that may be archives of the images it was made in.
         keep: a folder for files that came out otherwise.
         fetch: whether published archives may be downloaded.
     """
@@ -71,6 +72,7 @@ class Reproducer:
     on_event: OnEvent
     folders: Sequence[Path] = ()
     source: Path | None = None
+    archives: Sequence[Path] = ()
     keep: Path | None = None
     fetch: bool = True
     find_engine: Callable[[], Engine] | None = None
@@ -211,7 +213,7 @@ class Reproducer:
         from kiln.images.builder import Images
 
         locked = read_lock(docker)[item.image]
-        images = Images(docker, self.engine, self.store, self.on_event)
+        images = Images(docker, self.engine, self.store, self.on_event, self.archives)
         return locked.tag if images.present(locked) else images.ensure(item.image).tag
 
     def _with_log(self, error: KilnError, model: str, results: Store) -> KilnError:

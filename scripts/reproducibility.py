@@ -25,6 +25,7 @@ from variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
 
 from kiln.engine import Engine
 from kiln.errors import StageFailedError, UsageError, VerificationError
+from kiln.files import write_atomic
 from kiln.images.lock import read_lock
 from kiln.machine import cpu_name
 from kiln.project import Project
@@ -206,7 +207,7 @@ def write_documentation(path: Path, text: str) -> None:
     _, end, after = rest.partition(END)
     if not (mark and end):
         raise UsageError(f"{path} has no place for the table.", f"Write {BEGIN} and {END} into it.")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
+    write_atomic(path, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

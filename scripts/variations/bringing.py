@@ -32,8 +32,8 @@ _ENGINE_PATIENCE = 60.0  # seconds until a new engine must answer
 #: What a store remembers of downloads; results of stages and of checks are left behind.
 _REFS = ("pypi", "archive", "hub")
 
-#: Settings of the caller's that would lead to its own folders and keys.
-_OWN = ("KILN_SIGNING_KEY", "KILN_SIGNING_KEY_PASSWORD")
+#: Settings of the caller's that would lead to its own folders, keys and identity.
+_OWN = "KILN_SIGN"
 _SOCKET = "/var/run/docker.sock"
 
 
@@ -118,7 +118,7 @@ class Varied:
             inside["tools"] = str(self.tools.root)
             inside["faketime"] = str(self.library)
         environment = {
-            **{name: value for name, value in os.environ.items() if name not in _OWN},
+            **{name: value for name, value in os.environ.items() if not name.startswith(_OWN)},
             "HOME": str(self.home),
             "XDG_CONFIG_HOME": str(self.home / "config"),
             "KILN_STORE": str(self.home / "store"),

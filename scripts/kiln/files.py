@@ -69,8 +69,9 @@ def sweep_asides(folder: Path) -> int:
     removed = 0
     for path in folder.glob(".*.aside"):
         if is_abandoned(path):
-            remove(path)
-            removed += 1
+            with contextlib.suppress(StoreError):  # one that resists must not stop a command
+                remove(path)
+                removed += 1
     return removed
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -151,6 +152,7 @@ class _Session:
                     user=f"{uid}:{gid}",
                     watch=self._watch,
                 )
+                outcome = self._with_last_look(outcome)
             try:
                 self._judge(outcome, limits)
             except KilnError as error:
@@ -175,6 +177,15 @@ class _Session:
             self._output.check_use()
         except KilnError as error:
             raise self._about_model(error) from None
+
+    def _with_last_look(self, outcome: Outcome) -> Outcome:
+        """A container that met a bound may have ended because of that, between two looks."""
+        if outcome.refused is None and outcome.exit_code != 0:
+            try:
+                self._watch()
+            except KilnError as error:
+                return replace(outcome, refused=error)
+        return outcome
 
     def _about_model(self, error: KilnError) -> KilnError:
         return type(error)(f"{self._plan.model}: {error.message}", error.remedy)

@@ -154,10 +154,10 @@ class StageOutput:
             DiskFullError: the disk is nearly full.
         """
         used, count = self._use()
-        if used > self._limits.output:
+        if used >= self._limits.output:
             raise StageOutputError(
-                f"It wrote more than {self._limits.output >> 20:,} MiB.",
-                "A stage that goes on writing is at fault: what it was about to write is not used.",
+                f"It wrote all of the {self._limits.output >> 20:,} MiB that it may.",
+                "This is a fault of the stage's code; nothing of this stage is used.",
             )
         if count > self._limits.output_files:
             raise _too_many("it", self._limits)

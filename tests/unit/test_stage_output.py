@@ -282,7 +282,7 @@ def test_use_is_bounded(tmp_path: Path) -> None:
     bench = watching(tmp_path, output=1 << 20, output_files=50)
     bench.output.check_use()
     (bench.files / "x").write_bytes(b"1" * (2 << 20))
-    with pytest.raises(StageOutputError, match="more than 1 MiB"):
+    with pytest.raises(StageOutputError, match="all of the 1 MiB"):
         bench.output.check_use()
     (bench.files / "x").unlink()
     with (bench.files / "sparse").open("wb") as file:

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kiln import outside
+from kiln import bounds, outside
 from kiln.digest import key_of
-from kiln.errors import CheckFailedError
+from kiln.errors import CheckFailedError, StageFailedError
 from kiln.plan import Plan
 from kiln.plan_checks import CHECK_FILE, check_id, library_id
 from kiln.recipe import Recipe
 from kiln.store import StageResult, Store
+from kiln.untrusted import MalformedError, parse_json_object, read_file
 
 #: Images shown to each runtime outside: it is asked whether it reads the file as others do.
 OUTSIDE_IMAGES = 2
@@ -115,8 +116,12 @@ def gather(
 
 def _read(result: StageResult, store: Store) -> dict[str, Any]:
     path = store.path(result.files[CHECK_FILE].sha256)
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return found
+    try:
+        return parse_json_object(read_file(path, bounds.RECORD.most), size=bounds.RECORD.most)
+    except MalformedError as error:
+        raise StageFailedError(
+            f"A check left a {CHECK_FILE} that {error}.", "Report it, with the model's recipe."
+        ) from None
 
 
 def with_outside(

@@ -102,10 +102,12 @@ def reproduce(
 
 
 def _opener(target: Path, key: Path | None, policy: Path | None, unverified: bool) -> Open | None:
+    from kiln import bounds
     from kiln.keys import load_public_key
     from kiln.policy import load_policy
     from kiln.release_layout import KEY_FILE
     from kiln.trust import PROVENANCE, trust_in_key
+    from kiln.untrusted import MalformedError, read_file
 
     if sum((key is not None, policy is not None, unverified)) > 1:
         raise UsageError("--key, --policy and --unverified exclude each other.", "Choose one.")
@@ -113,8 +115,8 @@ def _opener(target: Path, key: Path | None, policy: Path | None, unverified: boo
         return None
     trust = load_policy(policy) if policy is not None else trust_in_key(load_public_key(key))
     for folder in (target, *target.parents[:3]):  # for signers known by their key's id alone
-        with contextlib.suppress(OSError):
-            trust.offer_key((folder / KEY_FILE).read_bytes())
+        with contextlib.suppress(OSError, MalformedError):
+            trust.offer_key(read_file(folder / KEY_FILE, bounds.KEY.most))
 
     def opened(data: bytes, model: str, name: str) -> dict[str, Any]:
         statement = trust.open(data, PROVENANCE, model, name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,11 @@ from typing import TYPE_CHECKING
 from kiln.digest import key_of, sha256_file
 from kiln.errors import ImageBuildError, UsageError
 from kiln.files import copy_file
+from kiln.untrusted import parse_toml
 
 if TYPE_CHECKING:
     from kiln.sources.download import OnProgress
     from kiln.store import Store
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DEFINITIONS = "images.toml"
 
@@ -68,7 +63,7 @@ def load(docker_dir: Path) -> dict[str, Definition]:
 
 def parse(text: str, docker_dir: Path) -> dict[str, Definition]:
     """The definitions in an ``images.toml``; ``ValueError`` where it is no TOML."""
-    table = tomllib.loads(text)
+    table = parse_toml(text)
     found: dict[str, Definition] = {}
     for name, entry in table.items():
         found[name] = Definition(

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import lzma
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from kiln import bounds
 from kiln.errors import ImageMismatchError
 from kiln.files import write_atomic
 from kiln.images.definition import recipe_digest
 from kiln.images.seal import FileFact, Sealed, pack_contents, read_contents
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from kiln.untrusted import parse_toml, read_named
 
 LOCK_FILE = "images.lock"
 
@@ -61,18 +56,18 @@ def read_lock(docker_dir: Path) -> dict[str, Locked]:
     """
     path = docker_dir / LOCK_FILE
     try:
-        return parse_lock(path.read_text("utf-8"))
+        return parse_lock(read_named(path, bounds.LOCK.most))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, TypeError) as error:
         raise ImageMismatchError(
             f"{path} cannot be read ({error}).", "Restore it from version control."
         ) from error
 
 
-def parse_lock(text: str) -> dict[str, Locked]:
+def parse_lock(text: str | bytes) -> dict[str, Locked]:
     """The images in an ``images.lock``; ``ValueError`` or ``TypeError`` where it is none."""
-    table: dict[str, Any] = tomllib.loads(text)
+    table = parse_toml(text, size=bounds.LOCK.most)
     return {name: Locked(name=name, **fields) for name, fields in table.items()}
 
 
@@ -101,7 +96,7 @@ def locked_contents(docker_dir: Path, name: str) -> list[FileFact]:
     """
     path = docker_dir / name / "contents.xz"
     try:
-        return read_contents(path.read_bytes())
+        return read_contents(read_named(path, bounds.CONTENTS.most))
     except FileNotFoundError:
         return []
     except (lzma.LZMAError, EOFError, ValueError) as error:

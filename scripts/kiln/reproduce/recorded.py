@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,7 @@ from kiln.attest.plan_data import plan_from_data
 from kiln.errors import VerificationError
 from kiln.limits import Limits
 from kiln.steps import Files, Plan
-
-# By name, as in kiln.recipe.
-_toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+from kiln.untrusted import parse_toml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _HEX = re.compile("[0-9a-f]{64}")
@@ -188,9 +184,9 @@ def _archive(item: Mapping[str, Any] | None, recipe: str) -> Archive | None:
 def _mirrors(recipe: str) -> tuple[str, ...]:
     """Further addresses of the archive; a recipe that says it otherwise some day has none."""
     try:
-        source = _toml.loads(recipe).get("source", {})
+        source = parse_toml(recipe).get("source", {})
         return tuple(item for item in source.get("mirrors", ()) if isinstance(item, str))
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError):
         return ()
 
 

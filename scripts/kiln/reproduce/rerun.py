@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kiln import bounds
 from kiln.attest.names import ATTESTATIONS, CONVERSION_FILE, SOURCE_FILE
 from kiln.digest import sha256_file
 from kiln.errors import (
@@ -38,6 +38,7 @@ from kiln.reproduce.verdict import (
 )
 from kiln.run import OnEvent, Runner
 from kiln.store import StageResult, Store
+from kiln.untrusted import parse_json, read_file
 
 if TYPE_CHECKING:
     from kiln.difference import Difference
@@ -300,14 +301,15 @@ def _first_difference(item: Recorded, known: Mapping[str, StageResult]) -> str |
     for path in _beside(item, CONVERSION_FILE):
         if digest is not None and path.is_file() and sha256_file(path) == digest:
             try:
-                stages = json.loads(path.read_bytes())["stages"]
+                record = parse_json(read_file(path, bounds.RECORD.most), size=bounds.RECORD.most)
+                stages = record["stages"]
                 for step in item.plan.steps:
                     if stages[step.id]["key"] != step.key:
                         return None  # a record of something else
                     files = {name: blob.sha256 for name, blob in known[step.id].files.items()}
                     if stages[step.id]["files"] != files:
                         return step.id
-            except (*_NONSENSE, RecursionError):
+            except _NONSENSE:
                 return None
             return ""
     return None

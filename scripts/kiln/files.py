@@ -17,6 +17,8 @@ from kiln.errors import DiskFullError, StoreError
 from kiln.owners import is_abandoned, tagged_name
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+# As good as none: what was half made may have been removed again before anybody asks.
+_FEW_INODES = 8
 _COPY_CHUNK = 4 << 20
 _AT_FDCWD = -100  # <fcntl.h>
 _RENAME_EXCHANGE = 2  # <linux/fs.h>
@@ -37,19 +39,42 @@ def disk_guard(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise DiskFullError(
-            f"No space left to write {path} ({_free_space(path)}).",
-            "Free some space (`kiln clean` removes what can be made again), or set KILN_STORE to "
-            "a folder on a larger disk; then run again.",
-        ) from error
+        raise disk_full(path, error) from error
 
 
-def _free_space(path: Path) -> str:
+def disk_full(path: Path, error: OSError) -> DiskFullError:
+    """What ENOSPC or EDQUOT means where ``path`` was to be written: a file system has several ends.
+
+    It has no bytes left, or (ENOSPC, too) no inodes: it holds as many files as it ever can.
+    """
+    place, about = _file_system(path)
+    few = about is not None and about.f_files and about.f_favail < _FEW_INODES
+    if error.errno == errno.ENOSPC and about is not None and few and about.f_bavail:
+        return DiskFullError(
+            f"No file can be made to write {path}: the file system of {place} has no free inodes.",
+            "It holds as many files as it can, whatever their size. Remove some (`kiln clean` "
+            "removes what can be made again), or set KILN_STORE to a folder on another one; then "
+            "run again.",
+        )
+    free = "free space unknown"
+    if about is not None:
+        size = about.f_bavail * about.f_frsize
+        free = f"{size / 1e6:.1f} MB free on the file system of {place}"
+    if error.errno == errno.EDQUOT:
+        free = f"a quota is used up; {free}"
+    return DiskFullError(
+        f"No space left to write {path} ({free}).",
+        "Free some space (`kiln clean` removes what can be made again), or set KILN_STORE to "
+        "a folder on a larger disk; then run again.",
+    )
+
+
+def _file_system(path: Path) -> tuple[Path, os.statvfs_result | None]:
+    """The nearest folder that is there, and what its file system says of itself."""
     for place in (path, *path.parents):
         with contextlib.suppress(OSError):
-            free = shutil.disk_usage(place).free
-            return f"{free / 1e6:.1f} MB free on the file system of {place}"
-    return "free space unknown"
+            return place, os.statvfs(place)
+    return path, None
 
 
 def aside_of(path: Path) -> Path:
@@ -162,7 +187,9 @@ def remove(path: Path) -> None:
     """
     try:
         if path.is_symlink() or not path.is_dir():
-            path.unlink(missing_ok=True)
+            # Asked first: of what is not there, a read-only file system says that it is read-only.
+            if os.path.lexists(path):
+                path.unlink(missing_ok=True)
             return
         for attempt in range(3):
             try:
@@ -179,10 +206,10 @@ def remove(path: Path) -> None:
                 if error.errno != errno.ENOTEMPTY or attempt == 2:
                     raise
     except OSError as error:
-        raise StoreError(
-            f"Cannot remove {path}: {error.strerror or error}.",
-            "Remove it by hand, as the user who owns it.",
-        ) from error
+        remedy = "Remove it by hand, as the user who owns it."
+        if error.errno == errno.EROFS:
+            remedy = "Mount its file system so that it can be written, or name another folder."
+        raise StoreError(f"Cannot remove {path}: {error.strerror or error}.", remedy) from error
 
 
 def _open_up(folder: Path) -> None:

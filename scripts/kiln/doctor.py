@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from kiln.engine import Engine
 from kiln.errors import DiskFullError, KilnError
+from kiln.files import system_guard
 from kiln.images.builder import Images
 from kiln.images.definition import load as load_images
 from kiln.images.lock import locked_image
@@ -46,7 +47,8 @@ def examine(project: Project) -> list[Finding]:
 
     def look(what: str, check: Callable[[], Finding | str]) -> bool:
         try:
-            found = check()
+            with system_guard():
+                found = check()
         except KilnError as error:
             findings.append(Finding(what, "PROBLEM", error.message, error.remedy, error))
             return False

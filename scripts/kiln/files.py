@@ -13,12 +13,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from kiln.errors import DiskFullError, StoreError
+from kiln.errors import DiskFullError, KilnError, StoreError, SystemRefusedError
+from kiln.listing import printable
 from kiln.owners import is_abandoned, tagged_name
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # As good as none: what was half made may have been removed again before anybody asks.
 _FEW_INODES = 8
+_LONGEST_NAME = 300  # characters of a path that a message shows in full
+_REMEDIES = {
+    errno.ENAMETOOLONG: "Use a shorter name: a path has at most 4,095 bytes, each part of it 255.",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`), then run the command again.",
+    errno.ENFILE: "Close other programs, or raise the system's limit of open files.",
+    errno.EACCES: "Check who owns it, and its permissions.",
+    errno.EPERM: "Check who owns it, and its permissions.",
+    errno.EROFS: "Mount its file system so that it can be written, or name another folder.",
+    errno.ELOOP: "Its symbolic links lead in a circle: correct them, or name another path.",
+    errno.EIO: "The disk failed: look at the system's log.",
+}
 _COPY_CHUNK = 4 << 20
 _AT_FDCWD = -100  # <fcntl.h>
 _RENAME_EXCHANGE = 2  # <linux/fs.h>
@@ -67,6 +79,40 @@ def disk_full(path: Path, error: OSError) -> DiskFullError:
         "Free some space (`kiln clean` removes what can be made again), or set KILN_STORE to "
         "a folder on a larger disk; then run again.",
     )
+
+
+@contextlib.contextmanager
+def system_guard() -> Iterator[None]:
+    """Turn what the operating system refuses, and nothing nearer to it has put in words, into ours.
+
+    Raises:
+        SystemRefusedError, DiskFullError: the body met an OSError. One passes unchanged: that
+            nobody reads what we write is no failure.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _system_error(error) from error
+
+
+def _system_error(error: OSError) -> KilnError:
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name]
+    if error.errno in _FULL:
+        return disk_full(Path(names[0] if names else "."), error)
+    told = " and ".join(_shown(name) for name in names)
+    why = error.strerror or str(error) or type(error).__name__
+    return SystemRefusedError(
+        f"{told}: {why}." if told else f"The operating system refused something: {why}.",
+        _REMEDIES.get(error.errno or 0, "See to that, then run the command again."),
+    )
+
+
+def _shown(name: str) -> str:
+    """A path for a message: what could be a command to a terminal escaped, its middle left out."""
+    name = printable(name)
+    return name if len(name) <= _LONGEST_NAME else f"{name[:80]}…{name[-80:]}"
 
 
 def _file_system(path: Path) -> tuple[Path, os.statvfs_result | None]:

@@ -21,6 +21,7 @@ from kiln.keys import (
     is_locked,
     load_or_create_key,
     own_key_path,
+    refuse_open_folders,
 )
 from kiln.project import Project
 from kiln.recipe import discover, load
@@ -86,6 +87,8 @@ def _key() -> Finding | str:
     path = own_key_path()
     if not os.environ.get(PEM_VARIABLE):
         if path == default_key_path() and not path.exists():
+            # The first build closes the folder; what is above it is not ours.
+            refuse_open_folders(path.parent)
             return Finding("signing key", "note", f"none yet; the first build makes {path}")
         if is_locked(path) and not os.environ.get(PASSWORD_VARIABLE):
             what = f"{path} is locked with a password"

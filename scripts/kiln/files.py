@@ -123,6 +123,17 @@ def _file_system(path: Path) -> tuple[Path, os.statvfs_result | None]:
     return path, None
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for nobody but us, whatever the umask.
+
+    What is there already stays as open as it is: whoever made it had a reason.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(mode=0o700, exist_ok=True)
+        place.chmod(0o700)  # a umask may have taken our own rights, too
+
+
 def aside_of(path: Path) -> Path:
     """A fresh name next to ``path`` to write to before renaming.
 

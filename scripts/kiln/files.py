@@ -51,10 +51,10 @@ def disk_guard(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise disk_full(path, error) from error
+        raise _disk_full(path, error) from error
 
 
-def disk_full(path: Path, error: OSError) -> DiskFullError:
+def _disk_full(path: Path, error: OSError) -> DiskFullError:
     """What ENOSPC or EDQUOT means where ``path`` was to be written: a file system has several ends.
 
     It has no bytes left, or (ENOSPC, too) no inodes: it holds as many files as it ever can.
@@ -100,7 +100,7 @@ def system_guard() -> Iterator[None]:
 def _system_error(error: OSError) -> KilnError:
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name]
     if error.errno in _FULL:
-        return disk_full(Path(names[0] if names else "."), error)
+        return _disk_full(Path(names[0] if names else "."), error)
     told = " and ".join(_shown(name) for name in names)
     why = error.strerror or str(error) or type(error).__name__
     return SystemRefusedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from kiln.digest import sha256_bytes, sha256_file
 from kiln.errors import UsageError
 from kiln.page.accuracy import Accuracy, find
 from kiln.page.records import Record, load, number
-from kiln.stagecode import stage_module
+from kiln.tflite.reading import read_metadata, read_model
 from kiln.untrusted import MalformedError, read_file
 
 CONVERSION_FILE, CHECKS_FILE = "conversion.json", "checks.json"
@@ -291,12 +292,17 @@ def _why(error: OSError | MalformedError) -> str:
 
 
 def _metadata(path: Path) -> tuple[Any, Any, str]:
-    tflite_model, tflite_meta = stage_module("tflite_model"), stage_module("tflite_meta")
     try:
-        model = tflite_model.read(path.read_bytes())
-        metadata = tflite_meta.read(model)
+        _, model = read_model(read_file(path, bounds.ARTEFACT.most))
+        metadata = read_metadata(model)
+    except OSError as error:
+        return None, None, f"The file cannot be read: {error.strerror or error}."
+    except MalformedError as error:
+        return None, None, f"The file {error}."
     except ValueError as error:  # FlatError is one
         return None, None, f"The file cannot be read: {error}."
+    # A view would keep the whole file in memory, and a page is about many.
+    model = dataclasses.replace(model, buffers=(), metadata={})
     if metadata is None:
         return model, None, "The file carries no metadata."
     return model, metadata, ""

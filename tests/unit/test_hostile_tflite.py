@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
 import sys
 import time
 import zipfile
@@ -22,7 +23,7 @@ from kiln.inspection import inspect
 from kiln.tflite import flexbuffer, packing
 
 #: Seconds of processor time, on any machine; what is mended here took 40 and more, or gigabytes.
-MOST = 8.0
+MOST = 15.0
 
 
 @pytest.fixture(autouse=True)
@@ -152,8 +153,6 @@ def test_what_is_shared_without_end_is_refused(name: str) -> None:
 
 
 def test_memory_stays_where_the_file_s_size_suggests(tmp_path: Path) -> None:
-    import subprocess
-
     (tmp_path / "hostile.tflite").write_bytes(HOSTILE["options"])
     code = (
         "import resource, sys; from kiln.cli import main; sys.argv = ['kiln', 'inspect', "
@@ -208,3 +207,45 @@ def test_flexbuffers_whose_texts_are_one() -> None:
     data += struct.pack("<I", root - start) + bytes([(10 << 2) | 2, 4])
     with pytest.raises(flexbuffer.FlexError, match="over and over"):
         flexbuffer.decode(bytes(data))
+
+
+def labelled(labels: bytes) -> bytes:
+    flat = fixture("toy_ssd_annotated")
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("labelmap.txt", labels)
+    return flat[: flat.index(b"PK\3\4")] + out.getvalue()
+
+
+MANY = {
+    "empty": b"\n" * 3_000_000,
+    "equal": b"x\n" * 1_500_000,
+    "different": "".join(f"{number}\n" for number in range(400_000)).encode(),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_label_files_of_millions_of_lines(name: str) -> None:
+    """As ``kiln diff --all`` shows them, and as it writes them for programs."""
+    found = compare(fixture("toy_ssd_annotated"), labelled(MANY[name]))
+    lines = MANY[name].count(b"\n")
+    (section,) = [part for part in found.sections if part.name == "labels"]
+    assert section.title == f"labels: {lines:,} lines of {lines} differ"
+    assert len(section.items) <= 10_002
+    assert len(found.text(all_items=True)) < 1_000_000
+    told = found.as_json(all_items=True)["sections"]
+    assert sum(part["count"] for part in told if part["name"] == "labels") == len(section.items)
+
+
+def test_lines_that_differ_alike_are_told_together() -> None:
+    one, other = labelled(b"a\nb\nb\nb\nc\n"), labelled(b"a\nx\nx\nx\nd\n")
+    (section,) = [part for part in compare(one, other).sections if part.name == "labels"]
+    told = ["lines 2 to 4: 'b' -> 'x'", "line 5: 'c' -> 'd'"]
+    assert [item.text for item in section.items] == told
+    assert section.title == "labels: 4 lines of 5 differ"
+
+
+def test_a_label_file_that_is_far_too_large() -> None:
+    found = inspect(labelled(b"ab\n" * 5_500_000))
+    assert found.file.labels is None
+    assert any("16,500,000 bytes" in text for text in found.warnings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,9 @@ class TfliteFile:
     packing: packing.Packing = field(repr=False)
     warnings: tuple[str, ...]
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, list[str]] | None:
-        """Name and lines of the label file, ``None`` where none is packed.
+        """Name and lines of the label file, ``None`` where none is packed, or one far too large.
 
         It is the one that the metadata declares for an output; where the metadata declares none,
         the only packed ``.txt`` file. Bytes that are no UTF-8 are replaced.
@@ -115,7 +116,9 @@ class TfliteFile:
         texts = [item.name for item in self.packing.files if item.name.endswith(".txt")]
         names = declared or (texts if len(texts) == 1 else [])
         for item in self.packing.files:
-            if names and item.name == names[0] and item.content is not None:
+            if not names or item.name != names[0] or item.content is None:
+                continue
+            if len(item.content) <= bounds.LABELS.most:
                 lines = item.content.decode("utf-8", errors="replace").split("\n")
                 return item.name, lines[:-1] if lines[-1] == "" else lines
         return None
@@ -280,6 +283,11 @@ def _packing_warnings(metadata: Any, packed: packing.Packing) -> list[str]:
     if packed.problem:
         found.append(f"the files packed in the model cannot be read: {packed.problem}")
     found += [f"packed file {item.name}: {item.problem}" for item in packed.files if item.problem]
+    found += [
+        f"{item.name} has {item.size:,} bytes: nobody's labels, and not looked at"
+        for item in packed.files
+        if item.name.endswith(".txt") and item.size > bounds.LABELS.most
+    ]
     names = {item.name for item in packed.files}
     tensors = (*metadata.inputs, *metadata.outputs) if metadata else ()
     missing = {item.name for tensor in tensors for item in tensor.files} - names

@@ -28,12 +28,13 @@ from kiln.engine import Engine
 from kiln.errors import StageFailedError, UsageError, VerificationError
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
-from kiln.limits import STAGE_UID, Limits
+from kiln.limits import Limits
 from kiln.plan import Plan, make_plan
 from kiln.project import Project
 from kiln.recipe import VARIANTS, Recipe, Variant, discover, load
 from kiln.run import Runner, limits_of
 from kiln.sources.model import acquire
+from kiln.stage_user import stage_user
 from kiln.store import StageResult, Store
 from kiln.ui import JsonReporter, TextReporter, table
 
@@ -139,7 +140,7 @@ class Check:
             environment={},
             limits=Limits(timeout=60),
             on_stdout=said.extend,
-            user="0:0" if machine.engine.rootless else f"{STAGE_UID}:{STAGE_UID}",
+            user=":".join(map(str, stage_user(rootless=machine.engine.rootless))),
         )
         try:
             told: dict[str, Any] = json.loads(said)

@@ -24,12 +24,13 @@ from kiln.engine import Engine
 from kiln.errors import StageFailedError, UsageError
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
-from kiln.limits import STAGE_UID, Limits
+from kiln.limits import Limits
 from kiln.plan import make_plan
 from kiln.project import Project
 from kiln.recipe import discover, load
 from kiln.run import Runner, limits_of
 from kiln.sources.model import acquire
+from kiln.stage_user import stage_user
 from kiln.store import Store
 from kiln.ui import TextReporter
 
@@ -102,7 +103,9 @@ def train(name: str, extra: tuple[str, ...], out: Path) -> Path:
             mounts[folder] = (places["backbone"], "ro")
         inner = scratch / "out"
         inner.mkdir()
-        os.chown(inner, STAGE_UID, STAGE_UID)
+        uid, gid = stage_user(rootless=engine.rootless)
+        if os.getuid() == 0:
+            os.chown(inner, uid, gid)
         _let_read(scratch)
         mounts[inner] = ("/out", "rw")
         given = [argument.format(**places) for argument in training.arguments]
@@ -115,7 +118,7 @@ def train(name: str, extra: tuple[str, ...], out: Path) -> Path:
             environment={"PYTHONPATH": "/kiln"},
             limits=Limits(timeout=HOURS, memory=MEMORY),
             on_stdout=_show,
-            user=f"{STAGE_UID}:{STAGE_UID}",
+            user=f"{uid}:{gid}",
         )
         if outcome.exit_code != 0:
             raise StageFailedError(

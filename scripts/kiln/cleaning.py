@@ -9,7 +9,7 @@ import docker.errors
 
 from kiln.engine import OWNER_LABEL, Engine
 from kiln.errors import EngineUnavailableError
-from kiln.files import remove
+from kiln.files import count_files, remove
 from kiln.owners import is_abandoned, is_ours
 from kiln.store import Store
 
@@ -36,7 +36,7 @@ def clean(store: Store, *, empty_store: bool, drop_images: bool) -> dict[str, in
         for folder in ("blobs", "results", "refs", "downloads", "logs", "kept"):
             path = store.root / folder
             if path.exists():
-                count += sum(1 for item in path.rglob("*") if item.is_file())
+                count += count_files(path)
                 remove(path)
         removed["stored files"] = count
     return removed

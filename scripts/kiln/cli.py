@@ -36,6 +36,7 @@ from kiln.cli_plan import plan
 from kiln.cli_reproduce import reproduce
 from kiln.cli_verify import verify
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
+from kiln.plain_text import plain
 from kiln.ui import JsonReporter, table
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 # Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
 # command that finds nothing to do must not pay for them.
+
+
+_SHOWN = "\n\t"
 
 
 def main() -> None:
@@ -100,9 +104,10 @@ def _complain(error: KilnError, json_wanted: bool) -> None:
             exit_code=error.exit_code,
         )
         return
-    print(f"kiln: {error.message}", file=sys.stderr)
+    # Names in it, and reasons, may come from a stranger's file.
+    print(f"kiln: {plain(error.message, keep=_SHOWN)}", file=sys.stderr)
     if error.remedy:
-        print(f"      {error.remedy}", file=sys.stderr)
+        print(f"      {plain(error.remedy, keep=_SHOWN)}", file=sys.stderr)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

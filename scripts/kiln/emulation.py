@@ -231,6 +231,7 @@ class LaunchedEngine(Engine):
         limits: Limits,
         on_stdout: Callable[[bytes], None],
         user: str,
+        watch: Callable[[], None] | None = None,
     ) -> Outcome:
         """:meth:`Engine.run` with ``command[0]``, which must be ``python``, launched."""
         assert command[0] == "python"
@@ -242,4 +243,5 @@ class LaunchedEngine(Engine):
             limits=replace(limits, timeout=limits.timeout * self._slowdown),
             on_stdout=on_stdout,
             user=user,
+            watch=watch,
         )

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import docker
 import docker.errors
 import requests
 import urllib3.exceptions
+from docker.types import LogConfig, Ulimit
 
-from kiln.errors import CancelledError, EngineFailedError, EngineUnavailableError
+from kiln.errors import CancelledError, EngineFailedError, EngineUnavailableError, KilnError
 from kiln.limits import Limits, Outcome
 from kiln.owners import is_abandoned, is_ours, tagged_name
 
@@ -28,6 +30,12 @@ OWNER_LABEL = "org.tflite-kiln.owner"
 
 #: Seconds an engine may take to say that it is there, and to answer anything else.
 _PING_TIMEOUT, _TIMEOUT = 10, 600
+
+#: How often a running container is looked after, and how long an engine may take to kill one.
+_WATCH_SECONDS, _KILL_PATIENCE = 0.25, 8.0
+
+#: What the engine keeps of a container's output; what is shown and kept is read as it comes.
+_LOG_SIZE = "4m"
 
 #: What a stage's process sees of time, language and hashing, whatever the host says.
 FIXED_ENVIRONMENT = {
@@ -154,6 +162,7 @@ class Engine:
         limits: Limits,
         on_stdout: Callable[[bytes], None],
         user: str,
+        watch: Callable[[], None] | None = None,
     ) -> Outcome:
         """Run ``command`` in a fresh, sealed-off container and wait for its end.
 
@@ -162,11 +171,14 @@ class Engine:
         from outside. The container is removed whatever happens, Ctrl-C included.
 
         Args:
-            on_stdout: called with each chunk of standard output as it comes.
+            on_stdout: called with each chunk of standard output as it comes. A ``KilnError`` of
+                its stops the container, and is the outcome's ``refused``.
             user: ``uid:gid`` of the process.
+            watch: called every now and then while the container runs; the same goes for its
+                errors.
 
         Raises:
-            EngineFailedError: the engine refused or went away.
+            EngineFailedError: the engine refused, went away, or does not stop the container.
             CancelledError: :meth:`stop_all` was called.
         """
         name = f"kiln-{tagged_name().replace('.', '-')}"
@@ -185,6 +197,11 @@ class Engine:
                 mem_limit=limits.memory,
                 memswap_limit=limits.memory,
                 pids_limit=limits.pids,
+                # Neither a single file nor what the engine logs of it may fill the disk.
+                ulimits=[] if self.rootless else [_file_size_limit(limits)],
+                log_config=LogConfig(
+                    type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}
+                ),
                 hostname="kiln",
                 working_dir="/kiln",
                 environment={**FIXED_ENVIRONMENT, **environment},
@@ -193,38 +210,36 @@ class Engine:
                     for path, (place, mode) in mounts.items()
                 },
             )
-        expired = threading.Event()
-        log = bytearray()
         self._running.add(container)
+        hung = False
         try:
             if self._stopped:  # looked at after the add: stop_all sees either us or the flag
                 raise CancelledError("Stopped.")
             with self.failures("running a stage"):
                 stream = container.attach(stream=True, logs=True, demux=True)
+                guard = _Guard(container, stream, limits.timeout, watch)
                 container.start()
-                timer = threading.Timer(limits.timeout, _expire, (container, expired))
-                timer.daemon = True
-                timer.start()
-                try:
-                    for out, err in stream:
-                        if out:
-                            on_stdout(out)
-                        if err:
-                            log += err
-                            del log[: -(1 << 20)]  # the end of a log is what tells
-                    state = container.wait(timeout=60)
-                    container.reload()
-                finally:
-                    timer.cancel()
+                with guard:
+                    log = _listen(stream, on_stdout, guard)
+                    state = None if guard.hung else _end_of(container, guard)
+                hung = guard.hung
+                if state is None:
+                    raise EngineFailedError(
+                        f"The engine at {self.address} did not stop a container, {name}.",
+                        "Start the engine again; the next command of kiln removes the container.",
+                    )
+                container.reload()
             return Outcome(
                 exit_code=int(state["StatusCode"]),
                 out_of_memory=bool(container.attrs["State"].get("OOMKilled")),
-                timed_out=expired.is_set(),
+                timed_out=guard.expired,
                 log=log.decode("utf-8", "replace"),
+                refused=guard.refused,
             )
         finally:
             self._running.discard(container)
-            self.remove(container)
+            if not hung:
+                self.remove(container)
 
     def stop_all(self) -> None:
         """Remove every container this process is running; their :meth:`run` calls then end.
@@ -269,7 +284,102 @@ def _why_not(error: Exception) -> str:
     return "no answer"
 
 
-def _expire(container: Any, expired: threading.Event) -> None:
-    expired.set()
-    with contextlib.suppress(*_STREAM_FAILURES):
-        container.kill()
+def _file_size_limit(limits: Limits) -> Ulimit:
+    # (An ordinary user's engine may not be allowed to raise this to what it should be.)
+    return Ulimit(name="fsize", soft=limits.output, hard=limits.output)
+
+
+def _listen(stream: Any, on_stdout: Callable[[bytes], None], guard: _Guard) -> bytearray:
+    """Pass on what a container writes until it ends; returns the end of its standard error."""
+    log = bytearray()
+    for out, err in stream:
+        if out and guard.refused is None:
+            try:
+                on_stdout(out)
+            except KilnError as error:
+                guard.refuse(error)
+        if err:
+            log += err
+            del log[: -(1 << 20)]  # the end of a log is what tells
+    return log
+
+
+def _end_of(container: Any, guard: _Guard) -> Mapping[str, Any] | None:
+    """How a container ended; None where the engine does not end it.
+
+    One that has closed its output may still run: until its time is up.
+    """
+    while not guard.hung:
+        try:
+            state: Mapping[str, Any] = container.wait(timeout=5)
+            return state
+        except requests.exceptions.ReadTimeout:
+            continue
+        except requests.exceptions.ConnectionError as error:
+            if "timed out" not in str(error).lower():
+                raise
+    return None
+
+
+class _Guard:
+    """Watches over a running container from a thread of its own, and stops it.
+
+    Whatever the container or the engine do, whoever reads ``stream`` gets to its end: if the
+    engine does not stop the container in time, the connection is cut.
+    """
+
+    def __init__(
+        self, container: Any, stream: Any, timeout: float, watch: Callable[[], None] | None
+    ) -> None:
+        self._container, self._stream, self._watch = container, stream, watch
+        self._until = time.monotonic() + timeout
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self._stopping_since: float | None = None
+        self._thread = threading.Thread(target=self._guard, daemon=True)
+        self.refused: KilnError | None = None
+        self.expired = False
+        self.hung = False
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+
+    def refuse(self, error: KilnError) -> None:
+        """Stop the container for what it said or did; the first reason counts."""
+        with self._lock:
+            if self.refused is None:
+                self.refused = error
+        self._stop()
+
+    def _stop(self) -> None:
+        with self._lock:
+            if self._stopping_since is not None:
+                return
+            self._stopping_since = time.monotonic()
+        # Not waited for: an engine that hangs does not answer.
+        threading.Thread(target=self._kill, daemon=True).start()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(*_STREAM_FAILURES):
+            self._container.kill()
+
+    def _guard(self) -> None:
+        while not self._done.wait(_WATCH_SECONDS):
+            now = time.monotonic()
+            if self._stopping_since is not None:
+                if now - self._stopping_since > _KILL_PATIENCE:
+                    self.hung = True
+                    with contextlib.suppress(*_STREAM_FAILURES, OSError, AttributeError):
+                        self._stream.close()
+                    return
+            elif now > self._until:
+                self.expired = True
+                self._stop()
+            elif self._watch is not None:
+                try:
+                    self._watch()
+                except KilnError as error:
+                    self.refuse(error)

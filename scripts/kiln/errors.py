@@ -138,6 +138,12 @@ class StageOutOfMemoryError(KilnError):
     exit_code, kind = 26, "stage-out-of-memory"
 
 
+class StageOutputError(KilnError):
+    """A stage left more than it may, or something that is not taken: links, devices, odd names."""
+
+    exit_code, kind = 27, "stage-output"
+
+
 class StoreError(KilnError):
     """The store is damaged or cannot be used."""
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -17,7 +18,10 @@ from kiln.errors import DiskFullError, StoreError
 from kiln.owners import is_abandoned, tagged_name
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+# A folder that was emptied is not empty, or is no folder any more.
+_CHANGED = {errno.ENOTEMPTY, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}
 _COPY_CHUNK = 4 << 20
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_FDCWD = -100  # <fcntl.h>
 _RENAME_EXCHANGE = 2  # <linux/fs.h>
 
@@ -65,8 +69,9 @@ def sweep_asides(folder: Path) -> int:
     removed = 0
     for path in folder.glob(".*.aside"):
         if is_abandoned(path):
-            remove(path)
-            removed += 1
+            with contextlib.suppress(StoreError):  # one that resists must not stop a command
+                remove(path)
+                removed += 1
     return removed
 
 
@@ -156,43 +161,115 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, link or whole tree, also one whose folders were made unreadable.
+    """Remove a file, link or whole tree, however deep, also one whose folders were made unreadable.
 
-    Missing things are fine. Raises StoreError when something resists (another user's files).
+    Nothing below ``path`` is followed by name. Missing things are fine.
+
+    Raises:
+        StoreError: something resists (another user's files).
     """
     try:
-        if path.is_symlink() or not path.is_dir():
-            path.unlink(missing_ok=True)
-            return
         for attempt in range(3):
             try:
-                shutil.rmtree(path)
+                about = path.lstat()
+                if stat.S_ISDIR(about.st_mode):
+                    _remove_tree(path)
+                else:
+                    path.unlink(missing_ok=True)
                 return
             except FileNotFoundError:  # someone else is removing it too
-                if not path.exists():
+                if not os.path.lexists(path):
                     return
-            except PermissionError:
-                if attempt:
-                    raise
-                _open_up(path)
             except OSError as error:  # someone is still writing there
-                if error.errno != errno.ENOTEMPTY or attempt == 2:
+                if error.errno not in _CHANGED or attempt == 2:
                     raise
     except OSError as error:
-        raise StoreError(
-            f"Cannot remove {path}: {error.strerror or error}.",
-            "Remove it by hand, as the user who owns it.",
-        ) from error
+        hint = "Remove it by hand, as the user who owns it."
+        if error.errno == errno.EROFS:
+            hint = "Its file system is mounted read-only."
+        raise StoreError(f"Cannot remove {path}: {error.strerror or error}.", hint) from error
 
 
-def _open_up(folder: Path) -> None:
-    """Give ourselves all rights on every folder below (stages may have taken them away)."""
-    with contextlib.suppress(OSError):
-        folder.chmod(0o700)
+def _remove_tree(path: Path) -> None:
+    """Empty and remove a folder without recursion and with two open descriptors at most.
+
+    Folders in it are first moved up to just below ``path``, so that none ever lies deep: a path
+    of a thousand levels is longer than any system call takes.
+    """
+    parent = os.open(path.parent, _OPEN_FOLDER)
+    try:
+        top = _open_folder(path.name, parent)
+    finally:
+        os.close(parent)
+    try:
+        pending = _empty_folder(top, top, keep_folders=True)
+        while pending:
+            name = pending.pop()
+            with contextlib.suppress(FileNotFoundError):
+                folder = _open_folder(name, top)
+                try:
+                    pending += _empty_folder(folder, top, keep_folders=False)
+                finally:
+                    os.close(folder)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    path.rmdir()
+
+
+def _empty_folder(folder: int, top: int, *, keep_folders: bool) -> list[str]:
+    """Remove what is no folder in ``folder``; returns the folders' names below ``top``.
+
+    Unless ``keep_folders``, they are moved there, under fresh names.
+    """
+    found = []
     with os.scandir(folder) as scan:
-        for entry in scan:
-            if entry.is_dir(follow_symlinks=False):
-                _open_up(Path(entry.path))
+        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan]
+    for name, is_folder in entries:
+        with contextlib.suppress(FileNotFoundError):
+            if not is_folder:
+                os.unlink(name, dir_fd=folder)
+            elif keep_folders:
+                found.append(name)
+            else:
+                found.append(_move_up(name, folder, top))
+    return found
+
+
+def _move_up(name: str, folder: int, top: int) -> str:
+    fresh = f".{secrets.token_hex(8)}"
+    try:
+        os.rename(name, fresh, src_dir_fd=folder, dst_dir_fd=top)
+    except PermissionError:  # to move a folder, one must be able to write in it
+        os.close(_open_folder(name, folder))
+        os.rename(name, fresh, src_dir_fd=folder, dst_dir_fd=top)
+    return fresh
+
+
+def _open_folder(name: str, parent: int) -> int:
+    """Open a folder of ours to empty it, after giving ourselves all rights on it."""
+    held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        # Through /proc: fchmod does not take such a descriptor, and chmod would take a name.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/self/fd/{held}").chmod(0o700)
+        return os.open(".", _OPEN_FOLDER, dir_fd=held)
+    finally:
+        os.close(held)
+
+
+def count_files(folder: Path) -> int:
+    """How many files are below ``folder``, as far as they can be listed."""
+    count = 0
+    pending = [folder]
+    while pending:
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as scan:
+            for entry in scan:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(Path(entry.path))
+                else:
+                    count += 1
+    return count
 
 
 def replace_tree(new_dir: Path, dest_dir: Path) -> None:

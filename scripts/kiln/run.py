@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from kiln.digest import sha256_file
 from kiln.errors import (
+    CancelledError,
     DigestMismatchError,
     KilnError,
     StageFailedError,
     StageOutOfMemoryError,
+    StageOutputError,
     StageTimeoutError,
     error_for_kind,
 )
 from kiln.files import copy_file, disk_guard, remove, write_atomic
-from kiln.limits import STAGE_UID, Limits, Outcome
+from kiln.limits import Limits, Outcome
+from kiln.plain_text import plain
 from kiln.plan import PROTOCOL, Files, Output, Plan, Step
 from kiln.recipe import Recipe
-from kiln.store import StageResult, Store
+from kiln.stage_events import REPORTABLE, EventReader, ProtocolError, StageEvent
+from kiln.stage_output import MAX_REPORT, StageOutput, chunks_of, refused
+from kiln.stage_user import owner_outside, stage_user
+from kiln.store import Blob, StageResult, Store
+from kiln.untrusted import MalformedError, parse_json_object
 
 if TYPE_CHECKING:
     from kiln.engine import Engine
@@ -55,16 +63,16 @@ class Runner:
         keep_failed: bool = False,
         lent: Mapping[str, Path] | None = None,
     ) -> None:
-        self._engine = engine
-        self._store = store
-        self._stages = stages
-        self._on_event = on_event
-        self._keep_failed = keep_failed
-        self._lent = lent or {}
+        self.engine = engine
+        self.store = store
+        self.stages = stages
+        self.on_event = on_event
+        self.keep_failed = keep_failed
+        self.lent = lent or {}
 
     def known(self, plan: Plan) -> dict[str, StageResult]:
         """The results of the plan that the store holds, by step id."""
-        found = {step.id: self._store.get_result(step.key) for step in plan.steps}
+        found = {step.id: self.store.get_result(step.key) for step in plan.steps}
         return {step_id: result for step_id, result in found.items() if result is not None}
 
     def run(self, plan: Plan, limits: Limits, image: Callable[[], str]) -> dict[str, StageResult]:
@@ -82,7 +90,7 @@ class Runner:
         running = {step.id for step in todo}
         for step in plan.steps:
             if step.id not in running and step.id in results:
-                self._on_event("stage", model=plan.model, id=step.id, state="cached")
+                self.on_event("stage", model=plan.model, id=step.id, state="cached")
         if todo:
             session = _Session(self, plan, todo, results)
             results.update(session.run(image(), limits))
@@ -105,46 +113,82 @@ class _Session:
         self, runner: Runner, plan: Plan, todo: list[Step], known: Mapping[str, StageResult]
     ) -> None:
         self._runner, self._plan, self._todo, self._known = runner, plan, todo, known
-        self._store = runner._store
+        self._store = runner.store
         self._ids = {step.id for step in todo}
         self._done: dict[str, StageResult] = {}
         self._borrowed: dict[str, Path] = {}
         self._failure: KilnError | None = None
-        self._lines = _Lines(self._event)
+        self._events = EventReader(self._ids, self._event)
 
     def run(self, image: str, limits: Limits) -> dict[str, StageResult]:
-        engine = self._runner._engine()
+        engine = self._runner.engine()
+        self._limits = limits
         with self._store.scratch() as scratch, disk_guard(scratch):
             inputs, outputs = scratch / "in", scratch / "out"
             inputs.mkdir()
             outputs.mkdir()
-            self._outputs = outputs
             stages = [self._request(step, inputs) for step in self._todo]
             request = {"protocol": PROTOCOL, "stages": stages}
             write_atomic(inputs / "request.json", json.dumps(request, sort_keys=True).encode())
-            code = _stage_code(self._runner._stages, scratch / "stages")
+            code = _stage_code(self._runner.stages, scratch / "stages")
             for folder in (code, inputs, outputs):
                 _let_read(folder)
-            outcome = engine.run(
-                image,
-                _COMMAND,
-                mounts={
-                    code: ("/kiln/stages", "ro"),
-                    inputs: ("/in", "ro"),
-                    outputs: ("/out", "rw"),
-                },
-                environment={"KILN_MODEL": self._plan.model},
-                limits=limits,
-                on_stdout=self._lines.feed,
-                user=_user(engine, outputs),
-            )
+            uid, gid = stage_user(rootless=engine.rootless)
+            owner = owner_outside(rootless=engine.rootless)
+            if os.getuid() == 0:
+                os.chown(outputs, owner, owner)
+            with contextlib.closing(StageOutput(outputs, owner, limits)) as self._output:
+                outcome = engine.run(
+                    image,
+                    _COMMAND,
+                    mounts={
+                        code: ("/kiln/stages", "ro"),
+                        inputs: ("/in", "ro"),
+                        outputs: ("/out", "rw"),
+                    },
+                    environment={"KILN_MODEL": self._plan.model},
+                    limits=limits,
+                    on_stdout=self._on_stdout,
+                    user=f"{uid}:{gid}",
+                    watch=self._watch,
+                )
+                outcome = self._with_last_look(outcome)
             try:
                 self._judge(outcome, limits)
             except KilnError as error:
-                if self._runner._keep_failed:
+                if self._runner.keep_failed:
                     self._keep_for_a_look(scratch, error)
                 raise
         return self._done
+
+    def _on_stdout(self, chunk: bytes) -> None:
+        """Read what the container says.
+
+        Raises:
+            KilnError: it is to be stopped: for what it said, or because the user wants it.
+        """
+        try:
+            self._events.feed(chunk)
+        except ProtocolError as error:
+            raise _odd(self._plan.model, error.stage or self._todo[0].id, error.what) from None
+
+    def _watch(self) -> None:
+        try:
+            self._output.check_use()
+        except KilnError as error:
+            raise self._about_model(error) from None
+
+    def _with_last_look(self, outcome: Outcome) -> Outcome:
+        """A container that met a bound may have ended because of that, between two looks."""
+        if outcome.refused is None and outcome.exit_code != 0:
+            try:
+                self._watch()
+            except KilnError as error:
+                return replace(outcome, refused=error)
+        return outcome
+
+    def _about_model(self, error: KilnError) -> KilnError:
+        return type(error)(f"{self._plan.model}: {error.message}", error.remedy)
 
     def _keep_for_a_look(self, scratch: Path, error: KilnError) -> None:
         """Keep everything the failed container saw and wrote (inputs, stage code, outputs)."""
@@ -168,7 +212,7 @@ class _Session:
             if fact.step in self._ids:
                 params_from[name] = {"from": fact.step, "fact": fact.name}
             else:
-                params[name] = self._known[fact.step].facts[fact.name]
+                params[name] = self._fact(fact.step, fact.name)
         return {
             "id": step.id,
             "stage": step.stage,
@@ -177,11 +221,15 @@ class _Session:
             "params_from": params_from,
         }
 
+    def _fact(self, step_id: str, name: str) -> Any:
+        facts = self._known[step_id].facts
+        if name not in facts:
+            raise _odd(self._plan.model, step_id, f"did not report the fact {name!r}")
+        return facts[name]
+
     def _lay_out(self, place: str, item: Files | Output, folder: Path) -> str:
         """Put an input that is at hand below ``folder``; returns its path there."""
-        if isinstance(item, Files) and not self._runner._lent.keys().isdisjoint(
-            item.files.values()
-        ):
+        if isinstance(item, Files) and not self._runner.lent.keys().isdisjoint(item.files.values()):
             self._borrow(item.files, folder / place)
             return place
         if isinstance(item, Files):
@@ -216,7 +264,7 @@ class _Session:
             if digest in self._borrowed:
                 target.hardlink_to(self._borrowed[digest])
                 continue
-            source = self._runner._lent[digest]
+            source = self._runner.lent[digest]
             try:
                 copy_file(source, target)
             except (FileNotFoundError, PermissionError) as error:
@@ -231,67 +279,73 @@ class _Session:
                 )
             self._borrowed[digest] = target
 
-    def _event(self, event: dict[str, Any]) -> None:
-        kind, step_id = event.pop("event", None), event.pop("stage", "")
-        if kind == "finished":
-            self._keep(step_id)
-        if kind == "failed":
-            error = error_for_kind(event.get("kind", ""))
+    def _event(self, event: StageEvent) -> None:
+        if event.kind == "finished":
+            self._keep(event.stage)
+        if event.kind == "failed":
+            kind = event.fields["kind"]
+            error = error_for_kind(kind) if kind in REPORTABLE else StageFailedError
             self._failure = error(
-                f"{self._plan.model}, stage {step_id}: {event.get('message', '')}",
-                event.get("remedy", ""),
+                f"{self._plan.model}, stage {event.stage}: {event.fields['message']}",
+                event.fields["remedy"],
             )
             return
-        self._runner._on_event("stage", model=self._plan.model, id=step_id, state=kind, **event)
+        self._runner.on_event(
+            "stage", model=self._plan.model, id=event.stage, state=event.kind, **event.fields
+        )
 
     def _keep(self, step_id: str) -> None:
-        """Take a finished step's files into the store; the container may still read its own."""
-        if step_id not in self._ids:
-            raise _odd(self._plan.model, step_id, "was never asked for")
+        """Take a finished step's files into the store; its container lives on."""
         step = self._plan.step(step_id)
-        folder = self._outputs / step_id
-        report = self._report(step_id, folder)
-        result = StageResult(
-            key=step.key,
-            stage=step.stage,
-            files=self._store.add_tree(folder / "files", move=False),
-            facts=report["facts"],
-            seconds=report["seconds"],
-            peak_rss=report["peak_rss"],
-        )
+        try:
+            report = self._report(step_id)
+            files = self._take(step_id)
+        except StageOutputError as error:
+            raise self._about_model(error) from None
+        result = StageResult(key=step.key, stage=step.stage, files=files, **report)
         self._store.put_result(result)
         self._done[step_id] = result
 
-    def _report(self, step_id: str, folder: Path) -> dict[str, Any]:
-        """What a stage says of itself.
+    def _take(self, step_id: str) -> dict[str, Blob]:
+        found: dict[str, Blob] = {}
+        left = self._limits.output
+        for file in self._output.files(step_id):
+            blob = self._store.add_new(chunks_of(file.fd, left, f"{step_id}/files/{file.name}"))
+            left -= blob.size
+            found[file.name] = blob
+        return dict(sorted(found.items()))
 
-        Its code may be a stranger's (``kiln reproduce``): a link would lead out of its folder, on
-        this side of the container.
-        """
-        for path in (folder, folder / "files", folder / "result.json"):
-            if path.is_symlink():
-                raise _odd(self._plan.model, step_id, f"left a link, {path.name}")
+    def _report(self, step_id: str) -> dict[str, Any]:
+        """What a stage says of itself: its facts, seconds and peak memory."""
         try:
-            report = json.loads((folder / "result.json").read_text("utf-8"))
-            sound = (
-                isinstance(report["facts"], dict)
-                and isinstance(report["seconds"], int | float)
-                and isinstance(report["peak_rss"], int)
-            )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            sound = False
+            said = parse_json_object(self._output.report(step_id), size=MAX_REPORT)
+        except MalformedError as error:
+            raise refused(f"{step_id}/result.json", f"it {error}") from None
+        facts, seconds, peak = (said.get(name) for name in ("facts", "seconds", "peak_rss"))
+        sound = (
+            isinstance(facts, dict)
+            and type(seconds) in (int, float)
+            and type(peak) is int
+            and 0 <= peak < 1 << 53
+            and 0 <= cast("float", seconds) < 1e9
+        )
         if not sound:
-            raise _odd(self._plan.model, step_id, "left no result that can be read")
-        return cast("dict[str, Any]", report)
+            raise refused(f"{step_id}/result.json", "it does not say what a result has to")
+        return {"facts": facts, "seconds": seconds, "peak_rss": peak}
 
     def _judge(self, outcome: Outcome, limits: Limits) -> None:
         missing = [step.id for step in self._todo if step.id not in self._done]
-        if outcome.exit_code == 0 and not missing:
+        if isinstance(outcome.refused, CancelledError):
+            raise outcome.refused
+        if outcome.exit_code == 0 and not missing and outcome.refused is None:
             return
         where = f"{self._plan.model}, stage {missing[0] if missing else '?'}"
         log = self._store.root / "logs" / f"{self._plan.model}.log"
         log.parent.mkdir(exist_ok=True)
-        write_atomic(log, outcome.log.encode())
+        write_atomic(log, plain(outcome.log, keep="\n\t").encode())
+        if outcome.refused is not None:
+            outcome.refused.remedy = f"{outcome.refused.remedy} Log: {log}".strip()
+            raise outcome.refused
         if outcome.timed_out:
             raise StageTimeoutError(
                 f"{where}: not finished after {limits.timeout:.0f} s.",
@@ -318,26 +372,6 @@ class _Session:
         )
 
 
-class _Lines:
-    """Reassembles JSON lines from chunks; what is no JSON object is not ours and is dropped."""
-
-    def __init__(self, on_event: Callable[[dict[str, Any]], None]) -> None:
-        self._on_event = on_event
-        self._rest = b""
-        self._lock = threading.Lock()
-
-    def feed(self, chunk: bytes) -> None:
-        with self._lock:
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                self._on_event(event)
-
-
 def _odd(model: str, step_id: str, what: str) -> StageFailedError:
     return StageFailedError(
         f"{model}, stage {step_id}: it {what}.", "This is a fault of the stage's code."
@@ -359,17 +393,3 @@ def _let_read(folder: Path) -> None:
     """Open a folder and those below to every user: the stage's user is not ours, umask or not."""
     for place, _, _ in os.walk(folder):
         Path(place).chmod(0o755)
-
-
-def _user(engine: Engine, outputs: Path) -> str:
-    """Who the stage runs as: never root on the host.
-
-    A rootless engine maps the container's root to the user who runs it, and everyone else to ids
-    that cannot write the user's folders.
-    """
-    if engine.rootless:
-        return "0:0"
-    if os.getuid() == 0:
-        os.chown(outputs, STAGE_UID, STAGE_UID)
-        return f"{STAGE_UID}:{STAGE_UID}"
-    return f"{os.getuid()}:{os.getgid()}"

@@ -274,6 +274,27 @@ class Store:
         synced.replace(place)
         sync_folder(place.parent)
 
+    def add_new(self, chunks: Iterable[bytes]) -> Blob:
+        """Take in a content that comes in pieces, whatever it is.
+
+        What iterating over ``chunks`` raises passes; nothing is stored then.
+        """
+        aside = self.tmp / f"{tagged_name()}.blob"
+        sha, size = hashlib.sha256(), 0
+        try:
+            with disk_guard(self.root), self._usable(), aside.open("xb") as sink:
+                for chunk in chunks:
+                    sha.update(chunk)
+                    sink.write(chunk)
+                    size += len(chunk)
+                sink.flush()
+                if not self._whole(sha.hexdigest(), size):
+                    os.fsync(sink.fileno())
+                    self._publish(aside, sha.hexdigest())
+            return Blob(sha.hexdigest(), size)
+        finally:
+            aside.unlink(missing_ok=True)
+
     def add_bytes(self, data: bytes) -> str:
         """Take ``data`` in; returns its digest."""
         digest = sha256_bytes(data)
@@ -295,7 +316,7 @@ class Store:
                 nothing has been taken then.
         """
         with self._usable():
-            names = sorted(_files_below(folder, ""))
+            names = _files_below(folder)
         found = {}
         for name in names:
             path = folder / name
@@ -519,11 +540,16 @@ class Store:
     def usage(self) -> int:
         """Bytes of all files in the store (a file with several names counts once)."""
         seen: dict[tuple[int, int], int] = {}
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    about = (Path(folder) / name).lstat()
-                    seen[about.st_dev, about.st_ino] = about.st_size
+        pending = [self.root]
+        while pending:  # (what a stage left with --keep-failed may be deeper than any recursion)
+            with contextlib.suppress(OSError), os.scandir(pending.pop()) as scan:
+                for entry in scan:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(Path(entry.path))
+                        continue
+                    with contextlib.suppress(OSError):  # gone meanwhile
+                        about = entry.stat(follow_symlinks=False)
+                        seen[about.st_dev, about.st_ino] = about.st_size
         return sum(seen.values())
 
 
@@ -544,21 +570,24 @@ def _safe_name(name: str) -> str:
     return str(PurePosixPath(name))
 
 
-def _files_below(folder: Path, prefix: str) -> list[str]:
+def _files_below(top: Path) -> list[str]:
     found: list[str] = []
-    with os.scandir(folder) as scan:
-        for entry in scan:
-            name = f"{prefix}{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                found += _files_below(Path(entry.path), f"{name}/")
-            elif entry.is_file(follow_symlinks=False):
-                found.append(name)
-            else:
-                raise StoreError(
-                    f"{entry.path} is neither a plain file nor a folder.",
-                    "Only plain files can be stored.",
-                )
-    return found
+    pending = [(top, "")]
+    while pending:
+        folder, prefix = pending.pop()
+        with os.scandir(folder) as scan:
+            for entry in scan:
+                name = f"{prefix}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((Path(entry.path), f"{name}/"))
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(name)
+                else:
+                    raise StoreError(
+                        f"{entry.path} is neither a plain file nor a folder.",
+                        "Only plain files can be stored.",
+                    )
+    return sorted(found)
 
 
 def _parse_result(manifest: dict[str, Any], key: str) -> StageResult | None:

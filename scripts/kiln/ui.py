@@ -10,11 +10,16 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from kiln.plain_text import plain
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 #: Stages that end before anybody wonders what is going on: their beginning is not worth a line.
 _QUICK = ("annotate", "check", "previews", "runtimes", "task-library")
+
+
+_LINE_END = "\n"
 
 
 class JsonReporter:
@@ -91,7 +96,8 @@ class TextReporter:
         return None
 
     def _line(self, text: str) -> None:
-        stamp = f"[{time.monotonic() - self._start:6.1f}s] {text}"
+        # Names and messages may be somebody else's.
+        stamp = f"[{time.monotonic() - self._start:6.1f}s] {plain(text, keep=_LINE_END)}"
         if self._progress is not None:
             self._progress.console.print(stamp, highlight=False, markup=False)
         else:
@@ -102,7 +108,7 @@ class TextReporter:
             return
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=None, detail=detail)
-        total = 1.0 if done is not None else None
+        total, detail = 1.0 if done is not None else None, plain(detail)
         self._progress.update(self._tasks[name], detail=detail, completed=done or 0, total=total)
 
     def _end_bar(self, name: str) -> None:

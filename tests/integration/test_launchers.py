@@ -12,7 +12,8 @@ from kiln.emulation import emulated, find_emulator, one_core
 from kiln.engine import Engine
 from kiln.errors import SourceUnavailableError
 from kiln.images.lock import Locked
-from kiln.limits import STAGE_UID, Limits
+from kiln.limits import Limits
+from kiln.stage_user import stage_user
 from kiln.store import Store
 
 #: Prints what this interpreter sees, then what the other environment's does (which runs as a
@@ -37,7 +38,7 @@ def seen(engine: Engine, image: str) -> list[tuple[int, set[str]]]:
         environment={"PROBE": PROBE},
         limits=Limits(timeout=60),
         on_stdout=said.extend,
-        user="0:0" if engine.rootless else f"{STAGE_UID}:{STAGE_UID}",
+        user=":".join(map(str, stage_user(rootless=engine.rootless))),
     )
     assert outcome.exit_code == 0, outcome.log
     told: list[Any] = [json.loads(line) for line in said.splitlines()]
@@ -88,7 +89,7 @@ def test_an_emulated_process_still_finds_itself(
         environment={},
         limits=Limits(timeout=60),
         on_stdout=said.extend,
-        user="0:0" if engine.rootless else f"{STAGE_UID}:{STAGE_UID}",
+        user=":".join(map(str, stage_user(rootless=engine.rootless))),
     )
     assert outcome.exit_code == 0, outcome.log
     assert said.strip() == b"True"

@@ -189,6 +189,9 @@ class Client:
         self.containers = self
         self.made: list[tuple[Created, dict[str, Any]]] = []
 
+    def info(self) -> dict[str, Any]:
+        return {"SecurityOptions": []}
+
     def create(self, image: str, command: list[str], **how: Any) -> Created:
         self.made.append((Created(), how))
         return self.made[-1][0]
@@ -216,5 +219,7 @@ def test_after_stop_all_nothing_is_started(tmp_path: Path) -> None:
     assert how["cap_drop"] == ["ALL"]
     assert how["security_opt"] == ["no-new-privileges"]
     assert how["mem_limit"] == how["memswap_limit"] == 1 << 20
+    assert how["ulimits"] == [{"Name": "fsize", "Soft": 8 << 30, "Hard": 8 << 30}]
+    assert how["log_config"]["Config"] == {"max-size": "4m", "max-file": "1"}
     assert how["volumes"] == {str(tmp_path): {"bind": "/in", "mode": "ro"}}
     assert how["environment"]["PYTHONHASHSEED"] == "0"

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -192,6 +194,103 @@ while True:
     files.replace_tree(_tree(tmp_path / "new", "last"), dest)
     assert (dest / "a").read_text() == "last"
     assert [p.name for p in tmp_path.iterdir()] == ["dest"]
+
+
+def nested(folder: Path, depth: int) -> None:
+    """Folders in each other, deeper than any path can say."""
+    fd = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=fd)
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+
+
+def test_remove_takes_what_is_deeper_than_any_path(tmp_path: Path) -> None:
+    root = tmp_path / "deep"
+    root.mkdir()
+    nested(root, 6_000)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    files.remove(root)
+    assert not root.exists()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_remove_follows_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    _tree(kept, "x")
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "link").symlink_to(kept)
+    (root / "sub/link").symlink_to(kept)
+    os.mkfifo(root / "sub/fifo")
+    files.remove(root)
+    assert not root.exists()
+    assert (kept / "sub/b").read_text() == "x"
+    (tmp_path / "alone").symlink_to(kept)
+    files.remove(tmp_path / "alone")
+    assert (kept / "a").exists()
+
+
+def test_remove_while_somebody_exchanges_folders_for_links(tmp_path: Path) -> None:
+    """However a folder is swapped for a link meanwhile, what the link leads to stays."""
+    kept = tmp_path / "kept"
+    _tree(kept, "x")
+    for _ in range(200):
+        root = tmp_path / "root"
+        _tree(root, "y")
+        lure = tmp_path / "lure"
+        lure.symlink_to(kept)
+
+        def swap(root: Path = root, lure: Path = lure) -> None:
+            for _ in range(50):
+                with contextlib.suppress(OSError):
+                    files._exchange(root / "sub", lure)
+
+        thread = threading.Thread(target=swap)
+        thread.start()
+        with contextlib.suppress(StoreError):  # it may give up while somebody is at work there
+            files.remove(root)
+        thread.join()
+        files.remove(lure)
+        files.remove(root)
+        assert (kept / "sub/b").read_text() == "x"
+
+
+def test_remove_takes_folders_that_were_made_unreadable(tmp_path: Path) -> None:
+    root = _tree(tmp_path / "root", "x")
+    (root / "sub/deep").mkdir()
+    (root / "sub/deep").chmod(0)
+    (root / "sub").chmod(0)
+    root.chmod(0)
+    if os.getuid() != 0:
+        files.remove(root)
+    else:  # whom no mode stops
+        code = (
+            "import os, sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path;"
+            "from kiln.files import remove; os.setuid(65534); remove(Path(sys.argv[1]))"
+        )
+        place = Path(tempfile.mkdtemp())
+        place.chmod(0o777)
+        root = root.rename(place / "root")
+        for path in (place, root, root / "sub", root / "sub/deep"):
+            os.chown(path, 65534, 65534)
+        scripts = str(Path(files.__file__).parents[1])
+        subprocess.run([sys.executable, "-c", code, str(root), scripts], check=True, cwd="/")
+        place.rmdir()
+    assert not root.exists()
+
+
+def test_files_are_counted_however_deep(tmp_path: Path) -> None:
+    root = _tree(tmp_path / "root", "x")
+    assert files.count_files(root) == 2
+    (root / "loop").symlink_to(root)
+    assert files.count_files(root) == 3
+    nested(root / "sub", 3_000)
+    assert files.count_files(root) > 1_000  # as far as a path reaches
+    files.remove(root)
 
 
 def test_remove_takes_everything(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from debian.arfile import ArError
 from debian.debfile import DebError, DebFile
 
 from kiln.errors import ArchiveError
-from kiln.limits import STAGE_UID
 
 #: Documentation nobody reads inside a sealed image; licences (``copyright``) stay.
 _DROPPED = re.compile(
@@ -49,7 +48,7 @@ UNREADABLE = (
 )
 
 #: The name of the unprivileged user that stages run as.
-STAGE_USER = "kiln"
+STAGE_USER, STAGE_UID = "kiln", 1000
 
 
 @dataclass(frozen=True)

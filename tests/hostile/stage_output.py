@@ -215,7 +215,9 @@ def _judge(attack: Attack, outcome: dict[str, Any], canary: Canary, yard: Path) 
                 f"refused with {error['code']} ({error['kind']}): {error['message'][:500]}"
             )
         if attack.refused is False:
-            raise FindingError(f"refused, which it should not be: {error['message'][:500]}")
+            logs = "".join(p.read_text("utf-8", "replace") for p in (store / "logs").glob("*"))
+            said = f"{error['message'][:500]}\n{logs[-2000:]}"
+            raise FindingError(f"refused, which it should not be: {said}")
         return str(error["kind"])
     if attack.refused:
         raise FindingError(f"accepted: {json.dumps(outcome)[:500]}")

@@ -4,7 +4,7 @@ import json
 import os
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 OUT = Path("/out")
 #: Whatever a guest writes into a file begins with this, so that anything else came from outside.
@@ -40,7 +40,7 @@ def report(step: str = "work", **other: Any) -> dict[str, Any]:
     return {"status": "ok", "facts": {"mark": "guest"}, "seconds": 0.1, "peak_rss": 1, **other}
 
 
-def write_report(data: bytes | None = None, step: str = "work") -> None:
+def write_report(data: Optional[bytes] = None, step: str = "work") -> None:
     """``result.json``, whole."""
     place = OUT / step
     place.mkdir(parents=True, exist_ok=True)

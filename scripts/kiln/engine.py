@@ -127,12 +127,18 @@ class Engine:
             options = self.client.info().get("SecurityOptions") or []
         return any("rootless" in option for option in options)
 
+    @functools.cached_property
+    def is_podman(self) -> bool:
+        """Whether it is Podman that answers as if it were Docker."""
+        with self.failures("describing itself"):
+            parts = self.client.version().get("Components") or []
+        return any("Podman" in part.get("Name", "") for part in parts)
+
     def describe(self) -> str:
         """Name, version and storage of the engine, for people."""
         with self.failures("describing itself"):
             version, info = self.client.version(), self.client.info()
-        parts = {part.get("Name", "") for part in version.get("Components") or []}
-        name = "Podman" if any("Podman" in part for part in parts) else "Docker"
+        name = "Podman" if self.is_podman else "Docker"
         return f"{name} {version.get('Version', '?')}, {info.get('Driver', '?')}, {self.address}"
 
     @contextlib.contextmanager
@@ -198,7 +204,7 @@ class Engine:
                 memswap_limit=limits.memory,
                 pids_limit=limits.pids,
                 # Neither a single file nor what the engine logs of it may fill the disk.
-                ulimits=[] if self.rootless else [_file_size_limit(limits)],
+                ulimits=self._file_size_limit(limits),
                 log_config=LogConfig(
                     type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}
                 ),
@@ -241,6 +247,16 @@ class Engine:
             if not hung:
                 self.remove(container)
 
+    def _file_size_limit(self, limits: Limits) -> list[Ulimit]:
+        """What no single file may grow beyond, between two looks of who watches.
+
+        Podman then sets limits of its own as well, and an ordinary user's engine may not be
+        allowed to: there, watching has to do.
+        """
+        if self.rootless or self.is_podman:
+            return []
+        return [Ulimit(name="fsize", soft=limits.output, hard=limits.output)]
+
     def stop_all(self) -> None:
         """Remove every container this process is running; their :meth:`run` calls then end.
 
@@ -282,11 +298,6 @@ def _why_not(error: Exception) -> str:
     if "scheme" in text.lower() or "bind address" in text.lower() or "tls" in text.lower():
         return text.strip().rstrip(".")
     return "no answer"
-
-
-def _file_size_limit(limits: Limits) -> Ulimit:
-    # (An ordinary user's engine may not be allowed to raise this to what it should be.)
-    return Ulimit(name="fsize", soft=limits.output, hard=limits.output)
 
 
 def _listen(stream: Any, on_stdout: Callable[[bytes], None], guard: _Guard) -> bytearray:

@@ -192,6 +192,9 @@ class Client:
     def info(self) -> dict[str, Any]:
         return {"SecurityOptions": []}
 
+    def version(self) -> dict[str, Any]:
+        return {"Components": [{"Name": "Engine"}]}
+
     def create(self, image: str, command: list[str], **how: Any) -> Created:
         self.made.append((Created(), how))
         return self.made[-1][0]

@@ -63,6 +63,8 @@ class Archives:
             canary = str(here.canary.folder / "canary")
             if what == "release":
                 end = {"tar": dice.choice([".tar", ".tar.gz", ".tgz"]), "zip": ".zip"}[kind]
+                if way == "bomb" and end == ".tar":
+                    end = ".tgz"  # else it would be no bomb
                 path = here.given / f"release{end}"
                 files = {f"dist/{name}": data for name, data in self.workshop.now.items()}
                 _pack(path, files, way, kind, dice, canary)

@@ -94,12 +94,9 @@ def _in_place_of(kind: str, what: str) -> Spoil:
         if what == "fifo":
             os.mkfifo(path)
         elif what == "socket":
-            here = Path.cwd()
-            os.chdir(path.parent)
-            try:
-                socket.socket(socket.AF_UNIX).bind(path.name)
-            finally:
-                os.chdir(here)
+            folder = os.open(path.parent, os.O_RDONLY)  # a socket's own path must be short
+            socket.socket(socket.AF_UNIX).bind(f"/proc/self/fd/{folder}/{path.name}")
+            os.close(folder)
         elif what == "folder":
             path.mkdir()
         elif what == "link-canary":

@@ -62,7 +62,7 @@ class FreshStore(Store):
         super().__init__(root)
         self._own: dict[str, StageResult] = {}
 
-    def get_result(self, key: str) -> StageResult | None:
+    def remembered(self, key: str) -> StageResult | None:
         """What :meth:`put_result` was given in this very object."""
         return self._own.get(key)
 

@@ -490,7 +490,7 @@ class Accuracy:
         self, result: StageResult, part: _Chunk, matching: Matching
     ) -> list[scoring.Detection]:
         blob = result.files[_DETECTIONS_FILE]
-        images = json.loads(self.builder.store.path(blob.sha256).read_bytes())["images"]
+        images = json.loads(self.builder.store.read(blob.sha256, _DETECTIONS_FILE))["images"]
         return scoring.detections(images, part.pictures, matching.categories)
 
     # -- what a build does as well ----------------------------------------------------------------

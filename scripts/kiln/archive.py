@@ -358,6 +358,9 @@ _CORRUPT = (
     RuntimeError,
 )
 
+# What a seek to a place that no file has ends in: the archive says where to look.
+_IMPOSSIBLE_PLACE = {errno.EINVAL, errno.EOVERFLOW}
+
 
 @contextlib.contextmanager
 def _corruption(archive: Path, where: str) -> Iterator[None]:
@@ -365,10 +368,12 @@ def _corruption(archive: Path, where: str) -> Iterator[None]:
     try:
         yield
     except (*_CORRUPT, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        odd_place = isinstance(error, OSError) and error.errno in _IMPOSSIBLE_PLACE
+        if isinstance(error, OSError) and error.errno is not None and not odd_place:
             raise  # the machine's trouble (a full disk), not the archive's
         cut = isinstance(error, EOFError) or "unexpected end" in str(error)
-        why = "it is truncated" if cut else f"it is corrupt ({error or type(error).__name__})"
+        said = "it names an impossible place" if odd_place else error or type(error).__name__
+        why = "it is truncated" if cut else f"it is corrupt ({said})"
         raise _bad(archive, f"{why}, {where}") from error
 
 

@@ -21,6 +21,7 @@ from kiln.digest import tree_digest
 from kiln.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.files import write_atomic
 from kiln.images.lock import locked_image
+from kiln.known import look_up
 from kiln.plan import Plan, make_plan
 from kiln.plan_checks import check_id, library_id
 from kiln.project import Project
@@ -203,11 +204,14 @@ class Builder:
         wanted = variants or recipe.variants
         plan = make_plan(recipe, acquired.sources, wanted, image=locked.identity, code=code)
         ahead = outside.Ahead()
+        ran: set[str] = set()
 
         def tell(event: str, **fields: Any) -> None:
             # What checks need outside of the image is loaded while they run inside.
             if fields.get("state") == "started" and fields.get("id") in plan.reports:
                 ahead.start()
+            if fields.get("state") == "finished":
+                ran.add(fields["id"])
             self._tell(event, **fields)
 
         runner = Runner(
@@ -217,13 +221,6 @@ class Builder:
             tell,
             keep_failed=self.keep_failed,
         )
-        before = len(runner.known(plan))
-
-        def image() -> str:
-            from kiln.images.builder import Images
-
-            images = Images(self.project.docker, self.engine, self.store, self._tell)
-            return images.ensure(recipe.image).tag
 
         def waiting() -> None:
             self._check_stop()
@@ -236,51 +233,57 @@ class Builder:
             self.store.lock(f"model-{recipe.name}", while_waiting=waiting),
             contextlib.closing(ahead),
         ):
-            results = runner.run(plan, limits_of(recipe), image)
+            plan = self._with_published(recipe, acquired, plan)
+            # The record names every step of the plan: none may be forgotten, needed or not.
+            results = runner.run(
+                plan,
+                limits_of(recipe),
+                lambda: self._image(recipe.image),
+                files=plan.published(),
+                facts=plan.ids(),
+            )
             self._check_trained(recipe, results)
-            plan, results = self._with_published(recipe, acquired, plan, runner, results, code)
             report = self._check(recipe, plan, results, ahead)
             files, stated, artefacts = self._collect(
                 recipe, acquired, plan, results, sources, report
             )
             assert self._signer is not None
             changed = release.publish(self.dist, recipe.name, files, self._signer, stated)
-        return ModelBuild(
-            recipe.name, artefacts, changed, sum(1 for s in plan.steps if s.id in results) - before
-        )
+        return ModelBuild(recipe.name, artefacts, changed, len(ran))
 
-    def _with_published(
-        self,
-        recipe: Recipe,
-        acquired: Acquired,
-        plan: Plan,
-        runner: Runner,
-        results: dict[str, StageResult],
-        code: str,
-    ) -> tuple[Plan, dict[str, StageResult]]:
-        """Keep the variants published before, where the store still has them made just so."""
+    def _image(self, name: str) -> str:
+        """The tag of a sealed image, brought or built if the engine lacks it."""
+        from kiln.images.builder import Images
+
+        images = Images(self.project.docker, self.engine, self.store, self._tell)
+        return images.ensure(name).tag
+
+    def _with_published(self, recipe: Recipe, acquired: Acquired, plan: Plan) -> Plan:
+        """``plan`` with the variants published before that the store remembers made just so."""
         folder = self.dist / recipe.name
         more = [
             variant
             for variant in recipe.variants
             if variant in plan.artefacts or (folder / f"{recipe.name}_{variant}.tflite").exists()
         ]
-        if len(more) == len(plan.artefacts):
-            return plan, results
-        identity = locked_image(self.project.docker, recipe.image).identity
-        full = make_plan(recipe, acquired.sources, more, image=identity, code=code)
-        known = {**runner.known(full), **results}
+        full = self._plan(recipe, acquired, more, plan)
+        known = look_up(full, self.store, (), read=False).results
         kept = [
             variant
             for variant in more
-            if {full.artefacts[variant], *_report_of(full, variant)} <= known.keys()
+            if variant in plan.artefacts
+            or {full.artefacts[variant], *_report_of(full, variant)} <= known.keys()
         ]
-        if len(kept) == len(plan.artefacts):
-            return plan, results
-        wider = make_plan(recipe, acquired.sources, kept, image=identity, code=code)
-        return wider, {s.id: known[s.id] for s in wider.steps if s.id in known}
+        return self._plan(recipe, acquired, kept, plan)
 
-    def _check_trained(self, recipe: Recipe, results: dict[str, StageResult]) -> None:
+    @staticmethod
+    def _plan(recipe: Recipe, acquired: Acquired, variants: Sequence[Variant], like: Plan) -> Plan:
+        """``like`` for other variants."""
+        if set(variants) == set(like.artefacts):
+            return like
+        return make_plan(recipe, acquired.sources, variants, image=like.identity, code=like.code)
+
+    def _check_trained(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
         """Nothing that was never trained is published, unless the recipe says so by name.
 
         Raises:
@@ -331,29 +334,29 @@ class Builder:
         recipe: Recipe,
         acquired: Acquired,
         plan: Plan,
-        results: dict[str, StageResult],
+        results: Mapping[str, StageResult],
         sources: gathering.Sources,
         report: Mapping[str, Any] | None,
-    ) -> tuple[dict[str, Path | bytes], dict[str, dict[str, Any]], tuple[Artefact, ...]]:
+    ) -> tuple[dict[str, release.Content], dict[str, dict[str, Any]], tuple[Artefact, ...]]:
         """The files of the model's folder, what is stated about its artefacts, and these."""
-        files: dict[str, Path | bytes] = {}
+        files: dict[str, release.Content] = {}
         artefacts = []
         about = []
         for variant, step_id in plan.artefacts.items():
             blob = results[step_id].files["model.tflite"]
             name = f"{recipe.name}_{variant}.tflite"
-            files[name] = self.store.path(blob.sha256)
+            files[name] = self._content(blob.sha256)
             artefacts.append(Artefact(variant, name, blob.sha256, blob.size))
             about.append(gathering.About(variant, name, blob.sha256, step_id))
             if variant == "prebuilt":
                 # What the publisher made stays at hand, byte for byte.
                 original = results["adopt"].files["model.tflite"].sha256
                 name = f"{recipe.name}_{ORIGINAL}.tflite"
-                files[name] = self.store.path(original)
+                files[name] = self._content(original)
                 about.append(gathering.About(ORIGINAL, name, original, "adopt"))
-            files[LABEL_FILE] = self.store.path(results[step_id].files[LABEL_FILE].sha256)
+            files[LABEL_FILE] = self._content(results[step_id].files[LABEL_FILE].sha256)
         for name, place in checks.preview_names(plan, results).items():
-            files[place] = self.store.path(results["previews"].files[f"{name}.jpg"].sha256)
+            files[place] = self._content(results["previews"].files[f"{name}.jpg"].sha256)
         said = sources.archive.digest(sources.recipe_path)
         record = conversion_record(recipe, said, acquired, plan, results, artefacts, self.project)
         records = {CONVERSION_FILE: _as_json(record)}
@@ -363,6 +366,9 @@ class Builder:
         limits = limits_of(recipe)
         stated = gathering.statements(recipe, limits, plan, sources, about, records)
         return files, stated, tuple(artefacts)
+
+    def _content(self, digest: str) -> release.Pinned:
+        return release.Pinned(self.store.path(digest), digest)
 
 
 def _as_json(data: Mapping[str, Any]) -> bytes:
@@ -379,12 +385,13 @@ def conversion_record(
     recipe_sha256: str,
     acquired: Acquired,
     plan: Plan,
-    results: dict[str, StageResult],
+    results: Mapping[str, StageResult],
     artefacts: Sequence[Artefact],
     project: Project,
 ) -> dict[str, Any]:
     """What went into a model's artefacts and how they were made, as plain data.
 
+    ``results`` are those of all steps: what is left out would be missing from what is signed.
     Durations and memory are those of the run that made each result, so that building again
     without changes gives the same record. ``recipe_sha256`` is that of the recipe as published.
     """
@@ -417,7 +424,6 @@ def conversion_record(
                 "peak_rss": results[step.id].peak_rss,
             }
             for step in plan.steps
-            if step.id in results
         },
     }
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from kiln import outside
 from kiln.digest import key_of
-from kiln.errors import CheckFailedError
+from kiln.errors import CheckFailedError, StageFailedError
 from kiln.plan import Plan
 from kiln.plan_checks import CHECK_FILE, check_id, library_id
 from kiln.recipe import Recipe
-from kiln.store import StageResult, Store
+from kiln.store import DamagedContentError, StageResult, Store
+from kiln.untrusted import MalformedError, parse_json_object
 
 #: Images shown to each runtime outside: it is asked whether it reads the file as others do.
 OUTSIDE_IMAGES = 2
@@ -114,9 +115,12 @@ def gather(
 
 
 def _read(result: StageResult, store: Store) -> dict[str, Any]:
-    path = store.path(result.files[CHECK_FILE].sha256)
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return found
+    what = f"{CHECK_FILE} of a stage {result.stage}"
+    data = store.read(result.files[CHECK_FILE].sha256, what)
+    try:
+        return parse_json_object(data)
+    except MalformedError as error:
+        raise StageFailedError(f"{what} {error}.", "This is a fault of the stage's code.") from None
 
 
 def with_outside(
@@ -189,6 +193,10 @@ def outside_gates(
         rounded=rounded,
         ahead=ahead,
     )
+    for name, entry in report["variants"].items():
+        # What they said of other bytes must not be remembered of these.
+        if not store.sound(entry["sha256"]):
+            raise DamagedContentError(entry["sha256"], f"the artefact {name}")
     seconds = round(time.monotonic() - start, 3)
     on_event(
         "stage", model=plan.model, id="runtimes", state="finished", seconds=seconds, peak_rss=0

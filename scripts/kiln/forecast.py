@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 from kiln.digest import tree_digest
 from kiln.images.lock import locked_image
+from kiln.known import look_up
 from kiln.plan import make_plan, refuse_missing
 from kiln.project import Project
 from kiln.recipe import Recipe, Variant
 from kiln.sources.model import acquire, source_at_hand, with_images_to_check
 from kiln.store import Store
 
-#: ``stored``: the result is in the store. ``runs``: a build would run it. ``spare``: it is not in
-#: the store, but nothing that would run needs it.
+#: ``stored``: the result is in the store. ``runs``: a build would run it. ``spare``: its files are
+#: lost, but nothing needs them.
 State = Literal["stored", "runs", "spare"]
 
 
@@ -79,10 +80,10 @@ def _steps(
     acquired = with_images_to_check(acquire(recipe, store), project.sample_images, store)
     code = tree_digest(project.stages)
     plan = make_plan(recipe, acquired.sources, variants, image=identity, code=code)
-    stored = {step.id for step in plan.steps if store.get_result(step.key) is not None}
-    runs = {step.id for step in plan.closure([*plan.artefacts.values(), *plan.reports], stored)}
+    known = look_up(plan, store, plan.published(), plan.ids(), read=False)
+    runs = {step.id for step in known.todo}
 
     def state(step_id: str) -> State:
-        return "stored" if step_id in stored else "runs" if step_id in runs else "spare"
+        return "runs" if step_id in runs else "stored" if step_id in known.whole else "spare"
 
     return tuple(PlannedStep(s.id, s.stage, s.key, state(s.id)) for s in plan.steps)

@@ -16,6 +16,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -47,6 +48,18 @@ _OLD_PAGE_NAME = "page"
 
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
+
+@dataclass(frozen=True)
+class Pinned:
+    """A file to release whose content must be that of its SHA-256."""
+
+    path: Path
+    sha256: str
+
+
+#: What a released file is made from: a file to copy, or the bytes themselves.
+Content = Pinned | Path | bytes
+
 #: Path of a bundle below a model folder -> the statement that it holds.
 Statements = Mapping[str, Mapping[str, Any]]
 
@@ -54,7 +67,7 @@ Statements = Mapping[str, Mapping[str, Any]]
 def publish(
     dist: Path,
     model: str,
-    files: Mapping[str, Path | bytes],
+    files: Mapping[str, Content],
     signer: Signer,
     statements: Statements | None = None,
 ) -> bool:
@@ -74,7 +87,8 @@ def publish(
 
     Raises:
         UsageError: ``dist`` holds things that are no release.
-        StoreError: a name in ``files`` is impossible, or a file cannot be read or written.
+        StoreError: a name in ``files`` is impossible, a pinned file has another content, or a file
+            cannot be read or written.
         DiskFullError: no space left; the model's former files are as they were.
         SigningKeyError: the key cannot be used.
     """
@@ -166,7 +180,7 @@ def adopt(dist: Path, folders: Sequence[Path], signer: Signer, trust: Trust) -> 
 
 def _adopt(dist: Path, folder: Path, trust: Trust) -> bool:
     target = dist / folder.name
-    files: dict[str, Path | bytes] = dict(list_tree(folder).files)
+    files: dict[str, Content] = dict(list_tree(folder).files)
     files.pop(SIGNATURE_FILE, None)
     _check_names(folder.name, files, {})
     signature = read_or_none(folder / SIGNATURE_FILE)
@@ -280,9 +294,7 @@ def _states(data: bytes | None, payload: bytes, signer: Signer) -> bool:
     return True
 
 
-def _check_names(
-    model: str, files: Mapping[str, Path | bytes], stated: Mapping[str, bytes]
-) -> None:
+def _check_names(model: str, files: Mapping[str, Content], stated: Mapping[str, bytes]) -> None:
     if not _MODEL_NAME.fullmatch(model):
         raise StoreError(f"{model!r} cannot be the name of a model folder.", "Rename the recipe.")
     if not files:
@@ -329,7 +341,7 @@ def _sweep(dist: Path) -> None:
 
 def _is_published(
     folder: Path,
-    files: Mapping[str, Path | bytes],
+    files: Mapping[str, Content],
     stated: Mapping[str, bytes],
     signer: Signer,
 ) -> bool:
@@ -371,14 +383,16 @@ def _is_signed(folder: Path, trust: Trust) -> bool:
     return signed.name == folder.name and signed.digests == there
 
 
-def _digest_of(content: Path | bytes) -> str:
+def _digest_of(content: Content) -> str:
+    if isinstance(content, Pinned):
+        return content.sha256
     return sha256_bytes(content) if isinstance(content, bytes) else sha256_file(content)
 
 
 def _put(
     dist: Path,
     model: str,
-    files: Mapping[str, Path | bytes],
+    files: Mapping[str, Content],
     statements: Statements,
     signer: Signer,
 ) -> None:
@@ -402,13 +416,21 @@ def _put(
         remove(aside)
 
 
-def _fill(folder: Path, files: Mapping[str, Path | bytes]) -> None:
+def _fill(folder: Path, files: Mapping[str, Content]) -> None:
     for name, content in files.items():
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
             place.write_bytes(content)
             place.chmod(0o644)
+        elif isinstance(content, Pinned):
+            copy_file(content.path, place)
+            # The copy is asked: it is what gets signed.
+            if sha256_file(place) != content.sha256:
+                raise StoreError(
+                    f"{name}: its content in the store, {content.sha256}, is damaged.",
+                    "Run the build again: what is damaged is made anew.",
+                )
         else:
             copy_file(content, place)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +22,7 @@ from kiln.errors import (
     error_for_kind,
 )
 from kiln.files import copy_file, disk_guard, remove, write_atomic
+from kiln.known import look_up
 from kiln.limits import Limits, Outcome
 from kiln.plain_text import plain
 from kiln.plan import PROTOCOL, Files, Output, Plan, Step
@@ -75,18 +76,31 @@ class Runner:
         found = {step.id: self.store.get_result(step.key) for step in plan.steps}
         return {step_id: result for step_id, result in found.items() if result is not None}
 
-    def run(self, plan: Plan, limits: Limits, image: Callable[[], str]) -> dict[str, StageResult]:
-        """Bring every artefact of ``plan`` into the store; returns the results by step id.
+    def run(
+        self,
+        plan: Plan,
+        limits: Limits,
+        image: Callable[[], str],
+        *,
+        files: Collection[str] | None = None,
+        facts: Collection[str] = (),
+    ) -> dict[str, StageResult]:
+        """Bring what is wanted of ``plan`` into the store; returns the results by step id.
+
+        Files of results that nobody wants, and that no step had to read, may be lost.
 
         Args:
             limits: of the container (:func:`limits_of` a recipe).
             image: gives the tag of the sealed image; only called when something has to run.
+            files: ids of the steps whose files are wanted; those of artefacts and reports.
+            facts: ids of those whose facts and digests are, too.
 
         Raises:
             KilnError: of the kind that the failed stage reported.
         """
-        results = self.known(plan)
-        todo = plan.closure([*plan.artefacts.values(), *plan.reports], results)
+        wanted = [*plan.artefacts.values(), *plan.reports] if files is None else files
+        known = look_up(plan, self.store, wanted, facts, lent=self.lent)
+        results, todo = known.results, list(known.todo)
         running = {step.id for step in todo}
         for step in plan.steps:
             if step.id not in running and step.id in results:

@@ -72,6 +72,15 @@ class Plan:
         """The step with that id."""
         return next(step for step in self.steps if step.id == step_id)
 
+    def ids(self) -> list[str]:
+        """The ids of all steps, in order."""
+        return [step.id for step in self.steps]
+
+    def published(self) -> list[str]:
+        """The steps whose files a published model is made of: also what its publisher made."""
+        originals = ["adopt"] if "prebuilt" in self.artefacts else []
+        return [*originals, *self.artefacts.values(), *self.reports]
+
     def closure(self, wanted: Iterable[str], have: Iterable[str]) -> list[Step]:
         """The steps that must run to have ``wanted``, given that ``have`` need not; in order."""
         at_hand = set(have)

@@ -97,6 +97,17 @@ class FileMismatchError(DigestMismatchError):
         self.got = got
 
 
+class DamagedContentError(StoreError):
+    """A content was no longer that of its digest, and was removed; ``what`` it was, in words."""
+
+    def __init__(self, digest: str, what: str) -> None:
+        super().__init__(
+            f"The store's content {digest} ({what}) was damaged, and is removed.",
+            "Run the command again: it is fetched or made anew. Damage that comes back is the "
+            "disk's: look at the system's log.",
+        )
+
+
 class Store:
     """A store in the folder ``root``, made if missing; many processes may share it.
 
@@ -152,6 +163,31 @@ class Store:
     def has(self, digest: str) -> bool:
         """Whether the content is here (its size and bytes are not looked at)."""
         return self._place(digest).is_file()
+
+    def sound(self, digest: str) -> bool:
+        """Whether the content is here and, read to its end, its digest's; else it is discarded."""
+        with self._usable():
+            try:
+                if sha256_file(self._place(digest)) == digest:
+                    return True
+            except FileNotFoundError:
+                return False
+        self.discard(digest)
+        return False
+
+    def read(self, digest: str, what: str) -> bytes:
+        """The content itself; ``what`` it is, in words, for the message of a failure.
+
+        Raises:
+            StoreError: it is not here.
+            DamagedContentError: it is damaged.
+        """
+        with self._usable():
+            data = self.path(digest).read_bytes()
+        if sha256_bytes(data) != digest:
+            self.discard(digest)
+            raise DamagedContentError(digest, what)
+        return data
 
     def path(self, digest: str) -> Path:
         """Where the content lies; read it, never write to it. StoreError if it is not here."""
@@ -411,8 +447,19 @@ class Store:
     def get_result(self, key: str) -> StageResult | None:
         """What a stage made under ``key``; None when anything of it is missing or damaged.
 
-        A manifest that cannot be understood is removed. Sizes are compared, contents are not
-        read again (:meth:`verify` does).
+        Sizes are compared, contents are not read again (:meth:`sound` and :meth:`verify` do).
+        """
+        result = self.remembered(key)
+        return result if result is not None and self.holds(result) else None
+
+    def holds(self, result: StageResult) -> bool:
+        """Whether all files of a result are here, by size."""
+        return all(self._whole(blob.sha256, blob.size) for blob in result.files.values())
+
+    def remembered(self, key: str) -> StageResult | None:
+        """What is remembered of a stage under ``key``, though files of it may be lost.
+
+        A manifest that cannot be understood is removed.
         """
         place = self._result_place(key)
         manifest = self._read_json(place)
@@ -422,10 +469,7 @@ class Store:
         if result is None:
             with self._usable():
                 place.unlink(missing_ok=True)
-            return None
-        if all(self._whole(blob.sha256, blob.size) for blob in result.files.values()):
-            return result
-        return None
+        return result
 
     def _result_place(self, key: str) -> Path:
         if not _HEX64.fullmatch(key):

@@ -21,6 +21,7 @@ from toy_release import ToyModel, toy_model
 
 from kiln import keys, release, release_check, signing
 from kiln.attest.signer import KeySigner
+from kiln.digest import sha256_bytes
 from kiln.errors import (
     DiskFullError,
     KilnError,
@@ -366,6 +367,26 @@ def test_a_failed_publish_leaves_the_release_as_it_was(
         release.publish(dist, "toy", {**toy.files, "x": dist.parent / "no-such-blob"}, signer)
     assert snapshot(dist) == before
     release_check.verify(dist, key.public_pem)
+
+
+def test_a_file_with_another_content_than_its_digest_s_is_not_signed(
+    dist: Path, key: SigningKey, signer: KeySigner, toy: ToyModel
+) -> None:
+    before = snapshot(dist)
+    path = dist.parent / "blob"
+    path.write_bytes(b"what it was")
+    pinned = release.Pinned(path, sha256_bytes(b"what it was"))
+    path.write_bytes(b"what it is.")
+    with pytest.raises(StoreError, match=f"labelmap.txt.*{pinned.sha256}"):
+        release.publish(dist, "toy", {**toy.files, "labelmap.txt": pinned}, signer)
+    assert snapshot(dist) == before
+    path.write_bytes(b"what it was")
+    files = {**toy.files, "labelmap.txt": pinned}
+    assert release.publish(dist, "toy", files, signer, toy.statements)
+    assert (dist / "toy" / "labelmap.txt").read_bytes() == b"what it was"
+    release_check.verify(dist, key.public_pem)
+    path.unlink()  # a release that is so already needs no look at it
+    assert not release.publish(dist, "toy", files, signer, toy.statements)
 
 
 def _limited_publish(dist: Path, signer: KeySigner, out: object) -> None:

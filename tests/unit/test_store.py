@@ -17,7 +17,7 @@ from small_disk import small_disk
 
 from kiln import files as kiln_files
 from kiln.errors import DigestMismatchError, DiskFullError, StoreError
-from kiln.store import Blob, StageResult, Store
+from kiln.store import Blob, DamagedContentError, StageResult, Store
 
 KEY = "ab" * 32
 
@@ -251,6 +251,29 @@ def test_a_result_without_its_blobs_cannot_be_put_and_is_not_got(store: Store) -
     store.path(sha(b"model")).chmod(0o644)
     store.path(sha(b"model")).write_bytes(b"mo")
     assert store.get_result(KEY) is None
+    # What it was is still known.
+    assert store.remembered(KEY) == result
+    assert not store.holds(result)
+
+
+def test_a_content_is_sound_or_gone(store: Store) -> None:
+    digest = store.add_bytes(b"content")
+    assert store.sound(digest)
+    store.path(digest).chmod(0o644)
+    store.path(digest).write_bytes(b"c0ntent")
+    assert store.has(digest)
+    assert not store.sound(digest)
+    assert not store.has(digest)
+    assert not store.sound(digest)
+    store.add_bytes(b"content")  # what is damaged would have stood in its way
+    assert store.sound(digest)
+    assert store.read(digest, "a word") == b"content"
+    store.path(digest).chmod(0o644)
+    store.path(digest).write_bytes(b"c0ntent")
+    with pytest.raises(DamagedContentError, match=f"{digest}.*a word"):
+        store.read(digest, "a word")
+    with pytest.raises(StoreError, match="has no content"):
+        store.read(digest, "a word")
 
 
 def _spoil(text: str, **changes: object) -> str:

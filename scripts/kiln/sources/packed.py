@@ -17,7 +17,7 @@ from kiln.errors import (
     UsageError,
 )
 from kiln.recipe import ArchiveSource, HubSource, SourceFile
-from kiln.store import Store
+from kiln.store import DamagedContentError, Store
 
 if TYPE_CHECKING:
     from kiln.sources.download import OnProgress
@@ -156,6 +156,8 @@ def _first_use_holds(packed: Packed, trusted: str | None) -> Iterator[None]:
 
 def _unpack_and_verify(packed: Packed, store: Store, digest: str) -> dict[str, str]:
     path = store.path(digest)
+    if not store.sound(digest):  # not every kind of archive would notice
+        raise DamagedContentError(digest, f"the archive of {packed.model}")
     try:
         if packed.git_blob_sha1 and git_blob_sha1_file(path) != packed.git_blob_sha1:
             raise DigestMismatchError(
@@ -200,6 +202,7 @@ def check_files(packed: Packed, store: Store, files: Mapping[str, str]) -> None:
 
     Raises:
         DigestMismatchError: one is missing or another.
+        DamagedContentError: the store has lost what it was.
     """
     for pinned in packed.files:
         if pinned.path not in files:
@@ -208,6 +211,8 @@ def check_files(packed: Packed, store: Store, files: Mapping[str, str]) -> None:
                 "It is not the archive the recipe describes: download it again.",
             )
         problem = mismatch(pinned, store.path(files[pinned.path]))
+        if problem and not store.sound(files[pinned.path]):
+            raise DamagedContentError(files[pinned.path], f"{pinned.path} of {packed.model}")
         if problem:
             raise DigestMismatchError(
                 f"{pinned.path} in the archive of {packed.model!r} is not the published file: "

@@ -78,7 +78,7 @@ _EVENTS = (
     *("carriage", "blank", "noise", "lines-of-noise"),
 )
 #: What a stage says of its own failure decides the class: these are kinds that it may name.
-_SAID = frozenset({15, 41})
+_SAID = frozenset({15})
 
 
 def attacks() -> dict[str, Attack]:

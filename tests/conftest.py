@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from isolation import Isolation, new_home
 
 from kiln.keys import SigningKey, load_or_create_key
 
@@ -29,11 +30,30 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
     return load_or_create_key(tmp_path_factory.mktemp("key") / "theirs.pem")
 
 
+_isolation = pytest.StashKey[Isolation]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Processes that share the tests share a store: what one has built the others need not."""
-    first = not hasattr(config, "workerinput")
-    if first and config.getoption("numprocesses", None) and "KILN_TEST_STORE" not in os.environ:
-        folder = Path(tempfile.mkdtemp(prefix="kiln-tests-store-"))
-        folder.chmod(0o755)  # stages read it as another user
-        os.environ["KILN_TEST_STORE"] = str(folder)
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    """Tests see a home and an environment of their own from here on; nothing is collected yet.
+
+    Processes that share the tests share a store: what one has built the others need not.
+    """
+    if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
+        # No test runs in this process. The others start with its environment, the caller's.
+        if "KILN_TEST_STORE" not in os.environ:
+            folder = Path(tempfile.mkdtemp(prefix="kiln-tests-store-"))
+            folder.chmod(0o755)  # stages read it as another user
+            os.environ["KILN_TEST_STORE"] = str(folder)
+            config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        return
+    home = new_home()
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    config.stash[_isolation] = Isolation(home)
+    config.stash[_isolation].enter(integration=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture of a test, whatever its scope."""
+    integration = item.get_closest_marker("integration") is not None
+    item.config.stash[_isolation].enter(integration=integration)

@@ -86,7 +86,9 @@ def bundle_create(
             if not without_packages:
                 contents.add_packages(folder, names)
             if not without_images:
-                images = Images.on_any_engine(folder, store, reporter.event)
+                # What comes with a release is never built: it may be anybody's.
+                own = folder == project.docker
+                images = Images.on_any_engine(folder, store, reporter.event, may_build=own)
                 for locked in locked_images(folder, sorted(names)):
                     contents.add_image(images, locked)
         index = contents.index()

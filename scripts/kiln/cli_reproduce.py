@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,16 @@ from kiln.ui import JsonReporter, TextReporter, table, tolerant_output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kiln.limits import Limits
     from kiln.project import Project
     from kiln.reproduce.targets import Open
     from kiln.reproduce.verdict import Verdict
+
+#: Bytes of a public key in a release: many times those of the longest.
+_MAX_KEY = 64 << 10
+
+#: Seconds; more than a timer can wait is no time limit.
+_MAX_TIME = 10**9
 
 
 @click.command("reproduce", short_help="Make a release again, and compare the bytes.")
@@ -38,6 +46,17 @@ if TYPE_CHECKING:
 @click.option("--policy", type=PATH, help="Trust file: who may sign what (docs/trust.md).")
 @click.option("--unverified", is_flag=True, help="Look at no signature: nobody vouches.")
 @click.option("--keep", type=PATH, metavar="DIR", help="Keep what came out otherwise.")
+@click.option(
+    "--memory", metavar="SIZE", help="The most that a container gets, whatever is recorded [8 GiB]."
+)
+@click.option("--timeout", metavar="TIME", help="The longest that one runs, likewise [1 h].")
+@click.option(
+    "--build-strangers-image",
+    "strangers_image",
+    is_flag=True,
+    help="Where the image is not to be had, run the release's own installer as root in a build "
+    "container, without a network, to build it.",
+)
 @json_option
 def reproduce(
     target: Path,
@@ -51,6 +70,9 @@ def reproduce(
     policy: Path | None,
     unverified: bool,
     keep: Path | None,
+    memory: str | None,
+    timeout: str | None,
+    strangers_image: bool,
     as_json: bool,
 ) -> None:
     """Make the artefacts of TARGET again from their provenance, and compare them byte by byte.
@@ -69,6 +91,7 @@ def reproduce(
     for path in archives:
         if not path.is_file():
             raise UsageError(f"There is no file {path}.", "Correct --image.")
+    most = _most(memory, timeout)
     with contextlib.ExitStack() as stack:
         place = target.absolute()
         if place.is_file() and loose.is_archive(place):
@@ -89,9 +112,11 @@ def reproduce(
             _checkout(),
             reporter.event,
             folders=[folder.absolute() for folder in folders],
-            source=None if source is None else source.absolute(),
+            source=None if source is None else source.resolve(),
             archives=[path.absolute() for path in archives],
             keep=None if keep is None else keep.absolute(),
+            strangers_image=strangers_image,
+            most=most,
         )
         verdicts = reproducer.run(artefacts)
     if not as_json:
@@ -101,11 +126,32 @@ def reproduce(
         print(f"\nAll identical: {len(verdicts)} made again, byte for byte.")
 
 
+def _most(memory: str | None, timeout: str | None) -> Limits:
+    """What a container gets at most.
+
+    Raises:
+        UsageError: an option says something else than a size or a time.
+    """
+    from kiln.limits import Limits
+    from kiln.recipe_values import parse_duration, parse_size
+
+    most = Limits()
+    try:
+        if memory is not None:
+            most = replace(most, memory=parse_size(memory))
+        if timeout is not None:
+            most = replace(most, timeout=float(min(parse_duration(timeout), _MAX_TIME)))
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{error}.", "Such as --memory 16GiB, --timeout 2h.") from None
+    return most
+
+
 def _opener(target: Path, key: Path | None, policy: Path | None, unverified: bool) -> Open | None:
     from kiln.keys import load_public_key
     from kiln.policy import load_policy
     from kiln.release_layout import KEY_FILE
     from kiln.trust import PROVENANCE, trust_in_key
+    from kiln.untrusted import MalformedError, read_file
 
     if sum((key is not None, policy is not None, unverified)) > 1:
         raise UsageError("--key, --policy and --unverified exclude each other.", "Choose one.")
@@ -113,8 +159,8 @@ def _opener(target: Path, key: Path | None, policy: Path | None, unverified: boo
         return None
     trust = load_policy(policy) if policy is not None else trust_in_key(load_public_key(key))
     for folder in (target, *target.parents[:3]):  # for signers known by their key's id alone
-        with contextlib.suppress(OSError):
-            trust.offer_key((folder / KEY_FILE).read_bytes())
+        with contextlib.suppress(OSError, MalformedError):
+            trust.offer_key(read_file(folder / KEY_FILE, _MAX_KEY))
 
     def opened(data: bytes, model: str, name: str) -> dict[str, Any]:
         statement = trust.open(data, PROVENANCE, model, name)

@@ -38,4 +38,7 @@ def refresh(dist: Path, signer: Signer, *, measured: Collection[str] = ()) -> bo
             if before.get(name) != sha256_bytes(found[name]):
                 (dist / name).unlink()  # nor are they on the page
                 del found[name]
-    return release.publish_page(dist, {PAGE_FILE: render(dist).encode(), **found}, signer)
+    # The key that is about to sign: the ``kiln.pub`` of another one is replaced with the page.
+    key_id = sha256_bytes(signer.public_pem) if signer.public_pem else ""
+    page = render(dist, key_id).encode()
+    return release.publish_page(dist, {PAGE_FILE: page, **found}, signer)

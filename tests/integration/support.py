@@ -99,10 +99,8 @@ class Kiln:
     umask: int = -1
 
     def environment(self) -> dict[str, str]:
-        """Ours without its own settings, with this command's."""
+        """Ours (see ``isolation``) without kiln's own settings, with this command's."""
         base = {k: v for k, v in os.environ.items() if not k.startswith("KILN_")}
-        for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
-            base.pop(name, None)
         return {
             **base,
             "HOME": str(self.home),

@@ -25,6 +25,8 @@ class Site:
     """Bytes of the body after which the connection is cut, one number per request."""
     statuses: list[int] = field(default_factory=list)
     """Statuses to answer instead, one per request."""
+    locations: dict[str, str] = field(default_factory=dict)
+    """Where else a path is said to be."""
     delay: float = 0.0
     """Seconds between pieces of 16 KiB."""
     asked: list[tuple[str, str | None]] = field(default_factory=list)
@@ -48,6 +50,9 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             site.asked.append((path, asked))
             if site.statuses:
                 self._empty(site.statuses.pop(0))
+                return
+            if path in site.locations:
+                self._empty(302, {"Location": site.locations[path]})
                 return
             if path not in site.files:
                 self._empty(404)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -22,8 +21,7 @@ def use(monkeypatch: pytest.MonkeyPatch, python: Path | str = sys.executable) ->
 
 def with_runtimes() -> Path | None:
     """The interpreter of ``make runtimes``, where it was run."""
-    named = os.environ.get(outside.PYTHON_VARIABLE)
-    python = Path(named) if named else ROOT / outside.ENVIRONMENT / "bin" / "python"
+    python = ROOT / outside.ENVIRONMENT / "bin" / "python"
     return python if python.exists() else None
 
 

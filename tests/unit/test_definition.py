@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kiln.errors import ImageBuildError, UsageError
 from kiln.images import definition as definitions
-from kiln.images.definition import get, load, make_context, recipe_digest
+from kiln.images.definition import get, load, make_context, parse, recipe_digest
 from kiln.store import Store
+from kiln.untrusted import MalformedError
 
 TOML = """\
 [base]
@@ -114,8 +120,74 @@ def test_a_missing_input_is_named(docker: Path) -> None:
 def test_a_damaged_list_of_images_is_named(docker: Path, text: bytes | None) -> None:
     path = docker / "images.toml"
     path.unlink() if text is None else path.write_bytes(text)
-    with pytest.raises(ImageBuildError, match=r"images\.toml cannot be read"):
+    with pytest.raises(ImageBuildError, match=r"images\.toml (cannot be read|is no TOML)"):
         load(docker)
+
+
+#: What a stranger's ``images.toml`` may say, and what is wrong with it.
+NO_DEFINITIONS = {
+    '[x]\nfiles = ["../../dev/zero"]': "impossible path",
+    '[x]\nfiles = ["/etc/passwd"]': "impossible path",
+    '[x]\nfiles = ["a/../b"]': "impossible path",
+    '[x]\nfiles = ["a//b"]': "impossible path",
+    '[x]\nfiles = ["./a"]': "impossible path",
+    '[x]\nfiles = [""]': "impossible path",
+    '[x]\nfiles = ["."]': "impossible path",
+    '[x]\nfiles = ["x/.dockerignore"]': "impossible path",
+    '[x]\nfiles = ["--from=x"]': "impossible path",
+    '[x]\nfiles = ["a\\u0000b"]': "impossible path",
+    '[x]\nfiles = ["a\\\\b"]': "impossible path",
+    '[x]\nfiles = ["a\\n"]': "impossible path",
+    '[x]\nfiles = ["a/b/c/d/e/f/g/h/i"]': "impossible path",
+    f'[x]\nfiles = ["{"a" * 101}"]': "impossible path",
+    "[x]\nfiles = [1]": "impossible path",
+    "[x]\nfiles = [[]]": "impossible path",
+    '[x]\nfiles = "install.py"': "no list of",
+    "[x]\nfiles = [" + '"a",\n' * 65 + "]": "no list of",
+    '[x]\nwheels = ["../requirements.lock"]': "impossible path",
+    '[x]\ntools = "/tools.lock"': "impossible path",
+    '[x]\ndebian = "../debian.lock"': "impossible path",
+    "[x]\ndebian = 1": "impossible path",
+    '[x]\nfiles = ["other/Dockerfile"]': "two files called Dockerfile",
+    '[x]\nfiles = ["a/one", "b/one"]': "two files called one",
+    '[x]\nfiles = ["x/rootfs.tar"]': "two files called rootfs.tar",
+    '[x]\nfiles = ["x/wheels"]': "two files called wheels",
+    '[x]\nparent = "y"': "not there",
+    "[x]\nparent = 1": "not there",
+    "[x]\nparent = []": "not there",
+    '[x]\nparent = "x"': "from itself",
+    '[x]\nparent = "y"\n[y]\nparent = "x"': "from itself",
+    '["../x"]': "impossible name",
+    '["a/b"]': "impossible name",
+    '[""]': "impossible name",
+    "[X]": "impossible name",
+    f"[{'x' * 65}]": "impossible name",
+    "x = 1": "other fields",
+    "[x]\nmount = true": "other fields",
+    "\n".join(f"[x{number}]" for number in range(65)): "more than 64 images",
+    "[x]\nfiles = " + "[" * 2000: "nests deeper",
+    "[x]\nfiles = " + "[" * 70 + "]" * 70: "nests deeper",
+    "[x]\n" + "#" * (256 << 10): "larger than",
+}
+
+
+@pytest.mark.parametrize("text", NO_DEFINITIONS)
+def test_no_definition_leads_out_of_its_folder(text: str, tmp_path: Path) -> None:
+    with pytest.raises(MalformedError, match=NO_DEFINITIONS[text]):
+        parse(text, Path("docker"))
+    (tmp_path / "images.toml").write_text(text)
+    with pytest.raises(ImageBuildError, match=r"images\.toml .*" + NO_DEFINITIONS[text]):
+        load(tmp_path)
+
+
+@settings(max_examples=300)
+@given(path=st.text(max_size=30) | st.from_regex(r"(\.{0,2}/?|[a-z~]/?|/){1,8}", fullmatch=True))
+def test_whatever_a_path_is_it_stays_inside(path: str) -> None:
+    text = f"[x]\nfiles = [{json.dumps(path)}]"
+    with contextlib.suppress(MalformedError):
+        (found,) = parse(text, Path("/docker"))["x"].files
+        assert Path(os.path.normpath(found)) == found
+        assert found.is_relative_to("/docker") and found != Path("/docker")
 
 
 def test_a_context_is_complete(docker: Path, tmp_path: Path) -> None:

@@ -343,6 +343,8 @@ def test_command(dist: Path, tmp_path: Path) -> None:
     assert written.returncode == 0, written.stderr
     page = (dist / "index.html").read_text("utf-8")
     assert page == render(dist)
+    key = hashlib.sha256((dist / "kiln.pub").read_bytes()).hexdigest()
+    assert key in page, "the page names the key that it was signed with, not an earlier one"
     assert json.loads(written.stdout) == {
         "event": "page",
         "file": str(dist / "index.html"),

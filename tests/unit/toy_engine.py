@@ -24,6 +24,8 @@ class ToyEngine:
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
+    posted: list[str] = field(default_factory=list)
+    """What was asked for besides: builds, imports, pulls. None of it is done."""
     fail: int = 0
     """A status to answer everything with, once the connection stands."""
     silent: threading.Event = field(default_factory=threading.Event)
@@ -88,7 +90,8 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
             elif match := re.fullmatch(r"/(containers|images)/(.+)/json", path):
                 held = engine.containers if match[1] == "containers" else engine.images
                 known = held.get(match[2])
-                self._say(known or {"message": "No such thing"}, 200 if known else 404)
+                missing = {"message": f"No such {match[1][:-1]}: {match[2]}"}
+                self._say(known or missing, 200 if known else 404)
             else:
                 self._say({"message": f"not in this toy: {path}"}, 501)
 
@@ -103,6 +106,12 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
                 if labels and named:
                     found.append(name)
             return found
+
+        def do_POST(self) -> None:
+            path, _ = self._path()
+            engine.posted.append(path)
+            self.close_connection = True  # whatever it was to be made of was not read
+            self._say({"message": f"not in this toy: {path}"}, 501)
 
         def do_DELETE(self) -> None:
             path, _ = self._path()

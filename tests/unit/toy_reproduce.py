@@ -75,10 +75,11 @@ class ToyRelease:
     def archive(self) -> bytes:
         """The source archive."""
         out = io.BytesIO()
-        entries = [TarEntry("docker")]
-        for path in sorted(self.project.docker.rglob("*")):
-            name = path.relative_to(self.project.root).as_posix()
-            entries.append(TarEntry(name, path) if path.is_file() else TarEntry(name))
+        entries = [
+            TarEntry(path.relative_to(self.project.root).as_posix(), path)
+            for path in sorted(self.project.docker.rglob("*"))
+            if path.is_file()
+        ]
         deterministic_tar(out, entries, mtime=0)
         return out.getvalue()
 

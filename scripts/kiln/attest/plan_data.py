@@ -25,7 +25,17 @@ from kiln.errors import VerificationError
 from kiln.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
 
 _HEX = re.compile("[0-9a-f]{64}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+#: A step's folder lies beside ``request.json``, so it has no dot in its name.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+#: Bounds of a plan from anybody, several times what the largest of ours has.
+_MAX_STEPS = 256
+_MAX_FILES = 100_000
+_MAX_PATH = 1_000
+_MAX_PART = 255
+_MAX_PARTS = 32
 _REMEDY = "It was damaged, or written by another version of kiln: fetch the release again."
 
 
@@ -87,16 +97,19 @@ def plan_from_data(
 def _read(data: Any, model: str, image: str, variant: str) -> Plan:
     _fields(data, "protocol", "image", "code", "steps", "artefact")
     if data["protocol"] != PROTOCOL or isinstance(data["protocol"], bool):
-        raise _bad(f"is of protocol {data['protocol']!r}; this kiln knows {PROTOCOL}")
+        said = repr(data["protocol"])[:40]
+        raise _bad(f"is of protocol {said}; this kiln knows {PROTOCOL}")
     identity, code = data["image"], data["code"]
     if not _HEX.fullmatch(identity.removeprefix("sha256:")) or not _HEX.fullmatch(code):
         raise _bad("names no image or no stage code")
     if identity != f"sha256:{identity.removeprefix('sha256:')}":
         raise _bad("names no image or no stage code")
     steps = StepList(identity, code)
+    if not isinstance(data["steps"], list) or len(data["steps"]) > _MAX_STEPS:
+        raise _bad(f"is no list of at most {_MAX_STEPS} steps")
     for entry in data["steps"]:
         _fields(entry, "id", "stage", "params", "inputs", "params_from", "key")
-        step_id = _name(entry["id"])
+        step_id = _name(entry["id"], _ID)
         if step_id in steps.steps:
             raise _bad(f"has the step {step_id} twice")
         _plain(entry["params"])
@@ -123,9 +136,9 @@ def _fields(entry: Mapping[str, Any], *names: str) -> None:
         raise _bad("is damaged: it has other fields than a plan has")
 
 
-def _name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise _bad(f"has an impossible name in it, {text!r}")
+def _name(text: str, form: re.Pattern[str] = _NAME) -> str:
+    if not form.fullmatch(text):
+        raise _bad(f"has an impossible name in it, {text[:100]!r}")
     return text
 
 
@@ -134,11 +147,16 @@ def _input(item: Mapping[str, Any]) -> Files | Output:
         _fields(item, "step", "path")
         return Output(item["step"], _path(item["path"]))
     _fields(item, "files")
+    if len(item["files"]) > _MAX_FILES:
+        raise _bad(f"has an input of more than {_MAX_FILES:,} files")
     files = {_path(path): digest for path, digest in item["files"].items()}
     if not all(_HEX.fullmatch(digest) for digest in files.values()):
         raise _bad("names a file by something other than its SHA-256")
     if "" in files and len(files) > 1:
         raise _bad("has an input that is one file and a folder at once")
+    folders = {str(place) for path in files for place in PurePosixPath(path).parents}
+    if both := files.keys() & folders - {"."}:
+        raise _bad(f"has {min(both)[:100]!r} as a file and as a folder")
     return Files(files)
 
 
@@ -151,8 +169,13 @@ def _path(text: str) -> str:
     """A path that stays in its folder; ``""`` is a file without a name of its own."""
     path = PurePosixPath(text)
     plain = text == "" or (str(path) == text and text.isprintable() and text != ".")
-    if not plain or path.is_absolute() or ".." in path.parts or "\\" in text:
-        raise _bad(f"has an impossible path in it, {text!r}")
+    long = (
+        len(text.encode()) > _MAX_PATH
+        or len(path.parts) > _MAX_PARTS
+        or any(len(part.encode()) > _MAX_PART for part in path.parts)
+    )
+    if not plain or long or path.is_absolute() or ".." in path.parts or "\\" in text:
+        raise _bad(f"has an impossible path in it, {text[:100]!r}")
     return text
 
 

@@ -25,10 +25,12 @@ from kiln.attest.names import (
 )
 from kiln.attest.repository import Repository
 from kiln.attest.source_reading import SourceArchive
+from kiln.errors import VerificationError
 from kiln.images import definition, lock
 from kiln.images.lock import Locked
 from kiln.limits import Limits
 from kiln.machine import cpu_name
+from kiln.untrusted import MalformedError
 
 REPOSITORY = "repository"
 
@@ -126,6 +128,7 @@ def shared_dependencies(
         source: where the model came from, as ``conversion.json`` has it.
 
     Raises:
+        VerificationError: the archive's images.toml or images.lock is none.
         KeyError, ValueError, TypeError, AttributeError: the archive's locks are missing, damaged
             or do not name the image.
     """
@@ -148,7 +151,11 @@ def shared_dependencies(
 
 def locked_in(archive: SourceArchive, image: str) -> Locked:
     """What the archive's lock says of an image; errors as of :func:`shared_dependencies`."""
-    return lock.parse_lock(archive.files[f"docker/{lock.LOCK_FILE}"].decode("utf-8"))[image]
+    path = f"docker/{lock.LOCK_FILE}"
+    try:
+        return lock.parse_lock(archive.files[path])[image]
+    except MalformedError as error:
+        raise _no_definitions(path, error) from None
 
 
 def recipe_digest_in(archive: SourceArchive, image: str) -> str:
@@ -165,8 +172,18 @@ def sbom_in(archive: SourceArchive, image: str) -> str | None:
 
 
 def _definitions(archive: SourceArchive) -> dict[str, definition.Definition]:
-    text = archive.files[f"docker/{definition.DEFINITIONS}"].decode("utf-8")
-    return definition.parse(text, Path("docker"))
+    path = f"docker/{definition.DEFINITIONS}"
+    try:
+        return definition.parse(archive.files[path], Path("docker"))
+    except MalformedError as error:
+        raise _no_definitions(path, error) from None
+
+
+def _no_definitions(path: str, error: MalformedError) -> VerificationError:
+    return VerificationError(
+        f"{SOURCE_FILE} holds a {path} that {error}.",
+        "Do not use these files: fetch the release again.",
+    )
 
 
 def _locks(archive: SourceArchive, image: str) -> list[str]:

@@ -18,6 +18,7 @@ from kiln.images import definition as definitions
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_contents, locked_image, read_lock, write_lock
 from kiln.images.seal import Sealed, Sealer, compare, compare_configs
+from kiln.limits import Limits
 from kiln.owners import tagged_name
 from kiln.store import Store
 
@@ -31,13 +32,17 @@ def _silent(event: str, **fields: Any) -> None:
 
 @dataclass(frozen=True)
 class Built:
-    """A freshly built and sealed image; ``seconds`` by phase (fetch, build, seal)."""
+    """A freshly built and sealed image; ``seconds`` by phase (fetch, build, seal).
+
+    ``new``: whether the engine did not hold it before.
+    """
 
     name: str
     tag: str
     sealed: Sealed
     recipe: str
     seconds: dict[str, float] = field(default_factory=dict)
+    new: bool = True
 
 
 class Images:
@@ -48,6 +53,8 @@ class Images:
         on_event: told about progress: ``download`` (name, done, total), ``image`` (image, phase,
             detail).
         archives: files that may be archives of locked images.
+        may_build: whether :meth:`ensure` builds what is not to be had otherwise. Not where the
+            definitions are a stranger's.
     """
 
     def __init__(
@@ -57,15 +64,25 @@ class Images:
         store: Store,
         on_event: OnEvent = _silent,
         archives: Sequence[Path] = (),
+        *,
+        may_build: bool = True,
     ) -> None:
         self.docker_dir = docker_dir
         self._find_engine = engine
         self.store = store
         self.on_event = on_event
         self.archives = archives
+        self.may_build = may_build
 
     @classmethod
-    def on_any_engine(cls, docker_dir: Path, store: Store, on_event: OnEvent = _silent) -> Images:
+    def on_any_engine(
+        cls,
+        docker_dir: Path,
+        store: Store,
+        on_event: OnEvent = _silent,
+        *,
+        may_build: bool = True,
+    ) -> Images:
         """On the first engine that answers, looked for (and swept) when it is first needed."""
         found: list[Engine] = []
 
@@ -75,7 +92,7 @@ class Images:
                 found[0].sweep()
             return found[0]
 
-        return cls(docker_dir, engine, store, on_event)
+        return cls(docker_dir, engine, store, on_event, may_build=may_build)
 
     @property
     def engine(self) -> Engine:
@@ -93,27 +110,41 @@ class Images:
         return "not built" if archived.stored(self.store, locked) is None else "archived"
 
     def ensure(self, name: str) -> Locked:
-        """The locked image, brought now if the engine does not hold it.
+        """The locked image, brought now if the engine does not hold it: see :meth:`bring`.
 
-        From one of the ``archives``; from an archive in the store; from the registry that
-        ``KILN_IMAGE_REGISTRY`` names; else it is built. Each is held against the lock.
+        If it is not to be had, it is built and held against the lock.
 
         Raises:
-            ImageMismatchError: what was built is not what is locked.
+            ImageMismatchError: what was built is not what is locked; or it may not be built here.
         """
         locked = locked_image(self.docker_dir, name)
+        if not self.bring(locked):
+            if not self.may_build:
+                raise ImageMismatchError(
+                    f"The engine does not hold the image {name!r}, and its definitions are not "
+                    "this checkout's, so it is not built from them.",
+                    "`kiln images load` takes its archive, KILN_IMAGE_REGISTRY names a registry.",
+                )
+            with self.store.lock(f"image-{name}"):
+                if not self.present(locked):
+                    self.check(self.build(name), locked)
+        return locked
+
+    def bring(self, locked: Locked) -> bool:
+        """Whether the engine holds a locked image, given to it now where that takes no build.
+
+        From one of the ``archives``; from an archive in the store; from the registry that
+        ``KILN_IMAGE_REGISTRY`` names. Each is held against the lock.
+        """
         if self.present(locked):
-            return locked
-        with self.store.lock(f"image-{name}"):
-            if not (
+            return True
+        with self.store.lock(f"image-{locked.name}"):
+            return (
                 self.present(locked)
                 or self._from_files(locked)
                 or self._from_store(locked)
                 or self._pulled(locked)
-            ):
-                built = self.build(name)
-                self.check(built, locked)
-        return locked
+            )
 
     def _from_files(self, locked: Locked) -> bool:
         # Which image a file is of, its size tells; whether it is, all of its bytes.
@@ -149,7 +180,7 @@ class Images:
             with self.store.scratch() as scratch, disk_guard(scratch):
                 registry.pull(self.engine, locked, where, scratch)
         except (EngineFailedError, ImageMismatchError) as error:
-            self.on_event("note", message=f"{error.message} So it is built from the locks.")
+            self.on_event("note", message=f"{error.message} It is not taken from there.")
             return False
         self._told(locked)
         return True
@@ -248,7 +279,8 @@ class Images:
         ]
         shown = "\n".join(f"  {line}" for line in differences[:40])
         more = f"\n  ... and {len(differences) - 40} more" if len(differences) > 40 else ""
-        self._discard(built.tag)  # nothing will ever use it
+        if built.new:
+            self._discard(built.tag)  # nothing will ever use it
         raise ImageMismatchError(
             f"Image {built.name!r} is not the locked one: {len(differences)} differences.\n"
             f"{shown}{more}\n",
@@ -256,15 +288,26 @@ class Images:
             f"{built.name} --update-lock`; otherwise report the differences above.",
         )
 
-    def build(self, name: str, *, update_lock: bool = False, jobs: int = 4) -> Built:
+    def build(
+        self,
+        name: str,
+        *,
+        update_lock: bool = False,
+        jobs: int = 4,
+        base: str | None = None,
+        limits: Limits | None = None,
+    ) -> Built:
         """Build and seal ``name`` without any layer cache, parents first if they are missing.
 
         The sealed image is loaded into the engine under the tag of its identity; with
         ``update_lock`` that identity is written to ``images.lock``.
+
+        Args:
+            base: the tag of the image that it starts from, where that is at hand already.
+            limits: memory of each build container, and time for all of them; none by default.
         """
         definition = definitions.get(self.docker_dir, name)
-        base = None
-        if definition.parent:
+        if definition.parent and base is None:
             if update_lock and not self._lock_is_current(definition.parent):
                 self.build(definition.parent, update_lock=True)
             base = self.ensure(definition.parent).tag
@@ -275,7 +318,8 @@ class Images:
         with self.store.scratch() as scratch, disk_guard(scratch):
             with _timed(seconds, "build"):
                 definitions.make_context(definition, parts, self.store, scratch / "context")
-                raw = self._build(definition, scratch / "context", base)
+                raw = self._build(definition, scratch / "context", base, limits)
+            before = transfer.tags(self.engine, f"tflite-kiln/{name}")
             with _timed(seconds, "seal"):
                 self.on_event("image", image=name, phase="seal", detail="one canonical layer")
                 try:
@@ -290,7 +334,7 @@ class Images:
         self.on_event(
             "image", image=name, phase="done", detail=sealed.identity, seconds=dict(seconds)
         )
-        return Built(name, tag, sealed, recipe, seconds)
+        return Built(name, tag, sealed, recipe, seconds, new=tag not in before)
 
     def _lock_is_current(self, name: str) -> bool:
         try:
@@ -302,11 +346,14 @@ class Images:
     def _progress(self, name: str, done: int, total: int | None) -> None:
         self.on_event("download", name=name, done=done, total=total)
 
-    def _build(self, definition: Definition, context: Path, base: str | None) -> str:
+    def _build(
+        self, definition: Definition, context: Path, base: str | None, limits: Limits | None
+    ) -> str:
         self.on_event("image", image=definition.name, phase="build", detail="starting")
         arguments = {"OWNER": tagged_name(), **({"BASE": base} if base else {})}
         log: list[str] = []
         image_id = ""
+        until = None if limits is None else time.monotonic() + limits.timeout
         with self.engine.failures(f"building image {definition.name!r}"):
             stream = self.engine.client.api.build(
                 path=str(context),
@@ -315,9 +362,17 @@ class Images:
                 nocache=True,
                 rm=True,
                 forcerm=True,
+                container_limits=(
+                    None if limits is None else {"memory": limits.memory, "memswap": limits.memory}
+                ),
                 decode=True,
             )
             for message in stream:
+                if until is not None and time.monotonic() > until:
+                    raise ImageBuildError(  # the engine stops when nobody listens any more
+                        f"Building the image {definition.name!r} takes longer than it may.",
+                        "Give it more time with --timeout.",
+                    )
                 text = str(message.get("stream", "")).strip()
                 if text:
                     log.append(text)

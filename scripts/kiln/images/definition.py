@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kiln.digest import key_of, sha256_file
 from kiln.errors import ImageBuildError, UsageError
 from kiln.files import copy_file
+from kiln.untrusted import MAX_TOML_BYTES, MalformedError, parse_toml, read_file
 
 if TYPE_CHECKING:
     from kiln.sources.download import OnProgress
     from kiln.store import Store
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 DEFINITIONS = "images.toml"
+
+#: What an image may be called: a folder below ``docker/``, and a part of names in engines.
+IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+_MAX_IMAGES = 64
+_MAX_PATHS = 64
+_FIELDS = {"parent", "debian", "wheels", "tools", "files"}
+
+#: One part of a path in a definition: neither hidden, nor an option, nor "..".
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_MAX_PARTS = 8
+
+#: What :func:`make_context` itself puts into a context.
+_MADE = {"rootfs.tar", "wheels", "tools"}
 
 #: Every time stamp in every image: 2025-01-01T00:00:00Z. Any fixed instant would do.
 SOURCE_DATE_EPOCH = 1735689600
@@ -59,28 +69,86 @@ def load(docker_dir: Path) -> dict[str, Definition]:
     """
     path = docker_dir / DEFINITIONS
     try:
-        return parse(path.read_text("utf-8"), docker_dir)
-    except (OSError, ValueError) as error:
+        return parse(read_file(path, MAX_TOML_BYTES), docker_dir)
+    except MalformedError as error:
+        raise ImageBuildError(f"{path} {error}.", "Restore it from version control.") from error
+    except OSError as error:
         raise ImageBuildError(
-            f"{path} cannot be read ({error}).", "Restore it from version control."
+            f"{path} cannot be read ({error.strerror}).", "Restore it from version control."
         ) from error
 
 
-def parse(text: str, docker_dir: Path) -> dict[str, Definition]:
-    """The definitions in an ``images.toml``; ``ValueError`` where it is no TOML."""
-    table = tomllib.loads(text)
-    found: dict[str, Definition] = {}
-    for name, entry in table.items():
-        found[name] = Definition(
-            name=name,
-            folder=docker_dir / name,
-            parent=entry.get("parent"),
-            debian=docker_dir / entry["debian"] if "debian" in entry else None,
-            wheels=tuple(docker_dir / lock for lock in entry.get("wheels", ())),
-            tools=docker_dir / entry["tools"] if "tools" in entry else None,
-            files=tuple(docker_dir / path for path in entry.get("files", ())),
-        )
+def parse(text: bytes | str, docker_dir: Path) -> dict[str, Definition]:
+    """The definitions in an ``images.toml``, which may be a stranger's.
+
+    Nothing is opened; every path in what comes back is one below ``docker_dir``.
+
+    Raises:
+        MalformedError: it is no TOML, or no definition of images.
+    """
+    table = parse_toml(text)
+    if len(table) > _MAX_IMAGES:
+        raise MalformedError(f"defines more than {_MAX_IMAGES} images")
+    found = {name: _definition(name, entry, docker_dir) for name, entry in table.items()}
+    for name, item in found.items():
+        _check_parents(name, item, found)
     return found
+
+
+def _definition(name: str, entry: Any, docker_dir: Path) -> Definition:
+    if not IMAGE_NAME.fullmatch(name):
+        raise MalformedError(f"defines an image with an impossible name, {name[:80]!r}")
+    if not isinstance(entry, dict) or not entry.keys() <= _FIELDS:
+        raise MalformedError(f"has other fields for the image {name!r} than an image has")
+
+    def one(field: str) -> Path | None:
+        return _inside(docker_dir, name, entry[field]) if field in entry else None
+
+    def several(field: str) -> tuple[Path, ...]:
+        paths = entry.get(field, [])
+        if not isinstance(paths, list) or len(paths) > _MAX_PATHS:
+            raise MalformedError(f"has no list of at most {_MAX_PATHS} {field} for {name!r}")
+        return tuple(_inside(docker_dir, name, path) for path in paths)
+
+    made = Definition(
+        name=name,
+        folder=docker_dir / name,
+        parent=entry.get("parent"),
+        debian=one("debian"),
+        wheels=several("wheels"),
+        tools=one("tools"),
+        files=several("files"),
+    )
+    # A context is one folder: a second file of a name would take the first one's place there.
+    taken = [*_MADE, *(path.name for path in made.inputs())]
+    for file in taken:
+        if taken.count(file) > 1:
+            raise MalformedError(f"gives the image {name!r} two files called {file}")
+    return made
+
+
+def _inside(folder: Path, image: str, path: Any) -> Path:
+    """What a path in a definition means; it is one below ``folder``, or refused.
+
+    Raises:
+        MalformedError: it is absolute, leaves the folder, or has a part that no file of ours has.
+    """
+    parts = path.split("/") if isinstance(path, str) else []
+    if not 1 <= len(parts) <= _MAX_PARTS or not all(_PART.fullmatch(part) for part in parts):
+        shown = repr(path)[:80]
+        raise MalformedError(f"has an impossible path for the image {image!r}, {shown}")
+    return folder.joinpath(*parts)
+
+
+def _check_parents(name: str, item: Definition, known: Mapping[str, Definition]) -> None:
+    seen = {name}
+    while item.parent is not None:
+        if not isinstance(item.parent, str) or item.parent not in known:
+            raise MalformedError(f"starts the image {name!r} from one that is not there")
+        if item.parent in seen:
+            raise MalformedError(f"starts the image {name!r} from itself")
+        seen.add(item.parent)
+        item = known[item.parent]
 
 
 def get(docker_dir: Path, name: str) -> Definition:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import lzma
-import sys
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kiln.digest import sha256_bytes
 from kiln.errors import ImageMismatchError
 from kiln.files import write_atomic
-from kiln.images.definition import recipe_digest
+from kiln.images.definition import IMAGE_NAME, recipe_digest
 from kiln.images.seal import FileFact, Sealed, pack_contents, read_contents
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from kiln.untrusted import (
+    MAX_TOML_BYTES,
+    MalformedError,
+    parse_json_object,
+    parse_toml,
+    read_file,
+)
 
 LOCK_FILE = "images.lock"
+
+#: Bytes of an image's layer: some forty times the largest of ours.
+_MAX_SIZE = 64 << 30
+
+_HEX = "[0-9a-f]{64}"
+_FORMS = {"identity": f"sha256:{_HEX}", "layer": f"sha256:{_HEX}", "recipe": _HEX}
 
 _HEAD = """\
 # The sealed identity of each image; written by `kiln images build --update-lock`.
@@ -52,6 +61,16 @@ class Locked:
         """The name under which engines know exactly this image."""
         return f"tflite-kiln/{self.name}:{self.identity.removeprefix('sha256:')[:16]}"
 
+    @property
+    def sound(self) -> bool:
+        """Whether the identity is that of the configuration, and this names the layer."""
+        config = self.config.encode()
+        try:
+            layers = parse_json_object(config)["rootfs"]["diff_ids"]
+        except (MalformedError, KeyError, TypeError):
+            return False
+        return self.identity == f"sha256:{sha256_bytes(config)}" and layers == [self.layer]
+
 
 def read_lock(docker_dir: Path) -> dict[str, Locked]:
     """All locked images by name; empty when there is no lock yet.
@@ -61,19 +80,34 @@ def read_lock(docker_dir: Path) -> dict[str, Locked]:
     """
     path = docker_dir / LOCK_FILE
     try:
-        return parse_lock(path.read_text("utf-8"))
+        return parse_lock(read_file(path, MAX_TOML_BYTES))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, TypeError, UnicodeDecodeError) as error:
-        raise ImageMismatchError(
-            f"{path} cannot be read ({error}).", "Restore it from version control."
-        ) from error
+    except MalformedError as error:
+        raise ImageMismatchError(f"{path} {error}.", "Restore it from version control.") from error
 
 
-def parse_lock(text: str) -> dict[str, Locked]:
-    """The images in an ``images.lock``; ``ValueError`` or ``TypeError`` where it is none."""
-    table: dict[str, Any] = tomllib.loads(text)
-    return {name: Locked(name=name, **fields) for name, fields in table.items()}
+def parse_lock(text: bytes | str) -> dict[str, Locked]:
+    """The images in an ``images.lock``, which may be a stranger's.
+
+    Raises:
+        MalformedError: it is no TOML, or no lock of images.
+    """
+    return {name: _locked(name, entry) for name, entry in parse_toml(text).items()}
+
+
+def _locked(name: str, entry: Any) -> Locked:
+    fields = {*_FORMS, "size", "config"}
+    if not IMAGE_NAME.fullmatch(name) or not isinstance(entry, dict) or set(entry) != fields:
+        raise MalformedError(f"says something else of {name[:80]!r} than a lock says of an image")
+    for field, form in _FORMS.items():
+        if not isinstance(entry[field], str) or not re.fullmatch(form, entry[field]):
+            raise MalformedError(f"has no {field} of the image {name!r} that can be one")
+    if type(entry["size"]) is not int or not 0 < entry["size"] <= _MAX_SIZE:
+        raise MalformedError(f"has no size of the image {name!r} that can be one")
+    if not isinstance(entry["config"], str):
+        raise MalformedError(f"has no configuration of the image {name!r}")
+    return Locked(name=name, **entry)
 
 
 def write_lock(docker_dir: Path, name: str, sealed: Sealed, recipe: str) -> Locked:
@@ -101,10 +135,10 @@ def locked_contents(docker_dir: Path, name: str) -> list[FileFact]:
     """
     path = docker_dir / name / "contents.xz"
     try:
-        return read_contents(path.read_bytes())
+        return read_contents(read_file(path))
     except FileNotFoundError:
         return []
-    except (lzma.LZMAError, EOFError, ValueError) as error:
+    except (lzma.LZMAError, ValueError) as error:
         raise ImageMismatchError(
             f"{path} cannot be read ({error}).", "Restore it from version control."
         ) from error

@@ -30,6 +30,9 @@ _DROPPED = (".dockerenv", "etc/mtab", "run/.containerenv", "root/.bash_history")
 
 _CHUNK = 1 << 20
 
+#: Bytes of a contents list as text: some twenty times the largest of ours.
+_MAX_CONTENTS = 64 << 20
+
 
 @dataclass(frozen=True)
 class FileFact:
@@ -339,10 +342,17 @@ def _differences(old: FileFact, new: FileFact) -> Iterator[str]:
 
 
 def read_contents(packed: bytes) -> list[FileFact]:
-    """The contents list of a locked image (:func:`pack_contents`)."""
+    """The contents list of a locked image (:func:`pack_contents`), which may be a stranger's.
+
+    Raises:
+        lzma.LZMAError, ValueError: it is damaged, or larger than any of ours.
+    """
     import lzma
 
-    text = lzma.decompress(packed).decode()
+    decompressor = lzma.LZMADecompressor(memlimit=2 * _MAX_CONTENTS)
+    text = decompressor.decompress(packed, _MAX_CONTENTS).decode()
+    if not decompressor.eof:
+        raise ValueError("it is cut short, or unpacks to more than it may")
     return [FileFact.parse(line) for line in text.splitlines()]
 
 

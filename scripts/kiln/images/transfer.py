@@ -37,6 +37,13 @@ def present(engine: Engine, locked: Locked) -> bool:
     return found is not None and found["RootFS"]["Layers"] == [locked.layer]
 
 
+def tags(engine: Engine, repository: str) -> set[str]:
+    """The names, all of one repository, under which the engine holds images."""
+    with engine.failures("listing images"):
+        found = engine.client.api.images(name=repository)
+    return {tag for item in found for tag in item["RepoTags"] or ()}
+
+
 @contextlib.contextmanager
 def exported(
     engine: Engine, image: str, scratch: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from kiln.page.contents import Release, read_release
@@ -33,7 +34,7 @@ _SNIPPETS = 4
 _FOLDER = Path(__file__).parent
 
 
-def render(dist: Path) -> str:
+def render(dist: Path, key_id: str | None = None) -> str:
     """The page for a release: HTML that needs no other file and no network.
 
     A function of what is in ``dist`` (its own earlier ``index.html`` and ``SHA256SUMS`` are not
@@ -43,12 +44,16 @@ def render(dist: Path) -> str:
     Args:
         dist: the release folder; ``latency.json`` and ``accuracy.json`` in it are used where
             they are there.
+        key_id: of the key that the page will be signed with, empty for none; by default that of
+            the ``kiln.pub`` that is there.
 
     Raises:
         UsageError: ``dist`` is no folder, holds no model, or there is no checkout (whose stage
             code reads the artefacts).
     """
     release = read_release(dist)
+    if key_id is not None:
+        release = replace(release, key_id=key_id)
     store = Store()
     models = [model_section(model, store) for model in release.models]  # fills the store
     panels = max(max(len(m.pictures), len(m.variants), _SNIPPETS) for m in release.models)

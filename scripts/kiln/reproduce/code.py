@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from kiln.archive import unpack
 from kiln.attest.names import SOURCE_FILE
-from kiln.digest import sha256_file, tree_digest
+from kiln.attest.source_reading import MAX_BYTES, SourceArchive
+from kiln.digest import sha256_bytes, tree_digest
 from kiln.errors import KilnError, VerificationError
-from kiln.images.lock import read_lock
+from kiln.files import disk_guard
+from kiln.images import definition
+from kiln.images.lock import LOCK_FILE, Locked, parse_lock, read_lock
 from kiln.project import Project
 from kiln.reproduce.recorded import Recorded
 from kiln.store import Store
+from kiln.untrusted import MalformedError, read_file
 
 _REMEDY = (
     "Do not use these files: get the release again, and check it with `kiln verify` before "
     "anything of it is run."
 )
 
+_DOCKER = "docker/"
+
+#: Bounds of a name in a source archive: several times the longest of ours.
+_MAX_NAME = 400
+_MAX_PART = 200
+_MAX_PARTS = 16
+
 
 @dataclass
 class ReleasedCode:
-    """Source archives, unpacked once each.
+    """Source archives, laid out once each.
 
     Args:
         store: where archives are looked for by their digest (an imported bundle's).
         checkout: may stand in where there is no archive, if it is exactly what is recorded.
-        scratch: a private folder to unpack into.
+        scratch: a private folder to lay them out in.
         given: the archive that the user named, for all.
     """
 
@@ -35,29 +45,31 @@ class ReleasedCode:
     checkout: Project | None
     scratch: Path
     given: Path | None = None
-    _unpacked: dict[str, Path] = field(default_factory=dict)
+    _archives: dict[str, SourceArchive] = field(default_factory=dict)
 
     def docker_dir(self, recorded: Recorded) -> tuple[Path, str] | None:
         """The folder with image definitions, locks and stage code, and what to say about it.
 
         None where it is not to be had. What comes back holds exactly the recorded stage code,
-        and the lock of exactly the recorded image.
+        and the lock of exactly the recorded image. All in it are plain files.
 
         Raises:
-            VerificationError: there is an archive, and it is not the recorded one.
-            ArchiveError: the recorded one cannot be unpacked.
+            VerificationError: there is an archive, and it is not the recorded one, or holds what
+                no archive of ours does.
         """
-        if recorded.source not in self._unpacked:
-            path = self._archive_of(recorded)
-            if path is None:
+        archive = self._archives.get(recorded.source)
+        folder = self.scratch / f"source-{recorded.source[:16]}"
+        if archive is None:
+            data = self._archive_of(recorded)
+            if data is None:
                 return self._from_checkout(recorded)
-            folder = self.scratch / f"source-{recorded.source[:16]}"
-            unpack(path, folder)
-            self._unpacked[recorded.source] = folder
-        self._check(recorded)
-        return self._unpacked[recorded.source] / "docker", ""
+            archive = SourceArchive.read(data)
+            _lay_out(archive, folder)
+            self._archives[recorded.source] = archive
+        _check(archive, recorded)
+        return folder / _DOCKER, ""
 
-    def _archive_of(self, recorded: Recorded) -> Path | None:
+    def _archive_of(self, recorded: Recorded) -> bytes | None:
         """The archive with the recorded digest.
 
         Raises:
@@ -66,52 +78,41 @@ class ReleasedCode:
         beside = recorded.place.parent
         places = [self.given] if self.given else [beside / SOURCE_FILE, beside.parent / SOURCE_FILE]
         for path in places:
-            if path.is_file():
-                got = sha256_file(path)
-                if got != recorded.source:
-                    raise VerificationError(
-                        f"{path} is not the source archive that {recorded.file} was made with: "
-                        f"SHA-256 expected {recorded.source or 'none'}, got {got}.",
-                        _REMEDY,
-                    )
-                return path
+            try:
+                data = read_file(path, MAX_BYTES)
+            except FileNotFoundError:
+                continue
+            except MalformedError as error:
+                raise VerificationError(f"{path} {error}.", _REMEDY) from None
+            except OSError as error:
+                raise VerificationError(
+                    f"{path} cannot be read: {error.strerror}.", "Check its permissions."
+                ) from None
+            if (got := sha256_bytes(data)) != recorded.source:
+                raise VerificationError(
+                    f"{path} is not the source archive that {recorded.file} was made with: "
+                    f"SHA-256 expected {recorded.source or 'none'}, got {got}.",
+                    _REMEDY,
+                )
+            return data
         if recorded.source and self.store.has(recorded.source):
-            path = self.store.path(recorded.source)
-            return path if sha256_file(path) == recorded.source else None
+            try:
+                data = read_file(self.store.path(recorded.source), MAX_BYTES)
+            except (MalformedError, OSError):
+                return None
+            return data if sha256_bytes(data) == recorded.source else None
         return None
-
-    def _check(self, recorded: Recorded) -> None:
-        """Hold what was unpacked against the statement.
-
-        Raises:
-            VerificationError: stage code, a lock or the image's identity is another one.
-        """
-        root = self._unpacked[recorded.source]
-        stages = root / "docker" / "stages"
-        wrong = [
-            name
-            for name, digest in sorted(recorded.locks.items())
-            if not (root / name).is_file() or sha256_file(root / name) != digest
-        ]
-        if not stages.is_dir() or tree_digest(stages) != recorded.plan.code:
-            wrong.append("docker/stages")
-        elif _identity(root / "docker", recorded.image) != recorded.plan.identity:
-            wrong.append("docker/images.lock")
-        if wrong:
-            raise VerificationError(
-                f"The source archive of {recorded.model} contradicts {recorded.place.name}: "
-                f"{', '.join(wrong)} differs from what is recorded.",
-                _REMEDY,
-            )
 
     def _from_checkout(self, recorded: Recorded) -> tuple[Path, str] | None:
         if self.checkout is None:
             return None
         docker = self.checkout.docker
         try:
+            locked = read_lock(docker).get(recorded.image)
             same = (
                 tree_digest(docker / "stages") == recorded.plan.code
-                and _identity(docker, recorded.image) == recorded.plan.identity
+                and locked is not None
+                and locked.identity == recorded.plan.identity
             )
         except KilnError:
             return None
@@ -123,6 +124,73 @@ class ReleasedCode:
         )
 
 
-def _identity(docker: Path, image: str) -> str:
-    entry = read_lock(docker).get(image)
-    return "" if entry is None else entry.identity
+def _check(archive: SourceArchive, recorded: Recorded) -> None:
+    """Hold an archive against the statement.
+
+    Raises:
+        VerificationError: stage code, a lock or the image's identity is another one; or the
+            definitions of images are none.
+    """
+    wrong = [
+        name
+        for name, digest in sorted(recorded.locks.items())
+        if name not in archive.files or archive.digest(name) != digest
+    ]
+    if archive.stage_code() != recorded.plan.code:
+        wrong.append("docker/stages")
+    else:
+        locked = _locked_in(archive, recorded)
+        if locked is None or locked.identity != recorded.plan.identity or not locked.sound:
+            wrong.append(f"{_DOCKER}{LOCK_FILE}")
+    if wrong:
+        raise VerificationError(
+            f"The source archive of {recorded.model} contradicts {recorded.place.name}: "
+            f"{', '.join(wrong[:5])} differs from what is recorded.",
+            _REMEDY,
+        )
+
+
+def _locked_in(archive: SourceArchive, recorded: Recorded) -> Locked | None:
+    """What the archive's lock says of the image; its definitions of images are read, too."""
+    locked = None
+    for name in (definition.DEFINITIONS, LOCK_FILE):
+        path = f"{_DOCKER}{name}"
+        if path not in archive.files:
+            continue
+        try:
+            if name == LOCK_FILE:
+                locked = parse_lock(archive.files[path]).get(recorded.image)
+            else:
+                definition.parse(archive.files[path], Path(_DOCKER))
+        except MalformedError as error:
+            raise VerificationError(
+                f"The source archive of {recorded.model} holds a {path} that {error}.", _REMEDY
+            ) from None
+    return locked
+
+
+def _lay_out(archive: SourceArchive, folder: Path) -> None:
+    """Write the archive's ``docker/`` below a folder.
+
+    Raises:
+        VerificationError: it holds a name that no archive of ours has.
+    """
+    for name, content in sorted(archive.files.items()):
+        if not name.startswith(_DOCKER):
+            continue
+        sizes = [len(part.encode()) for part in PurePosixPath(name).parts]
+        if len(name.encode()) > _MAX_NAME or len(sizes) > _MAX_PARTS or max(sizes) > _MAX_PART:
+            raise VerificationError(
+                f"{SOURCE_FILE} holds an impossible name, {name[:80]!r}.", _REMEDY
+            )
+        place = folder / name
+        with disk_guard(place):
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with place.open("xb") as file:
+                    file.write(content)
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                raise VerificationError(
+                    f"{SOURCE_FILE} holds {name!r} as a file and as a folder.", _REMEDY
+                ) from None
+        place.chmod(0o755 if name in archive.executable else 0o644)

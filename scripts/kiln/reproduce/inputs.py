@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kiln.archive import unpack
+from kiln.archive import MAX_BYTES, unpack
 from kiln.digest import sha256_file
 from kiln.errors import (
     ArchiveError,
@@ -17,6 +18,9 @@ from kiln.errors import (
 )
 from kiln.reproduce.recorded import Archive
 from kiln.store import Store
+
+if TYPE_CHECKING:
+    import requests
 
 #: Called with an event name and its fields.
 OnEvent = Callable[..., None]
@@ -33,6 +37,8 @@ class Inputs:
             from; None where there is no checkout.
         scratch: a private folder, for what is unpacked.
         fetch: whether archives may be downloaded.
+        session: what downloads go through; by default one that asks public addresses only, since
+            a statement says which.
     """
 
     store: Store
@@ -41,6 +47,7 @@ class Inputs:
     scratch: Path
     on_event: OnEvent
     fetch: bool = True
+    session: requests.Session | None = None
     _found: dict[str, Path] = field(default_factory=dict)
     _indexed: dict[Path, dict[str, Path]] = field(default_factory=dict)
     _tried: set[Archive] = field(default_factory=set)
@@ -121,16 +128,20 @@ class Inputs:
     def _fetched(self, archive: Archive) -> Path:
         if not self.fetch or not archive.uri:
             raise SourceUnavailableError("it is not at hand, and was not to be downloaded.")
+        if not archive.addresses:
+            raise SourceUnavailableError("this is no http(s) address, so it is not asked.")
         from kiln.sources.download import Download, fetch  # slow to import, rarely needed
+        from kiln.sources.http import public_session
 
         name = archive.uri.rsplit("/", 1)[-1] or archive.uri
-        urls = (archive.uri, *archive.mirrors)
-        download = Download(urls=urls, size=None, sha256=archive.sha256, name=name)
+        download = Download(archive.addresses, None, archive.sha256, name, most=MAX_BYTES)
 
         def progress(name: str, done: int, total: int | None) -> None:
             self.on_event("download", name=name, done=done, total=total)
 
-        return self.store.path(fetch([download], self.store, on_progress=progress)[name])
+        with self.session or public_session() as session:
+            found = fetch([download], self.store, on_progress=progress, session=session)
+        return self.store.path(found[name])
 
     def _note(self, text: str) -> None:
         self.on_event("note", message=text)

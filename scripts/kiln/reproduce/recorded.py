@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from kiln.attest.names import BUILD_TYPE, PROVENANCE_TYPE, SOURCE_FILE
 from kiln.attest.plan_data import plan_from_data
 from kiln.errors import VerificationError
+from kiln.images.definition import IMAGE_NAME
 from kiln.limits import Limits
 from kiln.steps import Files, Plan
+from kiln.untrusted import MalformedError, parse_toml
 
-# By name, as in kiln.recipe.
-_toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+#: A model's name, a variant's, and that of an artefact's file: as in kiln.recipe_values.
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+_FILE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,199}\.tflite")
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+#: A path in a source archive, such as ``docker/odapi/Dockerfile``.
+_PLACE = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_./+-]{0,399}")
+
+#: An address that may be asked for an archive: not this machine's files, nothing but HTTP.
+_ADDRESS = re.compile(r"https?://[!-~]{1,2000}", re.IGNORECASE)
+_MAX_MIRRORS = 16
+
+#: Characters of what is only shown.
+_MAX_SHOWN = 300
+
+#: Bytes and seconds beyond which no limit says anything.
+_ALL_MEMORY = 1 << 60
+_FOREVER = 1e9
+
 _HEX = re.compile("[0-9a-f]{64}")
 _REMEDY = "Get the release again; `kiln verify` says whether it is whole."
 
@@ -32,11 +46,19 @@ _LOCK = "lock/"
 
 @dataclass(frozen=True)
 class Archive:
-    """A published archive that inputs come from; ``sha256`` may be unknown ("")."""
+    """A published archive that inputs come from; ``sha256`` may be unknown ("").
+
+    ``uri`` is for people and may be anything. What is asked are the ``addresses``, HTTP only.
+    """
 
     uri: str
     sha256: str
     mirrors: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it may be fetched from, best first."""
+        return tuple(url for url in (self.uri, *self.mirrors) if _ADDRESS.fullmatch(url))
 
 
 @dataclass(frozen=True)
@@ -48,6 +70,7 @@ class Recorded:
         file: the artefact's name; ``sha256`` is that of its content.
         plan: the steps that make it; its only artefact is called ``file``.
         image: the name of the sealed image, whose identity is ``plan.identity``.
+        limits: of the container that made it, finite; whoever runs the plan bounds them.
         locks: path below the source archive -> SHA-256, of what the image is made from.
         source: SHA-256 of the source archive, "" where there was none.
         cpu: the processor that it was made on, "" where that is unknown.
@@ -104,8 +127,9 @@ def read(statement: Mapping[str, Any], place: Path) -> Recorded:
     except VerificationError as error:
         raise VerificationError(f"{place}: {error.message}", error.remedy) from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        why = _shown(f"{type(error).__name__}: {error}")
         raise VerificationError(
-            f"{place} is no provenance that kiln understands ({type(error).__name__}: {error}).",
+            f"{place} is no provenance that kiln understands ({why}).",
             _REMEDY,
         ) from None
 
@@ -117,9 +141,9 @@ def _read(statement: Mapping[str, Any], place: Path) -> Recorded:
         raise VerificationError(f"this is no provenance of a {BUILD_TYPE}.", _REMEDY)
     (subject,) = statement["subject"]
     outside, inside = build["externalParameters"], build["internalParameters"]
-    file, model = _text(subject["name"], _NAME), _text(outside["model"], _NAME)
+    file, model = _text(subject["name"], _FILE), _text(outside["model"], _NAME)
     materials: dict[str, Mapping[str, Any]] = {
-        str(item["name"]): item for item in build["resolvedDependencies"]
+        item["name"]: item for item in build["resolvedDependencies"]
     }
     plan = plan_from_data(inside["plan"], model=model, variant=file)
     return Recorded(
@@ -127,30 +151,37 @@ def _read(statement: Mapping[str, Any], place: Path) -> Recorded:
         file=file,
         sha256=_text(subject["digest"]["sha256"], _HEX),
         model=model,
-        variant=str(outside["variant"]),
+        variant=_text(outside["variant"], _NAME),
         plan=plan,
         image=_image(materials, plan),
         limits=_limits(inside["limits"]),
         locks={
-            name.removeprefix(_LOCK): _text(item["digest"]["sha256"], _HEX)
+            _text(name.removeprefix(_LOCK), _PLACE): _text(item["digest"]["sha256"], _HEX)
             for name, item in materials.items()
             if name.startswith(_LOCK)
         },
         source=_digest(materials.get(SOURCE_FILE)),
-        archive=_archive(materials.get(ARCHIVE), str(outside["recipe"]["text"])),
-        machine=str(inside["host"]["machine"]),
-        cpu=str(inside["host"]["cpu"]),
+        archive=_archive(materials.get(ARCHIVE), outside["recipe"]["text"]),
+        machine=_shown(inside["host"]["machine"]),
+        cpu=_shown(inside["host"]["cpu"]),
         origin=_origin(materials.get("repository")),
         byproducts={
-            str(item["name"]): _digest(item) for item in run.get("byproducts", ()) if _digest(item)
+            item["name"]: _digest(item) for item in run.get("byproducts", ()) if _digest(item)
         },
     )
 
 
 def _text(value: Any, pattern: re.Pattern[str]) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{value!r} is impossible")
+        raise ValueError(f"{repr(value)[:100]} is impossible")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A text that is only shown to people: one short line, without a character that acts."""
+    if not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__} where there is text")
+    return "".join(char if char.isprintable() else "?" for char in value[:_MAX_SHOWN])
 
 
 def _digest(item: Mapping[str, Any] | None) -> str:
@@ -166,7 +197,7 @@ def _image(materials: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
     """
     for name, item in materials.items():
         if name.startswith("image/") and f"sha256:{_digest(item)}" == plan.identity:
-            return _text(name.removeprefix("image/"), _NAME)
+            return _text(name.removeprefix("image/"), IMAGE_NAME)
     raise VerificationError(
         f"its plan runs in the image {plan.identity}, which is not among its materials.", _REMEDY
     )
@@ -175,28 +206,37 @@ def _image(materials: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
 def _limits(said: Mapping[str, Any]) -> Limits:
     memory, timeout = said["memory"], said["timeout"]
     if not (type(memory) is int and memory > 0 and type(timeout) in (int, float) and timeout > 0):
-        raise ValueError(f"the limits {dict(said)!r} are impossible")
-    return Limits(memory=memory, timeout=float(timeout))
+        raise ValueError("its limits are impossible")
+    return Limits(memory=min(memory, _ALL_MEMORY), timeout=float(min(timeout, _FOREVER)))
 
 
-def _archive(item: Mapping[str, Any] | None, recipe: str) -> Archive | None:
+def _archive(item: Mapping[str, Any] | None, recipe: Any) -> Archive | None:
     if item is None:
         return None
-    return Archive(str(item.get("uri", "")), _digest(item), _mirrors(recipe))
+    return Archive(_address(item.get("uri", "")), _digest(item), _mirrors(recipe))
 
 
-def _mirrors(recipe: str) -> tuple[str, ...]:
+def _address(value: Any) -> str:
+    """An address as it is, or anything else as a text that is only shown."""
+    whole = isinstance(value, str) and _ADDRESS.fullmatch(value)
+    return str(value) if whole else _shown(value)
+
+
+def _mirrors(recipe: Any) -> tuple[str, ...]:
     """Further addresses of the archive; a recipe that says it otherwise some day has none."""
+    if not isinstance(recipe, str):
+        raise TypeError(f"a {type(recipe).__name__} where there is a recipe's text")
     try:
-        source = _toml.loads(recipe).get("source", {})
-        return tuple(item for item in source.get("mirrors", ()) if isinstance(item, str))
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        mirrors = parse_toml(recipe).get("source", {}).get("mirrors", ())
+        return tuple(_address(item) for item in mirrors[:_MAX_MIRRORS])
+    except (MalformedError, TypeError, AttributeError):
         return ()
 
 
 def _origin(item: Mapping[str, Any] | None) -> str:
     if item is None:
         return ""
-    uri, commit = str(item.get("uri", "")), str(item.get("digest", {}).get("gitCommit", ""))
+    uri = _shown(item.get("uri", ""))
+    commit = _shown(item.get("digest", {}).get("gitCommit", ""))
     known = uri.removeprefix("git+") not in ("", "unknown")
     return f"{uri}@{commit}" if known and commit else uri if known else ""

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kiln.attest.names import ATTESTATIONS, CONVERSION_FILE, SOURCE_FILE
-from kiln.digest import sha256_file
+from kiln.digest import sha256_bytes, sha256_file
 from kiln.errors import (
     CancelledError,
     DiskFullError,
     EngineUnavailableError,
     ImageMismatchError,
     KilnError,
+    StageOutOfMemoryError,
     StageTimeoutError,
+    UsageError,
 )
 from kiln.files import copy_file, disk_guard, write_atomic
-from kiln.images.lock import read_lock
+from kiln.limits import Limits
 from kiln.machine import cpu_name
 from kiln.project import Project
 from kiln.reproduce.code import ReleasedCode
+from kiln.reproduce.images import RecordedImages
 from kiln.reproduce.inputs import Inputs
 from kiln.reproduce.merging import Group, merge
 from kiln.reproduce.recorded import Recorded
@@ -38,18 +41,17 @@ from kiln.reproduce.verdict import (
 )
 from kiln.run import OnEvent, Runner
 from kiln.store import StageResult, Store
+from kiln.untrusted import MalformedError, parse_json_object, read_file
 
 if TYPE_CHECKING:
     from kiln.difference import Difference
     from kiln.engine import Engine
 
-#: What data ends in that is not laid out as ours: the image definitions of a stranger's archive.
+#: What a record ends in that is not laid out as ours.
 _NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
 
 #: What ends the whole work: it would end every artefact's, for the same reason.
 _FINAL = (EngineUnavailableError, CancelledError, DiskFullError)
-
-_BUNDLE = "a bundle made where it is: `kiln bundle create --release`"
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Reproducer:
         archives: files that may be archives of the images it was made in.
         keep: a folder for files that came out otherwise.
         fetch: whether published archives may be downloaded.
+        strangers_image: whether an image may be built from the release's own definitions.
+        most: what one container gets, whatever a statement says.
     """
 
     store: Store
@@ -75,6 +79,8 @@ class Reproducer:
     archives: Sequence[Path] = ()
     keep: Path | None = None
     fetch: bool = True
+    strangers_image: bool = False
+    most: Limits = field(default_factory=Limits)
     find_engine: Callable[[], Engine] | None = None
     _engine: list[Engine] = field(default_factory=list)
 
@@ -184,13 +190,15 @@ class Reproducer:
             tag = self._image(docker, first)
         except _FINAL:
             raise
-        except (KilnError, *_NONSENSE) as error:
-            missing = Missing(
-                f"image {first.image}", first.plan.identity.removeprefix("sha256:"), _BUNDLE
-            )
+        except KilnError as error:
             # (A mismatch's remedy is for whoever changes an image on purpose.)
             said = error.message if isinstance(error, ImageMismatchError) else str(error)
-            why = f"the engine does not hold the recorded one, and it cannot be made: {said}"
+            why = f"the recorded image is not to be had: {said}"
+            missing = Missing(
+                f"image {first.image}",
+                first.plan.identity.removeprefix("sha256:"),
+                _where(first, self.strangers_image),
+            )
             return [
                 Verdict(item, IMPOSSIBLE, causes=(Cause("image", why),), missing=(missing,))
                 for item in group.artefacts
@@ -198,9 +206,7 @@ class Reproducer:
         runner = Runner(self.engine, results, docker / "stages", self.on_event, lent=lent)
         failure: KilnError | None = None
         try:
-            # The time was given to the one that recorded it; here they share a container.
-            time = first.limits.timeout * len(group.artefacts)
-            runner.run(group.plan, replace(first.limits, timeout=time), lambda: tag)
+            runner.run(group.plan, self._limits(group), lambda: tag)
         except _FINAL:
             raise
         except KilnError as error:
@@ -208,24 +214,57 @@ class Reproducer:
         known = runner.known(group.plan)
         return [self._judged(item, known, results, failure) for item in group.artefacts]
 
+    def _limits(self, group: Group) -> Limits:
+        """What the container of a group gets: what is recorded, as far as this machine allows."""
+        said = group.artefacts[0].limits
+        for what, recorded, most in (
+            ("memory", said.memory / (1 << 20), self.most.memory / (1 << 20)),
+            ("timeout", said.timeout, self.most.timeout),
+        ):
+            if recorded > most:
+                unit = "MiB" if what == "memory" else "s"
+                self.on_event(
+                    "note",
+                    message=f"{group.plan.model}: its release was made with up to "
+                    f"{recorded:,.0f} {unit}; here a container gets {most:,.0f} {unit} "
+                    f"at most (--{what})",
+                )
+        # The time was given to the one that recorded it; here they share a container.
+        time = said.timeout * len(group.artefacts)
+        return replace(
+            self.most,
+            memory=min(said.memory, self.most.memory),
+            timeout=min(time, self.most.timeout),
+        )
+
     def _image(self, docker: Path, item: Recorded) -> str:
         """The tag of exactly the recorded image, brought or built if the engine lacks it."""
-        from kiln.images.builder import Images
-
-        locked = read_lock(docker)[item.image]
-        images = Images(docker, self.engine, self.store, self.on_event, self.archives)
-        return locked.tag if images.present(locked) else images.ensure(item.image).tag
+        images = RecordedImages(
+            self.engine,
+            self.store,
+            self.on_event,
+            self.archives,
+            self.checkout,
+            self.strangers_image,
+            self.most,
+        )
+        return images.bring(docker, item.image).tag
 
     def _with_log(self, error: KilnError, model: str, results: Store) -> KilnError:
         """The failure, its log where it outlives this run."""
         log = results.root / "logs" / f"{model}.log"
+        kept = self.store.root / "logs" / f"reproduce-{model}.log"
         if log.is_file():
-            kept = self.store.root / "logs" / f"reproduce-{model}.log"
             kept.parent.mkdir(exist_ok=True)
             write_atomic(kept, log.read_bytes())
             error.remedy = error.remedy.replace(str(log), str(kept))
         if isinstance(error, StageTimeoutError):
-            error.remedy = "This machine is slower or busier: try one variant at a time."
+            error.remedy = (
+                "This machine is slower or busier: try one variant at a time, or give it more "
+                "with --timeout."
+            )
+        if isinstance(error, StageOutOfMemoryError):
+            error.remedy = f"If it may have more than that, say so with --memory. Log: {kept}"
         return error
 
     def _judged(
@@ -257,7 +296,7 @@ class Reproducer:
 
     def _difference(self, item: Recorded, made: Path) -> Difference | None:
         released = next((path for path in _beside(item, item.file) if path.is_file()), None)
-        if released is None:
+        if released is None or released.is_symlink():
             return None
         if sha256_file(released) != item.sha256:
             self.on_event(
@@ -278,7 +317,7 @@ class Reproducer:
         if self.keep is None:
             return None
         target = self.keep / item.model / item.file
-        with disk_guard(target):
+        with _writable(target), disk_guard(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             copy_file(made, target)
@@ -291,6 +330,31 @@ def _beside(item: Recorded, name: str) -> list[Path]:
     return [folder.parent / name, folder / name] if folder.name == ATTESTATIONS else [folder / name]
 
 
+def _where(item: Recorded, built: bool) -> str:
+    """How somebody may come by the image that an artefact was made in."""
+    ways = [
+        f"its archive, with --image (`kiln images save {item.image}` writes it where the image is)",
+        "a bundle (`kiln bundle create --release`), with --bundle",
+        "a registry that has it (KILN_IMAGE_REGISTRY)",
+        f"a checkout of {item.origin or 'what the release was made from'}, which builds it",
+    ]
+    if not built:
+        ways.append("the release's own definitions, if you trust them (--build-strangers-image)")
+    return "; ".join(ways)
+
+
+@contextlib.contextmanager
+def _writable(target: Path) -> Iterator[None]:
+    """Say in words that the folder of --keep cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be written: {error.strerror or error}.",
+            "Name another folder with --keep.",
+        ) from error
+
+
 def _first_difference(item: Recorded, known: Mapping[str, StageResult]) -> str | None:
     """The first step that made other files than the release's own record says.
 
@@ -298,16 +362,21 @@ def _first_difference(item: Recorded, known: Mapping[str, StageResult]) -> str |
     """
     digest = item.byproducts.get(CONVERSION_FILE)
     for path in _beside(item, CONVERSION_FILE):
-        if digest is not None and path.is_file() and sha256_file(path) == digest:
-            try:
-                stages = json.loads(path.read_bytes())["stages"]
-                for step in item.plan.steps:
-                    if stages[step.id]["key"] != step.key:
-                        return None  # a record of something else
-                    files = {name: blob.sha256 for name, blob in known[step.id].files.items()}
-                    if stages[step.id]["files"] != files:
-                        return step.id
-            except (*_NONSENSE, RecursionError):
-                return None
-            return ""
+        try:
+            data = read_file(path)
+        except (MalformedError, OSError):
+            continue
+        if sha256_bytes(data) != digest:
+            continue
+        try:
+            stages = parse_json_object(data)["stages"]
+            for step in item.plan.steps:
+                if stages[step.id]["key"] != step.key:
+                    return None  # a record of something else
+                files = {name: blob.sha256 for name, blob in known[step.id].files.items()}
+                if stages[step.id]["files"] != files:
+                    return step.id
+        except _NONSENSE:
+            return None
+        return ""
     return None

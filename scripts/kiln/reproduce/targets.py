@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,14 @@ from kiln.attest.names import ATTESTATIONS, PROVENANCE_SUFFIX, STATEMENT_TYPE
 from kiln.choices import refuse_unknown
 from kiln.errors import UsageError, VerificationError
 from kiln.reproduce.recorded import Recorded, read
+from kiln.untrusted import MalformedError, parse_json, read_file
 
 #: Opens a bundle about a model (content, model, what messages call it): the statement, once its
 #: signature was found to be trusted.
 Open = Callable[[bytes, str, str], dict[str, Any]]
+
+#: Statements of one release: some hundred times what ours have.
+_MAX_STATEMENTS = 2_000
 
 
 def recorded_in(target: Path, open_bundle: Open | None) -> list[Recorded]:
@@ -31,7 +34,13 @@ def recorded_in(target: Path, open_bundle: Open | None) -> list[Recorded]:
         VerificationError: a signature does not hold, or a statement cannot be understood.
     """
     found: dict[tuple[str, str], Recorded] = {}
-    for place in _places(target):
+    places = _places(target)
+    if len(places) > _MAX_STATEMENTS:
+        raise VerificationError(
+            f"There are {len(places):,} statements at {target}; {_MAX_STATEMENTS:,} are the most.",
+            "Name one model's folder, or one file.",
+        )
+    for place in places:
         item = read(_statement(place, open_bundle), place)
         before = found.setdefault((item.model, item.file), item)
         if (before.sha256, before.plan) != (item.sha256, item.plan):
@@ -85,13 +94,12 @@ def _places(target: Path) -> list[Path]:
 
 def _statement(place: Path, open_bundle: Open | None) -> dict[str, Any]:
     try:
-        data = place.read_bytes()
+        data = read_file(place)
+        parsed = parse_json(data)
+    except MalformedError as error:
+        raise VerificationError(f"{place} {error}.", "Name a provenance file.") from None
     except OSError as error:
         raise UsageError(f"{place} cannot be read: {error.strerror}.", "Check the path.") from None
-    try:
-        parsed = json.loads(data)
-    except (ValueError, RecursionError):
-        raise VerificationError(f"{place} is no JSON.", "Name a provenance file.") from None
     if isinstance(parsed, dict) and parsed.get("_type") == STATEMENT_TYPE:
         if open_bundle is not None:
             raise VerificationError(

@@ -50,12 +50,14 @@ class Download:
         size: its size in bytes, if known.
         sha256: its digest, 64 hex digits, if known.
         name: what to call it.
+        most: bytes of which no more are taken, where the size is not known.
     """
 
     urls: tuple[str, ...]
     size: int | None
     sha256: str | None
     name: str
+    most: int | None = None
 
 
 def fetch(
@@ -369,8 +371,8 @@ class _Fetcher:
         return start, total
 
     def _read_body(self, response: requests.Response, start: int, total: int | None) -> None:
-        limit = self._want.size
-        shown = total if total is not None else limit
+        limit = self._want.size if self._want.size is not None else self._want.most
+        shown = total if total is not None else self._want.size
         have = start
         # The raw stream: requests would unpack a .tar.gz sent with "Content-Encoding: gzip".
         chunks = response.raw.stream(_CHUNK, decode_content=False)
@@ -390,7 +392,7 @@ class _Fetcher:
                 if limit is not None and have > limit:
                     raise _WrongBytesError(f"{limit:,} bytes", "more")
                 self._report(self._want.name, have, shown)
-        end = total if total is not None else limit
+        end = total if total is not None else self._want.size
         if end is not None and have < end:
             raise _Retry(f"the connection ended after {have:,} of {end:,} bytes")
 

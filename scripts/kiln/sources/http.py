@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -43,6 +47,56 @@ def make_session(connections: int = 10) -> requests.Session:
     return session
 
 
+#: Whether an address may be asked.
+Allowed = Callable[["IPv4Address | IPv6Address"], bool]
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether an address is one of the Internet: not this machine's, nor its own network's."""
+    inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (inner or address).is_global and not (inner or address).is_multicast
+
+
+def public_session(allowed: Allowed = is_public) -> requests.Session:
+    """As :func:`make_session`, for addresses that a stranger wrote down.
+
+    Every address that is asked, those it is sent on to as well, has to be allowed. Behind a proxy
+    it is the proxy that asks, and that looks them up.
+    """
+    session = make_session()
+    session.max_redirects = _MAX_REDIRECTS
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Guarded(allowed))
+    return session
+
+
+_MAX_REDIRECTS = 5
+
+
+class _Guarded(requests.adapters.HTTPAdapter):
+    """Refuses to send a request to an address that is not allowed."""
+
+    def __init__(self, allowed: Allowed) -> None:
+        super().__init__()
+        self._allowed = allowed
+
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **options: Any
+    ) -> requests.Response:
+        url = str(request.url)
+        if not requests.utils.select_proxy(url, options.get("proxies")):
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+            try:
+                found = socket.getaddrinfo(host, parts.port or parts.scheme)
+                places = {ip_address(str(item[4][0]).partition("%")[0]) for item in found}
+            except (OSError, ValueError) as error:
+                raise requests.ConnectionError(f"{host}: Name or service not known") from error
+            if not all(self._allowed(place) for place in places):
+                raise requests.exceptions.InvalidURL("not a public address")
+        return super().send(request, *args, **options)
+
+
 def host_of(url: str) -> str:
     """What to call a URL in a message: its host (never its credentials), or a local path."""
     parts = urlsplit(url)
@@ -71,5 +125,7 @@ def reason(error: BaseException) -> str:
             "the connection broke",
         ),
         (isinstance(error, requests.exceptions.InvalidSchema), "not an http(s) address"),
+        (isinstance(error, requests.TooManyRedirects), "it sends on and on"),
+        ("not a public address" in text, "not a public address"),
     ]
     return next((word for holds, word in words if holds), type(error).__name__)

@@ -91,7 +91,7 @@ class Archives:
 
 
 #: Oddities that change nothing of what is unpacked.
-_HARMLESS = {"doubled", "trailing", "flipped"}
+_HARMLESS = {"doubled", "trailing", "flipped", "bzip2", "two-gzips"}
 
 
 def _ways(kind: str) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from hostile.cases import FindingError
 #: Names of the canary's variable and file.
 NAME = "hostile_canary"
 _CHUNK = 1 << 20
+#: When a file was last read that was never read, in nanoseconds since 1970.
+_NEVER = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Canary:
         (folder / "open").write_text(word)
         (folder / "open").chmod(0o666)
         made = cls(word, folder)
+        for path in made._files():
+            os.utime(path, ns=(_NEVER, path.stat().st_mtime_ns))
         return cls(word, folder, tuple(made._look()))
 
     @property
@@ -63,11 +67,17 @@ class Canary:
         }
 
     def check_untouched(self) -> None:
-        """Nothing was added, removed, written to, or given other rights.
+        """Nothing was read, added, removed, written to, linked, or given other rights.
+
+        That something was read is only seen where the file system keeps track of it: an access is
+        noted where the last one is older than the content, unless it is mounted without.
 
         Raises:
             FindingError: something was.
         """
+        for path in self._files():
+            if path.stat().st_atime_ns != _NEVER:
+                raise FindingError(f"a file outside was read: {path}")
         now = tuple(self._look())
         if now != self.before:
             old, new = {x[0]: x for x in self.before}, {x[0]: x for x in now}
@@ -96,12 +106,22 @@ class Canary:
             if self.word in text:
                 raise FindingError(f"bytes of the host were said: {text[:300]!r}")
 
+    def _files(self) -> list[Path]:
+        return [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
+
     def _look(self) -> Iterator[tuple[str, int, int, int, int, bytes]]:
         for path in sorted([self.folder, *self.folder.rglob("*")]):
             about = path.lstat()
-            data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+            data = _unnoticed(path) if path.is_file() and not path.is_symlink() else b""
             name = str(path.relative_to(self.folder))
             yield name, about.st_mode, about.st_uid, about.st_nlink, about.st_mtime_ns, data
+
+
+def _unnoticed(path: Path) -> bytes:
+    """A file's content, read without a note of it."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
 
 
 def _files(place: Path) -> Iterator[Path]:

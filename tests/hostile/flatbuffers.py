@@ -40,7 +40,7 @@ class Flatbuffers:
         with desk(place, disk=case.name in {"sparse", "odd-file"}) as here:
             path = here.given / "spoilt.tflite"
             if case.name == "odd-file":
-                odd_file(path, dice, here)
+                odd_file(path, dice)
             else:
                 path.write_bytes(spoilt(sound.read_bytes(), case.name, dice))
             if case.name == "sparse":

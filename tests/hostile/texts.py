@@ -59,13 +59,13 @@ class Texts:
                 raise FindingError(f"{said.words}: refused, though sound: {said.err}")
         return Verdict(said.code not in (0, 20), said.kind)
 
-    def _write(self, path: Path, text: str, dice: random.Random, how: str, here: Desk) -> None:
+    def _write(self, path: Path, text: str, dice: random.Random, how: str) -> None:
         """A spoilt text at ``path``, or something there that is no text."""
         path.unlink(missing_ok=True)
         if how == "sound":
             path.write_text(text)
         elif how == "odd-file":
-            odd_file(path, dice, here)
+            odd_file(path, dice)
         elif path.suffix in {".toml", ".lock"}:
             path.write_bytes(spoilt_toml(text, dice))
         else:
@@ -75,7 +75,7 @@ class Texts:
         dist = here.given / "dist"
         self.workshop.lay_out(dist)
         (here.given / "mine.pub").write_bytes(self.workshop.public.read_bytes())
-        self._write(here.given / "trust.toml", _TRUST, dice, how, here)
+        self._write(here.given / "trust.toml", _TRUST, dice, how)
         return here.run("verify", dist, "--policy", here.given / "trust.toml")
 
     def _recipe(self, here: Desk, dice: random.Random, how: str) -> Said:
@@ -87,7 +87,7 @@ class Texts:
             if (samples / name).is_dir():
                 shutil.copytree(samples / name, folder / name)
         recipe = folder / source.parent.name / "recipe.toml"
-        self._write(recipe, source.read_text("utf-8"), dice, how, here)
+        self._write(recipe, source.read_text("utf-8"), dice, how)
         where = ("--models-dir", here.given / "models")
         said = here.run("plan", source.parent.name, *where)
         if dice.random() < 0.3:
@@ -105,7 +105,7 @@ class Texts:
         shutil.copytree(ROOT / "docker", project / "docker")
         shutil.copytree(ROOT / "models" / "samples", project / "models" / "samples")
         path = project / "docker" / name
-        self._write(path, path.read_text("utf-8"), dice, how, here)
+        self._write(path, path.read_text("utf-8"), dice, how)
         # What people are told first, and what asks for an image.
         here.run("doctor", project=project, changes=True)
         said = here.run("plan", "--samples", project=project)
@@ -127,22 +127,20 @@ class Texts:
         for one in ("ckpt-1.index", "ckpt-1.data-00000-of-00001"):
             (folder / one).write_bytes(b"weights")
         (folder / "checkpoint").write_text('model_checkpoint_path: "ckpt-1"\n')
-        self._write(folder / name, (folder / name).read_text("utf-8"), dice, how, here)
+        self._write(folder / name, (folder / name).read_text("utf-8"), dice, how)
         arguments = ("--checkpoint", folder, "--label-map", folder / "label_map.pbtxt")
         images = ("--images", ROOT / "models" / "samples" / "shapes")
         return here.run("init", *arguments, *images, "--name", "toy", "-o", here.root / "toy")
 
 
-def odd_file(path: Path, dice: random.Random, here: Desk) -> None:
+def odd_file(path: Path, dice: random.Random) -> None:
     """Something that is no text, where one was."""
-    ways = ("fifo", "folder", "canary", "zero", "random", "sparse", "dangling", "itself", "large")
+    ways = ("fifo", "folder", "zero", "random", "sparse", "dangling", "itself", "large")
     way = dice.choice(ways)
     if way == "fifo":
         os.mkfifo(path)
     elif way == "folder":
         path.mkdir()
-    elif way == "canary":
-        path.symlink_to(here.canary.folder / "canary")
     elif way == "zero":
         path.symlink_to("/dev/zero")
     elif way == "random":

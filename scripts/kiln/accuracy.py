@@ -12,17 +12,22 @@ The images themselves are never in the store: they are lent to a container while
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kiln import accuracy_record, coco, scoring
+from kiln import accuracy_record, bounds, coco, scoring
 from kiln.build import Builder
 from kiln.coco import DataSet, Matching, Picture
 from kiln.digest import key_of, sha256_file, tree_digest
-from kiln.errors import CheckFailedError, LabelMapError, UsageError, error_for_kind
+from kiln.errors import (
+    CheckFailedError,
+    LabelMapError,
+    StageFailedError,
+    UsageError,
+    error_for_kind,
+)
 from kiln.images.lock import locked_image
 from kiln.limits import Limits
 from kiln.plan import Files, Plan, Step, make_plan
@@ -42,6 +47,7 @@ from kiln.sources.model import Acquired, acquire
 from kiln.stagecode import stage_module
 from kiln.steps import lone_step
 from kiln.store import StageResult
+from kiln.untrusted import MalformedError, parse_json_object
 
 #: What the model before conversion is called in results.
 SOURCE = "source"
@@ -490,7 +496,17 @@ class Accuracy:
         self, result: StageResult, part: _Chunk, matching: Matching
     ) -> list[scoring.Detection]:
         blob = result.files[_DETECTIONS_FILE]
-        images = json.loads(self.builder.store.read(blob.sha256, _DETECTIONS_FILE))["images"]
+        most = bounds.DETECTIONS.most
+        try:
+            if blob.size > most:
+                raise MalformedError(f"is larger than {most:,} bytes")
+            data = self.builder.store.read(blob.sha256, _DETECTIONS_FILE)
+            images = parse_json_object(data, size=most)["images"]
+        except (MalformedError, KeyError) as error:
+            raise StageFailedError(
+                f"A stage left {_DETECTIONS_FILE} that cannot be used: {error}.",
+                "Report it, with the model's recipe.",
+            ) from None
         return scoring.detections(images, part.pictures, matching.categories)
 
     # -- what a build does as well ----------------------------------------------------------------

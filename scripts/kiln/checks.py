@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kiln import outside
+from kiln import bounds, outside
 from kiln.digest import key_of
 from kiln.errors import CheckFailedError, StageFailedError
 from kiln.plan import Plan
@@ -115,10 +115,12 @@ def gather(
 
 
 def _read(result: StageResult, store: Store) -> dict[str, Any]:
+    blob, most = result.files[CHECK_FILE], bounds.RECORD.most
     what = f"{CHECK_FILE} of a stage {result.stage}"
-    data = store.read(result.files[CHECK_FILE].sha256, what)
     try:
-        return parse_json_object(data)
+        if blob.size > most:
+            raise MalformedError(f"is larger than {most:,} bytes")
+        return parse_json_object(store.read(blob.sha256, what), size=most)
     except MalformedError as error:
         raise StageFailedError(f"{what} {error}.", "This is a fault of the stage's code.") from None
 

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from kiln.reproduce.targets import Open
     from kiln.reproduce.verdict import Verdict
 
-#: Bytes of a public key in a release: many times those of the longest.
-_MAX_KEY = 64 << 10
-
 #: Seconds; more than a timer can wait is no time limit.
 _MAX_TIME = 10**9
 
@@ -147,6 +144,7 @@ def _most(memory: str | None, timeout: str | None) -> Limits:
 
 
 def _opener(target: Path, key: Path | None, policy: Path | None, unverified: bool) -> Open | None:
+    from kiln import bounds
     from kiln.keys import load_public_key
     from kiln.policy import load_policy
     from kiln.release_layout import KEY_FILE
@@ -160,7 +158,7 @@ def _opener(target: Path, key: Path | None, policy: Path | None, unverified: boo
     trust = load_policy(policy) if policy is not None else trust_in_key(load_public_key(key))
     for folder in (target, *target.parents[:3]):  # for signers known by their key's id alone
         with contextlib.suppress(OSError, MalformedError):
-            trust.offer_key(read_file(folder / KEY_FILE, _MAX_KEY))
+            trust.offer_key(read_file(folder / KEY_FILE, bounds.KEY.most))
 
     def opened(data: bytes, model: str, name: str) -> dict[str, Any]:
         statement = trust.open(data, PROVENANCE, model, name)

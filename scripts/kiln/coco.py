@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kiln import bounds
 from kiln.digest import sha256_bytes
 from kiln.errors import ImageSetError, LabelMapError
+from kiln.untrusted import MalformedError, parse_json_object, read_named
 
 IMAGE_FOLDERS = ("val2017", "images")
 ANNOTATION_FILES = ("annotations/instances_val2017.json", "instances.json")
@@ -156,14 +158,12 @@ def read(root: Path) -> DataSet:
     """
     folder, path = find(root)
     try:
-        data = path.read_bytes()
-        table = json.loads(data)
+        data = read_named(path, bounds.ANNOTATIONS.most)
+        table = parse_json_object(data, size=bounds.ANNOTATIONS.most)
     except OSError as error:
         raise _wrong(path, f"cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise _wrong(path, f"is not JSON: {error}") from error
-    if not isinstance(table, dict):
-        raise _wrong(path, "is not a JSON object")
+    except MalformedError as error:
+        raise _wrong(path, str(error)) from error
     try:
         pictures = [_picture(entry) for entry in _entries(table, "images")]
         categories = [_category(entry) for entry in _entries(table, "categories")]

@@ -9,7 +9,7 @@ from kiln import release
 from kiln.attest.signer import Signer
 from kiln.digest import sha256_bytes
 from kiln.page.document import render
-from kiln.release_layout import MEASURED_FILES, PAGE_FILE
+from kiln.release_layout import MEASURED_FILES, PAGE_FILE, read_or_none
 from kiln.signing import SIGNATURE_FILE
 
 
@@ -31,7 +31,11 @@ def refresh(dist: Path, signer: Signer, *, measured: Collection[str] = ()) -> bo
     release.check_target(dist)
     if not any((path / SIGNATURE_FILE).is_file() for path in dist.glob("*/")):
         return False
-    found = {name: (dist / name).read_bytes() for name in MEASURED_FILES if (dist / name).is_file()}
+    found = {}
+    for name in MEASURED_FILES:
+        data = read_or_none(dist / name)
+        if data is not None:
+            found[name] = data
     if not found.keys() <= set(measured):
         before = release.vouched(dist, signer)
         for name in found.keys() - set(measured):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import logging
 import os
 import time
@@ -23,8 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kiln import bounds
 from kiln.digest import canonical_json
 from kiln.errors import SigningKeyError, SourceUnavailableError, UsageError, VerificationError
+from kiln.untrusted import parse_json, parse_json_object, read_named
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -57,9 +58,13 @@ class Identity:
 def is_keyless(data: bytes) -> bool:
     """Whether a bundle brings a certificate; says nothing about whether it is any good."""
     try:
-        return "certificate" in json.loads(data)["verificationMaterial"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return "certificate" in _parsed(data)["verificationMaterial"]
+    except (ValueError, KeyError, TypeError):
         return False
+
+
+def _parsed(data: bytes | str) -> dict[str, Any]:
+    return parse_json_object(data, size=bounds.STATEMENT.most)
 
 
 class KeylessVerifier:
@@ -84,6 +89,8 @@ class KeylessVerifier:
             if trusted_root is None:
                 root = ClientTrustConfig.production(offline=True).trusted_root
             else:
+                # Within bounds, which the library knows none of.
+                parse_json(read_named(trusted_root, bounds.TRUSTED_ROOT.most))
                 root = TrustedRoot.from_file(str(trusted_root))
             self._verifier: Verifier = Verifier(trusted_root=root)
         except (Error, OSError, ValueError) as error:
@@ -113,12 +120,13 @@ class KeylessVerifier:
 
         who = _Recorder()
         try:
+            plain = _parsed(data)  # within bounds, which the library knows none of
             bundle = Bundle.from_json(data)
             kind, payload = self._verifier.verify_dsse(bundle, who)
-            _refuse_unchecked(data, bundle)
-            if canonical and data != canonical_json(json.loads(data)) + b"\n":
+            _refuse_unchecked(plain, bundle)
+            if canonical and data != canonical_json(plain) + b"\n":
                 raise ValueError("the bundle is not in its canonical form")
-            statement = json.loads(payload.decode("utf-8"))
+            statement = _parsed(payload)
         except Exception as error:
             # Damaged certificates and entries make the libraries below raise whatever they like;
             # all of it means that the signature does not hold.
@@ -167,12 +175,11 @@ def _issuer_of(cert: Certificate) -> str:
         return found.value.value.decode("utf-8")
 
 
-def _refuse_unchecked(data: bytes, bundle: Bundle) -> None:
+def _refuse_unchecked(plain: Mapping[str, Any], bundle: Bundle) -> None:
     """Whatever the library passes over must have its one possible form."""
     from sigstore._internal.rekor.checkpoint import SignedCheckpoint
 
-    plain = json.loads(data)
-    if canonical_json(plain) != canonical_json(json.loads(bundle.to_json())):
+    if canonical_json(plain) != canonical_json(_parsed(bundle.to_json())):
         raise ValueError("the bundle holds something that nobody checks")
     if plain["mediaType"] != _BUNDLE_TYPE:
         raise ValueError("the bundle is not of version 0.3")
@@ -204,7 +211,7 @@ def _refuse_unchecked(data: bytes, bundle: Bundle) -> None:
 
 def _canonical(bundle: Bundle) -> bytes:
     """A fresh bundle as one canonical line of JSON, without other witnesses' signatures."""
-    plain = json.loads(bundle.to_json())
+    plain = _parsed(bundle.to_json())
     proof = plain["verificationMaterial"]["tlogEntries"][0]["inclusionProof"]
     note, _, lines = proof["checkpoint"]["envelope"].partition("\n\n")
     signer = note.partition("\n")[0].split(" - ")[0]
@@ -287,7 +294,9 @@ def _trust_config() -> ClientTrustConfig:
     if path is None:
         return ClientTrustConfig.production()
     try:
-        return ClientTrustConfig.from_json(path.read_text("utf-8"))
+        data = read_named(path, bounds.TRUSTED_ROOT.most)
+        parse_json(data)  # within bounds, which the library knows none of
+        return ClientTrustConfig.from_json(data.decode("utf-8"))
     except (OSError, ValueError):
         raise UsageError(
             f"{path} is no client trust configuration of sigstore's.", f"Correct {CONFIG_VARIABLE}."

@@ -20,8 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kiln import bounds
 from kiln.errors import SigningKeyError
 from kiln.files import disk_guard, sync_folder, write_atomic
+from kiln.untrusted import MalformedError, read_named
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -317,16 +319,25 @@ def _read_private(path: Path) -> bytes:
                     f"(mode {stat.S_IMODE(mode):04o}).",
                     f"Run `chmod 600 {path}`; if others have had access to it, make a new key.",
                 )
-            return file.read()
+            data = file.read(bounds.KEY.most + 1)
     except OSError as error:
         raise _unreadable(path, error) from None
+    if len(data) > bounds.KEY.most:
+        raise _no_key(path, f"is larger than {bounds.KEY.most:,} bytes")
+    return data
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_named(path, bounds.KEY.most)
     except OSError as error:
         raise _unreadable(path, error) from None
+    except MalformedError as error:
+        raise _no_key(path, str(error)) from None
+
+
+def _no_key(path: Path, why: str) -> SigningKeyError:
+    return SigningKeyError(f"{path} {why}: this is no key.", "Name a key in PEM.")
 
 
 def _parse_private(pem: bytes, path: Path, password: bytes | None) -> EllipticCurvePrivateKey:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from kiln.bounds import RELEASE, FolderBound
 
 
 @dataclass
@@ -22,34 +25,59 @@ class Listing:
     odd: dict[str, str] = field(default_factory=dict)
 
 
-def list_tree(root: Path) -> Listing:
-    """List ``root`` recursively; ``OSError`` if ``root`` itself cannot be read."""
+class TooMuchError(OSError):
+    """A folder holds more than any of its kind does; says what of, to follow "it"."""
+
+
+def list_tree(root: Path, most: FolderBound = RELEASE) -> Listing:
+    """List ``root`` and all below it, folder by folder, names sorted in each.
+
+    Raises:
+        TooMuchError: it holds more files, folders in folders or bytes than ``most`` allows.
+        OSError: ``root`` itself cannot be read.
+    """
     found = Listing()
-    _walk(root, "", found)
+    size = number = 0
+    waiting = [("", os.fspath(root))]
+    while waiting:
+        prefix, folder = waiting.pop()
+        try:
+            with os.scandir(folder) as scan:
+                # One more than may be there is enough to know.
+                entries = [
+                    (entry, entry.stat(follow_symlinks=False))
+                    for entry in itertools.islice(scan, most.files - number + 1)
+                ]
+        except OSError as error:
+            if not prefix:
+                raise
+            found.odd[prefix.removesuffix("/")] = f"cannot be read: {error.strerror or error}"
+            continue
+        number += len(entries)
+        if number > most.files:
+            raise TooMuchError(f"it holds more than {most.files:,} files and folders")
+        if not entries and prefix:
+            found.odd[prefix.removesuffix("/")] = "is an empty folder, which no signature covers"
+        below = []
+        for entry, about in sorted(entries, key=lambda item: os.fsencode(item[0].name)):
+            relative = prefix + entry.name
+            if problem := _bad_name(entry.name):
+                found.odd[relative] = problem
+            elif stat.S_ISDIR(about.st_mode):
+                below.append((f"{relative}/", entry.path))
+            elif stat.S_ISREG(about.st_mode):
+                found.files[relative] = Path(entry.path)
+                size += about.st_size
+            elif stat.S_ISLNK(about.st_mode):
+                found.odd[relative] = "is a symbolic link"
+            else:
+                found.odd[relative] = "is neither a file nor a folder"
+        if below and prefix.count("/") >= most.depth:
+            raise TooMuchError(f"it has more than {most.depth} folders inside each other")
+        if size > most.size:
+            raise TooMuchError(f"its files have more than {most.size:,} bytes together")
+        waiting += reversed(below)
     return found
-
-
-def _walk(folder: Path, prefix: str, found: Listing) -> None:
-    with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
-    if not entries and prefix:
-        found.odd[prefix.removesuffix("/")] = "is an empty folder, which no signature covers"
-    for entry in entries:
-        relative = prefix + entry.name
-        mode = entry.stat(follow_symlinks=False).st_mode
-        if problem := _bad_name(entry.name):
-            found.odd[relative] = problem
-        elif stat.S_ISDIR(mode):
-            try:
-                _walk(Path(entry.path), f"{relative}/", found)
-            except OSError as error:
-                found.odd[relative] = f"cannot be read: {error.strerror or error}"
-        elif stat.S_ISREG(mode):
-            found.files[relative] = Path(entry.path)
-        elif stat.S_ISLNK(mode):
-            found.odd[relative] = "is a symbolic link"
-        else:
-            found.odd[relative] = "is neither a file nor a folder"
 
 
 def _bad_name(name: str) -> str:

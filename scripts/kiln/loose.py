@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kiln import bounds
 from kiln.archive import unpack
 from kiln.attest import dsse
 from kiln.attest.names import (
@@ -25,8 +26,9 @@ from kiln.attest.names import (
 )
 from kiln.digest import sha256_file
 from kiln.errors import ArchiveError, VerificationError
-from kiln.release_layout import SUMS_FILE
+from kiln.release_layout import KEY_FILE, SUMS_FILE
 from kiln.trust import PROVENANCE, TEST_RESULT, Trust, part
+from kiln.untrusted import MalformedError, read_file, read_named
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 
@@ -73,8 +75,8 @@ def verify_file(path: Path, trust: Trust, bundles: Sequence[Path] = ()) -> Verif
             file, or what the trust requires is not stated.
     """
     for place in (path.parent, path.parent.parent):
-        with contextlib.suppress(OSError):
-            trust.offer_key((place / "kiln.pub").read_bytes())
+        with contextlib.suppress(OSError, MalformedError):
+            trust.offer_key(read_file(place / KEY_FILE, bounds.KEY.most))
     try:
         size, digest = path.stat().st_size, sha256_file(path)
     except OSError as error:
@@ -120,12 +122,13 @@ def _in_order(bundles: Sequence[Path]) -> list[tuple[str, Path, bytes]]:
     found = []
     for bundle in bundles:
         try:
-            with bundle.open("rb") as file:
-                data = file.read(dsse.MAX_BYTES + 1)
+            data = read_named(bundle, bounds.STATEMENT.most)
         except OSError as error:
             raise VerificationError(
                 f"{bundle} cannot be read: {error.strerror or error}.", "Check the path."
             ) from None
+        except MalformedError as error:
+            raise VerificationError(f"{bundle} {error}.", _REMEDY) from None
         try:
             role = _ROLES[str(dsse.peek_unverified(data)["predicateType"])]
         except (VerificationError, KeyError, TypeError):

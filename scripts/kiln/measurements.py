@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kiln import bounds
 from kiln.errors import UsageError
 from kiln.files import write_atomic
+from kiln.untrusted import MalformedError, parse_json_object, read_file
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Figures:
         """
         path = dist / self.file
         try:
-            found = json.loads(path.read_bytes())
+            found = parse_json_object(read_file(path, bounds.MEASUREMENTS.most))
             if found["schema"] != self.schema:
                 raise ValueError(f"its schema is {found['schema']!r}, not {self.schema}")
             entries: list[dict[str, Any]] = found[self.name]
@@ -68,7 +70,9 @@ class Figures:
                         raise ValueError(f"an entry's {name} is {entry[name]!r}")
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            if isinstance(error, MalformedError):
+                what = f"it {error}"
             raise UsageError(f"{path} is no list of {self.what}: {what}.", self.remedy) from None
         return entries

@@ -5,28 +5,23 @@ docs/trust.md shows and explains one. Files it names are relative to its own fol
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kiln import keys
+from kiln import bounds, keys
 from kiln.errors import UsageError
 from kiln.rotation import follow
 from kiln.trust import Requirements, Signer, Trust
-
-# By name, as in kiln.recipe.
-_toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+from kiln.untrusted import MalformedError, parse_toml, read_named
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ImageId = Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{64}$")]
 Words = Annotated[str, Field(min_length=1)]
 Role = Literal["release", "model", "provenance", "test-result"]
 
-_MAX_BYTES = 1 << 20
 _REMEDY = "Correct the trust file; docs/trust.md shows one."
 
 
@@ -95,11 +90,7 @@ def load_policy(path: Path, trusted_root: Path | None = None) -> Trust:
         VerificationError: a rotation that it names does not hold.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
-        if len(raw) > _MAX_BYTES:
-            raise ValueError("it is larger than 1 MiB")
-        table = _toml.loads(raw.decode("utf-8"))
+        table = parse_toml(read_named(path, bounds.TRUST_FILE.most))
         policy = PolicyFile.model_validate(table)
     except OSError as error:
         raise UsageError(
@@ -110,8 +101,8 @@ def load_policy(path: Path, trusted_root: Path | None = None) -> Trust:
             f"\n  {_key_path(item['loc'])}: {_words(item['msg'])}" for item in error.errors()
         )
         raise UsageError(f"The trust file {path} is wrong:{lines}", _REMEDY) from None
-    except ValueError as error:  # TOML, UTF-8
-        raise UsageError(f"The trust file {path} is wrong: {error}.", _REMEDY) from None
+    except MalformedError as error:
+        raise UsageError(f"The trust file {path} is wrong: it {error}.", _REMEDY) from None
     folder = path.parent
     signers = [
         one
@@ -160,11 +151,13 @@ def _signers_of(item: SignerTable, folder: Path, number: str) -> list[Signer]:
     for statement in item.rotated:
         place = folder / statement
         try:
-            data = place.read_bytes()
+            data = read_named(place, bounds.STATEMENT.most)
         except OSError as error:
             raise UsageError(
                 f"{number}: {place} cannot be read: {error.strerror or error}.", _REMEDY
             ) from None
+        except MalformedError as error:
+            raise UsageError(f"{number}: {place} {error}.", _REMEDY) from None
         pem = follow(data, pem)
         found.append(by_key(keys.key_id(pem), pem))
     return found

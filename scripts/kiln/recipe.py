@@ -11,10 +11,8 @@ found out where they are used.
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from kiln import bounds
 from kiln.errors import RecipeError
 from kiln.recipe_values import (
     ANYWHERE,
@@ -52,9 +51,7 @@ from kiln.recipe_values import (
     wrong,
 )
 from kiln.recipe_words import describe
-
-# By name: the two modules are one, but no single environment has both to type-check against.
-_toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+from kiln.untrusted import MalformedError, parse_toml, read_named
 
 RECIPE_FILE = "recipe.toml"
 
@@ -78,8 +75,6 @@ CONVERTED: tuple[Variant, ...] = ("float32", "float16", "dynamic", "int8")
 
 #: What the seed profile makes: exactly what the hand-written recipe made, of each architecture.
 SEED_VARIANTS: dict[Architecture, Variant] = {"ssd": "dynamic", "efficientdet": "int8"}
-
-_MAX_RECIPE_BYTES = 1 << 20  # our recipes have 1-3 kB; anything near this is no recipe
 
 
 def _not_empty(values: tuple[Variant, ...]) -> tuple[Variant, ...]:
@@ -543,25 +538,22 @@ def _says_anywhere(table: dict[str, Any]) -> bool:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_RECIPE_BYTES + 1)
+        raw = read_named(path, bounds.RECIPE.most)
     except OSError as error:
         reason = error.strerror or str(error)
         raise RecipeError(
             f"{path}: the recipe cannot be read: {reason}.",
             "Check the path; `kiln models` shows the recipes there are.",
         ) from None
-    if len(raw) > _MAX_RECIPE_BYTES:
-        raise _recipe_error(path, ["is larger than 1 MiB: this is no recipe"])
+    except MalformedError as error:
+        raise _recipe_error(path, [f"{error}: this is no recipe"]) from None
     try:
-        return cast("dict[str, Any]", _toml.loads(raw.decode("utf-8")))
+        return parse_toml(raw.decode("utf-8"), size=bounds.RECIPE.most)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise _recipe_error(path, [f"line {line}: not UTF-8 text"]) from None
-    except _toml.TOMLDecodeError as error:
-        raise _recipe_error(path, [f"not valid TOML: {error}"]) from None
-    except RecursionError:
-        raise _recipe_error(path, ["not valid TOML: nested too deeply"]) from None
+    except MalformedError as error:
+        raise _recipe_error(path, [str(error)]) from None
 
 
 def _stays_inside(folder: Path, relative: str, root: Path) -> bool:

@@ -7,6 +7,8 @@ is believed by itself. Every problem names its file.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +26,15 @@ from kiln.release_layout import (
     SUMS_FILE,
     is_our_aside,
     locked,
-    read_or_none,
+    read,
     sums,
 )
 from kiln.signing import SIGNATURE_FILE
 from kiln.trust import RELEASE, ModelTrust, Requirements, Trust, trust_in_key
+from kiln.untrusted import MalformedError
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+_MOST_LINES = 20  # damaged ones that are named
 _REMEDY = (
     "Do not use these files: fetch the release again, or remove the named ones and run "
     "`kiln build`."
@@ -102,15 +106,18 @@ def verify_by(dist: Path, trust: Trust) -> VerifyReport:
 
 
 class _Verification:
-    """One pass over a release; gathers every problem, path -> reasons."""
+    """One pass over a release; gathers every problem, path -> reasons, each once."""
 
     def __init__(self, dist: Path, trust: Trust) -> None:
         self.dist = dist
         self.trust = trust
         self.release = ""
-        self.problems: dict[str, list[str]] = {}
+        self.problems: dict[str, dict[str, None]] = {}
         self.listing = list_tree(dist)
         self.digests: dict[str, str] = {}
+        #: Digests and oddities by model, the paths below its folder; without its signature.
+        self.model_digests: dict[str, dict[str, str]] = {}
+        self.model_odd: dict[str, dict[str, str]] = {}
         #: What a path must hold according to who is trusted, whatever SHA256SUMS says.
         self.vouched: dict[str, str] = {}
 
@@ -125,28 +132,32 @@ class _Verification:
         for path, what in self.listing.odd.items():
             self._problem(path, what)
         self._digest_files()
+        self.model_odd = _by_folder(self.listing.odd)
+        self.model_digests = _by_folder(self.digests)
+        for digests in self.model_digests.values():
+            digests.pop(SIGNATURE_FILE, None)
         foreign = self._check_key()
         if not models:
             self._problem(".", "holds no model")
         for model in models:
             self._check_model(model)
+        known = {*LOOSE, *models}
         for path in self.listing.files:
-            if path.split("/")[0] not in (*LOOSE, *models):
+            if path.split("/")[0] not in known:
                 self._problem(path, _stray(path))
         self._check_release()
         self._check_sums()
         if self.problems:
             raise self._error(foreign)
+        paths = _by_folder({path: path for path in self.digests})
         return VerifyReport(
-            tuple(ReleasedModel(model, self._files_of(model)) for model in models),
+            tuple(ReleasedModel(model, self._files(paths[model].values())) for model in models),
             self.release,
             tuple(self.trust.used),
         )
 
     def _problem(self, path: str, what: str) -> None:
-        reasons = self.problems.setdefault(path, [])
-        if what not in reasons:
-            reasons.append(what)
+        self.problems.setdefault(path, {})[what] = None
 
     def _error(self, foreign: str) -> VerificationError:
         count = len(self.problems)
@@ -165,6 +176,18 @@ class _Verification:
             )
         return VerificationError(head + lines, _REMEDY)
 
+    def _read(self, path: str) -> bytes | None:
+        """A file of the release; None where it is missing, or cannot be read, which is noted."""
+        if path not in self.digests:
+            return None
+        try:
+            return read(self.dist / path)
+        except MalformedError as error:
+            self._problem(path, str(error))
+        except OSError as error:
+            self._problem(path, f"cannot be read: {error.strerror or error}")
+        return None
+
     def _digest_files(self) -> None:
         for path, file in self.listing.files.items():
             try:
@@ -174,9 +197,9 @@ class _Verification:
 
     def _check_key(self) -> str:
         """The id of the release's own key where it is a sound one but not the trusted one."""
-        data = read_or_none(self.dist / KEY_FILE) if KEY_FILE in self.digests else None
+        data = self._read(KEY_FILE)
         if data is None:
-            if self.trust.by_key():
+            if self.trust.by_key() and KEY_FILE not in self.problems:
                 self._problem(KEY_FILE, "is missing")
             return ""
         self.trust.offer_key(data)
@@ -200,18 +223,12 @@ class _Verification:
         if signature not in self.digests:
             self._problem(signature, "is missing: nothing vouches for this folder")
             return
-        actual = {
-            path.removeprefix(prefix): digest
-            for path, digest in self.digests.items()
-            if path.startswith(prefix) and path != signature
-        }
-        odd = {
-            path.removeprefix(prefix): what
-            for path, what in self.listing.odd.items()
-            if path.startswith(prefix)
-        }
+        actual = self.model_digests[model]
+        odd = self.model_odd.get(model, {})
+        data = self._read(signature)
+        if data is None:
+            return
         try:
-            data = (self.dist / signature).read_bytes()
             signed = self.trust.open_model_signature(data, model)
         except VerificationError as error:
             what = error.message.removeprefix(SIGNATURE_FILE).strip().rstrip(".")
@@ -229,12 +246,8 @@ class _Verification:
     def _check_statements(self, model: str) -> None:
         """What is stated about each artefact of a model whose files are those that were signed."""
         prefix = f"{model}/"
-        digests = {
-            path.removeprefix(prefix): digest
-            for path, digest in self.digests.items()
-            if path.startswith(prefix) and path != prefix + SIGNATURE_FILE
-        }
-        files = ModelFiles(model, digests, lambda name: (self.dist / prefix / name).read_bytes())
+        digests = self.model_digests[model]
+        files = ModelFiles(model, digests, lambda name: read(self.dist / prefix / name))
         problems = statement_problems(files, ModelTrust(self.trust, model))
         for name, reasons in problems.items():
             for what in reasons:
@@ -262,8 +275,10 @@ class _Verification:
         if RELEASE_BUNDLE not in self.digests:
             self._problem(RELEASE_BUNDLE, "is missing: nothing vouches for the release as a whole")
             return
+        data = self._read(RELEASE_BUNDLE)
+        if data is None:
+            return
         try:
-            data = (self.dist / RELEASE_BUNDLE).read_bytes()
             stated, self.release = read_release(self.trust.open(data, RELEASE, name=RELEASE_BUNDLE))
         except VerificationError as error:
             what = error.message.removeprefix(RELEASE_BUNDLE).strip().rstrip(".")
@@ -285,19 +300,21 @@ class _Verification:
             for path, digest in self.digests.items()
             if path not in (SUMS_FILE, RELEASE_BUNDLE)
         }
-        data = read_or_none(self.dist / SUMS_FILE) if SUMS_FILE in self.digests else None
+        data = self._read(SUMS_FILE)
         if data is None:
-            self._problem(SUMS_FILE, "is missing")
+            if SUMS_FILE not in self.problems:
+                self._problem(SUMS_FILE, "is missing")
             return
         if data == sums(actual):
             return
         listed: dict[str, str] = {}
         text = data.decode("utf-8", "surrogateescape")
+        damaged = 0
         for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
             match = _SUM_LINE.fullmatch(line)
             if match:
                 listed[match[2]] = match[1]
-            else:
+            elif (damaged := damaged + 1) <= _MOST_LINES:
                 self._problem(SUMS_FILE, f"line {number} is damaged")
         if data != sums(listed) and SUMS_FILE not in self.problems:
             self._problem(SUMS_FILE, "is not in its canonical form (order, spaces or line ends)")
@@ -318,12 +335,21 @@ class _Verification:
         else:
             self._problem(path, f"does not match its line in {SUMS_FILE}")
 
-    def _files_of(self, model: str) -> tuple[ReleasedFile, ...]:
+    def _files(self, paths: Iterable[str]) -> tuple[ReleasedFile, ...]:
         return tuple(
-            ReleasedFile(path, file.stat().st_size, self.digests[path])
-            for path, file in sorted(self.listing.files.items())
-            if path.startswith(f"{model}/")
+            ReleasedFile(path, self.listing.files[path].stat().st_size, self.digests[path])
+            for path in sorted(paths)
         )
+
+
+def _by_folder(items: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What is said of paths, by their first folder and the rest; what lies in none is left out."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for path, value in items.items():
+        folder, slash, name = path.partition("/")
+        if slash:
+            found[folder][name] = value
+    return found
 
 
 def _stray(path: str) -> str:

@@ -22,7 +22,9 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from kiln.attest.names import RELEASE_BUNDLE
+from kiln import bounds
+from kiln.attest.names import RELEASE_BUNDLE, SBOM_FILE, SOURCE_FILE
+from kiln.untrusted import MalformedError, read_file
 
 SUMS_FILE = "SHA256SUMS"
 KEY_FILE = "kiln.pub"
@@ -67,9 +69,31 @@ def sums(digests: Mapping[str, str]) -> bytes:
     return b"".join(b"%s  %s\n" % (lines[path], path) for path in sorted(lines))
 
 
+#: Bytes that are read of a file by its name, beside what is read of any other.
+_MOST = {
+    KEY_FILE: bounds.KEY,
+    SUMS_FILE: bounds.SUMS,
+    PAGE_FILE: bounds.PAGE,
+    LATENCY_FILE: bounds.MEASUREMENTS,
+    ACCURACY_FILE: bounds.MEASUREMENTS,
+    SOURCE_FILE: bounds.SOURCE,
+    SBOM_FILE: bounds.SBOM,
+}
+
+
+def read(path: Path) -> bytes:
+    """A file of a release, as large as one of its name may be.
+
+    Raises:
+        MalformedError: it is larger, or no plain file.
+        OSError: it cannot be read.
+    """
+    return read_file(path, _MOST.get(path.name, bounds.STATEMENT).most)
+
+
 def read_or_none(path: Path) -> bytes | None:
-    """A file's content; None where there is no such file."""
+    """A file of a release; None where there is none that can be part of one (:func:`read`)."""
     try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError, MalformedError):
         return None

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from kiln import bounds
 from kiln.attest.names import BUNDLE_TYPE, PAYLOAD_TYPE, STATEMENT_TYPE
 from kiln.digest import sha256_file
 from kiln.errors import StoreError, VerificationError
@@ -36,6 +36,7 @@ from kiln.keys import (
     signature_holds,
 )
 from kiln.listing import Listing, list_tree, printable
+from kiln.untrusted import MalformedError, parse_json, parse_json_object, read_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -130,7 +131,7 @@ def _library_signer(key: SigningKey | KeylessSigner) -> Iterator[Any]:
 
 def _payload_of(data: bytes) -> Any:
     """What a bundle states, unverified: one that was made a moment ago."""
-    return json.loads(base64.b64decode(json.loads(data)["dsseEnvelope"]["payload"]))
+    return parse_json(base64.b64decode(parse_json(data)["dsseEnvelope"]["payload"]))
 
 
 def verify_folder(folder: Path, public_pem: bytes) -> None:
@@ -143,7 +144,7 @@ def verify_folder(folder: Path, public_pem: bytes) -> None:
     """
     try:
         listing = list_tree(folder)
-        data = (folder / SIGNATURE_FILE).read_bytes()
+        data = read_file(folder / SIGNATURE_FILE, bounds.MODEL_SIGNATURE.most)
         actual = {
             path: sha256_file(file)
             for path, file in listing.files.items()
@@ -154,6 +155,8 @@ def verify_folder(folder: Path, public_pem: bytes) -> None:
         raise VerificationError(
             f"{folder} cannot be verified: {name}: {error.strerror or error}.", _REMEDY
         ) from None
+    except MalformedError as error:
+        raise _bad(str(error)) from None
     problems = compare(read_signature(data, public_pem), actual, listing)
     if problems:
         lines = "".join(f"\n  {printable(path)}: {what}" for path, what in sorted(problems.items()))
@@ -193,7 +196,7 @@ def read_signature(data: bytes, public_pem: bytes) -> SignedFolder:
     """
     trusted = parse_public_key(public_pem)
     try:
-        bundle = json.loads(data.decode("utf-8"))
+        bundle = parse_json_object(data, size=bounds.MODEL_SIGNATURE.most)
         if bundle["mediaType"] != BUNDLE_TYPE:
             raise _bad("is not a sigstore bundle v0.3")
         _check_hint(bundle["verificationMaterial"]["publicKey"]["hint"], public_pem)
@@ -235,7 +238,7 @@ def _signed_payload(envelope: Mapping[str, Any], trusted: EllipticCurvePublicKey
         trusted, header + payload, base64.b64decode(signature["sig"], validate=True)
     ):
         raise _bad("is not a valid signature of the trusted key")
-    return json.loads(payload.decode("utf-8"))
+    return parse_json_object(payload, size=bounds.MODEL_SIGNATURE.most)
 
 
 def _folder_of(statement: Mapping[str, Any]) -> SignedFolder:

@@ -8,18 +8,18 @@ everything is the plain case; :mod:`kiln.policy` reads the finer ones from a tru
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln import keys, signing
+from kiln import bounds, keys, signing
 from kiln.attest import dsse
 from kiln.attest.names import TEST_RESULT_SUFFIX
 from kiln.errors import SigningKeyError, VerificationError
 from kiln.keyless import is_keyless
 from kiln.signing import SIGNATURE_FILE, SignedFolder
+from kiln.untrusted import parse_json
 
 if TYPE_CHECKING:
     from kiln.keyless import Identity, KeylessVerifier
@@ -299,6 +299,7 @@ def _with_key(signer: Signer, pem: bytes) -> Signer:
 
 def _hint_of(data: bytes) -> str:
     try:
-        return str(json.loads(data)["verificationMaterial"]["publicKey"]["hint"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        bundle = parse_json(data, size=bounds.STATEMENT.most)
+        return str(bundle["verificationMaterial"]["publicKey"]["hint"])
+    except (ValueError, KeyError, TypeError):
         return ""

@@ -13,7 +13,7 @@ import stat
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 # By name: the two modules are one, but no single environment has both to type-check against.
 _toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -41,6 +41,17 @@ class MalformedError(ValueError):
     """
 
 
+def read_named(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a file that the user named: a link to it will do, and so will a pipe.
+
+    Raises:
+        MalformedError: it is larger than ``limit`` bytes; no more than that was read.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return _at_most(file, limit)
+
+
 def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The content of a plain file of at most ``limit`` bytes; a link is not followed.
 
@@ -59,15 +70,20 @@ def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
             raise MalformedError("is no plain file")
-        # It may still grow: one byte more than allowed is asked for, too.
-        if about.st_size <= limit:
-            with os.fdopen(fd, "rb", closefd=False) as file:
-                data = file.read(limit + 1)
-            if len(data) <= limit:
-                return data
-        raise MalformedError(f"is larger than {limit:,} bytes")
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return _at_most(file, limit)
     finally:
         os.close(fd)
+
+
+def _at_most(file: IO[bytes], limit: int) -> bytes:
+    """All of a file of at most ``limit`` bytes: by its size first, then by what is there."""
+    if os.fstat(file.fileno()).st_size <= limit:
+        # It may still grow: one byte more than allowed is asked for, too.
+        data = file.read(limit + 1)
+        if len(data) <= limit:
+            return data
+    raise MalformedError(f"is larger than {limit:,} bytes")
 
 
 def parse_json(data: bytes | str, *, size: int = MAX_BYTES, depth: int = MAX_DEPTH) -> Any:
@@ -117,7 +133,7 @@ def parse_toml(
     except RecursionError:
         raise MalformedError(f"nests deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
-        raise MalformedError(f"is no TOML ({error})") from None
+        raise MalformedError(f"is not valid TOML: {error}") from None
     _check_plain(table, MAX_DEPTH)
     return table
 

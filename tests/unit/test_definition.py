@@ -120,7 +120,7 @@ def test_a_missing_input_is_named(docker: Path) -> None:
 def test_a_damaged_list_of_images_is_named(docker: Path, text: bytes | None) -> None:
     path = docker / "images.toml"
     path.unlink() if text is None else path.write_bytes(text)
-    with pytest.raises(ImageBuildError, match=r"images\.toml (cannot be read|is no TOML)"):
+    with pytest.raises(ImageBuildError, match=r"images\.toml (cannot be read|is not valid TOML)"):
         load(docker)
 
 

@@ -133,7 +133,7 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
         ([("docker/images.toml", b"x" + b".x" * 2000 + b"=1")], "images.toml that has a"),
         ([("docker/images.lock", b"[odapi]\nsize = inf")], "images.lock that holds"),
         ([("docker/images.lock", b"odapi = 1")], "images.lock that says"),
-        ([("docker/images.lock", b"\xff")], "images.lock that is no TOML"),
+        ([("docker/images.lock", b"\xff")], "images.lock that is not valid TOML"),
     ],
 )
 def test_odd_archives_are_refused_by_name(

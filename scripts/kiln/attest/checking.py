@@ -7,15 +7,14 @@ builder, the commit) is believed of whoever signed.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib import import_module
 from typing import Any
 
+from kiln import bounds
+from kiln.attest.dsse import REMEDY
 from kiln.attest.names import (
     ATTESTATIONS,
     BUILD_TYPE,
@@ -46,9 +45,7 @@ from kiln.attest.test_result import test_result_statement
 from kiln.digest import canonical_json, sha256_bytes
 from kiln.errors import VerificationError
 from kiln.limits import Limits
-
-# By name: the two modules are one, but no single environment has both to type-check against.
-_toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+from kiln.untrusted import MalformedError, parse_json, parse_json_object, parse_toml
 
 #: What reading something that has another form than expected ends in.
 _OTHER_FORM = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
@@ -61,7 +58,7 @@ class ModelFiles:
     Attributes:
         model: the folder's name.
         digests: relative POSIX path -> SHA-256, of every file but ``model.sig``.
-        read: gives the content of one.
+        read: gives the content of one; ``MalformedError`` or ``OSError`` where it cannot.
     """
 
     model: str
@@ -70,7 +67,14 @@ class ModelFiles:
 
     def content(self, path: str) -> bytes:
         """The content of a file; ``VerificationError`` where it is not that of its digest."""
-        data = self.read(path)
+        try:
+            data = self.read(path)
+        except MalformedError as error:
+            raise VerificationError(f"{path} {error}.", REMEDY) from None
+        except OSError as error:
+            raise VerificationError(
+                f"{path} cannot be read: {error.strerror or error}.", REMEDY
+            ) from None
         if sha256_bytes(data) != self.digests[path]:
             raise VerificationError(f"{path} changed while it was read.", "Run the command again.")
         return data
@@ -164,16 +168,12 @@ class _Checking:
 
     def _json(self, path: str) -> dict[str, Any] | None:
         try:
-            data = json.loads(self.files.content(path).decode("utf-8"))
+            return parse_json_object(self.files.content(path), size=bounds.RECORD.most)
         except VerificationError as error:
             self.found[path].append(_reason(error, path))
-            return None
-        except (ValueError, RecursionError):
-            data = None
-        if not isinstance(data, dict):
-            self.found[path].append("is damaged: it is no JSON object")
-            return None
-        return data
+        except MalformedError as error:
+            self.found[path].append(f"is damaged: it {error}")
+        return None
 
     def _archive(self) -> SourceArchive | None:
         try:
@@ -188,7 +188,7 @@ class _Checking:
         if len(paths) != 1:
             raise VerificationError(f"{SOURCE_FILE} holds {len(paths)} recipes, not one.")
         try:
-            recipe = _toml.loads(archive.files[paths[0]].decode("utf-8"))
+            recipe = parse_toml(archive.files[paths[0]])
             fitting = recipe["name"] == self.files.model and isinstance(recipe["image"], str)
         except _OTHER_FORM:
             fitting = False
@@ -330,7 +330,7 @@ def _lock_problems(archive: SourceArchive, image: str) -> list[str]:
     problems = []
     if locked.identity != f"sha256:{sha256_bytes(config)}":
         problems.append(f"locks the image {image!r} to another identity than its configuration's")
-    if json.loads(config)["rootfs"]["diff_ids"] != [locked.layer]:
+    if parse_json(config)["rootfs"]["diff_ids"] != [locked.layer]:
         problems.append(f"locks the image {image!r} to another layer than its configuration's")
     if locked.recipe != recipe_digest_in(archive, image):
         problems.append(f"holds other sources of the image {image!r} than were locked")

@@ -14,23 +14,23 @@ Statement v1, in canonical JSON too.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from kiln import keys
+from kiln import bounds, keys
 from kiln.attest.names import BUNDLE_TYPE, PAYLOAD_TYPE, STATEMENT_TYPE
 from kiln.digest import canonical_json
 from kiln.errors import VerificationError
 from kiln.keys import SigningKey
+from kiln.untrusted import parse_json
 
 REMEDY = "Do not use these files: fetch the release again, or make it again with `kiln build`."
 
-#: Far more than any statement of ours has (30 kB); what is longer is not even parsed.
-MAX_BYTES = 8 << 20
+#: What is longer is not even parsed.
+MAX_BYTES = bounds.STATEMENT.most
 
-_BAD_JSON = (ValueError, TypeError, RecursionError)
+_BAD_JSON = (ValueError, TypeError)
 
 
 def seal(statement: Mapping[str, Any], key: SigningKey) -> bytes:
@@ -121,7 +121,7 @@ def parse_bundle(data: bytes, name: str = "the bundle") -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise bad(name, "is too large to be a bundle")
     try:
-        bundle = json.loads(data.decode("utf-8"))
+        bundle = parse_json(data, size=MAX_BYTES)
         canonical = canonical_json(bundle) + b"\n"
     except _BAD_JSON:
         raise bad(name, "is damaged or no sigstore bundle") from None
@@ -171,7 +171,7 @@ def statement_in(payload: bytes, name: str = "the bundle") -> dict[str, Any]:
         VerificationError: it is none, or not in canonical JSON.
     """
     try:
-        statement = json.loads(payload.decode("utf-8"))
+        statement = parse_json(payload, size=MAX_BYTES)
         canonical = canonical_json(statement)
     except _BAD_JSON:
         raise bad(name, "holds no statement") from None

@@ -13,11 +13,8 @@ import json
 import os
 import re
 import stat
-import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from kiln.archive import TarEntry, deterministic_tar
 from kiln.digest import CACHE_PATTERNS
@@ -25,9 +22,7 @@ from kiln.errors import RecipeError, StoreError
 from kiln.images.definition import SOURCE_DATE_EPOCH
 from kiln.project import Project
 from kiln.recipe import ANYWHERE_SOURCES, RECIPE_FILE, Recipe, load
-
-# By name: the two modules are one, but no single environment has both to type-check against.
-_toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+from kiln.untrusted import parse_toml
 
 #: A string of one line in TOML.
 _STRING = re.compile(r""" "(?:[^"\\\n]|\\.)*" | '[^'\n]*' """, re.VERBOSE)
@@ -150,7 +145,7 @@ def published_recipe(data: bytes, recipe: Recipe) -> bytes:
 
     def shorter(match: re.Match[str]) -> str:
         try:
-            value = _toml.loads(f"x = {match[0]}")["x"]
+            value = parse_toml(f"x = {match[0]}")["x"]
         except ValueError:
             return match[0]
         return json.dumps(PurePosixPath(value).name) if value in private else match[0]

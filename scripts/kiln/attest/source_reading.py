@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from kiln import bounds
 from kiln.digest import sha256_bytes, tree_key
 from kiln.errors import VerificationError
 
 STAGES = "docker/stages/"
 
-#: Bounds of what is read: ten times what the archive has today.
-MAX_BYTES = 64 << 20
-MAX_ENTRIES = 5_000
+MAX_BYTES = bounds.SOURCE.most
+MAX_ENTRIES = 5_000  # ten times what the archive has today
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ content.
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from packaging.utils import (
     InvalidSdistFilename,
@@ -24,17 +23,18 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from kiln import bounds
 from kiln.digest import canonical_json, sha256_bytes
 from kiln.errors import ArchiveError
 from kiln.images.archived import size_of
 from kiln.images.lock import Locked
 from kiln.recipe_values import ModelName, Sha256
+from kiln.untrusted import parse_json
 
 SCHEMA = 1
 INDEX = "bundle.json"
 
-#: Bytes of a ``bundle.json``; a hundred times that of a bundle with all samples and images.
-MAX_INDEX = 64 << 20
+MAX_INDEX = bounds.BUNDLE_INDEX.most
 
 Role = Literal["debian", "python", "source", "input", "recipe", "image"]
 _Line = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -117,7 +117,7 @@ class ImageEntry(_Part):
     def _holds(self) -> ImageEntry:
         digest = hashlib.sha256(self.config.encode()).hexdigest()
         try:
-            layers = json.loads(self.config)["rootfs"]["diff_ids"]
+            layers = parse_json(self.config)["rootfs"]["diff_ids"]
         except (ValueError, TypeError, KeyError):
             layers = None
         if f"sha256:{digest}" != self.identity or layers != [self.layer]:
@@ -165,7 +165,7 @@ def parse(data: bytes, called: str) -> Index:
         ArchiveError: it is damaged, of a later schema, or says something that cannot be.
     """
     try:
-        head: dict[str, Any] = json.loads(data)
+        head = parse_json(data, size=MAX_INDEX)
         schema, index, digest = head["schema"], head["index"], head["sha256"]
         if schema != SCHEMA:
             raise ArchiveError(
@@ -179,7 +179,7 @@ def parse(data: bytes, called: str) -> Index:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise damaged(called, f"{where}: {first['msg']}".removeprefix(": ")) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         why = str(error) if "damaged" in str(error) else "its list of contents cannot be read"
         raise damaged(called, why) from error
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln.attest.dsse import peek_unverified
+from kiln import bounds
+from kiln.attest.dsse import REMEDY, peek_unverified
 from kiln.attest.names import ATTESTATIONS, PROVENANCE_SUFFIX, SOURCE_FILE
 from kiln.attest.plan_data import plan_from_data
 from kiln.errors import UsageError, VerificationError
 from kiln.steps import Files
+from kiln.untrusted import MalformedError, read_file
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,15 @@ def needs_of(dist: Path) -> list[Needs]:
 
 
 def _read(path: Path) -> tuple[dict[str, str], frozenset[str]]:
-    statement = peek_unverified(path.read_bytes(), str(path))
+    try:
+        data = read_file(path, bounds.STATEMENT.most)
+    except MalformedError as error:
+        raise VerificationError(f"{path} {error}.", REMEDY) from None
+    except OSError as error:
+        raise VerificationError(
+            f"{path} cannot be read: {error.strerror or error}.", REMEDY
+        ) from None
+    statement = peek_unverified(data, str(path))
     try:
         build = statement["predicate"]["buildDefinition"]
         recorded = build["internalParameters"]["plan"]

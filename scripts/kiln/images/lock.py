@@ -9,18 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kiln import bounds
 from kiln.digest import sha256_bytes
 from kiln.errors import ImageMismatchError
 from kiln.files import write_atomic
 from kiln.images.definition import IMAGE_NAME, recipe_digest
 from kiln.images.seal import FileFact, Sealed, pack_contents, read_contents
-from kiln.untrusted import (
-    MAX_TOML_BYTES,
-    MalformedError,
-    parse_json_object,
-    parse_toml,
-    read_file,
-)
+from kiln.untrusted import MalformedError, parse_json_object, parse_toml, read_named
 
 LOCK_FILE = "images.lock"
 
@@ -80,7 +75,7 @@ def read_lock(docker_dir: Path) -> dict[str, Locked]:
     """
     path = docker_dir / LOCK_FILE
     try:
-        return parse_lock(read_file(path, MAX_TOML_BYTES))
+        return parse_lock(read_named(path, bounds.LOCK.most))
     except FileNotFoundError:
         return {}
     except MalformedError as error:
@@ -135,7 +130,7 @@ def locked_contents(docker_dir: Path, name: str) -> list[FileFact]:
     """
     path = docker_dir / name / "contents.xz"
     try:
-        return read_contents(read_file(path))
+        return read_contents(read_named(path, bounds.CONTENTS.most))
     except FileNotFoundError:
         return []
     except (lzma.LZMAError, ValueError) as error:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from packaging.utils import canonicalize_name
 
+from kiln import bounds
 from kiln.errors import ImageMismatchError
 from kiln.images import definition
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
@@ -26,6 +27,7 @@ from kiln.images.lock import Locked, locked_image
 from kiln.images.package_facts import PackageFacts, debian_facts, python_facts, spdx
 from kiln.sources import debian, pypi
 from kiln.store import Store
+from kiln.untrusted import parse_json, read_named
 
 if TYPE_CHECKING:
     from kiln.sources.download import OnProgress
@@ -223,7 +225,7 @@ def outdated(docker_dir: Path, image: str) -> list[str]:
     """
     locked = locked_image(docker_dir, image)
     try:
-        document = json.loads(sbom_path(docker_dir, image).read_bytes())
+        document = parse_json(read_named(sbom_path(docker_dir, image), bounds.SBOM.most))
         identity = document["metadata"]["component"]["bom-ref"]
         listed = {
             item["purl"]: (item["name"], item["version"], item["hashes"][0]["content"])

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kiln.errors import ImageBuildError
+from kiln.untrusted import parse_json
 
 #: Folders whose contents belong to the running engine, not to the image.
 _EMPTIED = ("dev", "proc", "sys", "run", "tmp", "in", "out", "kiln/stages")
@@ -298,7 +299,7 @@ def compare_configs(expected: bytes, actual: bytes) -> list[str]:
     >>> compare_configs(old, b'{"config": {"Env": ["A=2"], "Cmd": ["sh"]}}')
     ["configuration, Env: ['A=1'] -> ['A=2']"]
     """
-    old, new = json.loads(expected)["config"], json.loads(actual)["config"]
+    old, new = parse_json(expected)["config"], parse_json(actual)["config"]
     return [
         f"configuration, {name}: {old.get(name)} -> {new.get(name)}"
         for name in sorted(old.keys() | new.keys())

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kiln import bounds
 from kiln.digest import sha256_bytes, sha256_file
 from kiln.errors import UsageError
 from kiln.page.accuracy import Accuracy, find
 from kiln.page.records import Record, load, number
 from kiln.stagecode import stage_module
+from kiln.untrusted import MalformedError, read_file
 
 CONVERSION_FILE, CHECKS_FILE = "conversion.json", "checks.json"
 LATENCY_FILE, ACCURACY_FILE = "latency.json", "accuracy.json"
@@ -28,8 +30,6 @@ _GATES = (
 )  # fmt: skip
 STATUSES = ("passed", "failed", "allowed", "skipped")
 
-#: A preview of 640 pixels has some 100 kB; far more would make a page that no phone opens.
-_MAX_PREVIEW = 2_000_000
 _MAX_SIDE = 65_535  # JPEG's own limit, in pixels
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -169,11 +169,17 @@ def read_release(dist: Path) -> Release:
             "Name the dist folder that `kiln build` wrote.",
         )
     latency, accuracy = (load(dist / name)[0] for name in (LATENCY_FILE, ACCURACY_FILE))
-    key = dist / KEY_FILE
     return Release(
         tuple(_model(folder, latency, accuracy) for folder in folders),
-        sha256_bytes(key.read_bytes()) if key.is_file() else "",
+        _key_id(dist / KEY_FILE),
     )
+
+
+def _key_id(path: Path) -> str:
+    try:
+        return sha256_bytes(read_file(path, bounds.KEY.most))
+    except (OSError, MalformedError):
+        return ""
 
 
 def _model(folder: Path, latency: Record, accuracy: Record) -> Model:
@@ -280,6 +286,10 @@ def _inside(folder: Path, name: str) -> Path | None:
     return path if fine else None
 
 
+def _why(error: OSError | MalformedError) -> str:
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
 def _metadata(path: Path) -> tuple[Any, Any, str]:
     tflite_model, tflite_meta = stage_module("tflite_model"), stage_module("tflite_meta")
     try:
@@ -363,9 +373,10 @@ def _preview(folder: Path, relative: str) -> tuple[str, str]:
     path = _inside(folder / parts[0], parts[1]) if len(parts) == 2 else None
     if path is None or parts[0] != "previews" or (folder / parts[0]).is_symlink():
         return "", "its preview is not in the folder"
-    if path.stat().st_size > _MAX_PREVIEW:
-        return "", f"its preview is larger than {_MAX_PREVIEW:,} bytes"
-    data = path.read_bytes()
+    try:
+        data = read_file(path, bounds.PREVIEW.most)
+    except (OSError, MalformedError) as error:
+        return "", f"its preview {_why(error)}"
     if not data.startswith(b"\xff\xd8\xff"):
         return "", "its preview is not a JPEG"
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}", ""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_MAX_BYTES = 64 * 1024 * 1024  # records of real models stay far below 1 MB
+from kiln import bounds
+from kiln.untrusted import MalformedError, parse_json_object, read_file
 
 
 class Record:
@@ -80,13 +80,8 @@ def load(path: Path) -> tuple[Record, str]:
     try:
         if path.is_symlink() or not path.is_file():
             return Record(), "is not there"
-        if path.stat().st_size > _MAX_BYTES:
-            return Record(), f"is larger than {_MAX_BYTES} bytes"
-        value = json.loads(path.read_text("utf-8"))
+        return Record(parse_json_object(read_file(path, bounds.RECORD.most))), ""
     except OSError as error:
         return Record(), f"cannot be read: {error.strerror or error}"
-    except (ValueError, RecursionError):
-        return Record(), "is not JSON"
-    if not isinstance(value, dict):
-        return Record(), "is not a JSON object"
-    return Record(value), ""
+    except MalformedError as error:
+        return Record(), str(error)

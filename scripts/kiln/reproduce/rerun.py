@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kiln import bounds
 from kiln.attest.names import ATTESTATIONS, CONVERSION_FILE, SOURCE_FILE
 from kiln.digest import sha256_bytes, sha256_file
 from kiln.errors import (
@@ -363,13 +364,13 @@ def _first_difference(item: Recorded, known: Mapping[str, StageResult]) -> str |
     digest = item.byproducts.get(CONVERSION_FILE)
     for path in _beside(item, CONVERSION_FILE):
         try:
-            data = read_file(path)
+            data = read_file(path, bounds.RECORD.most)
         except (MalformedError, OSError):
             continue
         if sha256_bytes(data) != digest:
             continue
         try:
-            stages = parse_json_object(data)["stages"]
+            stages = parse_json_object(data, size=bounds.RECORD.most)["stages"]
             for step in item.plan.steps:
                 if stages[step.id]["key"] != step.key:
                     return None  # a record of something else

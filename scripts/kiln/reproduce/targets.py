@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kiln import bounds
 from kiln.attest import dsse
 from kiln.attest.names import ATTESTATIONS, PROVENANCE_SUFFIX, STATEMENT_TYPE
 from kiln.choices import refuse_unknown
 from kiln.errors import UsageError, VerificationError
 from kiln.reproduce.recorded import Recorded, read
-from kiln.untrusted import MalformedError, parse_json, read_file
+from kiln.untrusted import MalformedError, parse_json, read_file, read_named
 
 #: Opens a bundle about a model (content, model, what messages call it): the statement, once its
 #: signature was found to be trusted.
@@ -41,7 +42,7 @@ def recorded_in(target: Path, open_bundle: Open | None) -> list[Recorded]:
             "Name one model's folder, or one file.",
         )
     for place in places:
-        item = read(_statement(place, open_bundle), place)
+        item = read(_statement(place, open_bundle, named=place == target), place)
         before = found.setdefault((item.model, item.file), item)
         if (before.sha256, before.plan) != (item.sha256, item.plan):
             raise VerificationError(
@@ -92,14 +93,14 @@ def _places(target: Path) -> list[Path]:
     )
 
 
-def _statement(place: Path, open_bundle: Open | None) -> dict[str, Any]:
+def _statement(place: Path, open_bundle: Open | None, *, named: bool) -> dict[str, Any]:
     try:
-        data = read_file(place)
-        parsed = parse_json(data)
-    except MalformedError as error:
-        raise VerificationError(f"{place} {error}.", "Name a provenance file.") from None
+        data = (read_named if named else read_file)(place, bounds.STATEMENT.most)
+        parsed = parse_json(data, size=bounds.STATEMENT.most)
     except OSError as error:
         raise UsageError(f"{place} cannot be read: {error.strerror}.", "Check the path.") from None
+    except MalformedError as error:
+        raise VerificationError(f"{place} {error}.", "Name a provenance file.") from None
     if isinstance(parsed, dict) and parsed.get("_type") == STATEMENT_TYPE:
         if open_bundle is not None:
             raise VerificationError(

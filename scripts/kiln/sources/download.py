@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from kiln.sources.http import (
     reason,
 )
 from kiln.store import FileMismatchError, Store
+from kiln.untrusted import MalformedError, parse_json_object, read_file
 
 _CHUNK = 64 << 10  # small enough to notice a stop soon on a slow line
 _FIRST_PAUSE = 0.5  # seconds; doubled after each try without progress
@@ -268,10 +268,8 @@ class _Fetcher:
     def _validator(self, url: str) -> str | None:
         """The If-Range value for what we have, "" if it needs none, None if it cannot be used."""
         try:
-            about = json.loads(self._about.read_bytes())
-        except (OSError, ValueError):
-            about = {}
-        if not isinstance(about, dict):
+            about = parse_json_object(read_file(self._about))
+        except (OSError, MalformedError):
             about = {}
         validator = about.get("validator") if about.get("url") == url else None
         if self._want.sha256 is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiln.errors import ArchiveError, DigestMismatchError
-from kiln.listing import list_tree
+from kiln.listing import TooMuchError, list_tree
 from kiln.recipe import HubSource
 from kiln.sources.packed import Packed, archive_files, at_hand, check_files
 from kiln.store import Store
@@ -93,7 +93,12 @@ def hub_files(
 
 
 def _cached_files(folder: Path, store: Store) -> dict[str, str]:
-    listing = list_tree(folder)
+    try:
+        listing = list_tree(folder)
+    except TooMuchError as error:
+        raise ArchiveError(
+            f"{folder} is no module: {error}.", "Fetch the module into the hub cache again."
+        ) from None
     for name, why in sorted(listing.odd.items()):
         if "empty folder" not in why:  # TensorFlow leaves an empty assets/
             raise ArchiveError(

@@ -123,7 +123,7 @@ def _links() -> Iterator[tuple[str, Attack]]:
             }:  # fmt: skip
                 continue
             arguments = {"place": place, "kind": kind}
-            yield f"{kind}-as-{place}", Attack("links", "odd", arguments, refused=True)
+            yield f"{kind}-as-{place}", Attack("links", "odd", arguments, refused=True, timeout=8)
     for place in ("step", "files", "report", "file", "folder"):
         for mode in (0, 0o111, 0o4755, 0o1777):
             rights = {"place": place, "mode": mode}

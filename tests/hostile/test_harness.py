@@ -38,7 +38,7 @@ CAUGHT = {
 def test_a_naive_driver_is_caught(
     name: str, words: str, sealed: tuple[str, str], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hostile.stage_output.PATIENCE", 5)  # it hangs where a FIFO is
+    monkeypatch.setattr("hostile.stage_output.PATIENCE", 2)  # it hangs where a FIFO is
     tag, address = sealed
     with pytest.raises(FindingError, match=words):
         StageOutput(tag, address, driver="naive").run(Case("stage-output", name, 1), place)

@@ -29,6 +29,10 @@ POLICY ?=
 TRUSTED = $(if $(POLICY),--policy $(POLICY))
 # Options of `make reproduce-demo`, such as --keep-images.
 DEMO ?=
+STORM_MINUTES ?= 60
+CASE ?=
+# Options of `make storm`, such as --seed and --family.
+STORM ?=
 # Any Python from 3.10 on will do for the driver.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
@@ -164,6 +168,11 @@ reproducibility: env engine ## samples and images again under varied circumstanc
 .PHONY: reproduce-demo
 reproduce-demo: dev engine ## the samples made again, byte for byte, from a bundle: no store, images or network
 	@$(VENV)/bin/python scripts/reproduce_demo.py $(DEMO)
+
+# A failing case says which one it is: make storm CASE=family/name/seed
+.PHONY: storm
+storm: dev engine ## hostile stages, files and bad days at random for STORM_MINUTES (60), table into docs/security.md
+	@PYTHONPATH=scripts:tests $(VENV)/bin/python -m hostile.storm --minutes $(STORM_MINUTES) $(if $(CASE),--case $(CASE),--docs) $(STORM)
 
 .PHONY: bench
 bench: dev engine ## kiln against the hand-run way, side by side in one run

@@ -31,6 +31,9 @@ OWNER_LABEL = "org.tflite-kiln.owner"
 #: Seconds an engine may take to say that it is there, and to answer anything else.
 _PING_TIMEOUT, _TIMEOUT = 10, 600
 
+#: Seconds that an engine gets to remove the containers of a command that was stopped.
+_STOP_PATIENCE = 5.0
+
 #: How often a running container is looked after, and how long an engine may take to kill one.
 _WATCH_SECONDS, _KILL_PATIENCE = 0.25, 8.0
 
@@ -260,11 +263,20 @@ class Engine:
     def stop_all(self) -> None:
         """Remove every container this process is running; their :meth:`run` calls then end.
 
-        Whoever calls :meth:`run` from now on gets a :class:`CancelledError`.
+        Whoever calls :meth:`run` from now on gets a :class:`CancelledError`. What a hung engine
+        has not removed after a few seconds, the next command removes.
         """
         self._stopped = True
-        for container in list(self._running):
-            self.remove(container)
+        # In threads: an engine that hangs answers none of these, and nobody should wait for it.
+        helpers = [
+            threading.Thread(target=self.remove, args=(container,), daemon=True)
+            for container in list(self._running)
+        ]
+        for helper in helpers:
+            helper.start()
+        until = time.monotonic() + _STOP_PATIENCE
+        for helper in helpers:
+            helper.join(max(0.0, until - time.monotonic()))
 
     def remove(self, container: Any) -> None:
         """Kill and remove a container; silent when it, or the engine, is gone already."""

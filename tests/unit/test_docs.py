@@ -21,7 +21,10 @@ from kiln.recipe import Recipe, _Part, load
 from kiln.recipe_words import models_in
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 README = DOCUMENTS[0].read_text("utf-8")
 PACKAGE = ROOT / "scripts" / "kiln"
 

@@ -73,6 +73,7 @@ def test_a_request_that_fails_as_a_whole() -> None:
         (line("finished", seconds=True, peak_rss=1), "seconds is not"),
         (line("finished", seconds=-1, peak_rss=1), "seconds is not"),
         (line("finished", seconds=1e300, peak_rss=1), "seconds is not"),
+        (line("finished", seconds=10**400, peak_rss=1), "seconds is not"),
         (b'{"event":"finished","stage":"export","seconds":NaN,"peak_rss":1}\n', "NaN"),
         (line("finished", seconds=1, peak_rss=1.5), "peak_rss is not"),
         (line("finished", seconds=1, peak_rss=1 << 70), "peak_rss is not"),

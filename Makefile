@@ -16,6 +16,8 @@ PARTS ?= parts
 ASSETS ?= assets
 NOTES ?= notes.md
 RELEASE ?= release
+# Further options of `make reproduce`.
+REPRODUCE ?=
 REPRODUCED ?= reproduced
 RESULT ?= success
 # For locks.
@@ -214,10 +216,10 @@ fetch-release: ## a release on GitHub (the latest, or TAG), unpacked into the ne
 	@scripts/fetch-release.sh $(RELEASE) "$$TAG"
 
 .PHONY: reproduce
-reproduce: env engine ## make the release in RELEASE again and compare; what was found goes to REPRODUCED
+reproduce: env engine ## make the release in RELEASE again (REPRODUCE: more options) and compare; results in REPRODUCED
 	@mkdir -p $(REPRODUCED)
 	@$(KILN) verify $(RELEASE)/tflite-kiln-* $(TRUSTED)
-	@$(KILN) reproduce $(RELEASE)/tflite-kiln-* $(TRUSTED) --json > $(REPRODUCED)/events.jsonl
+	@$(KILN) reproduce $(RELEASE)/tflite-kiln-* $(TRUSTED) $(REPRODUCE) --json > $(REPRODUCED)/events.jsonl
 
 .PHONY: reproduce-report
 reproduce-report: env ## what `make reproduce` found: a report and a badge in REPRODUCED

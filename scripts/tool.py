@@ -9,6 +9,7 @@ from types import FrameType
 import click
 
 from kiln.errors import CancelledError, KilnError, UsageError
+from kiln.files import system_guard
 from kiln.ui import JsonReporter
 
 
@@ -25,7 +26,8 @@ def run(command: click.Command, name: str) -> None:
     signal.signal(signal.SIGTERM, stop)
     error: KilnError
     try:
-        command.main(prog_name=name, standalone_mode=False)
+        with system_guard():
+            command.main(prog_name=name, standalone_mode=False)
         return
     except KilnError as failure:
         error = failure

@@ -25,7 +25,7 @@ from stages import (
     tflite_meta,
 )
 from stages.failures import StageError
-from stages.gates import SKIPPED, Gate
+from stages.gates import SKIPPED, Gate, beside
 from stages.normalizations import Normalization, named, three
 from stages.request import REQUIRED
 
@@ -303,8 +303,8 @@ def _raw_pixels(gate: Gate, model: detector.Detector, right: Optional[Normalizat
     if error > annotate.PIXEL_LIMIT:
         gate.problem(
             "normalization",
-            f"raw pixels read as {named(right)}",
-            f"up to {error:.1f} pixel values off",
+            f"raw pixels read as {named(right)}, within {annotate.PIXEL_LIMIT:g} pixel values",
+            f"up to {beside(error, annotate.PIXEL_LIMIT)} pixel values off",
             "The calibration images do not reach from black to white, or were normalised in "
             "another way than the model is.",
         )

@@ -11,6 +11,21 @@ from typing import Any
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 
+_DIGITS = range(3, 18)
+"""Significant digits of a number in a problem: the least, and more than a double has."""
+
+
+def beside(value: float, bound: float) -> str:
+    """``value``, which misses ``bound``, in as many digits as it takes to see that it does.
+
+    >>> beside(0.8963, 0.9), beside(0.89996, 0.9)
+    ('0.896', '0.89996')
+    """
+    shown = float(f"{bound:g}")  # as messages show bounds
+    texts = (f"{value:.{digits}g}" for digits in _DIGITS)
+    return next((text for text in texts if float(text) != shown), f"{value:.3g}")
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong.

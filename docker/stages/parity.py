@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from stages import compare, matching
-from stages.gates import Gate
+from stages.gates import Gate, beside
 
 NAME = "parity"
 
@@ -57,12 +57,13 @@ LIMITS = {
     "float32": Limits(score_difference=0.001, iou=0.99, unmatched=0.02, agreement=0.99),
     "float16": Limits(score_difference=0.02, iou=0.95, unmatched=0.05, agreement=0.97),
     "dynamic": Limits(score_difference=0.25, iou=0.6, unmatched=0.25, agreement=0.8),
-    "int8": Limits(score_difference=0.4, iou=0.5, unmatched=0.35, agreement=0.7),
+    "int8": Limits(score_difference=0.4, iou=0.5, unmatched=0.35, agreement=0.6),
     # Somebody else's conversion, of whatever kind.
     "prebuilt": Limits(score_difference=0.4, iou=0.5, unmatched=0.35, agreement=0.6),
 }
-"""By variant. Measured on three trained models and eight families of random ones, the worst
-figures lie well inside; see ``docs/checks.md``. The recipe's ``[check.limits]`` replaces them."""
+"""By variant. Measured on three trained models and eight families of random ones, in several
+kernels and processors; each bound leaves at least a quarter more than the worst figure: see the
+table in ``docs/checks.md``. The recipe's ``[check.limits]`` replaces them."""
 
 
 def threshold(source: Detections, wanted: float) -> float:
@@ -184,19 +185,20 @@ def _hold(
     difference, iou = judged["score_difference"], judged["iou"]
     if difference > limits.score_difference:
         over.append(f"scores within {limits.score_difference:g}")
-        seen.append(f"a score off by {difference:.3g}")
+        seen.append(f"a score off by {beside(difference, limits.score_difference)}")
     if iou < limits.iou:
         over.append(f"boxes that overlap by {limits.iou:g} (IoU)")
-        seen.append(f"one that overlaps by {iou:.3g}")
+        seen.append(f"one that overlaps by {beside(iou, limits.iou)}")
     if unmatched > limits.unmatched:
-        over.append(f"{limits.unmatched:.0%} of detections found by one of the two only, at most")
+        most = limits.unmatched * 100
+        over.append(f"{most:g} % of detections found by one of the two only, at most")
         seen.append(
-            f"{unmatched:.0%}: {figures['missed']} missed, {figures['extra']} extra, "
-            f"{figures['pairs']} in common"
+            f"{beside(unmatched * 100, most)} %: {figures['missed']} missed, "
+            f"{figures['extra']} extra, {figures['pairs']} in common"
         )
     if agreed < limits.agreement:
         over.append(f"an agreement of {limits.agreement:g}")
-        seen.append(f"{agreed:.3g}")
+        seen.append(beside(agreed, limits.agreement))
     if over:
         # The cause is filled in by whoever can try others (stages.diagnosis).
         gate.problem("differs", "; ".join(over), "; ".join(seen), "")

@@ -24,9 +24,10 @@ RESULT_FILE = "check.json"
 NAME = "runtime-task-library"
 
 LIMITS = parity.Limits(score_difference=0.15, iou=0.6, unmatched=0.34, agreement=0.75)
-"""Measured on the samples' twelve files: scores within 0.05, boxes within IoU 0.66, at most one
-detection in twenty on one side only. The library rounds pixels before a float model sees them,
-boxes to whole pixels, and brings a TensorFlow Lite of its own (dynamic-range kernels differ)."""
+"""Measured on the samples' twelve files and on 32 of families with random weights: scores within
+0.071, boxes from IoU 0.789, nothing on one side only, agreement from 0.89. The library rounds
+pixels before a float model sees them, boxes to whole pixels, and brings a TensorFlow Lite of its
+own (dynamic-range kernels differ)."""
 
 _FINER = 3
 """The library gives boxes in whole pixels of the picture it is shown. Shown each pixel three times

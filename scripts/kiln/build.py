@@ -19,7 +19,7 @@ from kiln.attest.repository import Repository, repository_of
 from kiln.attest.signer import Signer, own_signer
 from kiln.digest import tree_digest
 from kiln.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
-from kiln.files import write_atomic
+from kiln.files import system_guard, write_atomic
 from kiln.images.lock import locked_image
 from kiln.known import look_up
 from kiln.plan import Plan, make_plan
@@ -165,7 +165,8 @@ class Builder:
 
     def _outcome(self, task: Future[ModelBuild], name: str, *, tell: bool) -> ModelBuild:
         try:
-            result = task.result()
+            with system_guard():
+                result = task.result()
             self._remember(name, ok=True, variants=[item.variant for item in result.artefacts])
             self.on_event("model", model=name, state="done")
         except KilnError as error:

@@ -36,6 +36,7 @@ from kiln.cli_plan import plan
 from kiln.cli_reproduce import reproduce
 from kiln.cli_verify import verify
 from kiln.errors import CancelledError, KilnError, RecipeError, UsageError
+from kiln.files import system_guard
 from kiln.plain_text import plain
 from kiln.ui import JsonReporter, table
 
@@ -74,7 +75,9 @@ def main() -> None:
 @contextlib.contextmanager
 def _guard() -> Iterator[None]:
     try:
-        yield
+        # What is likely has words of its own where it happens; this is for the rest.
+        with system_guard():
+            yield
     except click.UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: a bare `kiln`
             print(error.format_message(), file=sys.stderr)

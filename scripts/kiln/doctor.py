@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from kiln.engine import Engine
 from kiln.errors import DiskFullError, KilnError
+from kiln.files import system_guard
 from kiln.images.builder import Images
 from kiln.images.definition import load as load_images
 from kiln.images.lock import locked_image
@@ -20,6 +21,7 @@ from kiln.keys import (
     is_locked,
     load_or_create_key,
     own_key_path,
+    refuse_open_folders,
 )
 from kiln.project import Project
 from kiln.recipe import discover, load
@@ -46,7 +48,8 @@ def examine(project: Project) -> list[Finding]:
 
     def look(what: str, check: Callable[[], Finding | str]) -> bool:
         try:
-            found = check()
+            with system_guard():
+                found = check()
         except KilnError as error:
             findings.append(Finding(what, "PROBLEM", error.message, error.remedy, error))
             return False
@@ -84,6 +87,8 @@ def _key() -> Finding | str:
     path = own_key_path()
     if not os.environ.get(PEM_VARIABLE):
         if path == default_key_path() and not path.exists():
+            # The first build closes the folder; what is above it is not ours.
+            refuse_open_folders(path.parent)
             return Finding("signing key", "note", f"none yet; the first build makes {path}")
         if is_locked(path) and not os.environ.get(PASSWORD_VARIABLE):
             what = f"{path} is locked with a password"

@@ -156,6 +156,12 @@ class DiskFullError(KilnError):
     exit_code, kind = 31, "disk-full"
 
 
+class SystemRefusedError(KilnError):
+    """The operating system refused something: a name too long, too many open files, and so on."""
+
+    exit_code, kind = 32, "system"
+
+
 class SigningKeyError(KilnError):
     """The signing key is missing, unreadable, too open, or of the wrong kind."""
 

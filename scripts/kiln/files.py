@@ -14,12 +14,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from kiln.errors import DiskFullError, StoreError
+from kiln.errors import DiskFullError, KilnError, StoreError, SystemRefusedError
+from kiln.listing import printable
 from kiln.owners import is_abandoned, tagged_name
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # A folder that was emptied is not empty, or is no folder any more.
 _CHANGED = {errno.ENOTEMPTY, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}
+# As good as none: what was half made may have been removed again before anybody asks.
+_FEW_INODES = 8
+_LONGEST_NAME = 300  # characters of a path that a message shows in full
+_REMEDIES = {
+    errno.ENAMETOOLONG: "Use a shorter name: a path has at most 4,095 bytes, each part of it 255.",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`), then run the command again.",
+    errno.ENFILE: "Close other programs, or raise the system's limit of open files.",
+    errno.EACCES: "Check who owns it, and its permissions.",
+    errno.EPERM: "Check who owns it, and its permissions.",
+    errno.EROFS: "Mount its file system so that it can be written, or name another folder.",
+    errno.ELOOP: "Its symbolic links lead in a circle: correct them, or name another path.",
+    errno.EIO: "The disk failed: look at the system's log.",
+}
 _COPY_CHUNK = 4 << 20
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_FDCWD = -100  # <fcntl.h>
@@ -41,19 +55,87 @@ def disk_guard(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise DiskFullError(
-            f"No space left to write {path} ({_free_space(path)}).",
-            "Free some space (`kiln clean` removes what can be made again), or set KILN_STORE to "
-            "a folder on a larger disk; then run again.",
-        ) from error
+        raise _disk_full(path, error) from error
 
 
-def _free_space(path: Path) -> str:
+def _disk_full(path: Path, error: OSError) -> DiskFullError:
+    """What ENOSPC or EDQUOT means where ``path`` was to be written: a file system has several ends.
+
+    It has no bytes left, or (ENOSPC, too) no inodes: it holds as many files as it ever can.
+    """
+    place, about = _file_system(path)
+    few = about is not None and about.f_files and about.f_favail < _FEW_INODES
+    if error.errno == errno.ENOSPC and about is not None and few and about.f_bavail:
+        return DiskFullError(
+            f"No file can be made to write {path}: the file system of {place} has no free inodes.",
+            "It holds as many files as it can, whatever their size. Remove some (`kiln clean` "
+            "removes what can be made again), or set KILN_STORE to a folder on another one; then "
+            "run again.",
+        )
+    free = "free space unknown"
+    if about is not None:
+        size = about.f_bavail * about.f_frsize
+        free = f"{size / 1e6:.1f} MB free on the file system of {place}"
+    if error.errno == errno.EDQUOT:
+        free = f"a quota is used up; {free}"
+    return DiskFullError(
+        f"No space left to write {path} ({free}).",
+        "Free some space (`kiln clean` removes what can be made again), or set KILN_STORE to "
+        "a folder on a larger disk; then run again.",
+    )
+
+
+@contextlib.contextmanager
+def system_guard() -> Iterator[None]:
+    """Turn what the operating system refuses, and nothing nearer to it has put in words, into ours.
+
+    Raises:
+        SystemRefusedError, DiskFullError: the body met an OSError. One passes unchanged: that
+            nobody reads what we write is no failure.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _system_error(error) from error
+
+
+def _system_error(error: OSError) -> KilnError:
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name]
+    if error.errno in _FULL:
+        return _disk_full(Path(names[0] if names else "."), error)
+    told = " and ".join(_shown(name) for name in names)
+    why = error.strerror or str(error) or type(error).__name__
+    return SystemRefusedError(
+        f"{told}: {why}." if told else f"The operating system refused something: {why}.",
+        _REMEDIES.get(error.errno or 0, "See to that, then run the command again."),
+    )
+
+
+def _shown(name: str) -> str:
+    """A path for a message: what could be a command to a terminal escaped, its middle left out."""
+    name = printable(name)
+    return name if len(name) <= _LONGEST_NAME else f"{name[:80]}…{name[-80:]}"
+
+
+def _file_system(path: Path) -> tuple[Path, os.statvfs_result | None]:
+    """The nearest folder that is there, and what its file system says of itself."""
     for place in (path, *path.parents):
         with contextlib.suppress(OSError):
-            free = shutil.disk_usage(place).free
-            return f"{free / 1e6:.1f} MB free on the file system of {place}"
-    return "free space unknown"
+            return place, os.statvfs(place)
+    return path, None
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for nobody but us, whatever the umask.
+
+    What is there already stays as open as it is: whoever made it had a reason.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(mode=0o700, exist_ok=True)
+        place.chmod(0o700)  # a umask may have taken our own rights, too
 
 
 def aside_of(path: Path) -> Path:
@@ -184,10 +266,10 @@ def remove(path: Path) -> None:
                 if error.errno not in _CHANGED or attempt == 2:
                     raise
     except OSError as error:
-        hint = "Remove it by hand, as the user who owns it."
+        remedy = "Remove it by hand, as the user who owns it."
         if error.errno == errno.EROFS:
-            hint = "Its file system is mounted read-only."
-        raise StoreError(f"Cannot remove {path}: {error.strerror or error}.", hint) from error
+            remedy = "Mount its file system so that it can be written, or name another folder."
+        raise StoreError(f"Cannot remove {path}: {error.strerror or error}.", remedy) from error
 
 
 def _remove_tree(path: Path) -> None:

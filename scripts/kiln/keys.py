@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import grp
 import hashlib
 import os
+import pwd
 import secrets
+import shlex
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from kiln import bounds
 from kiln.errors import SigningKeyError
-from kiln.files import disk_guard, sync_folder, write_atomic
+from kiln.files import disk_guard, make_private, sync_folder, write_atomic
 from kiln.untrusted import MalformedError, read_named
 
 if TYPE_CHECKING:
@@ -309,8 +312,9 @@ def _load(path: Path, password: bytes | None) -> SigningKey:
 
 
 def _read_private(path: Path) -> bytes:
-    """The file's bytes; refused where others than the owner may read or write it."""
+    """The file's bytes; refused where others may read or write it, or put another in its place."""
     try:
+        refuse_open_folders(path)
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if stat.S_ISREG(mode) and mode & 0o077:
@@ -325,6 +329,50 @@ def _read_private(path: Path) -> bytes:
     if len(data) > bounds.KEY.most:
         raise _no_key(path, f"is larger than {bounds.KEY.most:,} bytes")
     return data
+
+
+def refuse_open_folders(path: Path) -> None:
+    """Make sure that nobody else can put another file, or another folder, in the place of a key.
+
+    Both ways to it count: as it is named, and where links on it lead. In a folder with the sticky
+    bit (``/tmp``) nobody can touch what others own.
+
+    Args:
+        path: the file; it need not exist.
+
+    Raises:
+        SigningKeyError: a folder above it may be written to by others.
+        OSError: one cannot be looked at.
+    """
+    named, real = path.absolute(), Path(os.path.realpath(path))
+    for folder in dict.fromkeys([named.parent, *real.parents, *named.parents]):
+        try:
+            about = folder.stat()
+        except FileNotFoundError:
+            continue  # whoever could make it may write to one above
+        if about.st_mode & stat.S_ISVTX:
+            continue
+        # Higher up, a group that the owner is alone in is nobody else: many systems give everybody
+        # one, and a umask that lets it write.
+        nearest = folder in (named.parent, real.parent)
+        group = about.st_mode & stat.S_IWGRP and (nearest or not _is_alone(about))
+        if group or about.st_mode & stat.S_IWOTH:
+            raise SigningKeyError(
+                f"The folder {folder} of the signing key {path} may be written to by other users "
+                f"(mode {stat.S_IMODE(about.st_mode):04o}): they can exchange the key.",
+                f"Run `chmod go-w {shlex.quote(str(folder))}`; if others may have changed "
+                "something there, make a new key.",
+            )
+
+
+def _is_alone(about: os.stat_result) -> bool:
+    """Whether a folder's group is its owner's own, and has no other members."""
+    try:
+        owner = pwd.getpwuid(about.st_uid).pw_name
+        group = grp.getgrgid(about.st_gid)
+    except KeyError:
+        return False
+    return group.gr_name == owner and set(group.gr_mem) <= {owner}
 
 
 def _read(path: Path) -> bytes:
@@ -394,12 +442,13 @@ def _create(path: Path, password: bytes | None) -> None:
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     try:
         with disk_guard(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(path.parent)
             if path == default_key_path():
                 # Our own folder: it may be closed to others also where it was there before.
                 path.parent.chmod(0o700)
             fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
+                os.fchmod(fd, 0o600)  # whatever the umask
                 file.write(pem)
                 file.flush()
                 os.fsync(file.fileno())

@@ -189,8 +189,9 @@ def _adopt(dist: Path, folder: Path, trust: Trust) -> bool:
     aside = aside_of(target)
     prepared = aside / folder.name
     try:
-        prepared.mkdir(parents=True)
-        _fill(prepared, {**files, SIGNATURE_FILE: signature or b""})
+        with disk_guard(dist):
+            prepared.mkdir(parents=True)
+            _fill(prepared, {**files, SIGNATURE_FILE: signature or b""})
         # The copy is asked, not what was copied: that may have changed meanwhile.
         if not _is_signed(prepared, trust):
             raise VerificationError(
@@ -400,18 +401,19 @@ def _put(
     aside = aside_of(target)
     prepared = aside / model  # the folder's name is part of what is signed
     try:
-        prepared.mkdir(parents=True)
-        _fill(prepared, files)
-        for name, statement in statements.items():
-            place = prepared / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            before = read_or_none(target / name)
-            if before is None or not _states(before, canonical_json(statement), signer):
-                before = signer.seal(statement)
-            place.write_bytes(before)
-            place.chmod(0o644)
-        signer.sign_folder(prepared)
-        _exchange(prepared, target)
+        with disk_guard(dist):  # asked before what is aside is removed, and there is room again
+            prepared.mkdir(parents=True)
+            _fill(prepared, files)
+            for name, statement in statements.items():
+                place = prepared / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                before = read_or_none(target / name)
+                if before is None or not _states(before, canonical_json(statement), signer):
+                    before = signer.seal(statement)
+                place.write_bytes(before)
+                place.chmod(0o644)
+            signer.sign_folder(prepared)
+            _exchange(prepared, target)
     finally:
         remove(aside)
 

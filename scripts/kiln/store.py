@@ -39,6 +39,7 @@ from kiln.errors import DigestMismatchError, StoreError
 from kiln.files import (
     copy_file,
     disk_guard,
+    make_private,
     remove,
     sweep_asides,
     sync_file,
@@ -109,7 +110,9 @@ class DamagedContentError(StoreError):
 
 
 class Store:
-    """A store in the folder ``root``, made if missing; many processes may share it.
+    """A store in the folder ``root``; many processes may share it.
+
+    The folder is made if it is missing, for nobody but us; one that is there stays as it is.
 
     Raises:
         StoreError: the folder cannot be made or written.
@@ -125,6 +128,9 @@ class Store:
         self.downloads = self.root / "downloads"
         self.tmp = self.root / "tmp"
         with disk_guard(self.root), self._usable():
+            # Who else may come in decides about all below it. (An engine mounts what stages see
+            # by itself; they need no way in.)
+            make_private(self.root)
             for folder in (
                 self._blobs,
                 self._results,

@@ -151,4 +151,5 @@ def test_dynamic_is_near(made: Made, name: str) -> None:
         image = pixels.load_rgb(made.photos / photo)
         left, right = (model.detect(image, score_threshold=SURE) for model in models)
         if len(left) >= 5:
-            assert matching.agreement(left, right) > 0.85, photo
+            # 0.811 was the least in LiteRT's reference, builtin and XNNPACK kernels.
+            assert matching.agreement(left, right) > 0.75, photo

@@ -195,6 +195,14 @@ def test_mediapipe_still_lacks_what_the_rule_says(
     assert "Per-channel image normalization is not available" in gate["summary"]
 
 
+def test_what_each_variant_computes_in(models: dict[str, dict[str, Path]]) -> None:
+    """Which bounds hold for it."""
+    own = {"dynamic": "hybrid", "int8": "integer"}
+    for files in models.values():
+        for variant, path in files.items():
+            assert runtimes.arithmetic(path) == own.get(variant, "float"), path
+
+
 @pytest.mark.parametrize(("architecture", "variant"), CASES)
 def test_the_task_library_finds_the_same(
     task_library: Any,
@@ -204,7 +212,9 @@ def test_the_task_library_finds_the_same(
 ) -> None:
     refused, found = task_library[architecture, variant]
     assert refused is None
-    limits = runtimes.ROUNDED_INPUT if variant in ("float32", "float16") else runtimes.REQUANTISED
+    limits = {"dynamic": runtimes.HYBRID, "int8": runtimes.INTEGER}.get(
+        variant, runtimes.ROUNDED_INPUT
+    )
     ious = []
     for image, items in expected[architecture][variant].items():
         result = compare.compare(items, found[image], THRESHOLD)

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from stages import check, detector, label_proof, packed, parity, pixels, structure
 from stages.events import Emitter, EventStream
 from stages.failures import StageError
+from stages.gates import beside
 from stages.request import complete_params
 
 pytest.importorskip("ai_edge_litert")
@@ -224,6 +227,27 @@ def test_what_differs_is_said(found: list[dict[str, Any]], words: str) -> None:
     gate = parity.examine({"a": [thing()]}, {"a": found}, STRICT, 0.3)
     [problem] = gate.problems
     assert words in problem.seen
+
+
+def test_a_near_miss_is_seen_to_be_one() -> None:
+    source = {"a": crowd(0.9, 0.8)}
+    found = {"a": [thing(0.9 - 2.00001e-3, 1, 1 / 4), *crowd(0.9, 0.8)[1:]]}
+    limits = STRICT.changed({"score_difference": 0.002})
+    [problem] = parity.examine(source, found, limits, 0.3).problems
+    assert problem.expected == "scores within 0.002"
+    assert problem.seen == "a score off by 0.00200001"
+    limits = STRICT.changed({"unmatched": 0.333, "agreement": 0.0})
+    [problem] = parity.examine({"a": crowd(0.9, 0.8, 0.7)}, source, limits, 0.3).problems
+    assert problem.expected.startswith("33.3 % of detections")
+    assert problem.seen.startswith("33.33 %: 1 missed")
+
+
+@given(st.floats(0, 1), st.integers(1, 1000))
+def test_a_value_that_misses_its_bound_looks_like_it(value: float, thousandths: int) -> None:
+    bound = thousandths / 1000
+    assume(value != bound)
+    assert float(beside(value, bound)) != float(f"{bound:g}")
+    assert float(beside(value, bound)) == pytest.approx(value, rel=5e-3)
 
 
 def test_faint_models_are_compared_on_what_they_have() -> None:

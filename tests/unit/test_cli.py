@@ -332,3 +332,24 @@ def test_doctor_does_not_ask_for_the_key_s_password(kiln: Kiln) -> None:
     findings = {event["what"]: event for event in events(kiln("doctor", "--json"))}
     assert findings["signing key"]["state"] == "note"
     assert "locked" in findings["signing key"]["detail"]
+
+
+def test_doctor_says_where_others_could_exchange_the_key(kiln: Kiln) -> None:
+    home = kiln.root / "home"
+    home.mkdir()
+    home.chmod(0o777)
+
+    def finding() -> dict[str, Any]:
+        found = {event["what"]: event for event in events(kiln("doctor", "--json"))}
+        return found["signing key"]
+
+    for _ in range(2):  # without a key, and with one
+        said = finding()
+        assert said["state"] == "PROBLEM"
+        assert f"{home} of the signing key" in said["detail"]
+        assert f"chmod go-w {home}" in said["remedy"]
+        home.chmod(0o755)
+        kiln("keys", "init", "--no-password")  # (the second time there is one)
+        assert finding()["state"] == "ok"
+        home.chmod(0o777)
+    assert kiln("keys", "show").returncode == 40

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_disk import small_disk
+from small_disk import make_read_only, small_disk
 
 from kiln import files
 from kiln.errors import DiskFullError, StoreError
@@ -66,6 +66,30 @@ def test_disk_guard_names_the_path(tmp_path: Path, code: int) -> None:
         raise OSError(code, os.strerror(code))
     assert "MB free on the file system of" in caught.value.message
     assert caught.value.remedy
+
+
+def test_out_of_inodes_is_not_called_out_of_space(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64m", inodes=30) as disk:
+        with pytest.raises(DiskFullError) as caught:
+            for number in range(40):
+                files.write_atomic(disk / str(number), b"x")
+        assert f"the file system of {disk} has no free inodes" in caught.value.message
+        assert "MB free" not in caught.value.message
+        assert "whatever their size" in caught.value.remedy
+        # And a disk without room is one, however few files it may hold.
+        (disk / "0").unlink()
+        with pytest.raises(DiskFullError, match="MB free"):
+            files.write_atomic(disk / "big", bytes(65 << 20))
+
+
+def test_a_read_only_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "there").write_bytes(b"x")
+        make_read_only(disk)
+        files.remove(disk / "not there")
+        with pytest.raises(StoreError, match=r"disk/there: Read-only file system") as caught:
+            files.remove(disk / "there")
+        assert "by hand" not in caught.value.remedy
 
 
 def test_disk_guard_lets_other_errors_pass(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import grp
 import multiprocessing
+import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -153,6 +156,80 @@ def test_a_key_open_to_others_is_refused(bits: int) -> None:
     error = refusal()
     assert "open to other users" in error.message
     assert f"chmod 600 {place}" in error.remedy
+
+
+@pytest.mark.parametrize("bits", [0o777, 0o770, 0o720, 0o702])
+def test_a_folder_open_to_others_is_refused(bits: int) -> None:
+    """They could not read the key, but exchange it."""
+    keys.load_or_create_key()
+    folder = keys.default_key_path().parent
+    folder.chmod(bits)
+    for use in (
+        keys.load_or_create_key,
+        keys.load_public_key,
+        lambda: keys.is_locked(keys.default_key_path()),
+    ):
+        with pytest.raises(SigningKeyError) as caught:
+            use()
+        assert f"{folder} of the signing key" in caught.value.message
+        assert f"mode {bits:04o}" in caught.value.message
+        assert f"chmod go-w {folder}" in caught.value.remedy
+    subprocess.run(["chmod", "go-w", folder], check=True)
+    keys.load_or_create_key()
+
+
+def test_a_folder_further_up_counts_too(tmp_path: Path) -> None:
+    place = tmp_path / "shared" / "mine" / "k.pem"
+    key = keys.load_or_create_key(place)
+    shared = tmp_path / "shared"
+    shared.chmod(0o777)
+    assert f"The folder {shared} of" in refusal(place).message
+    shared.chmod(0o1777)  # as /tmp: nobody but us can rename what is ours
+    assert keys.load_or_create_key(place) == key
+    shared.chmod(0o755)
+    assert keys.load_or_create_key(place) == key
+
+
+def test_folders_are_followed_where_links_lead(tmp_path: Path) -> None:
+    place = tmp_path / "real" / "k.pem"
+    keys.load_or_create_key(place)
+    (tmp_path / "open").mkdir()
+    link = tmp_path / "open" / "k.pem"
+    link.symlink_to(place)
+    (tmp_path / "open").chmod(0o777)  # the link could be exchanged
+    assert str(tmp_path / "open") in refusal(link).message
+    (tmp_path / "open").chmod(0o755)
+    keys.load_key(link)
+    place.parent.chmod(0o777)  # what it leads to could be
+    assert str(place.parent) in refusal(link).message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder to another group needs root")
+def test_a_group_of_one_is_nobody_else(tmp_path: Path) -> None:
+    place = tmp_path / "home" / "mine" / "k.pem"
+    keys.load_or_create_key(place)
+    home = tmp_path / "home"
+    home.chmod(0o775)
+    keys.load_or_create_key(place)  # root's own group
+    os.chown(home, 0, grp.getgrnam("users").gr_gid)
+    assert "may be written to by other users" in refusal(place).message
+    os.chown(home, 0, 54321)  # a group without a name may have any members
+    assert "may be written to by other users" in refusal(place).message
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+def test_folders_made_for_a_key_are_closed_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    place = tmp_path / "a" / "b" / "k.pem"
+    before = os.umask(umask)
+    try:
+        keys.load_or_create_key(place)
+    finally:
+        os.umask(before)
+    assert [mode(path) for path in (place, place.parent, place.parent.parent)] == [
+        0o600,
+        0o700,
+        0o700,
+    ]
 
 
 def test_other_kinds_of_key_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_disk import make_read_only, small_disk
 from toy_release import ToyModel, toy_model
 
 from kiln import keys, release, release_check, signing
@@ -387,6 +388,37 @@ def test_a_file_with_another_content_than_its_digest_s_is_not_signed(
     release_check.verify(dist, key.public_pem)
     path.unlink()  # a release that is so already needs no look at it
     assert not release.publish(dist, "toy", files, signer, toy.statements)
+
+
+def test_a_read_only_dist_is_called_so(
+    dist: Path, key: SigningKey, signer: KeySigner, toy: ToyModel, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        there = Path(shutil.copytree(dist, disk / "dist"))
+        make_read_only(disk)
+        # What is published already needs no writing.
+        assert release.publish(there, "toy", toy.files, signer, toy.statements) is False
+        for write in (
+            lambda: release.publish(there, "toy", {**toy.files, "more": b"x"}, signer),
+            lambda: release.publish(disk / "new", "toy", toy.files, signer),
+            lambda: release.publish_page(there, {"index.html": b"another"}, signer),
+        ):
+            with pytest.raises(StoreError, match="Read-only file system") as caught:
+                write()
+            assert "--dist" in caught.value.remedy
+
+
+def test_a_dist_that_can_hold_no_more_files(
+    dist: Path, key: SigningKey, signer: KeySigner, toy: ToyModel, tmp_path: Path
+) -> None:
+    before = snapshot(dist)
+    with small_disk(tmp_path / "disk", "64m", inodes=len(before) + 20) as disk:
+        there = Path(shutil.copytree(dist, disk / "dist"))
+        more = {f"more/{number}": b"x" for number in range(40)}
+        with pytest.raises(DiskFullError, match="no free inodes"):
+            release.publish(there, "toy", {**toy.files, **more}, signer, toy.statements)
+        assert snapshot(there) == before
+        release_check.verify(there, key.public_pem)
 
 
 def _limited_publish(dist: Path, signer: KeySigner, out: object) -> None:

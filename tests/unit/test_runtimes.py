@@ -375,6 +375,21 @@ def test_mediapipe_refuses_in_its_own_words(
         assert gate["problems"][0]["code"] == "refused" and words in gate["summary"]
 
 
+def test_a_near_miss_is_seen_to_be_one(
+    check: Check, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime_pythons.use(monkeypatch)
+    models = toys("toy_ssd_annotated")
+    right = expected(models["toy_ssd_annotated"], images)
+    for item in right["a.png"]:
+        item["score"] -= 0.0100001
+    gate = check(models, {"toy_ssd_annotated": right})["toy_ssd_annotated"]["runtime-litert"]
+    [problem] = gate["problems"]
+    assert problem["expected"] == "at most 0.01"
+    seen = problem["seen"].removeprefix("score difference ")
+    assert float(seen) == pytest.approx(0.0100001) and float(seen) > 0.01
+
+
 def test_arithmetic() -> None:
     assert runtimes.arithmetic(FIXTURES / "toy_ssd.tflite") == "float"
     assert runtimes.arithmetic(FIXTURES / "toy_ssd_uint8.tflite") == "integer"

@@ -86,6 +86,30 @@ def test_however_it_is_named(saved: Path, tmp_path: Path, path: str) -> None:
     assert find_saved_model(tmp_path / path).folder == saved
 
 
+@pytest.mark.parametrize("name", ["assets/key", "variables/variables.data-00001-of-00002"])
+def test_a_link_out_of_the_folder_brings_nothing(saved: Path, tmp_path: Path, name: str) -> None:
+    """Its graph could say in its answers what is in a file of this machine."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"of this machine")
+    first = saved / "variables" / "variables.data-00000-of-00001"
+    if "variables" in name:
+        first.rename(first.with_name("variables.data-00000-of-00002"))
+    place = saved / name
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(secret)
+    with pytest.raises(CheckpointError, match="leads out of the SavedModel's folder"):
+        find_saved_model(saved)
+    place.unlink()
+    (saved / "assets").mkdir(exist_ok=True)
+    inside = saved / "assets" / "vocabulary"
+    inside.write_bytes(b"its own")
+    place.symlink_to(inside)
+    assert name in find_saved_model(saved).files
+    link = tmp_path / "link"
+    link.symlink_to(saved)
+    assert name in find_saved_model(link).files, "the folder itself is the user's word"
+
+
 def test_which_architecture(saved: Path, tmp_path: Path) -> None:
     assert find_saved_model(saved).architecture == "ssd"
     assert find_saved_model(export(tmp_path / "c", b"heat maps")).architecture == "centernet"

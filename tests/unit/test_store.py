@@ -42,6 +42,25 @@ def run_python(code: str, *args: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, env=env)
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_store_that_is_made_is_ours_alone(tmp_path: Path, umask: int) -> None:
+    root = tmp_path / "cache" / "store"
+    before = os.umask(umask)
+    try:
+        made = Store(root)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (root, root.parent)] == [0o700, 0o700]
+    assert made.has(made.add_bytes(b"x"))
+
+
+def test_a_store_s_folder_that_is_there_stays_as_open_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o2775)
+    Store(tmp_path / "shared")
+    assert (tmp_path / "shared").stat().st_mode & 0o7777 == 0o2775
+
+
 # -- blobs --------------------------------------------------------------------------------------
 
 

@@ -354,7 +354,10 @@ class Images:
         log: list[str] = []
         image_id = ""
         until = None if limits is None else time.monotonic() + limits.timeout
-        with self.engine.failures(f"building image {definition.name!r}"):
+        with (
+            _in_time(definition.name, until),
+            self.engine.failures(f"building image {definition.name!r}"),
+        ):
             stream = self.engine.client.api.build(
                 path=str(context),
                 buildargs=arguments,
@@ -362,6 +365,8 @@ class Images:
                 nocache=True,
                 rm=True,
                 forcerm=True,
+                # Of silence; without it a build that says nothing is waited for without end.
+                timeout=None if limits is None else int(limits.timeout) + 1,
                 container_limits=(
                     None if limits is None else {"memory": limits.memory, "memswap": limits.memory}
                 ),
@@ -369,10 +374,7 @@ class Images:
             )
             for message in stream:
                 if until is not None and time.monotonic() > until:
-                    raise ImageBuildError(  # the engine stops when nobody listens any more
-                        f"Building the image {definition.name!r} takes longer than it may.",
-                        "Give it more time with --timeout.",
-                    )
+                    raise EngineFailedError("Too slow.")  # _in_time says it in words
                 text = str(message.get("stream", "")).strip()
                 if text:
                     log.append(text)
@@ -412,6 +414,23 @@ class Images:
     def _discard(self, image_id: str) -> None:
         # The unsealed image and its layers: only the sealed one is used.
         transfer.discard(self.engine, image_id)
+
+
+@contextlib.contextmanager
+def _in_time(name: str, until: float | None) -> Iterator[None]:
+    """What ends a build after its time was up is that its time was up.
+
+    The engine stops it itself when nobody listens any more.
+    """
+    try:
+        yield
+    except EngineFailedError as error:
+        if until is None or time.monotonic() < until:
+            raise
+        raise ImageBuildError(
+            f"Building the image {name!r} takes longer than it may.",
+            "Give it more time with --timeout.",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from kiln.digest import sha256_bytes, sha256_file
 from kiln.errors import UsageError
 from kiln.page.accuracy import Accuracy, find
 from kiln.page.records import Record, load, number
-from kiln.stagecode import stage_module
+from kiln.tflite.reading import read_metadata, read_model
 from kiln.untrusted import MalformedError, read_file
 
 CONVERSION_FILE, CHECKS_FILE = "conversion.json", "checks.json"
@@ -30,6 +32,9 @@ _GATES = (
 )  # fmt: skip
 STATUSES = ("passed", "failed", "allowed", "skipped")
 
+#: What one model's part of the page may show. A recipe makes five files; some forty images are
+#: checked, with a hundred detections at most. All of them are held against each other.
+_MOST_VARIANTS, _MOST_PICTURES, _MOST_DETECTIONS = 20, 200, 200
 _MAX_SIDE = 65_535  # JPEG's own limit, in pixels
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -189,6 +194,8 @@ def _model(folder: Path, latency: Record, accuracy: Record) -> Model:
     if missing and missing != "is not there":
         problems.append(f"{CHECKS_FILE} {missing}.")
     names = sorted({name for name, _ in conversion.records("artefacts")}, key=_rank)
+    problems += _too_many(names, checks)
+    names = names[:_MOST_VARIANTS]
     default = conversion.text("default_variant") or (names[0] if len(names) == 1 else "")
     names.sort(key=lambda name: name != default)
     variants = tuple(
@@ -291,12 +298,17 @@ def _why(error: OSError | MalformedError) -> str:
 
 
 def _metadata(path: Path) -> tuple[Any, Any, str]:
-    tflite_model, tflite_meta = stage_module("tflite_model"), stage_module("tflite_meta")
     try:
-        model = tflite_model.read(path.read_bytes())
-        metadata = tflite_meta.read(model)
+        _, model = read_model(read_file(path, bounds.ARTEFACT.most))
+        metadata = read_metadata(model)
+    except OSError as error:
+        return None, None, f"The file cannot be read: {error.strerror or error}."
+    except MalformedError as error:
+        return None, None, f"The file {error}."
     except ValueError as error:  # FlatError is one
         return None, None, f"The file cannot be read: {error}."
+    # A view would keep the whole file in memory, and a page is about many.
+    model = dataclasses.replace(model, buffers=(), metadata={})
     if metadata is None:
         return model, None, "The file carries no metadata."
     return model, metadata, ""
@@ -317,11 +329,36 @@ def _gate(item: Record) -> Gate:
 
 
 def _detections(images: Any) -> dict[str, list[Detection]]:
+    """The sound detections by image, of each image the best."""
     found = {}
     for name, items in Record(images).fields().items():
         if isinstance(items, list):
-            found[name] = [sound for item in items if (sound := _detection(Record(item)))]
+            sound = [one for item in items if (one := _detection(Record(item)))]
+            if len(sound) > _MOST_DETECTIONS:
+                sound = sorted(sound, key=lambda one: -one["score"])[:_MOST_DETECTIONS]
+            found[name] = sound
     return found
+
+
+def _too_many(variants: list[str], checks: Record) -> list[str]:
+    """What the page leaves out of a model's records, in words."""
+    said = [checks.raw("source", "detections")]
+    said += [record.raw("detections") for _, record in checks.records("variants")]
+    most = max(
+        (len(found) for images in said for found in Record(images).fields().values()
+         if isinstance(found, list)),
+        default=0,
+    )  # fmt: skip
+    what = (
+        (len(variants), _MOST_VARIANTS, f"files in {CONVERSION_FILE}"),
+        (len(checks.record("images").fields()), _MOST_PICTURES, f"images in {CHECKS_FILE}"),
+        (most, _MOST_DETECTIONS, "detections in one image"),
+    )
+    return [
+        f"There are {there:,} {things}: more than {bound} are not shown."
+        for there, bound, things in what
+        if there > bound
+    ]
 
 
 def _detection(item: Record) -> Detection | None:
@@ -359,7 +396,7 @@ def _latency(latency: Record, model: str, variant: str, digest: str) -> Latency 
 
 
 def _pictures(folder: Path, checks: Record) -> Iterator[Picture]:
-    for name, image in checks.records("images"):
+    for name, image in itertools.islice(checks.records("images"), _MOST_PICTURES):
         width, height = image.number("width") or 0, image.number("height") or 0
         if not (1 <= width <= _MAX_SIDE and 1 <= height <= _MAX_SIDE):
             yield Picture(name, 0, 0, "", f"{CHECKS_FILE} does not say how large it is")

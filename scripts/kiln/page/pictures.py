@@ -178,8 +178,16 @@ def _outline(corners: _Corners, kind: str, **paint: str) -> Html:
 def _fitted(name: str, score: str, widest: float) -> tuple[str, float]:
     """The text of a plate, shortened until it fits into the picture, and the plate's width."""
     shown = name
-    while len(shown) > 1 and _width(shown + score) > widest:
-        shown = shown[:-2].rstrip() + "…"
+    if len(name) > 1 and _width(name + score) > widest:
+        room = (widest - _width("…" + score)) / _TEXT
+        kept, used = 0, 0.0
+        for place, char in enumerate(name[:-2], 1):
+            used += _advance(char)
+            if used > room:
+                break
+            if not char.isspace():
+                kept = place
+        shown = name[:kept] + "…"
     return shown + score, min(_width(shown + score), widest)
 
 

@@ -63,7 +63,8 @@ def find_saved_model(path: Path) -> SavedModel:
     as notes beside it, have no part in what comes out.
 
     Raises:
-        CheckpointError: there is none, it is not whole, or this user may not read it.
+        CheckpointError: there is none, it is not whole, this user may not read it, or one of its
+            files is a link that leads out of the folder.
     """
     folder = path.parent if path.name == GRAPH and path.is_file() else path
     if not (folder / GRAPH).is_file() and (folder / "saved_model" / GRAPH).is_file():
@@ -88,7 +89,24 @@ def find_saved_model(path: Path) -> SavedModel:
         }
     if (folder / FACTS).is_file():
         found[FACTS] = folder / FACTS
+    _refuse_links_out(folder, found)
     return SavedModel(folder, {name: readable(item) for name, item in sorted(found.items())})
+
+
+def _refuse_links_out(folder: Path, files: Mapping[str, Path]) -> None:
+    """Refuse a SavedModel that brings more than itself.
+
+    Its graph can read every file of it. Whoever made the folder would choose which file of this
+    machine that is.
+    """
+    root = folder.resolve()
+    for path in files.values():
+        if not path.resolve().is_relative_to(root):
+            raise CheckpointError(
+                f"{path} is a link that leads out of the SavedModel's folder, to {path.resolve()}.",
+                "A graph can read its files, so only what is in the folder is taken. If you know "
+                "what the link leads to, copy the folder together with it (cp -rL).",
+            )
 
 
 @reading()

@@ -22,11 +22,10 @@ def content(file: TfliteFile) -> dict[str, Any]:
     codes = model.pop("operator_codes")
     model.pop("buffers")
     graphs = []
+    # Each once, however many tensors share it.
+    buffers = [bytes(buffer) for buffer in file.model.buffers]
     for graph in model["subgraphs"]:
-        tensors = [
-            {**tensor, "buffer": bytes(file.model.buffers[tensor["buffer"]])}
-            for tensor in graph["tensors"]
-        ]
+        tensors = [{**tensor, "buffer": buffers[tensor["buffer"]]} for tensor in graph["tensors"]]
         operators = [
             {**operator, "opcode_index": _code(codes[operator["opcode_index"]])}
             for operator in graph["operators"]

@@ -24,7 +24,7 @@ _FIXED = {
 
 _CODES = {_INT: "bhiq", _UINT: "BHIQ", _FLOAT: " efd", _BOOL: "BHIQ"}
 _MAX_DEPTH = 32
-_MAX_VALUES = 100_000
+_MAX_VALUES, _SPARE_BYTES = 100_000, 100_000
 
 
 class FlexError(ValueError):
@@ -49,6 +49,7 @@ class _Decoder:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.left = _MAX_VALUES
+        self.bytes = 4 * len(data) + _SPARE_BYTES
 
     def value(self, position: int, width: int, packed: int, depth: int) -> Any:
         """What stands at ``position``, in a parent whose items are ``width`` bytes wide."""
@@ -126,13 +127,21 @@ class _Decoder:
     def raw(self, start: int, width: int) -> bytes:
         size = int(self.number(start - width, width, _UINT))
         self.check(start, size)
+        self.spend(size)
         return self.data[start : start + size]
 
     def key(self, start: int) -> str:
         end = self.data.find(b"\0", start)
         if end < 0:
             raise FlexError("a name without an end: damaged")
+        self.spend(end - start)
         return self.data[start:end].decode("utf-8", errors="replace")
+
+    def spend(self, size: int) -> None:
+        """Texts may be shared, but not without end."""
+        self.bytes -= size
+        if self.bytes < 0:
+            raise FlexError("its texts refer to each other over and over: damaged")
 
     def check(self, start: int, size: int) -> None:
         if start < 0 or start + size > len(self.data):

@@ -10,6 +10,8 @@ import io
 import zipfile
 from dataclasses import dataclass
 
+_MOST_FILES = 1_000  # detectors have one
+
 
 @dataclass(frozen=True)
 class PackedFile:
@@ -55,6 +57,9 @@ def read(data: bytes) -> Packing:
     try:
         if not zipfile.is_zipfile(io.BytesIO(data)):
             return Packing(nothing, (), "")
+        # Each entry of the directory begins so; there is an object for each once it is open.
+        if data.count(b"PK\1\2") > _MOST_FILES:
+            return Packing(nothing, (), f"there are more than {_MOST_FILES:,} of them")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             # Entries that share their bytes could make a small file fill the memory.

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import stat
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kiln import bounds
 from kiln.errors import UnsupportedModelError, UsageError
 from kiln.stagecode import stage_module
 from kiln.tflite import flexbuffer, packing
 from kiln.tflite.schema import ENUMS, OPERATORS
 from kiln.tflite.tree import Tree
 
-_MAX_BYTES = 4 * 1024**3  # a FlatBuffer ends at 2 GiB; larger models keep weights behind it
 _METADATA_BYTES = 2**28  # parts of the metadata times its size: what reading it may take at most
+_MAX_RANK = 64  # eight is the most that a kernel takes
+_SHARED, _SPARE_BYTES = 16, 1 << 20  # how many tensors may share all contents; what is no matter
 _CUSTOM = OPERATORS.index("CUSTOM")
 POSTPROCESS = "TFLite_Detection_PostProcess"
 
@@ -97,9 +100,9 @@ class TfliteFile:
     packing: packing.Packing = field(repr=False)
     warnings: tuple[str, ...]
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, list[str]] | None:
-        """Name and lines of the label file, ``None`` where none is packed.
+        """Name and lines of the label file, ``None`` where none is packed, or one far too large.
 
         It is the one that the metadata declares for an output; where the metadata declares none,
         the only packed ``.txt`` file. Bytes that are no UTF-8 are replaced.
@@ -113,7 +116,9 @@ class TfliteFile:
         texts = [item.name for item in self.packing.files if item.name.endswith(".txt")]
         names = declared or (texts if len(texts) == 1 else [])
         for item in self.packing.files:
-            if names and item.name == names[0] and item.content is not None:
+            if not names or item.name != names[0] or item.content is None:
+                continue
+            if len(item.content) <= bounds.LABELS.most:
                 lines = item.content.decode("utf-8", errors="replace").split("\n")
                 return item.name, lines[:-1] if lines[-1] == "" else lines
         return None
@@ -147,12 +152,13 @@ def _bytes_of(path: Path, shown: str) -> bytes:
             head = file.read(8)
             if head[4:8] != b"TFL3":
                 raise _not_a_model(shown, head, info.st_size)
-            if info.st_size > _MAX_BYTES:
+            most = bounds.ARTEFACT.most
+            if info.st_size > most:
                 raise UnsupportedModelError(
-                    f"{shown} has {info.st_size:,} bytes, more than {_MAX_BYTES:,}.",
-                    "TFLite models end well below that; is it the right file?",
+                    f"{shown} has {info.st_size:,} bytes, more than {most:,}.",
+                    "Detectors end well below that; is it the right file?",
                 )
-            return head + file.read()
+            return head + file.read(most)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"{shown} cannot be read: {reason}.", "Name a .tflite file.") from error
@@ -180,8 +186,7 @@ def _parse(data: bytes, shown: str) -> TfliteFile:
     if data[4:8] != b"TFL3":
         raise _not_a_model(shown, data[:8], len(data))
     try:
-        tree = Tree(data)
-        model = stage_module("tflite_model").read(data)
+        tree, model = read_model(data)
     except flat.FlatError as error:
         raise UnsupportedModelError(
             f"{shown} is a TFLite file that cannot be read: {error}.",
@@ -192,10 +197,7 @@ def _parse(data: bytes, shown: str) -> TfliteFile:
     ] * bool(tree.unknown)
     metadata = None
     try:
-        if _metadata_is_honest(flat, model):
-            metadata = stage_module("tflite_meta").read(model)
-        else:
-            warnings.append("the metadata cannot be read: it refers to itself over and over")
+        metadata = read_metadata(model)
     except flat.FlatError as error:
         warnings.append(f"the metadata cannot be read: {error}")
     packed = packing.read(data)
@@ -213,6 +215,40 @@ def _parse(data: bytes, shown: str) -> TfliteFile:
         packing=packed,
         warnings=(*warnings, *_packing_warnings(metadata, packed)),
     )
+
+
+def read_model(data: bytes) -> tuple[Tree, Any]:
+    """Every field of a file, and the stage code's view of it.
+
+    That view is made for files that kiln's own stages wrote. Here, it is only made of what takes
+    about the memory and time that the file's size suggests.
+
+    Raises:
+        FlatError: it is no TFLite model, or a truncated or damaged one (a ValueError).
+    """
+    flat = stage_module("flat")
+    tree = Tree(data)
+    model = stage_module("tflite_model").read(data)
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    if any(len(tensor.shape) > _MAX_RANK for tensor in tensors):
+        raise flat.FlatError(f"a tensor has more than {_MAX_RANK} dimensions: damaged")
+    shared = sum(len(model.buffers[tensor.buffer]) for tensor in tensors)
+    shared += sum(map(len, model.metadata.values()))
+    if shared > _SHARED * len(data) + _SPARE_BYTES:
+        raise flat.FlatError("its tensors share their contents over and over: damaged")
+    return tree, model
+
+
+def read_metadata(model: Any) -> Any:
+    """The metadata of such a file, as the stage code's reader gives it; ``None`` without any.
+
+    Raises:
+        FlatError: it is truncated or damaged (a ValueError).
+    """
+    flat = stage_module("flat")
+    if not _metadata_is_honest(flat, model):
+        raise flat.FlatError("it refers to itself over and over")
+    return stage_module("tflite_meta").read(model)
 
 
 def _metadata_is_honest(flat: Any, model: Any) -> bool:
@@ -247,6 +283,11 @@ def _packing_warnings(metadata: Any, packed: packing.Packing) -> list[str]:
     if packed.problem:
         found.append(f"the files packed in the model cannot be read: {packed.problem}")
     found += [f"packed file {item.name}: {item.problem}" for item in packed.files if item.problem]
+    found += [
+        f"{item.name} has {item.size:,} bytes: nobody's labels, and not looked at"
+        for item in packed.files
+        if item.name.endswith(".txt") and item.size > bounds.LABELS.most
+    ]
     names = {item.name for item in packed.files}
     tensors = (*metadata.inputs, *metadata.outputs) if metadata else ()
     missing = {item.name for tensor in tensors for item in tensor.files} - names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 
 from kiln.tflite.canonical import first_differences
@@ -12,6 +13,10 @@ from kiln.tflite.report import Item, Section, changed, fields, flat, section
 from kiln.tflite.wording import count, shown
 
 _METADATA = "TFLITE_METADATA"
+
+#: Different lines of label files that are told one by one, equal neighbours as one. Detectors have
+#: some hundred classes; a file of millions of lines is made to make its reader write them all.
+_MOST_LINES = 10_000
 
 
 def metadata(both: Both) -> Section | None:
@@ -57,14 +62,21 @@ def labels(both: Both) -> Section | None:
     items = []
     if len(one[1]) != len(other[1]):
         items.append(changed("number of lines", len(one[1]), len(other[1])))
-    longest = max(len(one[1]), len(other[1]))
-    for line in range(longest):
-        first = one[1][line] if line < len(one[1]) else None
-        second = other[1][line] if line < len(other[1]) else None
+    start, differing, left_out = 0, 0, 0
+    for (first, second), run in itertools.groupby(itertools.zip_longest(one[1], other[1])):
+        some = sum(1 for _ in run)
         if first != second:
-            items.append(changed(f"line {line + 1}", first, second))
-    lines = sum(item.data["what"].startswith("line") for item in items)
-    return section("labels", f"labels: {count(lines, 'line')} of {longest} differ", items)
+            where = f"line {start + 1}" if some == 1 else f"lines {start + 1} to {start + some}"
+            differing += some
+            if len(items) < _MOST_LINES:
+                items.append(changed(where, first, second))
+            else:
+                left_out += some
+        start += some
+    if left_out:
+        text = f"{count(left_out, 'more line')} differ"
+        items.append(Item(text, {"what": "more lines", "lines": left_out}))
+    return section("labels", f"labels: {count(differing, 'line')} of {start} differ", items)
 
 
 def packed(both: Both) -> Section | None:

@@ -15,7 +15,11 @@ from kiln.stagecode import stage_module
 from kiln.tflite.schema import ENUMS, TABLES, UNIONS
 
 _DEPTH = 16  # the schema's own nesting ends at 5
-_SPARE_TABLES, _SPARE_NUMBERS = 10_000, 100_000
+_SPARE_TABLES, _SPARE_NUMBERS, _SPARE_BYTES = 10_000, 100_000, 1 << 20
+
+#: More than any real file has. An EfficientDet D0 that was converted node by node, the largest of
+#: a detector that has been seen, has some 160,000 tables; reading as many as this takes seconds.
+_MOST_TABLES, _MOST_NUMBERS = 250_000, 10_000_000
 
 
 class Tree:
@@ -38,17 +42,19 @@ class Tree:
         self._flat = flat
         self.unknown: set[str] = set()
         # Parts may be shared, but a file in which everything is reached over and over again is
-        # made to exhaust its reader: each table and number of an honest file takes its place.
-        self._tables = len(data) // 4 + _SPARE_TABLES
-        self._numbers = 4 * len(data) + _SPARE_NUMBERS
+        # made to exhaust its reader: each table, number and byte of an honest file takes its place.
+        self._tables = min(len(data) // 4 + _SPARE_TABLES, _MOST_TABLES)
+        self._numbers = min(4 * len(data) + _SPARE_NUMBERS, _MOST_NUMBERS)
+        self._bytes = 2 * len(data) + _SPARE_BYTES
         root = flat.root(data, b"TFL3", "TFLite model")
         self.model: dict[str, Any] = self._table("Model", root, 0)
 
     def _table(self, name: str, table: Any, depth: int) -> dict[str, Any]:
         flat = self._flat
         self._tables -= 1
-        if self._tables < 0 or depth > _DEPTH:
-            raise flat.FlatError("its tables refer to each other over and over: damaged")
+        self._check_tables(0)
+        if depth > _DEPTH:
+            raise flat.FlatError("its tables are inside each other over and over: damaged")
         fields = _fields(name)
         vtable = table.position - flat.scalar(table.view, table.position, "i")
         slots = (flat.scalar(table.view, vtable, "H") - 4) // 2
@@ -82,9 +88,15 @@ class Tree:
             return table.number(slot, kind)
         inner = kind[1:-1]
         if inner == "B":
-            return table.raw(slot)
+            raw = table.raw(slot)
+            self._bytes -= len(raw)
+            if self._bytes < 0:
+                raise self._flat.FlatError("its contents are shared over and over: damaged")
+            return raw
         if inner.startswith("@"):
-            self._count(len(table.raw(slot, 4)) // 4)
+            some = len(table.raw(slot, 4)) // 4
+            self._count(some)
+            self._check_tables(some)
             return [self._table(inner[1:], item, depth + 1) for item in table.tables(slot)]
         code = "B" if inner == "?" else inner
         self._count(len(table.raw(slot)))
@@ -100,6 +112,13 @@ class Tree:
         inner = table.table(slot)
         return {"options": members[kind], **self._table(members[kind], inner, depth + 1)}
 
+    def _check_tables(self, more: int) -> None:
+        if self._tables < more:
+            raise self._flat.FlatError(
+                "its tables refer to each other over and over, or are more than "
+                f"{_MOST_TABLES:,}: damaged"
+            )
+
     def _text(self, text: str) -> str:
         self._count(len(text))
         return text
@@ -107,7 +126,10 @@ class Tree:
     def _count(self, numbers: int) -> None:
         self._numbers -= numbers
         if self._numbers < 0:
-            raise self._flat.FlatError("its values refer to each other over and over: damaged")
+            raise self._flat.FlatError(
+                "its values refer to each other over and over, or are more than "
+                f"{_MOST_NUMBERS:,}: damaged"
+            )
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,6 +69,11 @@ class Verdict:
     refused: bool
     word: str = ""
     count: int = 1
+
+
+def busy() -> float:
+    """How many times longer things may take, because others want this machine's processors."""
+    return min(6.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
 class Family(Protocol):

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from hostile.canary import Canary
-from hostile.cases import FindingError, LeftOutError
+from hostile.cases import FindingError, LeftOutError, busy
 from hostile.disks import may_mount, mounted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +124,7 @@ class Desk:
                 env=self.environment(project), preexec_fn=_bound, start_new_session=True,
             )  # fmt: skip
             try:
-                code = process.wait(seconds)
+                code = process.wait(seconds * busy())
             except subprocess.TimeoutExpired:
                 raise FindingError(f"`{words}`: not ended after {seconds:.0f} s") from None
             finally:

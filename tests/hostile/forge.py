@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hostile.cases import FindingError
+from hostile.cases import FindingError, busy
 from hostile.commands import exit_codes
 from hostile.engines import containers_of, remove
 from hostile.stage_output import GUEST, ROOT
@@ -165,7 +165,7 @@ class Running:
                 of nobody's.
         """
         try:
-            code = self.process.wait(seconds)
+            code = self.process.wait(seconds * busy())
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile.canary import Canary
-from hostile.cases import Case, FindingError, LeftOutError, Verdict
+from hostile.cases import Case, FindingError, LeftOutError, Verdict, busy
 from hostile.disks import may_mount, mounted
 from hostile.stage_cases import Attack, attacks
 
@@ -83,11 +83,11 @@ class StageOutput:
             for mark, path in canary.places().items() if isinstance(value, str) else ():
                 value = arguments[key] = value.replace(mark, path)
         _lay_out(stages, attack.module, attack.function, arguments)
-        limit = attack.timeout + GRACE
+        patience = attack.timeout + GRACE + PATIENCE * busy()
         outcome = self._child(
-            str(case), stages, canary, yard, place, attack.timeout, limit + PATIENCE, "end"
+            str(case), stages, canary, yard, place, attack.timeout, patience, "end"
         )
-        if outcome["seconds"] > limit + 2:
+        if outcome["seconds"] > attack.timeout + GRACE * busy():
             raise FindingError(
                 f"ended after {outcome['seconds']:.0f} s; {attack.timeout:.0f} s allowed"
             )
@@ -103,7 +103,7 @@ class StageOutput:
         stages = yard / "honest"
         _lay_out(stages, "plain", "well_behaved", {"seed": case.seed})
         name = f"{case}/after"
-        outcome = self._child(name, stages, canary, yard, place, 60, 60 + PATIENCE, "use")
+        outcome = self._child(name, stages, canary, yard, place, 60, 60 + PATIENCE * busy(), "use")
         if "error" in outcome or len(outcome.get("files", ())) != 3:
             raise FindingError(f"the store is of no use afterwards: {outcome}")
         if outcome["left"] and any("/locks/" not in path for path in outcome["left"]):

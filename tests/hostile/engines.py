@@ -18,6 +18,8 @@ import docker.errors
 from hostile.cases import LeftOutError
 
 OWNER = "org.tflite-kiln.owner"
+#: How often a start is tried.
+_TRIES = 3
 
 
 def containers_of(address: str, pid: int) -> list[str]:
@@ -64,6 +66,17 @@ class OwnEngine:
             if os.geteuid() or shutil.which(tool) is None:
                 raise LeftOutError("an engine of our own needs root, dockerd and unshare")
         self.root.mkdir(exist_ok=True)
+        for _ in range(_TRIES):
+            if self._start():
+                self._load()
+                return
+            self.process = None
+            self._end_descendants()
+        last = (self.root / "log").read_text("utf-8", "replace")[-300:]
+        raise LeftOutError(f"an engine of our own does not start: {last}")
+
+    def _start(self) -> bool:
+        """Start it; whether it answers. One that was killed leaves things in the next one's way."""
         (self.root / "pid").unlink(missing_ok=True)
         # In a network of its own: a second engine would take the first one's bridge away.
         command = [
@@ -73,17 +86,19 @@ class OwnEngine:
             "--iptables=false", "--ip-masq=false",
         ]  # fmt: skip
         with (self.root / "log").open("ab") as log:
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        self.process = process
         for _ in range(300):
             if self.answers():
-                break
-            if self.process.poll() is not None:
-                last = (self.root / "log").read_text("utf-8", "replace")[-300:]
-                raise LeftOutError(f"an engine of our own does not start: {last}")
+                return True
+            if process.poll() is not None:
+                return False
             time.sleep(0.2)
-        self._load()
+        process.kill()
+        process.wait()
+        return False
 
     def _load(self) -> None:
         with self._client(self.address) as ours, self._client(self.source) as theirs:

@@ -83,16 +83,20 @@ class Storm:
         """Cases at random until the time is up."""
         until = time.monotonic() + seconds
         dice = random.Random(seed)
+        stopped = threading.Event()
 
         def work() -> None:
-            while time.monotonic() < until:
+            while time.monotonic() < until and not stopped.is_set():
                 with self._lock:
                     case = self._pick(dice)
                 self.run(case)
 
         with ThreadPoolExecutor(jobs) as pool:
-            for task in [pool.submit(work) for _ in range(jobs)]:
-                task.result()
+            try:
+                for task in [pool.submit(work) for _ in range(jobs)]:
+                    task.result()
+            finally:
+                stopped.set()  # Ctrl-C: no case is begun any more
 
     def _pick(self, dice: random.Random) -> Case:
         """A case: families by weight; of a family first what was not tried yet."""

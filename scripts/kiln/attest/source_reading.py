@@ -48,6 +48,8 @@ class SourceArchive:
         try:
             with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
                 for member in tar:
+                    if tar.pax_headers:  # copied into each entry, however large they are
+                        raise _bad("has headers for all of its entries")
                     name = _checked(member, files)
                     content = tar.extractfile(member)
                     assert content is not None  # a plain file
@@ -56,7 +58,10 @@ class SourceArchive:
                         raise _bad(f"is cut short in {name!r}")
                     if member.mode & stat.S_IXUSR:
                         executable.add(name)
-        except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
+        except (
+            *(tarfile.TarError, EOFError, ValueError, OverflowError, OSError),
+            RecursionError,  # tarfile calls itself for each of a chain of long names
+        ) as error:
             raise _bad(f"is damaged or no tar ({error or type(error).__name__})") from None
         return cls(sha256_bytes(data), files, frozenset(executable))
 

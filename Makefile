@@ -140,8 +140,12 @@ lint-workflows: dev ## actionlint and zizmor over .github/, shellcheck over the 
 unit: dev ## fast tests, no engine needed
 	@$(VENV)/bin/pytest -q -m "not integration"
 
+.PHONY: test-offer
+test-offer: ## to root: which tests would be skipped until `make test-tools` has run
+	@scripts/test-tools.sh --offer
+
 .PHONY: test
-test: dev lint ## everything CI runs; without an engine the integration tests are skipped, with the reason
+test: test-offer dev lint ## everything CI runs; without an engine the integration tests are skipped, with the reason
 	@scripts/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
 	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile
 

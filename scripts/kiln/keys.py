@@ -43,6 +43,21 @@ PASSWORD_VARIABLE = "KILN_SIGNING_KEY_PASSWORD"  # noqa: S105 (a name, not a pas
 #: The curves sigstore's key algorithms and ``model_signing`` both have.
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
+#: How many points each has, as FIPS 186-4 (D.1.2) and SEC 2 list them.
+_ORDERS = {
+    "secp256r1": 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    "secp384r1": int(
+        "ffffffffffffffffffffffffffffffffffffffffffffffff"
+        "c7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+        16,
+    ),
+    "secp521r1": int(
+        "01ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+        "fa51868783bf2f966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409",
+        16,
+    ),
+}
+
 _LOCKED = b"ENCRYPTED"  # in the first lines of an encrypted PEM, old form or new
 
 
@@ -202,13 +217,31 @@ def load_key(path: Path, password: bytes | None = None) -> SigningKey:
 
 
 def sign(key: SigningKey, data: bytes) -> bytes:
-    """An ECDSA signature of ``data``; another one at each call.
+    """An ECDSA signature of ``data`` (:func:`low`); another one at each call.
 
     Raises:
         SigningKeyError: see :func:`load_private_key`.
     """
     private = load_private_key(key)
-    return private.sign(data, _ecdsa(private.curve))
+    return low(private.sign(data, _ecdsa(private.curve)), private.curve)
+
+
+def low(signature: bytes, curve: EllipticCurve) -> bytes:
+    """A signature in the one of its two forms whose ``s`` is at most half the group's order.
+
+    Where (r, s) is one, (r, n - s) is one as well: anybody can write down the other form.
+
+    Raises:
+        ValueError: these bytes are no signature.
+    """
+    from cryptography.hazmat.primitives.asymmetric.utils import (
+        decode_dss_signature,
+        encode_dss_signature,
+    )
+
+    r, s = decode_dss_signature(signature)
+    order = _ORDERS[curve.name]
+    return encode_dss_signature(r, min(s, order - s))
 
 
 def signature_holds(trusted: EllipticCurvePublicKey, data: bytes, signature: bytes) -> bool:

@@ -32,6 +32,7 @@ from kiln.keys import (
     key_id,
     load_or_create_key,
     load_public_key,
+    low,
     parse_public_key,
     signature_holds,
 )
@@ -39,7 +40,7 @@ from kiln.listing import Listing, list_tree, printable
 from kiln.untrusted import MalformedError, parse_json, parse_json_object, read_file
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurve, EllipticCurvePublicKey
 
 __all__ = [
     "SIGNATURE_FILE",
@@ -105,6 +106,7 @@ def sign_folder(folder: Path, key: SigningKey | KeylessSigner) -> None:
     finally:
         made.unlink(missing_ok=True)
     if isinstance(key, SigningKey):
+        data = _in_low_form(data, parse_public_key(key.public_pem).curve)
         signed = read_signature(data, key.public_pem)
     else:
         signed = folder_of(_payload_of(data))
@@ -127,6 +129,13 @@ def _library_signer(key: SigningKey | KeylessSigner) -> Iterator[Any]:
         yield signing.Config().use_sigstore_signer(
             identity_token=identity_token(), trust_config=trust_config_path()
         )
+
+
+def _in_low_form(data: bytes, curve: EllipticCurve) -> bytes:
+    """The library's bundle with its signature in the form that :func:`kiln.keys.low` gives."""
+    (signature,) = parse_json(data)["dsseEnvelope"]["signatures"]
+    again = base64.b64encode(low(base64.b64decode(signature["sig"]), curve))
+    return data.replace(signature["sig"].encode(), again, 1)
 
 
 def _payload_of(data: bytes) -> Any:

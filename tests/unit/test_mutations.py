@@ -7,6 +7,8 @@ rewritten. Replays take files, signatures and folders of another release by the 
 
 from __future__ import annotations
 
+import base64
+import json
 import multiprocessing
 import os
 import random
@@ -17,6 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from small_release import MODELS, make_release, sums_of
 
 from kiln import keys
@@ -382,12 +389,28 @@ def respell_bundle(w: World) -> list[str]:
     return [path]
 
 
+def other_form(w: World) -> list[str]:
+    """(r, n - s) in the place of (r, s): anybody can make the one of the other, and it verifies."""
+    path = w.pick([p for p in w.now if p.endswith((".sig", "sigstore.json"))])
+    w.write(path, twin(w.now[path]))
+    w.rewrite_sums()
+    return [path]
+
+
+def twin(data: bytes) -> bytes:
+    """A bundle, not a bit of it other than its P-256 signature's other form."""
+    (signature,) = json.loads(data)["dsseEnvelope"]["signatures"]
+    r, s = decode_dss_signature(base64.b64decode(signature["sig"]))
+    other = base64.b64encode(encode_dss_signature(r, SECP256R1().group_order - s))
+    return data.replace(signature["sig"].encode(), other)
+
+
 MUTATIONS: list[Callable[[World], list[str]]] = [
     *(flip, flip, flip, flip_small, flip_small, flip_and_rewrite_sums, drop, drop_model),
     *(add, add_odd, link, swap, swap_alike, swap_models, rename, rename_model),
     *(truncate, append, replay_file, replay_artefact, replay_model, replay_statement),
     *(replay_all_but, replay_under_another_name, resigned_file, resigned_model),
-    *(resigned_release, foreign_key, respell_sums, respell_bundle),
+    *(resigned_release, foreign_key, respell_sums, respell_bundle, other_form),
 ]
 
 
@@ -439,6 +462,17 @@ def test_every_mutation_is_found_and_named(world: World, tmp_path: Path) -> None
         child.join(60)
         assert child.exitcode == 0
     assert sum(len(part) for part in parts) >= 2000
+
+
+def test_the_other_form_of_each_signature_is_found(world: World) -> None:
+    for path in sorted(p for p in world.now if p.endswith((".sig", "sigstore.json"))):
+        world.write(path, twin(world.now[path]))
+        world.rewrite_sums()
+        with pytest.raises(VerificationError) as caught:
+            verify_by(world.dist, world.trust)
+        assert f"\n  {path}: " in caught.value.message
+        world.restore()
+    verify_by(world.dist, world.trust)
 
 
 def test_every_byte_of_the_release_statement_counts(world: World) -> None:

@@ -26,8 +26,15 @@ def test_it_comes_back() -> None:
     assert statement["predicate"] == {
         "purl": "pkg:generic/tflite-kiln@v1.0",
         "releaseId": "v1.0",
+        "signatureForm": "low-s",
     }
     assert statement == release_statement(dict(reversed(DIGESTS.items())), "v1.0")
+
+
+def test_statements_from_before_signatures_had_one_form() -> None:
+    statement = release_statement(DIGESTS, "v1.0")
+    del statement["predicate"]["signatureForm"]
+    assert read_release(statement) == (DIGESTS, "v1.0")
 
 
 CHANGES: list[Callable[[Any], Any]] = [
@@ -38,6 +45,8 @@ CHANGES: list[Callable[[Any], Any]] = [
     lambda it: it["predicate"].update(releaseId="a b", purl="pkg:generic/tflite-kiln@a b"),
     lambda it: it["predicate"].update(releaseId=None),
     lambda it: it["predicate"].update(more=1),
+    lambda it: it["predicate"].update(signatureForm="high-s"),
+    lambda it: it["predicate"].update(signatureForm=None),
     lambda it: it.update(predicate=[]),
     lambda it: it["subject"].append(it["subject"][0]),
     lambda it: it["subject"].reverse(),

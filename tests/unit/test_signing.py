@@ -14,9 +14,21 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from kiln import keys, signing
+from kiln.attest import dsse
+from kiln.attest.release_statement import release_statement
 from kiln.errors import StoreError, VerificationError
 from kiln.keys import SigningKey
 
@@ -95,12 +107,6 @@ def test_what_the_librarys_own_program_signed_verifies_here(folder: Path, key: S
 def test_the_larger_curves_and_locked_keys(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curve: ec.EllipticCurve
 ) -> None:
-    from cryptography.hazmat.primitives.serialization import (
-        BestAvailableEncryption,
-        Encoding,
-        PrivateFormat,
-    )
-
     place = tmp_path / "other.pem"
     place.write_bytes(
         ec.generate_private_key(curve).private_bytes(
@@ -246,3 +252,62 @@ def test_the_slow_library_is_imported_only_to_sign() -> None:
         env={"PYTHONPATH": scripts},
     )
     assert run.stdout.strip() == "False"
+
+
+CURVES = [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()]
+
+
+def key_on(curve: ec.EllipticCurve, path: Path) -> SigningKey:
+    made = ec.generate_private_key(curve)
+    path.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    path.chmod(0o600)
+    return keys.load_key(path)
+
+
+@pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve.name)
+def test_signatures_have_one_form(curve: ec.EllipticCurve, tmp_path: Path) -> None:
+    """The group's order is the library's own, not ours."""
+    mine = key_on(curve, tmp_path / "key.pem")
+    public = keys.parse_public_key(mine.public_pem)
+    for number in range(40):
+        data = b"%d" % number
+        signature = keys.sign(mine, data)
+        r, s = decode_dss_signature(signature)
+        assert 2 * s < curve.group_order
+        other = encode_dss_signature(r, curve.group_order - s)
+        assert keys.signature_holds(public, data, signature)
+        assert keys.signature_holds(public, data, other)  # why it is needed
+        assert keys.low(other, curve) == keys.low(signature, curve) == signature
+
+
+@pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve.name)
+def test_the_librarys_signatures_are_given_that_form(
+    curve: ec.EllipticCurve, folder: Path, tmp_path: Path
+) -> None:
+    mine = key_on(curve, tmp_path / "key.pem")
+    for _ in range(6):
+        signing.sign_folder(folder, mine)
+        signing.verify_folder(folder, mine.public_pem)
+        bundle = json.loads((folder / "model.sig").read_bytes())
+        (signature,) = bundle["dsseEnvelope"]["signatures"]
+        _, s = decode_dss_signature(base64.b64decode(signature["sig"]))
+        assert 2 * s < curve.group_order
+
+
+def test_a_release_statement_has_to_have_it(key: SigningKey) -> None:
+    """One that says so; older ones do not, and verify as they are."""
+    statement = release_statement({"a": "0" * 64}, "v1")
+    for marked in (True, False):
+        if not marked:
+            del statement["predicate"]["signatureForm"]
+        data = dsse.seal(statement, key)
+        assert dsse.open_bundle(data, key.public_pem) == statement
+        payload, signature = dsse.envelope_parts(dsse.parse_bundle(data))
+        r, s = decode_dss_signature(signature)
+        twin = encode_dss_signature(r, ec.SECP256R1().group_order - s)
+        other = dsse.bundle_bytes(payload, twin, {"publicKey": {"hint": key.key_id}})
+        if marked:
+            with pytest.raises(VerificationError, match="another form"):
+                dsse.open_bundle(other, key.public_pem)
+        else:
+            assert dsse.open_bundle(other, key.public_pem) == statement

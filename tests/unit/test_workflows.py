@@ -172,6 +172,14 @@ def test_every_step_is_a_make_target(job: Job) -> None:
         assert {word.split("=")[0] for word in found["variables"].split()} <= variables()
 
 
+def test_the_readmes_two_commands_follow_each_other() -> None:
+    """In one home: what the first leaves behind must not show in the second."""
+    by_script = re.findall(r"^ *(make [a-z-]+)$", (ROOT / ".ci/run").read_text("utf-8"), re.M)
+    (by_workflow,) = (job.commands for job in JOBS if str(job) == "ci:integration")
+    for commands in (by_script, by_workflow):
+        assert commands.index("make sample") < commands.index("make test") == len(commands) - 1
+
+
 def test_every_target_of_a_workflow_is_run() -> None:
     """By what CI runs itself, or by a test of this project that calls make."""
     text = "".join(path.read_text("utf-8") for path in sorted((ROOT / "tests").rglob("test_*.py")))

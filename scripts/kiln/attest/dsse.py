@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kiln import bounds, keys
-from kiln.attest.names import BUNDLE_TYPE, PAYLOAD_TYPE, STATEMENT_TYPE
+from kiln.attest.names import BUNDLE_TYPE, LOW_S, PAYLOAD_TYPE, SIGNATURE_FORM, STATEMENT_TYPE
 from kiln.digest import canonical_json
 from kiln.errors import VerificationError
 from kiln.keys import SigningKey
@@ -71,7 +71,19 @@ def open_bundle(data: bytes, public_pem: bytes, name: str = "the bundle") -> dic
     payload, signature = envelope_parts(bundle)
     if not keys.signature_holds(trusted, pae(payload), signature):
         raise bad(name, "is not a valid signature of the trusted key")
-    return statement_in(payload, name)
+    statement = statement_in(payload, name)
+    if _wants_low_s(statement) and signature != keys.low(signature, trusted.curve):
+        raise bad(name, "has its signature in another form than the one that was made")
+    return statement
+
+
+def _wants_low_s(statement: Mapping[str, Any]) -> bool:
+    """Whether a signature over this has to be in its low form, by what was signed.
+
+    Older statements do not say so, and half of their signatures are in the other form.
+    """
+    predicate = statement.get("predicate")
+    return isinstance(predicate, dict) and predicate.get(SIGNATURE_FORM) == LOW_S
 
 
 def peek_unverified(data: bytes, name: str = "the bundle") -> dict[str, Any]:

@@ -50,3 +50,8 @@ def result_path(file: str) -> str:
     'attestations/toy_int8.tflite.test-result.sigstore.json'
     """
     return f"{ATTESTATIONS}/{file}{TEST_RESULT_SUFFIX}"
+
+
+#: In the predicate of the statement that nothing else vouches for: a signature with a key over it
+#: is in its low form (:func:`kiln.keys.low`). Whoever strips it has to sign anew.
+SIGNATURE_FORM, LOW_S = "signatureForm", "low-s"

@@ -7,7 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kiln.attest.names import RELEASE_BUNDLE, RELEASE_TYPE, STATEMENT_TYPE
+from kiln.attest.names import (
+    LOW_S,
+    RELEASE_BUNDLE,
+    RELEASE_TYPE,
+    SIGNATURE_FORM,
+    STATEMENT_TYPE,
+)
 from kiln.errors import UsageError, VerificationError
 
 RELEASE_VARIABLE = "KILN_RELEASE"
@@ -46,7 +52,11 @@ def release_statement(digests: Mapping[str, str], name: str) -> dict[str, Any]:
             {"name": path, "digest": {"sha256": digests[path]}} for path in sorted(digests)
         ],
         "predicateType": RELEASE_TYPE,
-        "predicate": {"purl": f"pkg:generic/{_NAME}@{name}", "releaseId": name},
+        "predicate": {
+            "purl": f"pkg:generic/{_NAME}@{name}",
+            "releaseId": name,
+            SIGNATURE_FORM: LOW_S,
+        },
     }
 
 
@@ -60,7 +70,10 @@ def read_release(statement: Mapping[str, Any]) -> tuple[dict[str, str], str]:
         digests = {item["name"]: item["digest"]["sha256"] for item in statement["subject"]}
         name = statement["predicate"]["releaseId"]
         sound = _ID.fullmatch(name) and all(isinstance(one, str) for one in digests.values())
-        same = sound and release_statement(digests, name) == statement
+        again = release_statement(digests, name)
+        if SIGNATURE_FORM not in statement["predicate"]:  # as kiln once made them
+            del again["predicate"][SIGNATURE_FORM]
+        same = sound and again == statement
     except (KeyError, TypeError, AttributeError):
         same = False
     if not same:

@@ -64,9 +64,10 @@ class Machines:
     ) -> Verdict:
         folder = place / what
         shutil.rmtree(folder, ignore_errors=True)
-        size = f"size={dice.randint(64, 12_000)}k,nr_inodes=50k"
+        size = f"size={dice.randint(64, 8_000)}k,nr_inodes=50k"
         if how == "no_inodes":
-            size = f"size=200m,nr_inodes={dice.randint(4, 120)}"
+            most = {"store": 120, "dist": 40}[what]
+            size = f"size=200m,nr_inodes={dice.randint(4, most)}"
         ended: list[Ended] = []
         with mounted(folder, f"mode=755,{size}"):
             # A folder of it, as anybody would use: dist has to be replaceable as a whole.
@@ -155,7 +156,7 @@ class Machines:
         if ended.code not in {0, -9} | _REFUSALS:
             raise FindingError(f"with little memory: {ended.told}")
         self.forge.check_healed(bench, ended)
-        return Verdict(ended.code != 0, f"exit {ended.code}")
+        return Verdict(ended.code > 0, f"exit {ended.code}, healed")
 
 
 def _refused(bench: Bench) -> Ended:

@@ -20,7 +20,7 @@ from tflite_files import fixture
 from kiln.difference import compare
 from kiln.errors import UnsupportedModelError
 from kiln.inspection import inspect
-from kiln.tflite import flexbuffer, packing
+from kiln.tflite import flexbuffer, packing, pairing
 
 #: Seconds of processor time, on any machine; what is mended here took 40 and more, or gigabytes.
 MOST = 15.0
@@ -249,3 +249,14 @@ def test_a_label_file_that_is_far_too_large() -> None:
     found = inspect(labelled(b"ab\n" * 5_500_000))
     assert found.file.labels is None
     assert any("16,500,000 bytes" in text for text in found.warnings)
+
+
+def test_sequences_that_difflib_takes_minutes_for() -> None:
+    """Runs of one that match in single steps, in many graphs; real ones are aligned as before."""
+    one = ["x", *["0"] * 1_000, "y"]
+    other = ["z", *(name for n in range(500) for name in ("0", f"s{n}")), "w"]
+    effort = pairing.Effort()
+    for _ in range(20):
+        assert pairing.align(one, other, effort) == [(False, (0, 1_002), (0, 1_002))]
+    shorter = pairing.align(one[:60], other[:60])
+    assert sum(same for same, _, _ in shorter) == 30

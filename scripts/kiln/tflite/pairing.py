@@ -8,7 +8,8 @@ name has no partner, by their place at an aligned operator.
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from kiln.tflite.reading import Graph, TfliteFile, type_name
 
 _SIMILAR = 0.8  # below that share of operators in common, places say nothing about tensors
 _TOO_MANY = 4_000_000  # pairs of operators above which alignment by position has to do
+_STEPS = 10_000_000  # of aligning all graphs of two files: seconds; the samples take up to 31,000
 
 
 COMMUTATIVE = ("ADD", "MUL", "MAXIMUM", "MINIMUM", "LOGICAL_AND", "LOGICAL_OR")
@@ -73,18 +75,55 @@ class Both:
     def of(cls, a: TfliteFile, b: TfliteFile) -> Both:
         """Pair what two files hold."""
         graphs = tuple(zip(a.graphs, b.graphs, strict=False))
-        return cls(a, b, graphs, tuple(pair(a, one, b, other) for one, other in graphs))
+        effort = Effort()
+        return cls(a, b, graphs, tuple(pair(a, one, b, other, effort) for one, other in graphs))
 
     def place(self, graph: int) -> str:
         """What to put before a difference in a graph: its number, where there are several."""
         return f"graph {graph}, " if max(len(self.a.graphs), len(self.b.graphs)) > 1 else ""
 
 
-def pair(file_a: TfliteFile, a: Graph, file_b: TfliteFile, b: Graph) -> Pairing:
-    """Pair the operators and tensors of two graphs."""
+@dataclass
+class Effort:
+    """How much may still be spent on aligning: difflib takes the cube of what it is given."""
+
+    left: int = _STEPS
+
+
+class _TooMuchError(Exception):
+    pass
+
+
+class _Matcher(difflib.SequenceMatcher[str]):
+    """difflib's, with its steps counted."""
+
+    def __init__(self, a: Sequence[str], b: Sequence[str], effort: Effort) -> None:
+        super().__init__(None, a, b, autojunk=False)
+        self._effort = effort
+        there = Counter(b)
+        self._steps = list(itertools.accumulate((there[item] + 1 for item in a), initial=0))
+
+    def find_longest_match(
+        self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None
+    ) -> difflib.Match:
+        last = len(self._steps) - 1 if ahi is None else ahi
+        self._effort.left -= self._steps[last] - self._steps[alo]
+        if self._effort.left < 0:
+            raise _TooMuchError
+        return super().find_longest_match(alo, ahi, blo, bhi)
+
+
+def pair(
+    file_a: TfliteFile, a: Graph, file_b: TfliteFile, b: Graph, effort: Effort | None = None
+) -> Pairing:
+    """Pair the operators and tensors of two graphs; ``effort`` is shared by those of two files."""
     plain_a = [i for i, op in enumerate(a.operators) if op.name not in CONVERTERS]
     plain_b = [i for i, op in enumerate(b.operators) if op.name not in CONVERTERS]
-    blocks = align([a.operators[i].name for i in plain_a], [b.operators[i].name for i in plain_b])
+    names_a, names_b = (
+        [a.operators[i].name for i in plain_a],
+        [b.operators[i].name for i in plain_b],
+    )
+    blocks = align(names_a, names_b, effort)
     aligned: list[tuple[int, int]] = []
     edits = []
     for same, (a0, a1), (b0, b1) in blocks:
@@ -116,9 +155,11 @@ def pair(file_a: TfliteFile, a: Graph, file_b: TfliteFile, b: Graph) -> Pairing:
 
 
 def align(
-    a: Sequence[str], b: Sequence[str]
+    a: Sequence[str], b: Sequence[str], effort: Effort | None = None
 ) -> list[tuple[bool, tuple[int, int], tuple[int, int]]]:
     """Runs of equal and of different items, as (equal?, range in a, range in b).
+
+    Where that would be too much ``effort``, all between a common beginning and end is different.
 
     >>> align("xyz", "xz")
     [(True, (0, 1), (0, 1)), (False, (1, 2), (1, 1)), (True, (2, 3), (1, 2))]
@@ -131,13 +172,14 @@ def align(
         tail += 1
     inner_a, inner_b = a[head : len(a) - tail], b[head : len(b) - tail]
     found = [(True, (0, head), (0, head))] if head else []
-    if len(inner_a) * len(inner_b) > _TOO_MANY or not (inner_a and inner_b):
-        if inner_a or inner_b:
-            found.append((False, (head, len(a) - tail), (head, len(b) - tail)))
-    else:
-        matcher = difflib.SequenceMatcher(None, inner_a, inner_b, autojunk=False)
+    try:
+        if len(inner_a) * len(inner_b) > _TOO_MANY:
+            raise _TooMuchError
+        matcher = _Matcher(inner_a, inner_b, effort or Effort())
         for tag, a0, a1, b0, b1 in matcher.get_opcodes():
             found.append((tag == "equal", (head + a0, head + a1), (head + b0, head + b1)))
+    except _TooMuchError:
+        found.append((False, (head, len(a) - tail), (head, len(b) - tail)))
     if tail:
         found.append((True, (len(a) - tail, len(a)), (len(b) - tail, len(b))))
     return found

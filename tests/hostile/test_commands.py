@@ -19,7 +19,7 @@ CHOSEN = (
     "records/sound", "records/signed-conversion-value", "records/signed-provenance-value",
     "records/signed-source", "records/unsigned-bundle", "releases/sound",
     "releases/mutation-replay-model", "releases/bundle-fifo", "releases/artefact-link-same",
-    "releases/sums-socket", "releases/deep-100", "releases/name-control",
+    "releases/sums-socket", "releases/deep-6000", "releases/key-sparse", "releases/name-control",
     "archives/release-tar-sound", "archives/release-tar-symlink-through",
     "archives/release-zip-sound", "archives/release-zip-outside", "archives/checkpoint-tar-sound",
     "archives/checkpoint-tar-hardlink", "archives/checkpoint-tar-cut", "texts/trust",

@@ -450,7 +450,7 @@ def repacked(toy: ToyModel, **files: bytes | None) -> ToyModel:
     [
         ({"docker/install.py": b"evil"}, "other sources of the image 'odapi' than were locked"),
         ({"docker/images.lock": None}, "no sound lock"),
-        ({"docker/images.lock": b"["}, "holds a docker/images.lock that is no TOML"),
+        ({"docker/images.lock": b"["}, "holds a docker/images.lock that is not valid TOML"),
         ({"docker/images.lock": b"[odapi]\n"}, "images.lock that says something else of"),
         ({"docker/images.toml": b"[odapi]\nfiles = ['../../dev/zero']\n"}, "impossible path"),
         ({"docker/images.toml": b"[odapi]\nparent = 'odapi'\n"}, "from itself"),

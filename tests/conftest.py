@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
             os.environ["KILN_TEST_STORE"] = str(folder)
             config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         return
+    # Whoever starts tests in the background lets them ignore SIGINT, and so what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     home = new_home()
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     config.stash[_isolation] = Isolation(home)

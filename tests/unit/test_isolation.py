@@ -124,7 +124,11 @@ def test_on_an_odd_machine(odd_machine: Path, key: str) -> None:
     settings = isolation.given(isolation.ALWAYS) | {"HOME": str(odd_machine / "home")}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-c", ROOT / "pyproject.toml"]
     done = subprocess.run(
-        [*command, "-p", "no:cacheprovider", *(f"{UNIT}/{name}" for name in run)],
+        [
+            *("sh", "-c", "trap '' INT; exec \"$@\"", "in-the-background"),
+            *(*command, "-p", "no:cacheprovider"),
+            *(f"{UNIT}/{name}" for name in run),
+        ],
         env={**settings, **ODD},
         cwd=odd_machine / "work",
         stdin=subprocess.DEVNULL,

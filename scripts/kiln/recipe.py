@@ -51,7 +51,7 @@ from kiln.recipe_values import (
     wrong,
 )
 from kiln.recipe_words import describe
-from kiln.untrusted import MalformedError, parse_toml, read_named
+from kiln.untrusted import MalformedError, parse_toml, read_file
 
 RECIPE_FILE = "recipe.toml"
 
@@ -538,7 +538,7 @@ def _says_anywhere(table: dict[str, Any]) -> bool:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        raw = read_named(path, bounds.RECIPE.most)
+        raw = read_file(path, bounds.RECIPE.most, links=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise RecipeError(

@@ -52,8 +52,11 @@ def read_named(path: Path, limit: int = MAX_BYTES) -> bytes:
         return _at_most(file, limit)
 
 
-def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The content of a plain file of at most ``limit`` bytes; a link is not followed.
+def read_file(path: Path, limit: int = MAX_BYTES, *, links: bool = False) -> bytes:
+    """The content of a plain file of at most ``limit`` bytes.
+
+    Args:
+        links: whether a link to such a file will do; otherwise it is not followed.
 
     Raises:
         MalformedError: it is larger, or no plain file; nothing was read then.
@@ -61,9 +64,10 @@ def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
     """
     # Without O_NONBLOCK, opening a FIFO waits for a writer that may never come.
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        follow = 0 if links else os.O_NOFOLLOW
+        fd = os.open(path, os.O_RDONLY | follow | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        if path.is_symlink():
+        if path.is_symlink() and not links:
             raise MalformedError("is a symbolic link") from None
         raise
     try:

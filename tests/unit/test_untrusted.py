@@ -31,6 +31,16 @@ def test_what_is_no_plain_file_is_not_opened(tmp_path: Path) -> None:
         read_file(Path("/dev/zero"))
 
 
+def test_a_link_to_a_plain_file_will_do_where_it_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "link").symlink_to("file")
+    assert read_file(tmp_path / "link", links=True) == b"mine"
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "to-fifo").symlink_to("fifo")
+    with pytest.raises(MalformedError, match="no plain file"):
+        read_file(tmp_path / "to-fifo", links=True)
+
+
 def test_a_sparse_file_costs_nothing(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(3 << 30)

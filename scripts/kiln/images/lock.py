@@ -15,7 +15,7 @@ from kiln.errors import ImageMismatchError
 from kiln.files import write_atomic
 from kiln.images.definition import IMAGE_NAME, recipe_digest
 from kiln.images.seal import FileFact, Sealed, pack_contents, read_contents
-from kiln.untrusted import MalformedError, parse_json_object, parse_toml, read_named
+from kiln.untrusted import MalformedError, parse_json_object, parse_toml, read_file
 
 LOCK_FILE = "images.lock"
 
@@ -75,7 +75,7 @@ def read_lock(docker_dir: Path) -> dict[str, Locked]:
     """
     path = docker_dir / LOCK_FILE
     try:
-        return parse_lock(read_named(path, bounds.LOCK.most))
+        return parse_lock(read_file(path, bounds.LOCK.most, links=True))
     except FileNotFoundError:
         return {}
     except MalformedError as error:
@@ -130,7 +130,7 @@ def locked_contents(docker_dir: Path, name: str) -> list[FileFact]:
     """
     path = docker_dir / name / "contents.xz"
     try:
-        return read_contents(read_named(path, bounds.CONTENTS.most))
+        return read_contents(read_file(path, bounds.CONTENTS.most, links=True))
     except FileNotFoundError:
         return []
     except (lzma.LZMAError, ValueError) as error:

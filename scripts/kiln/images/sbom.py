@@ -27,7 +27,7 @@ from kiln.images.lock import Locked, locked_image
 from kiln.images.package_facts import PackageFacts, debian_facts, python_facts, spdx
 from kiln.sources import debian, pypi
 from kiln.store import Store
-from kiln.untrusted import parse_json, read_named
+from kiln.untrusted import parse_json, read_file
 
 if TYPE_CHECKING:
     from kiln.sources.download import OnProgress
@@ -225,7 +225,7 @@ def outdated(docker_dir: Path, image: str) -> list[str]:
     """
     locked = locked_image(docker_dir, image)
     try:
-        document = parse_json(read_named(sbom_path(docker_dir, image), bounds.SBOM.most))
+        document = parse_json(read_file(sbom_path(docker_dir, image), bounds.SBOM.most, links=True))
         identity = document["metadata"]["component"]["bom-ref"]
         listed = {
             item["purl"]: (item["name"], item["version"], item["hashes"][0]["content"])

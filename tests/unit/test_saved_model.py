@@ -289,7 +289,7 @@ def test_paths_may_lead_anywhere(tmp_path: Path) -> None:
     [
         (RECIPE.replace("[127.5],", "[1, 2],"), ["normalization.mean", "not 2"]),
         (RECIPE.replace("std = [127.5]", "std = [0]"), ["normalization.std"]),
-        (RECIPE.replace("std = [127.5]", "std = [inf]"), ["normalization.std"]),
+        (RECIPE.replace("std = [127.5]", "std = [inf]"), ["number that is not finite"]),
         (RECIPE.replace(", std = [127.5]", ""), ["normalization.std", "missing"]),
         (RECIPE.replace("path =", "folder ="), ["source.path", "missing"]),
         (RECIPE.replace("file = ", "in_source = ").replace("/some", "some"), ["labels.file"]),

@@ -9,6 +9,7 @@ import platform
 import random
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -242,6 +243,9 @@ def command(
     docs: bool,
 ) -> None:
     """Try hostile cases at random until the time is up."""
+    # Started in the background, we would hand an ignored Ctrl-C on to the builds that are to be
+    # stopped with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         chosen = [Case.parse(text) for text in cases]
     except ValueError:

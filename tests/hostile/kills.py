@@ -67,6 +67,8 @@ class Kills:
         with finishing(bench.start_build()) as build:
             if event is not None:
                 build.wait_for(60, **event)
+            if number != signal.SIGKILL:
+                _wait_for_kiln(build.process.pid)
             time.sleep(dice.uniform(0, span or self.forge.seconds))
             build.signal(number)
             ended = build.end(30)
@@ -136,6 +138,20 @@ class Crowds:
                 shutil.rmtree(bench.dist)
             self.forge.check_healed(bench, first)
         return Verdict(False, "healed", 2)
+
+
+def _wait_for_kiln(pid: int) -> None:
+    """Wait until a process catches SIGTERM. Before that it is Python that starts, and that answers
+    Ctrl-C with a traceback of its own."""
+    until = time.monotonic() + 60
+    bit = 1 << (signal.SIGTERM - 1)
+    while time.monotonic() < until:
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        if int(caught.split()[1], 16) & bit:
+            return
+        time.sleep(0.01)
+    raise FindingError("kiln has not begun after 60 s")
 
 
 def _forget(bench: Bench) -> None:

@@ -8,11 +8,12 @@ the file ``outcome`` names. A traceback ends this process: that is a finding.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from peak_memory import peak_memory
 
 from hostile import naive
 from kiln.cleaning import clean
@@ -69,7 +70,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         }
     outcome["seconds"] = time.monotonic() - start
     outcome["events"] = events
-    outcome["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    outcome["peak"] = peak_memory()
     return outcome
 
 

@@ -148,7 +148,10 @@ class Kiln:
         if self.store.exists():
             store = Store(self.store)
             # Another process of the tests may be at work in the same store.
-            half_made = [*store.tmp.iterdir(), *self.store.rglob(".*.aside")]
+            # (so folders may go while they are listed, which is no error here)
+            half_made = list(store.tmp.iterdir())
+            for folder, _, names in os.walk(self.store):
+                half_made += [Path(folder, name) for name in names if name.endswith(".aside")]
             found += [str(path) for path in half_made if is_abandoned(path)]
             found += [f"damaged blob {digest}" for digest in store.verify()]
             for path in (self.store / "results").glob("*.json"):

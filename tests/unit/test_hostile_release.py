@@ -33,13 +33,14 @@ SECONDS, MEMORY = 4.0, 300 << 20
 _RUN = """
 import resource, sys
 from kiln.cli import main
+from peak_memory import peak_memory
 sys.argv = ["kiln", *sys.argv[1:]]
 try:
     main()
 except SystemExit as end:
     code = end.code or 0
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(code, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, file=sys.stderr)
+print(code, used.ru_utime + used.ru_stime, peak_memory(), file=sys.stderr)
 """
 
 
@@ -56,6 +57,7 @@ class Ended:
 def kiln(*arguments: str | Path) -> Ended:
     run = subprocess.run(
         [sys.executable, "-c", _RUN, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=300,

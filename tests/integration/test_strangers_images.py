@@ -65,7 +65,8 @@ os.makedirs(f"/out/{stage['id']}/files")
 shutil.copy("/opt/seen.json", f"/out/{stage['id']}/files/model.tflite")
 with open(f"/out/{stage['id']}/result.json", "w") as file:
     json.dump({"facts": {}, "seconds": 0.1, "peak_rss": 1}, file)
-print(json.dumps({"event": "finished", "stage": stage["id"]}), flush=True)
+said = {"event": "finished", "stage": stage["id"], "seconds": 0.1, "peak_rss": 1}
+print(json.dumps(said), flush=True)
 """
 
 

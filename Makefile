@@ -124,10 +124,11 @@ compose-build: env engine ## build the same Dockerfiles with docker compose, for
 	for image in base odapi modelmaker; do $$compose build $$image || exit 1; done
 
 .PHONY: lint
-lint: dev lint-workflows ## ruff and strict mypy, and what lint-workflows does
+lint: dev lint-workflows ## ruff, strict mypy, which package imports which; and lint-workflows
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+	@PYTHONPATH=docker $(VENV)/bin/lint-imports --no-cache
 
 # zizmor would also ask GitHub about actions if it had a token; what it can tell offline is enough.
 .PHONY: lint-workflows

@@ -18,11 +18,11 @@ from pathlib import Path
 from benchmarks import images, lite, samples, ssd
 from benchmarks.common import Row, over, show
 
-from kiln.engine import Engine
-from kiln.errors import KilnError
+from kiln.core.errors import KilnError
+from kiln.core.project import Project
+from kiln.core.store import Store
 from kiln.images.builder import Images
-from kiln.project import Project
-from kiln.store import Store
+from kiln.running.engine import Engine
 
 Measurement = Callable[[Path, int], list[Row]]
 

@@ -21,22 +21,22 @@ from typing import Any
 
 import click
 import tool
+from variations.emulation import emulated, find_emulator, one_core
 
-from kiln.digest import key_of, tree_digest
-from kiln.emulation import emulated, find_emulator, one_core
-from kiln.engine import Engine
-from kiln.errors import StageFailedError, UsageError, VerificationError
+from kiln.core.digest import key_of, tree_digest
+from kiln.core.errors import StageFailedError, UsageError, VerificationError
+from kiln.core.project import Project
+from kiln.core.store import StageResult, Store
+from kiln.core.ui import JsonReporter, TextReporter, table
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
-from kiln.limits import Limits
-from kiln.plan import Plan, make_plan
-from kiln.project import Project
-from kiln.recipe import VARIANTS, Recipe, Variant, discover, load
-from kiln.run import Runner, limits_of
+from kiln.recipes.plan import Plan, make_plan
+from kiln.recipes.recipe import VARIANTS, Recipe, Variant, discover, load
+from kiln.running.engine import Engine
+from kiln.running.limits import Limits
+from kiln.running.local import Runner, limits_of
+from kiln.running.stage_user import stage_user
 from kiln.sources.model import acquire
-from kiln.stage_user import stage_user
-from kiln.store import StageResult, Store
-from kiln.ui import JsonReporter, TextReporter, table
 
 CPUS = ("Haswell", "SandyBridge")
 """Emulated when none is named. Haswell: AVX2 and FMA, no AVX-512. SandyBridge: AVX and no FMA,

@@ -6,7 +6,7 @@ set -eu
 python=$(dirname "$0")/../.venv/bin/python
 
 answers() {
-    "$python" -c 'from kiln.engine import Engine; Engine.find()' 2>/dev/null
+    "$python" -c 'from kiln.running.engine import Engine; Engine.find()' 2>/dev/null
 }
 give_up() {
     echo "engine: $1" >&2

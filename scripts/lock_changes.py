@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kiln.lock_changes import compare, in_words
+from locks.changes import compare, in_words
 
 ROOT = Path(__file__).resolve().parents[1]
 

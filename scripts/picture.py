@@ -1,7 +1,7 @@
 """``make picture``: draws docs/detections.png from the sample's artefacts in dist/.
 
-Every artefact is run by nothing but its own metadata (docker/stages/detector.py): what is drawn
-is what a device would find.
+Every artefact is run by nothing but its own metadata (docker/stages/detect/detector.py): what is
+drawn is what a device would find.
 
     usage: scripts/picture.py [--dist DIST] [--out PNG]
 """
@@ -19,9 +19,10 @@ sys.path[:0] = [str(ROOT / "docker"), str(ROOT / "scripts")]
 
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
-from kiln.files import write_atomic  # noqa: E402
-from stages import detector, drawing, pixels  # noqa: E402
-from stages.failures import StageError  # noqa: E402
+from kiln.core.files import write_atomic  # noqa: E402
+from stages.detect import detector  # noqa: E402
+from stages.files import drawing, pixels  # noqa: E402
+from stages.protocol.failures import StageError  # noqa: E402
 
 SAMPLE = "ssd_mobilenet_v2_oidv4"
 VARIANTS = ("float32", "int8")

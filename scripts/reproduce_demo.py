@@ -30,7 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 import tool  # noqa: E402
 
-from kiln.attest.names import (  # noqa: E402
+from kiln.core.errors import EngineFailedError, KilnError  # noqa: E402
+from kiln.images.lock import Locked, read_lock  # noqa: E402
+from kiln.images.transfer import present  # noqa: E402
+from kiln.running.engine import Engine  # noqa: E402
+from kiln.signing.statement_names import (  # noqa: E402
     PROVENANCE_SUFFIX,
     PROVENANCE_TYPE,
     RELEASE_BUNDLE,
@@ -40,10 +44,6 @@ from kiln.attest.names import (  # noqa: E402
     provenance_path,
     result_path,
 )
-from kiln.engine import Engine  # noqa: E402
-from kiln.errors import EngineFailedError, KilnError  # noqa: E402
-from kiln.images.lock import Locked, read_lock  # noqa: E402
-from kiln.images.transfer import present  # noqa: E402
 
 COSIGN = ROOT / ".tools" / "cosign"
 KILN = (sys.executable, "-m", "kiln.cli")
@@ -51,11 +51,12 @@ KILN = (sys.executable, "-m", "kiln.cli")
 #: Runs kiln where socket(2) fails for all but local sockets; needs no rights.
 _CUT_OFF = """\
 import sys
-from kiln import cli, runtime_worker
+from kiln.checks import runtime_worker
+from kiln.cli.main import main
 why = runtime_worker._cut_off()
 if why:
     sys.exit(f"reproduce-demo: {why}")
-cli.main()
+main()
 """
 
 

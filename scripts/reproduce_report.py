@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kiln.files import write_atomic
-from kiln.notes import escaped
+from kiln.core.files import write_atomic
+from kiln.release.notes import escaped
 
 GOOD = "identical"
 

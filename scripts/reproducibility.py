@@ -23,15 +23,15 @@ import tool
 from variations.bringing import Varied, faketime, share_contents, why_not
 from variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
 
-from kiln.engine import Engine
-from kiln.errors import StageFailedError, UsageError, VerificationError
-from kiln.files import write_atomic
+from kiln.core.errors import StageFailedError, UsageError, VerificationError
+from kiln.core.files import write_atomic
+from kiln.core.machine import cpu_name
+from kiln.core.project import Project
+from kiln.core.store import Store
+from kiln.core.ui import JsonReporter, TextReporter, table
 from kiln.images.lock import read_lock
-from kiln.machine import cpu_name
-from kiln.project import Project
-from kiln.recipe import VARIANTS, discover, load
-from kiln.store import Store
-from kiln.ui import JsonReporter, TextReporter, table
+from kiln.recipes.recipe import VARIANTS, discover, load
+from kiln.running.engine import Engine
 
 SHORT = "all at once"
 IMAGES = "images"

@@ -14,10 +14,10 @@ from pathlib import Path
 import tool
 from debian.debfile import DebFile
 
-from kiln.errors import KilnError
-from kiln.files import write_atomic
+from kiln.core.errors import KilnError
+from kiln.core.files import write_atomic
+from kiln.core.store import Store
 from kiln.sources.debian import fetch_lock, read_lock
-from kiln.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "scripts" / "test-tools.lock"

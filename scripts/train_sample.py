@@ -19,20 +19,20 @@ from pathlib import Path
 import click
 import tool
 
-from kiln.digest import sha256_file, tree_digest
-from kiln.engine import Engine
-from kiln.errors import StageFailedError, UsageError
+from kiln.core.digest import sha256_file, tree_digest
+from kiln.core.errors import StageFailedError, UsageError
+from kiln.core.project import Project
+from kiln.core.store import Store
+from kiln.core.ui import TextReporter
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
-from kiln.limits import Limits
-from kiln.plan import make_plan
-from kiln.project import Project
-from kiln.recipe import discover, load
-from kiln.run import Runner, limits_of
+from kiln.recipes.plan import make_plan
+from kiln.recipes.recipe import discover, load
+from kiln.running.engine import Engine
+from kiln.running.limits import Limits
+from kiln.running.local import Runner, limits_of
+from kiln.running.stage_user import stage_user
 from kiln.sources.model import acquire
-from kiln.stage_user import stage_user
-from kiln.store import Store
-from kiln.ui import TextReporter
 
 #: Whose backbone CenterNet's training starts from.
 BACKBONE = "ssd_mobilenet_v2_oidv4"

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import tool
 
-from kiln.errors import KilnError, UsageError
-from kiln.files import write_atomic
-from kiln.keys import canonical_public_pem
+from kiln.core.errors import KilnError, UsageError
+from kiln.core.files import write_atomic
+from kiln.signing.keys import canonical_public_pem
 
 KEY_FILE = "release.pub"
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 from isolation import Isolation, new_home
 
-from kiln.keys import SigningKey, load_or_create_key
+from kiln.signing.keys import SigningKey, load_or_create_key
 
 # Times are measured by `make bench`: a busy machine must not fail a property that holds.
 settings.register_profile("kiln", deadline=None)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from kiln.store import Store
+from kiln.core.store import Store
 
 #: What every test sees of the caller's environment, by the reason.
 ALWAYS: dict[str, tuple[str, ...]] = {

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kiln import keyless
+from kiln.signing import keyless
 
 ISSUER = "https://token.example.invalid"
 WORKFLOW = "https://git.example.invalid/me/models/.github/workflows/release.yml@refs/tags/v1"

@@ -1,8 +1,8 @@
 """A ``dist`` folder as a checked build leaves it: real artefacts, real detections.
 
 The checks themselves belong to the build; here only what they find is written down, by running
-every artefact by its own metadata (:mod:`stages.detector`). The float32 file stands in for the
-source model.
+every artefact by its own metadata (:mod:`stages.detect.detector`). The float32 file stands in for
+the source model.
 
     python tests/page_dist.py DIST IMAGES [IMAGES]   # DIST is changed: give it a copy
 """
@@ -20,8 +20,9 @@ from typing import Any
 
 from PIL import Image
 
-from kiln import outside
-from stages import detector, matching, pixels
+from kiln.checks import worker_process
+from stages.detect import detector, matching
+from stages.files import pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -237,13 +238,13 @@ def run_mediapipe(code: str, folder: Path, image: Path) -> list[list[str]] | Non
     In the environment of ``make runtimes``, and cut off from the network as builds do it: the
     library tells its maker of its use.
     """
-    if not outside.installed("mediapipe"):
+    if not worker_process.installed("mediapipe"):
         return None
     offline = (
         f"import sys\nsys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
-        "from kiln import runtime_worker\nassert not runtime_worker._cut_off()\n"
+        "from kiln.checks import runtime_worker\nassert not runtime_worker._cut_off()\n"
     )
-    return run(f"{offline}{code}", folder, image, outside.python())
+    return run(f"{offline}{code}", folder, image, worker_process.python())
 
 
 def run(

@@ -12,12 +12,12 @@ sys.path.append(str(Path(__file__).parent / "unit"))  # its toys serve integrati
 
 from toy_release import toy_model
 
-from kiln import release
-from kiln.attest.names import STATEMENT_TYPE
-from kiln.attest.signer import KeySigner, Signer
-from kiln.digest import sha256_bytes
-from kiln.keys import SigningKey
-from kiln.release_layout import KEY_FILE, LATENCY_FILE, PAGE_FILE, SUMS_FILE, sums
+from kiln.core.digest import sha256_bytes
+from kiln.release import publish
+from kiln.release.layout import KEY_FILE, LATENCY_FILE, PAGE_FILE, SUMS_FILE, sums
+from kiln.signing.keys import SigningKey
+from kiln.signing.signer import KeySigner, Signer
+from kiln.signing.statement_names import STATEMENT_TYPE
 
 MODELS = ("alpha", "beta", "gamma_v2")
 VARIANTS = ("float32", "float16", "dynamic", "int8")
@@ -33,10 +33,10 @@ def make_release(dist: Path, signer: Signer | SigningKey, seed: int) -> None:
         more = {"labelmap.txt": f"person\n{model} {seed}\n".encode()}
         with tempfile.TemporaryDirectory() as project:
             made = toy_model(Path(project), model, artefacts, more, sbom=b'{"seed": %d}' % seed)
-        release.publish(dist, model, made.files, signer, made.statements)
+        publish.publish(dist, model, made.files, signer, made.statements)
     page = f"<!doctype html><title>Release {seed}</title>".encode()
     latency = b'{"seed": %d}\n' % seed
-    release.publish_page(dist, {PAGE_FILE: page, LATENCY_FILE: latency}, signer)
+    publish.publish_page(dist, {PAGE_FILE: page, LATENCY_FILE: latency}, signer)
 
 
 def statement(kind: str, name: str, content: bytes, predicate: dict[str, Any]) -> dict[str, Any]:

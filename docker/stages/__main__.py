@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from stages.runner import main
+from stages.protocol.runner import main
 
 parser = argparse.ArgumentParser(prog="stages", description=__doc__)
 parser.add_argument(

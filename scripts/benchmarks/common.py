@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.build import Builder
-from kiln.engine import Engine
-from kiln.limits import Limits
-from kiln.project import Project
-from kiln.recipe import discover
-from kiln.store import Store
-from kiln.ui import table
+from kiln.building.build import Builder
+from kiln.core.project import Project
+from kiln.core.store import Store
+from kiln.core.ui import table
+from kiln.recipes.recipe import discover
+from kiln.running.engine import Engine
+from kiln.running.limits import Limits
 
 KILN = (str(Path(sys.executable).parent / "kiln"),)
 UNCHECKED = (sys.executable, str(Path(__file__).resolve().parent / "unchecked.py"))

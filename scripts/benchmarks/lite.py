@@ -14,8 +14,8 @@ from PIL import Image
 
 from benchmarks import common
 from benchmarks.common import Row, Run
-from kiln.engine import Engine
-from kiln.project import Project
+from kiln.core.project import Project
+from kiln.running.engine import Engine
 
 SAMPLE = "efficientdet_lite0_shapes"
 MODEL = "bench_lite0"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import Row, Run
-from kiln.project import Project
-from kiln.recipe import discover, load
+from kiln.core.project import Project
+from kiln.recipes.recipe import discover, load
 
 #: What checks may add to a conversion's wall time, as a part of it.
 BOUND = 0.35

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import Row, Run
-from kiln.engine import Engine
-from kiln.project import Project
-from kiln.recipe import CONVERTED
+from kiln.core.project import Project
+from kiln.recipes.recipe import CONVERTED
+from kiln.running.engine import Engine
 
 SAMPLE = "ssd_mobilenet_v2_oidv4"
 MODEL = "bench_ssd"

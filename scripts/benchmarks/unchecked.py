@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from kiln import build, cli
+from kiln.building import build
+from kiln.cli import main
 
 if __name__ == "__main__":
     build.make_plan = partial(build.make_plan, checks=False)  # type: ignore[assignment]
-    cli.main()
+    main.main()

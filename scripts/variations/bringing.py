@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.errors import EngineUnavailableError
-from kiln.files import copy_file
-from kiln.project import Project
+from kiln.core.errors import EngineUnavailableError
+from kiln.core.files import copy_file
+from kiln.core.project import Project
+from kiln.core.store import Store
 from kiln.sources import debian
-from kiln.store import Store
 from variations.circumstances import CLOCK, PLACE, USER, Circumstance
 
 HERE = Path(__file__).resolve().parent

@@ -18,8 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kiln import build, cli
-from kiln.emulation import (
+from kiln.building import build
+from kiln.cli import main as cli
+from kiln.core.store import Store
+from kiln.running.engine import Engine
+from variations.emulation import (
     ONE_CORE,
     PLACE,
     LaunchedEngine,
@@ -28,8 +31,6 @@ from kiln.emulation import (
     open_folder,
     write_script,
 )
-from kiln.engine import Engine
-from kiln.store import Store
 
 _HERE = Path(__file__).resolve().parent
 

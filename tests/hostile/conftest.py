@@ -12,10 +12,10 @@ import pytest
 from hostile.forge import Forge
 from hostile.sound_release import Workshop
 from hostile.stage_output import ROOT
-from kiln.engine import Engine
-from kiln.errors import EngineUnavailableError
+from kiln.core.errors import EngineUnavailableError
+from kiln.core.store import Store
 from kiln.images.builder import Images
-from kiln.store import Store
+from kiln.running.engine import Engine
 
 _OF_AN_ENGINE = {"sealed", "forge"}
 

@@ -16,14 +16,14 @@ from typing import Any
 from peak_memory import peak_memory
 
 from hostile import naive
-from kiln.cleaning import clean
-from kiln.digest import key_of
-from kiln.engine import Engine
-from kiln.errors import KilnError
-from kiln.limits import Limits
-from kiln.plan import Plan, Step
-from kiln.run import Runner
-from kiln.store import Store
+from kiln.building.clean import clean
+from kiln.core.digest import key_of
+from kiln.core.errors import KilnError
+from kiln.core.store import Store
+from kiln.recipes.plan import Plan, Step
+from kiln.running.engine import Engine
+from kiln.running.limits import Limits
+from kiln.running.local import Runner
 
 MODEL, STEP = "hostile", "work"
 

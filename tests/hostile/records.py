@@ -17,7 +17,7 @@ from hostile.cases import Case, FindingError, Verdict
 from hostile.commands import Desk, Said, desk
 from hostile.odd_values import changed, flipped, json_text, odd_value, spoilt_json
 from hostile.sound_release import MODEL, Workshop
-from kiln.errors import KilnError
+from kiln.core.errors import KilnError
 
 _JSON = ("conversion.json", "checks.json", "sbom.cdx.json")
 _READERS = ("verify", "reproduce", "page", "notes", "collect")

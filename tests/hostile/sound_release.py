@@ -14,11 +14,12 @@ sys.path.append(str(Path(__file__).parents[1] / "unit"))  # its toys serve here 
 from small_release import make_release
 from toy_release import toy_model
 
-from kiln import keys, release
-from kiln.attest.signer import KeySigner
-from kiln.keys import SigningKey
-from kiln.release_layout import LATENCY_FILE, PAGE_FILE
-from kiln.trust import Trust, trust_in_key
+from kiln.release import publish
+from kiln.release.layout import LATENCY_FILE, PAGE_FILE
+from kiln.signing import keys
+from kiln.signing.keys import SigningKey
+from kiln.signing.signer import KeySigner
+from kiln.signing.trust import Trust, trust_in_key
 
 MODEL = "toy"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -84,9 +85,9 @@ class Workshop:
         files, statements = dict(made.files), dict(made.statements)
         change(files, statements)
         signer = KeySigner(self.key)
-        release.publish(dist, MODEL, files, signer, statements)
+        publish.publish(dist, MODEL, files, signer, statements)
         page = b"<!doctype html><title>Release</title>"
-        release.publish_page(dist, {PAGE_FILE: page, LATENCY_FILE: b"{}\n"}, signer)
+        publish.publish_page(dist, {PAGE_FILE: page, LATENCY_FILE: b"{}\n"}, signer)
 
 
 def contents(dist: Path) -> dict[str, bytes]:

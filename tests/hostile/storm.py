@@ -35,13 +35,13 @@ from hostile.releases import Releases
 from hostile.sound_release import Workshop
 from hostile.stage_output import ROOT, StageOutput
 from hostile.texts import Texts
-from kiln.engine import Engine
-from kiln.errors import UsageError, VerificationError
-from kiln.files import write_atomic
+from kiln.core.errors import UsageError, VerificationError
+from kiln.core.files import write_atomic
+from kiln.core.machine import cpu_name
+from kiln.core.store import Store
+from kiln.core.ui import table
 from kiln.images.builder import Images
-from kiln.machine import cpu_name
-from kiln.store import Store
-from kiln.ui import table
+from kiln.running.engine import Engine
 
 BEGIN, END = "<!-- table: `make storm` writes it -->", "<!-- end of table -->"
 DOCUMENT = ROOT / "docs" / "security.md"
@@ -218,7 +218,7 @@ def _faketime(folder: Path, tell: Callable[[str], None]) -> Path | None:
     """libfaketime, where it can be had."""
     from variations.bringing import faketime
 
-    from kiln.errors import KilnError
+    from kiln.core.errors import KilnError
 
     try:
         return faketime(Store(Store.default_root()), folder)

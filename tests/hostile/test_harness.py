@@ -17,7 +17,7 @@ from hostile.commands import Desk, desk
 from hostile.disks import may_mount
 from hostile.stage_output import StageOutput, _check_text
 from hostile.storm import BEGIN, END, Storm, documentation, write_documentation
-from kiln.errors import UsageError
+from kiln.core.errors import UsageError
 
 #: What a driver that takes files by name and follows links gets wrong, and what is said of it.
 CAUGHT = {

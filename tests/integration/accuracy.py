@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 from scenes import Scene
 
-from kiln import scoring
-from kiln.coco import Annotated, Picture
-from kiln.scoring import Detection
+from kiln.measure import scoring
+from kiln.measure.coco import Annotated, Picture
+from kiln.measure.scoring import Detection
 
 
 def save(scenes: Mapping[str, Scene], folder: Path) -> Path:

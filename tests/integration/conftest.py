@@ -24,12 +24,12 @@ from support import (
     copy_project,
 )
 
-from kiln.engine import Engine
-from kiln.errors import EngineUnavailableError
+from kiln.core.errors import EngineUnavailableError
+from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.lock import Locked
-from kiln.recipe import load
-from kiln.store import Store
+from kiln.recipes.recipe import load
+from kiln.running.engine import Engine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -169,8 +169,9 @@ def stages(engine: Engine, odapi: Locked, project: Path, store: Store, area: Pat
     code = area / "stages"
     shutil.copytree(project / "docker" / "stages", code)
     for path in EXTRA_STAGES.glob("*.py"):
-        assert not (code / path.name).exists(), f"{path.name} would hide a stage of the project"
-        shutil.copy(path, code)
+        place = code / "steps" / path.name
+        assert not place.exists(), f"{path.name} would hide a stage of the project"
+        shutil.copy(path, place)
     recipe = load(project / "models" / "samples" / SAMPLE / "recipe.toml", project / "models")
     return Stages(engine, store, odapi, code, recipe)
 

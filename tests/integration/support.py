@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kiln.digest import key_of, tree_digest
-from kiln.engine import OWNER_LABEL, Engine
+from kiln.core.digest import key_of, tree_digest
+from kiln.core.lease import is_abandoned
+from kiln.core.store import StageResult, Store
 from kiln.images.lock import Locked
-from kiln.owners import is_abandoned
-from kiln.plan import Files, Output, Plan, Step
-from kiln.recipe import Recipe
-from kiln.run import Runner, limits_of
-from kiln.store import StageResult, Store
+from kiln.recipes.plan import Files, Output, Plan, Step
+from kiln.recipes.recipe import Recipe
+from kiln.running.engine import OWNER_LABEL, Engine
+from kiln.running.local import Runner, limits_of
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRA_STAGES = Path(__file__).parent / "extra_stages"

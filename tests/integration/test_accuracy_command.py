@@ -12,9 +12,9 @@ import pytest
 import scenes
 from support import SAMPLES, Ended, Kiln, containers_of, running
 
-from kiln.digest import sha256_file
-from kiln.engine import Engine
-from kiln.store import Store
+from kiln.core.digest import sha256_file
+from kiln.core.store import Store
+from kiln.running.engine import Engine
 
 MODEL = "centernet_mobilenet_v2_fpn_shapes"
 COUNT, CHUNK = 24, 12

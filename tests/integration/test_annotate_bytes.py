@@ -12,7 +12,7 @@ import pytest
 from annotate_cases import CASES, FIXTURES
 from support import Stages, Wanted
 
-from kiln.store import StageResult
+from kiln.core.store import StageResult
 
 
 @pytest.fixture(scope="module")

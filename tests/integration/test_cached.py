@@ -7,7 +7,7 @@ from typing import Any
 
 from support import SAMPLE, Kiln
 
-from kiln.engine import OWNER_LABEL, Engine
+from kiln.running.engine import OWNER_LABEL, Engine
 
 
 def test_second_build_does_nothing(sample: Any, engine: Engine) -> None:

@@ -11,9 +11,11 @@ import pytest
 import zoo
 from support import VARIANTS, Kiln, Stages, Wanted
 
-from kiln.errors import KilnError
-from kiln.store import StageResult
-from stages import detector, matching, pixels, tflite_meta, tflite_model
+from kiln.core.errors import KilnError
+from kiln.core.store import StageResult
+from stages.detect import detector, matching
+from stages.files import pixels
+from stages.tflite import tflite_meta, tflite_model
 
 MODEL = "random_centernet"
 TOP = "centernet_random"

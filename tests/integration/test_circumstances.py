@@ -45,7 +45,7 @@ def test_everything_at_once(engine: object) -> None:
 
 def test_a_stage_that_tells_the_time_zone(engine: object, tmp_path: Path) -> None:
     copy_checkout(ROOT, tmp_path / "copy", reverse=False)
-    stage = tmp_path / "copy" / "docker" / "stages" / "annotate.py"
+    stage = tmp_path / "copy" / "docker" / "stages" / "steps" / "annotate.py"
     text = stage.read_text("utf-8")
     told = text.replace(
         'params["description"]', '(params["description"] + __import__("time").tzname[0])'

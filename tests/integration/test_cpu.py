@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from support import SAMPLE
+from variations.emulation import find_emulator
 
-from kiln.emulation import find_emulator
-from kiln.errors import SourceUnavailableError
+from kiln.core.errors import SourceUnavailableError
+from kiln.core.store import Store
 from kiln.images.lock import Locked
-from kiln.store import Store
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "cpu_check.py"
 

@@ -66,7 +66,12 @@ def _another_user(kiln: Kiln) -> tuple[str, ...]:
         "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search",
         "--bounding-set=-all,+dac_read_search",
     )  # fmt: skip
-    probe = [*command, sys.executable, "-c", "from kiln.engine import Engine; Engine.find()"]
+    probe = [
+        *command,
+        sys.executable,
+        "-c",
+        "from kiln.running.engine import Engine; Engine.find()",
+    ]
     tried = subprocess.run(
         probe, env=kiln.environment(), cwd="/", capture_output=True, text=True, check=False
     )

@@ -10,8 +10,9 @@ import pytest
 import zoo
 from support import Kiln, Stages, Wanted
 
-from kiln.store import StageResult
-from stages import matching, tflite_meta, tflite_model
+from kiln.core.store import StageResult
+from stages.detect import matching
+from stages.tflite import tflite_meta, tflite_model
 
 MODEL = "random_d0"
 TOP = "efficientdet_d0_random"

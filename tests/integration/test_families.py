@@ -17,7 +17,8 @@ import zoo
 from families import CLASSES, FAMILIES, LABEL_MAP
 from support import FRONT, Kiln, Stages, Wanted
 
-from stages import detector, matching, pixels
+from stages.detect import detector, matching
+from stages.files import pixels
 
 PHOTOS = ("camera.png", "chelsea.png", "coffee.png")
 VARIANTS = ("float32", "dynamic")

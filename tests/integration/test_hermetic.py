@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from support import SAMPLE, Kiln, Stages, Wanted, containers_of, running, wait_until
 
-from kiln.engine import OWNER_LABEL, Engine
+from kiln.core.lease import owner_tag
 from kiln.images.lock import Locked
-from kiln.owners import owner_tag
+from kiln.running.engine import OWNER_LABEL, Engine
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from support import Kiln, Stages, Wanted
 
-from kiln.errors import StageTimeoutError
-from kiln.store import StageResult
+from kiln.core.errors import StageTimeoutError
+from kiln.core.store import StageResult
 
 LABEL_MAP = "item { id: 1 name: 'cat' }\n"
 

@@ -18,12 +18,12 @@ import pytest
 import requests
 from support import wait_until
 
-from kiln.engine import Engine
-from kiln.errors import ImageMismatchError
+from kiln.core.errors import ImageMismatchError
+from kiln.core.store import Store
 from kiln.images import archived, registry, transfer
 from kiln.images.builder import Images
 from kiln.images.lock import Locked, locked_image
-from kiln.store import Store
+from kiln.running.engine import Engine
 
 DOCKERFILE = """\
 FROM scratch

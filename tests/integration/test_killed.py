@@ -22,9 +22,9 @@ import docker.errors
 import pytest
 from support import RECORDS, SAMPLE, Kiln, containers_of, running, wait_until
 
-from kiln.engine import OWNER_LABEL, Engine, Limits
-from kiln.errors import EngineFailedError
+from kiln.core.errors import EngineFailedError
 from kiln.images.lock import Locked
+from kiln.running.engine import OWNER_LABEL, Engine, Limits
 
 BUILD = ("build", SAMPLE, "--variant", "float32")
 
@@ -85,7 +85,7 @@ def test_kill_9_at_any_moment(sample: Any, fresh: Kiln, engine: Engine) -> None:
 
 _KILLED_WITH_A_SCRATCH = """\
 import os, pathlib, signal, sys
-from kiln.store import Store
+from kiln.core.store import Store
 with Store(pathlib.Path(sys.argv[1])).scratch() as folder:
     (folder / "out").mkdir()
     print(folder, flush=True)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from variations.emulation import emulated, find_emulator, one_core
 
-from kiln.emulation import emulated, find_emulator, one_core
-from kiln.engine import Engine
-from kiln.errors import SourceUnavailableError
+from kiln.core.errors import SourceUnavailableError
+from kiln.core.store import Store
 from kiln.images.lock import Locked
-from kiln.limits import Limits
-from kiln.stage_user import stage_user
-from kiln.store import Store
+from kiln.running.engine import Engine
+from kiln.running.limits import Limits
+from kiln.running.stage_user import stage_user
 
 #: Prints what this interpreter sees, then what the other environment's does (which runs as a
 #: child, started as the runner starts it).

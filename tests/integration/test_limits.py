@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import SAMPLE, Kiln, containers_of
 
-from kiln.engine import Engine
+from kiln.running.engine import Engine
 
 
 @pytest.mark.parametrize(

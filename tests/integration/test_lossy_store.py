@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support import SAMPLE, Kiln
 
-from kiln.store import Store
+from kiln.core.store import Store
 
 
 @pytest.fixture

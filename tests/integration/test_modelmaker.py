@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from support import VARIANTS, Kiln, Stages, Wanted, iou
 
-from kiln.errors import CheckpointError
-from kiln.store import StageResult
-from stages import detector, matching, packed, pixels, tflite_meta, tflite_model
+from kiln.core.errors import CheckpointError
+from kiln.core.store import StageResult
+from stages.detect import detector, matching
+from stages.files import pixels
+from stages.tflite import packed_files, tflite_meta, tflite_model
 
 SPEC = "efficientdet_lite0"
 SIZE = [128, 128]
@@ -207,7 +209,7 @@ def test_the_nets_own_post_processing_finds_the_same_best(found: dict[str, Detec
 
 
 def test_float16_repeats(ran: dict[str, StageResult], lite_stages: Stages, tmp_path: Path) -> None:
-    """TensorFlow 2.8 numbers the tensors anew in each process; see stages.tensor_order."""
+    """TensorFlow 2.8 numbers the tensors anew in each process; see stages.tflite.tensor_order."""
     store = lite_stages.store
     folder = tmp_path / "saved_model"
     files = {name.removeprefix("saved_model/"): blob for name, blob in ran["export"].files.items()}
@@ -355,7 +357,7 @@ def test_seed_says_that_it_is_untrained(seeded: StageResult, lite_stages: Stages
     metadata = tflite_meta.read(tflite_model.read(data))
     assert metadata is not None
     assert tflite_meta.labels(data, metadata) == ["cat", "???", "???", "cup"]
-    assert packed.canonical(data) == data
+    assert packed_files.canonical(data) == data
 
 
 def test_seed_repeats(

@@ -13,12 +13,12 @@ import docker.errors
 import pytest
 from support import ROOT, Stages, Wanted
 
-from kiln.engine import Engine
-from kiln.errors import StageFailedError
+from kiln.core.errors import StageFailedError
+from kiln.core.store import StageResult, Store
 from kiln.images.builder import Images
 from kiln.images.lock import Locked
-from kiln.store import StageResult, Store
-from stages.model_maker import ABSENT
+from kiln.running.engine import Engine
+from stages.lite.model_maker import ABSENT
 
 MOST = 0.60
 """Of the size of an image with everything installed that Model Maker asks for."""

@@ -12,14 +12,14 @@ from support import ROOT, SAMPLE, Kiln
 
 from kiln.bundle.needs import needs_of
 from kiln.bundle.reading import read_index
-from kiln.digest import sha256_file
+from kiln.core.digest import sha256_file
+from kiln.core.store import Store
 from kiln.images.lock import read_lock
-from kiln.store import Store
 
 #: Starts the rest of its arguments with every socket but local ones cut off, for good.
 CUT_OFF = (
     f"import os, sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); "
-    "from kiln import runtime_worker; assert not runtime_worker._cut_off(); "
+    "from kiln.checks import runtime_worker; assert not runtime_worker._cut_off(); "
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
 

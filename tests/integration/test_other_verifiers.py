@@ -17,9 +17,12 @@ from local_sigstore import ISSUER, WORKFLOW, LocalSigstore
 from small_release import MODELS, make_release, statement
 from support import ROOT
 
-from kiln import keyless, keys, loose, release_check, signing
-from kiln.attest import dsse
-from kiln.attest.names import (
+from kiln.core.digest import canonical_json
+from kiln.core.errors import VerificationError
+from kiln.release import single_file, verify
+from kiln.signing import dsse, keyless, keys, model_signature
+from kiln.signing.keys import SigningKey
+from kiln.signing.statement_names import (
     ATTESTATIONS,
     PROVENANCE_SUFFIX,
     PROVENANCE_TYPE,
@@ -28,10 +31,7 @@ from kiln.attest.names import (
     TEST_RESULT_SUFFIX,
     TEST_RESULT_TYPE,
 )
-from kiln.digest import canonical_json
-from kiln.errors import VerificationError
-from kiln.keys import SigningKey
-from kiln.trust import trust_in_identity, trust_in_key
+from kiln.signing.trust import trust_in_identity, trust_in_key
 
 COSIGN = ROOT / ".tools" / "cosign"
 TYPES = {PROVENANCE_SUFFIX: PROVENANCE_TYPE, TEST_RESULT_SUFFIX: TEST_RESULT_TYPE}
@@ -41,7 +41,7 @@ TYPES = {PROVENANCE_SUFFIX: PROVENANCE_TYPE, TEST_RESULT_SUFFIX: TEST_RESULT_TYP
 def made(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Path:
     dist = tmp_path_factory.mktemp("release") / "dist"
     make_release(dist, key, 1)
-    release_check.verify(dist, key.public_pem)
+    verify.verify(dist, key.public_pem)
     return dist
 
 
@@ -149,9 +149,9 @@ def test_kiln_refuses_the_bundles_that_cosign_refuses(
     ended = cosign(dist / "kiln.pub", bundle, TYPES[suffix], blob)
     assert ended.returncode != 0, "cosign accepts it: the test proves nothing"
     with pytest.raises(VerificationError):
-        loose.verify_file(blob, trust_in_key(key.public_pem))
+        single_file.verify_file(blob, trust_in_key(key.public_pem))
     with pytest.raises(VerificationError, match=bundle.name):
-        release_check.verify(dist, key.public_pem)
+        verify.verify(dist, key.public_pem)
 
 
 def test_kiln_refuses_the_artefacts_and_keys_that_cosign_refuses(
@@ -164,7 +164,7 @@ def test_kiln_refuses_the_artefacts_and_keys_that_cosign_refuses(
     def both_refuse() -> None:
         assert cosign(dist / "kiln.pub", bundle, PROVENANCE_TYPE, blob).returncode != 0
         with pytest.raises(VerificationError):
-            loose.verify_file(blob, trust, [bundle])
+            single_file.verify_file(blob, trust, [bundle])
 
     content, sealed = blob.read_bytes(), bundle.read_bytes()
     for spoilt in (b"", content[:-1], content + b"\0", b"\0" + content[1:]):
@@ -179,11 +179,11 @@ def test_kiln_refuses_the_artefacts_and_keys_that_cosign_refuses(
     (dist / "theirs.pub").write_bytes(stranger.public_pem)
     ended = cosign(dist / "theirs.pub", bundle, PROVENANCE_TYPE, blob)
     assert ended.returncode == 0, ended.stderr
-    loose.verify_file(blob, trust_in_key(stranger.public_pem), [bundle])
+    single_file.verify_file(blob, trust_in_key(stranger.public_pem), [bundle])
 
 
 def test_cosign_follows_a_rotation(cosign: Cosign, tmp_path: Path) -> None:
-    from kiln.rotation import PREDICATE_TYPE, rotate
+    from kiln.signing.rotation import PREDICATE_TYPE, rotate
 
     keys.create_key(tmp_path / "k.pem")
     done = rotate(tmp_path / "k.pem", None, None)
@@ -209,7 +209,7 @@ def by_identity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / "toy" / "toy.tflite").write_bytes(b"toy")
         bundle = folder / "toy" / ATTESTATIONS / f"toy.tflite{PROVENANCE_SUFFIX}"
         bundle.write_bytes(signer.seal(made))
-        signing.sign_folder(folder / "toy", signer)
+        model_signature.sign_folder(folder / "toy", signer)
         yield folder
 
 
@@ -231,7 +231,7 @@ def test_cosign_and_kiln_agree_about_an_identity(by_identity: Path) -> None:
         )  # fmt: skip
         trust = trust_in_identity(identity, issuer, by_identity / "root.json")
         try:
-            loose.verify_file(blob, trust)
+            single_file.verify_file(blob, trust)
         except VerificationError:
             return theirs.returncode == 0, False
         return theirs.returncode == 0, True
@@ -318,7 +318,7 @@ def _model_changes(folder: Path, stranger: SigningKey) -> dict[str, Callable[[],
             folder.parent / MODELS[1] / "model.sig", sig
         ),
         "a flipped signature": flip,
-        "another key": lambda: signing.sign_folder(folder, stranger),
+        "another key": lambda: model_signature.sign_folder(folder, stranger),
     }
 
 
@@ -333,9 +333,9 @@ def test_kiln_refuses_the_models_that_model_signing_refuses(
     change()
     assert model_signing(folder, dist / "kiln.pub") != 0, f"{name}: the test proves nothing"
     with pytest.raises(VerificationError):
-        signing.verify_folder(folder, key.public_pem)
+        model_signature.verify_folder(folder, key.public_pem)
     with pytest.raises(VerificationError, match=MODELS[0]):
-        release_check.verify(dist, key.public_pem)
+        verify.verify(dist, key.public_pem)
 
 
 # --- sha256sum ---------------------------------------------------------------------------------
@@ -357,6 +357,6 @@ def test_sha256sum_accepts_it_and_kiln_refuses_what_it_refuses(dist: Path, key: 
         path.write_bytes(data + b"\0")
         assert sha256sum(dist).returncode != 0
         with pytest.raises(VerificationError, match=path.name):
-            release_check.verify(dist, key.public_pem)
+            verify.verify(dist, key.public_pem)
         path.write_bytes(data)
-    release_check.verify(dist, key.public_pem)
+    verify.verify(dist, key.public_pem)

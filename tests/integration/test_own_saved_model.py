@@ -12,11 +12,11 @@ import scenes
 from families import FAMILIES, LABEL_MAP
 from support import ROOT, SAMPLE, SAMPLES, Ended, Kiln, Stages, Wanted
 
-from kiln.digest import sha256_file
-from kiln.recipe import StageSource, load
-from kiln.store import StageResult
-from stages.normalizations import three
-from stages.said_normalization import confirmed
+from kiln.core.digest import sha256_file
+from kiln.core.store import StageResult
+from kiln.recipes.recipe import StageSource, load
+from stages.files.normalizations import three
+from stages.gates.stated_normalization import confirmed
 
 SAMPLES_DIR = ROOT / "models" / "samples"
 CENTERNET = "centernet_mobilenet_v2_fpn_shapes"

@@ -14,12 +14,14 @@ import page_dist
 import pytest
 from support import ROOT, SAMPLE
 
-from kiln import accuracy_record, outside
-from kiln.accuracy_record import Entry
+from kiln.checks import worker_process
+from kiln.measure import accuracy_record
+from kiln.measure.accuracy_record import Entry
 from kiln.page.contents import Model, Variant, read_release
 from kiln.page.document import render
 from kiln.page.snippets import litert_python, mediapipe_python
-from stages import detector, pixels
+from stages.detect import detector
+from stages.files import pixels
 
 pytest.importorskip("ai_edge_litert")
 
@@ -294,7 +296,7 @@ def test_code_finds_what_the_files_find(samples: dict[str, Any]) -> None:
             assert abs(len(lines) - len(found)) <= 1, variant.file  # one may be at the threshold
             seen[runtime] += 1
     assert seen["LiteRT"] == 12
-    assert seen["MediaPipe"] == (12 if outside.installed("mediapipe") else 0)
+    assert seen["MediaPipe"] == (12 if worker_process.installed("mediapipe") else 0)
 
 
 def test_size_of_the_samples_page(samples: dict[str, Any], tmp_path: Path) -> None:

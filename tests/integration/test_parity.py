@@ -136,7 +136,8 @@ def test_the_operators_rule_hides_no_difference(
 def litert(sample: Any, images_folder: Path) -> Callable[[str], Detections]:
     """Runs an artefact outside of any image, in today's LiteRT, by its own metadata."""
     pytest.importorskip("ai_edge_litert")
-    from stages import detector, pixels
+    from stages.detect import detector
+    from stages.files import pixels
 
     def run(variant: str) -> Detections:
         model = detector.load(sample.artefact(variant))

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from kiln.engine import Engine
-from kiln.errors import ImageMismatchError
+from kiln.core.errors import ImageMismatchError
+from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image, read_lock
 from kiln.images.relock import Relocked, relock
-from kiln.store import Store
+from kiln.running.engine import Engine
 
 DOCKERFILE = """\
 {head}

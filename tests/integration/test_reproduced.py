@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from support import Ended, Kiln
 
-from kiln.attest import dsse
-from kiln.attest.names import SOURCE_FILE, provenance_path
-from kiln.digest import sha256_bytes, sha256_file
-from kiln.keys import load_or_create_key
+from kiln.core.digest import sha256_bytes, sha256_file
+from kiln.signing import dsse
+from kiln.signing.keys import load_or_create_key
+from kiln.signing.statement_names import SOURCE_FILE, provenance_path
 
 #: The sample that is made again in the shortest time.
 MODEL = "centernet_mobilenet_v2_fpn_shapes"
@@ -133,7 +133,7 @@ def test_without_inputs(release: Kiln) -> None:
 def test_an_edited_stage(release: Kiln, inputs: Path) -> None:
     """In the source archive; then with a signed statement that names that archive, too."""
     path = release.dist / MODEL / SOURCE_FILE
-    path.write_bytes(edited(path.read_bytes(), "docker/stages/annotate.py"))
+    path.write_bytes(edited(path.read_bytes(), "docker/stages/steps/annotate.py"))
     words = ("reproduce", release.dist, "--variant", "dynamic", "--inputs", inputs)
     release(*words).refused(41, SOURCE_FILE, file("dynamic"))
 

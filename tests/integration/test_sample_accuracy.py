@@ -15,7 +15,8 @@ import scenes
 from scenes import Scene
 from support import SAMPLES, VARIANTS, Stages, Wanted
 
-from stages import detector, labelmap, pixels
+from stages.detect import detector
+from stages.files import labelmap, pixels
 
 COUNT = 24
 LEAST = 0.5

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support import SAMPLE, VARIANTS, Kiln
 
-from kiln.engine import Engine
+from kiln.running.engine import Engine
 
 FOLDERS = ("docker", "scripts")
 

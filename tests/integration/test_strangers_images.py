@@ -17,19 +17,24 @@ from typing import Any
 import pytest
 from support import ROOT, Ended, Kiln
 
-from kiln.archive import TarEntry, deterministic_tar
-from kiln.attest import dsse
-from kiln.attest.names import BUILD_TYPE, PROVENANCE_TYPE, STATEMENT_TYPE, provenance_path
-from kiln.attest.plan_data import plan_as_data
-from kiln.digest import sha256_bytes, tree_digest
-from kiln.engine import Engine
+from kiln.core.archive import TarEntry, deterministic_tar
+from kiln.core.digest import sha256_bytes, tree_digest
+from kiln.core.store import Store
 from kiln.images import transfer
 from kiln.images.builder import Images
 from kiln.images.definition import recipe_digest
 from kiln.images.lock import Locked, read_lock
-from kiln.keys import load_or_create_key
-from kiln.steps import Plan, StepList
-from kiln.store import Store
+from kiln.recipes.steps import Plan, StepList
+from kiln.running.engine import Engine
+from kiln.signing import dsse
+from kiln.signing.keys import load_or_create_key
+from kiln.signing.statement_names import (
+    BUILD_TYPE,
+    PROVENANCE_TYPE,
+    STATEMENT_TYPE,
+    provenance_path,
+)
+from kiln.statements.plan_data import plan_as_data
 
 HONEST = """\
 ARG BASE=tflite-kiln/base:local

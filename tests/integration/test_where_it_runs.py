@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from support import ROOT, SAMPLES, VARIANTS, Stages, Wanted
 
-from kiln import outside, runtimes
-from stages import compare, pixels, tflite_meta, tflite_model
+from kiln.checks import runtimes, worker_process
+from stages.files import pixels
+from stages.steps import compare
+from stages.tflite import tflite_meta, tflite_model
 
 #: Of a detection that counts; the samples that know shapes see noise of up to 0.3 in photographs.
 THRESHOLD = 0.4
@@ -105,7 +107,7 @@ def gates(
     expected: dict[str, dict[str, Detections]],
 ) -> dict[tuple[str, str], dict[str, runtimes.Gate]]:
     """By architecture and variant, then by name: the gates outside the images."""
-    if not (ROOT / outside.ENVIRONMENT).exists():
+    if not (ROOT / worker_process.ENVIRONMENT).exists():
         if os.environ.get("KILN_REQUIRE_ENGINE") == "1":
             pytest.fail("KILN_REQUIRE_ENGINE is set, but `make runtimes` was not run")
         pytest.skip("MediaPipe is not installed (`make runtimes` installs it)")

@@ -77,7 +77,8 @@ def test_labels(built: tuple[Kiln, zoo.Models]) -> None:
 
 def test_number_of_detections(built: tuple[Kiln, zoo.Models]) -> None:
     """The model's own post-processing keeps 100; the exporter's default is 10."""
-    from stages import detector, pixels
+    from stages.detect import detector
+    from stages.files import pixels
 
     kiln, models = built
     image = pixels.load_rgb(models.folder / "images" / "coffee.png")
@@ -93,7 +94,7 @@ def test_number_of_detections(built: tuple[Kiln, zoo.Models]) -> None:
 
 
 def test_the_seed_profile_is_wrong_as_it_was(built: tuple[Kiln, zoo.Models]) -> None:
-    from stages import tflite_meta, tflite_model
+    from stages.tflite import tflite_meta, tflite_model
 
     kiln, models = built
     data = (kiln.dist / SEED / f"{SEED}_dynamic.tflite").read_bytes()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kiln import outside
+from kiln.checks import worker_process
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -16,12 +16,12 @@ FIXTURES = ROOT / "tests" / "fixtures"
 def use(monkeypatch: pytest.MonkeyPatch, python: Path | str = sys.executable) -> None:
     """Let kiln start ``python``; by default this one, which has LiteRT but no MediaPipe."""
     monkeypatch.setenv("KILN_PROJECT", str(ROOT))
-    monkeypatch.setenv(outside.PYTHON_VARIABLE, str(python))
+    monkeypatch.setenv(worker_process.PYTHON_VARIABLE, str(python))
 
 
 def with_runtimes() -> Path | None:
     """The interpreter of ``make runtimes``, where it was run."""
-    python = ROOT / outside.ENVIRONMENT / "bin" / "python"
+    python = ROOT / worker_process.ENVIRONMENT / "bin" / "python"
     return python if python.exists() else None
 
 

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from test_plan import recipe
 
-from kiln import accuracy
-from kiln.accuracy import Measured, Report
-from kiln.coco import Picture
-from kiln.errors import CheckFailedError
-from kiln.scoring import Scores
+from kiln.core.errors import CheckFailedError
+from kiln.measure import accuracy
+from kiln.measure.accuracy import Measured, Report
+from kiln.measure.coco import Picture
+from kiln.measure.scoring import Scores
 
 
 def report(*measured: Measured, images: int = 10) -> Report:

@@ -12,12 +12,13 @@ from pathlib import Path
 import page_dist
 import pytest
 
-from kiln import accuracy_record, release
-from kiln.accuracy_record import Entry
-from kiln.attest.signer import KeySigner
-from kiln.errors import UsageError
-from kiln.front import refresh
-from kiln.keys import load_or_create_key
+from kiln.core.errors import UsageError
+from kiln.measure import accuracy_record
+from kiln.measure.accuracy_record import Entry
+from kiln.release import publish
+from kiln.release.index_page import refresh
+from kiln.signing.keys import load_or_create_key
+from kiln.signing.signer import KeySigner
 
 SCORES = {"ap": 0.2, "ap50": 0.4, "ap75": 0.2, "ar100": 0.3}
 ENTRY = Entry("toy", "float32", "toy_float32.tflite", "a" * 64, {"images": 9}, SCORES, SCORES)
@@ -68,7 +69,7 @@ def test_signed_with_the_page(tmp_path: Path) -> None:
     made = page_dist.toy_dist(tmp_path / "made")
     files = {path.name: path for path in made.iterdir() if path.name != "model.sig"}
     dist = tmp_path / "dist"
-    release.publish(dist, "toy", files, signer)
+    publish.publish(dist, "toy", files, signer)
     assert refresh(dist, signer)
     without = (dist / "index.html").read_bytes()
     digest = page_dist.sha256(dist / "toy" / "toy_float32.tflite")
@@ -77,13 +78,13 @@ def test_signed_with_the_page(tmp_path: Path) -> None:
     assert not refresh(dist, signer)
     assert b"COCO AP" in (dist / "index.html").read_bytes()
     assert "  accuracy.json\n" in (dist / "SHA256SUMS").read_text()
-    assert release.vouched(dist, signer)["accuracy.json"] == page_dist.sha256(
+    assert publish.vouched(dist, signer)["accuracy.json"] == page_dist.sha256(
         dist / "accuracy.json"
     )
     (dist / "accuracy.json").unlink()
     assert refresh(dist, signer)
     assert (dist / "index.html").read_bytes() == without
-    assert "accuracy.json" not in release.vouched(dist, signer)
+    assert "accuracy.json" not in publish.vouched(dist, signer)
 
 
 def test_refused_before_anything_is_measured(tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from test_detect import BLUE, FIXTURES, GREEN, GREY, RED, picture
 
-from stages import adopt, detector, matching, pixels, roles, tflite_model
-from stages.failures import StageError
+from stages.detect import detector, matching
+from stages.files import pixels
+from stages.protocol.failures import StageError
+from stages.steps import adopt
+from stages.tflite import output_roles, tflite_model
 
 pytest.importorskip("ai_edge_litert")
 
@@ -47,10 +50,10 @@ def tensor(**changes: Any) -> tflite_model.Tensor:
 def test_outputs_are_what_the_graph_says(name: str, architecture: str) -> None:
     model = read(name)
     found = adopt.find_roles(model, architecture, answers(name, RIGHT, RAW, UNIT), 3)
-    expected = roles.derive(model, "ssd" if architecture == "ssd" else "centernet")
+    expected = output_roles.derive(model, "ssd" if architecture == "ssd" else "centernet")
     assert found == expected
     chosen = {role: adopt._name(model, output) for role, output in found.items()}
-    assert roles.derive(model, "centernet", chosen) == expected  # annotate takes these names
+    assert output_roles.derive(model, "centernet", chosen) == expected  # annotate takes these names
 
 
 def without_casts(model: tflite_model.Model) -> tflite_model.Model:
@@ -66,20 +69,22 @@ def test_outputs_by_what_they_hold() -> None:
     model = read("toy_centernet")
     bare = without_casts(model)
     with pytest.raises(StageError, match="cannot be told apart"):
-        roles.derive(bare, "centernet")
+        output_roles.derive(bare, "centernet")
     found = adopt.find_roles(bare, "center_net", answers("toy_centernet", RIGHT, UNIT), 3)
-    expected = roles.derive(model, "centernet")
+    expected = output_roles.derive(model, "centernet")
     assert {role: output.tensor for role, output in found.items()} == {
         role: output.tensor for role, output in expected.items()
     }
-    assert list(found) == list(roles.ROLES)
+    assert list(found) == list(output_roles.ROLES)
 
 
 def test_an_order_that_the_graph_denies_is_refused() -> None:
     model = read("toy_centernet")
     given = answers("toy_centernet", RIGHT)
-    names = {output.position: role for role, output in roles.derive(model, "centernet").items()}
-    swap = {roles.SCORES: roles.CLASSES, roles.CLASSES: roles.SCORES}
+    names = {
+        output.position: role for role, output in output_roles.derive(model, "centernet").items()
+    }
+    swap = {output_roles.SCORES: output_roles.CLASSES, output_roles.CLASSES: output_roles.SCORES}
     order = {role: position for position, role in names.items()}
     swapped = [
         [[answer[order[swap.get(names[i], names[i])]] for i in range(4)] for answer in run_]

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from annotate_cases import CASES, FIXTURES, NORMALIZATION
 
-from stages import annotate, metadata_writer, roles, tflite_meta, tflite_model
-from stages.events import Emitter, EventStream
-from stages.failures import StageError
-from stages.request import complete_params
+from stages.protocol.events import Emitter, EventStream
+from stages.protocol.failures import StageError
+from stages.protocol.request import complete_params
+from stages.steps import annotate
+from stages.tflite import metadata_writer, output_roles, tflite_meta, tflite_model
 
 
 def run(folder: Path, **params: Any) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def test_pinned_results_say_what_was_declared(name: str) -> None:
     seed = params.get("profile") == "seed"
     assert (image.mean, image.std) == (((0.0,), (255.0,)) if seed else ((127.5,), (127.5,)))
     assert image.color_space == "rgb"
-    for role, output in roles.derive(before, params["architecture"]).items():
+    for role, output in output_roles.derive(before, params["architecture"]).items():
         assert found.output(metadata_writer.NAMES[role]) == output.position
     box = found.outputs[found.output("location")].box
     assert box == tflite_meta.BoxFormat((1, 0, 3, 2), "boundaries", "ratio")

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_disk import small_disk
 
-from kiln import archive
-from kiln.archive import TarEntry, deterministic_tar, unpack
-from kiln.errors import ArchiveError, DiskFullError, StoreError
+from kiln.core import archive
+from kiln.core.archive import TarEntry, deterministic_tar, unpack
+from kiln.core.errors import ArchiveError, DiskFullError, StoreError
 
 Member = tuple[tarfile.TarInfo, bytes]
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from toy_engine import serve
 from toy_offline import Offline, kiln, make_offline
 
-from kiln.engine import Engine
-from kiln.errors import ImageMismatchError
+from kiln.core.errors import ImageMismatchError
 from kiln.images import archived
 from kiln.images.builder import Images
 from kiln.images.lock import Locked
+from kiln.running.engine import Engine
 
 
 @pytest.fixture(scope="module")

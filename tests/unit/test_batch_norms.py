@@ -8,9 +8,9 @@ from math import isqrt
 import numpy as np
 import pytest
 
-from stages.exact_batch_norm import fold
-from stages.oidv4_checkpoint import spread
-from stages.tflite_weights import Convolution
+from stages.odapi.exact_batch_norm import fold
+from stages.steps.oidv4_checkpoint import spread
+from stages.tflite.tflite_weights import Convolution
 
 
 def _root(value: Fraction, digits: int = 40) -> Fraction:

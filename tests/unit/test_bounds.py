@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from kiln import bounds
-from kiln.bounds import Bound
+from kiln.core import bounds
+from kiln.core.bounds import Bound
 
 SOURCES = Path(__file__).parents[2] / "scripts" / "kiln"
 
 #: Where JSON is read by the module that knows no bounds, and why that will do.
 PLAIN_JSON = {
-    "untrusted": "the one place that bounds it",
-    "outside": "answers of a process that the driver starts, from the driver's own code",
-    "runtime_worker": "the driver's request; the file runs where nothing of kiln is installed",
-    "store": "manifests that only the store writes; a damaged one counts as absent",
+    "core.untrusted": "the one place that bounds it",
+    "checks.worker_process": "answers of a process that runs the driver's own code",
+    "checks.runtime_worker": "the driver's request; runs where nothing of kiln is installed",
+    "core.store": "manifests that only the store writes; a damaged one counts as absent",
     "images.definition": "turns paths into text and back, in one expression",
-    "attest.plan_data": "what canonical_json has just written",
-    "attest.gathering": "records that this build has just written",
+    "statements.plan_data": "what canonical_json has just written",
+    "statements.make": "records that this build has just written",
 }
 
 
@@ -60,28 +60,28 @@ def test_json_and_toml_are_read_in_one_place() -> None:
             from_json = isinstance(node, ast.ImportFrom) and node.module == "json"
             if words in ("json.loads", "json.load"):
                 plain.add(name)
-            if name != "untrusted":
-                assert not (imported or from_json), f"{name}: use kiln.untrusted"
+            if name != "core.untrusted":
+                assert not (imported or from_json), f"{name}: use kiln.core.untrusted"
     assert plain == PLAIN_JSON.keys()
 
 
 #: Where a whole file is read without a bound, and why that will do.
 UNBOUNDED = {
-    "signing": "a signature that was made a moment ago",
-    "owners": "/proc",
-    "machine": "/proc",
+    "signing.model_signature": "a signature that was made a moment ago",
+    "core.lease": "/proc",
+    "core.machine": "/proc",
     "page.document": "kiln's own files",
     "page.snippets": "kiln's own files",
-    "attest.source_archive": "the user's own checkout",
-    "cli_sbom": "the user's own checkout",
+    "statements.source_archive": "the user's own checkout",
+    "cli.images_sbom": "the user's own checkout",
     "sources.debian": "the user's own checkout, and the machine's",
     "sources.pypi": "the user's own checkout",
-    "stage_user": "/proc, and the machine's own lists of ids",
+    "running.stage_user": "/proc, and the machine's own lists of ids",
     "reproduce.rerun": "a log that this run has just written",
-    "runtimes": "artefacts that the checks inside the image have read before",
-    "store": "manifests that only the store writes",
-    "release": "a statement beside which the folder's other files were found to be ours",
-    "runtime_worker": "artefacts, in a process of their own",
+    "checks.runtimes": "artefacts that the checks inside the image have read before",
+    "core.store": "manifests that only the store writes",
+    "release.publish": "a statement beside which the folder's other files were found to be ours",
+    "checks.runtime_worker": "artefacts, in a process of their own",
 }
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from toy_project import SEALED, add_recipe, make_project, small_archive
 
-from kiln.build import Builder, ModelBuild, conversion_record, failure_of
-from kiln.errors import (
+from kiln.building.build import Builder, ModelBuild, conversion_record, failure_of
+from kiln.core.errors import (
     ArchiveError,
     CancelledError,
     EngineUnavailableError,
@@ -19,11 +19,11 @@ from kiln.errors import (
     UntrainedModelError,
     UsageError,
 )
-from kiln.keys import SigningKey
-from kiln.plan import Sources, make_plan
-from kiln.recipe import discover, load
+from kiln.core.store import Blob, StageResult, Store
+from kiln.recipes.plan import Sources, make_plan
+from kiln.recipes.recipe import discover, load
+from kiln.signing.keys import SigningKey
 from kiln.sources.model import Acquired, acquire
-from kiln.store import Blob, StageResult, Store
 
 FAILED = ModelBuild("bad", error=ArchiveError("Broken.", "Mend it."))
 GOOD = ModelBuild("good")

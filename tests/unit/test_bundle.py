@@ -19,16 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_offline import DEBS, WHEELS, Offline, filename, kiln, make_offline, pin
 
-from kiln.attest.dsse import bundle_bytes
-from kiln.attest.names import STATEMENT_TYPE, provenance_path
-from kiln.attest.plan_data import plan_as_data
 from kiln.bundle.contents import Contents, locked_images
 from kiln.bundle.needs import needs_of
 from kiln.bundle.reading import import_bundle, read_index
 from kiln.bundle.writing import total_size, write
-from kiln.digest import canonical_json, sha256_bytes
-from kiln.engine import Engine
-from kiln.errors import (
+from kiln.core.digest import canonical_json, sha256_bytes
+from kiln.core.errors import (
     ArchiveError,
     DigestMismatchError,
     ImageMismatchError,
@@ -38,14 +34,18 @@ from kiln.errors import (
     UsageError,
     VerificationError,
 )
+from kiln.core.project import Project
+from kiln.core.store import Store
 from kiln.images import archived, definition
 from kiln.images.builder import Images
-from kiln.project import Project
-from kiln.recipe import HubSource, discover, load
-from kiln.sources import packed, pypi
+from kiln.recipes.recipe import HubSource, discover, load
+from kiln.recipes.steps import Files, Output, Plan, StepList
+from kiln.running.engine import Engine
+from kiln.signing.dsse import bundle_bytes
+from kiln.signing.statement_names import STATEMENT_TYPE, provenance_path
+from kiln.sources import archive, pypi
 from kiln.sources.model import acquire
-from kiln.steps import Files, Output, Plan, StepList
-from kiln.store import Store
+from kiln.statements.plan_data import plan_as_data
 
 ROOT = Path(__file__).resolve().parents[2]
 HUB = "efficientdet_lite0_320x320_seed"
@@ -115,11 +115,11 @@ def test_the_same_contents_make_the_same_bytes(
     path = other.project.models / "toy" / "recipe.toml"
     path.write_bytes(recipe.read_bytes())
     url = load(recipe, offline.project.models).source.url  # type: ignore[union-attr]
-    _, digest = packed.remembered(other.store, "toy") or ("", "")
-    _, same = packed.remembered(offline.store, "toy") or ("", "")
+    _, digest = archive.remembered(other.store, "toy") or ("", "")
+    _, same = archive.remembered(offline.store, "toy") or ("", "")
     assert digest and same
     other.store.add_bytes(offline.store.path(same).read_bytes())
-    packed.remember(other.store, "toy", url, same)
+    archive.remember(other.store, "toy", url, same)
     again = create(other, tmp_path / "again.tar")
     assert again.read_bytes() == bundle.read_bytes()
 
@@ -283,7 +283,7 @@ KILLED = """\
 import os, signal, sys
 from pathlib import Path
 from kiln.bundle.reading import import_bundle
-from kiln.store import Store
+from kiln.core.store import Store
 
 def kill(done, total):
     if done > total * float(sys.argv[3]):
@@ -429,23 +429,23 @@ def test_a_later_choice_does_not_replace_ours(
 def test_another_archive_than_the_first_used(small: bytes, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     url = ref_of(json.loads(members(small)[0][1])["index"], "archive")["url"]
-    packed.remember(store, "toy", url, store.add_bytes(b"the first one"))
+    archive.remember(store, "toy", url, store.add_bytes(b"the first one"))
     path = tmp_path / "bundle.tar"
     path.write_bytes(small)
     with pytest.raises(DigestMismatchError, match="first used"):
         import_bundle(path, store)
-    assert packed.remembered(store, "toy") == (url, sha256_bytes(b"the first one"))
+    assert archive.remembered(store, "toy") == (url, sha256_bytes(b"the first one"))
     assert len(list((store.root / "blobs").rglob("*/*/*"))) == 1  # nothing was taken
 
 
 def test_an_archive_from_another_address_is_not_forgotten(small: bytes, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     first = ("https://elsewhere.example/toy.tar.gz", store.add_bytes(b"the first one"))
-    packed.remember(store, "toy", *first)
+    archive.remember(store, "toy", *first)
     path = tmp_path / "bundle.tar"
     path.write_bytes(small)
     assert import_bundle(path, store).kept == ("toy",)
-    assert packed.remembered(store, "toy") == first
+    assert archive.remembered(store, "toy") == first
 
 
 def image_lies() -> dict[str, Callable[[dict[str, Any]], object]]:

@@ -19,11 +19,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stages import check, detector, label_proof, packed, parity, pixels, structure
-from stages.events import Emitter, EventStream
-from stages.failures import StageError
-from stages.gates import beside
-from stages.request import complete_params
+from stages.detect import detector
+from stages.files import pixels
+from stages.gates import label_proof, parity, structure
+from stages.gates.gate import beside
+from stages.protocol.events import Emitter, EventStream
+from stages.protocol.failures import StageError
+from stages.protocol.request import complete_params
+from stages.steps import check
+from stages.tflite import packed_files
 
 pytest.importorskip("ai_edge_litert")
 
@@ -93,8 +97,8 @@ def proper(name: str = "toy_ssd_annotated") -> bytes:
 
 
 def with_labels(text: str) -> bytes:
-    bare, files = packed.split(proper())
-    return packed.pack(bare, dict.fromkeys(files, text.encode()))
+    bare, files = packed_files.split(proper())
+    return packed_files.pack(bare, dict.fromkeys(files, text.encode()))
 
 
 def codes(gate: dict[str, Any]) -> set[str]:

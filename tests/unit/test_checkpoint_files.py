@@ -1,4 +1,4 @@
-"""stages.checkpoint_files: which checkpoint of a folder is meant, and whether it is whole."""
+"""stages.files.checkpoint_files: which checkpoint of a folder is meant, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.checkpoint_files import find_checkpoint
-from stages.failures import StageError
+from stages.files.checkpoint_files import find_checkpoint
+from stages.protocol.failures import StageError
 
 
 def _write(folder: Path, *names: str, state: str | None = None) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from kiln.checks import allowance, explained, failures, judge, one_line
-from kiln.errors import CheckFailedError
+from kiln.checks.verdict import allowance, explained, failures, judge, one_line
+from kiln.core.errors import CheckFailedError
 
 PROBLEM = {"code": "labels-shifted", "expected": "23 lines", "seen": "24", "cause": "Background."}
 

@@ -7,10 +7,10 @@ import pytest
 from test_engine import dead_tag
 from toy_engine import ToyEngine, serve
 
-from kiln.cleaning import clean
-from kiln.engine import OWNER_LABEL
-from kiln.owners import tagged_name
-from kiln.store import StageResult, Store
+from kiln.building.clean import clean
+from kiln.core.lease import tagged_name
+from kiln.core.store import StageResult, Store
+from kiln.running.engine import OWNER_LABEL
 
 
 @pytest.fixture

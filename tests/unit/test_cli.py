@@ -17,9 +17,9 @@ import pytest
 from local_server import serving
 from toy_project import add_recipe, make_project, small_archive
 
-from kiln.build import STOP_PATIENCE
-from kiln.cli import cli
-from kiln.project import Project
+from kiln.building.build import STOP_PATIENCE
+from kiln.cli.main import cli
+from kiln.core.project import Project
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

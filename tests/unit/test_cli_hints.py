@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kiln import cli_build
+from kiln.cli import build
 
 
 @pytest.fixture
@@ -22,13 +22,13 @@ def program(tmp_path: Path) -> Path:
 def test_on_the_path(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(program)])
     monkeypatch.setenv("PATH", str(program.parent))
-    assert cli_build.myself() == "kiln"
+    assert build.myself() == "kiln"
 
 
 def test_not_on_the_path(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(program)])
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert cli_build.myself() == f"'{program}'"
+    assert build.myself() == f"'{program}'"
 
 
 def test_another_kiln_is_on_the_path(
@@ -36,9 +36,9 @@ def test_another_kiln_is_on_the_path(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [".venv/bin/kiln"])
     monkeypatch.setenv("PATH", str(program.parent))
-    assert cli_build.myself() == ".venv/bin/kiln"
+    assert build.myself() == ".venv/bin/kiln"
 
 
 def test_run_as_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/kiln/cli.py", "build"])
-    assert cli_build.myself() == "kiln"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/kiln/cli/__main__.py", "build"])
+    assert build.myself() == "kiln"

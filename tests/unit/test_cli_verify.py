@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from local_sigstore import ISSUER, WORKFLOW, LocalSigstore
 from small_release import MODELS, make_release
 
-from kiln import keys
-from kiln.attest.signer import SIGN_VARIABLE, own_signer
-from kiln.cli_verify import verify
-from kiln.errors import UsageError, VerificationError
-from kiln.keys import SigningKey
+from kiln.cli.verify import verify
+from kiln.core.errors import UsageError, VerificationError
+from kiln.signing import keys
+from kiln.signing.keys import SigningKey
+from kiln.signing.signer import SIGN_VARIABLE, own_signer
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_it_costs_little(dist: Path, key: SigningKey) -> None:
     """Less than two seconds of processor time for three models of four variants, as a process."""
     code = (
         "import sys\n"
-        "from kiln.cli_verify import verify\n"
+        "from kiln.cli.verify import verify\n"
         "verify.main(sys.argv[1:], standalone_mode=False)\n"
         "assert not {'sigstore', 'model_signing', 'docker'} & set(sys.modules), 'slow imports'"
     )
@@ -199,7 +199,7 @@ def test_it_costs_little(dist: Path, key: SigningKey) -> None:
     subprocess.run(
         [sys.executable, "-c", code, str(dist), "--key", str(key.public_path)],
         check=True,
-        env={"PYTHONPATH": str(Path(keys.__file__).parents[1])},
+        env={"PYTHONPATH": str(Path(keys.__file__).parents[2])},
         stdout=subprocess.DEVNULL,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

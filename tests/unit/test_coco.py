@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiln import coco
-from kiln.coco import Annotated, Picture
-from kiln.errors import ImageSetError, LabelMapError
+from kiln.core.errors import ImageSetError, LabelMapError
+from kiln.measure import coco
+from kiln.measure.coco import Annotated, Picture
 
 TABLE: dict[str, Any] = {
     "images": [

@@ -14,15 +14,16 @@ import page_dist
 import pytest
 from toy_release import toy_model
 
-from kiln import keys, release, release_check
-from kiln.attest.signer import KeySigner, Signer
-from kiln.collecting import collect
-from kiln.errors import UsageError, VerificationError
-from kiln.front import refresh
-from kiln.listing import list_tree
-from kiln.notes import notes
-from kiln.release_assets import write_assets
-from kiln.trust import Trust, trust_in_key
+from kiln.core.errors import UsageError, VerificationError
+from kiln.core.listing import list_tree
+from kiln.release import publish, verify
+from kiln.release.assets import write_assets
+from kiln.release.collect import collect
+from kiln.release.index_page import refresh
+from kiln.release.notes import notes
+from kiln.signing import keys
+from kiln.signing.signer import KeySigner, Signer
+from kiln.signing.trust import Trust, trust_in_key
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ def make_part(root: Path, model: str, signer: Signer) -> Path:
     }
     toy = toy_model(root / "project", model, artefacts, {"labelmap.txt": b"red\ngreen\nblue\n"})
     part = root / "dist"
-    release.publish(part, model, toy.files, signer, toy.statements)
+    publish.publish(part, model, toy.files, signer, toy.statements)
     refresh(part, signer)
     return part
 
@@ -74,9 +75,7 @@ def test_models_keep_their_bytes_and_signatures(
     dist = tmp_path / "all"
     done = collect(parts, dist, key, trusting(key))
     assert done.models == ("alpha", "beta")
-    assert [model.name for model in release_check.verify(dist, key.public_pem).models] == [
-        *done.models
-    ]
+    assert [model.name for model in verify.verify(dist, key.public_pem).models] == [*done.models]
     for part, model in zip(parts, done.models, strict=True):
         assert content(dist / model) == content(part / model)
     page = (dist / "index.html").read_text("utf-8")
@@ -97,10 +96,10 @@ def test_a_part_signed_again_replaces_the_signature(
     dist = tmp_path / "all"
     collect(parts, dist, key, trusting(key))
     other = make_part(tmp_path / "again", "alpha", key)  # signatures differ each time
-    assert not release.adopt(dist, [parts[0] / "alpha"], key, trusting(key))
+    assert not publish.adopt(dist, [parts[0] / "alpha"], key, trusting(key))
     collect([other], dist, key, trusting(key))
     assert (dist / "alpha/model.sig").read_bytes() == (other / "alpha/model.sig").read_bytes()
-    assert {model.name for model in release_check.verify(dist, key.public_pem).models} == {
+    assert {model.name for model in verify.verify(dist, key.public_pem).models} == {
         *("alpha", "beta")
     }
 
@@ -136,7 +135,7 @@ def test_another_signer_is_refused(parts: list[Path], tmp_path: Path, key: KeySi
         collect([*parts, foreign], tmp_path / "all", key, trusting(key))
     assert not (tmp_path / "all").exists()
     with pytest.raises(VerificationError, match="is not what somebody trusted signed"):
-        release.adopt(tmp_path / "all", [foreign / "gamma"], key, trusting(key))
+        publish.adopt(tmp_path / "all", [foreign / "gamma"], key, trusting(key))
     assert not (tmp_path / "all" / "gamma").exists()
 
 
@@ -176,7 +175,7 @@ def test_assets(dist: Path, tmp_path: Path, key: KeySigner) -> None:
     assert len((out / "SHA256SUMS").read_text().splitlines()) == len(names) - 1
     subprocess.run(["tar", "-xf", out / "tflite-kiln-v1.2.tar"], cwd=tmp_path, check=True)
     assert content(tmp_path / "tflite-kiln-v1.2") == content(dist)
-    release_check.verify(tmp_path / "tflite-kiln-v1.2", key.public_pem)
+    verify.verify(tmp_path / "tflite-kiln-v1.2", key.public_pem)
     assert (out / "alpha_int8.tflite").read_bytes() == (
         dist / "alpha/alpha_int8.tflite"
     ).read_bytes()

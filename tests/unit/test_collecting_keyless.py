@@ -9,13 +9,14 @@ import pytest
 from local_sigstore import ISSUER, WORKFLOW, LocalSigstore
 from test_collecting import content, make_part
 
-from kiln import keyless, release_check
-from kiln.attest.signer import IdentitySigner
-from kiln.collecting import collect
-from kiln.errors import VerificationError
-from kiln.notes import notes
-from kiln.release_assets import write_assets
-from kiln.trust import trust_in_identity
+from kiln.core.errors import VerificationError
+from kiln.release import verify
+from kiln.release.assets import write_assets
+from kiln.release.collect import collect
+from kiln.release.notes import notes
+from kiln.signing import keyless
+from kiln.signing.signer import IdentitySigner
+from kiln.signing.trust import trust_in_identity
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_jobs_without_a_key(
     for part, model in zip(parts, done.models, strict=True):
         assert content(dist / model) == content(part / model)
     assert not (dist / "kiln.pub").exists()
-    release_check.verify_by(dist, trust)
+    verify.verify_by(dist, trust)
     names = {path.name for path in write_assets(dist, "v1", tmp_path / "assets")}
     assert "kiln.pub" not in names
     assert {"release.sigstore.json", "alpha_int8.tflite.provenance.sigstore.json"} <= names

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from test_detect import BLUE, FIXTURES, GREEN, GREY, RED, picture
 
-from stages import compare
-from stages.events import Emitter, EventStream
-from stages.failures import StageError
-from stages.request import complete_params
+from stages.protocol.events import Emitter, EventStream
+from stages.protocol.failures import StageError
+from stages.protocol.request import complete_params
+from stages.steps import compare
 
 pytest.importorskip("ai_edge_litert")
 

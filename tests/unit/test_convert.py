@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_local import CONFIG, LABELS, STATE, save
 
-from kiln import convert
-from kiln.convert import Arguments, Given, recipe_text, settle, slugify
-from kiln.digest import sha256_bytes
-from kiln.errors import (
+from kiln.building import from_training
+from kiln.building.from_training import Arguments, Given, recipe_text, settle, slugify
+from kiln.core.digest import sha256_bytes
+from kiln.core.errors import (
     CheckpointError,
     ImageSetError,
     LabelMapError,
@@ -25,10 +25,10 @@ from kiln.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from kiln.recipe import LocalSource, Recipe, load
-from kiln.recipe_values import ANYWHERE, tuples
+from kiln.core.store import Store
+from kiln.recipes.recipe import LocalSource, Recipe, load
+from kiln.recipes.values import ANYWHERE, tuples
 from kiln.sources.model import acquire
-from kiln.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -158,7 +158,7 @@ def test_names(text: str, slug: str) -> None:
 
 def test_a_folder_whose_name_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
-    assert convert._name(None, None, Path("/模型/training")) == "model"
+    assert from_training._name(None, None, Path("/模型/training")) == "model"
 
 
 # --- what is refused -------------------------------------------------------------------------

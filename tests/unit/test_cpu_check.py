@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from cpu_check import FreshStore, Run, Verdict, changed_bytes, differences, judge, plain, tell
 
-from kiln.errors import VerificationError
-from kiln.plan import Files, Output, Plan, Step
-from kiln.store import Blob, StageResult, Store
+from kiln.core.errors import VerificationError
+from kiln.core.store import Blob, StageResult, Store
+from kiln.recipes.plan import Files, Output, Plan, Step
 
 STEPS = (
     ("checkpoint", "oidv4_checkpoint", {"weights": Files({"": "a" * 64})}),

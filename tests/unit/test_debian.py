@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from local_server import Site, serving
 
-from kiln.errors import DigestMismatchError, RecipeError, SourceUnavailableError
+from kiln.core.errors import DigestMismatchError, RecipeError, SourceUnavailableError
+from kiln.core.store import Store
 from kiln.sources import debian
 from kiln.sources.debian import DebPin, fetch_lock, mirrors, read_lock
-from kiln.store import Store
 
 SHA = "ab" * 32
 LINE = f"zlib1g 1:1.2.11-2 amd64 {SHA} 91424 debian pool/main/z/zlib/zlib1g_1.2.11-2_amd64.deb"

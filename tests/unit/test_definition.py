@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kiln.errors import ImageBuildError, UsageError
+from kiln.core.errors import ImageBuildError, UsageError
+from kiln.core.store import Store
+from kiln.core.untrusted import MalformedError
 from kiln.images import definition as definitions
 from kiln.images.definition import get, load, make_context, parse, recipe_digest
-from kiln.store import Store
-from kiln.untrusted import MalformedError
 
 TOML = """\
 [base]

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import detect, detector, packed
-from stages.events import Emitter, EventStream
-from stages.failures import StageError
-from stages.request import complete_params
+from stages.detect import detector
+from stages.protocol.events import Emitter, EventStream
+from stages.protocol.failures import StageError
+from stages.protocol.request import complete_params
+from stages.steps import detect
+from stages.tflite import packed_files
 
 pytest.importorskip("ai_edge_litert")
 
@@ -144,14 +146,14 @@ def test_stage_names_a_damaged_image(tmp_path: Path, images: Path) -> None:
 
 
 def test_missing_label_file_is_refused() -> None:
-    bare, _ = packed.split((FIXTURES / "toy_ssd_annotated.tflite").read_bytes())
+    bare, _ = packed_files.split((FIXTURES / "toy_ssd_annotated.tflite").read_bytes())
     with pytest.raises(StageError, match=r"labelmap\.txt"):
         detector.Detector(bare)
 
 
 def test_labels_end_before_the_classes() -> None:
-    bare, _ = packed.split((FIXTURES / "toy_ssd_annotated.tflite").read_bytes())
-    model = detector.Detector(packed.pack(bare, {"labelmap.txt": b"red\n"}))
+    bare, _ = packed_files.split((FIXTURES / "toy_ssd_annotated.tflite").read_bytes())
+    model = detector.Detector(packed_files.pack(bare, {"labelmap.txt": b"red\n"}))
     found = model.detect(picture(GREY, GREY, GREY, BLUE), max_results=1)
     assert (found[0]["class_id"], found[0]["label"]) == (3, "???")
 

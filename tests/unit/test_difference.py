@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from test_inspection import damage
 from tflite_files import FIXTURES, fixture, packed_with_date, rewritten
 
-from kiln.difference import Difference, compare
-from kiln.errors import KilnError, UnsupportedModelError
-from kiln.project import Project
-from stages import packed, tflite_model
+from kiln.core.errors import KilnError, UnsupportedModelError
+from kiln.core.project import Project
+from kiln.tflite.diff import Difference, compare
+from stages.tflite import packed_files, tflite_model
 
 MODELS = sorted(FIXTURES.glob("*.tflite"))
 ANNOTATED = fixture("toy_ssd_annotated")
@@ -38,8 +38,8 @@ def sections(found: Difference) -> dict[str, list[str]]:
 
 
 def with_files(data: bytes, **files: bytes) -> bytes:
-    model, _ = packed.split(data)
-    return packed.pack(model, {name.replace("_", "."): text for name, text in files.items()})
+    model, _ = packed_files.split(data)
+    return packed_files.pack(model, {name.replace("_", "."): text for name, text in files.items()})
 
 
 # --- the verdict --------------------------------------------------------------------------
@@ -418,7 +418,8 @@ def test_output_that_cannot_show_a_letter() -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from kiln.inspection import inspect; from kiln.ui import tolerant_output;"
+            "import sys; from kiln.tflite.inspect import inspect;"
+            "from kiln.core.ui import tolerant_output;"
             "tolerant_output(); print(inspect(sys.stdin.buffer.read()).text())",
         ],
         input=data,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiln import digest
-from kiln.errors import StoreError
+from kiln.core import digest
+from kiln.core.errors import StoreError
 
 plain = st.recursive(
     st.none()

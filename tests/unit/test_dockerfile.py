@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kiln.core.untrusted import MalformedError
 from kiln.images.definition import load
 from kiln.images.dockerfile import check
-from kiln.untrusted import MalformedError
 
 DOCKER = Path(__file__).parents[2] / "docker"
 BASE = (DOCKER / "base" / "Dockerfile").read_text()

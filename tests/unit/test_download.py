@@ -16,17 +16,17 @@ import pytest
 from local_server import Site, serving
 from small_disk import small_disk
 
-from kiln.errors import (
+from kiln.core.errors import (
     DigestMismatchError,
     DiskFullError,
     RecipeError,
     SourceUnavailableError,
     StoreError,
 )
+from kiln.core.store import Store
 from kiln.sources import download as module
 from kiln.sources import http
 from kiln.sources.download import Download, fetch
-from kiln.store import Store
 
 DATA = random.Random(5).randbytes(700_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -304,7 +304,7 @@ FETCHING = """
 import sys
 from pathlib import Path
 from kiln.sources.download import Download, fetch
-from kiln.store import Store
+from kiln.core.store import Store
 url, sha, size, root = sys.argv[1:]
 def seen(name, done, total):
     print(done, flush=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import drawing
+from stages.files import drawing
 
 BACKGROUND = (90, 90, 90)
 

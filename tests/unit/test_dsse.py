@@ -14,12 +14,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kiln import keys
-from kiln.attest import dsse
-from kiln.attest.names import BUNDLE_TYPE, PAYLOAD_TYPE, STATEMENT_TYPE
-from kiln.digest import canonical_json
-from kiln.errors import SigningKeyError, VerificationError
-from kiln.keys import SigningKey
+from kiln.core.digest import canonical_json
+from kiln.core.errors import SigningKeyError, VerificationError
+from kiln.signing import dsse, keys
+from kiln.signing.keys import SigningKey
+from kiln.signing.statement_names import BUNDLE_TYPE, PAYLOAD_TYPE, STATEMENT_TYPE
 
 STATEMENT = {
     "_type": STATEMENT_TYPE,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages import efficientdet_lite
-from stages.automl_checkpoint import _trained_key
-from stages.failures import StageError
+from stages.lite import efficientdet_lite
+from stages.lite.automl_checkpoint import _trained_key
+from stages.protocol.failures import StageError
 
 PRIOR = float(-np.log(99))
 SPREAD = np.array([0.001, 0.2, 0.9])

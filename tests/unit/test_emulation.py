@@ -9,11 +9,11 @@ from pathlib import Path
 
 import docker
 import pytest
+from variations.emulation import PROGRAMS, Emulator, emulated, find_emulator, is_static, one_core
 
-from kiln.emulation import PROGRAMS, Emulator, emulated, find_emulator, is_static, one_core
-from kiln.engine import Engine
-from kiln.errors import SourceUnavailableError, UsageError
-from kiln.store import Store
+from kiln.core.errors import SourceUnavailableError, UsageError
+from kiln.core.store import Store
+from kiln.running.engine import Engine
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 import requests
 from toy_engine import ToyEngine, serve
 
-from kiln import engine as module
-from kiln.engine import OWNER_LABEL, Engine, Limits, candidate_sockets
-from kiln.errors import CancelledError, EngineFailedError, EngineUnavailableError
-from kiln.owners import tagged_name
+from kiln.core.errors import CancelledError, EngineFailedError, EngineUnavailableError
+from kiln.core.lease import tagged_name
+from kiln.running import engine as module
+from kiln.running.engine import OWNER_LABEL, Engine, Limits, candidate_sockets
 
 DEAD = "999999999-1-{scope}.0123abcd"
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from kiln import errors
-from kiln.errors import KilnError, StageFailedError, UsageError, error_for_kind
-from stages.failures import KINDS, StageError
+from kiln.core import errors
+from kiln.core.errors import KilnError, StageFailedError, UsageError, error_for_kind
+from stages.protocol.failures import KINDS, StageError
 
 CLASSES = [
     cls

@@ -1,10 +1,10 @@
-"""stages.fast_nms: the rule of TFLite's detection operator."""
+"""stages.detect.fast_nms: the rule of TFLite's detection operator."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from stages.fast_nms import select
+from stages.detect.fast_nms import select
 
 BOXES = np.array(
     [

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from small_disk import make_read_only, small_disk
 
-from kiln import files
-from kiln.errors import DiskFullError, StoreError
+from kiln.core import files
+from kiln.core.errors import DiskFullError, StoreError
 
 
 def _tree(root: Path, content: str) -> Path:
@@ -192,7 +192,7 @@ def test_killed_while_replacing_the_next_one_carries_on(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from kiln import files
+from kiln.core import files
 number = 0
 while True:
     number += 1
@@ -298,14 +298,14 @@ def test_remove_takes_folders_that_were_made_unreadable(tmp_path: Path) -> None:
     else:  # whom no mode stops
         code = (
             "import os, sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path;"
-            "from kiln.files import remove; os.setuid(65534); remove(Path(sys.argv[1]))"
+            "from kiln.core.files import remove; os.setuid(65534); remove(Path(sys.argv[1]))"
         )
         place = Path(tempfile.mkdtemp())
         place.chmod(0o777)
         root = root.rename(place / "root")
         for path in (place, root, root / "sub", root / "sub/deep"):
             os.chown(path, 65534, 65534)
-        scripts = str(Path(files.__file__).parents[1])
+        scripts = str(Path(files.__file__).parents[2])
         subprocess.run([sys.executable, "-c", code, str(root), scripts], check=True, cwd="/")
         place.rmdir()
     assert not root.exists()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages import flat, tflite_meta, tflite_model
+from stages.tflite import flatbuffer, tflite_meta, tflite_model
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ANNOTATED = (FIXTURES / "toy_ssd_annotated.tflite").read_bytes()
@@ -64,7 +64,7 @@ def test_agrees_with_the_runtime() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"TFL3", b"\0" * 8, b"\x1c\0\0\0TFL2" + b"\0" * 60])
 def test_something_else(data: bytes) -> None:
-    with pytest.raises(flat.FlatError, match="not a TFLite model"):
+    with pytest.raises(flatbuffer.FlatError, match="not a TFLite model"):
         tflite_model.read(data)
 
 
@@ -74,7 +74,7 @@ def test_every_truncation_is_an_error() -> None:
     for size in range(len(whole)):
         try:
             read_everything(whole[:size])
-        except flat.FlatError:
+        except flatbuffer.FlatError:
             refused += 1
     # The last bytes of a FlatBuffer may be padding that nobody refers to.
     assert refused >= len(whole) - 16
@@ -99,7 +99,7 @@ def test_damage_is_an_error_or_harmless() -> None:
 def test_garbage_behind_an_identifier(data: bytes) -> None:
     for identifier, reader in ((b"TFL3", tflite_model.read), (b"M001", tflite_meta.parse)):
         for start in (b"\x08\0\0\0", data[:4].ljust(4, b"\0")):
-            with pytest.raises(flat.FlatError):
+            with pytest.raises(flatbuffer.FlatError):
                 reader(start + identifier + data)
 
 
@@ -111,10 +111,10 @@ def test_a_huge_vector_costs_nothing() -> None:
     data[16:20] = (8).to_bytes(4, "little")
     data[20:24] = (4).to_bytes(4, "little")
     data[24:28] = b"\xff\xff\xff\xff"
-    table = flat.root(data, b"TFL3", "test")
-    with pytest.raises(flat.FlatError, match="a vector at 24"):
+    table = flatbuffer.root(data, b"TFL3", "test")
+    with pytest.raises(flatbuffer.FlatError, match="a vector at 24"):
         table.raw(0)
-    with pytest.raises(flat.FlatError, match="a vector at 24"):
+    with pytest.raises(flatbuffer.FlatError, match="a vector at 24"):
         table.tables(0)
     assert table.number(1, "I", 42) == 42
     assert table.table(5) is None

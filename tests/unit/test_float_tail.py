@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from stages import float_tail, tflite_model
+from stages.tflite import float_tail, tflite_model
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FULLY_CONNECTED, TOPK_V2 = 9, 48

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from kiln import runtimes
-from stages import annotate, check, parity, structure, task_library
+from kiln.checks import runtimes
+from stages.gates import parity, structure
+from stages.steps import annotate, check, task_library
 
 if sys.version_info >= (3, 11):
     import tomllib as toml

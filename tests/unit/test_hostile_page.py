@@ -11,8 +11,8 @@ from typing import Any
 import page_dist
 import pytest
 
-from kiln.notes import notes
 from kiln.page.document import render
+from kiln.release.notes import notes
 
 pytest.importorskip("ai_edge_litert")
 

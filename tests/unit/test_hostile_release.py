@@ -20,13 +20,13 @@ from pathlib import Path
 import pytest
 from small_release import MODELS, make_release
 
-from kiln.attest.source_reading import SourceArchive
-from kiln.errors import VerificationError
-from kiln.files import remove
-from kiln.keys import SigningKey
-from kiln.listing import TooMuchError, list_tree
-from kiln.release_check import verify_by
-from kiln.trust import trust_in_key
+from kiln.core.errors import VerificationError
+from kiln.core.files import remove
+from kiln.core.listing import TooMuchError, list_tree
+from kiln.release.verify import verify_by
+from kiln.signing.keys import SigningKey
+from kiln.signing.trust import trust_in_key
+from kiln.statements.source_archive_reader import SourceArchive
 
 #: Seconds of processor time and bytes of memory, interpreter and libraries included.
 SECONDS, MEMORY = 4.0, 300 << 20

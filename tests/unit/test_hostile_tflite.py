@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from tflite_files import fixture
 
-from kiln.difference import compare
-from kiln.errors import UnsupportedModelError
-from kiln.inspection import inspect
+from kiln.core.errors import UnsupportedModelError
 from kiln.tflite import flexbuffer, packing, pairing
+from kiln.tflite.diff import compare
+from kiln.tflite.inspect import inspect
 
 #: Seconds of processor time, on any machine; what is mended here took 40 and more, or gigabytes.
 MOST = 15.0

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from kiln.digest import sha256_file
-from kiln.errors import ArchiveError, DigestMismatchError, SourceUnavailableError
-from kiln.recipe import HubSource
-from kiln.recipe_values import tuples
+from kiln.core.digest import sha256_file
+from kiln.core.errors import ArchiveError, DigestMismatchError, SourceUnavailableError
+from kiln.core.store import Store
+from kiln.recipes.recipe import HubSource
+from kiln.recipes.values import tuples
 from kiln.sources.hub import CACHE_VARIABLE, cache_folder, hub_at_hand, hub_files
-from kiln.store import Store
 
 HANDLE = "https://tfhub.dev/tensorflow/efficientdet/lite0/feature-vector/1"
 FILES = {"saved_model.pb": b"graph", "variables/variables.index": b"index"}

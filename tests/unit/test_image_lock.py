@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from toy_project import SEALED, make_project
 
-from kiln.errors import ImageMismatchError
+from kiln.core.errors import ImageMismatchError
 from kiln.images.builder import locked_image
 from kiln.images.lock import Locked, locked_contents, read_lock, write_lock
 

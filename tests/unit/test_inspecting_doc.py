@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kiln.cli import cli
-from kiln.cli_diff import DIFFERENT
-from kiln.errors import KilnError, UnsupportedModelError, UsageError
+from kiln.cli.diff import DIFFERENT
+from kiln.cli.main import cli
+from kiln.core.errors import KilnError, UnsupportedModelError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "inspecting.md").read_text("utf-8")

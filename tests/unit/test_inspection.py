@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tflite_files import FIXTURES, fixture, packed_with_date, rewritten
 
-from kiln.errors import KilnError, UnsupportedModelError, UsageError
-from kiln.inspection import inspect
+from kiln.core.errors import KilnError, UnsupportedModelError, UsageError
 from kiln.tflite import reading
+from kiln.tflite.inspect import inspect
 from kiln.tflite.schema import OPERATORS
 
 MODELS = sorted(FIXTURES.glob("*.tflite"))

@@ -11,8 +11,8 @@ from pathlib import Path
 import isolation
 import pytest
 
-from kiln.keys import SigningKey, default_key_path
-from kiln.store import Store
+from kiln.core.store import Store
+from kiln.signing.keys import SigningKey, default_key_path
 
 ROOT = Path(__file__).parents[2]
 UNIT = Path(__file__).parent

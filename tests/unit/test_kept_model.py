@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from stages import detection_model
-from stages.kept import Kept
+from stages.odapi import detection_model
+from stages.protocol.model_cache import Kept
 
 
 class Description:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from local_sigstore import ISSUER, WORKFLOW, LocalSigstore
 
-from kiln import keyless, signing
-from kiln.digest import canonical_json
-from kiln.errors import KilnError, SigningKeyError, SourceUnavailableError, VerificationError
+from kiln.core.digest import canonical_json
+from kiln.core.errors import KilnError, SigningKeyError, SourceUnavailableError, VerificationError
+from kiln.signing import keyless, model_signature
 
 STATEMENT: dict[str, Any] = {
     "_type": "https://in-toto.io/Statement/v1",
@@ -175,8 +175,8 @@ def test_a_folder_signed_by_an_identity(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "a.tflite").write_bytes(b"a")
-    signing.sign_folder(folder, keyless.KeylessSigner())
+    model_signature.sign_folder(folder, keyless.KeylessSigner())
     data = (folder / "model.sig").read_bytes()
     statement, who = keyless.KeylessVerifier(root).open(data, canonical=False)
     assert who.subject == WORKFLOW
-    assert signing.folder_of(statement).digests.keys() == {"sub/a.tflite"}
+    assert model_signature.folder_of(statement).digests.keys() == {"sub/a.tflite"}

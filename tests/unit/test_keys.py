@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from kiln import keys, signing
-from kiln.errors import SigningKeyError
+from kiln.core.errors import SigningKeyError
+from kiln.signing import keys, model_signature
 
 AnyKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
@@ -342,8 +342,8 @@ def test_a_key_in_the_environment_signs_a_folder(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a").write_text("a")
     key = keys.load_or_create_key()
-    signing.sign_folder(tmp_path / "model", key)
-    signing.verify_folder(tmp_path / "model", key.public_pem)
+    model_signature.sign_folder(tmp_path / "model", key)
+    model_signature.verify_folder(tmp_path / "model", key.public_pem)
 
 
 @pytest.mark.parametrize("text", ["junk", "-----BEGIN PRIVATE KEY-----\nAA==\n"])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import labelmap
-from stages.failures import StageError
+from stages.files import labelmap
+from stages.protocol.failures import StageError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

@@ -15,13 +15,14 @@ from click.testing import CliRunner
 from runtime_pythons import FIXTURES
 from toy_release import toy_model
 
-from kiln import latency, release, release_check
-from kiln.attest.signer import KeySigner
-from kiln.cli_bench_model import bench_model
-from kiln.digest import sha256_file
-from kiln.errors import KilnError, UnsupportedModelError, UsageError
-from kiln.keys import load_or_create_key
-from kiln.machine import cpu_name
+from kiln.cli.bench_model import bench_model
+from kiln.core.digest import sha256_file
+from kiln.core.errors import KilnError, UnsupportedModelError, UsageError
+from kiln.core.machine import cpu_name
+from kiln.measure import latency
+from kiln.release import publish, verify
+from kiln.signing.keys import load_or_create_key
+from kiln.signing.signer import KeySigner
 
 pytest.importorskip("ai_edge_litert")
 
@@ -230,12 +231,12 @@ def test_save(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             path.stem.removeprefix(f"{name}_"): path.read_bytes() for path in folder.iterdir()
         }
         model = toy_model(tmp_path / "projects" / name, name, artefacts)
-        release.publish(signed, name, model.files, KeySigner(key), model.statements)
+        publish.publish(signed, name, model.files, KeySigner(key), model.statements)
     text, error = command("--dist", signed, *FAST, "--save")
     assert error is None and str(signed / "latency.json") in text
     assert len(latency.load(signed)) == 3
     assert (signed / "index.html").is_file()
-    release_check.verify(signed, key.public_pem)
+    verify.verify(signed, key.public_pem)
 
 
 @pytest.mark.parametrize(

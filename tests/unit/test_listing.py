@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kiln.listing import list_tree, printable
+from kiln.core.listing import list_tree, printable
 
 
 def test_files_and_oddities_are_told_apart(tmp_path: Path) -> None:

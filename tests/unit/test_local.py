@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kiln.digest import sha256_bytes
-from kiln.errors import (
+from kiln.core.digest import sha256_bytes
+from kiln.core.errors import (
     CheckpointError,
     DigestMismatchError,
     ImageSetError,
@@ -18,10 +18,10 @@ from kiln.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from kiln.recipe import Recipe, load
+from kiln.core.store import Store
+from kiln.recipes.recipe import Recipe, load
 from kiln.sources import local
 from kiln.sources.model import acquire, source_at_hand
-from kiln.store import Store
 
 CONFIG = "model { ssd { num_classes: 2 feature_extractor { type: 'ssd_mobilenet_v2_keras' } } }\n"
 LABELS = "item { id: 1 name: 'cat' }\nitem { id: 2 name: 'dog' }\n"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from locks.changes import compare, parse
+from locks.changes import in_words as lock_words
 
 from kiln.images.changes import group_of, in_words
 from kiln.images.seal import FileFact
-from kiln.lock_changes import compare, parse
-from kiln.lock_changes import in_words as lock_words
 from kiln.sources import debian, pypi
 
 ROOT = Path(__file__).parents[2]

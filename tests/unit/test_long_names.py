@@ -13,10 +13,11 @@ import pytest
 from tflite_files import fixture
 from toy_project import add_recipe, make_project, small_archive
 
-from kiln import cli, errors
-from kiln.errors import DiskFullError, SystemRefusedError
-from kiln.files import system_guard
-from kiln.project import Project
+from kiln.cli import main
+from kiln.core import errors
+from kiln.core.errors import DiskFullError, SystemRefusedError
+from kiln.core.files import system_guard
+from kiln.core.project import Project
 
 LONG = "n" * 300
 DEEP = "/" + "d/" * 2500 + "end"
@@ -110,7 +111,7 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
     finally:
         signal.signal(signal.SIGTERM, before)
     assert isinstance(ended.value.code, int)

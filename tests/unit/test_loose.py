@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from kiln import loose
-from kiln.attest import dsse
-from kiln.attest.names import PROVENANCE_SUFFIX, TEST_RESULT_SUFFIX
-from kiln.digest import sha256_bytes
-from kiln.errors import VerificationError
-from kiln.keys import SigningKey
-from kiln.trust import Requirements, Trust, trust_in_key
+from kiln.core.digest import sha256_bytes
+from kiln.core.errors import VerificationError
+from kiln.release import single_file
+from kiln.signing import dsse
+from kiln.signing.keys import SigningKey
+from kiln.signing.statement_names import PROVENANCE_SUFFIX, TEST_RESULT_SUFFIX
+from kiln.signing.trust import Requirements, Trust, trust_in_key
 
 CONTENT = b"TFL3" * 100
 NAME = "toy_int8.tflite"
@@ -71,14 +71,14 @@ def bundle_of(file: Path, suffix: str = PROVENANCE_SUFFIX) -> Path:
 
 def refused(file: Path, trust: Trust, *bundles: Path) -> VerificationError:
     with pytest.raises(VerificationError) as caught:
-        loose.verify_file(file, trust, bundles)
+        single_file.verify_file(file, trust, bundles)
     assert caught.value.remedy
     return caught.value
 
 
 def test_a_file_in_its_folder(file: Path, trust: Trust, key: SigningKey) -> None:
-    found = loose.verify_file(file, trust)
-    assert found == loose.VerifiedFile(
+    found = single_file.verify_file(file, trust)
+    assert found == single_file.VerifiedFile(
         file, len(CONTENT), sha256_bytes(CONTENT), "toy", "WARNED", (f"key {key.key_id[:16]}",)
     )
 
@@ -86,10 +86,10 @@ def test_a_file_in_its_folder(file: Path, trust: Trust, key: SigningKey) -> None
 def test_bundles_beside_it_or_named(file: Path, trust: Trust, tmp_path: Path) -> None:
     where = bundle_of(file).rename(file.with_name(bundle_of(file).name))
     bundle_of(file, TEST_RESULT_SUFFIX).unlink()
-    assert loose.verify_file(file, trust).result == ""
+    assert single_file.verify_file(file, trust).result == ""
     elsewhere = where.rename(tmp_path / "x.json")
     assert "no provenance" in refused(file, trust).message
-    assert loose.verify_file(file, trust, [elsewhere]).model == "toy"
+    assert single_file.verify_file(file, trust, [elsewhere]).model == "toy"
     assert "second" in refused(file, trust, elsewhere, elsewhere).message
 
 
@@ -103,7 +103,7 @@ def test_every_byte_of_file_and_bundles_counts(file: Path, trust: Trust, suffix:
         path.write_bytes(data[:-1])
         assert path.name in refused(file, trust).message
         path.write_bytes(data)
-    loose.verify_file(file, trust)
+    single_file.verify_file(file, trust)
 
 
 def test_another_name_another_key_another_file(
@@ -147,7 +147,7 @@ def test_junk_in_a_bundle_s_place(file: Path, trust: Trust, data: bytes) -> None
 
 def test_requirements(file: Path, trust: Trust) -> None:
     trust.requirements = Requirements(test_result="WARNED")
-    loose.verify_file(file, trust)
+    single_file.verify_file(file, trust)
     trust.requirements = Requirements(test_result="PASSED", clean_git=True)
     message = refused(file, trust).message
     assert "WARNED" in message
@@ -162,7 +162,7 @@ def test_a_publisher_s_own_file_needs_no_test_result(
     bundle = tmp_path / f"{name}{PROVENANCE_SUFFIX}"
     bundle.write_bytes(dsse.seal(provenance(name), key))
     trust.requirements = Requirements(test_result="PASSED")
-    assert loose.verify_file(tmp_path / name, trust).result == ""
+    assert single_file.verify_file(tmp_path / name, trust).result == ""
     other_model = provenance(name)
     other_model["predicate"]["buildDefinition"]["externalParameters"]["model"] = "other"
     bundle.write_bytes(dsse.seal(other_model, key))
@@ -202,8 +202,8 @@ def test_a_release_in_an_archive(
     tmp_path: Path, top: str, make: Callable[[Path, list[str]], Path]
 ) -> None:
     archive = make(tmp_path, [f"{top}SHA256SUMS", f"{top}toy/a"])
-    assert loose.is_archive(archive)
-    with loose.unpacked(archive) as folder:
+    assert single_file.is_archive(archive)
+    with single_file.unpacked(archive) as folder:
         assert {p.relative_to(folder).as_posix() for p in folder.rglob("*")} == {
             *("SHA256SUMS", "toy", "toy/a")
         }
@@ -226,6 +226,6 @@ def test_an_archive_that_is_not_one_of_a_release(
     tmp_path: Path, names: list[str], words: str
 ) -> None:
     archive = tar(tmp_path / "r.tar.gz", names)
-    with pytest.raises(VerificationError, match=words), loose.unpacked(archive):
+    with pytest.raises(VerificationError, match=words), single_file.unpacked(archive):
         pass
     assert not (tmp_path.parent / "evil").exists()

@@ -15,15 +15,15 @@ import pytest
 from test_run import Container, Doorman
 from toy_stages import MODEL, REASON, VARIANTS, make_builder, make_toy, run_stages
 
-from kiln.build import Builder, ModelBuild
-from kiln.digest import sha256_file
-from kiln.errors import KilnError, StoreError
-from kiln.keys import load_or_create_key
-from kiln.limits import Outcome
-from kiln.project import Project
-from kiln.recipe import discover
-from kiln.release_check import verify
-from kiln.store import DamagedContentError, Store
+from kiln.building.build import Builder, ModelBuild
+from kiln.core.digest import sha256_file
+from kiln.core.errors import KilnError, StoreError
+from kiln.core.project import Project
+from kiln.core.store import DamagedContentError, Store
+from kiln.recipes.recipe import discover
+from kiln.release.verify import verify
+from kiln.running.limits import Outcome
+from kiln.signing.keys import load_or_create_key
 
 #: What a record must name, whatever ran: the whole plan of the variants that are published.
 ALWAYS = {"previews"}

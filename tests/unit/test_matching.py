@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import matching
+from stages.detect import matching
 
 
 def found(box: list[float], score: float = 0.9, class_id: int = 1) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from kiln.sources.pypi import read_lock
-from stages import model_maker, tensorflow_setup
-from stages.failures import StageError
+from stages.lite import model_maker
+from stages.odapi import tensorflow_setup
+from stages.protocol.failures import StageError
 
 FOLDER = Path(__file__).resolve().parents[2] / "docker" / "modelmaker"
 

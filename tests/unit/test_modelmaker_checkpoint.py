@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.failures import StageError
-from stages.modelmaker_checkpoint import CLASS_BIAS, num_classes
+from stages.protocol.failures import StageError
+from stages.steps.modelmaker_checkpoint import CLASS_BIAS, num_classes
 
 ANCHORS = 9
 

@@ -26,12 +26,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 from small_release import MODELS, make_release, sums_of
 
-from kiln import keys
-from kiln.attest.release_statement import read_release
-from kiln.errors import VerificationError
-from kiln.keys import SigningKey
-from kiln.release_check import verify_by
-from kiln.trust import RELEASE, Trust, trust_in_key
+from kiln.core.errors import VerificationError
+from kiln.release.verify import verify_by
+from kiln.signing import keys
+from kiln.signing.keys import SigningKey
+from kiln.signing.trust import RELEASE, Trust, trust_in_key
+from kiln.statements.release_statement import read_release
 
 ROUNDS = 2100
 SUMS, STATEMENT, KEY = "SHA256SUMS", "release.sigstore.json", "kiln.pub"

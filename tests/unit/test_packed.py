@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages import flat, packed, tflite_model
+from stages.tflite import flatbuffer, packed_files, tflite_model
 
 MODEL = (Path(__file__).parents[1] / "fixtures" / "toy_ssd.tflite").read_bytes()
 
@@ -26,12 +26,12 @@ def test_time_order_and_mode_do_not_matter() -> None:
     one = appended((2021, 7, 1, 12, 0, 0), ["b.txt", "a.txt"])
     two = appended((2026, 11, 22, 8, 30, 2), ["a.txt", "b.txt"])
     assert one != two
-    assert packed.canonical(one) == packed.canonical(two)
-    assert packed.canonical(packed.canonical(one)) == packed.canonical(one)
+    assert packed_files.canonical(one) == packed_files.canonical(two)
+    assert packed_files.canonical(packed_files.canonical(one)) == packed_files.canonical(one)
 
 
 def test_entries_are_stored_and_undated() -> None:
-    data = packed.pack(MODEL, {"labelmap.txt": b"red\n"})
+    data = packed_files.pack(MODEL, {"labelmap.txt": b"red\n"})
     assert data.startswith(MODEL)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         (info,) = archive.infolist()
@@ -45,19 +45,19 @@ def test_entries_are_stored_and_undated() -> None:
 
 def test_split_and_pack_are_inverse() -> None:
     files = {"a.txt": b"1", "labelmap.txt": b""}
-    assert packed.split(packed.pack(MODEL, files)) == (MODEL, files)
-    assert packed.split(MODEL) == (MODEL, {})
-    assert packed.canonical(MODEL) == MODEL
-    tflite_model.read(packed.pack(MODEL, files))
+    assert packed_files.split(packed_files.pack(MODEL, files)) == (MODEL, files)
+    assert packed_files.split(MODEL) == (MODEL, {})
+    assert packed_files.canonical(MODEL) == MODEL
+    tflite_model.read(packed_files.pack(MODEL, files))
 
 
 def test_compressed_or_damaged_archives_are_refused() -> None:
     stream = io.BytesIO(MODEL)
     with zipfile.ZipFile(stream, "a") as archive:
         archive.writestr("a.txt", b"x" * 1000, zipfile.ZIP_DEFLATED)
-    with pytest.raises(flat.FlatError, match="compressed"):
-        packed.canonical(stream.getvalue())
-    data = bytearray(packed.pack(MODEL, {"a.txt": b"hello"}))
+    with pytest.raises(flatbuffer.FlatError, match="compressed"):
+        packed_files.canonical(stream.getvalue())
+    data = bytearray(packed_files.pack(MODEL, {"a.txt": b"hello"}))
     data[data.index(b"hello")] ^= 1
-    with pytest.raises(flat.FlatError, match="cannot be read"):
-        packed.canonical(data)
+    with pytest.raises(flatbuffer.FlatError, match="cannot be read"):
+        packed_files.canonical(data)

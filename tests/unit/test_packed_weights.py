@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages import packed_weights
-from stages.failures import StageError
+from stages.odapi import packed_weights
+from stages.protocol.failures import StageError
 
 VALUES = {
     "head/kernel": np.linspace(-3, 3, 24, dtype=np.float32).reshape(1, 2, 3, 4),

@@ -25,9 +25,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kiln import accuracy_record
-from kiln.accuracy_record import Entry
-from kiln.errors import UsageError
+from kiln.core.errors import UsageError
+from kiln.measure import accuracy_record
+from kiln.measure.accuracy_record import Entry
 from kiln.page.document import render
 
 if sys.version_info >= (3, 11):

@@ -19,7 +19,8 @@ from kiln.page.snippets import (
     snippets,
     verification,
 )
-from stages import detector, pixels
+from stages.detect import detector
+from stages.files import pixels
 
 pytest.importorskip("ai_edge_litert")
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiln import pipeline_text
-from kiln.errors import UnsupportedModelError
-from kiln.pipeline_text import Block
+from kiln.core.errors import UnsupportedModelError
+from kiln.recipes import pipeline_config
+from kiln.recipes.pipeline_config import Block
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,10 +28,10 @@ train_config { fine_tune_checkpoint: "C:\\\\old\\\\{\\"model\\"}", batch_size: 8
 """
 
 
-def read(tmp_path: Path, text: str | bytes) -> pipeline_text.Pipeline:
+def read(tmp_path: Path, text: str | bytes) -> pipeline_config.Pipeline:
     path = tmp_path / "pipeline.config"
     path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
-    return pipeline_text.read(path)
+    return pipeline_config.read(path)
 
 
 def refused(tmp_path: Path, text: str | bytes) -> str:
@@ -65,7 +65,7 @@ def test_centernet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sample", ["ssd_mobilenet_v2_oidv4", "centernet_mobilenet_v2_fpn_shapes"])
 def test_the_samples_own(sample: str) -> None:
     path = ROOT / "models" / "samples" / sample / "pipeline.config"
-    found = pipeline_text.read(path)
+    found = pipeline_config.read(path)
     assert found.num_classes is not None
     assert f"num_classes: {found.num_classes}" in path.read_text("utf-8")
     assert found.architecture == sample.partition("_")[0]
@@ -119,11 +119,11 @@ def test_what_is_no_pipeline_config(tmp_path: Path, text: str | bytes, words: st
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="No such file"):
-        pipeline_text.read(tmp_path / "absent.config")
+        pipeline_config.read(tmp_path / "absent.config")
 
 
 def test_repeats(tmp_path: Path) -> None:
-    root = pipeline_text.parse("a: 1 a: 2 b { c: 3 }")
+    root = pipeline_config.parse("a: 1 a: 2 b { c: 3 }")
     assert root == Block((("a", "1"), ("a", "2"), ("b", Block((("c", "3"),)))))
     assert (root.a, root.b.c) == (2, 3)
     assert root.HasField("a") and not root.HasField("c")
@@ -132,6 +132,6 @@ def test_repeats(tmp_path: Path) -> None:
 @given(st.text(alphabet="ab:{}<>[]\"'#\\ \n,1"))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        pipeline_text.parse(text)
+        pipeline_config.parse(text)
     except ValueError as error:
         assert str(error)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import pixels
-from stages.failures import StageError
+from stages.files import pixels
+from stages.protocol.failures import StageError
 
 
 def line(values: list[float]) -> np.ndarray:

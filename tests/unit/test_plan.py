@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiln.errors import UsageError
-from kiln.plan import SEED, Fact, Files, Output, Plan, Sources, Step, make_plan
-from kiln.plan_checks import choose
-from kiln.recipe import CONVERTED, Recipe, Variant
-from kiln.recipe_values import tuples
-from kiln.steps import StepList, lone_step
+from kiln.core.errors import UsageError
+from kiln.recipes.check_steps import choose
+from kiln.recipes.plan import SEED, Fact, Files, Output, Plan, Sources, Step, make_plan
+from kiln.recipes.recipe import CONVERTED, Recipe, Variant
+from kiln.recipes.steps import StepList, lone_step
+from kiln.recipes.values import tuples
 
 IMAGE = f"sha256:{'1' * 64}"
 CODE = "2" * 64

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from toy_project import add_recipe, make_project, small_archive
 
-from kiln.forecast import forecast
-from kiln.project import Project
-from kiln.recipe import discover, load
-from kiln.selection import for_release
-from kiln.store import Blob, StageResult, Store
+from kiln.building.dry_run import forecast
+from kiln.core.project import Project
+from kiln.core.store import Blob, StageResult, Store
+from kiln.recipes.recipe import discover, load
+from kiln.recipes.selection import for_release
 
 ROOT = Path(__file__).parents[2]
 

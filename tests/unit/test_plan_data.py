@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_plan import CODE, IMAGE, plan, recipe
 
-from kiln.attest.plan_data import plan_as_data, plan_from_data
-from kiln.digest import canonical_json
-from kiln.errors import VerificationError
-from kiln.steps import StepList
+from kiln.core.digest import canonical_json
+from kiln.core.errors import VerificationError
+from kiln.recipes.steps import StepList
+from kiln.statements.plan_data import plan_as_data, plan_from_data
 
 DATA = plan_as_data(plan(), "annotate-int8")
 
@@ -95,7 +95,7 @@ def test_any_change_is_refused(change: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a//b", "./a", "a\\b", "a\n"])
 def test_paths_that_leave_their_folder_are_refused_though_their_keys_hold(path: str) -> None:
     """Whoever writes such a plan computes its keys, too."""
-    from kiln.steps import Files
+    from kiln.recipes.steps import Files
 
     steps = StepList(IMAGE, CODE)
     steps.add("export", "export", {}, {"checkpoint": Files({path: "a" * 64})})

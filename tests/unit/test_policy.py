@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 from local_sigstore import ISSUER, WORKFLOW, LocalSigstore
 
-from kiln import keyless, keys, signing
-from kiln.attest import dsse
-from kiln.errors import KilnError, SigningKeyError, UsageError, VerificationError
-from kiln.keys import SigningKey
-from kiln.policy import load_policy
-from kiln.rotation import rotate
-from kiln.trust import (
+from kiln.core.errors import KilnError, SigningKeyError, UsageError, VerificationError
+from kiln.signing import dsse, keyless, keys, model_signature
+from kiln.signing.keys import SigningKey
+from kiln.signing.rotation import rotate
+from kiln.signing.trust import (
     MODEL,
     PROVENANCE,
     RELEASE,
@@ -26,6 +24,7 @@ from kiln.trust import (
     trust_in_identity,
     trust_in_key,
 )
+from kiln.signing.trust_file import load_policy
 
 STATEMENT: dict[str, Any] = {
     "_type": "https://in-toto.io/Statement/v1",
@@ -205,7 +204,7 @@ def test_following_a_rotation(folder: Path) -> None:
 def test_a_model_s_signature(folder: Path, mine: SigningKey, theirs: SigningKey) -> None:
     (folder / "toy").mkdir()
     (folder / "toy" / "a").write_text("a")
-    signing.sign_folder(folder / "toy", mine)
+    model_signature.sign_folder(folder / "toy", mine)
     data = (folder / "toy" / "model.sig").read_bytes()
     assert trust_in_key(mine.public_pem).open_model_signature(data, "toy").name == "toy"
     with pytest.raises(VerificationError, match="another key"):

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from toy_project import SEALED
 from toy_release import COMMIT, ToyModel, toy_model
 
-from kiln import __version__, keys
-from kiln.attest.checking import ModelFiles, statement_problems
-from kiln.attest.names import (
+from kiln import __version__
+from kiln.core.digest import canonical_json, sha256_bytes
+from kiln.signing import keys
+from kiln.signing.signer import KeySigner
+from kiln.signing.statement_names import (
     BUILD_TYPE,
     BUILDER_LOCAL,
     PROVENANCE_TYPE,
@@ -30,11 +32,10 @@ from kiln.attest.names import (
     provenance_path,
     result_path,
 )
-from kiln.attest.provenance import builder_of
-from kiln.attest.signer import KeySigner
-from kiln.attest.source_reading import SourceArchive
-from kiln.attest.test_result import test_result_statement as result_statement
-from kiln.digest import canonical_json, sha256_bytes
+from kiln.statements.provenance import builder_of
+from kiln.statements.source_archive_reader import SourceArchive
+from kiln.statements.test_result import test_result_statement as result_statement
+from kiln.statements.verify import ModelFiles, statement_problems
 
 FILE = "toy_float32.tflite"
 ONE, OTHER = provenance_path(FILE), provenance_path("toy_dynamic.tflite")

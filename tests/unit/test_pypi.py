@@ -9,10 +9,10 @@ import pypi_simple
 import pytest
 from local_server import Site, serving
 
-from kiln.errors import DigestMismatchError, RecipeError, SourceUnavailableError
+from kiln.core.errors import DigestMismatchError, RecipeError, SourceUnavailableError
+from kiln.core.store import Store
 from kiln.sources import pypi
 from kiln.sources.pypi import Pin, fetch_lock, read_lock, resolve
-from kiln.store import Store
 
 
 def sha(data: bytes) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from kiln import recipe, recipe_values
-from kiln.digest import sha256_file
-from kiln.errors import RecipeError
+from kiln.core.digest import sha256_file
+from kiln.core.errors import RecipeError
+from kiln.recipes import recipe, values
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
@@ -559,30 +559,30 @@ def test_the_seed_profile_is_never_the_default() -> None:
     ("text", "size"), [("1B", 1), ("2 KiB", 2048), ("1kB", 1000), ("0.5GiB", 2**29), ("3MB", 3e6)]
 )
 def test_sizes(text: str, size: int) -> None:
-    assert recipe_values.parse_size(text) == size
+    assert values.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "5", "GiB", "-1GiB", "0MiB", "1 XB", "1e3MB", "1GiB2"])
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
-        recipe_values.parse_size(text)
+        values.parse_size(text)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30min", 1800), ("90s", 90), ("1h 1min 1s", 3661)])
 def test_durations(text: str, seconds: int) -> None:
-    assert recipe_values.parse_duration(text) == seconds
+    assert values.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "5", "0min", "min", "-1s", "1s1h", "1.5h", "1d"])
 def test_wrong_durations(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
-        recipe_values.parse_duration(text)
+        values.parse_duration(text)
 
 
 def test_the_import_brings_nothing_heavy() -> None:
     heavy = ["model_signing", "sigstore", "docker", "requests", "rich", "cryptography"]
-    code = f"import sys, kiln.recipe; print([m for m in {heavy} if m in sys.modules])"
-    scripts = str(Path(recipe.__file__).parents[1])
+    code = f"import sys, kiln.recipes.recipe; print([m for m in {heavy} if m in sys.modules])"
+    scripts = str(Path(recipe.__file__).parents[2])
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

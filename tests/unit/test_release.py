@@ -20,10 +20,8 @@ import pytest
 from small_disk import make_read_only, small_disk
 from toy_release import ToyModel, toy_model
 
-from kiln import keys, release, release_check, signing
-from kiln.attest.signer import KeySigner
-from kiln.digest import sha256_bytes
-from kiln.errors import (
+from kiln.core.digest import sha256_bytes
+from kiln.core.errors import (
     DiskFullError,
     KilnError,
     SigningKeyError,
@@ -31,8 +29,11 @@ from kiln.errors import (
     UsageError,
     VerificationError,
 )
-from kiln.keys import SigningKey
-from kiln.release_layout import sums
+from kiln.release import publish, verify
+from kiln.release.layout import sums
+from kiln.signing import keys, model_signature
+from kiln.signing.keys import SigningKey
+from kiln.signing.signer import KeySigner
 
 ARTEFACTS = {"float32": bytes(range(256)) * 4, "dynamic": bytes(range(255, -1, -1)) * 2}
 MORE = {"labelmap.txt": "person\ncafé\n".encode(), "previews/cat.jpg": b"\xff\xd8"}
@@ -79,14 +80,14 @@ def finished(
     tmp_path_factory: pytest.TempPathFactory, signer: KeySigner, toy: ToyModel, other: ToyModel
 ) -> Path:
     made = tmp_path_factory.mktemp("release") / "dist"
-    publish(made, "toy", toy, signer)
-    publish(made, "other", other, signer)
-    release.publish_page(made, PAGE, signer)
+    publish_toy(made, "toy", toy, signer)
+    publish_toy(made, "other", other, signer)
+    publish.publish_page(made, PAGE, signer)
     return made
 
 
-def publish(dist: Path, name: str, model: ToyModel, signer: KeySigner) -> bool:
-    return release.publish(dist, name, model.files, signer, model.statements)
+def publish_toy(dist: Path, name: str, model: ToyModel, signer: KeySigner) -> bool:
+    return publish.publish(dist, name, model.files, signer, model.statements)
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def snapshot(folder: Path) -> Snapshot:
 
 def refused(dist: Path, public_pem: bytes) -> VerificationError:
     with pytest.raises(VerificationError) as caught:
-        release_check.verify(dist, public_pem)
+        verify.verify(dist, public_pem)
     assert caught.value.remedy
     return caught.value
 
@@ -121,7 +122,7 @@ def test_a_release_holds_what_was_given_and_verifies(
     source.chmod(0o400)
     old = os.umask(0o077)  # the user's umask must not show in the release
     try:
-        assert release.publish(
+        assert publish.publish(
             tmp_path / "a" / "dist",
             "toy",
             {**toy.files, "toy_float32.tflite": source},
@@ -147,7 +148,7 @@ def test_a_release_holds_what_was_given_and_verifies(
     for path in (dist / "toy").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644)
     assert (dist / "toy" / "toy_float32.tflite").stat().st_nlink == 1, "a copy, not a link"
-    report = release_check.verify(dist, key.public_pem)
+    report = verify.verify(dist, key.public_pem)
     assert report.signers == (f"key {key.key_id[:16]}",)
     (model,) = report.models
     assert model.name == "toy"
@@ -178,8 +179,8 @@ def test_an_identical_release_is_left_alone(dist: Path, signer: KeySigner, toy: 
         return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in [dist, *dist.rglob("*")]}
 
     before = stamps()
-    assert publish(dist, "toy", toy, signer) is False
-    release.refresh_sums(dist, signer)
+    assert publish_toy(dist, "toy", toy, signer) is False
+    publish.refresh_sums(dist, signer)
     assert stamps() == before
 
 
@@ -201,7 +202,7 @@ def test_a_changed_release_replaces_the_folder(
     before = snapshot(dist)
     together: dict[str, bytes | None] = {**toy.files, **change}
     files = {name: data for name, data in together.items() if data is not None}
-    assert release.publish(dist, "toy", files, signer, toy.statements) is True
+    assert publish.publish(dist, "toy", files, signer, toy.statements) is True
     after = snapshot(dist)
     assert snapshot(dist / "toy").keys() == {*files, *toy.statements, "model.sig"}
     # Signatures differ at each signing: what is stated as before was not signed again.
@@ -209,7 +210,7 @@ def test_a_changed_release_replaces_the_folder(
         assert after[path] == before[path]
     assert after["toy/model.sig"] != before["toy/model.sig"]
     assert after["release.sigstore.json"] != before["release.sigstore.json"]
-    release_check.verify(dist, key.public_pem)
+    verify.verify(dist, key.public_pem)
 
 
 def test_a_changed_statement_is_signed_and_no_other(
@@ -218,7 +219,7 @@ def test_a_changed_statement_is_signed_and_no_other(
     before = snapshot(dist / "toy")
     path = "attestations/toy_float32.tflite.provenance.sigstore.json"
     stated = {**toy.statements, path: {**toy.statements[path], "predicate": {}}}
-    assert release.publish(dist, "toy", toy.files, signer, stated) is True
+    assert publish.publish(dist, "toy", toy.files, signer, stated) is True
     after = snapshot(dist / "toy")
     assert {name for name in after if after[name] != before[name]} == {path, "model.sig"}
     assert signer.open_bundle(after[path])["predicate"] == {}
@@ -254,8 +255,8 @@ def test_publishing_again_repairs_a_spoilt_folder(
     spoil: Callable[[Path], object],
 ) -> None:
     spoil(dist)
-    assert publish(dist, "toy", toy, signer) is True
-    release_check.verify(dist, key.public_pem)
+    assert publish_toy(dist, "toy", toy, signer) is True
+    verify.verify(dist, key.public_pem)
 
 
 @pytest.mark.parametrize(
@@ -281,19 +282,19 @@ def test_publishing_again_repairs_what_an_interrupted_run_left(
 ) -> None:
     spoil(dist)
     refused(dist, key.public_pem)
-    assert publish(dist, "toy", toy, signer) is False, "the folder itself was whole"
-    release_check.verify(dist, key.public_pem)
+    assert publish_toy(dist, "toy", toy, signer) is False, "the folder itself was whole"
+    verify.verify(dist, key.public_pem)
 
 
 def test_another_key_signs_anew(dist: Path, tmp_path: Path, toy: ToyModel, other: ToyModel) -> None:
     new = keys.load_or_create_key(tmp_path / "other.pem")
-    assert publish(dist, "toy", toy, KeySigner(new)) is True
+    assert publish_toy(dist, "toy", toy, KeySigner(new)) is True
     message = refused(dist, new.public_pem).message
     assert "other/model.sig: was made with another key" in message
     assert "toy/model.sig" not in message
-    assert publish(dist, "other", other, KeySigner(new)) is True
-    assert release.publish_page(dist, PAGE, KeySigner(new)) is True
-    assert new.key_id[:16] in release_check.verify(dist, new.public_pem).signers[0]
+    assert publish_toy(dist, "other", other, KeySigner(new)) is True
+    assert publish.publish_page(dist, PAGE, KeySigner(new)) is True
+    assert new.key_id[:16] in verify.verify(dist, new.public_pem).signers[0]
 
 
 def test_a_folder_that_is_no_release_is_not_touched(
@@ -304,16 +305,16 @@ def test_a_folder_that_is_no_release_is_not_touched(
     (home / "letters" / "dear.txt").write_text("...")
     before = snapshot(home)
     with pytest.raises(UsageError, match="'letters'"):
-        publish(home, "toy", toy, signer)
+        publish_toy(home, "toy", toy, signer)
     with pytest.raises(UsageError, match="'letters'"):
-        release.check_target(home)
+        publish.check_target(home)
     assert snapshot(home) == before
-    release.check_target(tmp_path / "not there yet")
+    publish.check_target(tmp_path / "not there yet")
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="Not a directory"):
-        release.check_target(tmp_path / "file")
+        publish.check_target(tmp_path / "file")
     with pytest.raises(StoreError, match="file"):
-        publish(tmp_path / "file", "toy", toy, signer)
+        publish_toy(tmp_path / "file", "toy", toy, signer)
 
 
 @pytest.mark.parametrize(
@@ -331,15 +332,15 @@ def test_impossible_names_are_refused(
     tmp_path: Path, signer: KeySigner, model: str, name: str
 ) -> None:
     with pytest.raises(StoreError):
-        release.publish(tmp_path / "dist", model, {name: b""}, signer)
+        publish.publish(tmp_path / "dist", model, {name: b""}, signer)
     with pytest.raises(StoreError):
-        release.publish(tmp_path / "dist", model, {"a": b""}, signer, {name: {}})
+        publish.publish(tmp_path / "dist", model, {"a": b""}, signer, {name: {}})
     assert not (tmp_path / "dist").exists()
 
 
 def test_a_model_without_files_is_refused(tmp_path: Path, signer: KeySigner) -> None:
     with pytest.raises(StoreError, match="no files"):
-        release.publish(tmp_path / "dist", "toy", {}, signer)
+        publish.publish(tmp_path / "dist", "toy", {}, signer)
 
 
 @pytest.mark.parametrize("name", ["-x", "a b", "a/b", "x" * 101, "é"])
@@ -348,7 +349,7 @@ def test_impossible_names_of_releases_are_refused(
 ) -> None:
     monkeypatch.setenv("KILN_RELEASE", name)
     with pytest.raises(UsageError, match="KILN_RELEASE"):
-        release.publish(tmp_path / "dist", "toy", {"a": b""}, signer)
+        publish.publish(tmp_path / "dist", "toy", {"a": b""}, signer)
     assert not (tmp_path / "dist").exists()
 
 
@@ -356,8 +357,8 @@ def test_a_release_has_a_name(
     dist: Path, key: SigningKey, signer: KeySigner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KILN_RELEASE", "v1.2.0")
-    release.refresh_sums(dist, signer)
-    assert release_check.verify(dist, key.public_pem).release == "v1.2.0"
+    publish.refresh_sums(dist, signer)
+    assert verify.verify(dist, key.public_pem).release == "v1.2.0"
 
 
 def test_a_failed_publish_leaves_the_release_as_it_was(
@@ -365,9 +366,9 @@ def test_a_failed_publish_leaves_the_release_as_it_was(
 ) -> None:
     before = snapshot(dist)
     with pytest.raises(StoreError, match="no-such-blob"):
-        release.publish(dist, "toy", {**toy.files, "x": dist.parent / "no-such-blob"}, signer)
+        publish.publish(dist, "toy", {**toy.files, "x": dist.parent / "no-such-blob"}, signer)
     assert snapshot(dist) == before
-    release_check.verify(dist, key.public_pem)
+    verify.verify(dist, key.public_pem)
 
 
 def test_a_file_with_another_content_than_its_digest_s_is_not_signed(
@@ -376,18 +377,18 @@ def test_a_file_with_another_content_than_its_digest_s_is_not_signed(
     before = snapshot(dist)
     path = dist.parent / "blob"
     path.write_bytes(b"what it was")
-    pinned = release.Pinned(path, sha256_bytes(b"what it was"))
+    pinned = publish.Pinned(path, sha256_bytes(b"what it was"))
     path.write_bytes(b"what it is.")
     with pytest.raises(StoreError, match=f"labelmap.txt.*{pinned.sha256}"):
-        release.publish(dist, "toy", {**toy.files, "labelmap.txt": pinned}, signer)
+        publish.publish(dist, "toy", {**toy.files, "labelmap.txt": pinned}, signer)
     assert snapshot(dist) == before
     path.write_bytes(b"what it was")
     files = {**toy.files, "labelmap.txt": pinned}
-    assert release.publish(dist, "toy", files, signer, toy.statements)
+    assert publish.publish(dist, "toy", files, signer, toy.statements)
     assert (dist / "toy" / "labelmap.txt").read_bytes() == b"what it was"
-    release_check.verify(dist, key.public_pem)
+    verify.verify(dist, key.public_pem)
     path.unlink()  # a release that is so already needs no look at it
-    assert not release.publish(dist, "toy", files, signer, toy.statements)
+    assert not publish.publish(dist, "toy", files, signer, toy.statements)
 
 
 def test_a_read_only_dist_is_called_so(
@@ -397,11 +398,11 @@ def test_a_read_only_dist_is_called_so(
         there = Path(shutil.copytree(dist, disk / "dist"))
         make_read_only(disk)
         # What is published already needs no writing.
-        assert release.publish(there, "toy", toy.files, signer, toy.statements) is False
+        assert publish.publish(there, "toy", toy.files, signer, toy.statements) is False
         for write in (
-            lambda: release.publish(there, "toy", {**toy.files, "more": b"x"}, signer),
-            lambda: release.publish(disk / "new", "toy", toy.files, signer),
-            lambda: release.publish_page(there, {"index.html": b"another"}, signer),
+            lambda: publish.publish(there, "toy", {**toy.files, "more": b"x"}, signer),
+            lambda: publish.publish(disk / "new", "toy", toy.files, signer),
+            lambda: publish.publish_page(there, {"index.html": b"another"}, signer),
         ):
             with pytest.raises(StoreError, match="Read-only file system") as caught:
                 write()
@@ -416,9 +417,9 @@ def test_a_dist_that_can_hold_no_more_files(
         there = Path(shutil.copytree(dist, disk / "dist"))
         more = {f"more/{number}": b"x" for number in range(40)}
         with pytest.raises(DiskFullError, match="no free inodes"):
-            release.publish(there, "toy", {**toy.files, **more}, signer, toy.statements)
+            publish.publish(there, "toy", {**toy.files, **more}, signer, toy.statements)
         assert snapshot(there) == before
-        release_check.verify(there, key.public_pem)
+        verify.verify(there, key.public_pem)
 
 
 def _limited_publish(dist: Path, signer: KeySigner, out: object) -> None:
@@ -427,7 +428,7 @@ def _limited_publish(dist: Path, signer: KeySigner, out: object) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
     try:
-        release.publish(dist, "toy", {"a": b"", "big": b"x" * 100_000}, signer)
+        publish.publish(dist, "toy", {"a": b"", "big": b"x" * 100_000}, signer)
         out.put("published")  # type: ignore[attr-defined]
     except KilnError as error:
         out.put(f"{type(error).__name__}: {error.message}")  # type: ignore[attr-defined]
@@ -462,19 +463,19 @@ def test_a_full_disk_has_its_own_error(
 
     monkeypatch.setattr(Path, "write_bytes", to_full_device)
     with pytest.raises(DiskFullError):
-        publish(tmp_path / "dist", "toy", toy, signer)
+        publish_toy(tmp_path / "dist", "toy", toy, signer)
     monkeypatch.undo()
     assert snapshot(tmp_path / "dist") == {}
-    publish(tmp_path / "dist", "toy", toy, signer)
-    release_check.verify(tmp_path / "dist", key.public_pem)
+    publish_toy(tmp_path / "dist", "toy", toy, signer)
+    verify.verify(tmp_path / "dist", key.public_pem)
 
 
 def _publish(dist: Path, name: str, files: dict[str, bytes], signer: KeySigner) -> None:
-    release.publish(dist, name, files, signer)
+    publish.publish(dist, name, files, signer)
 
 
 def _publish_toy(dist: Path, name: str, model: ToyModel, signer: KeySigner) -> None:
-    publish(dist, name, model, signer)
+    publish_toy(dist, name, model, signer)
 
 
 def test_processes_that_publish_at_once_leave_a_whole_release(
@@ -492,7 +493,7 @@ def test_processes_that_publish_at_once_leave_a_whole_release(
     for child in children:
         child.join(60)
         assert child.exitcode == 0
-    assert [model.name for model in release_check.verify(dist, key.public_pem).models] == [
+    assert [model.name for model in verify.verify(dist, key.public_pem).models] == [
         "m0",
         "m1",
         "m2",
@@ -503,11 +504,13 @@ def test_a_killed_publish_never_shows_half_a_model(
     dist: Path, key: SigningKey, signer: KeySigner, toy: ToyModel
 ) -> None:
     rng = random.Random(7)
-    signing.sign_folder(dist / "toy", key)  # so that the children need not import the library
+    model_signature.sign_folder(
+        dist / "toy", key
+    )  # so that the children need not import the library
     context = multiprocessing.get_context("fork")
     versions = [{"a": bytes([n]) * 2_000_000, "b": bytes([n])} for n in range(2)]
     started = time.monotonic()
-    release.publish(dist, "toy", versions[0], signer)
+    publish.publish(dist, "toy", versions[0], signer)
     took = time.monotonic() - started
     killed = 0
     for attempt in range(24):
@@ -519,12 +522,12 @@ def test_a_killed_publish_never_shows_half_a_model(
         os.kill(child.pid, signal.SIGKILL)
         child.join(60)
         killed += child.exitcode == -signal.SIGKILL
-        signing.verify_folder(dist / "toy", key.public_pem)
+        model_signature.verify_folder(dist / "toy", key.public_pem)
         shown = {name: data for name, data in snapshot(dist / "toy").items() if name != "model.sig"}
         assert shown in versions
     assert killed >= 4, "too fast to be killed: the test proves nothing"
-    publish(dist, "toy", toy, signer)
-    release_check.verify(dist, key.public_pem)
+    publish_toy(dist, "toy", toy, signer)
+    verify.verify(dist, key.public_pem)
     assert not [path.name for path in dist.iterdir() if path.name.startswith(".")]
 
 
@@ -674,7 +677,7 @@ def test_every_byte_of_the_small_files_counts(dist: Path, key: SigningKey, name:
         (dist / name).write_bytes(changed)
         assert name in refused(dist, key.public_pem).message
     (dist / name).write_bytes(data)
-    release_check.verify(dist, key.public_pem)
+    verify.verify(dist, key.public_pem)
 
 
 def sum_again(dist: Path) -> None:
@@ -715,7 +718,7 @@ def test_a_model_that_was_taken_away_is_missed(dist: Path, key: SigningKey) -> N
 def test_a_statement_about_another_release_is_none_about_this_one(
     dist: Path, key: SigningKey, signer: KeySigner, tmp_path: Path, toy: ToyModel
 ) -> None:
-    publish(tmp_path / "earlier", "toy", toy, signer)
+    publish_toy(tmp_path / "earlier", "toy", toy, signer)
     shutil.copy(tmp_path / "earlier" / "release.sigstore.json", dist)
     message = refused(dist, key.public_pem).message
     assert "other/model.sig: was added: release.sigstore.json does not know it" in message
@@ -731,7 +734,7 @@ def test_an_older_model_in_a_newer_release_is_found(
 ) -> None:
     """Every byte is signed by the trusted key, but not as this release."""
     older = toy_model(tmp_path / "older", "toy", {**ARTEFACTS, "float32": b"older"})
-    publish(tmp_path / "earlier", "toy", older, signer)
+    publish_toy(tmp_path / "earlier", "toy", older, signer)
     shutil.rmtree(dist / "toy")
     shutil.copytree(tmp_path / "earlier" / "toy", dist / "toy")
     sum_again(dist)
@@ -755,9 +758,9 @@ def test_a_release_signed_wholly_by_someone_else_is_refused(
 ) -> None:
     stranger = keys.load_or_create_key(tmp_path / "stranger.pem")
     evil = toy_model(tmp_path / "evil", "toy", {"float32": b"evil"})
-    publish(dist, "toy", evil, KeySigner(stranger))
-    publish(dist, "other", other, KeySigner(stranger))
-    release_check.verify(dist, stranger.public_pem)
+    publish_toy(dist, "toy", evil, KeySigner(stranger))
+    publish_toy(dist, "other", other, KeySigner(stranger))
+    verify.verify(dist, stranger.public_pem)
     error = refused(dist, key.public_pem)
     assert "signed by another key" in error.message
     assert stranger.key_id[:16] in error.message
@@ -813,13 +816,13 @@ def test_control_characters_do_not_reach_the_terminal(dist: Path, key: SigningKe
 
 def test_a_bad_trusted_key_is_the_keys_fault(dist: Path) -> None:
     with pytest.raises(SigningKeyError):
-        release_check.verify(dist, b"junk")
+        verify.verify(dist, b"junk")
 
 
 def test_verifying_works_on_a_folder_nobody_may_write(dist: Path, key: SigningKey) -> None:
     for path in [*dist.rglob("*"), dist]:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    release_check.verify(dist, key.public_pem)
+    verify.verify(dist, key.public_pem)
     for path in [dist, *dist.rglob("*")]:
         path.chmod(0o755)
 
@@ -829,12 +832,12 @@ def test_verifying_works_on_a_folder_nobody_may_write(dist: Path, key: SigningKe
 
 def test_the_page_is_written_once(dist: Path, key: SigningKey, signer: KeySigner) -> None:
     before = snapshot(dist)
-    assert not release.publish_page(dist, PAGE, signer)
+    assert not publish.publish_page(dist, PAGE, signer)
     assert snapshot(dist) == before
     alone = {"index.html": b"<!doctype html><title>Other</title>"}
-    assert release.publish_page(dist, alone, signer)
+    assert publish.publish_page(dist, alone, signer)
     assert not (dist / "latency.json").exists()
-    release_check.verify(dist, key.public_pem)
+    verify.verify(dist, key.public_pem)
 
 
 @pytest.mark.parametrize("name", [*PAGE, "release.sigstore.json"])
@@ -855,10 +858,10 @@ def test_what_somebody_else_wrote_is_never_signed(
 ) -> None:
     """The release's statement is made anew at each build: over what lies there, but not blindly."""
     (dist / name).write_bytes(b"<script>evil()</script>")
-    publish(dist, "toy", toy, signer)
+    publish_toy(dist, "toy", toy, signer)
     assert not (dist / name).exists()
     assert (dist / ({"index.html", "latency.json"} - {name}).pop()).exists()
-    release_check.verify(dist, key.public_pem)
+    verify.verify(dist, key.public_pem)
 
 
 def test_a_release_without_a_page_is_one_too(
@@ -866,8 +869,8 @@ def test_a_release_without_a_page_is_one_too(
 ) -> None:
     for name in PAGE:
         (dist / name).unlink()
-    release.refresh_sums(dist, signer)
-    release_check.verify(dist, key.public_pem)
+    publish.refresh_sums(dist, signer)
+    verify.verify(dist, key.public_pem)
 
 
 @pytest.fixture
@@ -890,23 +893,23 @@ def test_an_old_release_becomes_a_new_one(
     message = refused(old, key.public_pem).message
     assert "page.sig: does not belong to a release" in message
     assert "release.sigstore.json: is missing" in message
-    release.check_target(old)
-    assert publish(old, "toy", toy, signer) is False
+    publish.check_target(old)
+    assert publish_toy(old, "toy", toy, signer) is False
     assert not (old / "page.sig").exists()
     assert {name: (old / name).read_bytes() for name in PAGE} == PAGE
-    release_check.verify(old, key.public_pem)
+    verify.verify(old, key.public_pem)
 
 
 def test_of_an_old_release_only_what_was_signed_stays(
     old: Path, key: SigningKey, signer: KeySigner
 ) -> None:
     (old / "index.html").write_text("other")
-    release.refresh_sums(old, signer)
+    publish.refresh_sums(old, signer)
     assert sorted(path.name for path in old.iterdir() if path.is_file()) == [
         *("SHA256SUMS", "accuracy.json", "kiln.pub", "latency.json", "release.sigstore.json")
     ]
     shutil.copy(old / "toy" / "model.sig", old / "page.sig")  # a signature, but of no page
     (old / "release.sigstore.json").unlink()
-    release.refresh_sums(old, signer)
+    publish.refresh_sums(old, signer)
     assert not (old / "latency.json").exists()
-    release_check.verify(old, key.public_pem)
+    verify.verify(old, key.public_pem)

@@ -8,12 +8,8 @@ from typing import Any
 
 import pytest
 
-from kiln.attest.release_statement import (
-    read_release,
-    release_id,
-    release_statement,
-)
-from kiln.errors import UsageError, VerificationError
+from kiln.core.errors import UsageError, VerificationError
+from kiln.statements.release_statement import read_release, release_id, release_statement
 
 DIGESTS = {"toy/b": "1" * 64, "SHA256SUMS": "2" * 64, "toy/a": "3" * 64}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kiln.attest import repository
-from kiln.attest.repository import public_address, repository_of
+from kiln.statements import repository
+from kiln.statements.repository import public_address, repository_of
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 

@@ -33,9 +33,9 @@ from toy_reproduce import (
 from kiln.bundle.contents import Contents
 from kiln.bundle.needs import needs_of
 from kiln.bundle.writing import write
-from kiln.cli_reproduce import _judge, reproduce
-from kiln.digest import sha256_bytes, sha256_file
-from kiln.errors import (
+from kiln.cli.reproduce import _judge, reproduce
+from kiln.core.digest import sha256_bytes, sha256_file
+from kiln.core.errors import (
     CannotReproduceError,
     EngineUnavailableError,
     ImageMismatchError,
@@ -43,14 +43,14 @@ from kiln.errors import (
     UsageError,
     VerificationError,
 )
-from kiln.limits import Limits, Outcome
+from kiln.core.store import Blob, StageResult, Store
 from kiln.reproduce.inputs import Inputs
 from kiln.reproduce.merging import merge
 from kiln.reproduce.recorded import Archive, Recorded, read
 from kiln.reproduce.targets import chosen, recorded_in
 from kiln.reproduce.verdict import Verdict, suspects
+from kiln.running.limits import Limits, Outcome
 from kiln.sources.http import make_session
-from kiln.store import Blob, StageResult, Store
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from reproducibility import BEGIN, END, Matrix, Row, tell, write_documentation
 from variations import bringing
 from variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
 
-from kiln.errors import UsageError, VerificationError
+from kiln.core.errors import UsageError, VerificationError
+from kiln.core.project import Project
+from kiln.core.store import Store
 from kiln.images.lock import read_lock
-from kiln.project import Project
-from kiln.store import Store
 
 ROOT = Path(__file__).parents[2]
 ODD = Circumstance("odd", "something is odd")

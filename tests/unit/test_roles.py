@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stages import roles, tflite_model
-from stages.failures import StageError
+from stages.protocol.failures import StageError
+from stages.tflite import output_roles, tflite_model
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -19,7 +19,7 @@ def with_outputs(source: tflite_model.Model, outputs: list[int]) -> tflite_model
     return replace(source, subgraphs=(replace(source.graph, outputs=tuple(outputs)),))
 
 
-def by_signature(found: dict[str, roles.Output]) -> dict[str, str]:
+def by_signature(found: dict[str, output_roles.Output]) -> dict[str, str]:
     return {role: output.signature_name for role, output in found.items()}
 
 
@@ -34,16 +34,16 @@ def test_roles_follow_the_tensors_whatever_the_order(name: str, architecture: st
     source = model(name)
     order = list(source.graph.outputs)
     for outputs in (order, order[::-1], sorted(order), order[2:] + order[:2]):
-        found = roles.derive(with_outputs(source, outputs), architecture)
-        assert list(found) == list(roles.ROLES)
+        found = output_roles.derive(with_outputs(source, outputs), architecture)
+        assert list(found) == list(output_roles.ROLES)
         assert by_signature(found) == EXPORTED
         assert all(outputs[output.position] == output.tensor for output in found.values())
 
 
 def test_without_a_signature() -> None:
     source = replace(model("toy_centernet"), signatures=())
-    expected = roles.derive(model("toy_centernet"), "centernet")
-    found = roles.derive(source, "centernet")
+    expected = output_roles.derive(model("toy_centernet"), "centernet")
+    found = output_roles.derive(source, "centernet")
     assert {role: output.tensor for role, output in found.items()} == {
         role: output.tensor for role, output in expected.items()
     }
@@ -56,7 +56,7 @@ def test_contradicting_numbering_is_refused() -> None:
     outputs["output_1"], outputs["output_2"] = outputs["output_2"], outputs["output_1"]
     swapped = replace(source, signatures=(replace(signature, outputs=outputs),))
     with pytest.raises(StageError, match="looks like the"):
-        roles.derive(swapped, "centernet")
+        output_roles.derive(swapped, "centernet")
 
 
 def test_numbering_decides_where_nothing_is_cast() -> None:
@@ -66,15 +66,15 @@ def test_numbering_decides_where_nothing_is_cast() -> None:
         for operator in source.graph.operators
     )
     blind = replace(source, subgraphs=(replace(source.graph, operators=operators),))
-    assert by_signature(roles.derive(blind, "centernet")) == EXPORTED
+    assert by_signature(output_roles.derive(blind, "centernet")) == EXPORTED
     with pytest.raises(StageError, match="cannot be told apart"):
-        roles.derive(replace(blind, signatures=()), "centernet")
+        output_roles.derive(replace(blind, signatures=()), "centernet")
 
 
 def test_chosen_names() -> None:
     source = model("toy_centernet")
-    tensor = roles.derive(source, "centernet")["count"].name
-    found = roles.derive(source, "centernet", {**EXPORTED, "count": tensor})
+    tensor = output_roles.derive(source, "centernet")["count"].name
+    found = output_roles.derive(source, "centernet", {**EXPORTED, "count": tensor})
     assert by_signature(found) == EXPORTED
     for chosen in (
         {"boxes": "output_3"},
@@ -83,7 +83,7 @@ def test_chosen_names() -> None:
         {**EXPORTED, "masks": "output_0"},
     ):
         with pytest.raises(StageError) as caught:
-            roles.derive(source, "centernet", chosen)
+            output_roles.derive(source, "centernet", chosen)
         assert caught.value.kind == "unsupported-model"
 
 
@@ -99,6 +99,6 @@ def test_unfitting_graphs() -> None:
         (with_outputs(ssd, [0, *ssd.graph.outputs[1:]]), "ssd"),
     ):
         with pytest.raises(StageError) as caught:
-            roles.derive(unfit, architecture)
+            output_roles.derive(unfit, architecture)
         assert caught.value.kind == "unsupported-model"
         assert caught.value.remedy

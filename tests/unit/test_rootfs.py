@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_packages import ar, tar_xz
 
-from kiln.errors import ArchiveError
+from kiln.core.errors import ArchiveError
 from kiln.images.rootfs import build_rootfs
 
 EPOCH = 1735689600

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from kiln import keys
-from kiln.attest import dsse
-from kiln.cli_keys import keys_group
-from kiln.errors import KilnError, SigningKeyError, UsageError, VerificationError
-from kiln.rotation import PREDICATE_TYPE, fingerprint, follow, rotate, rotation_statement
+from kiln.cli.keys import keys_group
+from kiln.core.errors import KilnError, SigningKeyError, UsageError, VerificationError
+from kiln.signing import dsse, keys
+from kiln.signing.rotation import PREDICATE_TYPE, fingerprint, follow, rotate, rotation_statement
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +173,7 @@ def on_a_terminal(home: Path, arguments: list[str], answers: list[str]) -> str:
     """Run ``kiln`` on a terminal of its own and answer each question; what it showed."""
     child, terminal = pty.fork()
     if child == 0:
-        scripts = str(Path(keys.__file__).parents[1])
+        scripts = str(Path(keys.__file__).parents[2])
         environment = {"PYTHONPATH": scripts, "XDG_CONFIG_HOME": str(home), "HOME": str(home)}
         os.execve(sys.executable, [sys.executable, "-m", "kiln.cli", *arguments], environment)
     shown = b""

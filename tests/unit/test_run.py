@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 from test_plan import recipe
 
-from kiln.digest import sha256_bytes
-from kiln.engine import Limits, Outcome
-from kiln.errors import (
+from kiln.core.digest import sha256_bytes
+from kiln.core.errors import (
     DigestMismatchError,
     DiskFullError,
     KilnError,
@@ -28,10 +27,11 @@ from kiln.errors import (
     StageOutputError,
     StageTimeoutError,
 )
-from kiln.plan import Files, Plan, Sources, make_plan
-from kiln.run import Runner, limits_of
-from kiln.steps import lone_step
-from kiln.store import StageResult, Store
+from kiln.core.store import StageResult, Store
+from kiln.recipes.plan import Files, Plan, Sources, make_plan
+from kiln.recipes.steps import lone_step
+from kiln.running.engine import Limits, Outcome
+from kiln.running.local import Runner, limits_of
 
 OK = Outcome(0, False, False, "")
 
@@ -166,7 +166,7 @@ class Bench:
         self.store.put_result(StageResult(step.key, step.stage, blobs, facts))
 
     def _blob(self, data: bytes) -> Any:
-        from kiln.store import Blob
+        from kiln.core.store import Blob
 
         return Blob(self.store.add_bytes(data), len(data))
 
@@ -214,7 +214,7 @@ def test_a_first_run_is_one_container_with_everything(tmp_path: Path) -> None:
 
 def test_the_stage_package_reads_the_very_request_that_the_driver_writes(tmp_path: Path) -> None:
     """Two packages that never import each other agree about one file."""
-    from stages import request
+    from stages.protocol import request
 
     def play(container: Container) -> None:
         found = request.load(container.inputs / "request.json")

@@ -13,9 +13,11 @@ import runtime_pythons
 from PIL import Image
 from runtime_pythons import FIXTURES
 
-from kiln import outside, runtimes
-from kiln.errors import UsageError
-from stages import detector, packed, pixels
+from kiln.checks import runtimes, worker_process
+from kiln.core.errors import UsageError
+from stages.detect import detector
+from stages.files import pixels
+from stages.tflite import packed_files
 
 pytest.importorskip("ai_edge_litert")
 
@@ -307,16 +309,16 @@ def test_which_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "docker").mkdir()
     (tmp_path / "docker" / "images.toml").touch()
     monkeypatch.setenv("KILN_PROJECT", str(tmp_path))
-    monkeypatch.delenv(outside.PYTHON_VARIABLE, raising=False)
-    assert str(outside.python()) == runtime_pythons.sys.executable
+    monkeypatch.delenv(worker_process.PYTHON_VARIABLE, raising=False)
+    assert str(worker_process.python()) == runtime_pythons.sys.executable
     ours = tmp_path / ".venv-runtimes" / "bin" / "python"
     ours.parent.mkdir(parents=True)
     ours.touch()
-    assert outside.python() == ours
+    assert worker_process.python() == ours
     for wrong in (ours, tmp_path, tmp_path / "nothing"):  # not executable, a folder, not there
-        monkeypatch.setenv(outside.PYTHON_VARIABLE, str(wrong))
+        monkeypatch.setenv(worker_process.PYTHON_VARIABLE, str(wrong))
         with pytest.raises(UsageError, match="cannot be run"):
-            outside.python()
+            worker_process.python()
 
 
 def test_an_interpreter_that_is_none(
@@ -365,7 +367,7 @@ def test_wrong_normalisation_fails_in_mediapipe(
 def test_mediapipe_refuses_in_its_own_words(
     check: Check, images: dict[str, Path], tmp_path: Path, mediapipe: None
 ) -> None:
-    bare, _ = packed.split((FIXTURES / "toy_ssd_annotated.tflite").read_bytes())
+    bare, _ = packed_files.split((FIXTURES / "toy_ssd_annotated.tflite").read_bytes())
     models = {"bare": tmp_path / "bare.tflite", **toys("toy_ssd")}
     models["bare"].write_bytes(bare)  # the label file is declared, but not there
     nothing: dict[str, Any] = {name: [] for name in images}

@@ -14,8 +14,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from stages import labelmap
-from stages.tflite_model import read
+from stages.files import labelmap
+from stages.tflite.tflite_model import read
 
 SAMPLES = Path(__file__).parents[2] / "models" / "samples"
 MODEL = SAMPLES / "ssd_mobilenet_v2_oidv4"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from test_local import CONFIG, LABELS, save
 
-from kiln.cli_convert import _numbers
-from kiln.convert import Given, recipe_text, settle
-from kiln.errors import (
+from kiln.building.from_training import Given, recipe_text, settle
+from kiln.cli.convert import _numbers
+from kiln.core.errors import (
     CheckpointError,
     DigestMismatchError,
     KilnError,
@@ -20,11 +20,11 @@ from kiln.errors import (
     RecipeError,
     UsageError,
 )
-from kiln.plan import Fact, Files, Output, Plan, Sources, make_plan
-from kiln.recipe import Recipe, SavedModelSource, load
+from kiln.core.store import Store
+from kiln.recipes.plan import Fact, Files, Output, Plan, Sources, make_plan
+from kiln.recipes.recipe import Recipe, SavedModelSource, load
 from kiln.sources.model import acquire, source_at_hand
 from kiln.sources.saved_model import find_saved_model
-from kiln.store import Store
 
 SSD = b"... TFLite_Detection_PostProcess ..."
 FACTS = '{"normalization": {"mean": [0, 0, 0], "std": [1, 1, 1]}}'

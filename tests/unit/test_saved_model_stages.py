@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.failures import StageError
-from stages.gates import Gate
-from stages.normalizations import Normalization, three
-from stages.said_normalization import confirmed, examine
-from stages.saved_model import _normalization, _num_classes, _read
-from stages.saved_model_detector import decode, select
-from stages.saved_model_graph import Postprocess, SavedGraph
-from stages.saved_model_statistics import divergence
+from stages.files.normalizations import Normalization, three
+from stages.gates.gate import Gate
+from stages.gates.stated_normalization import confirmed, examine
+from stages.protocol.failures import StageError
+from stages.saved.saved_model_detector import decode, select
+from stages.saved.saved_model_graph import Postprocess, SavedGraph
+from stages.saved.saved_model_statistics import divergence
+from stages.steps.saved_model import _normalization, _num_classes, _read
 
 SCALES = (10.0, 10.0, 5.0, 5.0)
 

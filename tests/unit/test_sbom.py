@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name
 from toy_offline import DEBS, Ended, Offline, kiln, make_offline
 from toy_packages import debian_package, wheel
 
-from kiln.digest import sha256_bytes
-from kiln.errors import ArchiveError, ImageMismatchError
+from kiln.core.digest import sha256_bytes
+from kiln.core.errors import ArchiveError, ImageMismatchError
 from kiln.images.definition import load, recipe_digest
 from kiln.images.lock import read_lock
 from kiln.images.package_facts import debian_facts, python_facts

@@ -7,10 +7,10 @@ from dataclasses import astuple
 
 import pytest
 
-from kiln import scoring
-from kiln.coco import Annotated, Picture
-from kiln.errors import ImageSetError, UsageError
-from kiln.scoring import Detection, Scores
+from kiln.core.errors import ImageSetError, UsageError
+from kiln.measure import scoring
+from kiln.measure.coco import Annotated, Picture
+from kiln.measure.scoring import Detection, Scores
 
 PICTURE = Picture(5, "a.jpg", 200, 100)
 CAT = 17

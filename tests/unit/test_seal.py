@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiln.errors import ImageBuildError
+from kiln.core.errors import ImageBuildError
 from kiln.images.seal import (
     FileFact,
     Sealed,

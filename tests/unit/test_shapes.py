@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scenes
 
-from stages import pixels
+from stages.files import pixels
 
 SAMPLES = Path(__file__).parents[2] / "models" / "samples"
 PICTURES = pixels.list_images(SAMPLES / "shapes")

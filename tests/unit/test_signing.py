@@ -26,11 +26,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from kiln import keys, signing
-from kiln.attest import dsse
-from kiln.attest.release_statement import release_statement
-from kiln.errors import StoreError, VerificationError
-from kiln.keys import SigningKey
+from kiln.core.errors import StoreError, VerificationError
+from kiln.signing import dsse, keys, model_signature
+from kiln.signing.keys import SigningKey
+from kiln.statements.release_statement import release_statement
 
 Change = Callable[[Path], object]
 
@@ -47,13 +46,13 @@ def folder(tmp_path: Path, key: SigningKey) -> Path:
     (made / "toy_float32.tflite").write_bytes(bytes(range(256)) * 40)
     (made / "labelmap.txt").write_text("person\n")
     (made / "sub" / "notes.json").write_text("{}")
-    signing.sign_folder(made, key)
+    model_signature.sign_folder(made, key)
     return made
 
 
 def refused(folder: Path, public_pem: bytes) -> str:
     with pytest.raises(VerificationError) as caught:
-        signing.verify_folder(folder, public_pem)
+        model_signature.verify_folder(folder, public_pem)
     assert caught.value.remedy
     return caught.value.message
 
@@ -71,14 +70,14 @@ def model_signing(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_was_signed_verifies(folder: Path, key: SigningKey) -> None:
-    signing.verify_folder(folder, key.public_pem)
-    signed = signing.read_signature((folder / "model.sig").read_bytes(), key.public_pem)
+    model_signature.verify_folder(folder, key.public_pem)
+    signed = model_signature.read_signature((folder / "model.sig").read_bytes(), key.public_pem)
     assert signed.name == "toy"
     assert set(signed.digests) == {"labelmap.txt", "sub/notes.json", "toy_float32.tflite"}
     before = sorted(folder.rglob("*"))
-    signing.sign_folder(folder, key)  # signing again replaces
+    model_signature.sign_folder(folder, key)  # signing again replaces
     assert sorted(folder.rglob("*")) == before
-    signing.verify_folder(folder, key.public_pem)
+    model_signature.verify_folder(folder, key.public_pem)
 
 
 def test_the_librarys_own_program_verifies_it(folder: Path, key: SigningKey) -> None:
@@ -100,7 +99,7 @@ def test_what_the_librarys_own_program_signed_verifies_here(folder: Path, key: S
         *("--private_key", key.private_path),
     )
     assert made.returncode == 0, made.stdout + made.stderr
-    signing.verify_folder(folder, key.public_pem)
+    model_signature.verify_folder(folder, key.public_pem)
 
 
 @pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP521R1()])
@@ -117,8 +116,8 @@ def test_the_larger_curves_and_locked_keys(
     monkeypatch.setenv(keys.KEY_VARIABLE, str(place))
     monkeypatch.setenv(keys.PASSWORD_VARIABLE, "secret")
     other = keys.load_or_create_key()
-    signing.sign_folder(folder, other)
-    signing.verify_folder(folder, other.public_pem)
+    model_signature.sign_folder(folder, other)
+    model_signature.verify_folder(folder, other.public_pem)
     public = tmp_path / "other.pub"
     public.write_bytes(other.public_pem)
     run = model_signing(
@@ -195,7 +194,7 @@ def forge(
 
 def test_forging_helper_makes_valid_signatures(folder: Path, key: SigningKey) -> None:
     forge(folder, key, lambda statement: None, signed=True)
-    signing.verify_folder(folder, key.public_pem)
+    model_signature.verify_folder(folder, key.public_pem)
 
 
 def test_a_changed_statement_is_no_longer_signed(folder: Path, key: SigningKey) -> None:
@@ -235,15 +234,15 @@ def test_what_cannot_be_covered_is_not_signed(folder: Path, key: SigningKey) -> 
     (folder / "link").symlink_to("labelmap.txt")
     before = (folder / "model.sig").read_bytes()
     with pytest.raises(StoreError, match="link is a symbolic link"):
-        signing.sign_folder(folder, key)
+        model_signature.sign_folder(folder, key)
     assert (folder / "model.sig").read_bytes() == before
     with pytest.raises(StoreError, match="nowhere"):
-        signing.sign_folder(folder / "nowhere", key)
+        model_signature.sign_folder(folder / "nowhere", key)
 
 
 def test_the_slow_library_is_imported_only_to_sign() -> None:
-    code = "import sys, kiln.release; print('model_signing' in sys.modules)"
-    scripts = str(Path(signing.__file__).parents[1])
+    code = "import sys, kiln.release.publish; print('model_signing' in sys.modules)"
+    scripts = str(Path(model_signature.__file__).parents[2])
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -286,8 +285,8 @@ def test_the_librarys_signatures_are_given_that_form(
 ) -> None:
     mine = key_on(curve, tmp_path / "key.pem")
     for _ in range(6):
-        signing.sign_folder(folder, mine)
-        signing.verify_folder(folder, mine.public_pem)
+        model_signature.sign_folder(folder, mine)
+        model_signature.verify_folder(folder, mine.public_pem)
         bundle = json.loads((folder / "model.sig").read_bytes())
         (signature,) = bundle["dsseEnvelope"]["signatures"]
         _, s = decode_dss_signature(base64.b64decode(signature["sig"]))

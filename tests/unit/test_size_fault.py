@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.detection_model import size_fault
+from stages.odapi.detection_model import size_fault
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_project import add_recipe, make_project
 
-from kiln.attest.source_archive import (
-    MAX_TEXT,
-    archived_recipe_path,
-    source_archive,
-)
-from kiln.attest.source_reading import SourceArchive
-from kiln.digest import sha256_bytes, tree_digest
-from kiln.errors import RecipeError, StoreError, VerificationError
-from kiln.project import Project
+from kiln.core.digest import sha256_bytes, tree_digest
+from kiln.core.errors import RecipeError, StoreError, VerificationError
+from kiln.core.project import Project
+from kiln.statements.source_archive import MAX_TEXT, archived_recipe_path, source_archive
+from kiln.statements.source_archive_reader import SourceArchive
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +28,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def project(tmp_path: Path) -> Project:
     made = make_project(tmp_path / "project")
     add_recipe(made, "toy")
-    for name in ("scripts/kiln/build.py", "Makefile", "LICENSE", "NOTICE", "pyproject.toml"):
+    for name in (
+        "scripts/kiln/building/build.py",
+        "Makefile",
+        "LICENSE",
+        "NOTICE",
+        "pyproject.toml",
+    ):
         path = made.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
@@ -71,7 +73,7 @@ def test_what_is_in_it(project: Project) -> None:
         "models/toy/recipe.toml",
         "pyproject.toml",
         "scripts/kiln.sh",
-        "scripts/kiln/build.py",
+        "scripts/kiln/building/build.py",
     ]
     assert got.executable == {"scripts/kiln.sh"}
     for path, content in got.files.items():

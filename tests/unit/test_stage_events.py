@@ -1,4 +1,4 @@
-"""kiln.stage_events: what a container says is read as a network protocol."""
+"""kiln.running.stage_events: what a container says is read as a network protocol."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiln import stage_events
-from kiln.stage_events import EventReader, ProtocolError, StageEvent
+from kiln.running import stage_events
+from kiln.running.stage_events import EventReader, ProtocolError, StageEvent
 
 
 def reader(found: list[StageEvent]) -> EventReader:
@@ -123,6 +123,6 @@ def test_text_cannot_steer_who_shows_it(text: str) -> None:
 
 
 def test_what_a_stage_may_report_is_what_its_code_knows() -> None:
-    from stages.failures import KINDS
+    from stages.protocol.failures import KINDS
 
     assert stage_events.REPORTABLE == KINDS

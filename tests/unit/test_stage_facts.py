@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from test_stage_runner import Machine
 
-from stages.failures import StageError
-from stages.request import facts_as_params, load
+from stages.protocol.failures import StageError
+from stages.protocol.request import facts_as_params, load
 
 GIVES = {"id": "gives", "stage": "good", "params": {"n": 21}}
 

@@ -1,4 +1,4 @@
-"""kiln.stage_output: files of a stage's are taken by descriptor, and nothing else is."""
+"""kiln.running.stage_output: files of a stage's are taken by descriptor, and nothing else is."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from kiln.errors import DiskFullError, StageOutputError
-from kiln.files import remove
-from kiln.limits import Limits
-from kiln.stage_output import MAX_DEPTH, MAX_REPORT, StageOutput, chunks_of
-from kiln.store import Store
+from kiln.core.errors import DiskFullError, StageOutputError
+from kiln.core.files import remove
+from kiln.core.store import Store
+from kiln.running.limits import Limits
+from kiln.running.stage_output import MAX_DEPTH, MAX_REPORT, StageOutput, chunks_of
 
 SECRET = b"a file of the host's that no stage may see"
 

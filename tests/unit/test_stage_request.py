@@ -1,4 +1,4 @@
-"""stages.request: what a request may say."""
+"""stages.protocol.request: what a request may say."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stages import request
-from stages.failures import StageError
+from stages.protocol import request
+from stages.protocol.failures import StageError
 
 GOOD: dict[str, Any] = {
     "protocol": 1,

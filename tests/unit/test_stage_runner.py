@@ -1,4 +1,5 @@
-"""stages.runner as the driver sees it: a real process, its stdout, its exit code, its files.
+"""stages.protocol.runner as the driver sees it: a real process, its stdout, its exit code, its
+files.
 
 The package's plumbing is copied beside stages made for the test, so no TensorFlow is needed.
 """
@@ -17,7 +18,7 @@ import pytest
 
 import stages
 
-PLUMBING = ("__init__", "__main__", "events", "failures", "request", "runner")
+PLUMBING = ("__init__.py", "__main__.py", "protocol", "steps/__init__.py")
 
 STAGES = {
     "good": """
@@ -39,7 +40,7 @@ def run(params, inputs, out, emit):
     return {"text": inputs["text"].read_text(), "pid": os.getpid()}
 """,
     "known_failure": """
-from stages.failures import StageError
+from stages.protocol.failures import StageError
 ENVIRONMENT = "main"
 def run(params, inputs, out, emit):
     raise StageError("checkpoint", "It is torn.", "Get another.")
@@ -78,9 +79,12 @@ class Machine:
         package.mkdir(parents=True)
         source = Path(stages.__file__).parent
         for name in PLUMBING:
-            shutil.copy(source / f"{name}.py", package / f"{name}.py")
+            target = package / name
+            target.parent.mkdir(exist_ok=True)
+            copy = shutil.copytree if (source / name).is_dir() else shutil.copy
+            copy(source / name, target)
         for name, code in STAGES.items():
-            (package / f"{name}.py").write_text(code)
+            (package / "steps" / f"{name}.py").write_text(code)
         (root / "in").mkdir()
         (root / "out").mkdir()
         # The other environment's interpreter: the same one, under a path of its own.

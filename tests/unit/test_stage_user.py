@@ -1,4 +1,4 @@
-"""kiln.stage_user: stages run as nobody who is known here."""
+"""kiln.running.stage_user: stages run as nobody who is known here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kiln import stage_user as module
-from kiln.stage_user import free_id, owner_outside, stage_user, subordinate_ranges
+from kiln.running import stage_user as module
+from kiln.running.stage_user import free_id, owner_outside, stage_user, subordinate_ranges
 
 
 def test_the_id_is_nobodys() -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from small_disk import small_disk
 
-from kiln import files as kiln_files
-from kiln.errors import DigestMismatchError, DiskFullError, StoreError
-from kiln.store import Blob, DamagedContentError, StageResult, Store
+from kiln.core import files as kiln_files
+from kiln.core.errors import DigestMismatchError, DiskFullError, StoreError
+from kiln.core.store import Blob, DamagedContentError, StageResult, Store
 
 KEY = "ab" * 32
 
@@ -370,7 +370,7 @@ def test_sweep_removes_what_killed_processes_left(store: Store) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from kiln.store import Store
+from kiln.core.store import Store
 store = Store(Path(sys.argv[1]))
 with store.scratch() as folder:
     (folder / "sub").mkdir()
@@ -394,8 +394,8 @@ with store.scratch() as folder:
 ADDING = """
 import os, sys
 from pathlib import Path
-from kiln.store import Blob, StageResult, Store
-from kiln.digest import key_of
+from kiln.core.store import Blob, StageResult, Store
+from kiln.core.digest import key_of
 store = Store(Path(sys.argv[1]))
 outside = Path(sys.argv[2])
 print("ready", flush=True)
@@ -444,7 +444,7 @@ def test_a_lock_keeps_other_processes_out_until_its_holder_dies(store: Store) ->
     code = """
 import sys, time
 from pathlib import Path
-from kiln.store import Store
+from kiln.core.store import Store
 with Store(Path(sys.argv[1])).lock("some/name"):
     print("held", flush=True)
     time.sleep(60)

@@ -22,28 +22,28 @@ from toy_engine import ToyEngine, serve
 from toy_project import SEALED, make_project, small_archive
 from toy_reproduce import Machine, ToyRelease, emptied, made
 
-from kiln.attest import dsse
-from kiln.cli_reproduce import reproduce
-from kiln.digest import sha256_bytes, sha256_file
-from kiln.engine import Engine
-from kiln.errors import (
+from kiln.cli.reproduce import reproduce
+from kiln.core.digest import sha256_bytes, sha256_file
+from kiln.core.errors import (
     CannotReproduceError,
     ImageBuildError,
     ImageMismatchError,
     UsageError,
     VerificationError,
 )
+from kiln.core.project import Project
+from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.definition import recipe_digest
 from kiln.images.lock import write_lock
-from kiln.limits import Limits, Outcome
-from kiln.project import Project
 from kiln.reproduce.images import RecordedImages
 from kiln.reproduce.inputs import Inputs
 from kiln.reproduce.recorded import Archive, read
 from kiln.reproduce.targets import recorded_in
+from kiln.running.engine import Engine
+from kiln.running.limits import Limits, Outcome
+from kiln.signing import dsse
 from kiln.sources.http import is_public, make_session, public_session
-from kiln.store import Store
 
 
 @pytest.fixture
@@ -358,7 +358,7 @@ def test_addresses_that_are_not_public(text: str) -> None:
 
 
 def test_an_archive_without_end_is_not_taken(tmp_path: Path, site: Site) -> None:
-    from kiln.errors import DigestMismatchError
+    from kiln.core.errors import DigestMismatchError
     from kiln.sources.download import Download, fetch
 
     site.files["long"] = bytes(1 << 20)

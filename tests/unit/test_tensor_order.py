@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages import tensor_order, tflite_model
+from stages.tflite import tensor_order, tflite_model
 
 pytest.importorskip("ai_edge_litert")
 flatbuffers = pytest.importorskip("flatbuffers")

@@ -10,7 +10,7 @@ import pytest
 
 from kiln.tflite.schema import ENUMS, OPERATORS, TABLES, UNIONS
 from kiln.tflite.tree import Tree
-from stages import flat
+from stages.tflite import flatbuffer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MODELS = sorted(FIXTURES.glob("*.tflite"))
@@ -156,7 +156,7 @@ def test_a_file_that_repeats_itself_without_end_is_refused() -> None:
     data += (4).to_bytes(4, "little")
     assert len(Tree(data).model["subgraphs"]) == count  # each has its four bytes: still honest
 
-    with pytest.raises(flat.FlatError, match="over and over"):
+    with pytest.raises(flatbuffer.FlatError, match="over and over"):
         Tree(nested(2000))
 
 

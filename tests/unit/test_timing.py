@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kiln.timing import Timings
+from kiln.building.timing import Timings
 
 
 def ticking(*times: float) -> Iterator[float]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiln.ui import JsonReporter, TextReporter, table
+from kiln.core.ui import JsonReporter, TextReporter, table
 
 EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("download", {"name": "a.whl", "done": 10, "total": None}),
@@ -76,7 +76,9 @@ def test_json_lines_of_several_threads_stay_whole(capsys: pytest.CaptureFixture[
 
 
 def test_json_lines_are_out_before_anything_else_happens() -> None:
-    code = "import os; from kiln.ui import JsonReporter; JsonReporter().event('a'); os._exit(0)"
+    code = (
+        "import os; from kiln.core.ui import JsonReporter; JsonReporter().event('a'); os._exit(0)"
+    )
     environment = {"PYTHONPATH": str(Path(__file__).parents[2] / "scripts")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.stdout == b'{"event": "a"}\n', done.stderr

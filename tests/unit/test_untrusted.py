@@ -1,4 +1,4 @@
-"""kiln.untrusted: what comes from outside is bounded before it is used."""
+"""kiln.core.untrusted: what comes from outside is bounded before it is used."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kiln import untrusted
-from kiln.untrusted import MalformedError, parse_json, parse_json_object, parse_toml, read_file
+from kiln.core import untrusted
+from kiln.core.untrusted import MalformedError, parse_json, parse_json_object, parse_toml, read_file
 
 
 def test_a_document_is_read(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiln.tflite import values
-from stages.tflite_model import Quantization, Tensor
+from stages.tflite.tflite_model import Quantization, Tensor
 
 TYPES = {
     "float32": "<f4", "float16": "<f2", "float64": "<f8", "int8": "<i1", "uint8": "<u1",

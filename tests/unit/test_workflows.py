@@ -18,10 +18,11 @@ import pytest
 import yaml
 from test_collecting import content, make_part, rows
 
-from kiln import keys, release_check
-from kiln.attest.signer import KeySigner
-from kiln.policy import load_policy
+from kiln.release import verify
 from kiln.reproduce.verdict import Verdict
+from kiln.signing import keys
+from kiln.signing.signer import KeySigner
+from kiln.signing.trust_file import load_policy
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -273,7 +274,7 @@ def test_collect_verify_and_notes(make: Make, tmp_path: Path) -> None:
     text = make("notes", **places)
     assert len(rows(text)) == 4
     assert (tmp_path / "assets" / "tflite-kiln-v7.tar").is_file()
-    assert len(release_check.verify(tmp_path / "dist", key.public_pem).models) == 2
+    assert len(verify.verify(tmp_path / "dist", key.public_pem).models) == 2
 
 
 def test_trust_file(make: Make, tmp_path: Path) -> None:

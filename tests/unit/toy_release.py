@@ -10,19 +10,19 @@ from typing import Any
 
 from toy_project import SEALED, add_recipe, make_project
 
-from kiln.attest import gathering
-from kiln.attest.repository import Repository
-from kiln.digest import sha256_bytes, tree_digest
-from kiln.limits import Limits
-from kiln.plan import Plan, Sources, make_plan
-from kiln.recipe import load
+from kiln.core.digest import sha256_bytes, tree_digest
+from kiln.recipes.plan import Plan, Sources, make_plan
+from kiln.recipes.recipe import load
+from kiln.running.limits import Limits
+from kiln.statements import make
+from kiln.statements.repository import Repository
 
 COMMIT = "c" * 40
 
 
 @dataclass(frozen=True)
 class ToyModel:
-    """What :func:`kiln.release.publish` takes, and what it was made from."""
+    """What :func:`kiln.release.publish.publish` takes, and what it was made from."""
 
     files: dict[str, bytes]
     statements: dict[str, dict[str, Any]]
@@ -101,15 +101,15 @@ def toy_model(
         }
         records["checks.json"] = json.dumps({"variants": variants}, indent=1).encode()
     about = [
-        gathering.About(variant, f"{name}_{variant}.tflite", sha256_bytes(data), step)
+        make.About(variant, f"{name}_{variant}.tflite", sha256_bytes(data), step)
         for (variant, data), step in zip(artefacts.items(), plan.artefacts.values(), strict=True)
     ]
     if original is not None:
         file = f"{name}_prebuilt_original.tflite"
-        about.append(gathering.About("prebuilt_original", file, sha256_bytes(original), "adopt"))
-    gathered = gathering.gather(
+        about.append(make.About("prebuilt_original", file, sha256_bytes(original), "adopt"))
+    gathered = make.gather(
         project, path, recipe, code, Repository("git+https://example.com/kiln.git", COMMIT, False)
     )
-    stated = gathering.statements(recipe, Limits(), plan, gathered, about, records)
+    stated = make.statements(recipe, Limits(), plan, gathered, about, records)
     everything = {**files, **records, **gathered.files("odapi"), **(more or {})}
     return ToyModel(everything, stated, plan)

@@ -16,21 +16,26 @@ from test_run import OK, Container, Doorman
 from tflite_files import fixture
 from toy_project import SEALED, make_project
 
-from kiln.archive import TarEntry, deterministic_tar
-from kiln.attest import dsse
-from kiln.attest.names import BUILD_TYPE, PROVENANCE_TYPE, STATEMENT_TYPE, provenance_path
-from kiln.attest.plan_data import plan_as_data
-from kiln.digest import sha256_bytes, tree_digest
-from kiln.keys import SigningKey, load_or_create_key
-from kiln.limits import Outcome
-from kiln.machine import cpu_name
-from kiln.project import Project
+from kiln.core.archive import TarEntry, deterministic_tar
+from kiln.core.digest import sha256_bytes, tree_digest
+from kiln.core.machine import cpu_name
+from kiln.core.project import Project
+from kiln.core.store import Store
+from kiln.recipes.steps import Fact, Files, Output, Plan, StepList
 from kiln.reproduce.recorded import Recorded
 from kiln.reproduce.rerun import Reproducer
 from kiln.reproduce.targets import recorded_in
 from kiln.reproduce.verdict import Verdict
-from kiln.steps import Fact, Files, Output, Plan, StepList
-from kiln.store import Store
+from kiln.running.limits import Outcome
+from kiln.signing import dsse
+from kiln.signing.keys import SigningKey, load_or_create_key
+from kiln.signing.statement_names import (
+    BUILD_TYPE,
+    PROVENANCE_TYPE,
+    STATEMENT_TYPE,
+    provenance_path,
+)
+from kiln.statements.plan_data import plan_as_data
 
 WEIGHTS, LABELS, IMAGE = b"weights", b"item { id: 1 name: 'cat' }\n", b"a photograph"
 ADDRESS = "file:///nowhere/toy.tar.gz"

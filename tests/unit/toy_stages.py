@@ -21,10 +21,10 @@ from test_run import Container, Doorman
 from tflite_files import fixture
 from toy_project import add_recipe, make_project
 
-from kiln.build import Builder
-from kiln.limits import Outcome
-from kiln.project import Project
-from kiln.store import Store
+from kiln.building.build import Builder
+from kiln.core.project import Project
+from kiln.core.store import Store
+from kiln.running.limits import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What the runner is made of.

@@ -5,8 +5,8 @@ Runs where the odapi image's environment is, without a network::
     PYTHONPATH=docker python models/samples/training/train_centernet.py \
         --oidv4 FOLDER --pipeline-config FILE --out FOLDER
 
-and leaves ``weights.npz`` (the form of :mod:`stages.packed_weights`) and ``log.tsv`` in ``--out``;
-``scripts/train_sample.py`` does that in the sealed image.
+and leaves ``weights.npz`` (the form of :mod:`stages.odapi.packed_weights`) and ``log.tsv`` in
+``--out``; ``scripts/train_sample.py`` does that in the sealed image.
 
 The model, its targets and its losses are the Object Detection API's own, as ``--pipeline-config``
 says; the pictures are those of :mod:`scenes`. Only the loop is written here. The backbone starts
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    from stages import packed_weights, tensorflow_setup
+    from stages.odapi import packed_weights, tensorflow_setup
 
     tf = tensorflow_setup.load()
     tf.keras.utils.set_random_seed(options.seed)
@@ -119,7 +119,7 @@ def main() -> None:
 
 def build(config: Path) -> tuple[Any, tuple[int, int]]:
     """The model of a ``pipeline.config``, freshly initialised, and its (height, width)."""
-    from stages import detection_model, pipeline
+    from stages.odapi import detection_model, pipeline
 
     parsed = pipeline.read_pipeline(config.parent)
     size = pipeline.fix_image_size(parsed, None)
@@ -134,7 +134,8 @@ def take_backbone(model: Any, folder: Path) -> None:
     Raises:
         SystemExit: a layer of the backbone is not in the SSD model.
     """
-    from stages import checkpoint_files, detection_model, pipeline, restoration
+    from stages.files import checkpoint_files
+    from stages.odapi import detection_model, pipeline, restoration
 
     parsed = pipeline.read_pipeline(folder)
     size = pipeline.fix_image_size(parsed, None)

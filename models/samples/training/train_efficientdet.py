@@ -4,7 +4,8 @@ Runs where the modelmaker image's environment is, without a network::
 
     PYTHONPATH=docker python models/samples/training/train_efficientdet.py --out FOLDER
 
-and leaves ``FOLDER/weights.npz`` (the form of :mod:`stages.packed_weights`) and ``FOLDER/log.tsv``.
+and leaves ``FOLDER/weights.npz`` (the form of :mod:`stages.odapi.packed_weights`) and
+``FOLDER/log.tsv``.
 
 The net, its anchors, its labeller and its hyperparameters are Model Maker's own
 (``EfficientDetNet``, ``Anchors``, ``AnchorLabeler``, the spec's configuration), the pictures those
@@ -92,7 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     library = load()
-    from stages import packed_weights, restoration
+    from stages.odapi import packed_weights, restoration
 
     library.tf.keras.utils.set_random_seed(options.seed)
     net, config = build_net()
@@ -118,7 +119,7 @@ def load() -> Any:
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     import tensorflow  # noqa: F401  (now, since it reads the environment once, at import)
 
-    from stages import model_maker
+    from stages.lite import model_maker
 
     return model_maker.load()
 
@@ -128,7 +129,7 @@ def build_net() -> tuple[Any, Any]:
     configuration."""
     import tensorflow as tf
 
-    from stages import efficientdet_lite
+    from stages.lite import efficientdet_lite
 
     spec = efficientdet_lite.model_spec(SPEC, scenes.NUM_CLASSES)
     net = efficientdet_lite.net(spec)
@@ -180,7 +181,7 @@ def batches(config: Any, phase: Phase, first: int) -> Any:
     """
     import tensorflow as tf
 
-    from stages import model_maker
+    from stages.lite import model_maker
 
     library = model_maker.load()
     labeller = library.anchors.AnchorLabeler(
@@ -219,7 +220,7 @@ def batches(config: Any, phase: Phase, first: int) -> Any:
 
 def anchors(config: Any, height: int, width: int) -> Any:
     """The net's anchors for pictures of a size."""
-    from stages import model_maker
+    from stages.lite import model_maker
 
     return model_maker.load().anchors.Anchors(
         config.min_level,
@@ -284,7 +285,7 @@ def losses(config: Any, logits: Any, encoded: Any, classes: Any, boxes: Any) -> 
 
 def round_to_half(variables: dict[str, Any]) -> None:
     """Round every value to float16, which is how packed weights hold them."""
-    from stages import packed_weights
+    from stages.odapi import packed_weights
 
     for name, variable in variables.items():
         variable.assign(packed_weights.half(name, variable.numpy()).astype(np.float32))
@@ -295,7 +296,8 @@ def detector(net: Any, config: Any) -> Any:
     there: a list of (box in pixels, class id, score)."""
     import tensorflow as tf
 
-    from stages import fast_nms, model_maker
+    from stages.detect import fast_nms
+    from stages.lite import model_maker
 
     grid = anchors(config, *config.image_size).boxes
     decode = model_maker.load().anchors.decode_box_outputs

@@ -12,7 +12,7 @@ import tempfile
 
 sys.path.insert(0, "/kiln")
 
-from stages import model_maker
+from stages.lite import model_maker
 
 mm = model_maker.load()
 work = pathlib.Path(tempfile.mkdtemp())

@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiln import __version__
-from kiln.archive import TarEntry, deterministic_tar, unpack
-from kiln.attest.names import SOURCE_FILE
-from kiln.attest.source_archive import source_archive
 from kiln.bundle.index import BlobEntry, FirstUse, ImageEntry, Index, PackageChoice, Role, Use
 from kiln.bundle.needs import Needs
-from kiln.errors import ImageMismatchError, SourceUnavailableError
+from kiln.core.archive import TarEntry, deterministic_tar, unpack
+from kiln.core.errors import ImageMismatchError, SourceUnavailableError
+from kiln.core.project import Project
+from kiln.core.store import Store
 from kiln.images import archived, definition
 from kiln.images.archived import Reader
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_image, read_lock
-from kiln.project import Project
-from kiln.recipe import ArchiveSource, HubSource, Recipe, load
+from kiln.recipes.recipe import ArchiveSource, HubSource, Recipe, load
+from kiln.signing.statement_names import SOURCE_FILE
 from kiln.sources import pypi
+from kiln.sources.archive import Packed, archive_files
 from kiln.sources.model import acquire, with_images_to_check
-from kiln.sources.packed import Packed, archive_files
-from kiln.store import Store
+from kiln.statements.source_archive import source_archive
 
 if TYPE_CHECKING:
     from kiln.images.builder import Images

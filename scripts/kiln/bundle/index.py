@@ -23,13 +23,13 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kiln import bounds
-from kiln.digest import canonical_json, sha256_bytes
-from kiln.errors import ArchiveError
+from kiln.core import bounds
+from kiln.core.digest import canonical_json, sha256_bytes
+from kiln.core.errors import ArchiveError
+from kiln.core.untrusted import parse_json
 from kiln.images.archived import size_of
 from kiln.images.lock import Locked
-from kiln.recipe_values import ModelName, Sha256
-from kiln.untrusted import parse_json
+from kiln.recipes.values import ModelName, Sha256
 
 SCHEMA = 1
 INDEX = "bundle.json"

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln import bounds
-from kiln.attest.dsse import REMEDY, peek_unverified
-from kiln.attest.names import ATTESTATIONS, PROVENANCE_SUFFIX, SOURCE_FILE
-from kiln.attest.plan_data import plan_from_data
-from kiln.errors import UsageError, VerificationError
-from kiln.steps import Files
-from kiln.untrusted import MalformedError, read_file
+from kiln.core import bounds
+from kiln.core.errors import UsageError, VerificationError
+from kiln.core.untrusted import MalformedError, read_file
+from kiln.recipes.steps import Files
+from kiln.signing.dsse import REMEDY, peek_unverified
+from kiln.signing.statement_names import ATTESTATIONS, PROVENANCE_SUFFIX, SOURCE_FILE
+from kiln.statements.plan_data import plan_from_data
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import IO, TypedDict
 
 from kiln.bundle.index import INDEX, MAX_INDEX, FirstUse, Index, damaged, parse
 from kiln.bundle.writing import OnBytes, end, member, padding, total_size
-from kiln.errors import ArchiveError, DigestMismatchError, ImageMismatchError, UsageError
+from kiln.core.errors import ArchiveError, DigestMismatchError, ImageMismatchError, UsageError
+from kiln.core.store import Store
 from kiln.images import archived
 from kiln.images.seal import tar_header
-from kiln.sources import packed, pypi
-from kiln.store import Store
+from kiln.sources import archive, pypi
 
 _CHUNK = 4 << 20
 
@@ -116,7 +116,7 @@ def _no_bundle(path: Path) -> ArchiveError:
 def _refuse_other_archives(index: Index, store: Store) -> None:
     for item in index.refs:
         if isinstance(item, FirstUse):
-            known = packed.remembered(store, item.model)
+            known = archive.remembered(store, item.model)
             if known is not None and known[0] == item.url and known[1] != item.sha256:
                 raise DigestMismatchError(
                     f"The bundle's archive of {item.model!r} is not the one that was first used "
@@ -172,9 +172,9 @@ def _remember(index: Index, store: Store, new: int) -> Imported:
         archived.remember(store, image.locked, image.sha256)
     for item in index.refs:
         if isinstance(item, FirstUse):
-            known = packed.remembered(store, item.model)
+            known = archive.remembered(store, item.model)
             if known is None:
-                packed.remember(store, item.model, item.url, item.sha256)
+                archive.remember(store, item.model, item.url, item.sha256)
                 first_uses.append(item.model)
             elif known[0] != item.url:
                 kept.append(item.model)

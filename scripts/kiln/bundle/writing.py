@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kiln.bundle.index import INDEX, MAX_INDEX, Index
-from kiln.errors import StoreError
-from kiln.files import writing
+from kiln.core.errors import StoreError
+from kiln.core.files import writing
 from kiln.images.archived import Reader
 from kiln.images.seal import tar_header
 

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from kiln.engine import Engine
-from kiln.errors import ImageMismatchError
+from kiln.core.errors import ImageMismatchError
+from kiln.core.store import Store
 from kiln.images import transfer
 from kiln.images.definition import SOURCE_DATE_EPOCH
 from kiln.images.lock import Locked
 from kiln.images.seal import Sealer, archive_head, archive_tail
-from kiln.store import Store
+from kiln.running.engine import Engine
 
 _REF = "image-archive"
 _CHUNK = 4 << 20

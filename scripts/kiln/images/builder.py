@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kiln.engine import Engine
-from kiln.errors import EngineFailedError, ImageBuildError, ImageMismatchError
-from kiln.files import disk_guard, writing
+from kiln.core.errors import EngineFailedError, ImageBuildError, ImageMismatchError
+from kiln.core.files import disk_guard, writing
+from kiln.core.lease import tagged_name
+from kiln.core.store import Store
 from kiln.images import archived, registry, transfer
 from kiln.images import definition as definitions
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_contents, locked_image, read_lock, write_lock
 from kiln.images.seal import Sealed, Sealer, compare, compare_configs
-from kiln.limits import Limits
-from kiln.owners import tagged_name
-from kiln.store import Store
+from kiln.running.engine import Engine
+from kiln.running.limits import Limits
 
 #: Called with an event name and its fields.
 OnEvent = Callable[..., None]

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln.digest import key_of, sha256_file
-from kiln.errors import ImageBuildError, UsageError
-from kiln.files import copy_file
-from kiln.untrusted import MAX_TOML_BYTES, MalformedError, parse_toml, read_file
+from kiln.core.digest import key_of, sha256_file
+from kiln.core.errors import ImageBuildError, UsageError
+from kiln.core.files import copy_file
+from kiln.core.untrusted import MAX_TOML_BYTES, MalformedError, parse_toml, read_file
 
 if TYPE_CHECKING:
+    from kiln.core.store import Store
     from kiln.sources.download import OnProgress
-    from kiln.store import Store
 
 DEFINITIONS = "images.toml"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from kiln.untrusted import MalformedError
+from kiln.core.untrusted import MalformedError
 
 #: Bytes of a Dockerfile: twenty times the largest of ours.
 MAX_BYTES = 32 << 10

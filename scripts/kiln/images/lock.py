@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln import bounds
-from kiln.digest import sha256_bytes
-from kiln.errors import ImageMismatchError
-from kiln.files import write_atomic
+from kiln.core import bounds
+from kiln.core.digest import sha256_bytes
+from kiln.core.errors import ImageMismatchError
+from kiln.core.files import write_atomic
+from kiln.core.untrusted import MalformedError, parse_json_object, parse_toml, read_file
 from kiln.images.definition import IMAGE_NAME, recipe_digest
 from kiln.images.seal import FileFact, Sealed, pack_contents, read_contents
-from kiln.untrusted import MalformedError, parse_json_object, parse_toml, read_file
 
 LOCK_FILE = "images.lock"
 

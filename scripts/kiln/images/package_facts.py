@@ -22,7 +22,7 @@ from packaging.metadata import RawMetadata, parse_email
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from kiln.errors import ArchiveError
+from kiln.core.errors import ArchiveError
 from kiln.images.rootfs import UNREADABLE
 
 #: What markers of requirements see in the images: Debian 11's Python on x86-64, no extras.

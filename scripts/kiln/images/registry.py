@@ -7,11 +7,11 @@ from pathlib import Path
 
 import docker.errors
 
-from kiln.engine import Engine
-from kiln.errors import EngineFailedError, ImageMismatchError
+from kiln.core.errors import EngineFailedError, ImageMismatchError
 from kiln.images import transfer
 from kiln.images.archived import resealed
 from kiln.images.lock import Locked
+from kiln.running.engine import Engine
 
 
 def registry() -> str | None:

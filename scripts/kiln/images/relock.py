@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from kiln.errors import ImageMismatchError
+from kiln.core.errors import ImageMismatchError
 from kiln.images import definition as definitions
 from kiln.images.builder import Built, Images
 from kiln.images.changes import in_words

@@ -22,7 +22,7 @@ from typing import IO
 from debian.arfile import ArError
 from debian.debfile import DebError, DebFile
 
-from kiln.errors import ArchiveError
+from kiln.core.errors import ArchiveError
 
 #: Documentation nobody reads inside a sealed image; licences (``copyright``) stay.
 _DROPPED = re.compile(

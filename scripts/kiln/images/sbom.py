@@ -19,15 +19,15 @@ from urllib.parse import quote
 
 from packaging.utils import canonicalize_name
 
-from kiln import bounds
-from kiln.errors import ImageMismatchError
+from kiln.core import bounds
+from kiln.core.errors import ImageMismatchError
+from kiln.core.store import Store
+from kiln.core.untrusted import parse_json, read_file
 from kiln.images import definition
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_image
 from kiln.images.package_facts import PackageFacts, debian_facts, python_facts, spdx
 from kiln.sources import debian, pypi
-from kiln.store import Store
-from kiln.untrusted import parse_json, read_file
 
 if TYPE_CHECKING:
     from kiln.sources.download import OnProgress

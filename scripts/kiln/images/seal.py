@@ -20,8 +20,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from kiln.errors import ImageBuildError
-from kiln.untrusted import parse_json
+from kiln.core.errors import ImageBuildError
+from kiln.core.untrusted import parse_json
 
 #: Folders whose contents belong to the running engine, not to the image.
 _EMPTIED = ("dev", "proc", "sys", "run", "tmp", "in", "out", "kiln/stages")

@@ -10,11 +10,11 @@ from typing import IO, Any
 
 import docker.errors
 
-from kiln.engine import OWNER_LABEL, Engine
-from kiln.errors import ImageBuildError
+from kiln.core.errors import ImageBuildError
+from kiln.core.lease import tagged_name
 from kiln.images.lock import Locked
 from kiln.images.seal import spool
-from kiln.owners import tagged_name
+from kiln.running.engine import OWNER_LABEL, Engine
 
 
 def inspect(engine: Engine, reference: str) -> dict[str, Any] | None:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kiln import bounds
-from kiln.digest import sha256_bytes, sha256_file
-from kiln.errors import UsageError
+from kiln.core import bounds
+from kiln.core.digest import sha256_bytes, sha256_file
+from kiln.core.errors import UsageError
+from kiln.core.untrusted import MalformedError, read_file
 from kiln.page.accuracy import Accuracy, find
 from kiln.page.records import Record, load, number
 from kiln.tflite.reading import read_metadata, read_model
-from kiln.untrusted import MalformedError, read_file
 
 CONVERSION_FILE, CHECKS_FILE = "conversion.json", "checks.json"
 LATENCY_FILE, ACCURACY_FILE = "latency.json", "accuracy.json"
@@ -84,8 +84,9 @@ class Variant:
         default: whether it is the one that is meant when none is named.
         sha256: of the file that is there now; empty where there is none.
         notes: what is wrong with the file or with what is said of it, in words.
-        model: its ``stages.tflite_model.Model``, and ``metadata`` its
-            ``stages.tflite_meta.Metadata``; ``None`` where it cannot be read (a note says so).
+        model: its ``stages.tflite.tflite_model.Model``, and ``metadata`` its
+            ``stages.tflite.tflite_meta.Metadata``; ``None`` where it cannot be read (a note says
+            so).
         passed: what the checks say; ``None`` where it was not checked.
         detections: by image name; empty where it was not checked.
         figures: of the parity gate, by name.

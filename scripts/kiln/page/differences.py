@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kiln.core.stagecode import stage_module
 from kiln.page.contents import Detection
-from kiln.stagecode import stage_module
 
 #: Boxes that overlap less (IoU), and scores that differ more, are shown as differences.
 LEAST_IOU, MOST_SCORE = 0.9, 0.1
@@ -66,9 +66,9 @@ def compare(
         source, variant: detections, those below the threshold included where they are known.
         threshold: score from which a detection counts.
 
-    Pairs are those of ``stages.matching`` (same class, IoU of at least 0.5).
+    Pairs are those of ``stages.detect.matching`` (same class, IoU of at least 0.5).
     """
-    matching = stage_module("matching")
+    matching = stage_module("detect.matching")
     drawn: list[Drawn] = []
     differences: list[str] = []
     objects = 0
@@ -119,7 +119,7 @@ def _change(was: Detection, now: Detection, iou: float) -> list[str]:
 
 def _renamed(was: Detection, variant: Sequence[Detection], free: set[int]) -> int | None:
     """The unpaired detection of another class around the same object, if there is one."""
-    matching = stage_module("matching")
+    matching = stage_module("detect.matching")
     around = [
         (-overlap, j)
         for j in free

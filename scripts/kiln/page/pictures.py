@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from kiln.core.stagecode import stage_module
 from kiln.page.contents import Detection, Picture
 from kiln.page.differences import CHANGED, EXTRA, MISSED, SAME, Drawn
 from kiln.page.markup import Html, el, join
-from kiln.stagecode import stage_module
 
 #: Length of a drawing's longer side in its own units: sizes below do not depend on the picture.
 SIDE = 640.0
@@ -123,7 +123,7 @@ class _Plates:
 
 def _detection(item: Drawn, size: tuple[float, float], plates: _Plates) -> tuple[Html, Html]:
     found = item.detection
-    red, green, blue = stage_module("drawing").color(found["class_id"])
+    red, green, blue = stage_module("files.drawing").color(found["class_id"])
     paint = f"#{red:02x}{green:02x}{blue:02x}"
     ymin, xmin, ymax, xmax = (min(max(float(value), 0.0), 1.0) for value in found["box"])
     corners = (

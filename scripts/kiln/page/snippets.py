@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiln.core.stagecode import stage_module
 from kiln.page.contents import SIGNATURE_FILE, Model, Variant
 from kiln.page.markup import fill, plain
-from kiln.stagecode import stage_module
 
 _TEMPLATES = Path(__file__).parent / "snippets"
 
@@ -57,7 +57,7 @@ def litert_python(variant: Variant, threshold: float) -> str:
         UnusableError: the file's metadata is missing, or describes a detector in another form than
             the ones that kiln writes.
     """
-    meta = stage_module("tflite_meta")
+    meta = stage_module("tflite.tflite_meta")
     if variant.metadata is None:
         raise UnusableError("the file's metadata cannot be read")
     metadata, graph = variant.metadata, variant.model.graph

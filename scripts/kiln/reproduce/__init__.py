@@ -1,1 +1,5 @@
-"""Making a release's artefacts again, from their provenance alone, and comparing the bytes."""
+"""A release's artefacts made again from their provenance alone, and the bytes compared.
+
+Neighbours open what a user points at with :mod:`kiln.reproduce.targets` and run it with
+:mod:`kiln.reproduce.rerun`.
+"""

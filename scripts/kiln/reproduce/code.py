@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from kiln.attest.names import SOURCE_FILE
-from kiln.attest.source_reading import MAX_BYTES, SourceArchive
-from kiln.digest import sha256_bytes, tree_digest
-from kiln.errors import KilnError, VerificationError
-from kiln.files import disk_guard
+from kiln.core.digest import sha256_bytes, tree_digest
+from kiln.core.errors import KilnError, VerificationError
+from kiln.core.files import disk_guard
+from kiln.core.project import Project
+from kiln.core.store import Store
+from kiln.core.untrusted import MalformedError, read_file
 from kiln.images import definition
 from kiln.images.lock import LOCK_FILE, Locked, parse_lock, read_lock
-from kiln.project import Project
 from kiln.reproduce.recorded import Recorded
-from kiln.store import Store
-from kiln.untrusted import MalformedError, read_file
+from kiln.signing.statement_names import SOURCE_FILE
+from kiln.statements.source_archive_reader import MAX_BYTES, SourceArchive
 
 _REMEDY = (
     "Do not use these files: get the release again, and check it with `kiln verify` before "

@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kiln.engine import Engine
-from kiln.errors import CannotReproduceError, ImageBuildError, KilnError
+from kiln.core.errors import CannotReproduceError, ImageBuildError, KilnError
+from kiln.core.project import Project
+from kiln.core.store import Store
+from kiln.core.untrusted import MalformedError, read_file
 from kiln.images import definition, dockerfile
 from kiln.images.builder import Images
 from kiln.images.lock import Locked, locked_image, read_lock
-from kiln.limits import Limits
-from kiln.project import Project
-from kiln.run import OnEvent
-from kiln.store import Store
-from kiln.untrusted import MalformedError, read_file
+from kiln.running.engine import Engine
+from kiln.running.limits import Limits
+from kiln.running.local import OnEvent
 
 #: Bytes of any file that an image is built from: some ten times the largest lock of ours.
 _MAX_FILE = 1 << 20

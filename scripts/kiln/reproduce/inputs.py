@@ -8,16 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kiln.archive import MAX_BYTES, unpack
-from kiln.digest import sha256_file
-from kiln.errors import (
-    ArchiveError,
-    DigestMismatchError,
-    SourceUnavailableError,
-    UsageError,
-)
+from kiln.core.archive import MAX_BYTES, unpack
+from kiln.core.digest import sha256_file
+from kiln.core.errors import ArchiveError, DigestMismatchError, SourceUnavailableError, UsageError
+from kiln.core.store import Store
 from kiln.reproduce.recorded import Archive
-from kiln.store import Store
 
 if TYPE_CHECKING:
     import requests

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kiln.recipes.steps import Plan, Step
 from kiln.reproduce.recorded import Recorded
-from kiln.steps import Plan, Step
 
 
 @dataclass(frozen=True)

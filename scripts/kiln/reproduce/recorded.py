@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.attest.names import BUILD_TYPE, PROVENANCE_TYPE, SOURCE_FILE
-from kiln.attest.plan_data import plan_from_data
-from kiln.errors import VerificationError
+from kiln.core.errors import VerificationError
+from kiln.core.untrusted import MalformedError, parse_toml
 from kiln.images.definition import IMAGE_NAME
-from kiln.limits import Limits
-from kiln.steps import Files, Plan
-from kiln.untrusted import MalformedError, parse_toml
+from kiln.recipes.steps import Files, Plan
+from kiln.running.limits import Limits
+from kiln.signing.statement_names import BUILD_TYPE, PROVENANCE_TYPE, SOURCE_FILE
+from kiln.statements.plan_data import plan_from_data
 
-#: A model's name, a variant's, and that of an artefact's file: as in kiln.recipe_values.
+#: A model's name, a variant's, and that of an artefact's file: as in kiln.recipes.values.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 _FILE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,199}\.tflite")
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kiln import bounds
-from kiln.attest.names import ATTESTATIONS, CONVERSION_FILE, SOURCE_FILE
-from kiln.digest import sha256_bytes, sha256_file
-from kiln.errors import (
+from kiln.core import bounds
+from kiln.core.digest import sha256_bytes, sha256_file
+from kiln.core.errors import (
     CancelledError,
     DiskFullError,
     EngineUnavailableError,
@@ -22,10 +21,11 @@ from kiln.errors import (
     StageTimeoutError,
     UsageError,
 )
-from kiln.files import copy_file, disk_guard, write_atomic
-from kiln.limits import Limits
-from kiln.machine import cpu_name
-from kiln.project import Project
+from kiln.core.files import copy_file, disk_guard, write_atomic
+from kiln.core.machine import cpu_name
+from kiln.core.project import Project
+from kiln.core.store import StageResult, Store
+from kiln.core.untrusted import MalformedError, parse_json_object, read_file
 from kiln.reproduce.code import ReleasedCode
 from kiln.reproduce.images import RecordedImages
 from kiln.reproduce.inputs import Inputs
@@ -40,13 +40,13 @@ from kiln.reproduce.verdict import (
     Verdict,
     suspects,
 )
-from kiln.run import OnEvent, Runner
-from kiln.store import StageResult, Store
-from kiln.untrusted import MalformedError, parse_json_object, read_file
+from kiln.running.limits import Limits
+from kiln.running.local import OnEvent, Runner
+from kiln.signing.statement_names import ATTESTATIONS, CONVERSION_FILE, SOURCE_FILE
 
 if TYPE_CHECKING:
-    from kiln.difference import Difference
-    from kiln.engine import Engine
+    from kiln.running.engine import Engine
+    from kiln.tflite.diff import Difference
 
 #: What a record ends in that is not laid out as ours.
 _NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
@@ -62,7 +62,8 @@ class Reproducer:
     Args:
         store: inputs and images may come from here; results never do.
         checkout: may help with embedded samples and, where it is exactly the same, with code.
-        on_event: told what :class:`kiln.run.Runner` tells, and ``verdict`` for each artefact.
+        on_event: told what :class:`kiln.running.local.Runner` tells, and ``verdict`` for each
+            artefact.
         folders: where inputs may be, too.
         source: the source archive, where it is not beside the statement.
         archives: files that may be archives of the images it was made in.
@@ -88,7 +89,7 @@ class Reproducer:
     def engine(self) -> Engine:
         """The engine, found once; leftovers of dead runs are removed on the way."""
         if not self._engine:
-            from kiln.engine import Engine
+            from kiln.running.engine import Engine
 
             self._engine.append((self.find_engine or Engine.find)())
             self._engine[0].sweep()
@@ -306,7 +307,7 @@ class Reproducer:
                 "compared with what was made; `kiln verify` checks the release",
             )
             return None
-        from kiln.difference import compare
+        from kiln.tflite.diff import compare
 
         try:
             return compare(released, made, f"released {item.file}", "made again")

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kiln import bounds
-from kiln.attest import dsse
-from kiln.attest.names import ATTESTATIONS, PROVENANCE_SUFFIX, STATEMENT_TYPE
-from kiln.choices import refuse_unknown
-from kiln.errors import UsageError, VerificationError
+from kiln.core import bounds
+from kiln.core.errors import UsageError, VerificationError
+from kiln.core.suggest import refuse_unknown
+from kiln.core.untrusted import MalformedError, parse_json, read_file, read_named
 from kiln.reproduce.recorded import Recorded, read
-from kiln.untrusted import MalformedError, parse_json, read_file, read_named
+from kiln.signing import dsse
+from kiln.signing.statement_names import ATTESTATIONS, PROVENANCE_SUFFIX, STATEMENT_TYPE
 
 #: Opens a bundle about a model (content, model, what messages call it): the statement, once its
 #: signature was found to be trusted.

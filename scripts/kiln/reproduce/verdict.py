@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kiln.reproduce.recorded import Recorded
 
 if TYPE_CHECKING:
-    from kiln.difference import Difference
+    from kiln.tflite.diff import Difference
 
 Outcome = Literal["identical", "differs", "cannot be rebuilt"]
 IDENTICAL: Outcome = "identical"

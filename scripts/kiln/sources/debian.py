@@ -12,9 +12,9 @@ from urllib.parse import quote, urlsplit
 
 from debian.deb822 import Deb822
 
-from kiln.errors import RecipeError, SourceUnavailableError
+from kiln.core.errors import RecipeError, SourceUnavailableError
+from kiln.core.store import Store
 from kiln.sources.download import Download, OnProgress, fetch
-from kiln.store import Store
 
 ARCHIVES = ("debian", "debian-security")
 

@@ -15,10 +15,12 @@ from urllib.request import url2pathname
 import requests
 import urllib3
 
-from kiln.digest import canonical_json, sha256_bytes
-from kiln.errors import DigestMismatchError, RecipeError, SourceUnavailableError, StoreError
-from kiln.files import disk_guard, write_atomic
-from kiln.owners import boot_id
+from kiln.core.digest import canonical_json, sha256_bytes
+from kiln.core.errors import DigestMismatchError, RecipeError, SourceUnavailableError, StoreError
+from kiln.core.files import disk_guard, write_atomic
+from kiln.core.lease import boot_id
+from kiln.core.store import FileMismatchError, Store
+from kiln.core.untrusted import MalformedError, parse_json_object, read_file
 from kiln.sources.http import (
     ATTEMPTS,
     REMEDY,
@@ -28,8 +30,6 @@ from kiln.sources.http import (
     make_session,
     reason,
 )
-from kiln.store import FileMismatchError, Store
-from kiln.untrusted import MalformedError, parse_json_object, read_file
 
 _CHUNK = 64 << 10  # small enough to notice a stop soon on a slow line
 _FIRST_PAUSE = 0.5  # seconds; doubled after each try without progress

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln.errors import ArchiveError, DigestMismatchError
-from kiln.listing import TooMuchError, list_tree
-from kiln.recipe import HubSource
-from kiln.sources.packed import Packed, archive_files, at_hand, check_files
-from kiln.store import Store
+from kiln.core.errors import ArchiveError, DigestMismatchError
+from kiln.core.listing import TooMuchError, list_tree
+from kiln.core.store import Store
+from kiln.recipes.recipe import HubSource
+from kiln.sources.archive import Packed, archive_files, at_hand, check_files
 
 if TYPE_CHECKING:
     from kiln.sources.download import OnProgress
@@ -58,7 +58,7 @@ def hub_files(
 
     Raises:
         SourceUnavailableError, DigestMismatchError, ArchiveError: see
-            :func:`kiln.sources.packed.archive_files`.
+            :func:`kiln.sources.archive.archive_files`.
     """
     packed = Packed.of(model, source)
     folder = cache_folder(source.handle)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln import pipeline_text
-from kiln.errors import CheckpointError, DigestMismatchError, LabelMapError
-from kiln.pipeline_text import told_by_stages
-from kiln.recipe import LocalSource, Recipe
-from kiln.sources.packed import mismatch
-from kiln.stagecode import stage_module
-from kiln.store import Store
+from kiln.core.errors import CheckpointError, DigestMismatchError, LabelMapError
+from kiln.core.stagecode import stage_module
+from kiln.core.store import Store
+from kiln.recipes import pipeline_config
+from kiln.recipes.pipeline_config import told_by_stages
+from kiln.recipes.recipe import LocalSource, Recipe
+from kiln.sources.archive import mismatch
 
 CONFIG = "pipeline.config"
 _INDEX = ".index"
@@ -84,7 +84,7 @@ def local_files(
     config = None
     if source.pipeline_config is not None:
         config = find_config(recipe.resolve(source.pipeline_config))
-        pipeline = pipeline_text.read(config)
+        pipeline = pipeline_config.read(config)
         check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
     place = recipe.resolve(source.checkpoint)
     checkpoint = find(place, tf1=recipe.image == "modelmaker")
@@ -109,7 +109,7 @@ def find(path: Path, *, tf1: bool = False) -> Checkpoint:
     """The checkpoint at ``path``: a prefix, or a folder that holds one or several.
 
     Of several it is the one that TensorFlow's state file names, whatever folder it names it in,
-    else the one with the highest number (:func:`stages.checkpoint_files.find_checkpoint`).
+    else the one with the highest number (:func:`stages.files.checkpoint_files.find_checkpoint`).
 
     Args:
         path: the folder or prefix.
@@ -124,7 +124,7 @@ def find(path: Path, *, tf1: bool = False) -> Checkpoint:
         _refuse_other_folders(path)
         try:
             with told_by_stages(f"{path}: "):
-                prefix: Path = stage_module("checkpoint_files").find_checkpoint(path)
+                prefix: Path = stage_module("files.checkpoint_files").find_checkpoint(path)
         except CheckpointError as error:  # it speaks of archives, which there is none of
             raise CheckpointError(error.message, _INCOMPLETE) from None
     elif _with(path, _INDEX).is_file():
@@ -178,7 +178,7 @@ def check_labels(path: Path, num_classes: int | None) -> None:
             f"There is no label map {path}.",
             "Name the label map (.pbtxt) that the model was trained with.",
         )
-    labelmap = stage_module("labelmap")
+    labelmap = stage_module("files.labelmap")
     with told_by_stages():
         items = labelmap.load(path)
         if num_classes is not None:

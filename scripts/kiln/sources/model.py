@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kiln.errors import CheckpointError, ImageSetError, LabelMapError, RecipeError, UsageError
-from kiln.plan import Sources
-from kiln.recipe import (
+from kiln.core.errors import CheckpointError, ImageSetError, LabelMapError, RecipeError, UsageError
+from kiln.core.store import Store
+from kiln.recipes.plan import Sources
+from kiln.recipes.recipe import (
     ANYWHERE_SOURCES,
     ArchiveSource,
     HubSource,
@@ -18,11 +19,10 @@ from kiln.recipe import (
     SavedModelSource,
     StageSource,
 )
+from kiln.sources.archive import Packed, archive_files, at_hand
 from kiln.sources.hub import hub_at_hand, hub_files
 from kiln.sources.local import check_labels, find, local_files
-from kiln.sources.packed import Packed, archive_files, at_hand
 from kiln.sources.saved_model import find_saved_model, saved_model_files
-from kiln.store import Store
 
 if TYPE_CHECKING:
     from kiln.sources.download import OnProgress

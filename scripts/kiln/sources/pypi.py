@@ -23,11 +23,11 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 
-from kiln.digest import key_of
-from kiln.errors import RecipeError, SourceUnavailableError
+from kiln.core.digest import key_of
+from kiln.core.errors import RecipeError, SourceUnavailableError
+from kiln.core.store import Store
 from kiln.sources.download import Download, OnProgress, fetch
 from kiln.sources.http import ATTEMPTS, REMEDY, RETRY_STATUS, TIMEOUT, host_of, make_session, reason
-from kiln.store import Store
 
 # The names glibc 2.17, 2.12 and 2.5 had before PEP 600.
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}

@@ -1,6 +1,7 @@
 """An exported SavedModel that is on this machine: the folder, whole, as pinned.
 
-What the graph is, the stage says (``docker/stages/saved_model_graph.py``); here are the files.
+What the graph is, the stage says (``docker/stages/saved/saved_model_graph.py``); here are the
+files.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln import pipeline_text
-from kiln.errors import CheckpointError, DigestMismatchError
-from kiln.recipe import Architecture, Recipe, SavedModelSource
+from kiln.core.errors import CheckpointError, DigestMismatchError
+from kiln.core.store import Store
+from kiln.recipes import pipeline_config
+from kiln.recipes.recipe import Architecture, Recipe, SavedModelSource
+from kiln.sources.archive import mismatch
 from kiln.sources.local import CONFIG, check_labels, find_config, readable, reading, whole
-from kiln.sources.packed import mismatch
-from kiln.store import Store
 
 GRAPH = "saved_model.pb"
 VARIABLES = "variables/variables"
 
-#: What our own export leaves beside its graph (``docker/stages/export.py``).
+#: What our own export leaves beside its graph (``docker/stages/steps/export.py``).
 FACTS = "assets.extra/export.json"
 
 #: The stand-in for TFLite's detection operator carries this name; a CenterNet has none.
@@ -124,7 +125,7 @@ def saved_model_files(
     found = dict(find_saved_model(recipe.resolve(source.path)).files)
     if source.pipeline_config is not None:
         found[CONFIG] = find_config(recipe.resolve(source.pipeline_config))
-        pipeline = pipeline_text.read(found[CONFIG])
+        pipeline = pipeline_config.read(found[CONFIG])
         check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
     files = {name: store.add_file(path) for name, path in sorted(found.items())}
     for pinned in source.files:

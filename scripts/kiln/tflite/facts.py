@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kiln.stagecode import stage_module
+from kiln.core.stagecode import stage_module
 from kiln.tflite.reading import POSTPROCESS, Graph, TfliteFile, type_name
 from kiln.tflite.wording import count
 
@@ -254,8 +254,8 @@ def graph_roles(file: TfliteFile) -> dict[int, str]:
     if len(graph.outputs) != 4:
         return {}
     try:
-        found = stage_module("roles").derive(file.model, "centernet")
-    except stage_module("failures").StageError:
+        found = stage_module("tflite.output_roles").derive(file.model, "centernet")
+    except stage_module("protocol.failures").StageError:
         return {}
     return {output.position: role for role, output in found.items()}
 

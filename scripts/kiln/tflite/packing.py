@@ -1,7 +1,7 @@
 """The zip archive behind a ``.tflite`` file's FlatBuffer, with what a plain reader leaves out.
 
-:func:`stages.tflite_model.packed_files` gives names and contents and refuses what devices could
-not read. Here even a bad archive is described: dates, checksums, and what is wrong with it.
+:func:`stages.tflite.tflite_model.packed_files` gives names and contents and refuses what devices
+could not read. Here even a bad archive is described: dates, checksums, and what is wrong with it.
 """
 
 from __future__ import annotations

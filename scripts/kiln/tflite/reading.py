@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kiln import bounds
-from kiln.errors import UnsupportedModelError, UsageError
-from kiln.stagecode import stage_module
+from kiln.core import bounds
+from kiln.core.errors import UnsupportedModelError, UsageError
+from kiln.core.stagecode import stage_module
 from kiln.tflite import flexbuffer, packing
 from kiln.tflite.schema import ENUMS, OPERATORS
 from kiln.tflite.tree import Tree
@@ -82,10 +82,10 @@ class TfliteFile:
     Attributes:
         name: what to call it.
         sha256: of all its bytes.
-        model: as :class:`stages.tflite_model.Model`.
+        model: as :class:`stages.tflite.tflite_model.Model`.
         tree: every field of the FlatBuffer.
         graphs: the same graphs as ``model.subgraphs``.
-        metadata: as :class:`stages.tflite_meta.Metadata`, or ``None``.
+        metadata: as :class:`stages.tflite.tflite_meta.Metadata`, or ``None``.
         packing: what is packed behind the FlatBuffer.
         warnings: what is wrong with parts that the runtime does not need.
     """
@@ -182,7 +182,7 @@ def _not_a_model(shown: str, head: bytes, size: int) -> UnsupportedModelError:
 
 
 def _parse(data: bytes, shown: str) -> TfliteFile:
-    flat = stage_module("flat")
+    flat = stage_module("tflite.flatbuffer")
     if data[4:8] != b"TFL3":
         raise _not_a_model(shown, data[:8], len(data))
     try:
@@ -226,9 +226,9 @@ def read_model(data: bytes) -> tuple[Tree, Any]:
     Raises:
         FlatError: it is no TFLite model, or a truncated or damaged one (a ValueError).
     """
-    flat = stage_module("flat")
+    flat = stage_module("tflite.flatbuffer")
     tree = Tree(data)
-    model = stage_module("tflite_model").read(data)
+    model = stage_module("tflite.tflite_model").read(data)
     tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
     if any(len(tensor.shape) > _MAX_RANK for tensor in tensors):
         raise flat.FlatError(f"a tensor has more than {_MAX_RANK} dimensions: damaged")
@@ -245,10 +245,10 @@ def read_metadata(model: Any) -> Any:
     Raises:
         FlatError: it is truncated or damaged (a ValueError).
     """
-    flat = stage_module("flat")
+    flat = stage_module("tflite.flatbuffer")
     if not _metadata_is_honest(flat, model):
         raise flat.FlatError("it refers to itself over and over")
-    return stage_module("tflite_meta").read(model)
+    return stage_module("tflite.tflite_meta").read(model)
 
 
 def _metadata_is_honest(flat: Any, model: Any) -> bool:
@@ -257,7 +257,7 @@ def _metadata_is_honest(flat: Any, model: Any) -> bool:
     Its parts may be shared; metadata made to exhaust its reader shares them without end. Real
     metadata has a few kilobytes and a dozen parts.
     """
-    meta = stage_module("tflite_meta")
+    meta = stage_module("tflite.tflite_meta")
     data = model.metadata.get(meta.ENTRY)
     if data is None:
         return True

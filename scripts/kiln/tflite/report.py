@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from kiln.core.ui import table
 from kiln.tflite import wording
 from kiln.tflite.wording import number, shown
-from kiln.ui import table
 
 
 @dataclass(frozen=True)

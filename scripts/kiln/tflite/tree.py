@@ -1,7 +1,7 @@
 """A whole ``.tflite`` FlatBuffer as plain values, read by :mod:`kiln.tflite.schema`.
 
-:mod:`stages.tflite_model` reads what kiln's own stages need. This reads every field there is, so
-that two files can be compared without overlooking one: operator options, sparsity, blockwise
+:mod:`stages.tflite.tflite_model` reads what kiln's own stages need. This reads every field there
+is, so that two files can be compared without overlooking one: operator options, sparsity, blockwise
 quantisation and whatever else the schema knows. Fields that even the schema does not know are
 counted. Standard library only.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from kiln.stagecode import stage_module
+from kiln.core.stagecode import stage_module
 from kiln.tflite.schema import ENUMS, TABLES, UNIONS
 
 _DEPTH = 16  # the schema's own nesting ends at 5
@@ -38,7 +38,7 @@ class Tree:
         Raises:
             FlatError: it is no TFLite model, or a truncated or damaged one (a ValueError).
         """
-        flat = stage_module("flat")
+        flat = stage_module("tflite.flatbuffer")
         self._flat = flat
         self.unknown: set[str] = set()
         # Parts may be shared, but a file in which everything is reached over and over again is

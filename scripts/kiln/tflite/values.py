@@ -143,7 +143,7 @@ def compare(a: Any, raw_a: memoryview, b: Any, raw_b: memoryview) -> ValueDiffer
     """How two constant tensors differ.
 
     Args:
-        a: a tensor of :mod:`stages.tflite_model`.
+        a: a tensor of :mod:`stages.tflite.tflite_model`.
         raw_a: its buffer.
         b: the other tensor.
         raw_b: its buffer.

@@ -6,8 +6,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from stages import model_maker
-from stages.request import REQUIRED
+from stages.lite import model_maker
+from stages.protocol.request import REQUIRED
 
 ENVIRONMENT = "main"
 

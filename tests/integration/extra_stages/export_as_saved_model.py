@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages import (
-    efficientdet_lite,
-    make_hub_module,
-    model_maker,
-    modelmaker_export,
-    restoration,
-)
-from stages.request import REQUIRED
+from stages import make_hub_module
+from stages.lite import efficientdet_lite, model_maker
+from stages.odapi import restoration
+from stages.protocol.request import REQUIRED
+from stages.steps import modelmaker_export
 
 ENVIRONMENT = "main"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stages.request import REQUIRED
+from stages.protocol.request import REQUIRED
 
 ENVIRONMENT = "main"
 
@@ -23,7 +23,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     They look like a CenterNet's export. What an operation finds out comes out as scores.
     """
-    from stages import tensorflow_setup
+    from stages.odapi import tensorflow_setup
 
     tf = tensorflow_setup.load()
     for name, (operation, where) in params["cases"].items():

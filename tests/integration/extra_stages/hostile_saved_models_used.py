@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages import convert, saved_model, saved_model_detector, saved_model_graph
+from stages.saved import saved_model_detector, saved_model_graph
+from stages.steps import convert, saved_model
 
 ENVIRONMENT = "main"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages import detection_model, export, pipeline
-from stages.failures import StageError
-from stages.request import REQUIRED
+from stages.odapi import detection_model, pipeline
+from stages.protocol.failures import StageError
+from stages.protocol.request import REQUIRED
+from stages.steps import export
 
 ENVIRONMENT = "main"
 
@@ -25,7 +26,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Returns:
         Facts: by size, ``HxW``: ``[]`` where it is fine, ``[kind, message, remedy]`` where not.
     """
-    from stages import tensorflow_setup
+    from stages.odapi import tensorflow_setup
 
     tensorflow_setup.load()
     said: dict[str, Any] = {}

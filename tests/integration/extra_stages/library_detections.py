@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages import task_library
+from stages.steps import task_library
 
 ENVIRONMENT = "metadata"
 

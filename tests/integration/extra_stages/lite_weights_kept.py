@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages import exact_batch_norm, modelmaker_export, tflite_model
-from stages.request import REQUIRED
+from stages.odapi import exact_batch_norm
+from stages.protocol.request import REQUIRED
+from stages.steps import modelmaker_export
+from stages.tflite import tflite_model
 
 ENVIRONMENT = "main"
 

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stages import detection_model, pipeline, pixels
-from stages.request import REQUIRED
+from stages.files import pixels
+from stages.odapi import detection_model, pipeline
+from stages.protocol.request import REQUIRED
 
 ENVIRONMENT = "main"
 
@@ -47,7 +48,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     """
     import numpy as np
 
-    from stages import tensorflow_setup
+    from stages.odapi import tensorflow_setup
 
     tf = tensorflow_setup.load()
     folder = out / "model"

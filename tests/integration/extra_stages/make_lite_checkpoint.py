@@ -6,8 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from stages import efficientdet_lite, model_maker, pixels, restoration
-from stages.request import REQUIRED
+from stages.files import pixels
+from stages.lite import efficientdet_lite, model_maker
+from stages.odapi import restoration
+from stages.protocol.request import REQUIRED
 
 ENVIRONMENT = "main"
 

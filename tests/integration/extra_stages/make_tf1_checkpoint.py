@@ -13,7 +13,7 @@ PARAMS: dict[str, Any] = {}
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Write ``out/model`` for the ``pipeline_config`` given: names, but no object graph."""
-    from stages import tensorflow_setup
+    from stages.odapi import tensorflow_setup
 
     tf = tensorflow_setup.load()
     folder = out / "model"

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages import model_maker
-from stages.failures import StageError
+from stages.lite import model_maker
+from stages.protocol.failures import StageError
 
 ENVIRONMENT = "main"
 

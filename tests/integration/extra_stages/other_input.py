@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages.request import REQUIRED
+from stages.protocol.request import REQUIRED
 
 ENVIRONMENT = "main"
 
@@ -21,7 +21,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Its outputs come in another order and have other names: boxes, classes, scores, count, as
     ``a`` to ``d``.
     """
-    from stages import tensorflow_setup
+    from stages.odapi import tensorflow_setup
 
     tf = tensorflow_setup.load()
     loaded = tf.saved_model.load(str(inputs["saved_model"]))  # kept: it owns the variables

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stages import saved_model, saved_model_graph
-from stages.failures import StageError
+from stages.protocol.failures import StageError
+from stages.saved import saved_model_graph
+from stages.steps import saved_model
 
 ENVIRONMENT = "main"
 
@@ -25,7 +26,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Returns:
         Facts: by name, ``[kind, message and remedy]`` of the failure.
     """
-    from stages import tensorflow_setup
+    from stages.odapi import tensorflow_setup
 
     tf = tensorflow_setup.load()
     _write(tf, out)

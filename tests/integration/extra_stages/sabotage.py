@@ -6,8 +6,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from stages import labelmap, metadata_writer, packed, roles, tflite_model
-from stages.request import REQUIRED
+from stages.files import labelmap
+from stages.protocol.request import REQUIRED
+from stages.tflite import metadata_writer, output_roles, packed_files, tflite_model
 
 ENVIRONMENT = "metadata"
 
@@ -46,18 +47,18 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     """Write ``out/model.tflite``: ``inputs["model"]`` annotated anew, with the mistake."""
     kind = params["kind"]
     assert kind in KINDS
-    bare, _ = packed.split(inputs["model"].read_bytes())
+    bare, _ = packed_files.split(inputs["model"].read_bytes())
     model = tflite_model.read(bare)
-    outputs = roles.derive(model, params["architecture"])
+    outputs = output_roles.derive(model, params["architecture"])
     label_map = inputs["label_map"]
     lines = labelmap.lines(labelmap.load(label_map), params["num_classes"], "label map")
     norm = params["normalization"]
     mean, std = _NORMALIZATIONS.get(kind, (tuple(norm["mean"]), tuple(norm["std"])))
     labels = _labels(kind, lines, label_map)
     if kind == "classes-scores":
-        outputs[roles.CLASSES], outputs[roles.SCORES] = (
-            outputs[roles.SCORES],
-            outputs[roles.CLASSES],
+        outputs[output_roles.CLASSES], outputs[output_roles.SCORES] = (
+            outputs[output_roles.SCORES],
+            outputs[output_roles.CLASSES],
         )
     if kind == "half-restored":
         bare = _half_fresh(bare, model)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages import efficientdet_lite, modelmaker_export
-from stages.request import REQUIRED
+from stages.lite import efficientdet_lite
+from stages.protocol.request import REQUIRED
+from stages.steps import modelmaker_export
 
 ENVIRONMENT = "main"
 

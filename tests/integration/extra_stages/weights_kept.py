@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages import detection_model, exact_batch_norm, pipeline, restoration, tflite_model
-from stages.checkpoint_files import find_checkpoint
+from stages.files.checkpoint_files import find_checkpoint
+from stages.odapi import detection_model, exact_batch_norm, pipeline, restoration
+from stages.tflite import tflite_model
 
 ENVIRONMENT = "main"
 
@@ -23,7 +24,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         Facts: ``kernels`` (in the checkpoint's model), ``plain``, ``folded`` (how many are there
         in which way), ``missing`` (names).
     """
-    from stages import tensorflow_setup
+    from stages.odapi import tensorflow_setup
 
     tf = tensorflow_setup.load()
     config = pipeline.read_pipeline(inputs["checkpoint"])

@@ -1,0 +1,281 @@
+"""Runs a detector by nothing but its own metadata, as a device would.
+
+What the input wants, which output is which, how boxes are written and what classes are called
+all come from the file; a wrong statement in its metadata therefore shows in the detections.
+Needs numpy, and ``ai_edge_litert`` or TensorFlow for the interpreter (imported when used).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Optional
+
+from stages.files import pixels
+from stages.protocol.failures import StageError
+from stages.tflite import tflite_meta, tflite_model
+
+_QUANTIZED = ("uint8", "int8")
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+"""(mean, std), per channel or one for all, in pixel values."""
+
+
+def make_interpreter(data: bytes, reference_kernels: bool = False) -> tuple[Any, str]:
+    """A TFLite interpreter with its tensors allocated, and the runtime's name and version.
+
+    ``ai_edge_litert`` where it is installed, else TensorFlow's. One thread: nothing in the
+    result may depend on how many processors there are.
+
+    Args:
+        data: the whole ``.tflite`` file.
+        reference_kernels: use TensorFlow's plain kernels. In version 2.8 they run EfficientDet's
+            quantised operators two to four times as fast as the optimised ones, which are
+            written for Arm.
+
+    Raises:
+        StageError: kind ``unsupported-model``; the runtime refuses the model.
+    """
+    options: dict[str, Any] = {}
+    try:
+        import ai_edge_litert
+        from ai_edge_litert.interpreter import Interpreter
+
+        runtime = f"ai_edge_litert {getattr(ai_edge_litert, '__version__', '')}".strip()
+    except ImportError:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        from stages.odapi import tensorflow_setup
+
+        tensorflow = tensorflow_setup.load()
+        Interpreter = tensorflow.lite.Interpreter  # noqa: N806
+        runtime = f"tensorflow {tensorflow.__version__}"
+        if reference_kernels:
+            kernels = tensorflow.lite.experimental.OpResolverType.BUILTIN_REF
+            options["experimental_op_resolver_type"] = kernels
+    try:
+        interpreter = Interpreter(model_content=data, num_threads=1, **options)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise _unsupported(f"{runtime} refuses it: {str(error).strip().splitlines()[0]}") from error
+    return interpreter, runtime
+
+
+class Detector:
+    """A loaded artefact.
+
+    Args:
+        data: the whole ``.tflite`` file.
+        reference_kernels: see :func:`make_interpreter`.
+
+    Attributes:
+        metadata: what the file says about itself.
+        labels: class names by class index.
+        height: of the input, in pixels.
+        width: of the input, in pixels.
+        input_type: ``float32`` or ``uint8``.
+        input_quantization: of the input; None for a float one.
+        capacity: how many detections an answer has room for; None before the first one.
+        runtime: name and version of the interpreter.
+
+    Raises:
+        StageError: kind ``unsupported-model``; no metadata, or not that of a detector.
+    """
+
+    def __init__(self, data: bytes, reference_kernels: bool = False) -> None:
+        try:
+            model = tflite_model.read(data)
+            metadata = tflite_meta.read(model)
+            if metadata is None:
+                raise _unsupported("it carries no metadata")
+            self.labels = tflite_meta.labels(data, metadata)
+            self._positions = {
+                name: metadata.output(name)
+                for name in (
+                    tflite_meta.LOCATION,
+                    tflite_meta.CATEGORY,
+                    tflite_meta.SCORE,
+                    tflite_meta.COUNT,
+                )
+            }
+        except ValueError as error:  # FlatError is one
+            raise _unsupported(str(error)) from error
+        self.metadata = metadata
+        self._graph = model.graph
+        self._check_description(model.graph)
+        self._image = metadata.inputs[0]
+        tensor = self._graph.tensors[self._graph.inputs[0]]
+        _, self.height, self.width, _ = tensor.shape
+        self.input_type = tensor.type
+        self.input_quantization = tensor.quantization
+        box = metadata.outputs[self._positions[tflite_meta.LOCATION]].box
+        if box is None or sorted(box.index) != [0, 1, 2, 3] or box.type == "unknown":
+            raise _unsupported(f"its metadata does not say how boxes are written ({box})")
+        self._box = box
+        self._interpreter, self.runtime = make_interpreter(data, reference_kernels)
+        self._details = self._interpreter.get_output_details()
+        self.capacity: Optional[int] = None
+
+    @property
+    def score_threshold(self) -> Optional[float]:
+        """The threshold that the metadata declares, if any."""
+        return self.metadata.outputs[self._positions[tflite_meta.SCORE]].score_threshold
+
+    def input_values(self, image: Any, normalization: Optional[Normalization] = None) -> Any:
+        """What the input tensor gets for an image.
+
+        Args:
+            image: uint8 array [h, w, 3], RGB.
+            normalization: (mean, std) to use in place of what the metadata says.
+
+        Returns:
+            [1, height, width, 3]: float32, normalised; or the raw pixels for a uint8 input.
+        """
+        resized = pixels.resize_bilinear(image, self.height, self.width)
+        if self.input_type == "uint8":
+            return pixels.to_uint8(resized)[None]
+        mean, std = normalization or (self._image.mean, self._image.std)
+        return pixels.normalize(resized, mean, std)[None]
+
+    def detect(
+        self, image: Any, score_threshold: float = 0.0, max_results: Optional[int] = None
+    ) -> list[dict[str, Any]]:
+        """The objects in an image.
+
+        Args:
+            image: uint8 array [h, w, 3], RGB.
+            score_threshold: results below it are left out.
+            max_results: at most so many are kept, the best ones; ``None``: all.
+
+        Returns:
+            ``box`` [ymin, xmin, ymax, xmax] as fractions of the image (not clipped to it),
+            ``score``, ``class_id`` (line of the label file, counted from 1) and ``label``
+            (``???`` where there is no such line); best score first, equal scores by class and
+            box.
+
+        Raises:
+            StageError: kind ``unsupported-model``; the outputs are not those of a detector.
+        """
+        found = self.read(self.run(self.input_values(image)), score_threshold)
+        return found if max_results is None else found[:max_results]
+
+    def run(self, values: Any) -> dict[str, Any]:
+        """The outputs for what is in the input tensor, by the names the metadata gives them.
+
+        Args:
+            values: as :meth:`input_values` makes them.
+
+        Returns:
+            float32 arrays, of the shapes that the file gives them: ``location``, ``category``,
+            ``score``, ``number of detections``.
+
+        Raises:
+            StageError: kind ``unsupported-model``; the outputs are not those of a detector.
+        """
+        import numpy as np
+
+        self._interpreter.set_tensor(self._interpreter.get_input_details()[0]["index"], values)
+        self._interpreter.invoke()
+        found = {name: self._output(name) for name in self._positions}
+        if not all(np.isfinite(array).all() for array in found.values()):
+            raise _unsupported("it gives numbers that are not finite")
+        self.capacity = int(found[tflite_meta.SCORE].size)
+        return found
+
+    def read(self, outputs: dict[str, Any], score_threshold: float = 0.0) -> list[dict[str, Any]]:
+        """Detections, as :meth:`detect` returns them, out of what :meth:`run` returned.
+
+        Raises:
+            StageError: kind ``unsupported-model``; the outputs are not those of a detector.
+        """
+        boxes, classes, scores, count = (
+            outputs[name].reshape(-1)
+            for name in (
+                tflite_meta.LOCATION,
+                tflite_meta.CATEGORY,
+                tflite_meta.SCORE,
+                tflite_meta.COUNT,
+            )
+        )
+        if count.size != 1 or not len(boxes) == 4 * len(classes) == 4 * len(scores):
+            raise _unsupported("its outputs do not have the shapes that their roles need")
+        boxes = boxes.reshape(-1, 4)
+        valid = min(max(round(float(count[0])), 0), len(scores))
+        found = [
+            self._detection(boxes[index], classes[index], scores[index])
+            for index in range(valid)
+            if float(scores[index]) >= score_threshold
+        ]
+        found.sort(key=lambda item: (-item["score"], item["class_id"], item["box"]))
+        return found
+
+    def _check_description(self, graph: tflite_model.Subgraph) -> None:
+        described = (len(self.metadata.inputs), len(self.metadata.outputs))
+        if described != (len(graph.inputs), len(graph.outputs)) or len(graph.inputs) != 1:
+            raise _unsupported(
+                f"its metadata describes {described[0]} inputs and {described[1]} outputs, its "
+                f"graph has {len(graph.inputs)} and {len(graph.outputs)}"
+            )
+        tensor = graph.tensors[graph.inputs[0]]
+        shape = tensor.shape
+        if len(shape) != 4 or shape[0] != 1 or shape[3] != 3 or min(shape) < 1:
+            raise _unsupported(f"its input has the shape {list(shape)}")
+        if tensor.type not in ("float32", "uint8"):
+            raise _unsupported(f"its input is {tensor.type}")
+        image = self.metadata.inputs[0]
+        if tensor.type == "float32" and not image.mean:
+            raise _unsupported("its metadata declares no normalisation for a float input")
+        if len(image.mean) != len(image.std) or len(image.mean) not in (0, 1, 3) or 0 in image.std:
+            raise _unsupported(f"its metadata declares mean {image.mean} and std {image.std}")
+
+    def _output(self, name: str) -> Any:
+        import numpy as np
+
+        detail = self._details[self._positions[name]]
+        values = self._interpreter.get_tensor(detail["index"])
+        scale, zero_point = detail["quantization"]
+        if values.dtype.name in _QUANTIZED and scale:
+            return (values.astype(np.float32) - zero_point) * np.float32(scale)
+        return values.astype(np.float32)
+
+    def _detection(self, box: Any, category: Any, score: Any) -> dict[str, Any]:
+        index = round(float(category))
+        return {
+            "box": [_short(value) for value in self._corners(box)],
+            "score": _short(score),
+            "class_id": index + 1,
+            "label": self.labels[index] if 0 <= index < len(self.labels) else "???",
+        }
+
+    def _corners(self, box: Any) -> tuple[Any, Any, Any, Any]:
+        a, b, c, d = (box[position] for position in self._box.index)
+        if self._box.coordinates == "pixel":
+            a, b, c, d = a / self.width, b / self.height, c / self.width, d / self.height
+        if self._box.type == "upper_left":
+            return b, a, b + d, a + c
+        if self._box.type == "center":
+            return b - d / 2, a - c / 2, b + d / 2, a + c / 2
+        return b, a, d, c
+
+
+def _short(value: Any) -> float:
+    """The shortest number that is the same float32: exact, and readable in JSON."""
+    import numpy as np
+
+    return float(str(np.float32(value)))
+
+
+def load(path: Path) -> Detector:
+    """The detector in a file.
+
+    Raises:
+        StageError: see :class:`Detector`.
+    """
+    return Detector(path.read_bytes())
+
+
+def _unsupported(reason: str) -> StageError:
+    return StageError(
+        "unsupported-model",
+        f"The model cannot be run by its metadata: {reason}.",
+        "Run the annotate stage on it first.",
+    )

@@ -1,0 +1,1 @@
+"""What lies around a model: label maps, checkpoints, images, and input values made of them."""

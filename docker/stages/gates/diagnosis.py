@@ -1,0 +1,185 @@
+"""Why an artefact does not find what its model finds: the usual mistakes, tried one by one.
+
+A mistake in metadata or labels is silent: the file runs and answers, only wrongly. Each
+hypothesis here undoes one mistake; the one under which the file clearly finds what the model
+finds names what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.detect import matching
+from stages.detect.detector import Detector
+from stages.files.normalizations import KNOWN, Normalization, named, three
+from stages.gates import parity
+from stages.protocol.failures import StageError
+from stages.tflite import tflite_meta
+
+_CLEARLY = 0.5
+"""A hypothesis explains it where it leaves at most this part of the disagreement."""
+
+SENSIBLE = 0.5
+"""The least agreement (0 to 1) under a hypothesis that explains anything."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A hypothesis that explains the difference.
+
+    Args:
+        code: a word for it, such as ``normalization``.
+        cause: what happened, in a sentence.
+        agreement: with the source model once it is undone, from 0 to 1.
+    """
+
+    code: str
+    cause: str
+    agreement: float
+
+
+def diagnose(
+    model: Detector,
+    images: Mapping[str, Any],
+    source: parity.Detections,
+    least: float,
+) -> Finding:
+    """The likely cause of a difference.
+
+    Args:
+        model: the artefact.
+        images: uint8 [h, w, 3] by name; few will do.
+        source: what the model behind it finds in them.
+        least: detections with a lower score hardly count (:func:`stages.gates.parity.agreement`).
+
+    Returns:
+        The best hypothesis, or that of other weights where none explains the difference.
+    """
+    source = {name: source[name] for name in images}
+    raw = {name: model.run(model.input_values(image)) for name, image in images.items()}
+    as_declared = {name: model.read(outputs) for name, outputs in raw.items()}
+    base = parity.agreement(source, as_declared, least)
+    findings = [
+        Finding(code, cause, parity.agreement(source, found, least))
+        for code, cause, found in _hypotheses(model, images, raw, source, as_declared)
+    ]
+    best = max(findings, key=lambda item: item.agreement)
+    if best.agreement >= SENSIBLE and 1 - best.agreement <= _CLEARLY * (1 - base):
+        return best
+    return Finding(
+        "weights",
+        "None of the usual mistakes explains it (another normalisation, exchanged outputs, "
+        "turned boxes, shifted classes): the weights are not the model's. A checkpoint restored "
+        "in part, another checkpoint, or a conversion that lost too much precision does this.",
+        best.agreement,
+    )
+
+
+def _hypotheses(
+    model: Detector,
+    images: Mapping[str, Any],
+    raw: Mapping[str, dict[str, Any]],
+    source: parity.Detections,
+    as_declared: parity.Detections,
+) -> Iterator[tuple[str, str, parity.Detections]]:
+    for norm in other_normalizations(model):
+        yield (
+            "normalization",
+            f"Fed with {named(norm)} the file finds what the model finds; its metadata says "
+            f"{named(declared(model))}.",
+            detections(model, images, norm),
+        )
+    yield (
+        "roles-swapped",
+        "Read the other way round, the outputs of classes and scores give what the model finds: "
+        "the metadata has them exchanged.",
+        _each(raw, lambda outputs: model.read(_exchanged(outputs))),
+    )
+    yield (
+        "boxes-swapped",
+        "With x and y exchanged the boxes are the model's: the metadata declares the sides of a "
+        "box in another order than the graph writes them.",
+        _changed(as_declared, lambda item: {"box": _turned(item["box"])}),
+    )
+    for by in (-1, 1):
+        yield (
+            "classes-shifted",
+            f"Every class is off by {-by:+d}: a background class is counted on one side only.",
+            _changed(as_declared, lambda item, by=by: {"class_id": item["class_id"] + by}),
+        )
+    renamed = _renaming(source, as_declared)
+    yield (
+        "classes-shuffled",
+        "The boxes are the model's, their classes are another numbering of the same ones.",
+        _changed(
+            as_declared,
+            lambda item: {"class_id": renamed.get(item["class_id"], item["class_id"])},
+        ),
+    )
+
+
+def declared(model: Detector) -> Normalization:
+    """What the metadata says of the input; raw pixels where it says nothing."""
+    image = model.metadata.inputs[0]
+    return three(image.mean or (0.0,), image.std or (1.0,))
+
+
+def other_normalizations(model: Detector) -> list[Normalization]:
+    """The known ones but the declared one; none where the input takes raw pixels as they are."""
+    if model.input_type == "uint8":
+        return []
+    own = declared(model)
+    return [norm for norm in KNOWN if own.difference(norm) > 1e-3]
+
+
+def detections(
+    model: Detector, images: Mapping[str, Any], norm: Normalization
+) -> parity.Detections:
+    """What the artefact finds, fed with another normalisation than it declares.
+
+    Fed with what it was never meant for, a network may overflow: then it finds nothing.
+    """
+    pair = (norm.mean, norm.std)
+    found = {}
+    for name, image in images.items():
+        try:
+            found[name] = model.read(model.run(model.input_values(image, pair)))
+        except StageError:
+            found[name] = []
+    return found
+
+
+def _each(
+    raw: Mapping[str, dict[str, Any]], read: Callable[[dict[str, Any]], list[dict[str, Any]]]
+) -> parity.Detections:
+    return {name: read(outputs) for name, outputs in raw.items()}
+
+
+def _exchanged(outputs: dict[str, Any]) -> dict[str, Any]:
+    scores, classes = outputs[tflite_meta.SCORE], outputs[tflite_meta.CATEGORY]
+    return {**outputs, tflite_meta.SCORE: classes, tflite_meta.CATEGORY: scores}
+
+
+def _changed(
+    found: parity.Detections, change: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> parity.Detections:
+    return {name: [{**item, **change(item)} for item in items] for name, items in found.items()}
+
+
+def _turned(box: Sequence[float]) -> list[float]:
+    return [box[1], box[0], box[3], box[2]]
+
+
+def _renaming(source: parity.Detections, found: parity.Detections) -> dict[int, int]:
+    """Class id of the artefact -> the source's, by boxes alone, the weightiest vote of each."""
+    votes: dict[int, dict[int, float]] = {}
+    for name, items in source.items():
+        nameless = [[{**item, "class_id": 0} for item in one] for one in (items, found[name])]
+        for pair in matching.match(*nameless):
+            one, other = items[pair.left], found[name][pair.right]
+            ballot = votes.setdefault(other["class_id"], {})
+            weight = pair.iou * min(one["score"], other["score"])
+            ballot[one["class_id"]] = ballot.get(one["class_id"], 0.0) + weight
+    return {theirs: max(ballot, key=lambda ours: ballot[ours]) for theirs, ballot in votes.items()}

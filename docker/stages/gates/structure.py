@@ -1,0 +1,262 @@
+"""The gate ``structure``: is the file what an artefact of this kind must be?
+
+Looks at the file alone; nothing is run. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Optional
+
+from stages.gates.gate import Gate
+from stages.protocol.failures import StageError
+from stages.tflite import output_roles, tflite_meta, tflite_model
+
+NAME = "structure"
+
+_BYTES_PER_WEIGHT = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1}
+_LEAST_SHARE = 0.3
+"""A file holds at least this part of its model's weights: CenterNet's keypoint heads, the largest
+thing an export leaves out, are less than half of a model."""
+
+_MOST_COPIES, _MOST_EXTRA = 6, 1 << 20
+"""How often all weights in float32 may be in a file, and bytes on top of that: heads that share
+their kernels over five or six levels of a pyramid have batch norms of their own on each, and are in
+the file once a level, each with its scales multiplied in."""
+
+_WEIGHTS = {"float32": "float32", "float16": "float16", "dynamic": "int8", "int8": "int8"}
+"""The type that most bytes of constants have, by variant."""
+
+_CUSTOM = {tflite_model.DETECTION_POSTPROCESS}
+"""Custom operators that every TFLite runtime brings."""
+
+_DECODED = {
+    # (type, index) of a box format -> how the four numbers [a, b, c, d] are read
+    ("boundaries", (1, 0, 3, 2)): "top, left, bottom, right",
+    ("boundaries", (0, 1, 2, 3)): "left, top, right, bottom",
+}
+
+_FLEX = "Flex"
+_MIN_RUNTIME = "min_runtime_version"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the file should be.
+
+    Args:
+        variant: ``float32``, ``float16``, ``dynamic``, ``int8`` or ``prebuilt``.
+        architecture: ``ssd``, ``efficientdet``, ``centernet`` or ``center_net``.
+        height: of the input, in pixels; 0: not known.
+        width: of the input, in pixels; 0: not known.
+        weights: how many numbers the model's variables hold; None: not known.
+        roles: role -> output name, where the graph cannot tell (:mod:`stages.steps.adopt`).
+    """
+
+    variant: str
+    architecture: str
+    height: int
+    width: int
+    weights: Optional[int] = None
+    roles: Optional[dict[str, str]] = None
+
+
+def examine(data: bytes, expected: Expected) -> Gate:
+    """The gate's result for the file ``data``."""
+    gate = Gate(NAME)
+    gate.figures["bytes"] = len(data)
+    try:
+        model = tflite_model.read(data)
+        metadata = tflite_meta.read(model)
+        files = tflite_model.packed_files(data)
+    except ValueError as error:  # FlatError is one
+        gate.problem(
+            "unreadable",
+            "a TFLite file",
+            str(error),
+            "The file was cut short or damaged on its way.",
+        )
+        return gate
+    runtime = bytes(model.metadata.get(_MIN_RUNTIME, b"")).split(b"\0")[0]
+    gate.figures["min_runtime_version"] = runtime.decode("ascii", "replace") or None
+    shape = _input(gate, model, expected)
+    _outputs(gate, model, metadata, expected)
+    _operators(gate, model)
+    if expected.variant in _WEIGHTS:
+        _weights(gate, model, expected)
+    if metadata is None:
+        gate.problem(
+            "no-metadata",
+            "metadata: normalisation, labels, the roles of the outputs",
+            "none",
+            "The converter's own output was published; it has not been through `annotate`.",
+        )
+    else:
+        gate.figures["min_parser_version"] = metadata.min_parser_version or None
+        _label_files(gate, metadata, files)
+    gate.summary = f"input {shape}, {len(model.graph.outputs)} outputs, {len(data):,} bytes"
+    return gate
+
+
+def _input(gate: Gate, model: tflite_model.Model, expected: Expected) -> str:
+    tensors = [model.graph.tensors[index] for index in model.graph.inputs]
+    shown = ", ".join(f"{'x'.join(map(str, t.shape))} {t.type}" for t in tensors) or "none"
+    types = ("uint8", "float32") if expected.variant in ("int8", "prebuilt") else ("float32",)
+    sized = tuple(expected.height and side for side in (1, expected.height, expected.width, 3))
+    wanted = f"one of 1x{expected.height or '?'}x{expected.width or '?'}x3, {' or '.join(types)}"
+    good = len(tensors) == 1 and tensors[0].type in types and len(tensors[0].shape) == 4
+    if not good or (any(sized) and tensors[0].shape != sized):
+        gate.problem(
+            "input",
+            wanted,
+            shown,
+            "The export used another image size, or the converter another input type.",
+        )
+    gate.figures["input"] = shown
+    return shown
+
+
+def _outputs(
+    gate: Gate,
+    model: tflite_model.Model,
+    metadata: Optional[tflite_meta.Metadata],
+    expected: Expected,
+) -> None:
+    types = [model.graph.tensors[index].type for index in model.graph.outputs]
+    if types != ["float32"] * 4:
+        gate.problem(
+            "outputs",
+            "four outputs, float32",
+            f"{len(types)}: {', '.join(types)}",
+            "The graph is no detector with its post-processing, or was converted with quantised "
+            "outputs.",
+        )
+        return
+    architecture = "centernet" if expected.architecture == "center_net" else expected.architecture
+    try:
+        found = output_roles.derive(model, architecture, expected.roles)
+    except StageError as error:
+        gate.problem(
+            "outputs",
+            "outputs whose roles the graph tells",
+            error.message,
+            "The graph was made by an exporter that is not known here.",
+        )
+        return
+    gate.figures["outputs"] = {role: output.position for role, output in found.items()}
+    if metadata is not None:
+        _declared_roles(gate, metadata, found)
+
+
+def _declared_roles(
+    gate: Gate, metadata: tflite_meta.Metadata, found: dict[str, output_roles.Output]
+) -> None:
+    names = {
+        output_roles.BOXES: tflite_meta.LOCATION,
+        output_roles.CLASSES: tflite_meta.CATEGORY,
+        output_roles.SCORES: tflite_meta.SCORE,
+        output_roles.COUNT: tflite_meta.COUNT,
+    }
+    declared = [output.name for output in metadata.outputs]
+    right = [""] * len(found)
+    for role, output in found.items():
+        right[output.position] = names[role]
+    if declared != right:
+        wrong = [name for name, one in zip(declared, right) if name != one]
+        swapped = sorted(wrong) == sorted([tflite_meta.CATEGORY, tflite_meta.SCORE])
+        gate.problem(
+            "roles-swapped" if swapped else "roles",
+            f"outputs in the order {', '.join(right)} (from the graph)",
+            f"declared as {', '.join(declared)}",
+            "The metadata was written for a graph with another order of outputs: writers that go "
+            "by tensor index hand out classes and scores the wrong way round.",
+        )
+    box = metadata.outputs[found[output_roles.BOXES].position].box if len(declared) == 4 else None
+    read_as = _DECODED.get((box.type, box.index)) if box and box.coordinates == "ratio" else None
+    if read_as != "top, left, bottom, right":
+        swapped = read_as == "left, top, right, bottom"
+        gate.problem(
+            "boxes-swapped" if swapped else "boxes",
+            "boxes declared as top, left, bottom, right, as fractions (what the graph gives)",
+            f"declared as {read_as}" if read_as else f"declared as {box}",
+            "The metadata leaves the order of a box's sides to the default, which has x before y."
+            if swapped
+            else "The metadata does not say how boxes are written.",
+        )
+
+
+def _operators(gate: Gate, model: tflite_model.Model) -> None:
+    custom = Counter(op.custom for graph in model.subgraphs for op in graph.operators if op.custom)
+    gate.figures["operators"] = sum(len(graph.operators) for graph in model.subgraphs)
+    gate.figures["custom_operators"] = dict(sorted(custom.items()))
+    flex = sorted(name for name in custom if name.startswith(_FLEX))
+    other = sorted(set(custom) - _CUSTOM - set(flex))
+    if flex:
+        gate.problem(
+            "flex-operators",
+            "TFLite's own operators only",
+            ", ".join(flex),
+            "The converter was allowed TensorFlow operators (SELECT_TF_OPS); most devices do not "
+            "carry that runtime.",
+        )
+    if other:
+        gate.problem(
+            "custom-operators",
+            f"no custom operator but {', '.join(sorted(_CUSTOM))}",
+            ", ".join(other),
+            "A runtime needs an extension of its own to run this file.",
+        )
+
+
+def constant_bytes(model: tflite_model.Model) -> dict[str, int]:
+    """Bytes of constants by tensor type; a buffer that several tensors share counts once."""
+    found: Counter[str] = Counter()
+    seen = set()
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            size = len(model.buffers[tensor.buffer])
+            if size and tensor.buffer not in seen:
+                seen.add(tensor.buffer)
+                found[tensor.type] += size
+    return dict(sorted(found.items()))
+
+
+def _weights(gate: Gate, model: tflite_model.Model, expected: Expected) -> None:
+    held = constant_bytes(model)
+    total = sum(held.values())
+    gate.figures["constant_bytes"] = held
+    wanted = _WEIGHTS[expected.variant]
+    if total and held.get(wanted, 0) < total / 2:
+        gate.problem(
+            "weights-type",
+            f"weights in {wanted}, as variant {expected.variant!r} has them",
+            ", ".join(f"{size:,} bytes {kind}" for kind, size in held.items()),
+            "The converter did not quantise what it was asked to, or the file is another variant.",
+        )
+    if expected.weights is None:
+        return
+    least = _LEAST_SHARE * expected.weights * _BYTES_PER_WEIGHT[expected.variant]
+    most = _MOST_COPIES * expected.weights * _BYTES_PER_WEIGHT["float32"] + _MOST_EXTRA
+    if not least <= total <= most:
+        gate.problem(
+            "near-empty" if total < least else "too-large",
+            f"{least:,.0f} to {most:,.0f} bytes of constants for {expected.weights:,} weights",
+            f"{total:,} bytes",
+            "The export kept the graph and lost its weights (a checkpoint that was not restored "
+            "leaves constants that fold away)."
+            if total < least
+            else "Weights are in the file twice, or training state was exported.",
+        )
+
+
+def _label_files(gate: Gate, metadata: tflite_meta.Metadata, files: dict[str, bytes]) -> None:
+    declared = [item.name for output in metadata.outputs for item in output.files]
+    if sorted(declared) != sorted(files) or len(declared) != 1:
+        gate.problem(
+            "label-file",
+            "one label file, declared and packed",
+            f"declared: {', '.join(declared) or 'none'}; packed: {', '.join(files) or 'none'}",
+            "The label file was not packed into the model, or under another name.",
+        )
+    gate.figures["packed_files"] = {name: len(content) for name, content in files.items()}

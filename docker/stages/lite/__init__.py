@@ -1,0 +1,1 @@
+"""TFLite Model Maker's EfficientDet-Lite: imported, built, restored from any of its checkpoints."""

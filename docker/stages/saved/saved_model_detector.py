@@ -1,0 +1,230 @@
+"""Runs an exported SavedModel in TensorFlow itself, without any conversion.
+
+An SSD-like export ends in a function that only stands for TFLite's detection operator and returns
+nothing but zeros. What goes *into* it is the model's answer: encoded boxes, class scores, anchors.
+So the function is made to return those, and the operator's arithmetic is done here, in numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.detect import fast_nms
+from stages.protocol.failures import StageError
+from stages.saved.saved_model_graph import IMPLEMENTS, SIGNATURE, Postprocess, SavedGraph
+
+_PACKED = "kiln_packed"
+
+
+class SavedDetector:
+    """A loaded detector; made by :func:`opened`."""
+
+    def __init__(self, graph: SavedGraph, session: Any) -> None:
+        self._graph, self._session = graph, session
+
+    def detect(self, values: Any) -> list[dict[str, Any]]:
+        """What it finds.
+
+        Args:
+            values: float32 [height, width, 3], as the graph takes them.
+
+        Returns:
+            Detections as :func:`stages.steps.reference.run` writes them, best score first.
+        """
+        graph = self._graph
+        answers = self._session.run(graph.outputs, {graph.input: values[None]})
+        if graph.postprocess is None:
+            return _centernet(answers)
+        return _ssd(list(answers.values()), graph.postprocess)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, graph: SavedGraph) -> Iterator[SavedDetector]:
+    """The detector of a SavedModel folder, for as long as the context lasts.
+
+    Args:
+        folder: the SavedModel.
+        graph: :func:`stages.saved.saved_model_graph.read` of it.
+
+    Raises:
+        StageError: kind ``checkpoint``; its variables are not there, or damaged.
+    """
+    # Four outputs carry three tensors, which are told apart by their ranks whatever their sizes:
+    # the boxes get one more dimension.
+    with session(folder, returning(graph, packed=(0,))) as made:
+        yield SavedDetector(graph, made)
+
+
+@contextlib.contextmanager
+def session(folder: Path, proto: Any) -> Iterator[Any]:
+    """A session of TensorFlow 1 with another graph's folder's variables.
+
+    Args:
+        folder: a SavedModel.
+        proto: the ``SavedModel`` message to load in the place of its own.
+
+    Raises:
+        StageError: kind ``checkpoint``; its variables are not there, or damaged.
+    """
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for path in folder.iterdir():
+            if path.name not in ("saved_model.pb", "fingerprint.pb"):
+                (place / path.name).symlink_to(path.resolve())
+        (place / "saved_model.pb").write_bytes(proto.SerializeToString())
+        config = v1.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
+        made = stack.enter_context(v1.Session(graph=tf.Graph(), config=config))
+        try:
+            # The loader of TensorFlow 1 goes by the graph alone, whatever classes the exporter's
+            # objects had.
+            v1.saved_model.load(made, ["serve"], str(place))
+        except (tf.errors.OpError, OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0].rstrip(".")
+            raise StageError(
+                "checkpoint",
+                f"The SavedModel cannot be loaded: {first}.",
+                "Its files are damaged or not all there; copy the whole folder again.",
+            ) from error
+        yield made
+
+
+def returning(graph: SavedGraph, packed: tuple[int, ...]) -> Any:
+    """The SavedModel with its detection operator's stand-in returning what it is given.
+
+    Args:
+        graph: of any kind; CenterNet has no stand-in and is copied as it is.
+        packed: which of the stand-in's three inputs are returned with one more dimension.
+
+    Returns:
+        A ``SavedModel`` message. Its outputs have lost what was said of their shapes.
+    """
+    proto = type(graph.proto)()
+    proto.CopyFrom(graph.proto)
+    if graph.postprocess is None:
+        return proto
+    for meta in proto.meta_graphs:
+        for function in meta.graph_def.library.function:
+            if function.signature.name in graph.postprocess.functions:
+                _return_inputs(function, packed)
+        nodes = [*meta.graph_def.node]
+        nodes += [node for item in meta.graph_def.library.function for node in item.node_def]
+        for node in nodes:
+            node.attr.pop("_output_shapes", None)  # of the zeros
+        for tensor in meta.signature_def[SIGNATURE].outputs.values():
+            tensor.tensor_shape.Clear()
+            tensor.tensor_shape.unknown_rank = True
+    return proto
+
+
+def _return_inputs(function: Any, packed: tuple[int, ...]) -> None:
+    names = [item.name for item in function.signature.output_arg]
+    function.attr.pop(IMPLEMENTS, None)  # to be called like any other
+    function.attr.pop("_input_shapes", None)
+    answers = []
+    for number, item in enumerate(function.signature.input_arg):
+        if number not in packed:
+            answers.append(item.name)
+            continue
+        function.node_def.add(
+            name=f"{_PACKED}_{number}",
+            op="Pack",
+            input=[item.name],
+            attr={
+                "N": _attribute(i=1),
+                "T": _attribute(type=item.type),
+                "axis": _attribute(i=0),
+            },
+        )
+        answers.append(f"{_PACKED}_{number}:output:0")
+    for number, name in enumerate(names):
+        function.ret[name] = answers[min(number, len(answers) - 1)]
+
+
+def _attribute(**value: Any) -> Any:
+    from tensorflow.core.framework import attr_value_pb2
+
+    return attr_value_pb2.AttrValue(**value)
+
+
+def _ssd(answers: list[Any], said: Postprocess) -> list[dict[str, Any]]:
+    by_rank = {values.ndim: values for values in answers}
+    boxes = decode(by_rank[4][0, 0], by_rank[2], said.scales)
+    # A background class, where there is one, comes first.
+    scores = by_rank[3][0][:, -said.num_classes :]
+    return [
+        _detection(boxes[row], scores[row, label], label)
+        for row, label in select(boxes, scores, said)
+    ]
+
+
+def decode(encoded: Any, anchors: Any, scales: tuple[float, float, float, float]) -> Any:
+    """Boxes of encodings, as TFLite's operator decodes them.
+
+    After ``DecodeCenterSizeBoxes`` in TensorFlow's
+    ``tensorflow/lite/kernels/detection_postprocess.cc``.
+
+    Args:
+        encoded: float32 [boxes, 4 or more]: y, x, h, w.
+        anchors: float32 [boxes, 4]: centre y, centre x, height, width.
+        scales: that divide the four.
+
+    Returns:
+        float32 [boxes, 4]: ymin, xmin, ymax, xmax.
+    """
+    import numpy as np
+
+    y, x, h, w = (encoded[:, side] / np.float32(scales[side]) for side in range(4))
+    centre_y = y * anchors[:, 2] + anchors[:, 0]
+    centre_x = x * anchors[:, 3] + anchors[:, 1]
+    half_h = np.float32(0.5) * np.exp(h) * anchors[:, 2]
+    half_w = np.float32(0.5) * np.exp(w) * anchors[:, 3]
+    sides = [centre_y - half_h, centre_x - half_w, centre_y + half_h, centre_x + half_w]
+    return np.stack(sides, axis=1)
+
+
+def select(boxes: Any, scores: Any, said: Postprocess) -> list[tuple[int, int]]:
+    """Which boxes the operator keeps: (row, class from 0), best score first.
+
+    With ``use_regular_nms`` each class suppresses for itself
+    (``NonMaxSuppressionMultiClassRegularHelper`` of the same file), else all together
+    (:mod:`stages.detect.fast_nms`).
+
+    Args:
+        boxes: float32 [boxes, 4], decoded.
+        scores: float32 [boxes, classes].
+        said: what the graph tells the operator.
+    """
+    least, most = said.score_threshold, said.iou_threshold
+    if not said.use_regular_nms:
+        return fast_nms.select(boxes, scores, least, most, said.max_detections)
+    kept = [
+        (row, label)
+        for label in range(scores.shape[1])
+        for row, _ in fast_nms.select(
+            boxes, scores[:, label : label + 1], least, most, said.detections_per_class
+        )
+    ]
+    kept.sort(key=lambda item: -scores[item])  # stable: of equal scores the lower class
+    return kept[: said.max_detections]
+
+
+def _centernet(answers: dict[str, Any]) -> list[dict[str, Any]]:
+    count, scores, classes, boxes = (answers[f"output_{number}"] for number in range(4))
+    number = min(max(round(float(count.reshape(-1)[0])), 0), scores.shape[1])
+    found = [
+        _detection(boxes[0, row], scores[0, row], round(float(classes[0, row])))
+        for row in range(number)
+    ]
+    return sorted(found, key=lambda item: -item["score"])
+
+
+def _detection(box: Any, score: Any, label: int) -> dict[str, Any]:
+    # The model counts classes from 0, label maps from 1.
+    return {"box": [float(side) for side in box], "score": float(score), "class_id": label + 1}

@@ -1,0 +1,388 @@
+"""Stage: is an artefact what its model was?
+
+The gates (:mod:`stages.gates.gate`) look at the file, then run it by nothing but its own metadata
+and hold what it finds against what the source model finds. A gate that fails is a finding, not a
+failure of this stage: who publishes decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from stages.detect import detector
+from stages.files import labelmap, pixels
+from stages.files.normalizations import Normalization, named, three
+from stages.gates import diagnosis, label_proof, parity, stated_normalization, structure
+from stages.gates.gate import SKIPPED, Gate, beside
+from stages.protocol.failures import StageError
+from stages.protocol.request import REQUIRED
+from stages.steps import annotate
+from stages.tflite import tflite_meta
+
+ENVIRONMENT = "main"
+
+PARAMS: dict[str, Any] = {
+    "variant": REQUIRED,  # "float32", "float16", "dynamic", "int8" or "prebuilt"
+    "architecture": REQUIRED,  # as the export reports it
+    "num_classes": REQUIRED,
+    "input": None,  # {"height", "width"} in pixels, as the export reports it
+    "normalization": None,  # {"mean": [..], "std": [..]} that the graph wants; None: not known
+    "roles": None,  # role -> output name, where the graph does not tell (adopt)
+    # Where it was only said: those tried on the source, {"mean", "std", "distance"}, nearest first
+    # (stages.steps.saved_model_reference).
+    "normalizations": None,
+    "untrained": (),  # reasons, in words, to think that the model was never trained
+    "weights": None,  # how many numbers the model's variables hold
+    "score_threshold": 0.3,  # detections below it are not compared
+    "limits": {},  # of parity: overrides of stages.gates.parity.LIMITS
+    "expect": (),  # known objects: {"image", "label", "least_score"}
+    "prove_normalization": True,  # try the other normalisations, too
+    "reference_kernels": False,  # see stages.detect.detector.make_interpreter
+}
+
+RESULT_FILE = "check.json"
+
+NOTHING = 1.0  # a score threshold that nothing reaches
+
+_PROOF_IMAGES = 2  # that other normalisations and mistakes are tried on: the most telling ones
+_ROUNDED, _ROUNDED_SLOW = 2, 1  # images that are run with whole pixels, too
+_KEPT = 0.5  # detections down to this part of the threshold are written down
+_FLAT, _FLAT_SHARE = 1e-3, 0.2
+"""Scores of a detector that says the same everywhere differ by less: absolutely, and as part of
+the highest (a trained one has low scores, too, where it finds nothing, but not all alike)."""
+
+_NOISE = {"float32": 0.001, "float16": 0.005}  # by variant; others:
+_QUANTISED_NOISE = 0.05
+"""By how much agreement with the source may differ for no reason but rounding."""
+
+
+def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
+    """Check ``inputs["model"]``.
+
+    Inputs: ``model``; ``images``, a folder; ``label_map``; ``source``, the ``detections.json`` of
+    :mod:`stages.steps.reference` for these images (left out where there is no model to compare
+    with).
+
+    Writes ``out/check.json``: ``gates`` (a list, :meth:`stages.gates.gate.Gate.as_json`),
+    ``detections`` (by image, of the artefact) and ``source`` (by image, or null), with labels,
+    down to half of the threshold. Runtimes that resize pictures themselves feed whole pixels: for
+    them, of the first images, ``rounded`` (the artefact's detections in such a picture) and
+    ``out/pixels/<image>.npy`` (the picture itself, uint8 [height, width, 3], as the environment
+    that decodes no images takes it).
+
+    Returns:
+        Facts: ``gates``: name -> status; ``score_threshold`` as compared with; ``compared_from``,
+        the same for other runtimes (1 where detections cannot be told apart, so none is); and
+        ``runtime``.
+
+    Raises:
+        StageError: kinds ``image-set``, ``label-map``, ``stage-failed``: the check itself could
+            not be made.
+    """
+    data = inputs["model"].read_bytes()
+    files = pixels.list_images(inputs["images"])
+    lines = labelmap.lines(
+        labelmap.load(inputs["label_map"]), params["num_classes"], inputs["label_map"].name
+    )
+    size = params["input"] or {"height": 0, "width": 0}
+    kind = structure.Expected(
+        variant=params["variant"],
+        architecture=params["architecture"],
+        height=size["height"],
+        width=size["width"],
+        weights=params["weights"],
+        roles=params["roles"],
+    )
+    source = _source(inputs, [path.name for path in files])
+    emit.progress(0, len(files), "looking at the file")
+    gates = [structure.examine(data, kind)]
+    found: dict[str, Any] = {}
+    rounded: dict[str, Any] = {}
+    runtime = ""
+    try:
+        model = detector.Detector(data, params["reference_kernels"])
+        runtime = model.runtime
+        images = {path.name: pixels.load_rgb(path) for path in files}
+        # Where one run takes a second, pixels rounded to whole numbers serve both questions: what
+        # that changes is far below what quantised kernels differ by.
+        slow = params["reference_kernels"]
+        whole = sorted(images)[: _ROUNDED_SLOW if slow else _ROUNDED]
+        for done, (name, image) in enumerate(images.items()):
+            emit.progress(done, len(files), name)
+            if name not in whole:
+                found[name] = model.detect(image)
+                continue
+            values = _rounded(model, image)
+            _save_pixels(out / "pixels" / f"{name}.npy", values)
+            rounded[name] = model.detect(values)
+            same = slow or model.input_type == "uint8"
+            found[name] = rounded[name] if same else model.detect(image)
+    except StageError as error:
+        if error.kind != "unsupported-model":
+            raise
+        gates.append(_refused(error))
+    else:
+        gates.append(_ran(model, found))
+        gates += _behaviour(model, images, source, found, lines, params)
+    comparable = all(gate.status != SKIPPED for gate in gates)
+    least = params["score_threshold"]
+    if source:
+        least = parity.threshold(source, least)
+    result = {
+        "gates": [gate.as_json() for gate in gates],
+        "detections": _written(found, least, None),
+        "rounded": _written(rounded, least, None),
+        "source": None if source is None else _written(source, least, lines),
+    }
+    text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
+    emit.progress(len(files), len(files), "done")
+    return {
+        "gates": {gate.name: gate.status for gate in gates},
+        "score_threshold": least,
+        "compared_from": least if comparable else NOTHING,
+        "runtime": runtime,
+    }
+
+
+def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[dict[str, Any]]:
+    """What the source model finds, by image."""
+    if "source" not in inputs:
+        return None
+    written = json.loads(inputs["source"].read_text(encoding="utf-8"))
+    # The operator at the end of SSD-like files suppresses by a rule of its own.
+    found = written["as_tflite"] or written["images"]
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise StageError(
+            "stage-failed", f"The source was not run on {missing[0]}.", "This is a bug."
+        )
+    return {name: found[name] for name in names}
+
+
+def _rounded(model: detector.Detector, image: Any) -> Any:
+    """An image in the size of the input, uint8 [height, width, 3]."""
+    return pixels.to_uint8(pixels.resize_bilinear(image, model.height, model.width))
+
+
+def _save_pixels(path: Path, values: Any) -> None:
+    import numpy as np
+
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, values, allow_pickle=False)
+
+
+def _refused(error: StageError) -> Gate:
+    gate = Gate("runtime-tensorflow")
+    gate.problem(
+        "refused",
+        "a file that runs by its own metadata",
+        error.message,
+        "See the gate `structure`; the other gates could not be asked.",
+    )
+    return gate
+
+
+def _ran(model: detector.Detector, found: Mapping[str, Any]) -> Gate:
+    count = sum(len(items) for items in found.values())
+    return Gate(
+        "runtime-tensorflow",
+        f"{model.runtime}: {count} detections in {len(found)} images",
+        figures={"runtime": model.runtime},
+    )
+
+
+def _behaviour(
+    model: detector.Detector,
+    images: Mapping[str, Any],
+    source: Optional[dict[str, Any]],
+    found: dict[str, Any],
+    lines: list[str],
+    params: Mapping[str, Any],
+) -> list[Gate]:
+    """The gates that ask what it does."""
+    threshold = params["score_threshold"]
+    labels = label_proof.examine(
+        _labels(model), lines, source or {}, found, params["expect"], threshold
+    )
+    trained = _trained(found, params["untrained"])
+    why = "there is no source model to compare with: its heads were made in the same stage"
+    if source is not None:
+        why = "its scores are all alike, so which detection is which cannot be told"
+    if source is None or trained.problems:
+        return [
+            Gate(parity.NAME, skipped=why),
+            Gate("normalization", skipped=why),
+            labels,
+            trained,
+        ]
+    limits = parity.LIMITS[params["variant"]].changed(params["limits"])
+    same = parity.examine(source, found, limits, threshold, model.capacity)
+    least = parity.threshold(source, threshold)
+    telling = {name: images[name] for name in _telling(source, least)}
+    if same.problems and telling:
+        finding = diagnosis.diagnose(model, telling, source, least)
+        first = same.problems[0]
+        same.problems[0] = type(first)(finding.code, first.expected, first.seen, finding.cause)
+        same.figures["agreement_explained"] = round(finding.agreement, 6)
+    normalization = _normalization(model, telling, source, least, params)
+    return [same, normalization, labels, trained]
+
+
+def _labels(model: detector.Detector) -> Optional[list[str]]:
+    named_files = [
+        item
+        for output in model.metadata.outputs
+        if output.name == tflite_meta.CATEGORY
+        for item in output.files
+    ]
+    return list(model.labels) if named_files else None
+
+
+def _telling(source: Mapping[str, Any], least: float) -> list[str]:
+    """The images in which the source finds most, by its scores; best first."""
+    weights = {
+        name: sum(item["score"] for item in items if item["score"] >= least)
+        for name, items in source.items()
+    }
+    ranked = sorted(weights, key=lambda name: (-weights[name], name))
+    return [name for name in ranked if weights[name] > 0][:_PROOF_IMAGES]
+
+
+def _normalization(
+    model: detector.Detector,
+    images: Mapping[str, Any],
+    source: Mapping[str, Any],
+    least: float,
+    params: Mapping[str, Any],
+) -> Gate:
+    """Is the declared normalisation the one that the graph wants?"""
+    gate = Gate("normalization")
+    own = diagnosis.declared(model)
+    fact = params["normalization"]
+    right = three(tuple(fact["mean"]), tuple(fact["std"])) if fact else None
+    whose = "the model's own"
+    if params["normalizations"] and right is not None:
+        whose = stated_normalization.examine(gate, params["normalizations"], right)
+    if model.input_type == "uint8":
+        _raw_pixels(gate, model, right)
+        return gate
+    gate.figures["declared"] = own.as_fact()
+    if right is not None and own.difference(right) > 1e-3:
+        gate.problem(
+            "normalization",
+            f"{named(right)}, the model's own preprocessing",
+            named(own),
+            "The metadata was written from a constant instead of from the model: devices feed it "
+            "pixels on another scale.",
+        )
+    gate.summary = f"{named(own)}, {whose}"
+    if params["prove_normalization"] or gate.problems:
+        _prove(gate, model, images, source, least, own, params["variant"])
+    return gate
+
+
+def _raw_pixels(gate: Gate, model: detector.Detector, right: Optional[Normalization]) -> None:
+    """A uint8 input is fed raw pixels: its quantisation has to read them as the model means."""
+    quantization = model.input_quantization
+    if quantization is None or right is None:
+        gate.summary = "raw pixels; the graph converts them itself"
+        return
+    error = annotate.pixel_error(quantization, right.mean, right.std)
+    gate.figures["pixel_error"] = round(error, 4)
+    gate.summary = f"raw pixels, read within {error:.2g} pixel values of {named(right)}"
+    if error > annotate.PIXEL_LIMIT:
+        gate.problem(
+            "normalization",
+            f"raw pixels read as {named(right)}, within {annotate.PIXEL_LIMIT:g} pixel values",
+            f"up to {beside(error, annotate.PIXEL_LIMIT)} pixel values off",
+            "The calibration images do not reach from black to white, or were normalised in "
+            "another way than the model is.",
+        )
+
+
+def _prove(
+    gate: Gate,
+    model: detector.Detector,
+    images: Mapping[str, Any],
+    source: Mapping[str, Any],
+    least: float,
+    own: Normalization,
+    variant: str,
+) -> None:
+    """Try the others: none may fit better than the declared one."""
+    wanted = {name: source[name] for name in images}
+    if not images:
+        gate.summary += "; nothing is found in the images, so no other could be told from it"
+        return
+    agreements = {
+        norm: parity.agreement(wanted, diagnosis.detections(model, images, norm), least)
+        for norm in [own, *diagnosis.other_normalizations(model)]
+    }
+    ranked = sorted(agreements, key=lambda norm: -agreements[norm])
+    gate.figures["tried"] = [
+        {**norm.as_fact(), "agreement": round(agreements[norm], 6)} for norm in ranked
+    ]
+    best, others = ranked[0], [norm for norm in ranked if norm != own]
+    if agreements[best] < diagnosis.SENSIBLE:
+        gate.summary += "; the source is not met under any, which is another gate's matter"
+        return
+    better = agreements[best] - agreements[own]
+    if better > _NOISE.get(variant, _QUANTISED_NOISE):
+        gate.problem(
+            "normalization",
+            f"{named(best)}: agreement {agreements[best]:.3f} with the source",
+            f"{named(own)}: {agreements[own]:.3f}",
+            "The metadata declares another normalisation than the graph wants.",
+        )
+    gate.summary += (
+        f"; agreement {agreements[own]:.4f}, next best {named(others[0])}: "
+        f"{agreements[others[0]]:.4f}"
+    )
+
+
+def _trained(found: Mapping[str, Any], reasons: Any) -> Gate:
+    """Was it ever trained?"""
+    gate = Gate("trained")
+    scores = [item["score"] for items in found.values() for item in items]
+    low, high = (min(scores), max(scores)) if scores else (0.0, 0.0)
+    gate.figures.update(lowest_score=low, highest_score=high)
+    gate.summary = f"scores from {low:.3g} to {high:.3g}"
+    for reason in reasons:
+        gate.problem(
+            "untrained-heads",
+            "prediction heads that were trained",
+            reason,
+            "New heads were put on a backbone and never trained (Model Maker's do_train=False), "
+            "or the checkpoint holds the backbone only.",
+        )
+    if high - low < min(_FLAT, _FLAT_SHARE * high) or not scores:
+        gate.problem(
+            "flat-scores",
+            "scores that depend on what is in the image",
+            f"all from {low:.6g} to {high:.6g}" if scores else "no detection at all",
+            "The heads were never trained, or the weights are not in the file.",
+        )
+    return gate
+
+
+def _written(found: Mapping[str, Any], least: float, lines: Optional[list[str]]) -> dict[str, Any]:
+    """Detections for people to look at; with ``lines``, labels are added."""
+    kept = {
+        name: [item for item in items if item["score"] >= _KEPT * least]
+        for name, items in found.items()
+    }
+    if lines is None:
+        return kept
+    return {
+        name: [
+            {**item, "label": lines[item["class_id"] - 1]}
+            if 0 < item["class_id"] <= len(lines)
+            else {**item, "label": labelmap.GAP}
+            for item in items
+        ]
+        for name, items in kept.items()
+    }

@@ -1,0 +1,241 @@
+"""Stage: an exported SavedModel to one ``.tflite`` file.
+
+Variants: ``float32``; ``float16`` (weights); ``dynamic`` (int8 weights, float activations);
+``int8`` (weights and activations, measured on representative images; uint8 input, float
+outputs). Where the channels are normalised differently, int8 files have a float input: a uint8
+input has one scale, so that raw pixels would be off by tens of pixel values in some channels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+from stages.files import pixels
+from stages.protocol.failures import StageError
+from stages.protocol.request import REQUIRED
+from stages.steps.export import FACTS_FILE
+from stages.tflite import float_tail, tensor_order
+
+ENVIRONMENT = "main"
+
+PARAMS = {
+    "variant": REQUIRED,
+    # {"mean": [r, g, b], "std": [r, g, b]} in pixel values, as the graph wants them; only int8
+    # uses it. None: what the export stage found, which it left inside the SavedModel.
+    "normalization": None,
+}
+
+VARIANTS = ("float32", "float16", "dynamic", "int8")
+
+_MIN_RUNTIME = "min_runtime_version"
+"""Name of the converter's metadata entry: the oldest runtime that knows every operator used."""
+
+
+def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
+    """Convert the folder ``inputs["saved_model"]`` to ``out/model.tflite``.
+
+    int8 also takes ``inputs["images"]``: a folder whose image files (:mod:`stages.files.pixels`),
+    in the order of their names, are the representative set.
+
+    Returns:
+        Facts: ``variant``, ``bytes``, ``tensorflow`` (version), ``ops`` (operator name ->
+        count), ``custom_ops`` (names), ``inputs`` and ``outputs`` (list of ``name``, ``shape``,
+        ``dtype``, and ``scale``, ``zero_point`` where quantised), ``min_runtime_version``;
+        with int8 also ``calibration_images`` (names).
+
+    Raises:
+        StageError: there are no usable images for int8, or the result is not what it should be.
+    """
+    variant = params["variant"]
+    if variant not in VARIANTS:
+        raise StageError(
+            "stage-failed", f"There is no variant {variant!r}.", f"Variants: {', '.join(VARIANTS)}."
+        )
+    from stages.odapi import tensorflow_setup
+
+    tf = tensorflow_setup.load()
+    saved_model = inputs["saved_model"]
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
+    converter.allow_custom_ops = True  # TFLite_Detection_PostProcess
+    if variant != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if variant == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    facts: dict[str, Any] = {"variant": variant}
+    norm = None
+    if variant == "int8":
+        if "images" not in inputs:
+            raise StageError(
+                "image-set",
+                "Full int8 quantisation needs representative images.",
+                "Name a folder of images in the recipe.",
+            )
+        files = pixels.list_images(inputs["images"])
+        norm = _normalization(params["normalization"], saved_model)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        if _same_for_all_channels(norm):
+            converter.inference_input_type = tf.uint8
+        size = _input_size(tf, saved_model)
+        converter.representative_dataset = lambda: _representative(files, size, norm, emit)
+        facts["calibration_images"] = [path.name for path in files]
+    with float_tail.decoding_in_float():
+        data = tensor_order.canonical(_convert(converter))
+    (out / "model.tflite").write_bytes(data)
+    facts.update(describe(tf, data))
+    if norm is not None and _same_for_all_channels(norm):
+        _check_input(facts["inputs"][0], norm)
+    return facts
+
+
+def _convert(converter: Any) -> bytes:
+    try:
+        return bytes(converter.convert())
+    except StageError:
+        raise
+    except Exception as error:  # the converter raises its own and many other kinds
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise StageError(
+            "stage-failed",
+            f"TensorFlow's converter failed: {lines[0] if lines else repr(error)}",
+            "The stage's log holds the converter's whole message.",
+        ) from error
+
+
+def _normalization(given: Optional[dict[str, Any]], saved_model: Path) -> dict[str, list[float]]:
+    if given is None:
+        try:
+            text = (saved_model / "assets.extra" / FACTS_FILE).read_text(encoding="utf-8")
+            given = json.loads(text)["normalization"]
+        except (OSError, ValueError, KeyError) as error:
+            raise StageError(
+                "stage-failed",
+                "The normalisation of the model's input is not known.",
+                "Give the parameter 'normalization', or a SavedModel of the export stage.",
+            ) from error
+    try:
+        mean, std = ([float(value) for value in given[key]] for key in ("mean", "std"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StageError("stage-failed", f"{given!r} is not a normalisation.") from error
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or set(given) != {"mean", "std"}:
+        raise StageError("stage-failed", f"{given!r} is not a normalisation.")
+    return {"mean": mean, "std": std}
+
+
+def _same_for_all_channels(norm: dict[str, list[float]]) -> bool:
+    return len(set(norm["mean"])) == len(set(norm["std"])) == 1
+
+
+def _input_size(tf: Any, saved_model: Path) -> tuple[int, int]:
+    from tensorflow.python.saved_model import loader_impl
+
+    graphs = loader_impl.parse_saved_model(str(saved_model)).meta_graphs
+    (tensor,) = graphs[0].signature_def["serving_default"].inputs.values()
+    _, height, width, _ = (dimension.size for dimension in tensor.tensor_shape.dim)
+    return int(height), int(width)
+
+
+def _representative(
+    files: list[Path], size: tuple[int, int], norm: dict[str, list[float]], emit: Any
+) -> Iterator[list[Any]]:
+    """The representative images as the graph takes them: float32 [1, height, width, 3]."""
+    import numpy as np
+
+    mean, std = np.array(norm["mean"], np.float32), np.array(norm["std"], np.float32)
+    for number, path in enumerate(files):
+        emit.progress(number, len(files), f"calibrating on {path.name}")
+        image = pixels.resize_bilinear(pixels.load_rgb(path), *size)
+        if number == 0:
+            # The input's quantisation spans the values seen. One black and one white pixel make
+            # that the whole range whatever the images hold, so that a stored byte of the input
+            # *is* the pixel value and no photo can be out of range later.
+            image[0, 0], image[0, 1] = 0, 255
+        yield [((image - mean) / std)[None]]
+    emit.progress(len(files), len(files), "converting")
+
+
+def describe(tf: Any, data: bytes) -> dict[str, Any]:
+    """What a ``.tflite`` file holds: the facts of :func:`run` from ``bytes`` on.
+
+    Args:
+        tf: TensorFlow.
+        data: the file.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.Model.GetRootAsModel(data, 0)
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
+    ops: dict[str, int] = {}
+    custom = set()
+    graph = model.Subgraphs(0)
+    for index in range(graph.OperatorsLength()):
+        code = model.OperatorCodes(graph.Operators(index).OpcodeIndex())
+        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        name = names[builtin]
+        if builtin == schema.BuiltinOperator.CUSTOM:
+            name = code.CustomCode().decode("utf-8")
+            custom.add(name)
+        ops[name] = ops.get(name, 0) + 1
+    return {
+        "bytes": len(data),
+        "tensorflow": tf.__version__,
+        "ops": dict(sorted(ops.items())),
+        "custom_ops": sorted(custom),
+        "inputs": [
+            _tensor(schema, graph.Tensors(graph.Inputs(i))) for i in range(graph.InputsLength())
+        ],
+        "outputs": [
+            _tensor(schema, graph.Tensors(graph.Outputs(i))) for i in range(graph.OutputsLength())
+        ],
+        "min_runtime_version": _min_runtime(model),
+    }
+
+
+def _tensor(schema: Any, tensor: Any) -> dict[str, Any]:
+    types = {value: name for name, value in vars(schema.TensorType).items() if name.isupper()}
+    facts: dict[str, Any] = {
+        "name": tensor.Name().decode("utf-8"),
+        "shape": [int(tensor.Shape(i)) for i in range(tensor.ShapeLength())],
+        "dtype": types[tensor.Type()].lower(),
+    }
+    quantization = tensor.Quantization()
+    if quantization is not None and quantization.ScaleLength() == 1:
+        facts["scale"] = float(quantization.Scale(0))
+        facts["zero_point"] = int(quantization.ZeroPoint(0))
+    return facts
+
+
+def _min_runtime(model: Any) -> Optional[str]:
+    for index in range(model.MetadataLength()):
+        entry = model.Metadata(index)
+        if entry.Name().decode("utf-8") == _MIN_RUNTIME:
+            raw = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+            return str(raw.rstrip(b"\0").decode("ascii"))
+    return None
+
+
+def _check_input(tensor: dict[str, Any], norm: dict[str, list[float]]) -> None:
+    """Make sure that the quantised input covers exactly the pixels' range.
+
+    With one mean and std for all channels a stored byte must be the pixel value itself: scale
+    1 / std, zero point the mean, rounded either way.
+    """
+    lowest = min(-mean / std for mean, std in zip(norm["mean"], norm["std"]))
+    highest = max((255 - mean) / std for mean, std in zip(norm["mean"], norm["std"]))
+    scale = (highest - lowest) / 255
+    zero_point = -lowest / scale
+    if (
+        tensor["dtype"] != "uint8"
+        or not math.isclose(tensor.get("scale", 0.0), scale, rel_tol=1e-5)
+        or abs(tensor["zero_point"] - zero_point) > 0.5 + 1e-3
+    ):
+        raise StageError(
+            "stage-failed",
+            f"The int8 file's input is {tensor['dtype']} with scale {tensor.get('scale')} and"
+            f" zero point {tensor.get('zero_point')}; expected uint8, {scale:.8g},"
+            f" {zero_point:.4g}.",
+            "This is a bug.",
+        )

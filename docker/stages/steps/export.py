@@ -1,0 +1,171 @@
+"""Stage: an Object Detection API checkpoint to a SavedModel that the TFLite converter takes.
+
+The work is the package's own ``export_tflite_model``. Around it: the model is checked before,
+the restore is proved after, and batch norms are made exact (:mod:`stages.odapi.exact_batch_norm`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+from stages.files.checkpoint_files import find_checkpoint
+from stages.odapi import detection_model, pipeline, restoration, saved_model_names
+from stages.odapi.exact_batch_norm import exact_batch_norms
+from stages.odapi.lean_save import lean_save
+from stages.protocol.failures import StageError
+
+ENVIRONMENT = "main"
+
+PARAMS = {
+    "max_detections": None,  # int; None: what the model's own post-processing keeps
+    "image_size": None,  # [height, width] in pixels; None: the model's own
+    "exact_batch_norm": True,  # False: the package's plain export, CPU-dependent after conversion
+}
+
+FACTS_FILE = "export.json"
+"""Name of the facts of :func:`run` inside ``saved_model/assets.extra/``."""
+
+
+def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
+    """Export the model folder ``inputs["checkpoint"]`` to ``out/saved_model``.
+
+    Returns:
+        Facts: ``architecture``, ``feature_extractor``, ``num_classes``, ``input`` (height and
+        width in pixels), ``max_detections``, ``normalization`` (mean and std per channel, in
+        pixel values, as the exported graph wants them), ``score_conversion``, ``checkpoint``
+        (name of the prefix), ``variables`` (restored and compared), ``exact_batch_norms``,
+        ``untrained`` (reasons, in words, to think that it was never trained).
+
+    Raises:
+        StageError: the model cannot be converted, or the checkpoint does not fit it.
+    """
+    folder = inputs["checkpoint"]
+    prefix = find_checkpoint(folder)
+    emit.progress(0, 3, "importing TensorFlow")
+    from stages.odapi import tensorflow_setup
+
+    tensorflow_setup.load()
+    config = pipeline.read_pipeline(folder)
+    restoration.open_checkpoint(prefix)
+    size = pipeline.fix_image_size(config, params["image_size"])
+    max_detections = pipeline.set_max_detections(config, params["max_detections"])
+
+    emit.progress(1, 3, "exporting")
+    model, exact = _export(config, prefix, out, max_detections, params["exact_batch_norm"])
+
+    emit.progress(2, 3, "comparing with the checkpoint")
+    variables, unused = restoration.check_restored(model, prefix)
+    architecture = config.model.WhichOneof("model")
+    if unused:
+        if architecture == "ssd":
+            raise restoration.mismatch(
+                f"{len(unused)} of its variables have no place in the model", unused
+            )
+        emit.warning(f"{len(unused)} variables of the checkpoint are not exported: {unused[0]}, …")
+    facts = {
+        "architecture": architecture,
+        "feature_extractor": pipeline.feature_extractor_type(config),
+        "num_classes": pipeline.num_classes(config),
+        "input": {"height": size[0], "width": size[1]},
+        "max_detections": max_detections,
+        "normalization": detection_model.normalization(model, architecture, size),
+        "score_conversion": pipeline.score_conversion(config),
+        "checkpoint": prefix.name,
+        "variables": variables,
+        "exact_batch_norms": exact,
+        "untrained": detection_model.untrained(model),
+    }
+    if params["exact_batch_norm"]:
+        saved_model_names.canonicalize(out / "saved_model")
+    # assets.extra is the SavedModel format's place for files of one's own: the facts travel with
+    # the folder, and a conversion finds the normalisation there.
+    extra = out / "saved_model" / "assets.extra"
+    extra.mkdir()
+    (extra / FACTS_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    emit.progress(3, 3, "exported")
+    return facts
+
+
+def _export(
+    config: Any, prefix: Path, out: Path, max_detections: int, exact: bool
+) -> tuple[Any, int]:
+    """Run the package's exporter.
+
+    Returns:
+        (the model it built, number of batch norms made exact).
+    """
+    from object_detection import export_tflite_graph_lib_tf2 as exporter
+
+    detection_model.fresh_names()
+    with contextlib.ExitStack() as stack:
+        folder = _clean_checkpoint_folder(stack, prefix)
+        stack.enter_context(detection_model.no_downloads())
+        size = pipeline.fix_image_size(config, None)
+        built = stack.enter_context(_kept_models(size if exact else None))
+        folded, saved = None, None
+        if exact:
+            folded = stack.enter_context(exact_batch_norms())
+            saved = stack.enter_context(lean_save(exporter.tf.saved_model))
+        try:
+            exporter.export_tflite_model(
+                config, str(folder), str(out), max_detections, use_regular_nms=False
+            )
+        except StageError:
+            raise
+        except (ValueError, AssertionError) as error:
+            # Of a model that could not even be traced there is nothing to compare.
+            fault = detection_model.size_fault(error, size)
+            if fault is not None:
+                raise fault from error
+            # A checkpoint that does not fit surfaces here, in the middle of TensorFlow's own
+            # words; the comparison names the variables, and anything else stays what it was.
+            if built:
+                restoration.check_restored(built[0], prefix)
+            raise
+    return built[0], folded.check(built[0], saved[0].graph) if folded and saved else 0
+
+
+def _clean_checkpoint_folder(stack: contextlib.ExitStack, prefix: Path) -> Path:
+    """A folder with links to one checkpoint's files and a state file that names it.
+
+    The exporter trusts the state file, which often names a folder of another machine.
+    """
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    for path in prefix.parent.glob(f"{prefix.name}.*"):
+        (folder / path.name).symlink_to(path.resolve())
+    (folder / "checkpoint").write_text(f'model_checkpoint_path: "{prefix.name}"\n')
+    return folder
+
+
+@contextlib.contextmanager
+def _kept_models(size: Optional[tuple[int, int]]) -> Iterator[list[Any]]:
+    """While active, every model built by ``model_builder.build`` is also put into the list.
+
+    With a ``size`` (height, width) the model's variables are created at once. The checkpoint is
+    then restored into variables that exist, before anything is traced, and the exporter's
+    function is traced once; one that creates variables is traced twice, which takes longer.
+    """
+    from object_detection.builders import model_builder
+
+    original = model_builder.build
+    built: list[Any] = []
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        model = original(*args, **kwargs)
+        if size is not None:
+            detection_model.create_variables(model, size)
+            description = kwargs["model_config"] if "model_config" in kwargs else args[0]
+            detection_model.keep(description, size, model)
+        built.append(model)
+        return model
+
+    model_builder.build = build
+    try:
+        yield built
+    finally:
+        model_builder.build = original

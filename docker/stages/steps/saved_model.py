@@ -1,0 +1,219 @@
+"""Stage: a SavedModel that was exported for TFLite already, in the place of an export.
+
+Nothing of the graph is changed. What :mod:`stages.steps.export` knows from the checkpoint is found
+out from the graph and from what lies beside it, or has to be said.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from stages.files import labelmap
+from stages.files.normalizations import Normalization, named, three
+from stages.odapi import detection_model, pipeline
+from stages.protocol.failures import StageError
+from stages.saved import saved_model_graph
+from stages.steps.export import FACTS_FILE
+
+ENVIRONMENT = "main"
+
+PARAMS = {
+    # {"mean": [..], "std": [..]}, one number each or one a channel, in pixel values: what the
+    # graph wants, where nothing else tells.
+    "normalization": None,
+}
+
+GIVEN = "given"
+"""``normalization_from`` where only the user knows it."""
+
+NAME = "saved_model"
+"""What a record calls the source, which has no checkpoint's name."""
+
+
+def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
+    """Copy the folder ``inputs["saved_model"]`` to ``out/saved_model``, and say what it is.
+
+    Inputs: ``saved_model``; ``label_map``; and, where there is one, ``config``: a folder with the
+    ``pipeline.config`` that the model was trained with.
+
+    Returns:
+        Facts as those of :mod:`stages.steps.export`: ``architecture``, ``num_classes``, ``input``,
+        ``max_detections`` (None where the graph does not say), ``normalization``, ``checkpoint``,
+        ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0), ``untrained``.
+        And ``normalization_from`` (``given``, ``export.json``, ``graph`` or ``pipeline.config``),
+        ``batch_norms`` (left to the converter, which folds them with the CPU's approximate square
+        root), ``same_on_every_cpu`` (whether there are none).
+
+    Raises:
+        StageError: it is no SavedModel that can be converted; the label map or the
+            ``pipeline.config`` is another model's; or its normalisation is not known, or is known
+            to be another than was said.
+    """
+    folder = inputs["saved_model"]
+    emit.progress(0, 2, "importing TensorFlow")
+    from stages.odapi import tensorflow_setup
+
+    tensorflow_setup.load()
+    graph = saved_model_graph.read(folder)
+    size = (graph.height, graph.width)
+    config = pipeline.read_pipeline(inputs["config"]) if "config" in inputs else None
+    classes = _num_classes(graph, inputs["label_map"], config)
+    left = _left_facts(folder)
+    emit.progress(1, 2, "looking at its input")
+    norm, origin = _normalization(params["normalization"], left, graph, config, size)
+    variables, numbers = _variables(folder)
+    shutil.copytree(folder, out / "saved_model")
+    if graph.batch_norms:
+        emit.warning(
+            f"its {graph.batch_norms} batch norms are folded by the converter: another CPU model"
+            " may give other bytes"
+        )
+    emit.progress(2, 2, "taken as it is")
+    return {
+        "architecture": graph.architecture,
+        "num_classes": classes,
+        "input": {"height": size[0], "width": size[1]},
+        "max_detections": graph.max_detections,
+        "normalization": norm.as_fact(),
+        "normalization_from": origin,
+        "checkpoint": NAME,
+        "variables": variables,
+        "weights": numbers,
+        "exact_batch_norms": 0,
+        "batch_norms": graph.batch_norms,
+        "same_on_every_cpu": not graph.batch_norms,
+        # An export of ours says so; of another's graph it cannot be told.
+        "untrained": [str(why) for why in left.get("untrained", ())],
+    }
+
+
+def _num_classes(graph: saved_model_graph.SavedGraph, label_map: Path, config: Any) -> int:
+    """How many classes it scores, by its graph, else by its configuration or the label map.
+
+    Raises:
+        StageError: kind ``unsupported-model``; ``config`` is of another model.
+    """
+    own = None if graph.postprocess is None else graph.postprocess.num_classes
+    if config is not None:
+        architecture, classes = config.model.WhichOneof("model"), pipeline.num_classes(config)
+        if architecture != graph.architecture or (own is not None and own != classes):
+            counted = "" if own is None else f" of {own} classes"
+            raise StageError(
+                "unsupported-model",
+                f"pipeline.config is not this SavedModel's: it describes {architecture} with"
+                f" {classes} classes, and the graph is {graph.architecture}{counted}.",
+                "Name the pipeline.config that the model was exported with, or none.",
+            )
+        own = classes
+    if own is None:
+        own = max(item.id for item in labelmap.load(label_map))
+    return own
+
+
+def _left_facts(folder: Path) -> Mapping[str, Any]:
+    """What our own export left beside the graph; empty for anybody else's."""
+    try:
+        text = (folder / "assets.extra" / FACTS_FILE).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _normalization(
+    said: Optional[Mapping[str, Any]],
+    left: Mapping[str, Any],
+    graph: saved_model_graph.SavedGraph,
+    config: Any,
+    size: tuple[int, int],
+) -> tuple[Normalization, str]:
+    """How the graph wants its pixels, and who says so.
+
+    Raises:
+        StageError: kind ``unsupported-model``; nobody says so, or two say different things.
+    """
+    given = None if said is None else _read(said)
+    if said is not None and given is None:
+        raise StageError("stage-failed", f"{dict(said)!r} is not a normalisation.")
+    known, origin = _known(left, graph, config, size)
+    if given is not None and known is None:
+        return given, GIVEN
+    if given is not None and known is not None and known.difference(given) > 1e-3:
+        raise StageError(
+            "unsupported-model",
+            f"This SavedModel wants {named(known)}, not {named(given)}: {_SAYS[origin]}.",
+            f"Give --mean {known.mean[0]:g} --std {known.std[0]:g}, or leave both away."
+            if len({*known.mean}) == len({*known.std}) == 1
+            else "Leave --mean and --std away.",
+        )
+    if known is None:
+        raise StageError(
+            "unsupported-model",
+            "How this SavedModel wants its pixels is not in its files: an SSD-like export for"
+            " TFLite starts behind its normalisation.",
+            "Give the pipeline.config that it was trained with (--pipeline-config), of which it is"
+            " measured; or say it: --mean 127.5 --std 127.5 (-1 to 1: MobileNet), --mean 0 --std"
+            " 255 (0 to 1), --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (EfficientDet,"
+            " ResNet by ImageNet's).",
+        )
+    return known, origin
+
+
+_SAYS = {
+    FACTS_FILE: "the export that made it left that beside the graph",
+    "graph": "a CenterNet's preprocessing is inside its graph",
+    "pipeline.config": "that is what the preprocessing of its pipeline.config does",
+    "": "",
+}
+
+
+def _known(
+    left: Mapping[str, Any],
+    graph: saved_model_graph.SavedGraph,
+    config: Any,
+    size: tuple[int, int],
+) -> tuple[Optional[Normalization], str]:
+    found = _read(left.get("normalization"))
+    if found is not None:
+        return found, FACTS_FILE
+    if graph.postprocess is None:
+        return three((0.0,), (1.0,)), "graph"
+    if config is not None:
+        pipeline.fix_image_size(config, list(size))
+        measured = detection_model.preprocessing(detection_model.build(config), size)
+        return _read(measured), "pipeline.config"
+    return None, ""
+
+
+def _read(said: Any) -> Optional[Normalization]:
+    try:
+        mean, std = (tuple(float(value) for value in said[key]) for key in ("mean", "std"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    if {len(mean), len(std)} - {1, 3} or not min(std) > 0:
+        return None
+    return three(mean, std)
+
+
+def _variables(folder: Path) -> tuple[int, Optional[int]]:
+    """How many variables a SavedModel holds, and how many numbers are in them.
+
+    Raises:
+        StageError: kind ``checkpoint``; they are damaged.
+    """
+    import math
+
+    from stages.odapi import restoration
+
+    reader = restoration.open_checkpoint(folder / "variables" / "variables")
+    types = reader.get_variable_to_dtype_map()
+    shapes = {
+        key: shape
+        for key, shape in reader.get_variable_to_shape_map().items()
+        if types[key].is_floating
+    }
+    return len(shapes), sum(math.prod(shape) for shape in shapes.values())

@@ -1,0 +1,168 @@
+"""Stage: does tflite-support's Task Library find the same?
+
+That is what Android apps of the Task Library run, in its Python form. It reads metadata with code
+of its own, so it also holds ours against somebody else's understanding.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stages.gates import parity
+from stages.gates.gate import Gate
+
+ENVIRONMENT = "metadata"
+
+PARAMS: dict[str, Any] = {
+    "score_threshold": 0.3,  # as the check compared with
+}
+
+RESULT_FILE = "check.json"
+
+NAME = "runtime-task-library"
+
+LIMITS = parity.Limits(score_difference=0.15, iou=0.6, unmatched=0.34, agreement=0.75)
+"""Measured on the samples' twelve files and on 32 of families with random weights: scores within
+0.071, boxes from IoU 0.789, nothing on one side only, agreement from 0.89. The library rounds
+pixels before a float model sees them, boxes to whole pixels, and brings a TensorFlow Lite of its
+own (dynamic-range kernels differ)."""
+
+_FINER = 3
+"""The library gives boxes in whole pixels of the picture it is shown. Shown each pixel three times
+each way, it scales back to the same input, and rounds boxes three times finer."""
+
+
+def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
+    """Run ``inputs["model"]`` on ``inputs["pixels"]`` and compare with ``inputs["found"]``.
+
+    Inputs: ``model``, a ``.tflite``; ``pixels`` and ``found``, what :mod:`stages.steps.check` wrote
+    of it (``pixels/`` and ``check.json``).
+
+    Writes ``out/check.json``: ``{"gates": [...]}``.
+
+    Returns:
+        Facts: ``gates``: name -> status.
+    """
+    # Of the same whole pixels: a float model of another picture finds other things.
+    expected = json.loads(inputs["found"].read_text(encoding="utf-8"))["rounded"]
+    pictures = {name: inputs["pixels"] / f"{name}.npy" for name in sorted(expected)}
+    gate = examine(inputs["model"], pictures, expected, params["score_threshold"])
+    text = json.dumps({"gates": [gate.as_json()]}, indent=1, sort_keys=True, allow_nan=False)
+    (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
+    return {"gates": {gate.name: gate.status}}
+
+
+def examine(
+    model: Path, pictures: dict[str, Path], expected: dict[str, Any], threshold: float
+) -> Gate:
+    """The gate's result.
+
+    Args:
+        model: the artefact.
+        pictures: by image, a ``.npy`` file: uint8 [h, w, 3], RGB, of the model's input size.
+        expected: by image, what TensorFlow's own interpreter finds.
+        threshold: least score of a detection that counts.
+    """
+    gate = Gate(NAME)
+    version = _version()
+    gate.figures["runtime"] = version
+    try:
+        found = detections(model, pictures)
+    except (ValueError, RuntimeError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        gate.problem(
+            "refused",
+            f"a file that {version} runs",
+            said,
+            "The metadata is not what the library's readers expect; its own words are the best "
+            "hint.",
+        )
+        return gate
+    if threshold >= 1:  # stages.steps.check: which detection is which cannot be told
+        gate.summary = f"{version} runs it; its detections cannot be told apart"
+        return gate
+    same = parity.examine({name: expected[name] for name in pictures}, found, LIMITS, threshold)
+    gate.figures.update(same.figures)
+    if not pictures or not same.figures["pairs"] + same.figures["missed"] + same.figures["extra"]:
+        gate.summary = f"{version} runs it; nothing to compare"
+        return gate
+    for problem in same.problems:
+        gate.problem(
+            "differs",
+            problem.expected,
+            problem.seen,
+            "The library reads the metadata in another way than it was meant, or its resizing "
+            "and kernels differ more than is usual.",
+        )
+    labels = _other_label(expected, found)
+    if labels:
+        gate.problem("labels-differ", *labels, "The library sees another label file.")
+    gate.summary = f"{version}: {same.summary}"
+    return gate
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return f"tflite-support {metadata.version('tflite-support')}"
+
+
+def detections(model: Path, pictures: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
+    """What the library finds, by image: ``box`` as fractions, ``score``, ``class_id``, ``label``.
+
+    Args:
+        model: a ``.tflite`` file.
+        pictures: by image, a ``.npy`` file: uint8 [h, w, 3], RGB, of the model's input size.
+
+    Raises:
+        ValueError, RuntimeError: the library refuses the file; its own words.
+    """
+    from tflite_support.task import core, processor, vision
+
+    detector = vision.ObjectDetector.create_from_options(
+        vision.ObjectDetectorOptions(
+            base_options=core.BaseOptions(file_name=str(model), num_threads=1),
+            detection_options=processor.DetectionOptions(max_results=100),
+        )
+    )
+    return {name: _detect(vision, detector, path) for name, path in pictures.items()}
+
+
+def _detect(vision: Any, detector: Any, path: Path) -> list[dict[str, Any]]:
+    import numpy as np
+
+    small = np.load(path, allow_pickle=False)
+    # The library keeps a pointer to the array's memory, not the array: it must live until then.
+    array = np.ascontiguousarray(small.repeat(_FINER, 0).repeat(_FINER, 1))
+    height, width, _ = array.shape
+    answer = detector.detect(vision.TensorImage.create_from_array(array))
+    found = []
+    for item in answer.detections:
+        box, best = item.bounding_box, item.categories[0]
+        found.append(
+            {
+                "box": [
+                    box.origin_y / height,
+                    box.origin_x / width,
+                    (box.origin_y + box.height) / height,
+                    (box.origin_x + box.width) / width,
+                ],
+                "score": float(best.score),
+                "class_id": int(best.index) + 1,
+                "label": str(best.category_name),
+            }
+        )
+    return found
+
+
+def _other_label(expected: Any, found: Any) -> tuple[str, ...]:
+    """The first class that the library calls something else: (expected, seen)."""
+    names = {item["class_id"]: item["label"] for items in expected.values() for item in items}
+    for items in found.values():
+        for item in items:
+            right = names.get(item["class_id"], item["label"])
+            if item["label"] != right:
+                return (f"class {item['class_id']} is called {right!r}", repr(item["label"]))
+    return ()

@@ -1,0 +1,1 @@
+"""``.tflite`` files without TensorFlow: read, packed, given metadata, put in order."""

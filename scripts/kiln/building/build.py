@@ -1,0 +1,450 @@
+"""Building models: recipe -> sources -> plan -> results -> ``dist/``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kiln import __version__
+from kiln.checks import verdict, worker_process
+from kiln.core.digest import tree_digest
+from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
+from kiln.core.files import system_guard, write_atomic
+from kiln.core.project import Project
+from kiln.core.store import StageResult, Store
+from kiln.images.lock import locked_image
+from kiln.recipes.check_steps import check_id, library_id
+from kiln.recipes.plan import Plan, make_plan
+from kiln.recipes.recipe import Recipe, Variant, load
+from kiln.release import publish
+from kiln.release.layout import PAGE_FILE
+from kiln.running.cached import look_up
+from kiln.running.local import OnEvent, Runner, limits_of
+from kiln.signing.signer import Signer, own_signer
+from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL
+from kiln.sources.model import Acquired, acquire, with_images_to_check
+from kiln.statements import make
+from kiln.statements.repository import Repository, repository_of
+
+if TYPE_CHECKING:
+    from kiln.running.engine import Engine
+
+LABEL_FILE = "labelmap.txt"
+
+#: Kind of the store's ref that holds how a model's last build ended.
+LAST_RESULT = "last-build"
+
+#: What ``allow`` in a recipe calls it.
+UNTRAINED = "untrained-heads"
+
+#: Seconds that threads get to clean up after Ctrl-C. What they leave, the next run removes.
+STOP_PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One finished ``.tflite``; ``size`` in bytes."""
+
+    variant: str
+    file: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ModelBuild:
+    """What became of one model: its artefacts, or the failure.
+
+    ``changed`` tells whether ``dist/`` was written; ``stages_run`` how many stages were not in
+    the store.
+    """
+
+    model: str
+    artefacts: tuple[Artefact, ...] = ()
+    changed: bool = False
+    stages_run: int = 0
+    error: KilnError | None = None
+
+
+@dataclass
+class Builder:
+    """Builds models of one project into one ``dist`` folder.
+
+    The engine is only looked for when a stage has to run or an image has to be built.
+    """
+
+    project: Project
+    models: Path
+    store: Store
+    dist: Path
+    on_event: OnEvent
+    keep_failed: bool = False
+    _engine: Engine | None = None
+    _signer: Signer | None = None
+    _repository: Repository | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def engine(self) -> Engine:
+        """The engine, found once; leftovers of dead runs are removed on the way."""
+        with self._lock:
+            if self._engine is None:
+                from kiln.running.engine import Engine
+
+                self._engine = Engine.find()
+                self._engine.sweep()
+            # After it is set: whoever stops us either sees the engine, or we see the stop.
+            self._check_stop()
+            return self._engine
+
+    def build(
+        self,
+        models: Sequence[str],
+        recipes: dict[str, Path],
+        variants: Sequence[Variant] = (),
+        *,
+        archive: Path | None = None,
+        jobs: int = 1,
+    ) -> list[ModelBuild]:
+        """Build several models; a failure of one does not stop the others.
+
+        Args:
+            recipes: model name -> recipe file (:func:`kiln.recipes.recipe.discover`).
+            variants: which; all of each recipe when empty.
+            archive: see :func:`kiln.sources.model.acquire`; only with one model.
+            jobs: models at a time.
+        """
+        publish.check_target(self.dist)
+        self.store.sweep()
+        self._signer = own_signer()
+        self._repository = repository_of(self.project.root)
+        done: list[ModelBuild] = []
+        pool = ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="model")
+        tasks: dict[Future[ModelBuild], str] = {
+            pool.submit(self._one, recipes[name], variants, archive): name for name in models
+        }
+        try:
+            for task in as_completed(tasks):
+                done.append(self._outcome(task, tasks[task], tell=len(models) > 1))
+        except BaseException:
+            # Ctrl-C: stop what runs, begin nothing new, give the threads a moment to clean up. One
+            # that is deep in an image build does not notice; the process ends without it.
+            self._stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            if self._engine is not None:
+                self._engine.stop_all()
+            # (A model that was not begun never ends: wait() would sit its time out for it.)
+            wait([task for task in tasks if not task.cancelled()], timeout=STOP_PATIENCE)
+            raise
+        pool.shutdown()
+        self._refresh_front(any(build.changed for build in done))
+        return sorted(done, key=lambda item: models.index(item.model))
+
+    def _refresh_front(self, changed: bool) -> None:
+        if not self.dist.is_dir() or ((self.dist / PAGE_FILE).is_file() and not changed):
+            return
+        # Imported here: a build that changes nothing need not pay for it.
+        from kiln.release.index_page import refresh
+
+        assert self._signer is not None
+        refresh(self.dist, self._signer)
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        """Pass an event on; after Ctrl-C, the place where a busy thread finds out."""
+        self._check_stop()
+        self.on_event(event, **fields)
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise CancelledError("Stopped.")
+
+    def _outcome(self, task: Future[ModelBuild], name: str, *, tell: bool) -> ModelBuild:
+        try:
+            with system_guard():
+                result = task.result()
+            self._remember(name, ok=True, variants=[item.variant for item in result.artefacts])
+            self.on_event("model", model=name, state="done")
+        except KilnError as error:
+            result = ModelBuild(name, error=error)
+            self._remember(name, ok=False, kind=error.kind)
+            if tell:  # an only model's failure is the whole build's, and told as such
+                self.on_event(
+                    "failed",
+                    model=name,
+                    kind=error.kind,
+                    message=error.message,
+                    remedy=error.remedy,
+                )
+        return result
+
+    def _remember(self, name: str, **result: Any) -> None:
+        # For `kiln models`; a build does not fail because this cannot be written.
+        with contextlib.suppress(KilnError):
+            self.store.set_ref(LAST_RESULT, name, {"when": int(time.time()), **result})
+
+    def _one(self, path: Path, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
+        recipe = load(path, self.models)
+        locked = locked_image(self.project.docker, recipe.image)
+        code = tree_digest(self.project.stages)
+        sources = make.gather(self.project, path, recipe, code, self._repository)
+        acquired = acquire(
+            recipe,
+            self.store,
+            archive=archive,
+            on_progress=lambda name, done, total: self._tell(
+                "download", name=name, done=done, total=total
+            ),
+            on_note=lambda text: self._tell("note", message=text),
+        )
+        acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
+        wanted = variants or recipe.variants
+        plan = make_plan(recipe, acquired.sources, wanted, image=locked.identity, code=code)
+        ahead = worker_process.Ahead()
+        ran: set[str] = set()
+
+        def tell(event: str, **fields: Any) -> None:
+            # What checks need outside of the image is loaded while they run inside.
+            if fields.get("state") == "started" and fields.get("id") in plan.reports:
+                ahead.start()
+            if fields.get("state") == "finished":
+                ran.add(fields["id"])
+            self._tell(event, **fields)
+
+        runner = Runner(
+            self.engine,
+            self.store,
+            self.project.stages,
+            tell,
+            keep_failed=self.keep_failed,
+        )
+
+        def waiting() -> None:
+            self._check_stop()
+            if not told:
+                told.append(True)
+                self._tell("note", message=f"{recipe.name}: waiting for another kiln to finish it")
+
+        told: list[bool] = []
+        with (
+            self.store.lock(f"model-{recipe.name}", while_waiting=waiting),
+            contextlib.closing(ahead),
+        ):
+            plan = self._with_published(recipe, acquired, plan)
+            # The record names every step of the plan: none may be forgotten, needed or not.
+            results = runner.run(
+                plan,
+                limits_of(recipe),
+                lambda: self._image(recipe.image),
+                files=plan.published(),
+                facts=plan.ids(),
+            )
+            self._check_trained(recipe, results)
+            report = self._check(recipe, plan, results, ahead)
+            files, stated, artefacts = self._collect(
+                recipe, acquired, plan, results, sources, report
+            )
+            assert self._signer is not None
+            changed = publish.publish(self.dist, recipe.name, files, self._signer, stated)
+        return ModelBuild(recipe.name, artefacts, changed, len(ran))
+
+    def _image(self, name: str) -> str:
+        """The tag of a sealed image, brought or built if the engine lacks it."""
+        from kiln.images.builder import Images
+
+        images = Images(self.project.docker, self.engine, self.store, self._tell)
+        return images.ensure(name).tag
+
+    def _with_published(self, recipe: Recipe, acquired: Acquired, plan: Plan) -> Plan:
+        """``plan`` with the variants published before that the store remembers made just so."""
+        folder = self.dist / recipe.name
+        more = [
+            variant
+            for variant in recipe.variants
+            if variant in plan.artefacts or (folder / f"{recipe.name}_{variant}.tflite").exists()
+        ]
+        full = self._plan(recipe, acquired, more, plan)
+        known = look_up(full, self.store, (), read=False).results
+        kept = [
+            variant
+            for variant in more
+            if variant in plan.artefacts
+            or {full.artefacts[variant], *_report_of(full, variant)} <= known.keys()
+        ]
+        return self._plan(recipe, acquired, kept, plan)
+
+    @staticmethod
+    def _plan(recipe: Recipe, acquired: Acquired, variants: Sequence[Variant], like: Plan) -> Plan:
+        """``like`` for other variants."""
+        if set(variants) == set(like.artefacts):
+            return like
+        return make_plan(recipe, acquired.sources, variants, image=like.identity, code=like.code)
+
+    def _check_trained(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
+        """Nothing that was never trained is published, unless the recipe says so by name.
+
+        Raises:
+            UntrainedModelError: it is neither trained nor allowed.
+        """
+        reasons = untrained_reasons(results)
+        if not reasons:
+            return
+        found = f"{recipe.name}: the prediction heads are untrained: {'; '.join(reasons)}."
+        if UNTRAINED not in recipe.allow:
+            raise UntrainedModelError(
+                found,
+                "Such a model detects nothing, so it is not published. Use a trained checkpoint; "
+                f'to publish it all the same, write allow = ["{UNTRAINED}"] in its recipe.',
+            )
+        self._tell("note", message=f"{found} Published all the same: its recipe allows it.")
+
+    def _check(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        results: Mapping[str, StageResult],
+        ahead: worker_process.Ahead,
+    ) -> dict[str, Any] | None:
+        """Hold the artefacts against their source.
+
+        Raises:
+            CheckFailedError: a gate failed; the findings are kept in the store's logs.
+        """
+        report = verdict.gather(recipe, plan, results, self.store)
+        if report is None:
+            self._tell("note", message=f"{recipe.name}: not checked, there are no images to do so")
+            return None
+        if not verdict.failures(report):
+            # What fails inside need not be asked outside.
+            found = verdict.outside_gates(report, plan, results, self.store, self._tell, ahead)
+            report = verdict.with_outside(report, recipe, found)
+        if verdict.failures(report):
+            kept = self.store.root / "logs" / f"{recipe.name}.{CHECKS_FILE}"
+            kept.parent.mkdir(exist_ok=True)
+            write_atomic(kept, _as_json(report))
+            verdict.judge(report, str(kept))
+        self._tell("note", message=verdict.one_line(report))
+        return report
+
+    def _collect(
+        self,
+        recipe: Recipe,
+        acquired: Acquired,
+        plan: Plan,
+        results: Mapping[str, StageResult],
+        sources: make.Sources,
+        report: Mapping[str, Any] | None,
+    ) -> tuple[dict[str, publish.Content], dict[str, dict[str, Any]], tuple[Artefact, ...]]:
+        """The files of the model's folder, what is stated about its artefacts, and these."""
+        files: dict[str, publish.Content] = {}
+        artefacts = []
+        about = []
+        for variant, step_id in plan.artefacts.items():
+            blob = results[step_id].files["model.tflite"]
+            name = f"{recipe.name}_{variant}.tflite"
+            files[name] = self._content(blob.sha256)
+            artefacts.append(Artefact(variant, name, blob.sha256, blob.size))
+            about.append(make.About(variant, name, blob.sha256, step_id))
+            if variant == "prebuilt":
+                # What the publisher made stays at hand, byte for byte.
+                original = results["adopt"].files["model.tflite"].sha256
+                name = f"{recipe.name}_{ORIGINAL}.tflite"
+                files[name] = self._content(original)
+                about.append(make.About(ORIGINAL, name, original, "adopt"))
+            files[LABEL_FILE] = self._content(results[step_id].files[LABEL_FILE].sha256)
+        for name, place in verdict.preview_names(plan, results).items():
+            files[place] = self._content(results["previews"].files[f"{name}.jpg"].sha256)
+        said = sources.archive.digest(sources.recipe_path)
+        record = conversion_record(recipe, said, acquired, plan, results, artefacts, self.project)
+        records = {CONVERSION_FILE: _as_json(record)}
+        if report is not None:
+            records[CHECKS_FILE] = _as_json(report)
+        files |= {**records, **sources.files(recipe.image)}
+        limits = limits_of(recipe)
+        stated = make.statements(recipe, limits, plan, sources, about, records)
+        return files, stated, tuple(artefacts)
+
+    def _content(self, digest: str) -> publish.Pinned:
+        return publish.Pinned(self.store.path(digest), digest)
+
+
+def _as_json(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _report_of(plan: Plan, variant: str) -> set[str]:
+    """The steps that check a variant, where the plan has them."""
+    return {check_id(variant), library_id(variant)} & set(plan.reports)
+
+
+def conversion_record(
+    recipe: Recipe,
+    recipe_sha256: str,
+    acquired: Acquired,
+    plan: Plan,
+    results: Mapping[str, StageResult],
+    artefacts: Sequence[Artefact],
+    project: Project,
+) -> dict[str, Any]:
+    """What went into a model's artefacts and how they were made, as plain data.
+
+    ``results`` are those of all steps: what is left out would be missing from what is signed.
+    Durations and memory are those of the run that made each result, so that building again
+    without changes gives the same record. ``recipe_sha256`` is that of the recipe as published.
+    """
+    locked = locked_image(project.docker, recipe.image)
+    return {
+        "schema": 1,
+        "kiln": __version__,
+        "model": recipe.name,
+        "title": recipe.title,
+        "licence": recipe.licence,
+        "profile": recipe.profile,
+        "default_variant": recipe.default_variant,
+        "untrained": untrained_reasons(results),
+        "recipe": {"sha256": recipe_sha256},
+        "source": acquired.record,
+        "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
+        "stage_code": tree_digest(project.stages),
+        "artefacts": {
+            item.variant: {"file": item.file, "sha256": item.sha256, "size": item.size}
+            for item in artefacts
+        },
+        "stages": {
+            step.id: {
+                "stage": step.stage,
+                "key": step.key,
+                "params": dict(step.params),
+                "facts": results[step.id].facts,
+                "files": {name: blob.sha256 for name, blob in results[step.id].files.items()},
+                "seconds": results[step.id].seconds,
+                "peak_rss": results[step.id].peak_rss,
+            }
+            for step in plan.steps
+        },
+    }
+
+
+def untrained_reasons(results: Mapping[str, StageResult]) -> list[str]:
+    """Why the model cannot have been trained, in words; empty where it was."""
+    return sorted({why for item in results.values() for why in item.facts.get("untrained", [])})
+
+
+def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:
+    """The error a whole build ends with: none, the only model's own, or a partial build."""
+    failed = [build for build in builds if build.error is not None]
+    if not failed:
+        return None
+    if len(builds) == 1:
+        return failed[0].error
+    names = ", ".join(build.model for build in failed)
+    return PartialBuildError(
+        f"{len(failed)} of {len(builds)} models could not be built: {names}.",
+        "Each one's reason and remedy are above; the others are in dist/.",
+    )

@@ -1,0 +1,89 @@
+"""What a build would do, found out without an engine, a download or a change to anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from kiln.core.digest import tree_digest
+from kiln.core.project import Project
+from kiln.core.store import Store
+from kiln.images.lock import locked_image
+from kiln.recipes.plan import make_plan, refuse_missing
+from kiln.recipes.recipe import Recipe, Variant
+from kiln.running.cached import look_up
+from kiln.sources.model import acquire, source_at_hand, with_images_to_check
+
+#: ``stored``: the result is in the store. ``runs``: a build would run it. ``spare``: its files are
+#: lost, but nothing needs them.
+State = Literal["stored", "runs", "spare"]
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One stage that a build goes through; ``key`` is 64 hex digits."""
+
+    id: str
+    stage: str
+    key: str
+    state: State
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a build of one model would do.
+
+    Args:
+        identity: of the sealed image, ``sha256:<hex>``.
+        source: the kind of source; ``at_hand``: a build would download nothing for it.
+        steps: empty while the source is not at hand: keys are made of its digests.
+    """
+
+    model: str
+    image: str
+    identity: str
+    variants: tuple[Variant, ...]
+    source: str
+    at_hand: bool
+    steps: tuple[PlannedStep, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def forecast(
+    project: Project, store: Store, recipe: Recipe, variants: Sequence[Variant] = ()
+) -> Forecast:
+    """Say what a build of ``recipe`` would do.
+
+    Args:
+        variants: which; all of the recipe when empty.
+
+    Raises:
+        ImageMismatchError: the image's sources were changed and not locked again.
+        UsageError: the recipe has no such variant.
+        KilnError: files of the source that are at hand are not what the recipe says.
+    """
+    wanted = tuple(variants) or recipe.variants
+    refuse_missing(recipe, wanted)
+    identity = locked_image(project.docker, recipe.image).identity
+    at_hand = source_at_hand(recipe, store)
+    steps = _steps(project, store, recipe, wanted, identity) if at_hand else ()
+    return Forecast(recipe.name, recipe.image, identity, wanted, recipe.source.kind, at_hand, steps)
+
+
+def _steps(
+    project: Project, store: Store, recipe: Recipe, variants: Sequence[Variant], identity: str
+) -> tuple[PlannedStep, ...]:
+    acquired = with_images_to_check(acquire(recipe, store), project.sample_images, store)
+    code = tree_digest(project.stages)
+    plan = make_plan(recipe, acquired.sources, variants, image=identity, code=code)
+    known = look_up(plan, store, plan.published(), plan.ids(), read=False)
+    runs = {step.id for step in known.todo}
+
+    def state(step_id: str) -> State:
+        return "runs" if step_id in runs else "stored" if step_id in known.whole else "spare"
+
+    return tuple(PlannedStep(s.id, s.stage, s.key, state(s.id)) for s in plan.steps)

@@ -1,0 +1,517 @@
+"""From a training's files to a recipe: what ``kiln init`` keeps and ``kiln convert`` builds from.
+
+:func:`settle` looks at the files, fills in what the command line leaves open and refuses at once
+what cannot be converted; :func:`recipe_text` writes the recipe. Both commands then go the way of
+every recipe: there is no second way to build.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from kiln.core.digest import sha256_file
+from kiln.core.errors import ImageSetError, UsageError
+from kiln.recipes import pipeline_config
+from kiln.recipes.recipe import Allowance, Architecture, LiteSpec, Variant
+from kiln.sources.local import (
+    CONFIG,
+    check_labels,
+    chosen,
+    find,
+    find_config,
+    readable,
+    reading,
+)
+from kiln.sources.model import IMAGE_SUFFIXES
+from kiln.sources.saved_model import find_saved_model
+
+#: What is made when the command line names no variant; int8 needs images to measure on.
+DEFAULT_VARIANTS: tuple[Variant, ...] = ("dynamic", "float32", "float16")
+
+#: Folders whose names say nothing of the model; the one above is asked then.
+_NAMELESS = {
+    "checkpoint",
+    "checkpoints",
+    "train",
+    "training",
+    "model_dir",
+    "export",
+    "exported",
+} | {
+    "saved_model",
+    "tflite",
+}
+
+_MAX_NAME = 100  # as in a recipe
+
+#: File endings that shells complete to when a checkpoint's prefix is meant.
+_PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})\Z")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line says; ``None`` and empty: nothing.
+
+    Args:
+        checkpoint: a folder, a prefix, or one of a checkpoint's files.
+        saved_model: the folder of an exported model; that or a checkpoint.
+        mean: of its pixels, for all channels or for red, green and blue.
+        std: the same.
+        spec: one of Model Maker's detectors; ``None``: an Object Detection API model.
+        image_size: height and width in pixels.
+        allow: faults that do not keep the model from being published.
+    """
+
+    checkpoint: Path | None
+    label_map: Path
+    saved_model: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    pipeline_config: Path | None = None
+    spec: str | None = None
+    calibration: Path | None = None
+    images: Path | None = None
+    variants: tuple[str, ...] = ()
+    max_detections: int | None = None
+    score_threshold: float | None = None
+    image_size: tuple[int, int] | None = None
+    name: str | None = None
+    title: str | None = None
+    description: str | None = None
+    licence: str | None = None
+    author: str | None = None
+    version: str | None = None
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A recipe's content, complete.
+
+    Args:
+        folder: the recipe's own, which paths are written relative to; ``None``: absolute paths.
+        pins: name of a source file -> its size in bytes and SHA-256.
+    """
+
+    name: str
+    title: str
+    description: str
+    licence: str
+    author: str
+    version: str
+    architecture: Architecture
+    label_map: Path
+    variants: tuple[Variant, ...]
+    checkpoint: Path | None = None
+    saved_model: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    pipeline_config: Path | None = None
+    spec: LiteSpec | None = None
+    calibration: Path | None = None
+    images: Path | None = None
+    max_detections: int | None = None
+    score_threshold: float | None = None
+    image_size: tuple[int, int] | None = None
+    allow: tuple[Allowance, ...] = ()
+    folder: Path | None = None
+    pins: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+@reading()
+def settle(
+    given: Given, *, folder: Path | None = None, pin: bool = False
+) -> tuple[Arguments, tuple[str, ...]]:
+    """Everything a recipe needs, from what was given and what its files say; and notes.
+
+    Args:
+        folder: the recipe's folder, which gives it its name; ``None``: the name is made from the
+            files' folders where none was given.
+        pin: take the digests of the files there are now, and the checkpoint that was chosen in
+            the place of its folder.
+
+    Raises:
+        CheckpointError: there is no whole checkpoint, or no pipeline.config.
+        UnsupportedModelError: the model cannot be converted.
+        LabelMapError: the label map is missing, none, or of another number of classes.
+        ImageSetError: a folder of images holds none.
+        UsageError: arguments do not go together, or make no name.
+    """
+    _go_together(given)
+    found = _saved_model(given) if given.saved_model is not None else _checkpoint(given)
+    notes: list[str] = [found.note] if found.note else []
+    calibration = given.calibration
+    for images in (given.calibration, given.images):
+        _check_images(images)
+    variants = _variants(given.variants, calibration or given.images)
+    if "int8" in variants and calibration is None:
+        calibration = given.images
+        notes.append(f"int8 is calibrated on the images in {given.images} (no --calibration)")
+    elif not given.variants and "int8" not in variants:
+        notes.append(
+            "no int8: it needs --calibration DIR, images like those that the model will see"
+        )
+    name = _name(given.name, folder, found.named_after)
+    what = "checkpoint" if given.saved_model is None else "SavedModel"
+    arguments = Arguments(
+        name=name,
+        title=given.title or name,
+        description=given.description or f"An object detector, from the {what} of {name}.",
+        licence=given.licence or "NOASSERTION",  # SPDX: nothing is claimed
+        author=given.author or "unknown",
+        version=given.version or "1",
+        architecture=_one_of(found.architecture, Architecture),
+        label_map=given.label_map,
+        variants=variants,
+        # What is built at once is what was told; a recipe without pins follows the training.
+        checkpoint=(
+            None
+            if given.checkpoint is None
+            else found.pinned
+            if pin or folder is None
+            else found.path
+        ),
+        saved_model=None if given.saved_model is None else found.path,
+        mean=given.mean,
+        std=given.std,
+        pipeline_config=found.config,
+        spec=None if given.spec is None else _one_of(given.spec, LiteSpec),
+        calibration=calibration,
+        images=given.images,
+        max_detections=given.max_detections,
+        score_threshold=given.score_threshold,
+        image_size=given.image_size,
+        allow=tuple(_one_of(item, Allowance) for item in dict.fromkeys(given.allow)),
+        folder=folder,
+        pins=_pins(found) if pin else {},
+    )
+    return arguments, tuple(notes)
+
+
+def recipe_text(arguments: Arguments) -> str:
+    """The recipe as TOML; :func:`kiln.recipes.recipe.load` reads it back as it was meant.
+
+    Raises:
+        UsageError: a text or path is no Unicode.
+    """
+    it = arguments
+    lines = [
+        "schema = 1",
+        f"name = {_string(it.name)}",
+        "# Inside the artefacts: a change to one of the next five changes their bytes.",
+        f"title = {_string(it.title)}",
+        f"description = {_string(it.description)}",
+        f"licence = {_string(it.licence)}",
+        f"author = {_string(it.author)}",
+        f"version = {_string(it.version)}",
+        f"architecture = {_string(it.architecture)}",
+        f'image = "{"odapi" if it.spec is None else "modelmaker"}"',
+        f"variants = {_strings(it.variants)}",
+    ]
+    if it.allow:
+        lines.append(f"allow = {_strings(it.allow)}")
+    if it.spec is not None:
+        lines += ["", "[efficientdet]", f"spec = {_string(it.spec)}"]
+    lines += ["", *_source_lines(it)]
+    if it.pipeline_config is not None:
+        lines.append(f"pipeline_config = {_path(it, it.pipeline_config)}")
+    if it.mean is not None and it.std is not None:
+        mean, std = (", ".join(repr(float(value)) for value in part) for part in (it.mean, it.std))
+        lines.append(f"normalization = {{ mean = [{mean}], std = [{std}] }}")
+    if it.pins:
+        lines += ["", "# Only these bytes will do. `kiln init --force` pins others."]
+    for name, (size, digest) in it.pins.items():
+        lines += ["[[source.files]]", f"path = {_string(name)}", f"size = {size}"]
+        lines += [f"sha256 = {_string(digest)}", ""]
+    if not it.pins:
+        lines.append("")
+    lines += ["[labels]", f"file = {_path(it, it.label_map)}"]
+    export = []
+    if it.max_detections is not None:
+        export.append(f"max_detections = {it.max_detections}")
+    if it.image_size is not None:
+        export.append(f"image_size = [{it.image_size[0]}, {it.image_size[1]}]")
+    if it.score_threshold is not None:
+        export.append(f"score_threshold = {float(it.score_threshold)!r}")
+    if export:
+        lines += ["", "[export]", *export]
+    if it.calibration is not None:
+        lines += ["", "[calibration]", f"images = {_path(it, it.calibration)}"]
+    if it.images is not None:
+        lines += ["", "[check]", f"images = {_path(it, it.images)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _source_lines(it: Arguments) -> list[str]:
+    if it.saved_model is not None:
+        return ["[source]", 'kind = "saved_model"', f"path = {_path(it, it.saved_model)}"]
+    assert it.checkpoint is not None  # settle's own check
+    stands = "# A folder stands for the checkpoint that TensorFlow's state file names in it."
+    return [
+        *([] if it.pins else [stands]),
+        "[source]",
+        'kind = "local"',
+        f"checkpoint = {_path(it, it.checkpoint)}",
+    ]
+
+
+def _go_together(given: Given) -> None:
+    """Refuse arguments that say two things, or one of two.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    if given.checkpoint is None and given.saved_model is None:
+        raise UsageError(
+            "There is no model to convert.",
+            "Name the training's folder with --checkpoint; or, where there is nothing but an "
+            "exported SavedModel, that with --saved-model.",
+        )
+    if given.checkpoint is not None and given.saved_model is not None:
+        raise UsageError(
+            "--checkpoint and --saved-model do not go together.",
+            "Of a model with a checkpoint that is the better source: leave --saved-model away.",
+        )
+    if given.spec is not None and given.pipeline_config is not None:
+        raise UsageError(
+            "--model-maker and --pipeline-config do not go together.",
+            "Model Maker's models have no pipeline.config: their spec says what they are.",
+        )
+    if (given.mean is None) != (given.std is None):
+        raise UsageError(
+            "--mean and --std go together.", "Give both, such as --mean 127.5 --std 127.5."
+        )
+    if given.mean is not None and (given.saved_model is None or given.spec is not None):
+        raise UsageError(
+            "--mean and --std are for an exported SavedModel, and not for this model.",
+            "Leave them away: they are measured of the model's own preprocessing.",
+        )
+    fixed = {"--max-detections": given.max_detections, "--image-size": given.image_size}
+    for option, value in fixed.items():
+        if value is not None and given.saved_model is not None and given.spec is None:
+            raise UsageError(
+                f"{option} cannot change an exported SavedModel: that is in its graph.",
+                "Export it anew, or convert its checkpoint.",
+            )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The source that was named, looked at.
+
+    Args:
+        path: as it was named.
+        pinned: what stands for it once its files are pinned.
+        files: name in a recipe's ``source.files`` -> file.
+        named_after: the folder that gives the model its name.
+    """
+
+    path: Path
+    pinned: Path
+    files: dict[str, Path]
+    named_after: Path
+    architecture: str
+    config: Path | None = None
+    note: str = ""
+
+
+def _checkpoint(given: Given) -> _Found:
+    assert given.checkpoint is not None
+    path = _without_part(given.checkpoint)
+    config, classes = None, None
+    architecture: str = "efficientdet"
+    if given.spec is None:
+        config = _config(given.pipeline_config, path)
+        pipeline = pipeline_config.read(config)
+        architecture, classes = pipeline.architecture, pipeline.num_classes
+    check_labels(given.label_map, classes)
+    checkpoint = find(path, tf1=given.spec is not None)
+    return _Found(
+        path=path,
+        pinned=checkpoint.prefix,
+        files={item.name: item for item in checkpoint.files},
+        named_after=(config or checkpoint.prefix).parent,
+        architecture=architecture,
+        config=config,
+        note=chosen(checkpoint) if checkpoint.others and path.is_dir() else "",
+    )
+
+
+def _saved_model(given: Given) -> _Found:
+    assert given.saved_model is not None
+    saved = find_saved_model(given.saved_model)
+    config, classes = None, None
+    architecture: str = saved.architecture if given.spec is None else "efficientdet"
+    if given.pipeline_config is not None:
+        config = given.pipeline_config
+        find_config(config)
+        config = config / CONFIG if config.is_dir() else config
+        pipeline = pipeline_config.read(config)
+        architecture, classes = pipeline.architecture, pipeline.num_classes
+    check_labels(given.label_map, classes)
+    return _Found(
+        path=saved.folder,
+        pinned=saved.folder,
+        files=dict(saved.files),
+        named_after=saved.folder,
+        architecture=architecture,
+        config=config,
+    )
+
+
+def _without_part(path: Path) -> Path:
+    """The prefix, where one of a checkpoint's files was named."""
+    return path.with_name(_PART.sub("", path.name)) if _PART.search(path.name) else path
+
+
+def _config(given: Path | None, checkpoint: Path) -> Path:
+    """The ``pipeline.config``: as given, or beside the checkpoint.
+
+    Raises:
+        CheckpointError: it is not where it was said to be.
+        UsageError: none was given, and none is there.
+    """
+    if given is not None:
+        find_config(given)
+        return given / CONFIG if given.is_dir() else given
+    near = [checkpoint] if checkpoint.is_dir() else []
+    for folder in (*near, checkpoint.parent):
+        if (folder / CONFIG).is_file():
+            return folder / CONFIG
+    find(checkpoint, tf1=True)  # what is wrong with that comes first
+    raise UsageError(
+        f"There is no pipeline.config beside {checkpoint}.",
+        "Name it with --pipeline-config; for an EfficientDet-Lite of TFLite Model Maker, name its "
+        "spec with --model-maker.",
+    )
+
+
+def _variants(given: Sequence[str], images: Path | None) -> tuple[Variant, ...]:
+    if not given:
+        return (*DEFAULT_VARIANTS, "int8") if images is not None else DEFAULT_VARIANTS
+    if "prebuilt" in given:
+        raise UsageError(
+            "Variant 'prebuilt' is a publisher's own .tflite, which a checkpoint has none of.",
+            'Write a recipe with a source of kind "archive" for it (docs/recipes.md).',
+        )
+    if "int8" in given and images is None:
+        raise UsageError(
+            "Variant 'int8' needs images to measure activations on.",
+            "Name a folder of images like those that the model will see with --calibration.",
+        )
+    return tuple(_one_of(item, Variant) for item in dict.fromkeys(given))
+
+
+def _check_images(folder: Path | None) -> None:
+    if folder is None:
+        return
+    listed = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
+    if not listed or not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
+        raise ImageSetError(
+            f"There are no images in {folder}.",
+            "Name a folder with PNG, JPEG or BMP photos like those that the model will see.",
+        )
+
+
+def _name(given: str | None, folder: Path | None, files: Path) -> str:
+    if folder is not None:
+        name = Path(os.path.abspath(folder)).name  # noqa: PTH100 (links keep their names)
+        if given not in (None, name):
+            raise UsageError(
+                f"A recipe's folder has its model's name, and {name!r} is not {given!r}.",
+                "Leave --name away, or name another folder.",
+            )
+        given = name
+    if given is None:
+        absolute = Path(os.path.abspath(files))  # noqa: PTH100
+        parts = [part.name for part in (absolute, *absolute.parents) if part.name]
+        telling = [slug for part in parts if (slug := slugify(part)) and slug not in _NAMELESS]
+        return telling[0] if telling else "model"
+    if given != slugify(given):
+        raise UsageError(
+            f"{given!r} is no name for a model: lower-case letters, digits, '_', '-' and '.', a "
+            "letter or digit first.",
+            f"{slugify(given)!r} would be one." if slugify(given) else "Use another name.",
+        )
+    return given
+
+
+def slugify(text: str) -> str:
+    """``text`` as a model's name: lower-case ASCII letters, digits, ``_``, ``-`` and ``.``.
+
+    >>> slugify("Möwen & Boote (2. Lauf)")
+    'mowen_boote_2._lauf'
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+    return re.sub(r"[^a-z0-9_.-]+", "_", plain.lower()).strip("_.-")[:_MAX_NAME]
+
+
+def _one_of(word: str, known: Any) -> Any:
+    """``word``, which has to be one of a recipe's ``known`` words.
+
+    Raises:
+        UsageError: it is not.
+    """
+    words = get_args(known)
+    if word not in words:
+        near = difflib.get_close_matches(word, words, 1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"There is no {word!r} to choose.", f"{hint}Known: {', '.join(words)}.")
+    return word
+
+
+def _pins(found: _Found) -> dict[str, tuple[int, str]]:
+    files = {name: readable(path) for name, path in found.files.items()}
+    if found.config is not None:
+        files[CONFIG] = readable(found.config)
+    return {name: (path.stat().st_size, sha256_file(path)) for name, path in sorted(files.items())}
+
+
+def _path(it: Arguments, path: Path) -> str:
+    """A path as the recipe says it: relative where both are on one tree of this machine."""
+    # Links above are followed, so that climbing with '..' leads back the same way; one that was
+    # named itself is kept.
+    plain = path.name not in ("", "..")
+    real = Path(os.path.realpath(path.parent), path.name) if plain else Path(os.path.realpath(path))
+    if it.folder is None:
+        return _string(str(real))
+    base = Path(os.path.realpath(it.folder))
+    if Path(os.path.commonpath([real, base])) == Path(base.anchor):
+        return _string(str(real))
+    return _string(os.path.relpath(real, base))
+
+
+def _strings(items: Sequence[str]) -> str:
+    return f"[{', '.join(_string(item) for item in items)}]"
+
+
+def _string(text: str) -> str:
+    """A basic string of TOML.
+
+    Raises:
+        UsageError: the text is no Unicode, such as a file name in another encoding.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{os.fsencode(text)!r} is not text in UTF-8, which a recipe has to be.",
+            "Rename the file or folder, or say it otherwise.",
+        ) from None
+    escaped = (_escape(character) for character in text)
+    return f'"{"".join(escaped)}"'
+
+
+def _escape(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    if ord(character) < 32 or ord(character) == 127:
+        return f"\\u{ord(character):04X}"
+    return character

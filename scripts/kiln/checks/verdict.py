@@ -1,0 +1,283 @@
+"""What the checks of a model's artefacts found: ``checks.json``, and whether to publish.
+
+The gates themselves run inside the image (``docker/stages/steps/check.py``) or in runtimes outside
+of it; here their results are put together, held against what the recipe allows, and judged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kiln.checks import worker_process
+from kiln.core import bounds
+from kiln.core.digest import key_of
+from kiln.core.errors import CheckFailedError, StageFailedError
+from kiln.core.store import DamagedContentError, StageResult, Store
+from kiln.core.untrusted import MalformedError, parse_json_object
+from kiln.recipes.check_steps import CHECK_FILE, check_id, library_id
+from kiln.recipes.plan import Plan
+from kiln.recipes.recipe import Recipe
+
+#: Images shown to each runtime outside: it is asked whether it reads the file as others do.
+OUTSIDE_IMAGES = 2
+
+#: Kind of the store's ref that holds what those runtimes said of a model's artefacts.
+OUTSIDE = "outside"
+
+PREVIEWS = "previews"
+
+PASSED, FAILED, ALLOWED, SKIPPED = "passed", "failed", "allowed", "skipped"
+
+#: What ``allow`` in a recipe calls a gate, where that is not its own name.
+ALLOWANCES = {"trained": "untrained-heads"}
+_RUNTIME, _RUNTIMES = "runtime-", "runtimes"
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]*")
+
+
+def allowance(gate: str) -> str:
+    """What ``allow`` in a recipe calls a gate.
+
+    >>> allowance("runtime-litert"), allowance("trained"), allowance("parity")
+    ('runtimes', 'untrained-heads', 'parity')
+    """
+    return _RUNTIMES if gate.startswith(_RUNTIME) else ALLOWANCES.get(gate, gate)
+
+
+def preview_names(plan: Plan, results: Mapping[str, StageResult]) -> dict[str, str]:
+    """Check image -> path of its preview below the model's folder; empty without checks."""
+    result = results.get("previews")
+    if result is None:
+        return {}
+    names = sorted(result.facts["images"])
+    return {
+        name: f"{PREVIEWS}/{name if _SAFE.fullmatch(name) else f'image-{number}'}.jpg"
+        for number, name in enumerate(names, 1)
+    }
+
+
+def gather(
+    recipe: Recipe,
+    plan: Plan,
+    results: Mapping[str, StageResult],
+    store: Store,
+) -> dict[str, Any] | None:
+    """All that was found inside the image about a model's artefacts, as ``checks.json`` holds it.
+
+    Returns:
+        Plain data (``docs/checks.md``); None where nothing was checked.
+    """
+    if "previews" not in results:
+        return None
+    previews = preview_names(plan, results)
+    variants: dict[str, Any] = {}
+    source: dict[str, Any] = {}
+    found_source, least = False, 0.0
+    for variant, step_id in plan.artefacts.items():
+        result = results[check_id(variant)]
+        found = _read(result, store)
+        library = _read(results[library_id(variant)], store)
+        blob = results[step_id].files["model.tflite"]
+        variants[variant] = {
+            "file": f"{recipe.name}_{variant}.tflite",
+            "sha256": blob.sha256,
+            **_judged([*found["gates"], *library["gates"]], recipe.allow),
+            "detections": found["detections"],
+        }
+        if found["source"] is not None:
+            found_source, least = True, result.facts["score_threshold"]
+            source.update(found["source"])
+    reference = results.get("reference") or results.get("adopt")
+    images = results["previews"].facts["images"]
+    digests = plan.step("previews").inputs["images"]
+    return {
+        "schema": 1,
+        "model": recipe.name,
+        "score_threshold": least,
+        "images": {
+            name: {
+                "sha256": digests.files[name],  # type: ignore[union-attr]
+                **images[name],
+                "preview": previews[name],
+            }
+            for name in sorted(images)
+        },
+        "source": {
+            "checkpoint": reference.facts["checkpoint"] if reference else None,
+            "detections": source if found_source else None,
+        },
+        "variants": variants,
+    }
+
+
+def _read(result: StageResult, store: Store) -> dict[str, Any]:
+    blob, most = result.files[CHECK_FILE], bounds.RECORD.most
+    what = f"{CHECK_FILE} of a stage {result.stage}"
+    try:
+        if blob.size > most:
+            raise MalformedError(f"is larger than {most:,} bytes")
+        return parse_json_object(store.read(blob.sha256, what), size=most)
+    except MalformedError as error:
+        raise StageFailedError(f"{what} {error}.", "This is a fault of the stage's code.") from None
+
+
+def with_outside(
+    report: Mapping[str, Any], recipe: Recipe, found: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """``report`` with what runtimes outside of the image said: variant -> gates."""
+    variants = {
+        variant: {**entry, **_judged([*entry["gates"], *found[variant]], recipe.allow)}
+        for variant, entry in report["variants"].items()
+    }
+    return {**report, "variants": variants}
+
+
+def _judged(gates: Sequence[Mapping[str, Any]], allow: Sequence[str]) -> dict[str, Any]:
+    seen = [_allowed(gate, allow) for gate in gates]
+    return {"gates": seen, "passed": all(gate["status"] in (PASSED, SKIPPED) for gate in seen)}
+
+
+def outside_gates(
+    report: Mapping[str, Any],
+    plan: Plan,
+    results: Mapping[str, StageResult],
+    store: Store,
+    on_event: Callable[..., None],
+    ahead: worker_process.Ahead | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Ask runtimes outside of the image (:mod:`kiln.checks.runtimes`): variant -> gates.
+
+    What they said of just these bytes is remembered in the store, as results of stages are.
+
+    Args:
+        ahead: the process to ask them in, started early.
+    """
+    from kiln.checks import runtimes
+
+    images = _shared_images(report)
+    least = max(results[check_id(name)].facts["compared_from"] for name in report["variants"])
+    rounded = {
+        name: {
+            image: items
+            for image, items in _read(results[check_id(name)], store)["rounded"].items()
+            if image in images
+        }
+        for name in report["variants"]
+    }
+    asked = {
+        "artefacts": {name: entry["sha256"] for name, entry in report["variants"].items()},
+        "images": {name: report["images"][name]["sha256"] for name in images},
+        "expected": {name: entry["detections"] for name, entry in report["variants"].items()},
+        "rounded": rounded,
+        "score_threshold": least,
+        "runtimes": runtimes.installed(),
+        "code": runtimes.code_digest(),
+    }
+    key = key_of(asked)
+    known = store.get_ref(OUTSIDE, plan.model)
+    if known is not None and known.get("key") == key:
+        gates: dict[str, list[dict[str, Any]]] = known["gates"]
+        return gates
+    start = time.monotonic()
+    on_event("stage", model=plan.model, id="runtimes", state="started")
+    gates = runtimes.check_outside(
+        {name: store.path(entry["sha256"]) for name, entry in report["variants"].items()},
+        {name: store.path(report["images"][name]["sha256"]) for name in images},
+        {
+            name: {image: entry["detections"][image] for image in images}
+            for name, entry in report["variants"].items()
+        },
+        least,
+        rounded=rounded,
+        ahead=ahead,
+    )
+    for name, entry in report["variants"].items():
+        # What they said of other bytes must not be remembered of these.
+        if not store.sound(entry["sha256"]):
+            raise DamagedContentError(entry["sha256"], f"the artefact {name}")
+    seconds = round(time.monotonic() - start, 3)
+    on_event(
+        "stage", model=plan.model, id="runtimes", state="finished", seconds=seconds, peak_rss=0
+    )
+    if asked["runtimes"] or not os.environ.get(worker_process.PYTHON_VARIABLE):
+        store.set_ref(OUTSIDE, plan.model, {"key": key, "gates": gates})
+    return gates
+
+
+def _shared_images(report: Mapping[str, Any]) -> list[str]:
+    """The first images, by name, that every variant was run on."""
+    seen = [set(entry["detections"]) for entry in report["variants"].values()]
+    return sorted(set.intersection(*seen))[:OUTSIDE_IMAGES]
+
+
+def _allowed(gate: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:
+    allowed = gate["status"] == FAILED and allowance(gate["gate"]) in allow
+    return {**gate, "status": ALLOWED} if allowed else dict(gate)
+
+
+def failures(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Variant -> gates that failed and are not allowed to; empty where all is well."""
+    found = {
+        variant: [gate for gate in entry["gates"] if gate["status"] == FAILED]
+        for variant, entry in report["variants"].items()
+    }
+    return {variant: gates for variant, gates in found.items() if gates}
+
+
+def judge(report: Mapping[str, Any], where: str = "") -> None:
+    """Refuse what did not pass.
+
+    Args:
+        report: as :func:`gather` returns it.
+        where: a file that holds all of it, for the message.
+
+    Raises:
+        CheckFailedError: a gate failed that the recipe does not allow to.
+    """
+    failed = failures(report)
+    if not failed:
+        return
+    lines = [
+        line
+        for variant, gates in failed.items()
+        for gate in gates
+        for line in explained(variant, gate)
+    ]
+    count = sum(len(gates) for gates in failed.values())
+    names = sorted({allowance(gate["gate"]) for gates in failed.values() for gate in gates})
+    raise CheckFailedError(
+        f"{report['model']}: {count} check{'' if count == 1 else 's'} failed:\n  "
+        + "\n  ".join(lines),
+        "Nothing of the model was published. Mend the cause; to publish it all the same, name "
+        f"what may fail in its recipe: allow = {json.dumps(names)}."
+        + (f" All findings: {where}" if where else ""),
+    )
+
+
+def explained(variant: str, gate: Mapping[str, Any]) -> list[str]:
+    """A failed gate in lines: what was expected, what was seen, the likely cause."""
+    lines = []
+    for problem in gate["problems"]:
+        lines.append(f"{variant}, {gate['gate']} ({problem['code']}):")
+        for word in ("expected", "seen", "cause"):
+            if problem[word]:
+                lines.append(f"  {'likely cause' if word == 'cause' else word}: {problem[word]}")
+    return lines
+
+
+def one_line(report: Mapping[str, Any]) -> str:
+    """The outcome in a few words, for the progress of a build."""
+    gates = [gate for entry in report["variants"].values() for gate in entry["gates"]]
+    counts = {state: sum(gate["status"] == state for gate in gates) for state in (PASSED, SKIPPED)}
+    allowed = sum(gate["status"] == ALLOWED for gate in gates)
+    parts = [f"{counts[PASSED]} checks passed"]
+    if allowed:
+        parts.append(f"{allowed} failed, which its recipe allows")
+    if counts[SKIPPED]:
+        parts.append(f"{counts[SKIPPED]} skipped")
+    return f"{report['model']}: {', '.join(parts)}"

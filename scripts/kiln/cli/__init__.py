@@ -1,0 +1,4 @@
+"""Arguments in, tables and exit codes out: a file for each command, no logic of its own.
+
+Nothing imports it; the program starts at :func:`kiln.cli.main.main`.
+"""

@@ -1,0 +1,189 @@
+"""``kiln accuracy``: arguments in, a table out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kiln.cli.common import (
+    PATH,
+    archive_option,
+    json_option,
+    models_dir_option,
+    own_store,
+    reporter_for,
+)
+from kiln.core.errors import UsageError
+from kiln.core.ui import table
+
+if TYPE_CHECKING:
+    from kiln.measure.accuracy import Measured, Report
+    from kiln.signing.signer import Signer
+
+
+@click.command(short_help="Measure AP before and after conversion on COCO.")
+@click.argument("model")
+@click.option(
+    "--coco",
+    "data_set",
+    type=PATH,
+    required=True,
+    metavar="DIR",
+    help="A data set in the layout of COCO val2017.",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="VARIANT",
+    help="Only these artefacts (and the source); may be repeated.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only the first N images by file name [all].",
+)
+@click.option(
+    "--dist",
+    type=PATH,
+    help="Measure the files published there instead of converting.",
+)
+@archive_option
+@click.option(
+    "--chunk",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Images between two points where an interrupted run goes on [250].",
+)
+@click.option("--save", type=PATH, metavar="FILE", help="Write JSON there.")
+@click.option(
+    "--record",
+    is_flag=True,
+    help="Measure what is published, and note it in accuracy.json there and on the page.",
+)
+@models_dir_option
+@json_option
+def accuracy(
+    model: str,
+    data_set: Path,
+    variants: tuple[str, ...],
+    images: int | None,
+    dist: Path | None,
+    archive: Path | None,
+    chunk: int | None,
+    save: Path | None,
+    record: bool,
+    models_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """COCO's AP of MODEL before conversion and of each of its artefacts, on the same images.
+
+    What was measured is kept: an interrupted run goes on where it stopped. Where the recipe says
+    which AP to expect, another one is a failure.
+    """
+    from kiln.building.build import Builder
+    from kiln.core.files import write_atomic
+    from kiln.core.project import Project
+    from kiln.core.suggest import refuse_unknown
+    from kiln.measure import accuracy_record, coco, scoring
+    from kiln.measure.accuracy import CHUNK, Accuracy
+    from kiln.recipes.recipe import VARIANTS, discover
+    from kiln.release.index_page import refresh
+
+    scoring.require()
+    project = Project.find()
+    folder = (models_dir or project.models).absolute()
+    recipes = discover(folder)
+    refuse_unknown("model", (model,), recipes)
+    refuse_unknown("variant", variants, VARIANTS)
+    if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
+        raise UsageError(
+            f"{save.absolute()} cannot be written: it is a folder, or there is none to hold it.",
+            "Name a file in a folder that exists.",
+        )
+    target = (dist or project.root / "dist").absolute()
+    signer = _ready_to_record(target) if record else None
+    data = coco.read(data_set.absolute())
+    store = own_store()
+    with reporter_for(as_json) as reporter:
+        builder = Builder(project, folder, store, target, reporter.event)
+        measuring = Accuracy(builder, target if dist or record else None, chunk or CHUNK)
+        report = measuring.measure(
+            recipes[model],
+            data,
+            [variant for variant in VARIANTS if variant in variants],
+            archive=archive,
+            images=images,
+        )
+        for item in report.measured:
+            reporter.event("accuracy", **_fields(report, item))
+    if not as_json:
+        print(_table(report))
+    if save is not None:
+        text = json.dumps(report.as_json(), indent=1)
+        try:
+            write_atomic(save.absolute(), text.encode() + b"\n")
+        except OSError as error:
+            raise UsageError(
+                f"{save.absolute()} cannot be written: {error.strerror or error}.",
+                "Name another file; nothing is measured again.",
+            ) from error
+    report.judge()
+    if signer is not None:
+        written = accuracy_record.save(target, report.entries())
+        # Into the page with them, and signed again.
+        refresh(target, signer, measured=[written.name])
+        if not as_json:
+            print(f"\nNoted in {written}.")
+
+
+def _ready_to_record(dist: Path) -> Signer:
+    """Who is to sign; what is wrong with that or ``dist`` shows before hours of work."""
+    from kiln.measure import accuracy_record
+    from kiln.release import publish
+    from kiln.signing.signer import own_signer
+
+    publish.check_target(dist)
+    accuracy_record.load(dist)
+    return own_signer()
+
+
+def _fields(report: Report, item: Measured) -> dict[str, Any]:
+    difference = report.difference(item)
+    return {
+        "model": report.model,
+        "what": item.what,
+        "ap": item.scores.ap,
+        "ap50": item.scores.ap50,
+        "ap75": item.scores.ap75,
+        "ar100": item.scores.ar100,
+        "images": report.images,
+        "categories": report.categories,
+        "difference": difference,
+        "expected": item.expected,
+    }
+
+
+def _table(report: Report) -> str:
+    head = [report.model, "AP", "AP50", "AP75", "AR100", "images", "to source", "expected"]
+    rows = []
+    for item in report.measured:
+        scores, difference = item.scores, report.difference(item)
+        figures = (scores.ap, scores.ap50, scores.ap75, scores.ar100)
+        expected = "-" if item.expected is None else f"{item.expected:.3f} ± {report.tolerance:g}"
+        rows.append(
+            [
+                item.what,
+                *(f"{value:.4f}" for value in figures),
+                f"{report.images:,}",
+                "-" if difference is None else f"{difference:+.4f}",
+                expected,
+            ]
+        )
+    if all(item.expected is None for item in report.measured):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return table(head, rows)

@@ -1,0 +1,108 @@
+"""What ``kiln build`` and ``kiln convert`` share: a run of the builder, and what it shows."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kiln.cli.common import reporter_for
+from kiln.core.ui import table
+
+if TYPE_CHECKING:
+    from kiln.core.project import Project
+    from kiln.core.store import Store
+    from kiln.recipes.recipe import Variant
+
+
+def run_build(
+    project: Project,
+    store: Store,
+    models_dir: Path,
+    chosen: Sequence[str],
+    recipes: dict[str, Path],
+    variants: Sequence[Variant],
+    dist: Path,
+    *,
+    archive: Path | None = None,
+    jobs: int = 1,
+    keep_failed: bool = False,
+    as_json: bool = False,
+    notes: Sequence[str] = (),
+    shown_dist: Path | None = None,
+) -> None:
+    """Build models and print what came out.
+
+    Args:
+        models_dir: the folder of the recipes.
+        chosen: names of the models, which ``recipes`` leads from to their files.
+        variants: which; all of each recipe when empty.
+        notes: told at the start.
+        shown_dist: how the user named ``dist``, for the command that checks it; ``None``: did not.
+
+    Raises:
+        KilnError: the only model's failure, or :class:`~kiln.core.errors.PartialBuildError`.
+    """
+    from kiln.building.build import Builder, failure_of
+    from kiln.building.timing import Timings
+    from kiln.release.layout import PAGE_FILE
+    from kiln.signing.keys import KEY_VARIABLE, default_key_path
+
+    new_key = not os.environ.get(KEY_VARIABLE) and not default_key_path().exists()
+    start = time.monotonic()
+    timings = Timings()
+
+    with reporter_for(as_json) as reporter:
+        for note in notes:
+            reporter.event("note", message=note)
+
+        def on_event(event: str, **fields: Any) -> None:
+            timings.event(event, **fields)
+            reporter.event(event, **fields)
+
+        builder = Builder(project, models_dir, store, dist, on_event, keep_failed)
+        builds = builder.build(chosen, recipes, variants, archive=archive, jobs=jobs)
+        for item in builds:
+            for artefact in item.artefacts:
+                reporter.event(
+                    "artefact",
+                    model=item.model,
+                    variant=artefact.variant,
+                    file=f"{item.model}/{artefact.file}",
+                    sha256=artefact.sha256,
+                    size=artefact.size,
+                    changed=item.changed,
+                )
+    if not as_json:
+        rows = [
+            [item.model, a.variant, f"{a.size:,}", a.sha256[:16], "new" if item.changed else "same"]
+            for item in builds
+            for a in item.artefacts
+        ]
+        if times := timings.report():
+            print(f"{times}\n")
+        if rows:
+            print(table(["model", "variant", "bytes", "sha256", ""], rows))
+            ran = sum(item.stages_run for item in builds)
+            count = f"{len(rows)} signed artefact{'' if len(rows) == 1 else 's'}"
+            print(f"\n{count} in {dist} ({ran} stages run, {time.monotonic() - start:.1f} s).")
+            if new_key and default_key_path().exists():
+                print(f"Signed with a key made just now: {default_key_path()}")
+            where = "" if shown_dist is None else f" {shlex.quote(str(shown_dist))}"
+            print(f"Check them with: {myself()} verify{where}")
+            print(f"Look at them in: {dist / PAGE_FILE}")
+    error = failure_of(builds)
+    if error is not None:
+        raise error
+
+
+def myself() -> str:
+    """What to type to run this program again: a virtual environment need not be on the PATH."""
+    given = sys.argv[0]
+    at_hand = Path(given).name != "kiln" or shutil.which("kiln") == given
+    return "kiln" if at_hand else shlex.quote(given)

@@ -1,0 +1,77 @@
+"""What commands share: options that mean the same everywhere, and what they open."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kiln.core.ui import JsonReporter, TextReporter
+
+if TYPE_CHECKING:
+    from kiln.core.store import Store
+    from kiln.images.builder import Images
+
+PATH = click.Path(path_type=Path)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Machine-readable events, one a line."
+)
+dist_option = click.option("--dist", type=PATH, default=None, help="Where artefacts go [dist/].")
+models_dir_option = click.option("--models-dir", type=PATH, help="Where recipes are [models/].")
+samples_option = click.option("--samples", is_flag=True, help="Only the embedded samples.")
+variants_option = click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="VARIANT",
+    help="Only float32, float16, dynamic, int8 or prebuilt; may be repeated.",
+)
+archive_option = click.option(
+    "--archive", type=PATH, help="The model's archive, already downloaded."
+)
+images_argument = click.argument("names", nargs=-1, metavar="[IMAGE]...")
+
+
+@contextlib.contextmanager
+def reporter_for(as_json: bool) -> Iterator[JsonReporter | TextReporter]:
+    """Who tells people or programs what goes on."""
+    with JsonReporter() if as_json else TextReporter() as reporter:
+        yield reporter
+
+
+def own_store() -> Store:
+    """The user's store, without what killed runs left in it."""
+    from kiln.core.store import Store
+
+    store = Store(Store.default_root())
+    store.sweep()
+    return store
+
+
+@contextlib.contextmanager
+def opened_images(as_json: bool) -> Iterator[Images]:
+    """The project's images; an engine is looked for when one is needed."""
+    from kiln.core.project import Project
+    from kiln.images.builder import Images
+
+    store = own_store()
+    with reporter_for(as_json) as reporter:
+        yield Images.on_any_engine(Project.find().docker, store, reporter.event)
+
+
+def chosen_images(docker: Path, names: Sequence[str]) -> list[str]:
+    """Those named, or all when none is; parents first.
+
+    Raises:
+        UsageError: there is no such image.
+    """
+    from kiln.core.suggest import refuse_unknown
+    from kiln.images.definition import load
+
+    known: Mapping[str, Any] = load(docker)
+    refuse_unknown("image", names, known)
+    return [name for name in known if not names or name in names]

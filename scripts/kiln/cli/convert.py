@@ -1,0 +1,232 @@
+"""``kiln convert`` and ``kiln init``: a model of one's own, without writing a recipe."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kiln.cli.common import PATH, json_option, reporter_for
+from kiln.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from kiln.building.from_training import Given
+
+_PATH = PATH
+
+#: What both commands take, in the order of the help.
+_OPTIONS = [
+    click.option(
+        "--checkpoint",
+        type=_PATH,
+        metavar="DIR|PREFIX",
+        help="Folder of the training, or one checkpoint (training/ckpt-7).",
+    ),
+    click.option(
+        "--saved-model",
+        type=_PATH,
+        metavar="DIR",
+        help="Where there is no checkpoint: a SavedModel, for TFLite or Model Maker's.",
+    ),
+    click.option(
+        "--pipeline-config", type=_PATH, help="The training's pipeline.config [beside it]."
+    ),
+    click.option("--label-map", type=_PATH, required=True, help="The training's label map."),
+    click.option(
+        "--model-maker",
+        "spec",
+        metavar="SPEC",
+        help="It is an EfficientDet-Lite: efficientdet_lite0 to efficientdet_lite4.",
+    ),
+    click.option(
+        "--mean",
+        metavar="M[,M,M]",
+        help="What a SavedModel wants subtracted from pixels [from --pipeline-config].",
+    ),
+    click.option(
+        "--std", metavar="S[,S,S]", help="What it wants them divided by [from --pipeline-config]."
+    ),
+    click.option("--calibration", type=_PATH, metavar="DIR", help="Images that int8 measures on."),
+    click.option("--images", type=_PATH, metavar="DIR", help="Images to check the result on."),
+    click.option(
+        "--variant",
+        "variants",
+        multiple=True,
+        metavar="VARIANT",
+        help="Only float32, float16, dynamic or int8; may be repeated [all; int8 with images].",
+    ),
+    click.option(
+        "--max-detections",
+        type=click.IntRange(1, 1000),
+        metavar="N",
+        help="How many detections the model gives [its own].",
+    ),
+    click.option(
+        "--score-threshold",
+        type=click.FloatRange(0, 1),
+        metavar="S",
+        help="Least score worth showing, said in the metadata.",
+    ),
+    click.option("--image-size", metavar="HxW", help="Input in pixels [the model's own]."),
+    click.option("--name", help="The model's name [from the files' folder]."),
+    click.option("--title", help="Its name in the metadata."),
+    click.option("--description", help="Its description in the metadata."),
+    click.option("--licence", help="Its licence in the metadata, as SPDX."),
+    click.option("--author", help="Its author in the metadata."),
+    click.option("--model-version", "version", help="Its version in the metadata [1]."),
+    click.option(
+        "--allow",
+        multiple=True,
+        metavar="FAULT",
+        help="Publish in spite of this fault; may be repeated.",
+    ),
+]
+
+
+def _model_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _given(fields: dict[str, Any]) -> Given:
+    from kiln.building.from_training import Given
+
+    size = fields.pop("image_size")
+    for name in ("mean", "std"):
+        fields[name] = None if fields[name] is None else _numbers(name, fields[name])
+    return Given(image_size=None if size is None else _size(size), **fields)
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    least = 0.0 if name == "std" else -math.inf
+    if len(found) not in (1, 3) or not all(least < value < math.inf for value in found):
+        raise UsageError(
+            f"--{name} {text!r} is not one number, or three for red, green and blue.",
+            "Pixels are 0 to 255: --mean 127.5 --std 127.5 makes them -1 to 1.",
+        )
+    return found
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text)
+    sides = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(32 <= side <= 4096 for side in sides):
+        raise UsageError(
+            f"{text!r} is no image size.",
+            "Give height and width, each from 32 to 4096 pixels: --image-size 320x320.",
+        )
+    return sides
+
+
+@click.command(short_help="Convert a checkpoint of your own, without a recipe.")
+@_model_options
+@click.option("--keep-failed", is_flag=True, help="Keep what a failed stage saw and wrote.")
+@click.option(
+    "-o", "--dist", "dist", type=_PATH, required=True, help="Where artefacts go: a release."
+)
+@json_option
+def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None:
+    """Convert a model of your own and publish it, signed, in a release folder.
+
+    All that `kiln build` does with a recipe, with the recipe that `kiln init` would write.
+    """
+    from kiln.building.from_training import recipe_text, settle
+    from kiln.cli.build import run_build
+    from kiln.core.files import write_atomic
+    from kiln.core.project import Project
+    from kiln.core.store import Store
+    from kiln.recipes.recipe import RECIPE_FILE
+    from kiln.release import publish
+    from kiln.sources.local import reading
+
+    project = Project.find()
+    target = dist.absolute()
+    with reading():
+        _check_writable(target)
+    publish.check_target(target)
+    arguments, notes = settle(_given(fields))
+    text = recipe_text(arguments)
+    store = Store(Store.default_root())
+    with store.scratch() as scratch:
+        path = scratch / "models" / arguments.name / RECIPE_FILE
+        path.parent.mkdir(parents=True)
+        write_atomic(path, text.encode("utf-8"))
+        run_build(
+            project,
+            store,
+            scratch / "models",
+            [arguments.name],
+            {arguments.name: path},
+            [],
+            target,
+            keep_failed=keep_failed,
+            as_json=as_json,
+            notes=notes,
+            shown_dist=dist,
+        )
+
+
+@click.command(short_help="Write the recipe of a checkpoint of your own.")
+@_model_options
+@click.option("--no-pin", is_flag=True, help="Take whatever the files hold when it is built.")
+@click.option("--force", is_flag=True, help="Replace a recipe that is there.")
+@click.option(
+    "-o", "folder", type=_PATH, required=True, metavar="FOLDER", help="Usually models/NAME."
+)
+@json_option
+def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) -> None:
+    """Write FOLDER/recipe.toml for a model of your own, to be kept in git and built."""
+    from kiln.building.from_training import recipe_text, settle
+    from kiln.cli.build import myself
+    from kiln.core.files import write_atomic
+    from kiln.core.project import Project
+    from kiln.recipes.recipe import RECIPE_FILE, load
+    from kiln.sources.local import reading
+
+    path = folder / RECIPE_FILE
+    with reading():
+        there = path.exists()
+    if there and not force:
+        raise UsageError(
+            f"There is a recipe already: {path}.",
+            "Name another folder, or replace it with --force.",
+        )
+    arguments, notes = settle(_given(fields), folder=folder, pin=not no_pin)
+    text = recipe_text(arguments)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text.encode("utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror or error}.", "Name another folder."
+        ) from None
+    load(path)
+    with reporter_for(as_json) as reporter:
+        for note in notes:
+            reporter.event("note", message=note)
+        reporter.event("recipe", model=arguments.name, path=str(path))
+    if not as_json:
+        models = folder.absolute().parent
+        known = models.is_relative_to(Project.find().models)
+        where = "" if known else f" --models-dir {shlex.quote(str(folder.parent))}"
+        print(f"{path} written.\nBuild it with: {myself()} build {arguments.name}{where}")
+
+
+def _check_writable(dist: Path) -> None:
+    """Say now, not after minutes, that nothing can be written where the release should go."""
+    place = next((item for item in (dist, *dist.parents) if item.exists()), dist)
+    if not place.is_dir():
+        raise UsageError(f"{place} is not a folder.", "Name another folder with -o.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"Nothing can be written to {place}.", "Name another folder with -o.")

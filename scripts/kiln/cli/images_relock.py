@@ -1,0 +1,41 @@
+"""``kiln images relock``: record what images have become, and say what changed."""
+
+from __future__ import annotations
+
+import click
+
+from kiln.cli.common import chosen_images, images_argument, json_option, opened_images
+from kiln.core.ui import JsonReporter
+
+
+@click.command("relock", short_help="Rebuild images and record them anew.")
+@images_argument
+@click.option("--once", is_flag=True, help="Build once, not twice to compare.")
+@json_option
+def images_relock(names: tuple[str, ...], once: bool, as_json: bool) -> None:
+    """Rebuild images (all when none is named), record them in docker/images.lock, and say in words
+    what changed.
+
+    Those they start from come first. Each is built twice and must come out the same.
+    """
+    from kiln.images.relock import relock
+
+    with opened_images(as_json) as images:
+        for item in relock(images, chosen_images(images.docker_dir, names), once=once):
+            if as_json:
+                JsonReporter().event(
+                    "relocked",
+                    image=item.locked.name,
+                    identity=item.locked.identity,
+                    before=item.before,
+                    changes=list(item.changes),
+                    stale=list(item.stale),
+                )
+                continue
+            verb = "unchanged," if item.same else "was" if item.before else "new,"
+            tail = f" {item.before}" if item.before and not item.same else ""
+            print(f"{item.locked.name}: {item.locked.identity} ({verb.rstrip(',')}{tail})")
+            for line in item.changes:
+                print(f"  {line}")
+            if item.stale:
+                print(f"  Out of date now, for they start from it: {', '.join(item.stale)}")

@@ -1,0 +1,252 @@
+"""The ``kiln`` command: arguments in, tables and exit codes out; no logic of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from kiln import __version__
+from kiln.cli.accuracy import accuracy
+from kiln.cli.bench_model import bench_model
+from kiln.cli.bundle import bundle
+from kiln.cli.collect import collect, notes
+from kiln.cli.common import (
+    archive_option,
+    dist_option,
+    json_option,
+    models_dir_option,
+    samples_option,
+    variants_option,
+)
+from kiln.cli.convert import convert, init
+from kiln.cli.diff import diff_command
+from kiln.cli.images import images
+from kiln.cli.inspect import inspect_command
+from kiln.cli.keys import keys_group
+from kiln.cli.page import page
+from kiln.cli.plan import plan
+from kiln.cli.reproduce import reproduce
+from kiln.cli.verify import verify
+from kiln.core.errors import CancelledError, KilnError, RecipeError, UsageError
+from kiln.core.files import system_guard
+from kiln.core.plain_text import plain
+from kiln.core.ui import JsonReporter, table
+
+if TYPE_CHECKING:
+    pass
+
+# Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
+# command that finds nothing to do must not pay for them.
+
+
+_SHOWN = "\n\t"
+
+
+def main() -> None:
+    """Run the command line; every failure becomes one message and its own exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    json_wanted = "--json" in sys.argv
+    try:
+        with _guard():
+            # Not standalone, click returns the code of a `click.exceptions.Exit`.
+            code = cli.main(prog_name="kiln", standalone_mode=False)
+    except KilnError as error:
+        _complain(error, json_wanted)
+        if isinstance(error, CancelledError):
+            # A thread that is deep in an image build would keep the interpreter waiting; closing
+            # its connection is what makes the engine stop that build.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextlib.contextmanager
+def _guard() -> Iterator[None]:
+    try:
+        # What is likely has words of its own where it happens; this is for the rest.
+        with system_guard():
+            yield
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: a bare `kiln`
+            print(error.format_message(), file=sys.stderr)
+            raise click.exceptions.Exit(2) from None
+        where = f" {error.ctx.command_path}" if error.ctx else " kiln"
+        raise UsageError(error.format_message(), f"See `{where.strip()} --help`.") from error
+    except (KeyboardInterrupt, click.Abort):
+        raise CancelledError(
+            "Stopped.", "Finished stages are kept; run the command again to go on."
+        ) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise click.exceptions.Exit(0) from None
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(error: KilnError, json_wanted: bool) -> None:
+    if json_wanted:
+        JsonReporter().event(
+            "error",
+            kind=error.kind,
+            message=error.message,
+            remedy=error.remedy,
+            exit_code=error.exit_code,
+        )
+        return
+    # Names in it, and reasons, may come from a stranger's file.
+    print(f"kiln: {plain(error.message, keep=_SHOWN)}", file=sys.stderr)
+    if error.remedy:
+        print(f"      {plain(error.remedy, keep=_SHOWN)}", file=sys.stderr)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kiln")
+def cli() -> None:
+    """TensorFlow object detectors to TFLite: sealed images, same bytes anywhere, signed."""
+
+
+@cli.command(short_help="Convert models and publish them, signed.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@variants_option
+@samples_option
+@archive_option
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=1, metavar="N", help="Models at a time [1]."
+)
+@models_dir_option
+@click.option("--keep-failed", is_flag=True, help="Keep what a failed stage saw and wrote.")
+@dist_option
+@json_option
+def build(
+    models: tuple[str, ...],
+    variants: tuple[str, ...],
+    samples: bool,
+    archive: Path | None,
+    jobs: int,
+    models_dir: Path | None,
+    keep_failed: bool,
+    dist: Path | None,
+    as_json: bool,
+) -> None:
+    """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
+    from kiln.cli.build import run_build
+    from kiln.core.project import Project
+    from kiln.core.store import Store
+    from kiln.recipes.recipe import VARIANTS, discover
+    from kiln.recipes.selection import choose
+
+    project = Project.find()
+    folder = (models_dir or project.models).absolute()
+    recipes = discover(folder)
+    chosen = choose(folder, recipes, models, samples=samples, variants=variants)
+    if archive is not None and len(chosen) != 1:
+        raise UsageError(
+            "--archive goes with exactly one model.", "Name the model whose archive it is."
+        )
+    run_build(
+        project,
+        Store(Store.default_root()),
+        folder,
+        chosen,
+        recipes,
+        [variant for variant in VARIANTS if variant in variants],
+        (dist or project.root / "dist").absolute(),
+        archive=archive,
+        jobs=jobs,
+        keep_failed=keep_failed,
+        as_json=as_json,
+        shown_dist=dist,
+    )
+
+
+@cli.command(short_help="List the recipes.")
+@json_option
+def models(as_json: bool) -> None:
+    """List the recipes: source and whether it is at hand, variants, and the last build's result."""
+    from kiln.building.catalogue import catalogue
+    from kiln.core.project import Project
+    from kiln.core.store import Store
+
+    entries, broken = catalogue(Project.find().models, Store(Store.default_root()))
+    if as_json:
+        for entry in entries:
+            JsonReporter().event("model", **entry.as_json())
+    else:
+        head = ["model", "architecture", "kind", "image", "source", "variants", "last build"]
+        print(table(head, [entry.cells() for entry in entries]))
+    if broken:
+        raise RecipeError("\n".join(error.message for error in broken), broken[0].remedy)
+
+
+@cli.command(short_help="Say what is fine, what is not, and what to do.")
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what kiln needs, what is fine, what is not, and what to do about it."""
+    from kiln.building.doctor import examine
+    from kiln.core.project import Project
+
+    findings = examine(Project.find())
+    if as_json:
+        for item in findings:
+            JsonReporter().event(
+                "finding", what=item.what, state=item.state, detail=item.detail, remedy=item.remedy
+            )
+    else:
+        for item in findings:
+            print(f"{item.state:>7}  {item.what}: {item.detail}")
+            if item.remedy:
+                print(f"         -> {item.remedy}")
+    first = next((item.error for item in findings if item.error is not None), None)
+    if first is not None:
+        raise click.exceptions.Exit(first.exit_code)
+
+
+@cli.command(short_help="Remove what killed runs left behind.")
+@click.option("--store", "empty_store", is_flag=True, help="Also forget every download and result.")
+@click.option("--images", "drop_images", is_flag=True, help="Also remove the sealed images.")
+@json_option
+def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
+    """Remove what killed runs left behind: containers, scratch folders, unfinished images."""
+    from kiln.building.clean import clean as clean_up
+    from kiln.core.store import Store
+
+    store = Store(Store.default_root())
+    for what, count in clean_up(store, empty_store=empty_store, drop_images=drop_images).items():
+        if as_json:
+            JsonReporter().event("cleaned", what=what, count=count)
+        else:
+            print(f"{what}: {count} removed")
+
+
+for command in (
+    accuracy,
+    bench_model,
+    bundle,
+    collect,
+    convert,
+    diff_command,
+    images,
+    init,
+    inspect_command,
+    keys_group,
+    notes,
+    page,
+    plan,
+    reproduce,
+    verify,
+):
+    cli.add_command(command)

@@ -1,0 +1,104 @@
+"""``kiln plan``: what a build would do, for people and for job matrices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kiln.cli.common import json_option, models_dir_option, samples_option, variants_option
+from kiln.core.errors import UsageError
+from kiln.core.ui import JsonReporter, table
+
+if TYPE_CHECKING:
+    from kiln.building.dry_run import Forecast
+    from kiln.recipes.recipe import Recipe, Variant
+
+
+@click.command(short_help="Say what a build would do.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@variants_option
+@samples_option
+@models_dir_option
+@click.option("--github-matrix", is_flag=True, help="One line of JSON, for a job matrix.")
+@json_option
+def plan(
+    models: tuple[str, ...],
+    variants: tuple[str, ...],
+    samples: bool,
+    models_dir: Path | None,
+    github_matrix: bool,
+    as_json: bool,
+) -> None:
+    """Say what a build would do (of all recipes when none is named), and do none of it.
+
+    With --github-matrix, a strategy matrix of the models that a release holds: samples and models
+    whose archives their recipes pin, others only when named.
+    """
+    from kiln.building.dry_run import forecast
+    from kiln.core.project import Project
+    from kiln.core.store import Store
+    from kiln.recipes.recipe import VARIANTS, discover, load
+    from kiln.recipes.selection import choose
+
+    if github_matrix and as_json:
+        raise UsageError("--github-matrix is JSON already.", "Leave --json out.")
+    project = Project.find()
+    folder = (models_dir or project.models).absolute()
+    found = discover(folder)
+    chosen = choose(folder, found, models, samples=samples, variants=variants)
+    recipes = [load(found[name], folder) for name in chosen]
+    wanted = [variant for variant in VARIANTS if variant in variants]
+    if github_matrix:
+        print(json.dumps(_matrix(recipes, wanted, named=bool(models)), separators=(",", ":")))
+        return
+    store = Store(Store.default_root())
+    plans = [forecast(project, store, recipe, wanted) for recipe in recipes]
+    if as_json:
+        for item in plans:
+            JsonReporter().event("plan", **item.as_json())
+    else:
+        print("\n\n".join(_told(item) for item in plans))
+
+
+def _matrix(recipes: list[Recipe], variants: list[Variant], *, named: bool) -> dict[str, Any]:
+    from kiln.recipes.selection import for_release, only_here
+
+    for recipe in recipes:
+        if named and only_here(recipe):
+            raise UsageError(
+                f"The source of model {recipe.name!r} is on this machine only.",
+                "No other machine can build it: leave it out of the matrix.",
+            )
+    chosen = [recipe for recipe in recipes if named or for_release(recipe)]
+    if not chosen:
+        raise UsageError(
+            "No recipe fits that could be built anywhere.", "Name the models that are meant."
+        )
+    return {
+        "include": [
+            {
+                "model": recipe.name,
+                "image": recipe.image,
+                "variants": list(variants or recipe.variants),
+            }
+            for recipe in chosen
+        ]
+    }
+
+
+def _told(item: Forecast) -> str:
+    place = "at hand" if item.at_hand else "to be downloaded, keys are known then"
+    lines = [
+        f"{item.model}: {' '.join(item.variants)}",
+        f"  image   {item.image}, {item.identity}",
+        f"  source  {item.source}, {place}",
+    ]
+    if item.steps:
+        words = {"stored": "in the store", "runs": "runs", "spare": "not needed"}
+        rows = [[step.id, step.stage, step.key[:16], words[step.state]] for step in item.steps]
+        text = table(["step", "stage", "key", ""], rows)
+        lines += [f"  {line}" for line in text.splitlines()]
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""``kiln verify``: a release, its archive, or one artefact, against whom one trusts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kiln.cli.common import PATH, json_option
+from kiln.core.errors import UsageError
+from kiln.core.ui import JsonReporter, table
+
+if TYPE_CHECKING:
+    from kiln.release.single_file import VerifiedFile
+    from kiln.release.verify import VerifyReport
+    from kiln.signing.trust import Trust
+
+
+@click.command("verify", short_help="Check a release: signatures, sums, file lists.")
+@click.argument("target", required=False, type=PATH)
+@click.option("--key", type=PATH, help="Trusted public key [your own].")
+@click.option("--identity", metavar="ID", help="Trusted identity instead of a key (* allowed).")
+@click.option("--issuer", metavar="URL", help="Who vouches for that identity.")
+@click.option("--policy", type=PATH, help="Trust file: who may sign what (docs/trust.md).")
+@click.option("--trusted-root", type=PATH, help="Keys behind identities [sigstore's public ones].")
+@click.option("--bundle", "bundles", type=PATH, multiple=True, help="A single file's bundle.")
+@json_option
+def verify(
+    target: Path | None,
+    key: Path | None,
+    identity: str | None,
+    issuer: str | None,
+    policy: Path | None,
+    trusted_root: Path | None,
+    bundles: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Check signatures, digests, provenance and that nothing was added, in TARGET [dist/].
+
+    TARGET is a release folder, an archive of one (.tar, .tar.gz, .tgz, .zip), or one .tflite file
+    with its bundles beside it. Nothing is asked of any network.
+    """
+    from kiln.core.project import Project
+    from kiln.release import single_file
+    from kiln.release.verify import verify_by
+
+    place = (target or Project.find().root / "dist").absolute()
+    single = place.is_file() and not single_file.is_archive(place)
+    if bundles and not single:
+        raise UsageError("--bundle goes with a single file.", "A folder's bundles are inside it.")
+    trust = _trust(key, identity, issuer, policy, trusted_root)
+    if single:
+        _show_file(single_file.verify_file(place, trust, bundles), as_json)
+    elif place.is_file():
+        with single_file.unpacked(place) as folder:
+            _show_release(verify_by(folder, trust), as_json)
+    else:
+        _show_release(verify_by(place, trust), as_json)
+
+
+def _trust(
+    key: Path | None,
+    identity: str | None,
+    issuer: str | None,
+    policy: Path | None,
+    trusted_root: Path | None,
+) -> Trust:
+    from kiln.signing.keys import load_public_key
+    from kiln.signing.trust import trust_in_identity, trust_in_key
+
+    if sum(item is not None for item in (key, identity, policy)) > 1:
+        raise UsageError(
+            "--key, --identity and --policy exclude each other.",
+            "A trust file (--policy) can name several keys and identities.",
+        )
+    if (identity is None) != (issuer is None):
+        raise UsageError(
+            "--identity and --issuer go together.",
+            "An identity is worth something only with whoever vouches for it.",
+        )
+    if policy is not None:
+        from kiln.signing.trust_file import load_policy
+
+        return load_policy(policy, trusted_root)
+    if identity is not None and issuer is not None:
+        return trust_in_identity(identity, issuer, trusted_root)
+    return trust_in_key(load_public_key(key))
+
+
+def _show_release(report: VerifyReport, as_json: bool) -> None:
+    rows = [
+        [model.name, item.path.removeprefix(f"{model.name}/"), f"{item.size:,}", item.sha256[:16]]
+        for model in report.models
+        for item in model.files
+    ]
+    if as_json:
+        for model in report.models:
+            for item in model.files:
+                JsonReporter().event(
+                    "verified",
+                    model=model.name,
+                    file=item.path.removeprefix(f"{model.name}/"),
+                    sha256=item.sha256,
+                    signers=list(report.signers),
+                )
+        return
+    print(table(["model", "file", "bytes", "sha256"], rows))
+    count = len(report.models)
+    what = f"{count} model{'' if count == 1 else 's'} of the release {report.release!r}"
+    signed = f"{what}, signed by {' and '.join(report.signers)}"
+    print(f"\nAll good: {signed}, nothing changed, missing or added.")
+
+
+def _show_file(found: VerifiedFile, as_json: bool) -> None:
+    name = found.path.name
+    if as_json:
+        JsonReporter().event(
+            "verified",
+            model=found.model,
+            file=name,
+            sha256=found.sha256,
+            result=found.result or None,
+            signers=list(found.signers),
+        )
+        return
+    row = [found.model, name, f"{found.size:,}", found.sha256[:16]]
+    print(table(["model", "file", "bytes", "sha256"], [row]))
+    tests = f", its checks {found.result}" if found.result else ", no test result beside it"
+    print(f"\nAll good: {name} is what its provenance says{tests}; signed by "
+          f"{' and '.join(found.signers)}.")  # fmt: skip

@@ -1,0 +1,672 @@
+"""The content-addressed store: everything kiln keeps between runs, safe to kill at any moment.
+
+::
+
+    blobs/sha256/ab/<hex>   content by digest, read-only
+    results/<key>.json      what a stage made: names, blobs, facts
+    refs/<kind>/<name>.json small remembered facts (which file a pin stands for, …)
+    downloads/              partial downloads, resumed by the next run
+    tmp/                    private scratch of running processes
+    locks/                  one lock file for each thing two processes must not do at once
+
+A blob, result or ref is either whole or absent: all are written aside and renamed. What a killed
+process left in ``tmp`` carries its owner's tag and is removed by :meth:`Store.sweep`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import filelock
+import platformdirs
+
+from kiln.core.digest import canonical_json, sha256_bytes, sha256_file
+from kiln.core.errors import DigestMismatchError, StoreError
+from kiln.core.files import (
+    copy_file,
+    disk_guard,
+    make_private,
+    remove,
+    sweep_asides,
+    sync_file,
+    sync_folder,
+    write_atomic,
+)
+from kiln.core.lease import is_abandoned, tagged_name
+
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 4 << 20
+_BLOB_MODE = 0o444
+_MANIFEST_VERSION = 1
+# Where a hard link cannot be made, a copy can: other file system, not permitted, too many links,
+# not supported.
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A content in the store: its SHA-256 (64 hex digits) and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What one stage made.
+
+    Args:
+        key: digest of everything that could influence it, 64 hex digits.
+        stage: the stage's name.
+        files: relative posix path to content.
+        facts: plain data the stage reported (strings, numbers, lists, mappings).
+        seconds: wall time.
+        peak_rss: largest resident memory in bytes; 0 where it was not measured.
+    """
+
+    key: str
+    stage: str
+    files: dict[str, Blob]
+    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_rss: int = 0
+
+
+class FileMismatchError(DigestMismatchError):
+    """A file has another digest than expected; both are kept as attributes."""
+
+    def __init__(self, path: Path, expected: str, got: str) -> None:
+        super().__init__(
+            f"{path.name} is not the file that was pinned: SHA-256 expected {expected}, got {got}.",
+            "Get it again from its publisher; if the change is meant, change the pin.",
+        )
+        self.expected = expected
+        self.got = got
+
+
+class DamagedContentError(StoreError):
+    """A content was no longer that of its digest, and was removed; ``what`` it was, in words."""
+
+    def __init__(self, digest: str, what: str) -> None:
+        super().__init__(
+            f"The store's content {digest} ({what}) was damaged, and is removed.",
+            "Run the command again: it is fetched or made anew. Damage that comes back is the "
+            "disk's: look at the system's log.",
+        )
+
+
+class Store:
+    """A store in the folder ``root``; many processes may share it.
+
+    The folder is made if it is missing, for nobody but us; one that is there stays as it is.
+
+    Raises:
+        StoreError: the folder cannot be made or written.
+        DiskFullError: no space left (from every method that writes).
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self._blobs = self.root / "blobs" / "sha256"
+        self._results = self.root / "results"
+        self._refs = self.root / "refs"
+        self._locks = self.root / "locks"
+        self.downloads = self.root / "downloads"
+        self.tmp = self.root / "tmp"
+        with disk_guard(self.root), self._usable():
+            # Who else may come in decides about all below it. (An engine mounts what stages see
+            # by itself; they need no way in.)
+            make_private(self.root)
+            for folder in (
+                self._blobs,
+                self._results,
+                self._refs,
+                self._locks,
+                self.downloads,
+                self.tmp,
+            ):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def default_root() -> Path:
+        """``$KILN_STORE``, or the user's cache folder for tflite-kiln."""
+        named = os.environ.get("KILN_STORE")
+        if named:
+            return Path(named).expanduser().absolute()
+        return platformdirs.user_cache_path("tflite-kiln")
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except filelock.Timeout:  # an OSError, too
+            raise
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            what = f" ({error.filename})" if error.filename else ""
+            raise StoreError(
+                f"The store in {self.root} cannot be used: {error.strerror or error}{what}.",
+                "Check who owns it and that it is writable, or set KILN_STORE to another folder.",
+            ) from error
+
+    # -- blobs ----------------------------------------------------------------------------------
+
+    def has(self, digest: str) -> bool:
+        """Whether the content is here (its size and bytes are not looked at)."""
+        return self._place(digest).is_file()
+
+    def sound(self, digest: str) -> bool:
+        """Whether the content is here and, read to its end, its digest's; else it is discarded."""
+        with self._usable():
+            try:
+                if sha256_file(self._place(digest)) == digest:
+                    return True
+            except FileNotFoundError:
+                return False
+        self.discard(digest)
+        return False
+
+    def read(self, digest: str, what: str) -> bytes:
+        """The content itself; ``what`` it is, in words, for the message of a failure.
+
+        Raises:
+            StoreError: it is not here.
+            DamagedContentError: it is damaged.
+        """
+        with self._usable():
+            data = self.path(digest).read_bytes()
+        if sha256_bytes(data) != digest:
+            self.discard(digest)
+            raise DamagedContentError(digest, what)
+        return data
+
+    def path(self, digest: str) -> Path:
+        """Where the content lies; read it, never write to it. StoreError if it is not here."""
+        place = self._place(digest)
+        if not place.is_file():
+            raise StoreError(
+                f"The store has no content {digest}.", "Run the build again: it is made anew."
+            )
+        return place
+
+    def _place(self, digest: str) -> Path:
+        if not _HEX64.fullmatch(digest):
+            raise StoreError(
+                f"{digest!r} is not a SHA-256.", "64 lower-case hex digits are needed."
+            )
+        return self._blobs / digest[:2] / digest
+
+    def add_file(self, path: Path, *, move: bool = False, expect: str | None = None) -> str:
+        """Take a file's content in; returns its digest.
+
+        Args:
+            path: the file.
+            move: take the file itself away (a rename where the file system allows).
+            expect: the digest it must have.
+
+        Raises:
+            FileMismatchError: it has another digest; nothing is stored, the file stays.
+            StoreError: it is a link or no plain file, or cannot be read.
+        """
+        with disk_guard(self.root), self._usable():
+            about = path.lstat()
+            if not stat.S_ISREG(about.st_mode):
+                raise StoreError(f"{path} is not a plain file.", "Only plain files can be stored.")
+            # Another name of the same inode would let someone write to our blob, and another
+            # user's file could not be made read-only: both are copied instead.
+            ours = about.st_nlink == 1 and about.st_uid == os.geteuid()
+            if move and ours and about.st_dev == self.tmp.stat().st_dev:
+                digest = sha256_file(path)
+                self._expect(path, digest, expect)
+                if not self._whole(digest, about.st_size):
+                    sync_file(path)
+                    self._publish(path, digest)
+            else:
+                digest = self._take_copy(path, expect)
+            if move:
+                path.unlink(missing_ok=True)
+            return digest
+
+    def _take_copy(self, path: Path, expect: str | None) -> str:
+        aside = self.tmp / f"{tagged_name()}.blob"
+        try:
+            sha = hashlib.sha256()
+            with path.open("rb") as source, aside.open("xb") as sink:
+                while chunk := source.read(_CHUNK):
+                    sha.update(chunk)
+                    sink.write(chunk)
+                digest, size = sha.hexdigest(), sink.tell()
+                self._expect(path, digest, expect)
+                if self._whole(digest, size):
+                    return digest
+                sink.flush()
+                os.fsync(sink.fileno())
+            self._publish(aside, digest)
+            return digest
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def add_chunks(self, chunks: Iterable[bytes], size: int, expect: str) -> None:
+        """Take in a content that comes in pieces and must be ``expect``, of ``size`` bytes.
+
+        What is here already is not written again; the pieces are read and compared all the same.
+
+        Raises:
+            DigestMismatchError: it has another digest; nothing is stored.
+        """
+        with disk_guard(self.root), self._usable():
+            aside = self.tmp / f"{tagged_name()}.blob"
+            sha = hashlib.sha256()
+            try:
+                if self._whole(expect, size):
+                    for chunk in chunks:
+                        sha.update(chunk)
+                    self._expect_chunks(sha.hexdigest(), expect)
+                    return
+                with aside.open("xb") as sink:
+                    for chunk in chunks:
+                        sha.update(chunk)
+                        sink.write(chunk)
+                    self._expect_chunks(sha.hexdigest(), expect)
+                    sink.flush()
+                    os.fsync(sink.fileno())
+                self._publish(aside, expect)
+            finally:
+                aside.unlink(missing_ok=True)
+
+    @staticmethod
+    def _expect_chunks(got: str, expect: str) -> None:
+        if got != expect:
+            raise DigestMismatchError(
+                f"A content is not what it is called: SHA-256 expected {expect}, got {got}.",
+                "Get it again from where it came.",
+            )
+
+    @staticmethod
+    def _expect(path: Path, got: str, expect: str | None) -> None:
+        if expect is not None and got != expect:
+            raise FileMismatchError(path, expect, got)
+
+    def _whole(self, digest: str, size: int) -> bool:
+        try:
+            return self._place(digest).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def _publish(self, synced: Path, digest: str) -> None:
+        """Rename a synced file of our own to its place; the same content may be there already."""
+        place = self._place(digest)
+        place.parent.mkdir(exist_ok=True)
+        synced.chmod(_BLOB_MODE)
+        synced.replace(place)
+        sync_folder(place.parent)
+
+    def add_new(self, chunks: Iterable[bytes]) -> Blob:
+        """Take in a content that comes in pieces, whatever it is.
+
+        What iterating over ``chunks`` raises passes; nothing is stored then.
+        """
+        aside = self.tmp / f"{tagged_name()}.blob"
+        sha, size = hashlib.sha256(), 0
+        try:
+            with disk_guard(self.root), self._usable(), aside.open("xb") as sink:
+                for chunk in chunks:
+                    sha.update(chunk)
+                    sink.write(chunk)
+                    size += len(chunk)
+                sink.flush()
+                if not self._whole(sha.hexdigest(), size):
+                    os.fsync(sink.fileno())
+                    self._publish(aside, sha.hexdigest())
+            return Blob(sha.hexdigest(), size)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def add_bytes(self, data: bytes) -> str:
+        """Take ``data`` in; returns its digest."""
+        digest = sha256_bytes(data)
+        with disk_guard(self.root), self._usable():
+            if not self._whole(digest, len(data)):
+                place = self._place(digest)
+                place.parent.mkdir(exist_ok=True)
+                write_atomic(place, data, _BLOB_MODE)
+        return digest
+
+    def add_tree(self, folder: Path, move: bool = True) -> dict[str, Blob]:
+        """Take every file below ``folder`` in; returns relative posix path to content, sorted.
+
+        Modes, times and empty folders are not kept. With ``move`` the files are gone from
+        ``folder`` afterwards, the folders stay.
+
+        Raises:
+            StoreError: there is a symbolic link or another thing that is no plain file or folder;
+                nothing has been taken then.
+        """
+        with self._usable():
+            names = _files_below(folder)
+        found = {}
+        for name in names:
+            path = folder / name
+            with self._usable():
+                size = path.lstat().st_size
+            found[name] = Blob(self.add_file(path, move=move), size)
+        return found
+
+    def materialize(self, files: Mapping[str, Blob | str], dest: Path, *, link: bool) -> None:
+        """Lay contents out under names in the folder ``dest`` (made if missing).
+
+        Args:
+            files: relative posix path to content or digest.
+            dest: a private folder (a scratch); a name that exists there already is an error.
+            link: hard-link to the store where possible, 0444 and *shared* with it, for readers
+                that cannot write; otherwise copies, 0644.
+
+        Raises:
+            StoreError: a content is missing or has lost bytes, a name leads out of ``dest`` or
+                is taken.
+        """
+        with disk_guard(dest), self._usable():
+            dest.mkdir(parents=True, exist_ok=True)
+            for name, what in files.items():
+                target = dest / _safe_name(name)
+                source = self.path(what if isinstance(what, str) else what.sha256)
+                if isinstance(what, Blob) and source.stat().st_size != what.size:
+                    raise StoreError(
+                        f"The store's content {what.sha256} has lost bytes.",
+                        "Run `kiln clean`, then build again.",
+                    )
+                if os.path.lexists(target):
+                    raise StoreError(f"{target} is there already.", "Use an empty folder.")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if link:
+                    try:
+                        target.hardlink_to(source)
+                        continue
+                    except OSError as error:
+                        if error.errno not in _NO_LINK:
+                            raise
+                copy_file(source, target)
+
+    def discard(self, digest: str) -> None:
+        """Forget a content (one that :meth:`verify` found damaged, for instance)."""
+        with self._usable():
+            self._place(digest).unlink(missing_ok=True)
+
+    def verify(self) -> list[str]:
+        """Read every blob again; returns the digests whose content is not theirs, sorted."""
+
+        def damaged(path: Path) -> bool:
+            try:
+                return sha256_file(path) != path.name
+            except FileNotFoundError:
+                return False  # discarded meanwhile
+            except OSError:
+                return True
+
+        with self._usable():
+            paths = sorted(p for p in self._blobs.glob("??/*") if not p.name.startswith("."))
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            flags = pool.map(damaged, paths)
+            return [path.name for path, bad in zip(paths, flags, strict=True) if bad]
+
+    # -- results and refs -----------------------------------------------------------------------
+
+    def put_result(self, result: StageResult) -> None:
+        """Remember what a stage made; its contents must be in the store already.
+
+        Raises:
+            StoreError: a content is missing, or the key or a name is malformed.
+        """
+        for name, blob in result.files.items():
+            _safe_name(name)
+            if not self._whole(blob.sha256, blob.size):
+                raise StoreError(
+                    f"The result of stage {result.stage!r} names {name!r}, which the store lacks.",
+                    "Run the build again.",
+                )
+        manifest = {
+            "version": _MANIFEST_VERSION,
+            "key": result.key,
+            "stage": result.stage,
+            "files": {n: {"sha256": b.sha256, "size": b.size} for n, b in result.files.items()},
+            "facts": result.facts,
+            "seconds": result.seconds,
+            "peak_rss": result.peak_rss,
+        }
+        self._write_json(self._result_place(result.key), manifest)
+
+    def get_result(self, key: str) -> StageResult | None:
+        """What a stage made under ``key``; None when anything of it is missing or damaged.
+
+        Sizes are compared, contents are not read again (:meth:`sound` and :meth:`verify` do).
+        """
+        result = self.remembered(key)
+        return result if result is not None and self.holds(result) else None
+
+    def holds(self, result: StageResult) -> bool:
+        """Whether all files of a result are here, by size."""
+        return all(self._whole(blob.sha256, blob.size) for blob in result.files.values())
+
+    def remembered(self, key: str) -> StageResult | None:
+        """What is remembered of a stage under ``key``, though files of it may be lost.
+
+        A manifest that cannot be understood is removed.
+        """
+        place = self._result_place(key)
+        manifest = self._read_json(place)
+        if manifest is None:
+            return None
+        result = _parse_result(manifest, key)
+        if result is None:
+            with self._usable():
+                place.unlink(missing_ok=True)
+        return result
+
+    def _result_place(self, key: str) -> Path:
+        if not _HEX64.fullmatch(key):
+            raise StoreError(f"{key!r} is not a stage key.", "64 lower-case hex digits are needed.")
+        return self._results / f"{key}.json"
+
+    def set_ref(self, kind: str, name: str, data: dict[str, Any]) -> None:
+        """Remember plain data under a kind and a name, replacing what was there."""
+        self._write_json(self._ref_place(kind, name), data)
+
+    def get_ref(self, kind: str, name: str) -> dict[str, Any] | None:
+        """What :meth:`set_ref` remembered; None when nothing (or nothing readable) is there."""
+        return self._read_json(self._ref_place(kind, name))
+
+    def _ref_place(self, kind: str, name: str) -> Path:
+        return self._refs / _file_name(kind) / f"{_file_name(name)}.json"
+
+    def _write_json(self, place: Path, data: dict[str, Any]) -> None:
+        with disk_guard(self.root), self._usable():
+            place.parent.mkdir(exist_ok=True)
+            write_atomic(place, canonical_json(data) + b"\n")
+
+    def _read_json(self, place: Path) -> dict[str, Any] | None:
+        with self._usable():
+            try:
+                data = json.loads(place.read_bytes())
+            except FileNotFoundError:
+                return None
+            except (ValueError, RecursionError):
+                data = None
+            if not isinstance(data, dict):
+                place.unlink(missing_ok=True)
+                return None
+            return data
+
+    # -- living with other processes ------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A private empty folder on the store's file system, removed at the end."""
+        with disk_guard(self.root), self._usable():
+            folder = self.tmp / tagged_name()
+            folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            remove(folder)
+
+    def sweep(self) -> int:
+        """Remove what dead processes left in the store; returns how many things.
+
+        What living processes use is not touched; partial downloads are kept to be resumed. What
+        cannot be removed now is left for another time.
+        """
+        removed = 0
+        with self._usable():
+            for path in list(self.tmp.iterdir()):
+                if is_abandoned(path):
+                    # A killed driver's container may still write there: its turn comes later.
+                    with contextlib.suppress(StoreError):
+                        remove(path)
+                        removed += 1
+            folders = [self._results, self.downloads, *self._blobs.iterdir(), *self._refs.iterdir()]
+            for folder in folders:
+                if folder.is_dir():
+                    removed += sweep_asides(folder)
+        return removed
+
+    @contextlib.contextmanager
+    def lock(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,
+        while_waiting: Callable[[], object] | None = None,
+    ) -> Iterator[None]:
+        """Hold the lock ``name`` against every other thread and process using this store.
+
+        The kernel releases it when the holder dies. Not reentrant.
+
+        Args:
+            name: anything.
+            timeout: seconds to wait; None waits for ever.
+            while_waiting: called about twice a second until the lock is ours; what it raises
+                ends the waiting.
+
+        Raises:
+            StoreError: someone else still held it after ``timeout``.
+        """
+        with self._usable():
+            lock = filelock.FileLock(self._locks / f"{_file_name(name)}.lock")
+            until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = math.inf if until is None else max(0.0, until - time.monotonic())
+            try:
+                with self._usable():
+                    lock.acquire(timeout=min(0.5, left))
+                break
+            except filelock.Timeout as error:
+                if left <= 0.5:
+                    raise StoreError(
+                        f"Another kiln has been holding {name!r} for more than {timeout:g} s.",
+                        "Wait for it to finish, or stop it.",
+                    ) from error
+            if while_waiting is not None:
+                while_waiting()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def usage(self) -> int:
+        """Bytes of all files in the store (a file with several names counts once)."""
+        seen: dict[tuple[int, int], int] = {}
+        pending = [self.root]
+        while pending:  # (what a stage left with --keep-failed may be deeper than any recursion)
+            with contextlib.suppress(OSError), os.scandir(pending.pop()) as scan:
+                for entry in scan:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(Path(entry.path))
+                        continue
+                    with contextlib.suppress(OSError):  # gone meanwhile
+                        about = entry.stat(follow_symlinks=False)
+                        seen[about.st_dev, about.st_ino] = about.st_size
+        return sum(seen.values())
+
+
+def _file_name(name: str) -> str:
+    """``name`` as one plain file name: quoted, or a digest where that would be too long."""
+    quoted = quote(name, safe="")
+    return (
+        quoted
+        if 0 < len(quoted) <= 150 and not quoted.startswith(".")
+        else (sha256_bytes(name.encode("utf-8", "surrogatepass")))
+    )
+
+
+def _safe_name(name: str) -> str:
+    parts = name.split("/")
+    if not name or "\0" in name or any(part in {"", ".", ".."} for part in parts):
+        raise StoreError(f"{name!r} is not a relative file name.", "This is a fault of the stage.")
+    return str(PurePosixPath(name))
+
+
+def _files_below(top: Path) -> list[str]:
+    found: list[str] = []
+    pending = [(top, "")]
+    while pending:
+        folder, prefix = pending.pop()
+        with os.scandir(folder) as scan:
+            for entry in scan:
+                name = f"{prefix}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((Path(entry.path), f"{name}/"))
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(name)
+                else:
+                    raise StoreError(
+                        f"{entry.path} is neither a plain file nor a folder.",
+                        "Only plain files can be stored.",
+                    )
+    return sorted(found)
+
+
+def _parse_result(manifest: dict[str, Any], key: str) -> StageResult | None:
+    try:
+        if manifest["version"] != _MANIFEST_VERSION or manifest["key"] != key:
+            return None
+        files = {
+            _safe_name(name): Blob(entry["sha256"], entry["size"])
+            for name, entry in manifest["files"].items()
+        }
+        result = StageResult(
+            key=key,
+            stage=manifest["stage"],
+            files=files,
+            facts=manifest["facts"],
+            seconds=float(manifest["seconds"]),
+            peak_rss=manifest["peak_rss"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, StoreError):
+        return None
+    sound = (
+        isinstance(result.stage, str)
+        and isinstance(result.facts, dict)
+        and type(result.peak_rss) is int
+        and all(
+            isinstance(blob.sha256, str)
+            and _HEX64.fullmatch(blob.sha256)
+            and type(blob.size) is int
+            for blob in files.values()
+        )
+    )
+    return result if sound else None

@@ -1,0 +1,621 @@
+"""COCO's AP of a source model and of its artefacts: what conversion costs, on a real data set.
+
+Images are taken by file name, :data:`CHUNK` at a time. What one thing (the source, a variant)
+finds in one chunk is a step like those of a build, with a key made of the image's identity, the
+stage code, the thing and the images' digests, and with its result in the store. So an
+interrupted measurement goes on where it stopped, and one that is repeated runs nothing.
+
+The images themselves are never in the store: they are lent to a container while it runs
+(``lent`` of :class:`kiln.running.local.Runner`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kiln.building.build import Builder
+from kiln.core import bounds
+from kiln.core.digest import key_of, sha256_file, tree_digest
+from kiln.core.errors import (
+    CheckFailedError,
+    LabelMapError,
+    StageFailedError,
+    UsageError,
+    error_for_kind,
+)
+from kiln.core.stagecode import stage_module
+from kiln.core.store import StageResult
+from kiln.core.untrusted import MalformedError, parse_json_object
+from kiln.images.lock import locked_image
+from kiln.measure import accuracy_record, coco, scoring
+from kiln.measure.coco import DataSet, Matching, Picture
+from kiln.measure.scoring import DETECTIONS, Scores
+from kiln.recipes.check_steps import reference_stage
+from kiln.recipes.plan import Files, Plan, Step, make_plan
+from kiln.recipes.recipe import (
+    HubSource,
+    ImageName,
+    Recipe,
+    SavedModelSource,
+    StageSource,
+    Variant,
+    load,
+)
+from kiln.recipes.steps import lone_step
+from kiln.running.limits import Limits
+from kiln.running.local import OnEvent, Runner, limits_of
+from kiln.sources.model import Acquired, acquire
+
+#: What the model before conversion is called in results.
+SOURCE = "source"
+
+#: Images a step. The source's steps begin with restoring the checkpoint, each container (all
+#: steps of a chunk) with importing TensorFlow: 6 to 9 s a chunk, which is 4 to 10 % of it for the
+#: samples (docs/accuracy.md). What an interruption loses is a step: a few minutes at most.
+CHUNK = 250
+
+#: The image that artefacts are run in, whichever made them: the one with the newer TensorFlow.
+#: The interpreter of the other (2.8) takes 2 s an image for a quantised EfficientDet-Lite0, this
+#: one's 0.04 s.
+DETECT_IMAGE: ImageName = "odapi"
+
+#: Expected and seen AP may differ by so much where the recipe does not say.
+TOLERANCE = 0.01
+
+#: How far the ratio of sides may be from the annotated one: rounding of a resized copy.
+_RATIO = 0.02
+
+#: Reading an image takes milliseconds: telling of each would be most of the output.
+_TELL_EVERY = 20
+
+#: Kind of the store's ref that holds which images of a chunk were found damaged.
+_CHECKED = "checked-images"
+
+_DETECTIONS_FILE = "detections.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One thing's figures; ``expected`` is the AP that the recipe states, if it does."""
+
+    what: str
+    scores: Scores
+    expected: float | None = None
+    artefact: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, the source first.
+
+    Attributes:
+        model: its name.
+        name: the data set's.
+        annotations: SHA-256 of the annotation file.
+        pictures: one digest for the images measured: their names and the digests of their files.
+        images: how many were measured.
+        all_images: how many the data set has.
+        skipped: how many of the chosen ones were missing or damaged.
+        categories: how many of the data set's the model knows: those the figures are of.
+        all_categories: how many the data set has.
+        tolerance: of ``expected``.
+    """
+
+    model: str
+    name: str
+    annotations: str
+    pictures: str
+    images: int
+    all_images: int
+    skipped: int
+    categories: int
+    all_categories: int
+    measured: tuple[Measured, ...]
+    tolerance: float = TOLERANCE
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, as ``--save`` writes it."""
+        return {
+            "schema": 1,
+            "model": self.model,
+            "dataset": self.data_set(),
+            "artefacts": {m.what: m.artefact for m in self.measured if m.artefact},
+            "results": {m.what: asdict(m.scores) for m in self.measured},
+        }
+
+    def data_set(self) -> dict[str, Any]:
+        """On what was measured, as plain data."""
+        return {
+            "name": self.name,
+            "annotations_sha256": self.annotations,
+            "images_sha256": self.pictures,
+            "images": self.images,
+            "all_images": self.all_images,
+            "skipped": self.skipped,
+            "categories": self.categories,
+            "all_categories": self.all_categories,
+        }
+
+    def entries(self) -> list[accuracy_record.Entry]:
+        """What ``dist/accuracy.json`` says of the artefacts measured."""
+        source = next((m for m in self.measured if m.what == SOURCE), None)
+        return [
+            accuracy_record.Entry(
+                model=self.model,
+                variant=item.what,
+                file=artefact_name(self.model, item.what),
+                sha256=item.artefact,
+                dataset=self.data_set(),
+                source=None if source is None else asdict(source.scores),
+                result=asdict(item.scores),
+            )
+            for item in self.measured
+            if item.artefact
+        ]
+
+    def difference(self, item: Measured) -> float | None:
+        """AP of ``item`` minus that of the source; None without a source, and for itself."""
+        source = next((m for m in self.measured if m.what == SOURCE), None)
+        if source is None or item is source:
+            return None
+        return item.scores.ap - source.scores.ap
+
+    def judge(self) -> None:
+        """Hold every AP against the expected one, where there is one.
+
+        Raises:
+            CheckFailedError: one is further from it than the tolerance.
+        """
+        wrong = [
+            f"{m.what}: expected {m.expected:.3f}, seen {m.scores.ap:.3f}"
+            for m in self.measured
+            if m.expected is not None and abs(m.scores.ap - m.expected) > self.tolerance
+        ]
+        if not wrong:
+            return
+        causes = []
+        if self.images < self.all_images:
+            causes.append(f"only {self.images} of the data set's {self.all_images} images measured")
+        causes += ["another data set", "another image size (export.image_size)"]
+        raise CheckFailedError(
+            f"{self.model}: AP is not what its recipe expects (tolerance {self.tolerance:g}): "
+            f"{'; '.join(wrong)}.",
+            f"Likely causes: {', '.join(causes)}. If the new figures are right, put them into "
+            "check.ap of the recipe.",
+        )
+
+
+def artefact_name(model: str, variant: str) -> str:
+    """What a published file is called."""
+    return f"{model}_{variant}.tflite"
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    number: int
+    digests: Mapping[Picture, str]
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(self.digests)
+
+    @property
+    def images(self) -> Files:
+        return Files({picture.name: digest for picture, digest in self.digests.items()})
+
+
+@dataclass(frozen=True)
+class _Thing:
+    """Something that detects: the stage that runs it, where, and the input that it is."""
+
+    name: str
+    image: ImageName
+    stage: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Files]
+    artefact: str | None = None
+
+
+@dataclass
+class Accuracy:
+    """Measures one model on one data set.
+
+    Args:
+        builder: knows project, store and engine, and takes events. Its ``dist`` is not used.
+        published: measure the files of this release instead of converting.
+        chunk: images a step.
+    """
+
+    builder: Builder
+    published: Path | None = None
+    chunk: int = CHUNK
+    _notes: set[str] = field(default_factory=set)
+
+    def measure(
+        self,
+        path: Path,
+        data: DataSet,
+        variants: Sequence[Variant] = (),
+        *,
+        archive: Path | None = None,
+        images: int | None = None,
+    ) -> Report:
+        """Convert the model if that has not been done, run it and its source, and score both.
+
+        Args:
+            path: the recipe.
+            variants: which; all there are when empty.
+            archive: see :func:`kiln.sources.model.acquire`.
+            images: only so many, the first by file name.
+
+        Raises:
+            KilnError: of any kind that a build has; LabelMapError where model and data set have
+                no class in common; ImageSetError for what is wrong with the data set.
+        """
+        recipe = load(path, self.builder.models)
+        acquired = acquire(
+            recipe,
+            self.builder.store,
+            archive=archive,
+            on_progress=lambda name, done, total: self.builder.on_event(
+                "download", name=name, done=done, total=total
+            ),
+            on_note=self._note,
+        )
+        wanted = self._wanted(recipe, variants)
+        # The data set first: what is wrong with it shows before minutes of conversion.
+        chosen = data.pictures[:images]
+        parts = self._chunks(recipe.name, data, chosen)
+        results, plan = self._converted(recipe, acquired, wanted)
+        matching = coco.match(self._classes(recipe, acquired, results), data.categories)
+        self._tell_classes(matching, data)
+        things = self._things(recipe, acquired, wanted, results, plan)
+        usable = tuple(picture for part in parts for picture in part.pictures)
+        found = self._detect(recipe, things, parts, data)
+        expected, tolerance = _expected(recipe)
+        measured = []
+        for thing in things:
+            self._note(f"{recipe.name}: scoring {thing.name}")
+            seen = [
+                detection
+                for part in parts
+                for detection in self._read(found[thing.name, part.number], part, matching)
+            ]
+            scores = scoring.score(usable, data.objects, matching.categories.values(), seen)
+            measured.append(Measured(thing.name, scores, expected.get(thing.name), thing.artefact))
+        return Report(
+            model=recipe.name,
+            name=data.name,
+            annotations=data.sha256,
+            pictures=key_of(
+                {p.file: digest for part in parts for p, digest in part.digests.items()}
+            ),
+            images=len(usable),
+            all_images=len(data.pictures),
+            skipped=len(chosen) - len(usable),
+            categories=len(set(matching.categories.values())),
+            all_categories=len(data.categories),
+            measured=tuple(measured),
+            tolerance=tolerance,
+        )
+
+    # -- the model ------------------------------------------------------------------------------
+
+    def _wanted(self, recipe: Recipe, variants: Sequence[Variant]) -> tuple[Variant, ...]:
+        if self.published is None:
+            return tuple(variants) or recipe.variants
+        there = tuple(v for v in recipe.variants if self._published(recipe, v).is_file())
+        missing = [variant for variant in variants if variant not in there]
+        if missing or not there:
+            raise UsageError(
+                f"{self.published} holds no {missing[0] if missing else 'artefact'} of "
+                f"{recipe.name!r}.",
+                f"Published there: {', '.join(there) or 'none'}. Without --dist, what is missing "
+                "is converted.",
+            )
+        return tuple(variants) or there
+
+    def _published(self, recipe: Recipe, variant: Variant) -> Path:
+        assert self.published is not None
+        return self.published / recipe.name / artefact_name(recipe.name, variant)
+
+    def _converted(
+        self, recipe: Recipe, acquired: Acquired, wanted: Sequence[Variant]
+    ) -> tuple[dict[str, StageResult], Plan]:
+        """The build's own steps: the artefacts, and the checkpoint that a stage makes."""
+        convert: Sequence[Variant] = wanted if self.published is None else ()
+        identity = self._identity(recipe.image)
+        plan = make_plan(recipe, acquired.sources, convert, image=identity, code=self._code)
+        # Not the comparison with the publisher's file; but the checkpoint, cached export or not.
+        reports = _source_steps(recipe)
+        if not convert and not reports:
+            return {}, plan
+        plan = replace(plan, reports=reports, artefacts=plan.artefacts if convert else {})
+        runner = self._runner(self.builder.on_event)
+        with self._lock(f"model-{recipe.name}", recipe):
+            return runner.run(plan, limits_of(recipe), lambda: self._tag(recipe.image)), plan
+
+    def _things(
+        self,
+        recipe: Recipe,
+        acquired: Acquired,
+        wanted: Sequence[Variant],
+        results: Mapping[str, StageResult],
+        plan: Plan,
+    ) -> list[_Thing]:
+        things = []
+        if isinstance(recipe.source, HubSource):
+            self._note(
+                f"{recipe.name}: its source has no prediction heads, so only what was made of it "
+                "is measured"
+            )
+        else:
+            things.append(_source(recipe, acquired, results))
+        for variant in wanted:
+            if self.published is None:
+                digest = results[plan.artefacts[variant]].files["model.tflite"].sha256
+            else:
+                digest = self.builder.store.add_file(self._published(recipe, variant))
+            # Every detection: a threshold would cut the end off the curve that AP is the area of.
+            params = {"max_results": DETECTIONS, "score_threshold": 0}
+            model = {"model": Files({"": digest})}
+            things.append(_Thing(variant, DETECT_IMAGE, "detect", params, model, digest))
+        return things
+
+    def _classes(
+        self, recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResult]
+    ) -> dict[int, tuple[str, ...]]:
+        """The label map: class id to its names."""
+        digest = acquired.sources.label_map
+        if digest is None:
+            inside = f"model/{acquired.sources.label_map_path}"
+            if inside not in results["checkpoint"].files:
+                raise LabelMapError(
+                    f"The checkpoint of {recipe.name!r} holds no "
+                    f"{acquired.sources.label_map_path}.",
+                    "Correct labels.in_source in the recipe, or name a file with labels.file.",
+                )
+            digest = results["checkpoint"].files[inside].sha256
+        failure = stage_module("protocol.failures").StageError
+        try:
+            items = stage_module("files.labelmap").load(self.builder.store.path(digest))
+        except failure as error:
+            raise error_for_kind(error.kind)(error.message, error.remedy) from None
+        return {item.id: tuple(n for n in (item.label, item.name) if n) for item in items}
+
+    def _tell_classes(self, matching: Matching, data: DataSet) -> None:
+        common = len(set(matching.categories.values()))
+        text = f"classes measured: {common} of the data set's {len(data.categories)}"
+        for what, names in (
+            ("the data set lacks", matching.unmeasured),
+            ("the model lacks", matching.unknown),
+        ):
+            if names:
+                more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+                text += f"; {what} {', '.join(names[:8])}{more}"
+        self._note(text)
+
+    # -- the images -----------------------------------------------------------------------------
+
+    def _chunks(self, model: str, data: DataSet, chosen: tuple[Picture, ...]) -> tuple[_Chunk, ...]:
+        """Read every image once: its digest, and whether it can be decoded."""
+        unusable: dict[str, str] = {}
+        parts = []
+        done = 0
+        for number, pictures in enumerate(coco.chunks(chosen, self.chunk), 1):
+            digests: dict[Picture, str] = {}
+            for picture in pictures:
+                self._progress(model, done, len(chosen), picture.file)
+                done += 1
+                try:
+                    digests[picture] = sha256_file(data.path(picture))
+                except FileNotFoundError:
+                    unusable[picture.file] = "missing"
+                except OSError as error:
+                    unusable[picture.file] = error.strerror or str(error)
+            damaged = self._damaged(model, data, digests)
+            unusable.update({picture.file: why for picture, why in damaged.items()})
+            good = {picture: d for picture, d in digests.items() if picture not in damaged}
+            if good:
+                parts.append(_Chunk(number, good))
+        warning = coco.check_usable(unusable, len(chosen), data.folder)
+        if warning:
+            self._note(f"{model}: warning: {warning}")
+        return tuple(parts)
+
+    def _damaged(
+        self, model: str, data: DataSet, digests: Mapping[Picture, str]
+    ) -> dict[Picture, str]:
+        """Which of a chunk's images a stage could not use, and why; remembered in the store."""
+        described = {p.name: [digest, p.height, p.width] for p, digest in digests.items()}
+        name = key_of(
+            {"decoder": sha256_file(Path(stage_module("files.pixels").__file__)), **described}
+        )
+        known = self.builder.store.get_ref(_CHECKED, name)
+        if known is None:
+            found = {}
+            for number, picture in enumerate(digests):
+                self._progress(model, number, len(digests), f"decoding {picture.file}")
+                if why := _fault(data.path(picture), picture):
+                    found[picture.name] = why
+            known = {"damaged": found}
+            self.builder.store.set_ref(_CHECKED, name, known)
+        return {p: known["damaged"][p.name] for p in digests if p.name in known["damaged"]}
+
+    def _progress(self, model: str, done: int, total: int, message: str) -> None:
+        if done % _TELL_EVERY:
+            return
+        self.builder.on_event(
+            "stage",
+            model=model,
+            id="images",
+            state="progress",
+            done=done,
+            total=total,
+            message=message,
+        )
+
+    # -- detections -----------------------------------------------------------------------------
+
+    def _detect(
+        self, recipe: Recipe, things: Sequence[_Thing], parts: Sequence[_Chunk], data: DataSet
+    ) -> dict[tuple[str, int], StageResult]:
+        """What each thing finds in each chunk; for each chunk, one container for each image."""
+        made = {part.number: self._steps(things, part) for part in parts}
+        sizes = {s.id: len(part.pictures) for part in parts for s in made[part.number].values()}
+        lent = {digest: data.path(p) for part in parts for p, digest in part.digests.items()}
+        runner = self._runner(_Overall(self.builder.on_event, sizes).event, lent)
+        bounds = _with_time_for(recipe, len(things))
+        found = {}
+        for part in parts:
+            for image in dict.fromkeys(thing.image for thing in things):
+                steps = {t.name: made[part.number][t.name] for t in things if t.image == image}
+                wanted = {name: step.id for name, step in steps.items()}
+                plan = Plan(recipe.name, image, tuple(steps.values()), wanted)
+                with self._lock(f"accuracy-{recipe.name}", recipe):
+                    results = runner.run(plan, bounds, functools.partial(self._tag, image))
+                found.update({(name, part.number): results[i] for name, i in wanted.items()})
+        self.builder.on_event("model", model=recipe.name, state="measured")
+        return found
+
+    def _steps(self, things: Sequence[_Thing], part: _Chunk) -> dict[str, Step]:
+        return {
+            thing.name: lone_step(
+                f"{thing.name}-{part.number:03}",
+                thing.stage,
+                thing.params,
+                {**thing.inputs, "images": part.images},
+                image=self._identity(thing.image),
+                code=self._code,
+            )
+            for thing in things
+        }
+
+    def _read(
+        self, result: StageResult, part: _Chunk, matching: Matching
+    ) -> list[scoring.Detection]:
+        blob = result.files[_DETECTIONS_FILE]
+        most = bounds.DETECTIONS.most
+        try:
+            if blob.size > most:
+                raise MalformedError(f"is larger than {most:,} bytes")
+            data = self.builder.store.read(blob.sha256, _DETECTIONS_FILE)
+            images = parse_json_object(data, size=most)["images"]
+        except (MalformedError, KeyError) as error:
+            raise StageFailedError(
+                f"A stage left {_DETECTIONS_FILE} that cannot be used: {error}.",
+                "Report it, with the model's recipe.",
+            ) from None
+        return scoring.detections(images, part.pictures, matching.categories)
+
+    # -- what a build does as well ----------------------------------------------------------------
+
+    def _identity(self, image: ImageName) -> str:
+        return locked_image(self.builder.project.docker, image).identity
+
+    @functools.cached_property
+    def _code(self) -> str:
+        return tree_digest(self.builder.project.stages)
+
+    def _runner(self, on_event: OnEvent, lent: Mapping[str, Path] | None = None) -> Runner:
+        builder = self.builder
+        return Runner(builder.engine, builder.store, builder.project.stages, on_event, lent=lent)
+
+    def _tag(self, image: ImageName) -> str:
+        from kiln.images.builder import Images
+
+        builder = self.builder
+        images = Images(builder.project.docker, builder.engine, builder.store, builder.on_event)
+        return images.ensure(image).tag
+
+    def _lock(self, name: str, recipe: Recipe) -> Any:
+        text = f"{recipe.name}: waiting for another kiln to finish it"
+        return self.builder.store.lock(name, while_waiting=lambda: self._note(text, once=True))
+
+    def _note(self, text: str, *, once: bool = False) -> None:
+        if not once or text not in self._notes:
+            self._notes.add(text)
+            self.builder.on_event("note", message=text)
+
+
+class _Overall:
+    """Passes events on, with each step's progress as that of the whole measurement.
+
+    Args:
+        sizes: images of each step, by its id.
+    """
+
+    def __init__(self, on_event: Callable[..., None], sizes: Mapping[str, int]) -> None:
+        self._on_event, self._sizes = on_event, sizes
+        self._done: set[str] = set()
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Pass one event on."""
+        step_id = str(fields.get("id"))
+        if event == "stage" and step_id in self._sizes:
+            if fields["state"] in ("finished", "cached"):
+                self._done.add(step_id)
+            elif fields["state"] == "progress" and isinstance(fields.get("done"), int):
+                before = sum(self._sizes[item] for item in self._done - {step_id})
+                done, total = before + fields["done"], sum(self._sizes.values())
+                message = f"{done:,} of {total:,}, {fields.get('message', '')}"
+                fields |= {"done": done, "total": total, "message": message}
+        self._on_event(event, **fields)
+
+
+def _source_steps(recipe: Recipe) -> tuple[str, ...]:
+    """The steps that the source itself comes from, where it is not files."""
+    if isinstance(recipe.source, SavedModelSource) and recipe.efficientdet is None:
+        return ("export",)
+    made = isinstance(recipe.source, StageSource | SavedModelSource)
+    return ("checkpoint",) if made else ()
+
+
+def _source(recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResult]) -> _Thing:
+    """The model before conversion: its own net and its own post-processing."""
+    files: Mapping[str, str] = acquired.sources.checkpoint
+    steps = _source_steps(recipe)
+    if steps == ("export",):
+        facts = results["export"].facts
+        known = {"normalization": facts["normalization"], "normalization_from": "export"}
+        inputs = {"saved_model": Files(acquired.sources.saved_model)}
+        return _Thing(SOURCE, recipe.image, "saved_model_reference", known, inputs)
+    if steps:
+        files = {
+            name.removeprefix("model/"): blob.sha256
+            for name, blob in results["checkpoint"].files.items()
+            if name.startswith("model/")
+        }
+    stage, params = reference_stage(recipe)
+    return _Thing(SOURCE, recipe.image, stage, params, {"checkpoint": Files(files)})
+
+
+def _fault(path: Path, picture: Picture) -> str:
+    """What keeps an image from being used; empty if nothing does."""
+    pixels = stage_module("files.pixels")
+    if path.suffix.lower() not in pixels.SUFFIXES:
+        return f"not one of {', '.join(pixels.SUFFIXES)}"
+    try:
+        height, width = pixels.load_rgb(path).shape[:2]
+    except stage_module("protocol.failures").StageError as error:
+        return str(error.message).partition(" cannot be read: ")[2].rstrip(".") or error.message
+    if abs(height / width * picture.width / picture.height - 1) > _RATIO:
+        annotated = f"{picture.width} x {picture.height}"
+        return f"it is {width} x {height} pixels, annotated as {annotated}"
+    return ""
+
+
+def _expected(recipe: Recipe) -> tuple[Mapping[str, float], float]:
+    """What the recipe says of AP: by name of the thing, and the tolerance."""
+    check = getattr(recipe, "check", None)
+    return getattr(check, "ap", None) or {}, getattr(check, "ap_tolerance", None) or TOLERANCE
+
+
+def _with_time_for(recipe: Recipe, stages: int) -> Limits:
+    """The recipe's bounds with its time for each of a container's stages, not for all of them."""
+    limits = limits_of(recipe)
+    return replace(limits, timeout=limits.timeout * max(1, stages))

@@ -1,0 +1,66 @@
+"""``dist/accuracy.json``: the AP of released files, and of the models that they were made of.
+
+One entry for each model and variant; a new measurement takes the place of an older one. An entry
+holds everything that its figures mean: the file's digest, the data set, and the source's figures
+on the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kiln.measure.measurements import Figures
+
+FILE = "accuracy.json"
+FIGURES = Figures(
+    FILE, 1, "files", {"model": str, "variant": str, "sha256": str}, "figures",
+    "Remove it; what was measured is in the store, so measuring again is quick.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Figures of one file.
+
+    Attributes:
+        file: its name, and ``sha256`` its digest.
+        dataset: see :meth:`kiln.measure.accuracy.Report.data_set`.
+        source: those of the model before conversion (:class:`kiln.measure.scoring.Scores` as plain
+            data); None where it has none.
+        result: those of the file.
+    """
+
+    model: str
+    variant: str
+    file: str
+    sha256: str
+    dataset: Mapping[str, Any]
+    source: Mapping[str, float] | None
+    result: Mapping[str, float]
+
+
+def save(dist: Path, entries: Sequence[Entry]) -> Path:
+    """Add entries to ``dist/accuracy.json``; those of the same model and variant are replaced.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        UsageError: there is a file of that name that is none of ours, or ``dist`` is no folder.
+        DiskFullError: no space left; the file is as it was.
+    """
+    known = {(entry["model"], entry["variant"]): entry for entry in load(dist)}
+    known.update({(entry.model, entry.variant): asdict(entry) for entry in entries})
+    return FIGURES.write(dist, [entry for _, entry in sorted(known.items())])
+
+
+def load(dist: Path) -> list[dict[str, Any]]:
+    """The entries of ``dist/accuracy.json``, none where there is no such file.
+
+    Raises:
+        UsageError: the file is damaged, or of another schema.
+    """
+    return FIGURES.read(dist)

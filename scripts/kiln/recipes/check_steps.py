@@ -1,0 +1,190 @@
+"""The steps that hold artefacts against their source model. Pure: no I/O at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kiln.recipes.recipe import Recipe, SavedModelSource
+from kiln.recipes.steps import Fact, Files, Output, StepList
+
+#: Images that each artefact is checked on. More say little more and cost time: what goes wrong
+#: in a conversion goes wrong in every image.
+IMAGES = 6
+
+#: TensorFlow 2.8, in the image with Model Maker, takes 10 to 40 times as long for EfficientDet's
+#: quantised operators as for its float ones.
+SLOW_IMAGES = 2
+SLOW = {("modelmaker", "dynamic"), ("modelmaker", "int8")}
+
+#: A detection that counts: twice the noise of the samples' images, and below every object in them.
+SCORE_THRESHOLD = 0.3
+
+CHECK_FILE = "check.json"
+
+#: What the stage that runs a SavedModel has to be told by the one that looked at it.
+REFERENCE_FACTS = ("normalization", "normalization_from", "weights")
+
+
+def check_id(variant: str) -> str:
+    """The id of the step that checks ``variant``."""
+    return f"check-{variant}"
+
+
+def library_id(variant: str) -> str:
+    """The id of the step that runs ``variant`` in the Task Library."""
+    return f"task-library-{variant}"
+
+
+def add_checks(
+    steps: StepList,
+    recipe: Recipe,
+    artefacts: Mapping[str, str],
+    checkpoint: Files | Output | None,
+    label_map: Files | Output,
+    images: Mapping[str, str],
+    calibration: Mapping[str, str],
+) -> tuple[str, ...]:
+    """Add the steps that check ``artefacts``; returns the ids of those run for what they say.
+
+    Args:
+        artefacts: variant -> id of the step that makes it.
+        checkpoint: the source model; None: there is none to compare with.
+        images: name -> SHA-256; none: nothing is checked.
+        calibration: the images that ``adopt`` ran the checkpoint on, name -> SHA-256.
+    """
+    if not images:
+        return ()
+    chosen = choose(images, [item.image for item in recipe.check.expect], IMAGES)
+    steps.add("previews", "previews", {}, {"images": Files(chosen)})
+    if checkpoint is not None and set(artefacts) != {"prebuilt"}:
+        _reference(steps, recipe, checkpoint, chosen)
+    for variant in artefacts:
+        seen = chosen
+        if variant == "prebuilt":
+            shared = {name: sha for name, sha in calibration.items() if images.get(name) == sha}
+            wanted = [item.image for item in recipe.check.expect]
+            seen = choose(shared or calibration, wanted, IMAGES)
+        _check(steps, recipe, variant, artefacts, label_map, seen)
+    # After all of those: these run in the other environment, and share a process.
+    for variant in artefacts:
+        _library(steps, recipe, variant, artefacts)
+    ids = [name(variant) for variant in artefacts for name in (check_id, library_id)]
+    return ("previews", *ids)
+
+
+def choose(images: Mapping[str, str], wanted: Iterable[str], limit: int) -> dict[str, str]:
+    """``limit`` images: those ``wanted`` first, then others evenly over the sorted names."""
+    names = [name for name in dict.fromkeys(wanted) if name in images]
+    rest = sorted(set(images) - set(names))
+    room = max(0, limit - len(names))
+    if len(rest) > room:
+        rest = [rest[number * len(rest) // room] for number in range(room)]
+    return {name: images[name] for name in sorted([*names, *rest])}
+
+
+def _reference(
+    steps: StepList, recipe: Recipe, checkpoint: Files | Output, images: Mapping[str, str]
+) -> None:
+    if _only_exported(recipe):
+        facts = {name: Fact("export", name) for name in REFERENCE_FACTS}
+        steps.add(
+            "reference",
+            "saved_model_reference",
+            {},
+            {"saved_model": Output("export", "saved_model"), "images": Files(images)},
+            facts,
+        )
+        return
+    stage, params = reference_stage(recipe)
+    steps.add("reference", stage, params, {"checkpoint": checkpoint, "images": Files(images)})
+
+
+def reference_stage(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    """The stage that runs a recipe's checkpoint itself, and its parameters."""
+    if recipe.efficientdet is not None:
+        return "modelmaker_reference", {**overrides(recipe), "spec": recipe.efficientdet.spec}
+    return "reference", overrides(recipe)
+
+
+def overrides(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe changes of its model's configuration, as the stages that build it take it."""
+    size = recipe.export.image_size
+    return {
+        "max_detections": recipe.export.max_detections,
+        "image_size": list(size) if size else None,
+    }
+
+
+def _only_exported(recipe: Recipe) -> bool:
+    """Whether the source is a graph that was exported for TFLite already."""
+    return isinstance(recipe.source, SavedModelSource) and recipe.efficientdet is None
+
+
+def _check(
+    steps: StepList,
+    recipe: Recipe,
+    variant: str,
+    artefacts: Mapping[str, str],
+    label_map: Files | Output,
+    images: Mapping[str, str],
+) -> None:
+    # Nothing here may depend on which other variants are built: the key of a variant's check has
+    # to be the same whether it was built alone or with others.
+    slow = (recipe.image, variant) in SLOW
+    expected = [item for item in recipe.check.expect if item.image in images]
+    if slow:
+        images = choose(images, [item.image for item in expected], SLOW_IMAGES)
+    limits = recipe.check.limits.get(variant)  # type: ignore[call-overload]
+    least = recipe.check.score_threshold
+    params: dict[str, Any] = {
+        "variant": variant,
+        "score_threshold": SCORE_THRESHOLD if least is None else least,
+        "limits": limits.model_dump(exclude_none=True) if limits else {},
+        "expect": [item.model_dump() for item in expected],
+        # Where five runs for one cost too long, the same graph's float32 file has been asked.
+        "prove_normalization": not slow,
+        "reference_kernels": slow,
+    }
+    inputs: dict[str, Files | Output] = {
+        "model": Output(artefacts[variant], "model.tflite"),
+        "label_map": label_map,
+        "images": Files(images),
+    }
+    origin = "export"
+    if variant == "prebuilt":
+        origin = "adopt"
+        # It ran the checkpoint already, at the file's own size.
+        inputs["source"] = Output("adopt", "detections.json")
+    elif artefacts[variant] == "create":
+        origin = "create"
+    else:
+        inputs["source"] = Output("reference", "detections.json")
+    facts = _facts(origin)
+    if origin == "export" and _only_exported(recipe):
+        facts["normalizations"] = Fact("reference", "normalizations")
+    steps.add(check_id(variant), "check", params, inputs, facts)
+
+
+def _library(steps: StepList, recipe: Recipe, variant: str, artefacts: Mapping[str, str]) -> None:
+    steps.add(
+        library_id(variant),
+        "task_library",
+        {},
+        {
+            "model": Output(artefacts[variant], "model.tflite"),
+            "found": Output(check_id(variant), CHECK_FILE),
+            "pixels": Output(check_id(variant), "pixels"),
+        },
+        {"score_threshold": Fact(check_id(variant), "compared_from")},
+    )
+
+
+def _facts(origin: str) -> dict[str, Fact]:
+    names: Sequence[str] = ("architecture", "num_classes", "input", "normalization", "untrained")
+    facts = {name: Fact(origin, name) for name in names}
+    if origin == "adopt":
+        facts["roles"] = Fact(origin, "roles")
+    if origin == "export":
+        facts["weights"] = Fact("reference", "weights")
+    return facts

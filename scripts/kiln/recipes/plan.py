@@ -1,0 +1,264 @@
+"""Recipe to plan: which stages, in which order, with which keys. Pure: no I/O at all.
+
+A stage's key is the digest of everything that can influence its result: the sealed image, the
+stage code, its name and parameters, and its inputs, where an input made by another stage counts
+by that stage's *key*. So the whole plan is known before anything runs, and two machines that
+agree on the keys agree on what they are about to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from kiln.core.errors import UsageError
+from kiln.recipes.check_steps import add_checks
+from kiln.recipes.recipe import (
+    SEED_VARIANTS,
+    HubSource,
+    Recipe,
+    SavedModelSource,
+    StageSource,
+    Variant,
+)
+from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
+
+__all__ = ["PROTOCOL", "Fact", "Files", "Output", "Plan", "Sources", "Step", "make_plan"]
+
+#: Seeds the fresh heads of the seed profile: the original recipe's differed on every run.
+SEED = 2021
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The contents a recipe starts from, by digest.
+
+    Args:
+        checkpoint: the model folder of an archive (path -> SHA-256); empty for a stage source.
+        saved_model: the folder of an exported model, where that is all there is.
+        config: SHA-256 of the ``pipeline.config`` given beside it.
+        inputs: named files of a stage source.
+        prebuilt: SHA-256 of the archive's ready ``.tflite``.
+        label_map: SHA-256 of the label map when it is a file at hand.
+        label_map_path: its path inside the source otherwise.
+        images: calibration images, name -> SHA-256.
+        check_images: images that artefacts are checked on, name -> SHA-256.
+    """
+
+    checkpoint: Mapping[str, str] = field(default_factory=dict)
+    saved_model: Mapping[str, str] = field(default_factory=dict)
+    config: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    prebuilt: str | None = None
+    label_map: str | None = None
+    label_map_path: str | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
+    check_images: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_plan(
+    recipe: Recipe,
+    sources: Sources,
+    variants: Sequence[Variant],
+    *,
+    image: str,
+    code: str,
+    checks: bool = True,
+) -> Plan:
+    """Plan ``variants`` of a recipe.
+
+    Args:
+        image: identity of the sealed image, ``sha256:<hex>``.
+        code: digest of the stage code.
+        checks: whether artefacts are held against their source, too.
+
+    Raises:
+        UsageError: the recipe has no such variant.
+    """
+    refuse_missing(recipe, variants)
+    steps = StepList(image, code)
+    label_map: Files | Output
+    if sources.label_map is not None:
+        label_map = Files({"": sources.label_map})
+    else:
+        label_map = Output("checkpoint", f"model/{sources.label_map_path}")
+    if isinstance(recipe.source, HubSource):
+        artefacts = _create(steps, recipe, sources, label_map)
+        reports: tuple[str, ...] = ()
+        if checks:
+            reports = _add_checks(steps, recipe, sources, artefacts, None, label_map)
+        ordered = tuple(steps.steps.values())
+        return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
+
+    checkpoint: Files | Output = Files(sources.checkpoint)
+    if isinstance(recipe.source, StageSource):
+        inputs = {name: Files({"": digest}) for name, digest in sources.inputs.items()}
+        steps.add("checkpoint", recipe.source.stage, recipe.source.params, inputs)
+        checkpoint = Output("checkpoint", "model")
+    if isinstance(recipe.source, SavedModelSource) and recipe.efficientdet is not None:
+        params = {"spec": recipe.efficientdet.spec, "image_size": _image_size(recipe)}
+        saved = {"saved_model": Files(sources.saved_model)}
+        steps.add("checkpoint", "saved_model_checkpoint", params, saved)
+        checkpoint = Output("checkpoint", "model")
+    elif isinstance(recipe.source, SavedModelSource):
+        _take_saved_model(steps, recipe.source, sources, label_map)
+    if "export" not in steps.steps and set(variants) != {"prebuilt"}:
+        _export(steps, recipe, checkpoint)
+    made = {
+        variant: (
+            _adopt(steps, sources, checkpoint)
+            if variant == "prebuilt"
+            else _convert(steps, variant, sources)
+        )
+        for variant in variants
+    }
+    # One after the other: steps of the other environment that follow each other share a process.
+    for variant in variants:
+        _annotate(steps, f"annotate-{variant}", recipe, made[variant], label_map)
+    artefacts = {variant: f"annotate-{variant}" for variant in variants}
+    reports = _compare(steps, sources, artefacts)
+    if checks:
+        reports += _add_checks(steps, recipe, sources, artefacts, checkpoint, label_map)
+    ordered = tuple(steps.steps.values())
+    return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
+
+
+def refuse_missing(recipe: Recipe, variants: Sequence[Variant]) -> None:
+    """Raise UsageError where the recipe has not all of these variants."""
+    for variant in variants:
+        if variant not in recipe.variants:
+            raise UsageError(
+                f"Model {recipe.name!r} has no variant {variant!r}.",
+                f"Its recipe lists: {', '.join(recipe.variants)}.",
+            )
+
+
+def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None:
+    params: dict[str, Any] = {
+        "max_detections": recipe.export.max_detections,
+        "image_size": _image_size(recipe),
+        # The original recipe exported plainly, so its bytes depend on the CPU; so must these.
+        "exact_batch_norm": recipe.profile != "seed",
+    }
+    stage = "export"
+    if recipe.efficientdet is not None:
+        stage, params["spec"] = "modelmaker_export", recipe.efficientdet.spec
+    steps.add("export", stage, params, {"checkpoint": checkpoint})
+
+
+def _take_saved_model(
+    steps: StepList, source: SavedModelSource, sources: Sources, label_map: Files | Output
+) -> None:
+    """What was exported already, in the place of an export."""
+    said = source.normalization
+    inputs: dict[str, Files | Output] = {
+        "saved_model": Files(sources.saved_model),
+        "label_map": label_map,
+    }
+    if sources.config is not None:
+        inputs["config"] = Files({"pipeline.config": sources.config})
+    params = {"normalization": None if said is None else {"mean": [*said.mean], "std": [*said.std]}}
+    steps.add("export", "saved_model", params, inputs)
+
+
+def _image_size(recipe: Recipe) -> list[int] | None:
+    return list(recipe.export.image_size) if recipe.export.image_size else None
+
+
+def _convert(steps: StepList, variant: Variant, sources: Sources) -> Output:
+    inputs: dict[str, Files | Output] = {"saved_model": Output("export", "saved_model")}
+    facts = {}
+    if variant == "int8":
+        inputs["images"] = Files(sources.images)
+        facts["normalization"] = Fact("export", "normalization")
+    steps.add(f"convert-{variant}", "convert", {"variant": variant}, inputs, facts)
+    return Output(f"convert-{variant}", "model.tflite")
+
+
+def _adopt(steps: StepList, sources: Sources, checkpoint: Files | Output) -> Output:
+    inputs: dict[str, Files | Output] = {
+        "model": Files({"": sources.prebuilt or ""}),
+        "checkpoint": checkpoint,
+        "images": Files(sources.images),
+    }
+    steps.add("adopt", "adopt", {}, inputs)
+    return Output("adopt", "model.tflite")
+
+
+def _annotate(
+    steps: StepList, step_id: str, recipe: Recipe, model: Output, label_map: Files | Output
+) -> None:
+    seed = recipe.profile == "seed"
+    origin = "adopt" if model.step == "adopt" else "export"
+    facts = ["architecture", "num_classes"]
+    facts += [] if seed else ["normalization"]
+    facts += ["roles"] if origin == "adopt" else []
+    steps.add(
+        step_id,
+        "annotate",
+        {
+            "profile": recipe.profile,
+            "name": recipe.title,
+            "description": recipe.description,
+            "version": recipe.version,
+            "author": recipe.author,
+            "license": recipe.licence,
+            "score_threshold": recipe.export.score_threshold,
+            **({"label_file_name": _label_file_name(recipe)} if seed else {}),
+        },
+        {"model": model, "label_map": label_map},
+        {name: Fact(origin, name) for name in facts},
+    )
+
+
+def _compare(steps: StepList, sources: Sources, artefacts: Mapping[str, str]) -> tuple[str, ...]:
+    """The publisher's own file against our conversion of the same checkpoint."""
+    if not {"prebuilt", "float32"} <= set(artefacts):
+        return ()
+    steps.add(
+        "compare-prebuilt",
+        "compare",
+        {},
+        {
+            "prebuilt": Output(artefacts["prebuilt"], "model.tflite"),
+            "converted": Output(artefacts["float32"], "model.tflite"),
+            "images": Files(sources.images),
+        },
+    )
+    return ("compare-prebuilt",)
+
+
+def _add_checks(
+    steps: StepList,
+    recipe: Recipe,
+    sources: Sources,
+    artefacts: Mapping[str, str],
+    checkpoint: Files | Output | None,
+    label_map: Files | Output,
+) -> tuple[str, ...]:
+    images, calibration = sources.check_images, sources.images
+    return add_checks(steps, recipe, artefacts, checkpoint, label_map, images, calibration)
+
+
+def _create(
+    steps: StepList, recipe: Recipe, sources: Sources, label_map: Files | Output
+) -> dict[str, str]:
+    """Model Maker's own way: an untrained detector on a hub module, its own metadata."""
+    assert recipe.efficientdet is not None  # the recipe's own check
+    steps.add(
+        "create",
+        "modelmaker_seed",
+        {"spec": recipe.efficientdet.spec, "seed": SEED},
+        {
+            "hub_module": Files(sources.checkpoint),
+            "images": Files(sources.images),
+            "label_map": label_map,
+        },
+    )
+    return {SEED_VARIANTS["efficientdet"]: "create"}
+
+
+def _label_file_name(recipe: Recipe) -> str:
+    return PurePosixPath(recipe.labels.file or recipe.labels.in_source or "").name

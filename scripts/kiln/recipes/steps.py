@@ -1,0 +1,154 @@
+"""Steps of a plan: stages with everything they depend on, and the keys that follow from that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kiln.core.digest import key_of
+
+#: Bumped when the meaning of requests or results changes: old results no longer match.
+PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class Files:
+    """An input whose content is at hand: relative path -> SHA-256. One file has the path ``""``."""
+
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Output:
+    """An input that another step makes: a path below that step's files."""
+
+    step: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A parameter whose value another step reports."""
+
+    step: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage with everything it depends on."""
+
+    id: str
+    stage: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Files | Output]
+    params_from: Mapping[str, Fact]
+    key: str
+
+    def upstream(self) -> set[str]:
+        """Ids of the steps whose files or facts this one needs."""
+        files = {item.step for item in self.inputs.values() if isinstance(item, Output)}
+        return files | {fact.step for fact in self.params_from.values()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of one model, upstream first, and which step makes which variant's artefact.
+
+    ``reports`` are the steps that are run for what they find out. ``image`` is the image's name;
+    ``identity`` and ``code`` are the sealed image and the stage code that the keys were made with.
+    """
+
+    model: str
+    image: str
+    steps: tuple[Step, ...]
+    artefacts: Mapping[str, str]
+    reports: tuple[str, ...] = ()
+    identity: str = ""
+    code: str = ""
+
+    def step(self, step_id: str) -> Step:
+        """The step with that id."""
+        return next(step for step in self.steps if step.id == step_id)
+
+    def ids(self) -> list[str]:
+        """The ids of all steps, in order."""
+        return [step.id for step in self.steps]
+
+    def published(self) -> list[str]:
+        """The steps whose files a published model is made of: also what its publisher made."""
+        originals = ["adopt"] if "prebuilt" in self.artefacts else []
+        return [*originals, *self.artefacts.values(), *self.reports]
+
+    def closure(self, wanted: Iterable[str], have: Iterable[str]) -> list[Step]:
+        """The steps that must run to have ``wanted``, given that ``have`` need not; in order."""
+        at_hand = set(have)
+        needed: set[str] = set()
+        stack = [step_id for step_id in wanted if step_id not in at_hand]
+        while stack:
+            step_id = stack.pop()
+            if step_id not in needed:
+                needed.add(step_id)
+                stack.extend(self.step(step_id).upstream() - at_hand)
+        return [step for step in self.steps if step.id in needed]
+
+
+class StepList:
+    """Steps as they are planned; keys follow from what was added before.
+
+    Args:
+        image: identity of the sealed image.
+        code: digest of the stage code.
+    """
+
+    def __init__(self, image: str, code: str) -> None:
+        self._image, self._code = image, code
+        self.steps: dict[str, Step] = {}
+
+    def add(
+        self,
+        step_id: str,
+        stage: str,
+        params: Mapping[str, Any],
+        inputs: Mapping[str, Files | Output],
+        params_from: Mapping[str, Fact] | None = None,
+    ) -> None:
+        """Add a :class:`Step`; what it depends on must be there already."""
+        facts = params_from or {}
+        described: dict[str, Any] = {}
+        for name, item in inputs.items():
+            if isinstance(item, Files):
+                described[name] = {"files": dict(item.files)}
+            else:
+                described[name] = {"stage": self.steps[item.step].key, "path": item.path}
+        key = key_of(
+            {
+                "protocol": PROTOCOL,
+                "image": self._image,
+                "code": self._code,
+                "stage": stage,
+                "params": dict(params),
+                "params_from": {
+                    name: {"stage": self.steps[fact.step].key, "fact": fact.name}
+                    for name, fact in facts.items()
+                },
+                "inputs": described,
+            }
+        )
+        self.steps[step_id] = Step(step_id, stage, dict(params), dict(inputs), dict(facts), key)
+
+
+def lone_step(
+    step_id: str,
+    stage: str,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Files],
+    *,
+    image: str,
+    code: str,
+) -> Step:
+    """A step that needs no other one; ``image`` and ``code`` as in :class:`StepList`."""
+    steps = StepList(image, code)
+    steps.add(step_id, stage, params, inputs)
+    return steps.steps[step_id]

@@ -1,0 +1,99 @@
+"""How a release lies on the disk: its names, its sums, and who may write there.
+
+::
+
+    dist/<model>/...               the artefacts, what is known about them, source.tar
+    dist/<model>/attestations/     signed statements about each artefact
+    dist/<model>/model.sig         signature of all other files in that folder
+    dist/index.html                the release as a page; latency.json, accuracy.json: if measured
+    dist/kiln.pub                  the public key of the signatures, where it is a key
+    dist/SHA256SUMS                every file but itself and the next, in sha256sum's format
+    dist/release.sigstore.json     signed statement: the release consists of just these files
+
+Nothing else may be in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from kiln.core import bounds
+from kiln.core.untrusted import MalformedError, read_file
+from kiln.signing.statement_names import RELEASE_BUNDLE, SBOM_FILE, SOURCE_FILE
+
+SUMS_FILE = "SHA256SUMS"
+KEY_FILE = "kiln.pub"
+PAGE_FILE, LATENCY_FILE, ACCURACY_FILE = "index.html", "latency.json", "accuracy.json"
+MEASURED_FILES = (LATENCY_FILE, ACCURACY_FILE)
+PAGE_FILES = (PAGE_FILE, *MEASURED_FILES)
+
+#: What lies beside the models.
+LOOSE = (SUMS_FILE, KEY_FILE, *PAGE_FILES, RELEASE_BUNDLE)
+
+
+@contextlib.contextmanager
+def locked(dist: Path, *, exclusive: bool) -> Iterator[None]:
+    """Hold the lock on the folder ``dist`` itself, so that no lock file is seen in it."""
+    while True:
+        fd = os.open(dist, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            except OSError as error:
+                # Some network file systems cannot lock a folder. Each step is atomic anyway;
+                # without the lock a concurrent SHA256SUMS may be stale until the next build.
+                if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP):
+                    raise
+            here, held = os.stat(dist), os.fstat(fd)  # noqa: PTH116 (pairs with fstat)
+            if (here.st_dev, here.st_ino) != (held.st_dev, held.st_ino):
+                continue  # removed and made anew while we waited
+            yield
+            return
+        finally:
+            os.close(fd)
+
+
+def is_our_aside(name: str) -> bool:
+    """Whether a name is one that kiln writes under before it renames."""
+    return name.startswith(".") and name.endswith(".aside")
+
+
+def sums(digests: Mapping[str, str]) -> bytes:
+    """``sha256sum``'s lines, sorted as ``LC_ALL=C sort`` would sort the paths."""
+    lines = {path.encode("utf-8", "surrogateescape"): digests[path].encode() for path in digests}
+    return b"".join(b"%s  %s\n" % (lines[path], path) for path in sorted(lines))
+
+
+#: Bytes that are read of a file by its name, beside what is read of any other.
+_MOST = {
+    KEY_FILE: bounds.KEY,
+    SUMS_FILE: bounds.SUMS,
+    PAGE_FILE: bounds.PAGE,
+    LATENCY_FILE: bounds.MEASUREMENTS,
+    ACCURACY_FILE: bounds.MEASUREMENTS,
+    SOURCE_FILE: bounds.SOURCE,
+    SBOM_FILE: bounds.SBOM,
+}
+
+
+def read(path: Path) -> bytes:
+    """A file of a release, as large as one of its name may be.
+
+    Raises:
+        MalformedError: it is larger, or no plain file.
+        OSError: it cannot be read.
+    """
+    return read_file(path, _MOST.get(path.name, bounds.STATEMENT).most)
+
+
+def read_or_none(path: Path) -> bytes | None:
+    """A file of a release; None where there is none that can be part of one (:func:`read`)."""
+    try:
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError, MalformedError):
+        return None

@@ -1,0 +1,445 @@
+"""Publishing: what a user gets, complete, signed and verifiable (:mod:`kiln.release.layout`).
+
+A model folder is prepared aside and exchanged as a whole; ``SHA256SUMS`` and the statement about
+the whole release follow. A process killed between them leaves a statement that does not hold,
+never half a model, and the next :func:`publish` repairs it.
+
+Nothing is signed because it lies there. Model folders have a signature of their own, by which a
+changed file is found whatever the release's statement says; of the loose files only what was just
+made, or was vouched for before, stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kiln.core.digest import canonical_json, sha256_bytes, sha256_file
+from kiln.core.errors import StoreError, UsageError, VerificationError
+from kiln.core.files import aside_of, copy_file, disk_guard, remove, replace_tree, write_atomic
+from kiln.core.listing import list_tree
+from kiln.release.layout import (
+    KEY_FILE,
+    LOOSE,
+    PAGE_FILES,
+    SUMS_FILE,
+    is_our_aside,
+    locked,
+    read_or_none,
+    sums,
+)
+from kiln.signing import dsse
+from kiln.signing.model_signature import SIGNATURE_FILE
+from kiln.signing.signer import Signer
+from kiln.signing.statement_names import RELEASE_BUNDLE
+from kiln.signing.trust import Trust
+from kiln.statements.release_statement import read_release, release_id, release_statement
+
+#: Once the signature of the page, a model signature of a folder of this name. The statement about
+#: the whole release took its place; what it vouched for is believed once more, then it goes.
+OLD_PAGE_SIGNATURE = "page.sig"
+_OLD_PAGE_NAME = "page"
+
+_MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A file to release whose content must be that of its SHA-256."""
+
+    path: Path
+    sha256: str
+
+
+#: What a released file is made from: a file to copy, or the bytes themselves.
+Content = Pinned | Path | bytes
+
+#: Path of a bundle below a model folder -> the statement that it holds.
+Statements = Mapping[str, Mapping[str, Any]]
+
+
+def publish(
+    dist: Path,
+    model: str,
+    files: Mapping[str, Content],
+    signer: Signer,
+    statements: Statements | None = None,
+) -> bool:
+    """Make ``dist/<model>`` hold exactly ``files`` and ``statements``, signed by ``signer``.
+
+    A bundle whose statement is the same as before keeps its signature.
+
+    Args:
+        dist: the release folder; made if it is not there.
+        model: the folder's name below it.
+        files: relative POSIX path -> content, or a file to copy (never linked: nobody who edits
+            dist may reach into the store).
+        statements: relative POSIX path of a bundle -> what it states.
+
+    Returns:
+        False when the folder already was exactly that and nothing in it was signed again.
+
+    Raises:
+        UsageError: ``dist`` holds things that are no release.
+        StoreError: a name in ``files`` is impossible, a pinned file has another content, or a file
+            cannot be read or written.
+        DiskFullError: no space left; the model's former files are as they were.
+        SigningKeyError: the key cannot be used.
+    """
+    stated = {path: canonical_json(one) for path, one in (statements or {}).items()}
+    _check_names(model, files, stated)
+    name = release_id()
+    with disk_guard(dist), _reporting(dist):
+        dist.mkdir(parents=True, exist_ok=True)
+        with locked(dist, exclusive=True):
+            _sweep(dist)
+            check_target(dist)
+            fresh = not _is_published(dist / model, files, stated, signer)
+            if fresh:
+                _put(dist, model, files, statements or {}, signer)
+            _finish(dist, signer, name, {})
+    return fresh
+
+
+def publish_page(dist: Path, files: Mapping[str, bytes], signer: Signer) -> bool:
+    """Make ``dist`` hold exactly ``files`` of :data:`PAGE_FILES`, vouched for by ``signer``.
+
+    Returns:
+        False when it already was exactly that.
+
+    Raises:
+        UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
+    """
+    assert set(files) <= set(PAGE_FILES)
+    name = release_id()
+    digests = {path: sha256_bytes(content) for path, content in files.items()}
+    with disk_guard(dist), _reporting(dist), locked(dist, exclusive=True):
+        _sweep(dist)
+        check_target(dist)
+        before = vouched(dist, signer)
+        fresh = False
+        for path in PAGE_FILES:
+            there = read_or_none(dist / path)
+            fresh |= there != files.get(path) or digests.get(path) != before.get(path)
+            if path not in files:
+                remove(dist / path)
+            elif there != files[path]:
+                write_atomic(dist / path, files[path])
+        _finish(dist, signer, name, digests)
+    return fresh
+
+
+def refresh_sums(dist: Path, signer: Signer) -> None:
+    """Make ``SHA256SUMS`` and the release's statement say what is there now.
+
+    What is up to date is left alone.
+
+    Raises:
+        UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
+    """
+    name = release_id()
+    with disk_guard(dist), _reporting(dist), locked(dist, exclusive=True):
+        _sweep(dist)
+        check_target(dist)
+        _finish(dist, signer, name, {})
+
+
+def adopt(dist: Path, folders: Sequence[Path], signer: Signer, trust: Trust) -> list[str]:
+    """Make ``dist`` hold copies of model folders that somebody has signed already.
+
+    The copies keep that signature, and all others in them.
+
+    Args:
+        folders: each is copied under its own name.
+        signer: signs what is about the whole release, once.
+        trust: who may have signed the folders.
+
+    Returns:
+        The models that were not there already, signature for signature.
+
+    Raises:
+        VerificationError: nobody trusted signed what was copied; earlier folders are in ``dist``.
+        UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
+    """
+    name = release_id()
+    with disk_guard(dist), _reporting(dist):
+        dist.mkdir(parents=True, exist_ok=True)
+        with locked(dist, exclusive=True):
+            _sweep(dist)
+            check_target(dist)
+            fresh = [folder.name for folder in folders if _adopt(dist, folder, trust)]
+            _finish(dist, signer, name, {})
+    return fresh
+
+
+def _adopt(dist: Path, folder: Path, trust: Trust) -> bool:
+    target = dist / folder.name
+    files: dict[str, Content] = dict(list_tree(folder).files)
+    files.pop(SIGNATURE_FILE, None)
+    _check_names(folder.name, files, {})
+    signature = read_or_none(folder / SIGNATURE_FILE)
+    if read_or_none(target / SIGNATURE_FILE) == signature and _is_signed(target, trust):
+        return False
+    aside = aside_of(target)
+    prepared = aside / folder.name
+    try:
+        with disk_guard(dist):
+            prepared.mkdir(parents=True)
+            _fill(prepared, {**files, SIGNATURE_FILE: signature or b""})
+        # The copy is asked, not what was copied: that may have changed meanwhile.
+        if not _is_signed(prepared, trust):
+            raise VerificationError(
+                f"{folder} is not what somebody trusted signed.",
+                "Do not use these files: build or fetch them again.",
+            )
+        _exchange(prepared, target)
+    finally:
+        remove(aside)
+    return True
+
+
+def vouched(dist: Path, signer: Signer) -> dict[str, str]:
+    """Path -> SHA-256 of what the release's statement by ``signer`` says is in it.
+
+    Empty where there is no such statement.
+    """
+    try:
+        data = read_or_none(dist / RELEASE_BUNDLE)
+        if data is not None:
+            return read_release(signer.open_bundle(data))[0]
+        data = read_or_none(dist / OLD_PAGE_SIGNATURE)
+        if data is not None:
+            signed = signer.read_signature(data)
+            if signed.name == _OLD_PAGE_NAME:
+                return {path: signed.digests[path] for path in signed.digests if path in PAGE_FILES}
+    except VerificationError:
+        pass
+    return {}
+
+
+def check_target(dist: Path) -> None:
+    """Refuse to publish into a folder that holds something other than a release.
+
+    A folder that does not exist yet is fine. Worth asking before a long build.
+
+    Raises:
+        UsageError: there is something in ``dist`` that :func:`publish` did not put there.
+    """
+    try:
+        with os.scandir(dist) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(
+            f"{dist} cannot be used as the release folder: {error.strerror or error}.",
+            "Name another folder with --dist.",
+        ) from None
+    for entry in entries:
+        if entry.name in (*LOOSE, OLD_PAGE_SIGNATURE) or is_our_aside(entry.name):
+            continue
+        if not (Path(entry.path) / SIGNATURE_FILE).is_file():
+            raise UsageError(
+                f"{dist} is not (only) a release: {entry.name!r} in it is not from kiln.",
+                "Move it elsewhere, or name another folder with --dist.",
+            )
+
+
+# --- what goes on inside -------------------------------------------------------------------
+
+
+def _finish(dist: Path, signer: Signer, name: str, made: Mapping[str, str]) -> None:
+    """Key, sums and the release's statement, each written only where it changes.
+
+    Args:
+        name: what the release is called.
+        made: path -> SHA-256 of the page's files that were just made.
+    """
+    known = {**vouched(dist, signer), **made}
+    for path in PAGE_FILES:
+        if (dist / path).exists() and sha256_file(dist / path) != known.get(path):
+            remove(dist / path)
+    remove(dist / OLD_PAGE_SIGNATURE)
+    if signer.public_pem is None:
+        remove(dist / KEY_FILE)
+    elif read_or_none(dist / KEY_FILE) != signer.public_pem:
+        write_atomic(dist / KEY_FILE, signer.public_pem)
+    files = list_tree(dist).files
+    digests = {
+        path: sha256_file(file)
+        for path, file in files.items()
+        if path not in (SUMS_FILE, RELEASE_BUNDLE)
+    }
+    lines = sums(digests)
+    if read_or_none(dist / SUMS_FILE) != lines:
+        write_atomic(dist / SUMS_FILE, lines)
+    statement = release_statement({**digests, SUMS_FILE: sha256_bytes(lines)}, name)
+    if not _states(read_or_none(dist / RELEASE_BUNDLE), canonical_json(statement), signer):
+        write_atomic(dist / RELEASE_BUNDLE, signer.seal(statement))
+
+
+def _states(data: bytes | None, payload: bytes, signer: Signer) -> bool:
+    """Whether a bundle holds just this statement, signed by ``signer``."""
+    if data is None or dsse.payload_of(data) != payload:
+        return False
+    try:
+        signer.open_bundle(data)
+    except VerificationError:
+        return False
+    return True
+
+
+def _check_names(model: str, files: Mapping[str, Content], stated: Mapping[str, bytes]) -> None:
+    if not _MODEL_NAME.fullmatch(model):
+        raise StoreError(f"{model!r} cannot be the name of a model folder.", "Rename the recipe.")
+    if not files:
+        raise StoreError(f"{model} has no files to release.", "This is a fault of kiln: report it.")
+    for name in [*files, *stated]:
+        parts = PurePosixPath(name).parts
+        plain = bool(parts) and str(PurePosixPath(name)) == name and name.isprintable()
+        hidden = any(part.startswith(".") for part in parts)  # includes ".."
+        if (
+            not plain
+            or hidden
+            or "\\" in name
+            or name.startswith("/")
+            or name == SIGNATURE_FILE
+            or (name in files and name in stated)
+        ):
+            raise StoreError(
+                f"{name!r} cannot be the name of a released file of {model}.",
+                "This is a fault of kiln: report it.",
+            )
+
+
+@contextlib.contextmanager
+def _reporting(dist: Path) -> Iterator[None]:
+    """Turn an operating system error into a message; "no space" is disk_guard's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        name = os.fsdecode(error.filename) if error.filename else str(dist)
+        raise StoreError(
+            f"Cannot write the release in {dist}: {name}: {error.strerror or error}.",
+            "Check the folder and who owns it, or name another one with --dist.",
+        ) from error
+
+
+def _sweep(dist: Path) -> None:
+    # Whoever holds the lock is alone, so every leftover is dead, also another container's.
+    for path in dist.iterdir():
+        if is_our_aside(path.name):
+            remove(path)
+
+
+def _is_published(
+    folder: Path,
+    files: Mapping[str, Content],
+    stated: Mapping[str, bytes],
+    signer: Signer,
+) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    listing = list_tree(folder)
+    data = read_or_none(folder / SIGNATURE_FILE)
+    wanted = {*files, *stated}
+    if data is None or listing.odd or listing.files.keys() - {SIGNATURE_FILE} != wanted:
+        return False
+    try:
+        signed = signer.read_signature(data)
+    except VerificationError:
+        return False
+    there = {path: sha256_file(listing.files[path]) for path in wanted}
+    return (
+        signed.name == folder.name
+        and signed.digests == there
+        and all(there[path] == _digest_of(files[path]) for path in files)
+        and all(_states(listing.files[path].read_bytes(), stated[path], signer) for path in stated)
+    )
+
+
+def _is_signed(folder: Path, trust: Trust) -> bool:
+    """Whether a model folder holds just what somebody trusted signed."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    listing = list_tree(folder)
+    data = read_or_none(folder / SIGNATURE_FILE)
+    if data is None or listing.odd:
+        return False
+    try:
+        signed = trust.open_model_signature(data, folder.name)
+    except VerificationError:
+        return False
+    there = {
+        path: sha256_file(file) for path, file in listing.files.items() if path != SIGNATURE_FILE
+    }
+    return signed.name == folder.name and signed.digests == there
+
+
+def _digest_of(content: Content) -> str:
+    if isinstance(content, Pinned):
+        return content.sha256
+    return sha256_bytes(content) if isinstance(content, bytes) else sha256_file(content)
+
+
+def _put(
+    dist: Path,
+    model: str,
+    files: Mapping[str, Content],
+    statements: Statements,
+    signer: Signer,
+) -> None:
+    target = dist / model
+    aside = aside_of(target)
+    prepared = aside / model  # the folder's name is part of what is signed
+    try:
+        with disk_guard(dist):  # asked before what is aside is removed, and there is room again
+            prepared.mkdir(parents=True)
+            _fill(prepared, files)
+            for name, statement in statements.items():
+                place = prepared / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                before = read_or_none(target / name)
+                if before is None or not _states(before, canonical_json(statement), signer):
+                    before = signer.seal(statement)
+                place.write_bytes(before)
+                place.chmod(0o644)
+            signer.sign_folder(prepared)
+            _exchange(prepared, target)
+    finally:
+        remove(aside)
+
+
+def _fill(folder: Path, files: Mapping[str, Content]) -> None:
+    for name, content in files.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            place.write_bytes(content)
+            place.chmod(0o644)
+        elif isinstance(content, Pinned):
+            copy_file(content.path, place)
+            # The copy is asked: it is what gets signed.
+            if sha256_file(place) != content.sha256:
+                raise StoreError(
+                    f"{name}: its content in the store, {content.sha256}, is damaged.",
+                    "Run the build again: what is damaged is made anew.",
+                )
+        else:
+            copy_file(content, place)
+
+
+def _exchange(prepared: Path, target: Path) -> None:
+    for folder in (prepared, *(path for path in prepared.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)
+    if target.is_symlink() or target.is_file():
+        target.unlink()  # verify accepts folders only
+    replace_tree(prepared, target)

@@ -1,0 +1,200 @@
+"""A release that comes otherwise than as its folder: one artefact with its bundles, or an archive.
+
+An artefact is checked against its signed provenance and, where there is one, its test result. An
+archive is unpacked to scratch as something nobody vouches for, and its folder is checked as any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kiln.core import bounds
+from kiln.core.archive import unpack
+from kiln.core.digest import sha256_file
+from kiln.core.errors import ArchiveError, VerificationError
+from kiln.core.untrusted import MalformedError, read_file, read_named
+from kiln.release.layout import KEY_FILE, SUMS_FILE
+from kiln.signing import dsse
+from kiln.signing.statement_names import (
+    ATTESTATIONS,
+    ORIGINAL,
+    PROVENANCE_SUFFIX,
+    PROVENANCE_TYPE,
+    TEST_RESULT_SUFFIX,
+    TEST_RESULT_TYPE,
+)
+from kiln.signing.trust import PROVENANCE, TEST_RESULT, Trust, part
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+
+_ROLES = {PROVENANCE_TYPE: PROVENANCE, TEST_RESULT_TYPE: TEST_RESULT}
+_REMEDY = "Do not use this file: fetch it and its bundles again, from the place its maker names."
+
+
+@dataclass(frozen=True)
+class VerifiedFile:
+    """One artefact that is what its provenance says.
+
+    Attributes:
+        path: as it was named.
+        size: bytes.
+        sha256: its digest, in hex.
+        model: whose it is, by its provenance.
+        result: of its checks, as signed; empty where there is no test result.
+        signers: whose signatures held.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    model: str
+    result: str
+    signers: tuple[str, ...]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is one of a release archive."""
+    return path.name.lower().endswith(ARCHIVES)
+
+
+def verify_file(path: Path, trust: Trust, bundles: Sequence[Path] = ()) -> VerifiedFile:
+    """Check one artefact against the bundles that speak of it.
+
+    Args:
+        path: the artefact.
+        trust: whose word counts.
+        bundles: the bundles; by default those of its name beside it and in ``attestations/``.
+
+    Raises:
+        VerificationError: no provenance is at hand, a bundle does not hold or speaks of another
+            file, or what the trust requires is not stated.
+    """
+    for place in (path.parent, path.parent.parent):
+        with contextlib.suppress(OSError, MalformedError):
+            trust.offer_key(read_file(place / KEY_FILE, bounds.KEY.most))
+    try:
+        size, digest = path.stat().st_size, sha256_file(path)
+    except OSError as error:
+        raise VerificationError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check the path."
+        ) from None
+    found: dict[str, dict[str, Any]] = {}
+    model = ""
+    # Provenance first: it says which model this is, and so whose word counts about its tests.
+    for role, bundle, data in _in_order(bundles or _bundles_of(path)):
+        peeked = _model_of(bundle, data) if role == PROVENANCE else model
+        statement = trust.open(data, role, peeked, str(bundle))
+        if role in found:
+            raise VerificationError(f"{path.name}: {bundle} is a second {role}.", "Name one.")
+        if role == PROVENANCE:
+            model = peeked
+        _check_subject(path, digest, bundle, statement)
+        found[role] = statement
+    if PROVENANCE not in found:
+        raise VerificationError(
+            f"{path.name}: there is no provenance beside it.",
+            f"Put {path.name}{PROVENANCE_SUFFIX} beside it, or name it with --bundle.",
+        )
+    unmet = trust.requirements.unmet_by_provenance(found[PROVENANCE])
+    if path.name != f"{model}_{ORIGINAL}.tflite":  # the publisher's own, which nobody tests here
+        unmet += trust.requirements.unmet_by_test_result(found.get(TEST_RESULT))
+    if unmet:
+        raise VerificationError(f"{path.name} {'; '.join(unmet)}.", "The trust file forbids that.")
+    result = str(part(found.get(TEST_RESULT), "predicate", "result") or "")
+    return VerifiedFile(path, size, digest, model, result, tuple(trust.used))
+
+
+def _bundles_of(path: Path) -> list[Path]:
+    return [
+        place / f"{path.name}{suffix}"
+        for suffix in (PROVENANCE_SUFFIX, TEST_RESULT_SUFFIX)
+        for place in (path.parent, path.parent / ATTESTATIONS)
+        if (place / f"{path.name}{suffix}").is_file()
+    ]
+
+
+def _in_order(bundles: Sequence[Path]) -> list[tuple[str, Path, bytes]]:
+    found = []
+    for bundle in bundles:
+        try:
+            data = read_named(bundle, bounds.STATEMENT.most)
+        except OSError as error:
+            raise VerificationError(
+                f"{bundle} cannot be read: {error.strerror or error}.", "Check the path."
+            ) from None
+        except MalformedError as error:
+            raise VerificationError(f"{bundle} {error}.", _REMEDY) from None
+        try:
+            role = _ROLES[str(dsse.peek_unverified(data)["predicateType"])]
+        except (VerificationError, KeyError, TypeError):
+            raise VerificationError(
+                f"{bundle} is damaged, or neither a provenance nor a test result.", _REMEDY
+            ) from None
+        found.append((role, bundle, data))
+    return sorted(found, key=lambda item: (item[0] != PROVENANCE, item[1]))
+
+
+def _model_of(bundle: Path, data: bytes) -> str:
+    """The model that a provenance is about; as it says itself, before it is verified."""
+    try:
+        return str(
+            dsse.peek_unverified(data)["predicate"]["buildDefinition"]["externalParameters"][
+                "model"
+            ]
+        )
+    except (KeyError, TypeError):
+        raise VerificationError(
+            f"{bundle} does not say which model it is about.", _REMEDY
+        ) from None
+
+
+def _check_subject(path: Path, digest: str, bundle: Path, statement: Mapping[str, Any]) -> None:
+    try:
+        (subject,) = statement["subject"]
+        name, signed = str(subject["name"]), subject["digest"]["sha256"]
+    except (KeyError, TypeError, ValueError):
+        raise VerificationError(f"{path.name}: {bundle} is about no one file.", _REMEDY) from None
+    if signed != digest:
+        what = "was changed" if name == path.name else f"is not {name}"
+        raise VerificationError(
+            f"{path.name} {what}: its digest is not the one in {bundle}.", _REMEDY
+        )
+    if name != path.name:
+        raise VerificationError(
+            f"{path.name} is {name} under another name, says {bundle}.", f"Rename it to {name}."
+        )
+
+
+@contextlib.contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """The release folder inside an archive, unpacked to scratch as long as this lasts.
+
+    Raises:
+        VerificationError: it cannot be unpacked safely or completely, or holds no release.
+        DiskFullError: no space left for it.
+    """
+    with tempfile.TemporaryDirectory(prefix="kiln-verify-") as scratch:
+        place = Path(scratch) / "release"
+        try:
+            unpack(archive, place, refuse_litter=True)
+        except ArchiveError as error:
+            raise VerificationError(error.message, error.remedy) from None
+        entries = list(place.iterdir())
+        if len(entries) == 1 and (entries[0] / SUMS_FILE).is_file():
+            place = entries[0]
+        if not (place / SUMS_FILE).is_file():
+            raise VerificationError(
+                f"{archive} holds no release: there is no {SUMS_FILE} at its top.",
+                "Name an archive of a dist folder that `kiln build` wrote.",
+            )
+        try:
+            yield place
+        except VerificationError as error:
+            # People know the archive, not the scratch folder.
+            message = error.message.replace(str(place), str(archive))
+            raise VerificationError(message, error.remedy) from None

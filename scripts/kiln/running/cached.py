@@ -1,0 +1,108 @@
+"""What the store still knows of a plan, and which steps must run for what is wanted of it.
+
+A result has two parts that get lost separately: what is remembered of a stage (facts, digests of
+its files), and the files. A record needs the first of every step; the second is needed of what is
+published, and of what steps read that run now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from kiln.core.store import DamagedContentError, StageResult, Store
+from kiln.recipes.steps import Files, Output, Plan, Step
+
+
+@dataclass(frozen=True)
+class Known:
+    """A plan, as far as the store has it.
+
+    Args:
+        results: by step id, of every step that is remembered; files of some may be lost.
+        whole: ids of those whose files are there, too.
+        todo: the steps that must run for what is wanted, in order.
+    """
+
+    results: dict[str, StageResult]
+    whole: frozenset[str]
+    todo: tuple[Step, ...]
+
+
+def look_up(
+    plan: Plan,
+    store: Store,
+    files: Collection[str],
+    facts: Iterable[str] = (),
+    *,
+    read: bool = True,
+    lent: Collection[str] = (),
+) -> Known:
+    """Hold a plan against the store.
+
+    Args:
+        files: ids of the steps whose files are wanted.
+        facts: ids of those that only have to be remembered.
+        read: also read the files that will be used; a damaged one is discarded and counts as
+            lost. Without it only sizes are compared, and nothing is changed.
+        lent: digests of inputs that do not come from the store.
+
+    Raises:
+        DamagedContentError: an input that no step makes was damaged.
+    """
+    found = {step.id: store.remembered(step.key) for step in plan.steps}
+    results = {step_id: result for step_id, result in found.items() if result is not None}
+    whole = {step_id for step_id, result in results.items() if store.holds(result)}
+    wanted = [*files, *(step_id for step_id in facts if step_id not in results)]
+    checked: set[str] = set(lent)
+    while True:
+        todo = plan.closure(wanted, whole)
+        if not read:
+            break
+        running = {step.id for step in todo}
+        used = [*_published(files, results), *_inputs(todo, results)]
+        damaged = {
+            step_id
+            for step_id, digest in used
+            if step_id not in running and not _is_sound(digest, store, checked)
+        }
+        if not damaged:
+            _check_sources(todo, store, checked)
+            break
+        whole -= damaged
+    return Known(results, frozenset(whole), tuple(todo))
+
+
+def _published(
+    files: Iterable[str], results: Mapping[str, StageResult]
+) -> Iterator[tuple[str, str]]:
+    for step_id in files:
+        if step_id in results:
+            yield from ((step_id, blob.sha256) for blob in results[step_id].files.values())
+
+
+def _inputs(todo: Iterable[Step], results: Mapping[str, StageResult]) -> Iterator[tuple[str, str]]:
+    """What steps read of others' files: the id of the step that made it, and the content."""
+    for step in todo:
+        for item in step.inputs.values():
+            if isinstance(item, Output) and item.step in results:
+                for path, blob in results[item.step].files.items():
+                    if path == item.path or path.startswith(f"{item.path}/"):
+                        yield item.step, blob.sha256
+
+
+def _is_sound(digest: str, store: Store, checked: set[str]) -> bool:
+    """Whether a content is that of its digest; ``checked`` are those that were read already."""
+    if digest not in checked and store.sound(digest):
+        checked.add(digest)
+    return digest in checked
+
+
+def _check_sources(todo: Iterable[Step], store: Store, checked: set[str]) -> None:
+    for step in todo:
+        for name, item in step.inputs.items():
+            for path, digest in item.files.items() if isinstance(item, Files) else ():
+                # What is missing altogether is told when the step's inputs are laid out.
+                if store.has(digest) and not _is_sound(digest, store, checked):
+                    what = "/".join(filter(None, (step.id, name, path)))
+                    raise DamagedContentError(digest, what)

@@ -1,0 +1,38 @@
+"""Bounds and outcome of one container: plain data, free of any engine's client library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kiln.core.errors import KilnError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a container: memory in bytes, number of processes, wall time in seconds.
+
+    ``tmp`` is the size of its ``/tmp`` in bytes; ``output`` and ``output_files`` bound what it may
+    write to ``/out``: bytes on the disk, and files and folders. (The largest plan of ours writes
+    some 0.7 GB in 300 files.)
+    """
+
+    memory: int = 8 << 30
+    pids: int = 1024
+    timeout: float = 3600.0
+    tmp: int = 4 << 30
+    output: int = 8 << 30
+    output_files: int = 20_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a container ended.
+
+    ``refused`` is why it was stopped from this side: for what it said, or for what it wrote.
+    """
+
+    exit_code: int
+    out_of_memory: bool
+    timed_out: bool
+    log: str = field(repr=False)
+    refused: KilnError | None = None

@@ -1,0 +1,409 @@
+"""Plan to results: look up what is known, run the rest in one container, keep what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from kiln.core.digest import sha256_file
+from kiln.core.errors import (
+    CancelledError,
+    DigestMismatchError,
+    KilnError,
+    StageFailedError,
+    StageOutOfMemoryError,
+    StageOutputError,
+    StageTimeoutError,
+    error_for_kind,
+)
+from kiln.core.files import copy_file, disk_guard, remove, write_atomic
+from kiln.core.plain_text import plain
+from kiln.core.store import Blob, StageResult, Store
+from kiln.core.untrusted import MalformedError, parse_json_object
+from kiln.recipes.plan import PROTOCOL, Files, Output, Plan, Step
+from kiln.recipes.recipe import Recipe
+from kiln.running.cached import look_up
+from kiln.running.limits import Limits, Outcome
+from kiln.running.stage_events import REPORTABLE, EventReader, ProtocolError, StageEvent
+from kiln.running.stage_output import MAX_REPORT, StageOutput, chunks_of, refused
+from kiln.running.stage_user import owner_outside, stage_user
+
+if TYPE_CHECKING:
+    from kiln.running.engine import Engine
+
+#: Called with an event name and its fields.
+OnEvent = Callable[..., None]
+
+_COMMAND = ("python", "-B", "-m", "stages")
+
+
+class Runner:
+    """Runs plans on one engine.
+
+    Args:
+        stages: the folder of stage code, mounted read-only.
+        on_event: told ``stage`` events: model, id, state (started, progress, warning, finished,
+            cached), and their fields.
+        keep_failed: keep what a failed container saw and wrote in the store, for a look.
+        lent: contents that the store does not hold and need not (images by the thousand), digest
+            to file. A container gets copies of them, checked against their digests.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        store: Store,
+        stages: Path,
+        on_event: OnEvent,
+        *,
+        keep_failed: bool = False,
+        lent: Mapping[str, Path] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.store = store
+        self.stages = stages
+        self.on_event = on_event
+        self.keep_failed = keep_failed
+        self.lent = lent or {}
+
+    def known(self, plan: Plan) -> dict[str, StageResult]:
+        """The results of the plan that the store holds, by step id."""
+        found = {step.id: self.store.get_result(step.key) for step in plan.steps}
+        return {step_id: result for step_id, result in found.items() if result is not None}
+
+    def run(
+        self,
+        plan: Plan,
+        limits: Limits,
+        image: Callable[[], str],
+        *,
+        files: Collection[str] | None = None,
+        facts: Collection[str] = (),
+    ) -> dict[str, StageResult]:
+        """Bring what is wanted of ``plan`` into the store; returns the results by step id.
+
+        Files of results that nobody wants, and that no step had to read, may be lost.
+
+        Args:
+            limits: of the container (:func:`limits_of` a recipe).
+            image: gives the tag of the sealed image; only called when something has to run.
+            files: ids of the steps whose files are wanted; those of artefacts and reports.
+            facts: ids of those whose facts and digests are, too.
+
+        Raises:
+            KilnError: of the kind that the failed stage reported.
+        """
+        wanted = [*plan.artefacts.values(), *plan.reports] if files is None else files
+        known = look_up(plan, self.store, wanted, facts, lent=self.lent)
+        results, todo = known.results, list(known.todo)
+        running = {step.id for step in todo}
+        for step in plan.steps:
+            if step.id not in running and step.id in results:
+                self.on_event("stage", model=plan.model, id=step.id, state="cached")
+        if todo:
+            session = _Session(self, plan, todo, results)
+            results.update(session.run(image(), limits))
+        return results
+
+
+def limits_of(recipe: Recipe) -> Limits:
+    """The bounds of a recipe's containers: its own, else the usual ones."""
+    default = Limits()
+    return Limits(
+        memory=recipe.limits.memory or default.memory,
+        timeout=recipe.limits.timeout or default.timeout,
+    )
+
+
+class _Session:
+    """One container that runs some steps of a plan."""
+
+    def __init__(
+        self, runner: Runner, plan: Plan, todo: list[Step], known: Mapping[str, StageResult]
+    ) -> None:
+        self._runner, self._plan, self._todo, self._known = runner, plan, todo, known
+        self._store = runner.store
+        self._ids = {step.id for step in todo}
+        self._done: dict[str, StageResult] = {}
+        self._borrowed: dict[str, Path] = {}
+        self._failure: KilnError | None = None
+        self._events = EventReader(self._ids, self._event)
+
+    def run(self, image: str, limits: Limits) -> dict[str, StageResult]:
+        engine = self._runner.engine()
+        self._limits = limits
+        with self._store.scratch() as scratch, disk_guard(scratch):
+            inputs, outputs = scratch / "in", scratch / "out"
+            inputs.mkdir()
+            outputs.mkdir()
+            stages = [self._request(step, inputs) for step in self._todo]
+            request = {"protocol": PROTOCOL, "stages": stages}
+            write_atomic(inputs / "request.json", json.dumps(request, sort_keys=True).encode())
+            code = _stage_code(self._runner.stages, scratch / "stages")
+            for folder in (code, inputs, outputs):
+                _let_read(folder)
+            uid, gid = stage_user(rootless=engine.rootless)
+            owner = owner_outside(rootless=engine.rootless)
+            if os.getuid() == 0:
+                os.chown(outputs, owner, owner)
+            with contextlib.closing(StageOutput(outputs, owner, limits)) as self._output:
+                outcome = engine.run(
+                    image,
+                    _COMMAND,
+                    mounts={
+                        code: ("/kiln/stages", "ro"),
+                        inputs: ("/in", "ro"),
+                        outputs: ("/out", "rw"),
+                    },
+                    environment={"KILN_MODEL": self._plan.model},
+                    limits=limits,
+                    on_stdout=self._on_stdout,
+                    user=f"{uid}:{gid}",
+                    watch=self._watch,
+                )
+                outcome = self._with_last_look(outcome)
+            try:
+                self._judge(outcome, limits)
+            except KilnError as error:
+                if self._runner.keep_failed:
+                    self._keep_for_a_look(scratch, error)
+                raise
+        return self._done
+
+    def _on_stdout(self, chunk: bytes) -> None:
+        """Read what the container says.
+
+        Raises:
+            KilnError: it is to be stopped: for what it said, or because the user wants it.
+        """
+        try:
+            self._events.feed(chunk)
+        except ProtocolError as error:
+            raise _odd(self._plan.model, error.stage or self._todo[0].id, error.what) from None
+
+    def _watch(self) -> None:
+        try:
+            self._output.check_use()
+        except KilnError as error:
+            raise self._about_model(error) from None
+
+    def _with_last_look(self, outcome: Outcome) -> Outcome:
+        """A container that met a bound may have ended because of that, between two looks."""
+        if outcome.refused is None and outcome.exit_code != 0:
+            try:
+                self._watch()
+            except KilnError as error:
+                return replace(outcome, refused=error)
+        return outcome
+
+    def _about_model(self, error: KilnError) -> KilnError:
+        return type(error)(f"{self._plan.model}: {error.message}", error.remedy)
+
+    def _keep_for_a_look(self, scratch: Path, error: KilnError) -> None:
+        """Keep everything the failed container saw and wrote (inputs, stage code, outputs)."""
+        kept = self._store.root / "kept" / self._plan.model
+        remove(kept)
+        kept.mkdir(parents=True)
+        for name in ("in", "out", "stages"):
+            (scratch / name).rename(kept / name)
+        error.remedy = f"{error.remedy} What the stage saw and wrote is in {kept}.".strip()
+
+    def _request(self, step: Step, folder: Path) -> dict[str, Any]:
+        inputs = {}
+        for name, item in step.inputs.items():
+            if isinstance(item, Output) and item.step in self._ids:
+                inputs[name] = {"from": item.step, "path": item.path}
+            else:
+                inputs[name] = {"path": self._lay_out(f"{step.id}/{name}", item, folder)}
+        params = dict(step.params)
+        params_from = {}
+        for name, fact in step.params_from.items():
+            if fact.step in self._ids:
+                params_from[name] = {"from": fact.step, "fact": fact.name}
+            else:
+                params[name] = self._fact(fact.step, fact.name)
+        return {
+            "id": step.id,
+            "stage": step.stage,
+            "params": params,
+            "inputs": inputs,
+            "params_from": params_from,
+        }
+
+    def _fact(self, step_id: str, name: str) -> Any:
+        facts = self._known[step_id].facts
+        if name not in facts:
+            raise _odd(self._plan.model, step_id, f"did not report the fact {name!r}")
+        return facts[name]
+
+    def _lay_out(self, place: str, item: Files | Output, folder: Path) -> str:
+        """Put an input that is at hand below ``folder``; returns its path there."""
+        if isinstance(item, Files) and not self._runner.lent.keys().isdisjoint(item.files.values()):
+            self._borrow(item.files, folder / place)
+            return place
+        if isinstance(item, Files):
+            files: Mapping[str, str] = item.files
+        else:
+            blobs = self._known[item.step].files
+            if item.path in blobs:
+                files = {"": blobs[item.path].sha256}
+            else:
+                prefix = f"{item.path}/"
+                files = {
+                    path.removeprefix(prefix): blob.sha256
+                    for path, blob in blobs.items()
+                    if path.startswith(prefix)
+                }
+        if set(files) == {""}:
+            name = Path(place).name
+            self._store.materialize({name: files[""]}, folder / Path(place).parent, link=True)
+        else:
+            self._store.materialize(files, folder / place, link=True)
+        return place
+
+    def _borrow(self, files: Mapping[str, str], folder: Path) -> None:
+        """Copy lent contents, each once in a container, and make sure that it is them.
+
+        Raises:
+            DigestMismatchError: a file has other bytes than when it was looked at, or is gone.
+        """
+        for name, digest in files.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if digest in self._borrowed:
+                target.hardlink_to(self._borrowed[digest])
+                continue
+            source = self._runner.lent[digest]
+            try:
+                copy_file(source, target)
+            except (FileNotFoundError, PermissionError) as error:
+                raise DigestMismatchError(
+                    f"{source} was there a moment ago and cannot be read now: {error.strerror}.",
+                    "Run the command again: it looks at all files anew.",
+                ) from error
+            if sha256_file(target) != digest:
+                raise DigestMismatchError(
+                    f"{source} was changed while it was in use.",
+                    "Run the command again: it looks at all files anew.",
+                )
+            self._borrowed[digest] = target
+
+    def _event(self, event: StageEvent) -> None:
+        if event.kind == "finished":
+            self._keep(event.stage)
+        if event.kind == "failed":
+            kind = event.fields["kind"]
+            error = error_for_kind(kind) if kind in REPORTABLE else StageFailedError
+            self._failure = error(
+                f"{self._plan.model}, stage {event.stage}: {event.fields['message']}",
+                event.fields["remedy"],
+            )
+            return
+        self._runner.on_event(
+            "stage", model=self._plan.model, id=event.stage, state=event.kind, **event.fields
+        )
+
+    def _keep(self, step_id: str) -> None:
+        """Take a finished step's files into the store; its container lives on."""
+        step = self._plan.step(step_id)
+        try:
+            report = self._report(step_id)
+            files = self._take(step_id)
+        except StageOutputError as error:
+            raise self._about_model(error) from None
+        result = StageResult(key=step.key, stage=step.stage, files=files, **report)
+        self._store.put_result(result)
+        self._done[step_id] = result
+
+    def _take(self, step_id: str) -> dict[str, Blob]:
+        found: dict[str, Blob] = {}
+        left = self._limits.output
+        for file in self._output.files(step_id):
+            blob = self._store.add_new(chunks_of(file.fd, left, f"{step_id}/files/{file.name}"))
+            left -= blob.size
+            found[file.name] = blob
+        return dict(sorted(found.items()))
+
+    def _report(self, step_id: str) -> dict[str, Any]:
+        """What a stage says of itself: its facts, seconds and peak memory."""
+        try:
+            said = parse_json_object(self._output.report(step_id), size=MAX_REPORT)
+        except MalformedError as error:
+            raise refused(f"{step_id}/result.json", f"it {error}") from None
+        facts, seconds, peak = (said.get(name) for name in ("facts", "seconds", "peak_rss"))
+        sound = (
+            isinstance(facts, dict)
+            and type(seconds) in (int, float)
+            and type(peak) is int
+            and 0 <= peak < 1 << 53
+            and 0 <= cast("float", seconds) < 1e9
+        )
+        if not sound:
+            raise refused(f"{step_id}/result.json", "it does not say what a result has to")
+        return {"facts": facts, "seconds": seconds, "peak_rss": peak}
+
+    def _judge(self, outcome: Outcome, limits: Limits) -> None:
+        missing = [step.id for step in self._todo if step.id not in self._done]
+        if isinstance(outcome.refused, CancelledError):
+            raise outcome.refused
+        if outcome.exit_code == 0 and not missing and outcome.refused is None:
+            return
+        where = f"{self._plan.model}, stage {missing[0] if missing else '?'}"
+        log = self._store.root / "logs" / f"{self._plan.model}.log"
+        log.parent.mkdir(exist_ok=True)
+        write_atomic(log, plain(outcome.log, keep="\n\t").encode())
+        if outcome.refused is not None:
+            outcome.refused.remedy = f"{outcome.refused.remedy} Log: {log}".strip()
+            raise outcome.refused
+        if outcome.timed_out:
+            raise StageTimeoutError(
+                f"{where}: not finished after {limits.timeout:.0f} s.",
+                "Give it more time with limits.timeout in the recipe.",
+            )
+        if self._failure is not None:
+            if isinstance(self._failure, StageFailedError):
+                self._failure.remedy = f"{self._failure.remedy} Log: {log}".strip()
+            raise self._failure
+        if outcome.out_of_memory:
+            raise StageOutOfMemoryError(
+                f"{where}: killed; it may use {limits.memory >> 20} MiB.",
+                f"Give it more memory with limits.memory in the recipe, or free some. Log: {log}",
+            )
+        if outcome.exit_code == 137:
+            raise StageFailedError(
+                f"{where}: killed from outside.",
+                "Somebody stopped its container, or the machine ran out of memory: look at the "
+                f"kernel's log, then run the command again. Log: {log}",
+            )
+        raise StageFailedError(
+            f"{where}: the container ended with code {outcome.exit_code} and no result.",
+            f"Log: {log}",
+        )
+
+
+def _odd(model: str, step_id: str, what: str) -> StageFailedError:
+    return StageFailedError(
+        f"{model}, stage {step_id}: it {what}.", "This is a fault of the stage's code."
+    )
+
+
+def _stage_code(folder: Path, target: Path) -> Path:
+    """A snapshot of the stage code; what the checkout's files may be read by does not matter."""
+    target.mkdir()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            place = target / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(path, place)
+    return target
+
+
+def _let_read(folder: Path) -> None:
+    """Open a folder and those below to every user: the stage's user is not ours, umask or not."""
+    for place, _, _ in os.walk(folder):
+        Path(place).chmod(0o755)

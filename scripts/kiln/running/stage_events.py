@@ -1,0 +1,157 @@
+"""What a running container says: JSON-lines events, read as a network protocol.
+
+Its code may be a stranger's. Each line is bounded, each event is one of five, with just its own
+fields, about a stage that was asked for; the first thing that is anything else ends it. Text is
+made fit to be shown here, once, for all who show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kiln.core.plain_text import plain, shortened
+from kiln.core.untrusted import MalformedError, parse_json_object
+
+#: Bounds of one container's events. The longest line of ours names some 300 variables, 30 kB; the
+#: most talkative stage reports progress a few hundred times.
+MAX_LINE = 256 << 10
+MAX_EVENTS = 100_000
+_MAX_DEPTH = 4
+
+#: Characters of a message that are passed on.
+MAX_TEXT = 32 << 10
+
+_TEXT, _COUNT, _SECONDS = "a text", "a whole number", "a number of seconds"
+
+#: Event -> its fields; each has all of them, and no other beside ``event`` and ``stage``.
+_EVENTS: Mapping[str, Mapping[str, str]] = {
+    "started": {},
+    "progress": {"done": _COUNT, "total": _COUNT, "message": _TEXT},
+    "warning": {"message": _TEXT},
+    "finished": {"seconds": _SECONDS, "peak_rss": _COUNT},
+    "failed": {"kind": _TEXT, "message": _TEXT, "remedy": _TEXT},
+}
+
+
+#: The failures that a stage may report (``KINDS`` in its own code). Later stage code may know more;
+#: what is the driver's to say (no engine, a signature that does not hold) it cannot.
+REPORTABLE = frozenset(
+    {
+        "unsupported-model",
+        "checkpoint",
+        "label-map",
+        "image-set",
+        "stage-failed",
+        "stage-out-of-memory",
+        "disk-full",
+    }
+)
+
+
+class ProtocolError(Exception):
+    """The container said something that is no event; ``stage`` is the id of the last one begun."""
+
+    def __init__(self, stage: str, what: str) -> None:
+        super().__init__(what)
+        self.stage = stage
+        self.what = what
+
+
+@dataclass(frozen=True)
+class StageEvent:
+    """One event: ``kind`` is ``started``, ``progress``, ``warning``, ``finished`` or ``failed``.
+
+    ``stage`` is the id of a stage that was asked for; "" only where a request failed as a whole.
+    """
+
+    kind: str
+    stage: str
+    fields: Mapping[str, Any]
+
+
+class EventReader:
+    """Reassembles events from chunks of standard output.
+
+    Args:
+        stages: the ids of the stages that were asked for.
+        on_event: told each event; of no stage after it has ended.
+    """
+
+    def __init__(self, stages: Collection[str], on_event: Callable[[StageEvent], None]) -> None:
+        self._stages = frozenset(stages)
+        self._on_event = on_event
+        self._rest = bytearray()
+        self._count = 0
+        self._current = ""
+        self._ended: set[str] = set()
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            ProtocolError: they are no events; what went before has been passed on.
+        """
+        self._rest += chunk
+        *lines, rest = self._rest.split(b"\n")
+        for line in lines:
+            self._on_line(bytes(line))
+        self._rest = bytearray(rest)
+        if len(self._rest) > MAX_LINE:
+            raise self._wrong(f"wrote a line of more than {MAX_LINE:,} bytes")
+
+    def _on_line(self, line: bytes) -> None:
+        self._count += 1
+        if self._count > MAX_EVENTS:
+            raise self._wrong(f"reported more than {MAX_EVENTS:,} events")
+        try:
+            event = parse_json_object(line, size=MAX_LINE, depth=_MAX_DEPTH)
+        except MalformedError as error:
+            said = shortened(plain(line.decode("utf-8", "replace")), 80)
+            raise self._wrong(f"wrote a line that {error}: {said!r}") from None
+        self._on_event(self._checked(event))
+
+    def _checked(self, event: dict[str, Any]) -> StageEvent:
+        kind, stage = event.pop("event", None), event.pop("stage", None)
+        if not isinstance(kind, str) or kind not in _EVENTS:
+            raise self._wrong(f"reported an event {_named(kind)}, which does not exist")
+        # A request that cannot be read fails before any stage begins.
+        if not isinstance(stage, str) or (
+            stage not in self._stages and (kind, stage) != ("failed", "")
+        ):
+            raise self._wrong(f"reported about a stage {_named(stage)} that was not asked for")
+        if stage in self._ended:
+            raise self._wrong(f"reported about {stage} after it had ended")
+        self._current = stage or self._current
+        fields = _EVENTS[kind]
+        if event.keys() != fields.keys():
+            odd = sorted(event.keys() ^ fields.keys())
+            raise self._wrong(f"reported '{kind}' with other fields than it has: {_named(odd[0])}")
+        for name, wanted in fields.items():
+            if not _is(event[name], wanted):
+                raise self._wrong(f"reported '{kind}' whose {name} is not {wanted}")
+        if kind in ("finished", "failed"):
+            self._ended.add(stage)
+        shown = {
+            name: shortened(plain(value, keep="\n"), MAX_TEXT) if isinstance(value, str) else value
+            for name, value in event.items()
+        }
+        return StageEvent(kind, stage, shown)
+
+    def _wrong(self, what: str) -> ProtocolError:
+        return ProtocolError(self._current, what)
+
+
+def _is(value: Any, wanted: str) -> bool:
+    if wanted == _TEXT:
+        return isinstance(value, str)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if wanted == _COUNT:
+        return isinstance(value, int) and 0 <= value < 1 << 53
+    return 0 <= value < 1e9  # NaN is neither; whole numbers may be larger than any float
+
+
+def _named(value: Any) -> str:
+    return shortened(plain(repr(value)), 60)

@@ -1,0 +1,123 @@
+"""The statements about a model's artefacts, from what a build has at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kiln.core.digest import sha256_bytes
+from kiln.core.errors import StoreError
+from kiln.core.project import Project
+from kiln.recipes.plan import Plan
+from kiln.recipes.recipe import Recipe
+from kiln.running.limits import Limits
+from kiln.signing.statement_names import (
+    CHECKS_FILE,
+    CONVERSION_FILE,
+    SBOM_FILE,
+    SOURCE_FILE,
+    provenance_path,
+    result_path,
+)
+from kiln.statements.plan_data import plan_as_data
+from kiln.statements.provenance import (
+    Build,
+    builder_of,
+    provenance_statement,
+    sbom_in,
+    shared_dependencies,
+)
+from kiln.statements.repository import Repository
+from kiln.statements.source_archive import archived_recipe_path, source_archive
+from kiln.statements.source_archive_reader import SourceArchive
+from kiln.statements.test_result import test_result_statement
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a model is built with: ``source.tar``, the recipe's place in it, and the checkout."""
+
+    data: bytes
+    archive: SourceArchive
+    recipe_path: str
+    repository: Repository | None
+
+    def files(self, image: str) -> dict[str, bytes]:
+        """What of it goes into the model's folder: the archive, the image's list of components."""
+        sbom = sbom_in(self.archive, image)
+        more = {SBOM_FILE: self.archive.files[sbom]} if sbom else {}
+        return {SOURCE_FILE: self.data, **more}
+
+
+@dataclass(frozen=True)
+class About:
+    """An artefact that statements are about; the step ``step`` makes it."""
+
+    variant: str
+    file: str
+    sha256: str
+    step: str
+
+
+def gather(
+    project: Project, path: Path, recipe: Recipe, code: str, repository: Repository | None
+) -> Sources:
+    """The sources that a build starts with.
+
+    Args:
+        path: of the recipe.
+        code: digest of the stage code that the build is planned with.
+
+    Raises:
+        StoreError: see :func:`kiln.statements.source_archive.source_archive`; or the stage code was
+            changed meanwhile.
+    """
+    data = source_archive(project, path, recipe)
+    archive = SourceArchive.read(data)
+    if archive.stage_code() != code:
+        raise StoreError(
+            "The stage code changed while the build began.", "Run again when it is at rest."
+        )
+    return Sources(data, archive, archived_recipe_path(project, path), repository)
+
+
+def statements(
+    recipe: Recipe,
+    limits: Limits,
+    plan: Plan,
+    sources: Sources,
+    artefacts: Iterable[About],
+    records: Mapping[str, bytes],
+) -> dict[str, dict[str, Any]]:
+    """Path of a bundle below the model folder -> what it states.
+
+    Args:
+        limits: bounds of the containers.
+        records: ``conversion.json``, and ``checks.json`` where there is one.
+    """
+    record = json.loads(records[CONVERSION_FILE])
+    build = Build(
+        recipe.name,
+        sources.archive,
+        sources.recipe_path,
+        shared_dependencies(sources.archive, recipe.image, record["source"]),
+        limits,
+        sha256_bytes(records[CONVERSION_FILE]),
+        sources.repository,
+        builder=builder_of(os.environ),
+    )
+    checks = json.loads(records.get(CHECKS_FILE, b'{"variants": {}}'))
+    found = {}
+    for item in artefacts:
+        about = {"variant": item.variant, "file": item.file, "sha256": item.sha256}
+        data = plan_as_data(plan, item.step)
+        found[provenance_path(item.file)] = provenance_statement(build, data, **about)
+        if item.variant in checks["variants"]:
+            found[result_path(item.file)] = test_result_statement(
+                checks, sha256_bytes(records[CHECKS_FILE]), **about
+            )
+    return found

@@ -1,0 +1,188 @@
+"""How one artefact is made, as plain data: written into its provenance, read back from there.
+
+::
+
+    {"protocol": 1, "image": "sha256:...", "code": "<hex>", "artefact": "annotate-dynamic",
+     "steps": [{"id": ..., "stage": ..., "params": {...},
+                "inputs": {name: {"files": {path: sha256}} | {"step": id, "path": path}},
+                "params_from": {name: {"step": id, "fact": name}}, "key": "<hex>"}]}
+
+The steps are those that the artefact needs, upstream first, and no other; checks are none of
+them. Reading computes every key anew and refuses where one differs: a plan that was read makes
+what its keys say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from kiln.core.digest import canonical_json
+from kiln.core.errors import VerificationError
+from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
+
+_HEX = re.compile("[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+#: A step's folder lies beside ``request.json``, so it has no dot in its name.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+#: Bounds of a plan from anybody, several times what the largest of ours has.
+_MAX_STEPS = 256
+_MAX_FILES = 100_000
+_MAX_PATH = 1_000
+_MAX_PART = 255
+_MAX_PARTS = 32
+_REMEDY = "It was damaged, or written by another version of kiln: fetch the release again."
+
+
+def plan_as_data(plan: Plan, step_id: str) -> dict[str, Any]:
+    """The part of ``plan`` that makes the artefact of one step; JSON's own types only."""
+    data = {
+        "protocol": PROTOCOL,
+        "image": plan.identity,
+        "code": plan.code,
+        "steps": [_as_data(step) for step in plan.closure([step_id], ())],
+        "artefact": step_id,
+    }
+    plain: dict[str, Any] = json.loads(canonical_json(data))
+    return plain
+
+
+def _as_data(step: Step) -> dict[str, Any]:
+    return {
+        "id": step.id,
+        "stage": step.stage,
+        "params": dict(step.params),
+        "inputs": {
+            name: (
+                {"files": dict(item.files)}
+                if isinstance(item, Files)
+                else {"step": item.step, "path": item.path}
+            )
+            for name, item in step.inputs.items()
+        },
+        "params_from": {
+            name: {"step": fact.step, "fact": fact.name} for name, fact in step.params_from.items()
+        },
+        "key": step.key,
+    }
+
+
+def plan_from_data(
+    data: Any, *, model: str = "recorded", image: str = "", variant: str = "artefact"
+) -> Plan:
+    """The plan that :func:`plan_as_data` wrote.
+
+    Args:
+        data: parsed JSON, from anybody.
+        model: the plan's model; records do not hold it, and no key depends on it.
+        image: the image's name, likewise.
+        variant: what the artefact is called in ``Plan.artefacts``, likewise.
+
+    Raises:
+        VerificationError: it is no such plan: something is missing, unknown, impossible (a path
+            that leaves its folder) or not needed for the artefact, or a key is not the one that
+            follows from the rest.
+    """
+    try:
+        return _read(data, model, image, variant)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise _bad("is damaged") from None
+
+
+def _read(data: Any, model: str, image: str, variant: str) -> Plan:
+    _fields(data, "protocol", "image", "code", "steps", "artefact")
+    if data["protocol"] != PROTOCOL or isinstance(data["protocol"], bool):
+        said = repr(data["protocol"])[:40]
+        raise _bad(f"is of protocol {said}; this kiln knows {PROTOCOL}")
+    identity, code = data["image"], data["code"]
+    if not _HEX.fullmatch(identity.removeprefix("sha256:")) or not _HEX.fullmatch(code):
+        raise _bad("names no image or no stage code")
+    if identity != f"sha256:{identity.removeprefix('sha256:')}":
+        raise _bad("names no image or no stage code")
+    steps = StepList(identity, code)
+    if not isinstance(data["steps"], list) or len(data["steps"]) > _MAX_STEPS:
+        raise _bad(f"is no list of at most {_MAX_STEPS} steps")
+    for entry in data["steps"]:
+        _fields(entry, "id", "stage", "params", "inputs", "params_from", "key")
+        step_id = _name(entry["id"], _ID)
+        if step_id in steps.steps:
+            raise _bad(f"has the step {step_id} twice")
+        _plain(entry["params"])
+        steps.add(
+            step_id,
+            _name(entry["stage"]),
+            entry["params"],
+            {_name(name): _input(item) for name, item in entry["inputs"].items()},
+            {_name(name): _fact(item) for name, item in entry["params_from"].items()},
+        )
+        if steps.steps[step_id].key != entry["key"]:
+            raise _bad(f"contradicts itself: the key of the step {step_id} is another one")
+    artefact = data["artefact"]
+    if artefact not in steps.steps:
+        raise _bad("does not make its artefact")
+    plan = Plan(model, image, tuple(steps.steps.values()), {variant: artefact}, (), identity, code)
+    if len(plan.closure([artefact], ())) != len(plan.steps):
+        raise _bad("has steps that its artefact does not need")
+    return plan
+
+
+def _fields(entry: Mapping[str, Any], *names: str) -> None:
+    if not isinstance(entry, dict) or set(entry) != set(names):
+        raise _bad("is damaged: it has other fields than a plan has")
+
+
+def _name(text: str, form: re.Pattern[str] = _NAME) -> str:
+    if not form.fullmatch(text):
+        raise _bad(f"has an impossible name in it, {text[:100]!r}")
+    return text
+
+
+def _input(item: Mapping[str, Any]) -> Files | Output:
+    if "files" not in item:
+        _fields(item, "step", "path")
+        return Output(item["step"], _path(item["path"]))
+    _fields(item, "files")
+    if len(item["files"]) > _MAX_FILES:
+        raise _bad(f"has an input of more than {_MAX_FILES:,} files")
+    files = {_path(path): digest for path, digest in item["files"].items()}
+    if not all(_HEX.fullmatch(digest) for digest in files.values()):
+        raise _bad("names a file by something other than its SHA-256")
+    if "" in files and len(files) > 1:
+        raise _bad("has an input that is one file and a folder at once")
+    folders = {str(place) for path in files for place in PurePosixPath(path).parents}
+    if both := files.keys() & folders - {"."}:
+        raise _bad(f"has {min(both)[:100]!r} as a file and as a folder")
+    return Files(files)
+
+
+def _fact(item: Mapping[str, Any]) -> Fact:
+    _fields(item, "step", "fact")
+    return Fact(item["step"], _name(item["fact"]))
+
+
+def _path(text: str) -> str:
+    """A path that stays in its folder; ``""`` is a file without a name of its own."""
+    path = PurePosixPath(text)
+    plain = text == "" or (str(path) == text and text.isprintable() and text != ".")
+    long = (
+        len(text.encode()) > _MAX_PATH
+        or len(path.parts) > _MAX_PARTS
+        or any(len(part.encode()) > _MAX_PART for part in path.parts)
+    )
+    if not plain or long or path.is_absolute() or ".." in path.parts or "\\" in text:
+        raise _bad(f"has an impossible path in it, {text[:100]!r}")
+    return text
+
+
+def _plain(params: Any) -> None:
+    if not isinstance(params, dict):
+        raise _bad("is damaged: a step's parameters are no table")
+
+
+def _bad(what: str) -> VerificationError:
+    return VerificationError(f"The recorded plan {what}.", _REMEDY)

@@ -1,0 +1,236 @@
+"""SLSA provenance v1 of one artefact; ``docs/build-type.md`` says what every part of it means.
+
+The same build on the same machine gives the same statement: there is no time in it. Most of it
+follows from the plan and the source archive; whoever verifies makes the statement again from
+those and compares.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kiln import __version__
+from kiln.core.errors import VerificationError
+from kiln.core.machine import cpu_name
+from kiln.core.untrusted import MalformedError
+from kiln.images import definition, lock
+from kiln.images.lock import Locked
+from kiln.running.limits import Limits
+from kiln.signing.statement_names import (
+    BUILD_TYPE,
+    BUILDER_LOCAL,
+    CONVERSION_FILE,
+    PROVENANCE_TYPE,
+    SBOM_FILE,
+    SOURCE_FILE,
+    STATEMENT_TYPE,
+)
+from kiln.statements.repository import Repository
+from kiln.statements.source_archive_reader import SourceArchive
+
+REPOSITORY = "repository"
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine that published: its kind (``x86_64``) and its processor's name."""
+
+    machine: str = field(default_factory=platform.machine)
+    cpu: str = field(default_factory=cpu_name)
+
+
+@dataclass(frozen=True)
+class Build:
+    """What all artefacts of one model's build have in common.
+
+    Attributes:
+        archive: the sources that it was made with.
+        recipe_path: of the recipe, in that archive.
+        shared: what :func:`shared_dependencies` says.
+        limits: bounds of the containers.
+        conversion: SHA-256 of ``conversion.json``.
+        repository: the checkout's state, where it is one.
+        builder: who ran it, and which run it was ("" where nobody counts runs).
+        version: of kiln.
+    """
+
+    model: str
+    archive: SourceArchive
+    recipe_path: str
+    shared: Sequence[Mapping[str, Any]]
+    limits: Limits
+    conversion: str
+    repository: Repository | None = None
+    host: Host = field(default_factory=Host)
+    builder: tuple[str, str] = (BUILDER_LOCAL, "")
+    version: str = __version__
+
+
+def provenance_statement(
+    build: Build, plan: Mapping[str, Any], *, variant: str, file: str, sha256: str
+) -> dict[str, Any]:
+    """The statement about ``file``.
+
+    Args:
+        plan: what makes it (:func:`kiln.statements.plan_data.plan_as_data`).
+        variant: which it is.
+        file: its name in the model folder.
+        sha256: its digest.
+    """
+    resolved = [*build.shared, *(_digest(name, digest) for name, digest in _inputs(plan))]
+    if build.repository is not None:
+        resolved.append(_repository(build.repository))
+    builder, invocation = build.builder
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": file, "digest": {"sha256": sha256}}],
+        "predicateType": PROVENANCE_TYPE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {
+                    "recipe": {
+                        "path": build.recipe_path,
+                        "sha256": build.archive.digest(build.recipe_path),
+                        "text": build.archive.files[build.recipe_path].decode("utf-8"),
+                    },
+                    "model": build.model,
+                    "variant": variant,
+                },
+                "internalParameters": {
+                    "plan": dict(plan),
+                    "limits": {"memory": build.limits.memory, "timeout": build.limits.timeout},
+                    "host": {"machine": build.host.machine, "cpu": build.host.cpu},
+                },
+                "resolvedDependencies": sorted(resolved, key=lambda item: str(item["name"])),
+            },
+            "runDetails": {
+                "builder": {"id": builder, "version": {"kiln": build.version}},
+                "metadata": {"invocationId": invocation} if invocation else {},
+                "byproducts": [_digest(CONVERSION_FILE, build.conversion)],
+            },
+        },
+    }
+
+
+def shared_dependencies(
+    archive: SourceArchive, image: str, source: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What all artefacts of a model are made of, as far as archive and source tell.
+
+    Args:
+        archive: the sources they were made with.
+        image: name of the image in the archive's ``docker/images.lock``.
+        source: where the model came from, as ``conversion.json`` has it.
+
+    Raises:
+        VerificationError: the archive's images.toml or images.lock is none.
+        KeyError, ValueError, TypeError, AttributeError: the archive's locks are missing, damaged
+            or do not name the image.
+    """
+    locked = locked_in(archive, image)
+    found = [
+        {
+            **_digest(f"image/{image}", locked.identity.removeprefix("sha256:")),
+            "annotations": {"layer": locked.layer, "size": locked.size, "recipe": locked.recipe},
+        },
+        {"name": "stage-code", "digest": {"kilnTree": archive.stage_code()}},
+        _digest(SOURCE_FILE, archive.sha256),
+    ]
+    found += [_digest(f"lock/{path}", archive.digest(path)) for path in _locks(archive, image)]
+    if sbom := sbom_in(archive, image):
+        found.append(_digest(SBOM_FILE, archive.digest(sbom)))
+    if source.get("sha256") and source.get("url"):
+        found.append({**_digest("source/archive", source["sha256"]), "uri": source["url"]})
+    return found
+
+
+def locked_in(archive: SourceArchive, image: str) -> Locked:
+    """What the archive's lock says of an image; errors as of :func:`shared_dependencies`."""
+    path = f"docker/{lock.LOCK_FILE}"
+    try:
+        return lock.parse_lock(archive.files[path])[image]
+    except MalformedError as error:
+        raise _no_definitions(path, error) from None
+
+
+def recipe_digest_in(archive: SourceArchive, image: str) -> str:
+    """Digest of an image's sources in the archive; errors as of :func:`shared_dependencies`."""
+    return definition.digest_of_recipe(
+        _definitions(archive), Path("docker"), image, lambda path: archive.digest(path.as_posix())
+    )
+
+
+def sbom_in(archive: SourceArchive, image: str) -> str | None:
+    """Path of the image's list of components in the archive, where it has one."""
+    path = f"docker/{image}/{SBOM_FILE}"
+    return path if path in archive.files else None
+
+
+def _definitions(archive: SourceArchive) -> dict[str, definition.Definition]:
+    path = f"docker/{definition.DEFINITIONS}"
+    try:
+        return definition.parse(archive.files[path], Path("docker"))
+    except MalformedError as error:
+        raise _no_definitions(path, error) from None
+
+
+def _no_definitions(path: str, error: MalformedError) -> VerificationError:
+    return VerificationError(
+        f"{SOURCE_FILE} holds a {path} that {error}.",
+        "Do not use these files: fetch the release again.",
+    )
+
+
+def _locks(archive: SourceArchive, image: str) -> list[str]:
+    """Every file that decides what the image holds, its parents' too, by path in the archive."""
+    definitions = _definitions(archive)
+    paths = {f"docker/{lock.LOCK_FILE}", f"docker/{definition.DEFINITIONS}"}
+    name: str | None = image
+    while name is not None:
+        paths |= {path.as_posix() for path in definitions[name].inputs()}
+        name = definitions[name].parent
+    return sorted(paths)
+
+
+def _inputs(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every content that the plan reads: name of the dependency, SHA-256."""
+    for step in plan["steps"]:
+        for name, item in step["inputs"].items():
+            for path, digest in item.get("files", {}).items():
+                yield "/".join(filter(None, ("input", step["id"], name, path))), digest
+
+
+def builder_of(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Who runs this build, and which run it is: a GitHub workflow, or this machine and ``""``.
+
+    >>> builder_of({})[1]
+    ''
+    """
+    workflow = environment.get("GITHUB_WORKFLOW_REF", "")
+    if environment.get("GITHUB_ACTIONS") != "true" or not workflow:
+        return BUILDER_LOCAL, ""
+    server = environment.get("GITHUB_SERVER_URL", "https://github.com")
+    run = (
+        f"{server}/{environment.get('GITHUB_REPOSITORY', '')}/actions/runs/"
+        f"{environment.get('GITHUB_RUN_ID', '')}/attempts/"
+        f"{environment.get('GITHUB_RUN_ATTEMPT', '1')}"
+    )
+    return f"{server}/{workflow}", run
+
+
+def _repository(state: Repository) -> dict[str, Any]:
+    return {
+        "name": REPOSITORY,
+        "uri": state.uri,
+        "digest": {"gitCommit": state.commit},
+        "annotations": {"dirty": state.dirty},
+    }
+
+
+def _digest(name: str, sha256: str) -> dict[str, Any]:
+    return {"name": name, "digest": {"sha256": sha256}}

@@ -1,0 +1,167 @@
+"""``source.tar``: all that a model is made with, in one file that comes out the same anywhere.
+
+It holds ``docker/`` (image definitions, locks and stage code), ``scripts/``, the files beside
+them, and the recipe with the text files it names. No weights and no images: those are inputs,
+named by digest in the provenance.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from kiln.core.archive import TarEntry, deterministic_tar
+from kiln.core.digest import CACHE_PATTERNS
+from kiln.core.errors import RecipeError, StoreError
+from kiln.core.project import Project
+from kiln.core.untrusted import parse_toml
+from kiln.images.definition import SOURCE_DATE_EPOCH
+from kiln.recipes.recipe import ANYWHERE_SOURCES, RECIPE_FILE, Recipe, load
+
+#: A string of one line in TOML.
+_STRING = re.compile(r""" "(?:[^"\\\n]|\\.)*" | '[^'\n]*' """, re.VERBOSE)
+
+_FOLDERS = ("docker", "scripts")
+_FILES = ("pyproject.toml", "Makefile", "LICENSE", "NOTICE")
+
+#: What installing and running leaves in ``scripts/``. In ``docker/`` only caches are passed over:
+#: the digest of the stage code counts everything else.
+_LEFT_BY_TOOLS = (*CACHE_PATTERNS, "*.egg-info", ".*")
+
+#: Bytes of a text file beside a recipe; a label map of 10,000 classes has half of it.
+MAX_TEXT = 1 << 20
+
+
+def source_archive(project: Project, recipe_path: Path, recipe: Recipe | None = None) -> bytes:
+    """The archive for one recipe; same contents, same bytes, whatever times, owners or umask.
+
+    Args:
+        recipe_path: the ``recipe.toml``. One below the project's models folder keeps its place,
+            another goes to ``models/<name>/``.
+        recipe: the same, where it was loaded already.
+
+    Raises:
+        StoreError: a file cannot be read, or is a link, a device or of a name that is not UTF-8.
+        RecipeError: the recipe cannot be read, or see :func:`published_recipe`.
+    """
+    chosen = recipe if recipe is not None else load(recipe_path)
+    try:
+        entries = list(_entries(project.root))
+        entries += _recipe_entries(project, recipe_path.absolute(), chosen)
+        out = io.BytesIO()
+        deterministic_tar(out, entries, mtime=SOURCE_DATE_EPOCH)
+    except OSError as error:
+        raise StoreError(
+            f"The sources cannot be archived: {error.filename or project.root}: "
+            f"{error.strerror or error}.",
+            "Check the file's permissions and run again.",
+        ) from error
+    return out.getvalue()
+
+
+def archived_recipe_path(project: Project, recipe_path: Path) -> str:
+    """Where the recipe is in the archive, such as ``models/samples/toy/recipe.toml``."""
+    path = recipe_path.absolute()
+    if path.is_relative_to(project.models.absolute()):
+        return f"models/{path.relative_to(project.models.absolute()).as_posix()}"
+    return f"models/{path.parent.name}/{RECIPE_FILE}"
+
+
+def _entries(root: Path) -> Iterator[TarEntry]:
+    for name in _FOLDERS:
+        if (root / name).is_dir():
+            patterns = CACHE_PATTERNS if name == "docker" else _LEFT_BY_TOOLS
+            yield from _below(root / name, f"{name}/", patterns)
+    for name in _FILES:
+        if (root / name).is_file():
+            yield TarEntry(name, (root / name).read_bytes())
+
+
+def _below(folder: Path, prefix: str, patterns: tuple[str, ...]) -> Iterator[TarEntry]:
+    with os.scandir(folder) as scan:
+        for item in scan:
+            if any(fnmatch.fnmatchcase(item.name, pattern) for pattern in patterns):
+                continue
+            path = Path(item.path)
+            mode = item.stat(follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                yield from _below(path, f"{prefix}{item.name}/", patterns)
+            elif stat.S_ISREG(mode) and _is_utf8(item.name):
+                executable = bool(mode & stat.S_IXUSR)
+                yield TarEntry(f"{prefix}{item.name}", path.read_bytes(), executable)
+            else:
+                raise StoreError(
+                    f"{path} is not a plain file (or its name is not UTF-8), and the sources of "
+                    "a release are archived with it.",
+                    "Replace it by a plain file, or move it out of the checkout.",
+                )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _recipe_entries(project: Project, path: Path, recipe: Recipe) -> list[TarEntry]:
+    place = PurePosixPath(archived_recipe_path(project, path))
+    entries = {str(place): published_recipe(path.read_bytes(), recipe)}
+    models = project.models.absolute()
+    if not path.is_relative_to(models):
+        return [TarEntry(name, data) for name, data in entries.items()]
+    named = [recipe.labels.file]
+    if isinstance(recipe.source, ANYWHERE_SOURCES):
+        named.append(recipe.source.pipeline_config)
+    for relative in named:
+        file = Path(os.path.normpath(path.parent / relative)) if relative else None
+        if file is None or not file.is_relative_to(models) or not file.is_file():
+            continue
+        data = file.read_bytes() if file.stat().st_size <= MAX_TEXT else b"\0"
+        if _is_text(data):
+            entries[f"models/{file.relative_to(models).as_posix()}"] = data
+    return [TarEntry(name, data) for name, data in entries.items()]
+
+
+def published_recipe(data: bytes, recipe: Recipe) -> bytes:
+    """The recipe as it is archived: without the folders of this machine.
+
+    An absolute path (only recipes of one's own files may have some) becomes its last part. What
+    is there counts by digest; where it lay is nobody's business.
+
+    Raises:
+        RecipeError: such a path is in a comment, or in a string of several lines.
+    """
+    private = {path for path in recipe.local_paths().values() if path.startswith("/")}
+    if not private:
+        return data
+
+    def shorter(match: re.Match[str]) -> str:
+        try:
+            value = parse_toml(f"x = {match[0]}")["x"]
+        except ValueError:
+            return match[0]
+        return json.dumps(PurePosixPath(value).name) if value in private else match[0]
+
+    text = _STRING.sub(shorter, data.decode("utf-8"))
+    if any(path in text for path in private):
+        raise RecipeError(
+            f"The recipe of {recipe.name!r} has an absolute path in a comment or in a string of "
+            "several lines, and would be published with it.",
+            "Write the path as a plain string, and nowhere else.",
+        )
+    return text.encode("utf-8")
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return "\0" not in data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False

@@ -1,0 +1,98 @@
+"""Reading a ``source.tar`` that nobody vouches for yet, into memory."""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from kiln.core import bounds
+from kiln.core.digest import sha256_bytes, tree_key
+from kiln.core.errors import VerificationError
+
+STAGES = "docker/stages/"
+
+MAX_BYTES = bounds.SOURCE.most
+MAX_ENTRIES = 5_000  # ten times what the archive has today
+
+
+@dataclass(frozen=True)
+class SourceArchive:
+    """A ``source.tar``, read into memory.
+
+    Attributes:
+        sha256: of the whole archive.
+        files: path -> content.
+        executable: the paths of those that are executable.
+    """
+
+    sha256: str
+    files: Mapping[str, bytes]
+    executable: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def read(cls, data: bytes) -> SourceArchive:
+        """The archive in ``data``.
+
+        Raises:
+            VerificationError: no tar, a damaged one, one larger than any of ours, or one that
+                holds something other than plain files, a name twice, or a path that leaves it.
+        """
+        files: dict[str, bytes] = {}
+        executable = set()
+        if len(data) > MAX_BYTES:
+            raise _bad(f"has more than {MAX_BYTES:,} bytes")
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+                for member in tar:
+                    if tar.pax_headers:  # copied into each entry, however large they are
+                        raise _bad("has headers for all of its entries")
+                    name = _checked(member, files)
+                    content = tar.extractfile(member)
+                    assert content is not None  # a plain file
+                    files[name] = content.read()
+                    if len(files[name]) != member.size:
+                        raise _bad(f"is cut short in {name!r}")
+                    if member.mode & stat.S_IXUSR:
+                        executable.add(name)
+        except (
+            *(tarfile.TarError, EOFError, ValueError, OverflowError, OSError),
+            RecursionError,  # tarfile calls itself for each of a chain of long names
+        ) as error:
+            raise _bad(f"is damaged or no tar ({error or type(error).__name__})") from None
+        return cls(sha256_bytes(data), files, frozenset(executable))
+
+    def digest(self, path: str) -> str:
+        """SHA-256 of a file of it; ``KeyError`` where there is none."""
+        return sha256_bytes(self.files[path])
+
+    def stage_code(self) -> str:
+        """What :func:`kiln.core.digest.tree_digest` says of ``docker/stages``, unpacked."""
+        return tree_key(
+            {
+                path.removeprefix(STAGES): (path in self.executable, sha256_bytes(content))
+                for path, content in self.files.items()
+                if path.startswith(STAGES)
+            }
+        )
+
+
+def _checked(member: tarfile.TarInfo, seen: Mapping[str, bytes]) -> str:
+    name = member.name
+    path = PurePosixPath(name)
+    if not member.isreg() or member.issparse():
+        raise _bad(f"holds {name!r}, which is not a plain file")
+    if str(path) != name or path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise _bad(f"holds an impossible name, {name!r}")
+    if name in seen or len(seen) >= MAX_ENTRIES:
+        raise _bad(f"holds {name!r} twice, or too many files")
+    return name
+
+
+def _bad(what: str) -> VerificationError:
+    return VerificationError(
+        f"source.tar {what}.", "Do not use these files: fetch the release again."
+    )

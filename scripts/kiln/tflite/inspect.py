@@ -1,0 +1,434 @@
+"""What is in a ``.tflite`` file, in an engineer's terms: the matter of ``kiln inspect``."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kiln.core.stagecode import stage_module
+from kiln.core.ui import table
+from kiln.tflite import facts, wording
+from kiln.tflite.reading import POSTPROCESS, TfliteFile, load, text_of, type_name
+from kiln.tflite.wording import count, number, numbers, shown
+
+_RUNTIME, _CONVERSION = "min_runtime_version", "CONVERSION_METADATA"
+_FIRST_LABELS = 5
+_LONG_TEXT = 600
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that ``kiln inspect`` tells about one file."""
+
+    file: TfliteFile
+    precision: facts.Precision
+    weights: facts.Weights
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values (strict JSON: no NaN, no bytes)."""
+        file = self.file
+        labels = file.labels
+        result: dict[str, Any] = wording.plain(
+            {
+                "file": file.name,
+                "size": len(file.data),
+                "sha256": file.sha256,
+                "schema_version": file.model.version,
+                "description": file.model.description,
+                "min_runtime_version": _entry(file, _RUNTIME),
+                "converter": _converter(file),
+                "graphs": len(file.graphs),
+                "signatures": [
+                    {
+                        "key": item.key,
+                        "graph": item.subgraph,
+                        "inputs": item.inputs,
+                        "outputs": item.outputs,
+                    }
+                    for item in file.model.signatures
+                ],
+                "inputs": _tensors(file, "inputs"),
+                "outputs": _tensors(file, "outputs"),
+                "operators": _operators(file),
+                "precision": {
+                    "kind": self.precision.kind,
+                    "words": self.precision.words,
+                    "float_islands": self.precision.islands,
+                },
+                "weights": {
+                    "tensors": self.weights.tensors,
+                    "bytes": self.weights.bytes,
+                    "by_type": [vars(item) for item in self.weights.by_type],
+                    "by_operator": [vars(item) for item in self.weights.by_operator],
+                },
+                "bytes": _composition(file, self.weights.bytes),
+                "postprocess": facts.postprocessing(file),
+                "metadata": _metadata(file),
+                "labels": None
+                if labels is None
+                else {
+                    "file": labels[0],
+                    "count": len(labels[1]),
+                    "gaps": labels[1].count(facts.GAP),
+                    "looks_like_pbtxt": facts.looks_like_pbtxt(labels[1]),
+                    "lines": labels[1],
+                },
+                "packed_files": [
+                    {
+                        "name": item.name,
+                        "size": item.size,
+                        "date": item.date,
+                        "crc32": item.crc,
+                        "stored": item.stored,
+                    }
+                    for item in file.packing.files
+                ],
+                "warnings": self.warnings,
+            }
+        )
+        return result
+
+    def text(self) -> str:
+        """The same for people."""
+        file = self.file
+        blocks = [_head(file, self.precision)]
+        for kind in ("inputs", "outputs"):
+            blocks.append(_tensor_table(kind, _tensors(file, kind)))
+        blocks += [_operator_table(file), _weight_tables(file, self.weights)]
+        options = facts.postprocessing(file)
+        if options is not None:
+            items = [f"{shown(key)} {_option(value)}" for key, value in options.items()]
+            blocks.append(f"{POSTPROCESS}\n" + _wrap(items))
+        blocks += [_metadata_text(file), _label_text(file)]
+        if file.packing.files:
+            rows = [
+                [
+                    shown(item.name),
+                    f"{item.size:,}",
+                    item.date,
+                    item.crc,
+                    "" if item.stored else "compressed",
+                ]
+                for item in file.packing.files
+            ]
+            blocks.append(_block("packed files", ["name", "bytes", "date", "CRC-32", ""], rows))
+        blocks += ["\n".join(f"warning: {shown(text, 400)}" for text in self.warnings)]
+        return "\n\n".join(block for block in blocks if block)
+
+
+def inspect(source: Path | bytes, name: str = "") -> Inspection:
+    """Look at a ``.tflite`` file.
+
+    Args:
+        source: where it is, or its bytes.
+        name: what to call it; by default the path.
+
+    Raises:
+        UsageError: there is no such file, or it cannot be read.
+        UnsupportedModelError: it is no TFLite model, or a truncated or damaged one.
+    """
+    file = load(source, name)
+    return Inspection(
+        file, facts.precision(file), facts.weights(file), (*file.warnings, *_doubts(file))
+    )
+
+
+def _doubts(file: TfliteFile) -> list[str]:
+    """What reads well, but cannot be right."""
+    found = []
+    graph, metadata = facts.graph_roles(file), facts.metadata_roles(file)
+    for index in sorted(set(graph) & set(metadata)):
+        if graph[index] != metadata[index]:
+            found.append(
+                f"output {index} is called the {metadata[index]} in the metadata, but the graph "
+                f"makes it the {graph[index]}"
+            )
+    labels = file.labels
+    if labels is not None and facts.looks_like_pbtxt(labels[1]):
+        found.append(f"the label file {labels[0]} is a raw label map, not one name a line")
+    elif labels is not None:
+        classes = (facts.postprocessing(file) or {}).get("num_classes")
+        if isinstance(classes, int) and classes != len(labels[1]):
+            found.append(
+                f"{count(len(labels[1]), 'label')} for {count(classes, 'class', 'classes')}"
+            )
+    if file.metadata is not None:
+        for kind in ("inputs", "outputs"):
+            said, real = len(getattr(file.metadata, kind)), len(getattr(file.graphs[0], kind))
+            if said != real:
+                found.append(f"the metadata describes {said} {kind}, the graph has {real}")
+    return found
+
+
+def _entry(file: TfliteFile, name: str) -> str | None:
+    data = file.model.metadata.get(name)
+    return None if data is None else text_of(data)
+
+
+def _converter(file: TfliteFile) -> str | None:
+    """The TensorFlow that converted the model (``conversion_metadata.fbs``), where it says so."""
+    data = file.model.metadata.get(_CONVERSION)
+    if data is None:
+        return None
+    flat = stage_module("tflite.flatbuffer")
+    try:
+        environment = flat.Table(data, flat.scalar(data, 0, "I")).table(0)
+        return (environment.text(0) or None) if environment is not None else None
+    except flat.FlatError:
+        return None
+
+
+def _tensors(file: TfliteFile, kind: str) -> list[dict[str, Any]]:
+    graph = file.graphs[0]
+    described = getattr(file.metadata, kind) if file.metadata else ()
+    names = facts.signature_names(file)[kind == "outputs"]
+    roles = {**facts.graph_roles(file), **facts.metadata_roles(file)} if kind == "outputs" else {}
+    found = []
+    for position, index in enumerate(getattr(graph, kind)):
+        if index < 0:
+            continue
+        tensor = graph.tensors[index]
+        said = described[position].name if position < len(described) else None
+        found.append(
+            {
+                "position": position,
+                "tensor": index,
+                "name": tensor.name,
+                "signature_name": names.get(index),
+                "role": roles.get(position) or said or None,
+                "shape": list(tensor.shape),
+                "shape_signature": list(tensor.shape_signature),
+                "type": type_name(tensor),
+                "scale": list(tensor.quantization.scale) if tensor.quantization else [],
+                "zero_point": list(tensor.quantization.zero_point) if tensor.quantization else [],
+                "shown": wording.shape(tensor),
+            }
+        )
+    return found
+
+
+def _operators(file: TfliteFile) -> list[dict[str, Any]]:
+    counts = Counter((op.name, op.kind, op.version) for g in file.graphs for op in g.operators)
+    order = sorted(counts, key=lambda item: (-counts[item], item))
+    return [
+        {"name": name, "kind": kind, "version": version, "count": counts[name, kind, version]}
+        for name, kind, version in order
+    ]
+
+
+def _composition(file: TfliteFile, weights: int) -> dict[str, int]:
+    metadata = sum(len(data) for data in file.model.metadata.values())
+    packed = len(file.data) - file.packing.start
+    graph = max(0, len(file.data) - weights - metadata - packed)
+    return {"weights": weights, "graph": graph, "metadata": metadata, "packed": packed}
+
+
+def _metadata(file: TfliteFile) -> dict[str, Any] | None:
+    meta = file.metadata
+    if meta is None:
+        return None
+    first = meta.inputs[0] if meta.inputs else None
+    boxes = next((item.box for item in meta.outputs if item.box), None)
+    thresholds = [item.score_threshold for item in meta.outputs if item.score_threshold is not None]
+    return {
+        "name": meta.name,
+        "description": meta.description,
+        "version": meta.version,
+        "author": meta.author,
+        "license": meta.license,
+        "min_parser_version": meta.min_parser_version,
+        "normalization": {"mean": list(first.mean), "std": list(first.std)}
+        if first is not None and first.mean
+        else None,
+        "color_space": first.color_space if first is not None else None,
+        "box_format": {
+            "type": boxes.type,
+            "coordinates": boxes.coordinates,
+            "index": list(boxes.index),
+        }
+        if boxes
+        else None,
+        "score_threshold": thresholds[0] if thresholds else None,
+        "inputs": [item.name for item in meta.inputs],
+        "outputs": [item.name for item in meta.outputs],
+        "groups": {name: list(items) for name, items in meta.groups.items()},
+    }
+
+
+# --- text ---------------------------------------------------------------------------------
+
+
+def _head(file: TfliteFile, precision: facts.Precision) -> str:
+    rows = [
+        ["size", count(len(file.data), "byte")],
+        ["sha256", file.sha256],
+        ["format", f"TFLite schema {file.model.version}"],
+    ]
+    if file.model.description:
+        rows[-1][1] += f", described as {shown(file.model.description)!r}"
+    runtime, converter = _entry(file, _RUNTIME), _converter(file)
+    if runtime:
+        rows.append(["needs", f"TensorFlow Lite {shown(runtime)} or later"])
+    if converter:
+        rows.append(["made by", f"the converter of TensorFlow {shown(converter)}"])
+    rows.append(["computes in", precision.words])
+    for island in precision.islands:
+        items = [f"{shown(name)} {n}" for name, n in island.items()]
+        rows.append(["  island" if len(precision.islands) > 1 else "", ", ".join(items)])
+    for item in file.model.signatures:
+        ins, outs = ", ".join(map(shown, item.inputs)), ", ".join(map(shown, item.outputs))
+        rows.append([f"signature {shown(item.key)}", f"{ins} -> {outs}"])
+    if len(file.graphs) > 1:
+        rows.append(["graphs", ", ".join(shown(graph.name) for graph in file.graphs)])
+    width = max(len(row[0]) for row in rows)
+    lines = [_fold(f"{key.ljust(width)}  {value}", width + 2) for key, value in rows]
+    return "\n".join([shown(file.name, 400), *("  " + line for line in lines)])
+
+
+def _fold(line: str, indent: int, width: int = 98) -> str:
+    """``line`` over several lines, where it is too long and has commas to break at."""
+    if len(line) <= width or ", " not in line[indent:]:
+        return line
+    lines = [line[:indent]]
+    for item in line[indent:].split(", "):
+        if len(lines[-1]) + len(item) > width and len(lines[-1]) > indent:
+            lines.append(" " * indent)
+        lines[-1] += item + ", "
+    return "\n  ".join(text.rstrip(" ") for text in lines).removesuffix(",")
+
+
+def _block(title: str, head: list[str], rows: list[list[str]]) -> str:
+    used = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    text = table([head[i] for i in used], [[row[i] for i in used] for row in rows])
+    return title + "\n" + "\n".join("  " + line for line in text.splitlines())
+
+
+def _tensor_table(kind: str, items: list[dict[str, Any]]) -> str:
+    rows = [
+        [
+            str(item["position"]),
+            shown(item["role"] or ""),
+            shown(item["name"]),
+            shown(item["signature_name"] or ""),
+            item["type"],
+            item["shown"],
+            _quantisation(item),
+        ]
+        for item in items
+    ]
+    head = ["#", "role", "tensor", "signature", "type", "shape", "quantisation"]
+    return _block(kind, head, rows) if rows else f"{kind}\n  none"
+
+
+def _quantisation(item: dict[str, Any]) -> str:
+    if not item["scale"]:
+        return ""
+    return f"scale {numbers(item['scale'])}, zero point {numbers(item['zero_point'] or [0])}"
+
+
+def _operator_table(file: TfliteFile) -> str:
+    items = _operators(file)
+    words = {"custom": "custom", "select-tf": "select TF (Flex)", "unknown": "not in the schema"}
+    rows = [
+        [
+            str(item["count"]),
+            shown(item["name"]),
+            str(item["version"]),
+            words.get(item["kind"], ""),
+        ]
+        for item in items
+    ]
+    total = sum(item["count"] for item in items)
+    if not rows:
+        return "operators\n  none"
+    return _block(f"operators: {total}", ["count", "operator", "version", ""], rows)
+
+
+def _weight_tables(file: TfliteFile, weights: facts.Weights) -> str:
+    def share(size: int, whole: int) -> str:
+        return f"{100 * size / whole:.1f} %" if whole else ""
+
+    parts = _composition(file, weights.bytes)
+    names = {
+        "weights": "weights",
+        "graph": "graph",
+        "metadata": "metadata",
+        "packed": "packed files",
+    }
+    whole = len(file.data)
+    rows = [[names[key], f"{size:,}", share(size, whole), ""] for key, size in parts.items()]
+    blocks = [_block("bytes", ["part", "bytes", "share", ""], rows)]
+    for what, items in (("type", weights.by_type), ("operator", weights.by_operator)):
+        rows = [
+            [shown(i.name), f"{i.bytes:,}", share(i.bytes, weights.bytes), str(i.tensors)]
+            for i in items
+        ]
+        if rows:
+            head = [what, "bytes", "share", "tensors"]
+            blocks.append(_block(f"weights by {what}", head, rows))
+    return "\n\n".join(blocks)
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return number(value)
+    return shown(str(wording.plain(value)))
+
+
+def _wrap(items: list[str], width: int = 96) -> str:
+    lines = [""]
+    for item in items:
+        if lines[-1] and len(lines[-1]) + len(item) + 2 > width:
+            lines[-1] += ","
+            lines.append("")
+        lines[-1] += f", {item}" if lines[-1] else item
+    return "\n".join("  " + line for line in lines)
+
+
+def _metadata_text(file: TfliteFile) -> str:
+    meta = _metadata(file)
+    if meta is None:
+        return "" if any("metadata" in text for text in file.warnings) else "metadata\n  none"
+    rows = [
+        [key.replace("_", " "), shown(str(meta[key]), _LONG_TEXT)]
+        for key in ("name", "description", "version", "author", "license", "min_parser_version")
+        if meta[key]
+    ]
+    if (norm := meta["normalization"]) is not None:
+        words = f"(pixel - {numbers(norm['mean'])}) / {numbers(norm['std'])}"
+        rows.append(["normalisation", words.replace("pixel - -", "pixel + ")])
+    if meta["color_space"]:
+        rows.append(["colours", meta["color_space"]])
+    if (box := meta["box_format"]) is not None:
+        order = " ".join(str(index) for index in box["index"])
+        rows.append(["boxes", f"{box['type']}, {box['coordinates']}, coordinates at {order}"])
+    if meta["score_threshold"] is not None:
+        rows.append(["score threshold", number(meta["score_threshold"])])
+    if not rows:
+        return "metadata\n  present, but it says nothing"
+    width = max(len(row[0]) for row in rows)
+    lines = []
+    for key, value in rows:
+        folded = textwrap.wrap(value, 94 - width) or [""]
+        lines += [f"  {key.ljust(width)}  {folded[0]}"]
+        lines += [" " * (width + 4) + line for line in folded[1:]]
+    return "\n".join(["metadata", *lines])
+
+
+def _label_text(file: TfliteFile) -> str:
+    found = file.labels
+    if found is None:
+        return ""
+    name, lines = found
+    gaps = lines.count(facts.GAP)
+    title = f"labels: {shown(name)}, {count(len(lines), 'line')}"
+    if gaps:
+        title += f", {count(gaps, 'gap')} ({facts.GAP})"
+    first = [shown(line, 40) for line in lines[:_FIRST_LABELS]]
+    return f"{title}\n" + _wrap(first + ["..."] * (len(lines) > _FIRST_LABELS))

@@ -1,0 +1,1 @@
+"""What the programs that update the locks share."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from kiln.building import build
-from kiln.cli import main
+from kiln.cli.main import main
 
 if __name__ == "__main__":
     build.make_plan = partial(build.make_plan, checks=False)  # type: ignore[assignment]
-    main.main()
+    main()

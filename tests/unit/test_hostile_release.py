@@ -33,7 +33,7 @@ SECONDS, MEMORY = 4.0, 300 << 20
 
 _RUN = """
 import resource, sys
-from kiln.cli import main
+from kiln.cli.main import main
 from peak_memory import peak_memory
 sys.argv = ["kiln", *sys.argv[1:]]
 try:

@@ -156,7 +156,7 @@ def test_what_is_shared_without_end_is_refused(name: str) -> None:
 def test_memory_stays_where_the_file_s_size_suggests(tmp_path: Path) -> None:
     (tmp_path / "hostile.tflite").write_bytes(HOSTILE["options"])
     code = (
-        "import sys; from kiln.cli import main; from peak_memory import peak_memory\n"
+        "import sys; from kiln.cli.main import main; from peak_memory import peak_memory\n"
         "sys.argv = ['kiln', 'inspect', "
         f"{str(tmp_path / 'hostile.tflite')!r}]\n"
         "try: main()\n"

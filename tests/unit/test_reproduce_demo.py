@@ -56,7 +56,7 @@ def test_no_network_without_a_namespace(port: int, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(shutil, "which", lambda name: None)
     *python, code = demo.without_network()
     assert subprocess.run([*python, code, "--version"], check=True, capture_output=True).stdout
-    ended = reach([*python, code.replace("cli.main()", LISTEN)], port)
+    ended = reach([*python, code.replace("main()", LISTEN)], port)
     assert ended.returncode != 0
     assert "Permission" in ended.stderr
 

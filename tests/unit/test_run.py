@@ -112,7 +112,12 @@ class Doorman:
             for place in places.values()
             for folder, _, _ in os.walk(place)
         }
-        call["code"] = {path.name: path.read_bytes() for path in places["/kiln/stages"].iterdir()}
+        code = places["/kiln/stages"]
+        call["code"] = {
+            path.relative_to(code).as_posix(): path.read_bytes()
+            for path in code.rglob("*")
+            if path.is_file()
+        }
         self.calls.append(call)
         try:
             return self.play(inside)

@@ -28,7 +28,7 @@ from kiln.running.limits import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What the runner is made of.
-RUNNER = ("__init__", "__main__", "runner", "request", "events", "failures")
+RUNNER = ("__init__.py", "__main__.py", "protocol", "steps/__init__.py")
 MODEL = "toy"
 VARIANTS = ("float32", "int8", "prebuilt")
 REASON = "all scores are flat"
@@ -150,13 +150,16 @@ def make_toy(root: Path) -> tuple[Project, Path]:
     recipe allows both.
     """
     project = make_project(root)
-    for path in project.stages.iterdir():
-        path.unlink()
+    shutil.rmtree(project.stages)
+    source = ROOT / "docker" / "stages"
     for name in RUNNER:
-        shutil.copy(ROOT / "docker" / "stages" / f"{name}.py", project.stages)
+        target = project.stages / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (source / name).is_dir() else shutil.copy
+        copy(source / name, target)
     for name, (params, body) in STAGES.items():
         text = HEAD.format(names=params.split(), reason=REASON) + f"    {body.strip()}\n"
-        (project.stages / f"{name}.py").write_text(text.replace("\n        ", "\n    "))
+        (project.stages / "steps" / f"{name}.py").write_text(text.replace("\n        ", "\n    "))
     packed = root / "toy.tar"  # uncompressed: nothing in it notices a flipped bit
     ready = fixture("toy_ssd")
     contents = {

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import SCRIPTS
 from support import SAMPLE
 from variations.emulation import find_emulator
 
@@ -18,7 +19,7 @@ from kiln.core.errors import SourceUnavailableError
 from kiln.core.store import Store
 from kiln.images.lock import Locked
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "cpu_check.py"
+SCRIPT = SCRIPTS / "cpu_check.py"
 
 
 def test_bytes_do_not_depend_on_the_processor(store: Store, odapi: Locked, project: Path) -> None:

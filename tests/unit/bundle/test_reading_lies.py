@@ -71,6 +71,13 @@ def lie(path: str, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def other_size(index: dict[str, Any]) -> None:
+    """In as many blocks as before: the bundle's own length still fits."""
+    smallest = min(index["blobs"], key=lambda blob: int(blob["size"]))
+    assert smallest["size"] <= 512
+    smallest["size"] = smallest["size"] % 512 + 1
+
+
 LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a wheel that the pin does not name": (
         lie("pypi.sha256", EVIL_DIGEST),
@@ -91,7 +98,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "archive-tree",
     ),
     "a word more": (lambda index: index.update(results=[]), "results"),
-    "a size": (lambda index: index["blobs"][0].update(size=7), "there is something else"),
+    "a size": (other_size, "there is something else"),
     "a much larger size": (lambda index: index["blobs"][0].update(size=10**9), "bytes instead of"),
     "no order": (lambda index: index["blobs"].reverse(), "not in order"),
     "a number that is text": (lambda index: index["blobs"][0].update(size="7"), "size"),

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE
 from places import ROOT
 
 from kiln.core.digest import key_of, tree_digest
@@ -197,7 +198,7 @@ class Running:
         assert self.process.stderr is not None
         self._err.append(self.process.stderr.read())
 
-    def wait_for(self, timeout: float = 120, **wanted: Any) -> dict[str, Any]:
+    def wait_for(self, timeout: float = PATIENCE, **wanted: Any) -> dict[str, Any]:
         """The first event with these fields; an error if the process ends without it."""
 
         def fitting() -> dict[str, Any] | None:
@@ -212,13 +213,13 @@ class Running:
         assert event is not None, f"no event {wanted} in {self.events}; {self._err}"
         return event
 
-    def end(self, timeout: float = 60) -> Ended:
+    def end(self, timeout: float = PATIENCE) -> Ended:
         """Wait for the process and read the rest of what it says."""
         begin = time.monotonic()
         code = self.process.wait(timeout)
         seconds = time.monotonic() - begin
         for thread in self._threads:
-            thread.join(10)
+            thread.join(PATIENCE)
         out = "".join(json.dumps(event) + "\n" for event in self.events)
         return Ended(code, out, "".join(self._err), self.process.pid, seconds)
 
@@ -245,15 +246,6 @@ def containers_of(engine: Engine, pid: int, *, all: bool = True) -> list[Any]:
         all=all, filters={"label": OWNER_LABEL}, ignore_removed=True
     )
     return [item for item in found if item.labels[OWNER_LABEL].startswith(f"{pid}-")]
-
-
-def wait_until(what: Callable[[], Any], timeout: float, pause: float = 0.05) -> Any:
-    """Wait until ``what()`` is true and return it; an error after ``timeout`` seconds."""
-    until = time.monotonic() + timeout
-    while not (value := what()):
-        assert time.monotonic() < until, f"nothing after {timeout} s"
-        time.sleep(pause)
-    return value
 
 
 # --- stages through kiln's own runner --------------------------------------------------------

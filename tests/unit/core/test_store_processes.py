@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from store_results import KEY, result_of
 
 from kiln.core.errors import StoreError
@@ -123,7 +124,7 @@ from pathlib import Path
 from kiln.core.store import Store
 with Store(Path(sys.argv[1])).lock("some/name"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(10**6)
 """
     with run_python(code, str(store.root)) as process:
         assert process.stdout is not None
@@ -133,7 +134,7 @@ with Store(Path(sys.argv[1])).lock("some/name"):
         with store.lock("other", timeout=0.2):
             pass
         process.send_signal(signal.SIGKILL)
-        with store.lock("some/name", timeout=5):
+        with store.lock("some/name", timeout=PATIENCE):
             pass
 
 
@@ -169,11 +170,11 @@ def test_waiting_for_a_lock_can_be_given_up(store: Store) -> None:
     def hold() -> None:
         with store.lock("x"):
             held.set()
-            done.wait(10)
+            done.wait(PATIENCE)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait(5)
+    assert held.wait(PATIENCE)
     try:
         with pytest.raises(GiveUpError), store.lock("x", while_waiting=give_up):
             pass

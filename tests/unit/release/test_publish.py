@@ -6,17 +6,17 @@ import errno
 import hashlib
 import multiprocessing
 import os
-import random
 import resource
 import shutil
 import signal
 import stat
 import subprocess
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from published import ARTEFACTS, PAGE, publish_toy, refused, snapshot, spoil_artefact
 from small_disk import make_read_only, small_disk
 from toy_release import ToyModel, toy_model
@@ -353,8 +353,8 @@ def test_a_write_that_fails_half_way_leaves_the_release_as_it_was(
     out = context.Queue()
     child = context.Process(target=_limited_publish, args=(dist, signer, out))
     child.start()
-    answer = out.get(timeout=60)
-    child.join(60)
+    answer = out.get(timeout=PATIENCE)
+    child.join(PATIENCE)
     assert answer.startswith("StoreError: Cannot write the release"), answer
     assert os.strerror(errno.EFBIG) in answer
     assert snapshot(dist) == before
@@ -381,8 +381,21 @@ def test_a_full_disk_has_its_own_error(
     verify.verify(tmp_path / "dist", key.public_pem)
 
 
-def _publish(dist: Path, name: str, files: dict[str, bytes], signer: KeySigner) -> None:
-    publish.publish(dist, name, files, signer)
+def _publish_counted(
+    dist: Path, files: dict[str, bytes], signer: KeySigner, end: int, out: object
+) -> None:
+    """Publish and say how many audit events that was; killed at the event of number ``end``."""
+    count = 0
+
+    def hook(event: str, args: object) -> None:
+        nonlocal count
+        count += 1
+        if count == end:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    publish.publish(dist, "toy", files, signer)
+    out.put(count)  # type: ignore[attr-defined]
 
 
 def _publish_toy(dist: Path, name: str, model: ToyModel, signer: KeySigner) -> None:
@@ -402,7 +415,7 @@ def test_processes_that_publish_at_once_leave_a_whole_release(
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(PATIENCE)
         assert child.exitcode == 0
     assert [model.name for model in verify.verify(dist, key.public_pem).models] == [
         "m0",
@@ -414,29 +427,30 @@ def test_processes_that_publish_at_once_leave_a_whole_release(
 def test_a_killed_publish_never_shows_half_a_model(
     dist: Path, key: SigningKey, signer: KeySigner, toy: ToyModel
 ) -> None:
-    rng = random.Random(7)
-    model_signature.sign_folder(
-        dist / "toy", key
-    )  # so that the children need not import the library
+    """Killed between what Python does with files, from the first to the last of it."""
+    model_signature.sign_folder(dist / "toy", key)  # the children need not import the library
     context = multiprocessing.get_context("fork")
+    out = context.Queue()
     versions = [{"a": bytes([n]) * 2_000_000, "b": bytes([n])} for n in range(2)]
-    started = time.monotonic()
+
+    def child(files: dict[str, bytes], end: int) -> int | None:
+        process = context.Process(target=_publish_counted, args=(dist, files, signer, end, out))
+        process.start()
+        process.join(PATIENCE)
+        return process.exitcode
+
     publish.publish(dist, "toy", versions[0], signer)
-    took = time.monotonic() - started
-    killed = 0
-    for attempt in range(24):
-        files = versions[(attempt + 1) % 2]
-        child = context.Process(target=_publish, args=(dist, "toy", files, signer))
-        child.start()
-        time.sleep(rng.uniform(0, 1.2 * took))
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-        child.join(60)
-        killed += child.exitcode == -signal.SIGKILL
+    assert child(versions[1], 0) == 0
+    whole = out.get(timeout=PATIENCE)
+    shown, seen = versions[1], set()
+    for number in range(24):
+        files = versions[shown == versions[0]]  # the same again would be left alone
+        assert child(files, 1 + number * (whole - 1) // 23) == -signal.SIGKILL
         model_signature.verify_folder(dist / "toy", key.public_pem)
         shown = {name: data for name, data in snapshot(dist / "toy").items() if name != "model.sig"}
         assert shown in versions
-    assert killed >= 4, "too fast to be killed: the test proves nothing"
+        seen.add(shown == files)
+    assert seen == {False, True}, "killed before and after the new files are there"
     publish_toy(dist, "toy", toy, signer)
     verify.verify(dist, key.public_pem)
     assert not [path.name for path in dist.iterdir() if path.name.startswith(".")]

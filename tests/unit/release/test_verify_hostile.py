@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from small_release import MODELS, make_release
 
 from kiln.core.errors import VerificationError
@@ -61,7 +62,7 @@ def kiln(*arguments: str | Path) -> Ended:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=True,
     )
     *said, last = run.stderr.strip().split("\n")

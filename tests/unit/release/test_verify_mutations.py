@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from release_mutations import MUTATIONS, STATEMENT, World, contents, twin
 from small_release import make_release
 
@@ -89,11 +90,11 @@ def test_every_mutation_is_found_and_named(world: World, tmp_path: Path) -> None
     for child in children:
         child.start()
     for _ in children:
-        wrong, restored = out.get(timeout=600)
+        wrong, restored = out.get(timeout=2 * PATIENCE)
         assert not wrong, "\n".join(wrong)
         assert restored
     for child in children:
-        child.join(60)
+        child.join(PATIENCE)
         assert child.exitcode == 0
     assert sum(len(part) for part in parts) >= 2000
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from patience import PATIENCE
 from toy_container import OK, Container
 from toy_project import SEALED
 from toy_reproduce import Machine, ToyRelease, made
@@ -152,7 +153,7 @@ def test_nothing_in_the_folder_is_waited_for_or_read_without_end(
 
     thread = threading.Thread(target=invoke, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert ended, "it waits for ever"
     if name in ("source.tar", "provenance"):
         assert isinstance(ended[0], VerificationError | UsageError), ended

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from hostile_models import HOSTILE, model
+from patience import PATIENCE
 from tflite_files import fixture
 
 from kiln.core.errors import UnsupportedModelError
@@ -66,7 +67,7 @@ def test_memory_stays_where_the_file_s_size_suggests(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     exit_code, used = run.stdout.split()[-2:]

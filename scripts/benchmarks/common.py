@@ -24,7 +24,7 @@ from kiln.running.limits import Limits
 
 KILN = (str(Path(sys.executable).parent / "kiln"),)
 UNCHECKED = (sys.executable, str(Path(__file__).resolve().parent / "unchecked.py"))
-BASELINE = Path(__file__).resolve().parent.parent / "baseline"
+BASELINE = Path(__file__).resolve().parent / "baseline"
 
 #: One line of the result: ``what``, ``kiln``, and where there is another way ``other``, ``ratio``
 #: and the ``bound`` that the ratio should keep.

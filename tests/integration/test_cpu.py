@@ -11,14 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import SAMPLE
-from variations.emulation import find_emulator
+from support import ROOT, SAMPLE
 
 from kiln.core.errors import SourceUnavailableError
 from kiln.core.store import Store
 from kiln.images.lock import Locked
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "cpu_check.py"
+from proofs.variations.emulation import find_emulator
 
 
 def test_bytes_do_not_depend_on_the_processor(store: Store, odapi: Locked, project: Path) -> None:
@@ -30,7 +28,8 @@ def test_bytes_do_not_depend_on_the_processor(store: Store, odapi: Locked, proje
     ended = subprocess.run(
         [
             sys.executable,
-            SCRIPT,
+            "-m",
+            "proofs.cpu_check",
             SAMPLE,
             "--variant",
             "float32",
@@ -39,7 +38,7 @@ def test_bytes_do_not_depend_on_the_processor(store: Store, odapi: Locked, proje
             "--control",
         ],
         cwd=project,
-        env={**os.environ, "KILN_STORE": str(store.root)},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "KILN_STORE": str(store.root)},
         capture_output=True,
         text=True,
         check=False,

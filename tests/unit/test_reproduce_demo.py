@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-import reproduce_demo as demo
+
+from proofs import reproduce_demo as demo
 
 LISTEN = """\
 import socket, sys

@@ -179,7 +179,7 @@ reproduce-demo: dev engine ## the samples made again, byte for byte, from a bund
 # A failing case says which one it is: make storm CASE=family/name/seed
 .PHONY: storm
 storm: dev engine ## hostile stages, files and bad days at random for STORM_MINUTES (60), table into docs/security.md
-	@PYTHONPATH=scripts:tests $(VENV)/bin/python -m hostile.storm --minutes $(STORM_MINUTES) $(if $(CASE),--case $(CASE),--docs) $(STORM)
+	@PYTHONPATH=scripts:tests:tests/helpers $(VENV)/bin/python -m hostile.storm --minutes $(STORM_MINUTES) $(if $(CASE),--case $(CASE),--docs) $(STORM)
 
 .PHONY: bench
 bench: dev engine ## kiln against the hand-run way, side by side in one run

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from places import ROOT
+
 from hostile.canary import Canary
 from hostile.cases import FindingError, LeftOutError, busy
 from hostile.disks import may_mount, mounted
 
-ROOT = Path(__file__).resolve().parents[2]
 #: Bounds of one command: address space in bytes, seconds. An honest one takes 0.5 GB and 2 s.
 MEMORY = 1536 << 20
 SECONDS = 60.0

@@ -22,10 +22,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from places import ROOT
+
 from hostile.cases import FindingError, busy
 from hostile.commands import exit_codes
 from hostile.engines import containers_of, remove
-from hostile.stage_output import GUEST, ROOT
+from hostile.stage_output import GUEST
 
 SAMPLE, VARIANT = "centernet_mobilenet_v2_fpn_shapes", "dynamic"
 #: Bytes above which a recorded content becomes a stand-in, if no reader of the driver's needs it.

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+from places import ROOT
 
 from hostile.archives import Archives
 from hostile.bad_engines import BadEngines
@@ -32,7 +33,7 @@ from hostile.machines import Machines
 from hostile.records import Records
 from hostile.releases import Releases
 from hostile.sound_release import Workshop
-from hostile.stage_output import ROOT, StageOutput
+from hostile.stage_output import StageOutput
 from hostile.texts import Texts
 from kiln.core.errors import UsageError, VerificationError
 from kiln.core.files import write_atomic

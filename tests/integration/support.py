@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from places import ROOT
+
 from kiln.core.digest import key_of, tree_digest
 from kiln.core.lease import is_abandoned
 from kiln.core.store import StageResult, Store
@@ -24,7 +26,6 @@ from kiln.recipes.recipe import Recipe
 from kiln.running.engine import OWNER_LABEL, Engine
 from kiln.running.local import Runner, limits_of
 
-ROOT = Path(__file__).resolve().parents[2]
 EXTRA_STAGES = Path(__file__).parent / "extra_stages"
 SAMPLE = "ssd_mobilenet_v2_oidv4"
 #: Every embedded sample, with the side of its input in pixels.
@@ -342,3 +343,33 @@ def copy_project(target: Path, source: Path = ROOT) -> Path:
     for name in ("docker", "models", "scripts"):
         shutil.copytree(source / name, target / name, ignore=ignore)
     return target
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A built sample: its folder in dist, and the command that built it."""
+
+    kiln: Kiln
+    folder: Path
+
+    def artefact(self, variant: str) -> Path:
+        return self.folder / f"{self.folder.name}_{variant}.tflite"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its ``conversion.json``."""
+        found: dict[str, Any] = json.loads((self.folder / "conversion.json").read_text("utf-8"))
+        return found
+
+    def output(self, step: str, prefix: str, target: Path) -> Path:
+        """What a step of the build made below ``prefix``, laid out in the folder ``target``."""
+        store = Store(self.kiln.store)
+        result = store.get_result(self.record["stages"][step]["key"])
+        assert result is not None
+        files = {
+            name.removeprefix(prefix): blob
+            for name, blob in result.files.items()
+            if name.startswith(prefix)
+        }
+        store.materialize(files, target, link=False)
+        return target

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from proofs.variations.bringing import copy_checkout
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
 SAMPLE = "ssd_mobilenet_v2_oidv4"
 
 

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT, SAMPLE
+from places import ROOT
+from support import SAMPLE
 
 from kiln.core.errors import SourceUnavailableError
 from kiln.core.store import Store

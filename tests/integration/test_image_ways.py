@@ -16,6 +16,7 @@ from typing import Any
 import docker.errors
 import pytest
 import requests
+from places import ROOT
 from support import wait_until
 
 from kiln.core.errors import ImageMismatchError
@@ -153,7 +154,6 @@ def test_a_false_archive_in_the_store_is_told_and_not_used(tiny: Tiny, tmp_path:
 
 # -- a registry ---------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parents[2]
 
 CONFIG = """\
 version: 0.1

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Sample
-from support import ROOT, SAMPLE, Kiln
+from places import ROOT
+from support import SAMPLE, Kiln, Sample
 
 from kiln.bundle.needs import needs_of
 from kiln.bundle.reading import read_index

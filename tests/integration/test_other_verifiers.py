@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from local_sigstore import ISSUER, WORKFLOW, LocalSigstore
+from places import ROOT
 from small_release import MODELS, make_release, statement
-from support import ROOT
 
 from kiln.core.digest import canonical_json
 from kiln.core.errors import VerificationError

@@ -10,7 +10,8 @@ import accuracy
 import pytest
 import scenes
 from families import FAMILIES, LABEL_MAP
-from support import ROOT, SAMPLE, SAMPLES, Ended, Kiln, Stages, Wanted
+from places import ROOT
+from support import SAMPLE, SAMPLES, Ended, Kiln, Stages, Wanted
 
 from kiln.core.digest import sha256_file
 from kiln.core.store import StageResult

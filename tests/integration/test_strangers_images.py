@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, Ended, Kiln
+from places import ROOT
+from support import Ended, Kiln
 
 from kiln.core.archive import TarEntry, deterministic_tar
 from kiln.core.digest import sha256_bytes, tree_digest

@@ -1,7 +1,7 @@
 """The layout of ``.tflite`` files as data: operators, option tables, enumerations.
 
 The facts are those of TensorFlow's ``schema.fbs`` (Apache-2.0), file identifier ``TFL3``, in the
-state that LiteRT 2.3 reads; ``tests/unit/test_tflite_tree.py`` holds them against the schema
+state that LiteRT 2.3 reads; ``tests/unit/tflite/test_tree.py`` holds them against the schema
 module that LiteRT's own Python package carries.
 """
 

@@ -182,7 +182,9 @@ def model_view(model: Model) -> ModelView:
     export = model.conversion.record("stages", "export", "facts")
     stages = [stage for _, stage in model.conversion.records("stages")]
     descriptions = (stage.text("params", "description") for stage in stages)
-    classes = export.number("num_classes")
+    # An export's `num_classes` is its highest class id; a label map may leave some ids out.
+    names = (stage.number("facts", "labels") for stage in stages)
+    classes = next((n for n in names if n is not None), export.number("num_classes"))
     most = export.number("max_detections")
     panels = tuple(_panel(model, picture) for picture in model.pictures if not picture.problem)
     checked = tuple(variant for variant in model.variants if variant.passed is not None)

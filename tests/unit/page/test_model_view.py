@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import page_dist
 import pytest
@@ -16,6 +17,23 @@ pytest.importorskip("ai_edge_litert")
 def viewed(folder: Path) -> ModelView:
     (model,) = read_release(folder.parent).models
     return model_view(model)
+
+
+@pytest.mark.parametrize(
+    ("export", "annotated", "said"),
+    [
+        ({"num_classes": 5}, {"labels": 4}, "4"),  # five ids, one of them without a name
+        ({"num_classes": 90}, {}, "90"),  # Model Maker's seed is not annotated
+        ({}, {}, ""),
+    ],
+)
+def test_classes_are_those_with_a_name(
+    tmp_path: Path, export: dict[str, Any], annotated: dict[str, Any], said: str
+) -> None:
+    folder = page_dist.toy_dist(tmp_path / "dist")
+    stages = {"export": {"facts": export}, "annotate-int8": {"facts": annotated}}
+    page_dist.change(folder / "conversion.json", stages=stages)
+    assert viewed(folder).classes == said
 
 
 def test_the_first_picture_is_one_that_differs(tmp_path: Path) -> None:

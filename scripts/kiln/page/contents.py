@@ -30,7 +30,6 @@ _GATES = (
     "structure", "parity", "normalization", "labels", "trained",
     "runtime-tensorflow", "runtime-task-library", "runtime-litert", "runtime-mediapipe",
 )  # fmt: skip
-STATUSES = ("passed", "failed", "allowed", "skipped")
 
 #: What one model's part of the page may show. A recipe makes five files; some forty images are
 #: checked, with a hundred detections at most. All of them are compared with each other.
@@ -54,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Gate:
-    """One check of one file; ``status`` is one of :data:`STATUSES` or a word unknown here."""
+    """One check of one file; ``status`` is passed, failed, allowed, skipped, or unknown here."""
 
     name: str
     status: str
@@ -109,7 +108,7 @@ class Variant:
 
     @property
     def verdict(self) -> tuple[str, str]:
-        """Its status over all gates (one of :data:`STATUSES`), and the words for it."""
+        """Its status over all gates, and the words for it."""
         if self.passed is None:
             return "skipped", "not checked"
         if not self.passed:

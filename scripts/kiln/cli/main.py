@@ -147,22 +147,19 @@ def build(
     from kiln.core.project import Project
     from kiln.core.store import Store
     from kiln.recipes.recipe import VARIANTS, discover
-    from kiln.recipes.selection import choose
+    from kiln.recipes.selection import select
 
     project = Project.find()
     folder = (models_dir or project.models).absolute()
-    recipes = discover(folder)
-    chosen = choose(folder, recipes, models, samples=samples, variants=variants)
-    if archive is not None and len(chosen) != 1:
+    chosen = select(folder, discover(folder), models, samples=samples, variants=variants)
+    if archive is not None and len(chosen.names) != 1:
         raise UsageError(
             "--archive goes with exactly one model.", "Name the model whose archive it is."
         )
     run_build(
         project,
         Store(Store.default_root()),
-        folder,
         chosen,
-        recipes,
         [variant for variant in VARIANTS if variant in variants],
         (dist or project.root / "dist").absolute(),
         archive=archive,

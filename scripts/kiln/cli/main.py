@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import click
 
@@ -39,9 +38,6 @@ from kiln.core.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.core.files import system_guard
 from kiln.core.plain_text import plain
 from kiln.core.ui import JsonReporter, table
-
-if TYPE_CHECKING:
-    pass
 
 # Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
 # command that finds nothing to do must not pay for them.

@@ -34,6 +34,7 @@ from kiln.running.engine import Engine
 from kiln.running.limits import Limits
 from kiln.running.local import Runner, limits_of
 from kiln.running.stage_user import stage_user
+from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire
 from proofs.variations.emulation import emulated, find_emulator, one_core
 from shared import program
@@ -306,14 +307,13 @@ def check_all(
     machines = check.machines(cpus)
     verdicts, probed = [], set()
     for recipe, variants in recipes:
-        acquired = acquire(
-            recipe,
-            check.store,
+        options = Options(
             on_progress=lambda name, done, total: check.report(
                 "download", name=name, done=done, total=total
             ),
             on_note=lambda message: check.report("note", message=message),
         )
+        acquired = acquire(recipe, check.store, options)
         locked = locked_image(check.project.docker, recipe.image)
         images = Images(check.project.docker, lambda: machines[0].engine, check.store, check.report)
         image = images.ensure(recipe.image).tag
@@ -325,11 +325,11 @@ def check_all(
         def plan_of(
             chosen: Sequence[Variant],
             recipe: Recipe = recipe,
-            sources: Any = acquired.sources,
+            contents: Any = acquired.contents,
             identity: str = locked.identity,
         ) -> Plan:
             code = tree_digest(check.stages)
-            return make_plan(recipe, sources, chosen, image=identity, code=code, checks=False)
+            return make_plan(recipe, contents, chosen, image=identity, code=code, checks=False)
 
         plan = plan_of(variants)
         verdicts.append(check.run(machines, plan, recipe, image, control=False))

@@ -51,7 +51,7 @@ _CUT_OFF = """\
 import sys
 from kiln.checks import runtime_worker
 from kiln.cli.main import main
-why = runtime_worker._cut_off()
+why = runtime_worker.refuse_network()
 if why:
     sys.exit(f"reproduce-demo: {why}")
 main()

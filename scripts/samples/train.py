@@ -64,7 +64,7 @@ def backbone(project: Project, engine: Engine, store: Store, target: Path) -> Pa
     image = locked_image(project.docker, recipe.image)
     plan = make_plan(
         recipe,
-        acquire(recipe, store).sources,
+        acquire(recipe, store).contents,
         [recipe.default_variant],
         image=image.identity,
         code=tree_digest(project.stages),

@@ -39,12 +39,13 @@ from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images import archived, definition
 from kiln.images.builder import Images
-from kiln.recipes.recipe import HubSource, discover, load
+from kiln.recipes.recipe import discover, load
+from kiln.recipes.source import HubSource
 from kiln.recipes.steps import Files, Output, Plan, StepList
 from kiln.running.engine import Engine
 from kiln.signing.dsse import bundle_bytes
 from kiln.signing.statement_names import STATEMENT_TYPE, provenance_path
-from kiln.sources import archive, pypi
+from kiln.sources import packed, pypi
 from kiln.sources.model import acquire
 from kiln.statements.plan_data import plan_as_data
 
@@ -69,7 +70,7 @@ def create(offline: Offline, target: Path, *, images: bool = True) -> Path:
     project = offline.project
     with ExitStack() as stack:
         contents = Contents(project, offline.store, silent, stack)
-        contents.add_model(project.models / "toy" / "recipe.toml", project.models)
+        contents.add_model(load(project.models / "toy" / "recipe.toml"))
         contents.add_packages(project.docker, ["odapi"])
         if images:
             known = Images(project.docker, without_engine, offline.store)
@@ -115,11 +116,11 @@ def test_the_same_contents_make_the_same_bytes(
     path = other.project.models / "toy" / "recipe.toml"
     path.write_bytes(recipe.read_bytes())
     url = load(recipe, offline.project.models).source.url  # type: ignore[union-attr]
-    _, digest = archive.remembered(other.store, "toy") or ("", "")
-    _, same = archive.remembered(offline.store, "toy") or ("", "")
+    _, digest = packed.remembered(other.store, "toy") or ("", "")
+    _, same = packed.remembered(offline.store, "toy") or ("", "")
     assert digest and same
     other.store.add_bytes(offline.store.path(same).read_bytes())
-    archive.remember(other.store, "toy", url, same)
+    packed.remember(other.store, "toy", url, same)
     again = create(other, tmp_path / "again.tar")
     assert again.read_bytes() == bundle.read_bytes()
 
@@ -429,23 +430,23 @@ def test_a_later_choice_does_not_replace_ours(
 def test_another_archive_than_the_first_used(small: bytes, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     url = ref_of(json.loads(members(small)[0][1])["index"], "archive")["url"]
-    archive.remember(store, "toy", url, store.add_bytes(b"the first one"))
+    packed.remember(store, "toy", url, store.add_bytes(b"the first one"))
     path = tmp_path / "bundle.tar"
     path.write_bytes(small)
     with pytest.raises(DigestMismatchError, match="first used"):
         import_bundle(path, store)
-    assert archive.remembered(store, "toy") == (url, sha256_bytes(b"the first one"))
+    assert packed.remembered(store, "toy") == (url, sha256_bytes(b"the first one"))
     assert len(list((store.root / "blobs").rglob("*/*/*"))) == 1  # nothing was taken
 
 
 def test_an_archive_from_another_address_is_not_forgotten(small: bytes, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     first = ("https://elsewhere.example/toy.tar.gz", store.add_bytes(b"the first one"))
-    archive.remember(store, "toy", *first)
+    packed.remember(store, "toy", *first)
     path = tmp_path / "bundle.tar"
     path.write_bytes(small)
     assert import_bundle(path, store).kept == ("toy",)
-    assert archive.remembered(store, "toy") == first
+    assert packed.remembered(store, "toy") == first
 
 
 def image_lies() -> dict[str, Callable[[dict[str, Any]], object]]:
@@ -589,15 +590,15 @@ def test_a_hub_module_out_of_a_cache(
         (tmp_path / "cache" / name / place).write_bytes(place.encode())
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
-    cached = acquire(recipe, here).sources
+    cached = acquire(recipe, here).contents
     target = tmp_path / "hub.tar"
     with ExitStack() as stack:
         contents = Contents(Project(ROOT), here, silent, stack)
-        contents.add_model(path, models)
+        contents.add_model(recipe)
         write(target, contents.index(), contents.readers, silent)
     import_bundle(target, there)
     monkeypatch.delenv("TFHUB_CACHE_DIR")
-    assert acquire(recipe, there).sources == cached
+    assert acquire(recipe, there).contents == cached
 
 
 # -- the command --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from kiln.core.digest import sha256_file
 from kiln.core.errors import RecipeError
 from kiln.recipes import recipe, values
+from kiln.recipes.source import ArchiveSource, HubSource, LocalSource, SourceFile, StageSource
 
 MODELS = ROOT / "models"
 
@@ -98,10 +99,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     assert got.variants == ("dynamic", "int8")
     assert got.default_variant == "dynamic"
-    assert isinstance(got.source, recipe.ArchiveSource)
+    assert isinstance(got.source, ArchiveSource)
     assert got.source.mirrors == ("https://127.0.0.1/copy.tar.gz",)
     assert got.source.sha256 == "ab" * 32
-    assert got.source.files == (recipe.SourceFile(path="checkpoint/ckpt-0.index", size=12),)
+    assert got.source.files == (SourceFile(path="checkpoint/ckpt-0.index", size=12),)
     assert got.labels.in_source == "label_map.pbtxt"
     assert got.labels.file is None
     assert got.export.image_size == (320, 256)
@@ -115,7 +116,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 
 def test_a_stage_source_has_parameters_and_pinned_inputs(tmp_path: Path) -> None:
     got = load(tmp_path, with_stage_source())
-    assert isinstance(got.source, recipe.StageSource)
+    assert isinstance(got.source, StageSource)
     assert got.source.stage == "make_it"
     assert got.source.params == {"seed": 3, "scales": (1.0, 2.5), "deep": {"on": True}}
     assert got.source.inputs["weights"].sha256 == "0c" * 32
@@ -262,7 +263,7 @@ def local(changed: str = LOCAL) -> str:
 
 def test_a_local_source_may_name_files_anywhere(tmp_path: Path) -> None:
     found = load(tmp_path, local())
-    assert isinstance(found.source, recipe.LocalSource)
+    assert isinstance(found.source, LocalSource)
     assert found.source.files[0].path == "ckpt-7.index"
     assert found.resolve(found.source.checkpoint) == Path("/data/run 7/ckpt-7")
     assert found.local_paths() == {
@@ -405,7 +406,7 @@ def test_a_recipe_for_model_maker(tmp_path: Path) -> None:
     found = load(tmp_path, lite())
     assert found.efficientdet is not None
     assert found.efficientdet.spec == "efficientdet_lite0"
-    assert isinstance(found.source, recipe.ArchiveSource)
+    assert isinstance(found.source, ArchiveSource)
     assert found.source.pipeline_config is None
 
 
@@ -414,7 +415,7 @@ def test_a_recipe_for_a_hub_module(tmp_path: Path) -> None:
         LITE.replace("variants", 'profile = "seed"\nallow = ["untrained-heads"]\nvariants')
     )
     found = load(tmp_path, lite(text))
-    assert isinstance(found.source, recipe.HubSource)
+    assert isinstance(found.source, HubSource)
     assert found.source.address == "https://127.0.0.1/lite0/1?tf-hub-format=compressed"
     assert found.allow == ("untrained-heads",)
 
@@ -534,7 +535,7 @@ def test_the_samples_files_are_the_pinned_ones() -> None:
     checked = 0
     for path in recipe.discover(MODELS).values():
         got = recipe.load(path, MODELS)
-        if isinstance(got.source, recipe.StageSource):
+        if isinstance(got.source, StageSource):
             for name, item in got.source.inputs.items():
                 assert sha256_file(got.resolve(item.path)) == item.sha256, (got.name, name)
                 checked += 1

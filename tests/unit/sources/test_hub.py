@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from kiln.core.digest import sha256_file
 from kiln.core.errors import ArchiveError, DigestMismatchError, SourceUnavailableError
@@ -20,9 +21,7 @@ from kiln.sources.fetcher import Options
 from kiln.sources.hub import CACHE_VARIABLE, HubFetcher, cache_folder
 
 HANDLE = "https://tfhub.dev/tensorflow/efficientdet/lite0/feature-vector/1"
-RECIPE = load(
-    discover(Path(__file__).resolve().parents[2] / "models")["efficientdet_lite0_320x320_seed"]
-)
+RECIPE = load(discover(ROOT / "models")["efficientdet_lite0_320x320_seed"])
 FILES = {"saved_model.pb": b"graph", "variables/variables.index": b"index"}
 
 

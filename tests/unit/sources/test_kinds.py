@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
+from places import SCRIPTS
 
 from kiln.recipes.source import KINDS, Source
 from kiln.sources.fetcher import Fetcher
 from kiln.sources.kinds import FETCHERS
 
-PACKAGE = Path(__file__).resolve().parents[3] / "scripts" / "kiln"
+PACKAGE = SCRIPTS / "kiln"
 
 
 def fetches(fetcher: type[Fetcher[Any]]) -> type[Source]:

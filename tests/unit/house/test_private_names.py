@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 OURS = ("kiln", "stages", "locks", "variations", "benchmarks")
 FILES = sorted(
     path

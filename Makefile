@@ -39,6 +39,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 VENV := .venv
 RUNTIMES := .venv-runtimes
 KILN := $(VENV)/bin/kiln
+# Developers' programs, each a module of a package beside kiln's; some share code with the stages.
+PROGRAM := PYTHONPATH=scripts:docker $(VENV)/bin/python -m
 
 .PHONY: help
 help: ## list the targets
@@ -55,31 +57,31 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
 
-$(VENV)/.run: $(VENV)/bin/python scripts/requirements.lock pyproject.toml
+$(VENV)/.run: $(VENV)/bin/python scripts/locks/requirements.lock pyproject.toml
 	@echo "env: installing the driver's locked requirements"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/locks/requirements.lock
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run scripts/requirements-dev.lock
+$(VENV)/.dev: $(VENV)/.run scripts/locks/requirements-dev.lock
 	@echo "env: installing the locked test requirements"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements-dev.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/locks/requirements-dev.lock
 	@touch $@
 
 # An environment of its own: what MediaPipe pins and pulls in (OpenCV, matplotlib) stays away from
 # the driver's.
 # A link leads to somebody else's environment, which must not be emptied to make this one.
-$(RUNTIMES)/.installed: scripts/requirements-runtimes.lock
+$(RUNTIMES)/.installed: scripts/locks/requirements-runtimes.lock
 	@test ! -L $(RUNTIMES) || { echo "runtimes: $(RUNTIMES) is a link, and what it leads to is not up to date; remove the link" >&2; exit 2; }
 	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
 	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock"
 	@$(PYTHON) -m venv --clear $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
-	@$(RUNTIMES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements-runtimes.lock
+	@$(RUNTIMES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/locks/requirements-runtimes.lock
 	@touch $@
 
 .PHONY: engine
 engine: env ## make sure a container engine answers (installs docker.io as root on Debian/Ubuntu)
-	@scripts/engine.sh
+	@scripts/setup/engine.sh
 
 .PHONY: sample
 sample: env engine ## convert the embedded sample models into dist/, signed
@@ -135,7 +137,7 @@ lint: dev lint-workflows ## ruff, strict mypy, which package imports which; and 
 lint-workflows: dev ## actionlint and zizmor over .github/, shellcheck over the scripts
 	@$(VENV)/bin/actionlint -shellcheck $(VENV)/bin/shellcheck
 	@$(VENV)/bin/zizmor --offline --quiet --persona auditor .github
-	@$(VENV)/bin/shellcheck scripts/*.sh .ci/run
+	@$(VENV)/bin/shellcheck scripts/*/*.sh .ci/run
 
 .PHONY: unit
 unit: dev ## fast tests, no engine needed
@@ -143,36 +145,36 @@ unit: dev ## fast tests, no engine needed
 
 .PHONY: test-offer
 test-offer: ## to root: which tests would be skipped until `make test-tools` has run
-	@scripts/test-tools.sh --offer
+	@scripts/setup/test-tools.sh --offer
 
 .PHONY: test
 test: test-offer dev lint ## everything CI runs; without an engine the integration tests are skipped, with the reason
-	@scripts/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
+	@scripts/setup/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
 	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile
 
 .PHONY: test-tools
 test-tools: env ## a browser, MediaPipe's system libraries and cosign, for the tests that need them (root, Debian or Ubuntu)
-	@scripts/test-tools.sh
+	@scripts/setup/test-tools.sh
 
 .PHONY: picture
 picture: dev ## draw docs/detections.png from the sample's artefacts in dist/
-	@$(VENV)/bin/python scripts/picture.py --dist $(DIST)
+	@$(PROGRAM) samples.picture --dist $(DIST)
 
 .PHONY: train
 train: env engine ## train a sample's weights again, in its image: make train SAMPLE=name OUT=folder
-	@$(VENV)/bin/python scripts/train_sample.py $(SAMPLE) --out $(OUT)
+	@$(PROGRAM) samples.train $(SAMPLE) --out $(OUT)
 
 .PHONY: cpu-check
 cpu-check: env engine ## the samples' bytes natively and on two emulated CPUs (takes a while)
-	@$(VENV)/bin/python scripts/cpu_check.py --control
+	@$(PROGRAM) proofs.cpu_check --control
 
 .PHONY: reproducibility
 reproducibility: env engine ## samples and images again under varied circumstances; writes docs/reproducibility.md (an hour)
-	@$(VENV)/bin/python scripts/reproducibility.py --docs docs/reproducibility.md
+	@$(PROGRAM) proofs.reproducibility --docs docs/reproducibility.md
 
 .PHONY: reproduce-demo
 reproduce-demo: dev engine ## the samples made again, byte for byte, from a bundle: no store, images or network
-	@$(VENV)/bin/python scripts/reproduce_demo.py $(DEMO)
+	@$(PROGRAM) proofs.reproduce_demo $(DEMO)
 
 # A failing case says which one it is: make storm CASE=family/name/seed
 .PHONY: storm
@@ -181,20 +183,20 @@ storm: dev engine ## hostile stages, files and bad days at random for STORM_MINU
 
 .PHONY: bench
 bench: dev engine ## kiln against the hand-run way, side by side in one run
-	@$(VENV)/bin/python scripts/bench.py
+	@$(PROGRAM) benchmarks
 
 .PHONY: lock
 lock: dev ## take the newest packages of DATE (a week ago) into all locks, and say what changed
-	@scripts/lock.sh $(DATE)
+	@scripts/locks/lock.sh $(DATE)
 
 .PHONY: lock-changes
 lock-changes: env ## what is different in the locks since the last commit, or since SINCE
-	@$(VENV)/bin/python scripts/lock_changes.py --since $(SINCE)
+	@$(PROGRAM) locks.lock_changes --since $(SINCE)
 
 .PHONY: relock
 relock: env engine ## build all images twice, record them in docker/images.lock, and say what changed
 	@$(KILN) images relock
-	@$(VENV)/bin/python scripts/lock_changes.py --since $(SINCE)
+	@$(PROGRAM) locks.lock_changes --since $(SINCE)
 
 .PHONY: matrix
 matrix: env ## what a release builds, as a job matrix for GitHub (make --silent matrix)
@@ -206,7 +208,7 @@ collect: env ## one release of the dist folders in PARTS, and its flat files in 
 
 .PHONY: trust-file
 trust-file: env ## a trust file in TRUST for the key in PUBLIC_KEY, or for IDENTITY and ISSUER
-	@$(VENV)/bin/python scripts/trust_file.py $(TRUST)
+	@$(PROGRAM) releases.trust_file $(TRUST)
 
 .PHONY: notes
 notes: env ## the notes of the release in dist/ (make --silent notes)
@@ -214,11 +216,11 @@ notes: env ## the notes of the release in dist/ (make --silent notes)
 
 .PHONY: publish
 publish: ## make a release on GitHub of ASSETS and NOTES, named KILN_RELEASE: a draft, then public
-	@scripts/publish-release.sh "$$KILN_RELEASE" $(ASSETS) $(NOTES)
+	@scripts/releases/publish-release.sh "$$KILN_RELEASE" $(ASSETS) $(NOTES)
 
 .PHONY: fetch-release
 fetch-release: ## a release on GitHub (the latest, or TAG), unpacked into the new folder RELEASE
-	@scripts/fetch-release.sh $(RELEASE) "$$TAG"
+	@scripts/releases/fetch-release.sh $(RELEASE) "$$TAG"
 
 .PHONY: reproduce
 reproduce: env engine ## make the release in RELEASE again (REPRODUCE: more options) and compare; results in REPRODUCED
@@ -228,11 +230,11 @@ reproduce: env engine ## make the release in RELEASE again (REPRODUCE: more opti
 
 .PHONY: reproduce-report
 reproduce-report: env ## what `make reproduce` found: a report and a badge in REPRODUCED
-	@$(VENV)/bin/python scripts/reproduce_report.py $(REPRODUCED)/events.jsonl --out $(REPRODUCED) --title "$$TAG"
+	@$(PROGRAM) releases.reproduce_report $(REPRODUCED)/events.jsonl --out $(REPRODUCED) --title "$$TAG"
 
 .PHONY: reproduce-issue
 reproduce-issue: ## tell GitHub's issues what the report says (RESULT=success closes the one that is open)
-	@scripts/reproduce-issue.sh "$$RESULT" $(REPRODUCED)/report.md
+	@scripts/releases/reproduce-issue.sh "$$RESULT" $(REPRODUCED)/report.md
 
 .PHONY: doctor
 doctor: env ## what kiln needs of this machine

@@ -1,6 +1,6 @@
 """EfficientDet-Lite0, int8: a bare Model Maker script in the same image, from the same checkpoint.
 
-The script (``scripts/baseline/lite/export.py``) does what Model Maker offers for it: restore the
+The script (``baseline/lite/export.py``) does what Model Maker offers for it: restore the
 weights into its own net, ``ObjectDetector.export``, metadata included.
 """
 

@@ -1,6 +1,6 @@
 """SSD: the package's export command, then one conversion and one metadata process a variant.
 
-That is what the notebooks do (``scripts/baseline/ssd/``). Both ways start from the same
+That is what the notebooks do (``baseline/ssd/``). Both ways start from the same
 checkpoint and run in the same sealed image.
 """
 

@@ -239,7 +239,7 @@ def run_mediapipe(code: str, folder: Path, image: Path) -> list[list[str]] | Non
         return None
     offline = (
         f"import sys\nsys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
-        "from kiln.checks import runtime_worker\nassert not runtime_worker._cut_off()\n"
+        "from kiln.checks import runtime_worker\nassert not runtime_worker.refuse_network()\n"
     )
     return run(f"{offline}{code}", folder, image, worker_process.python())
 

@@ -61,6 +61,7 @@ def parsed(dist: Path) -> Parsed:
 
 def rows_of(page: str, section: str) -> dict[str, str]:
     """The words of each row of a table, by the name that it begins with."""
-    found = re.findall(r"<tr[^>]*>(.*?)</tr>", page.partition(section)[2].partition("</table>")[0])
+    table = page.partition(section)[2].partition("</table>")[0]
+    found = re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.DOTALL)
     rows = [re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", row)).strip() for row in found]
     return {row.partition(" ")[0]: row for row in rows}

@@ -16,6 +16,7 @@ from kiln.bundle.writing import write
 from kiln.core.errors import ArchiveError, KilnError
 from kiln.core.store import Store
 from kiln.images.builder import Images
+from kiln.recipes.recipe import load
 from kiln.running.engine import Engine
 
 HUB = "efficientdet_lite0_320x320_seed"
@@ -33,7 +34,7 @@ def create(offline: Offline, target: Path, *, images: bool = True) -> Path:
     project = offline.project
     with ExitStack() as stack:
         contents = Contents(project, offline.store, silent, stack)
-        contents.add_model(project.models / "toy" / "recipe.toml", project.models)
+        contents.add_model(load(project.models / "toy" / "recipe.toml"))
         contents.add_packages(project.docker, ["odapi"])
         if images:
             known = Images(project.docker, without_engine, offline.store)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kiln.recipes.plan import Plan, Sources, make_plan
+from kiln.recipes.contents import Contents
+from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import CONVERTED, Recipe, Variant
 from kiln.recipes.values import tuples
 
@@ -16,7 +17,7 @@ CHECKPOINT = {
     "checkpoint/ckpt-0.data-00000-of-00001": "c" * 64,
 }
 IMAGES = {"cat.png": "d" * 64, "cup.png": "e" * 64}
-SOURCES = Sources(checkpoint=CHECKPOINT, label_map="f" * 64, images=IMAGES)
+SOURCES = Contents(checkpoint=CHECKPOINT, label_map="f" * 64, images=IMAGES)
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -47,7 +48,7 @@ def recipe(**changes: Any) -> Recipe:
 
 def plan(
     made_of: Recipe | None = None,
-    sources: Sources = SOURCES,
+    sources: Contents = SOURCES,
     variants: tuple[Variant, ...] = CONVERTED,
     image: str = IMAGE,
     code: str = CODE,

@@ -11,7 +11,8 @@ from typing import Any
 from toy_project import SEALED, add_recipe, make_project
 
 from kiln.core.digest import sha256_bytes, tree_digest
-from kiln.recipes.plan import Plan, Sources, make_plan
+from kiln.recipes.contents import Contents
+from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import load
 from kiln.running.limits import Limits
 from kiln.statements import make
@@ -58,13 +59,13 @@ def toy_model(
         path.write_text(text.replace("[labels]", 'prebuilt = "toy.tflite"\n[labels]'))
     recipe = load(path, project.models)
     code = tree_digest(project.stages)
-    sources = Sources(
+    contents = Contents(
         checkpoint={"pipeline.config": "1" * 64, "checkpoint/ckpt-0.index": "2" * 64},
         label_map="3" * 64,
         images={"cat.png": "6" * 64},
         prebuilt=sha256_bytes(original) if original is not None else None,
     )
-    plan = make_plan(recipe, sources, recipe.variants, image=SEALED.identity, code=code)
+    plan = make_plan(recipe, contents, recipe.variants, image=SEALED.identity, code=code)
     files = {f"{name}_{variant}.tflite": data for variant, data in artefacts.items()}
     made = {
         plan.artefacts[variant]: sha256_bytes(data)  # type: ignore[index]
@@ -108,7 +109,7 @@ def toy_model(
         file = f"{name}_prebuilt_original.tflite"
         about.append(make.About("prebuilt_original", file, sha256_bytes(original), "adopt"))
     gathered = make.gather(
-        project, path, recipe, code, Repository("git+https://example.com/kiln.git", COMMIT, False)
+        project, recipe, code, Repository("git+https://example.com/kiln.git", COMMIT, False)
     )
     stated = make.statements(recipe, Limits(), plan, gathered, about, records)
     everything = {**files, **records, **gathered.files("odapi"), **(more or {})}

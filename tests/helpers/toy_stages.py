@@ -190,7 +190,7 @@ def make_builder(project: Project, store: Store, dist: Path) -> tuple[Builder, l
     def tell(event: str, **fields: Any) -> None:
         events.append({"event": event, **fields})
 
-    builder = ToyBuilder(project, project.models, store, dist, tell)
+    builder = ToyBuilder(project, store, dist, tell)
     door = Doorman(lambda container: run_stages(project, container))
     builder._engine = door  # type: ignore[assignment]
     return builder, events, door

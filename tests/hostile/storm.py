@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-import tool
 from places import ROOT
 
 from hostile.archives import Archives
@@ -43,6 +42,7 @@ from kiln.core.store import Store
 from kiln.core.ui import table
 from kiln.images.builder import Images
 from kiln.running.engine import Engine
+from shared import program
 
 BEGIN, END = "<!-- table: `make storm` writes it -->", "<!-- end of table -->"
 DOCUMENT = ROOT / "docs" / "security.md"
@@ -217,9 +217,8 @@ def families(folder: Path, wanted: Sequence[str], tell: Callable[[str], None]) -
 
 def _faketime(folder: Path, tell: Callable[[str], None]) -> Path | None:
     """libfaketime, where it can be had."""
-    from variations.bringing import faketime
-
     from kiln.core.errors import KilnError
+    from proofs.variations.bringing import faketime
 
     try:
         return faketime(Store(Store.default_root()), folder)
@@ -285,4 +284,4 @@ def command(
 
 
 if __name__ == "__main__":
-    tool.run(command, "storm")
+    program.run(command, "storm")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from places import ROOT
-from variations.bringing import copy_checkout
+
+from proofs.variations.bringing import copy_checkout
 
 pytestmark = pytest.mark.integration
 
@@ -20,9 +21,9 @@ SAMPLE = "ssd_mobilenet_v2_oidv4"
 
 def run(project: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "reproducibility.py"), SAMPLE, "--json",
+        [sys.executable, "-m", "proofs.reproducibility", SAMPLE, "--json",
          "--variant", "float32", *arguments],
-        env={**os.environ, "KILN_PROJECT": str(project)},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "KILN_PROJECT": str(project)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert not done.stderr, done.stderr

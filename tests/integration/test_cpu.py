@@ -11,15 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import SCRIPTS
+from places import ROOT
 from support import SAMPLE
-from variations.emulation import find_emulator
 
 from kiln.core.errors import SourceUnavailableError
 from kiln.core.store import Store
 from kiln.images.lock import Locked
-
-SCRIPT = SCRIPTS / "cpu_check.py"
+from proofs.variations.emulation import find_emulator
 
 
 def test_bytes_do_not_depend_on_the_processor(store: Store, odapi: Locked, project: Path) -> None:
@@ -31,7 +29,8 @@ def test_bytes_do_not_depend_on_the_processor(store: Store, odapi: Locked, proje
     ended = subprocess.run(
         [
             sys.executable,
-            SCRIPT,
+            "-m",
+            "proofs.cpu_check",
             SAMPLE,
             "--variant",
             "float32",
@@ -40,7 +39,7 @@ def test_bytes_do_not_depend_on_the_processor(store: Store, odapi: Locked, proje
             "--control",
         ],
         cwd=project,
-        env={**os.environ, "KILN_STORE": str(store.root)},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "KILN_STORE": str(store.root)},
         capture_output=True,
         text=True,
         check=False,

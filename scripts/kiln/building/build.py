@@ -22,13 +22,15 @@ from kiln.core.store import StageResult, Store
 from kiln.images.lock import locked_image
 from kiln.recipes.check_steps import check_id, library_id
 from kiln.recipes.plan import Plan, make_plan
-from kiln.recipes.recipe import Recipe, Variant, load
+from kiln.recipes.recipe import Recipe, Variant
+from kiln.recipes.selection import Selection
 from kiln.release import publish
 from kiln.release.layout import PAGE_FILE
 from kiln.running.cached import look_up
 from kiln.running.local import OnEvent, Runner, limits_of
 from kiln.signing.signer import Signer, own_signer
 from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL
+from kiln.sources.fetcher import Options
 from kiln.sources.model import Acquired, acquire, with_images_to_check
 from kiln.statements import make
 from kiln.statements.repository import Repository, repository_of
@@ -81,7 +83,6 @@ class Builder:
     """
 
     project: Project
-    models: Path
     store: Store
     dist: Path
     on_event: OnEvent
@@ -106,8 +107,7 @@ class Builder:
 
     def build(
         self,
-        models: Sequence[str],
-        recipes: dict[str, Path],
+        chosen: Selection,
         variants: Sequence[Variant] = (),
         *,
         archive: Path | None = None,
@@ -116,23 +116,25 @@ class Builder:
         """Build several models; a failure of one does not stop the others.
 
         Args:
-            recipes: model name -> recipe file (:func:`kiln.recipes.recipe.discover`).
+            chosen: the recipes; one that cannot be read is a model that fails.
             variants: which; all of each recipe when empty.
-            archive: see :func:`kiln.sources.model.acquire`; only with one model.
+            archive: see :class:`kiln.sources.fetcher.Options`; only with one model.
             jobs: models at a time.
         """
         publish.check_target(self.dist)
         self.store.sweep()
         self._signer = own_signer()
         self._repository = repository_of(self.project.root)
-        done: list[ModelBuild] = []
+        several = len(chosen.names) > 1
+        done = [self._failed(name, error, several) for name, error in chosen.broken.items()]
         pool = ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="model")
         tasks: dict[Future[ModelBuild], str] = {
-            pool.submit(self._one, recipes[name], variants, archive): name for name in models
+            pool.submit(self._one, recipe, variants, archive): name
+            for name, recipe in chosen.recipes.items()
         }
         try:
             for task in as_completed(tasks):
-                done.append(self._outcome(task, tasks[task], tell=len(models) > 1))
+                done.append(self._outcome(task, tasks[task], several))
         except BaseException:
             # Ctrl-C: stop what runs, begin nothing new, give the threads a moment to clean up. One
             # that is deep in an image build does not notice; the process ends without it.
@@ -145,7 +147,7 @@ class Builder:
             raise
         pool.shutdown()
         self._refresh_front(any(build.changed for build in done))
-        return sorted(done, key=lambda item: models.index(item.model))
+        return sorted(done, key=lambda item: chosen.names.index(item.model))
 
     def _refresh_front(self, changed: bool) -> None:
         if not self.dist.is_dir() or ((self.dist / PAGE_FILE).is_file() and not changed):
@@ -165,47 +167,45 @@ class Builder:
         if self._stop.is_set():
             raise CancelledError("Stopped.")
 
-    def _outcome(self, task: Future[ModelBuild], name: str, *, tell: bool) -> ModelBuild:
+    def _outcome(self, task: Future[ModelBuild], name: str, several: bool) -> ModelBuild:
         try:
             with system_guard():
                 result = task.result()
-            self._remember(name, ok=True, variants=[item.variant for item in result.artefacts])
-            self.on_event("model", model=name, state="done")
         except KilnError as error:
-            result = ModelBuild(name, error=error)
-            self._remember(name, ok=False, kind=error.kind)
-            if tell:  # an only model's failure is the whole build's, and told as such
-                self.on_event(
-                    "failed",
-                    model=name,
-                    kind=error.kind,
-                    message=error.message,
-                    remedy=error.remedy,
-                )
+            return self._failed(name, error, several)
+        self._remember(name, ok=True, variants=[item.variant for item in result.artefacts])
+        self.on_event("model", model=name, state="done")
         return result
+
+    def _failed(self, name: str, error: KilnError, several: bool) -> ModelBuild:
+        """Note a failure; an only model's is the whole build's, and told as such."""
+        self._remember(name, ok=False, kind=error.kind)
+        if several:
+            self.on_event(
+                "failed", model=name, kind=error.kind, message=error.message, remedy=error.remedy
+            )
+        return ModelBuild(name, error=error)
 
     def _remember(self, name: str, **result: Any) -> None:
         # For `kiln models`; a build does not fail because this cannot be written.
         with contextlib.suppress(KilnError):
             self.store.set_ref(LAST_RESULT, name, {"when": int(time.time()), **result})
 
-    def _one(self, path: Path, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
-        recipe = load(path, self.models)
+    def _one(self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
         locked = locked_image(self.project.docker, recipe.image)
         code = tree_digest(self.project.stages)
-        sources = make.gather(self.project, path, recipe, code, self._repository)
-        acquired = acquire(
-            recipe,
-            self.store,
+        sources = make.gather(self.project, recipe, code, self._repository)
+        options = Options(
             archive=archive,
             on_progress=lambda name, done, total: self._tell(
                 "download", name=name, done=done, total=total
             ),
             on_note=lambda text: self._tell("note", message=text),
         )
+        acquired = acquire(recipe, self.store, options)
         acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
         wanted = variants or recipe.variants
-        plan = make_plan(recipe, acquired.sources, wanted, image=locked.identity, code=code)
+        plan = make_plan(recipe, acquired.contents, wanted, image=locked.identity, code=code)
         ahead = worker_process.Ahead()
         ran: set[str] = set()
 
@@ -284,7 +284,7 @@ class Builder:
         """``like`` for other variants."""
         if set(variants) == set(like.artefacts):
             return like
-        return make_plan(recipe, acquired.sources, variants, image=like.identity, code=like.code)
+        return make_plan(recipe, acquired.contents, variants, image=like.identity, code=like.code)
 
     def _check_trained(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
         """Nothing that was never trained is published, unless the recipe says so by name.

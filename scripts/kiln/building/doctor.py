@@ -15,7 +15,8 @@ from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.definition import load as load_images
 from kiln.images.lock import locked_image
-from kiln.recipes.recipe import discover, load
+from kiln.recipes.recipe import discover
+from kiln.recipes.selection import read_all
 from kiln.running.engine import Engine
 from kiln.signing.keys import (
     PASSWORD_VARIABLE,
@@ -98,10 +99,8 @@ def _key() -> Finding | str:
 
 
 def _recipes(project: Project) -> str:
-    found = discover(project.models)
-    for path in found.values():
-        load(path, project.models)
-    return f"{len(found)} readable"
+    found = read_all(project.models, discover(project.models))
+    return f"{len(found.unbroken())} readable"
 
 
 def _locks(project: Project) -> str:

@@ -79,7 +79,7 @@ def _steps(
 ) -> tuple[PlannedStep, ...]:
     acquired = with_images_to_check(acquire(recipe, store), project.sample_images, store)
     code = tree_digest(project.stages)
-    plan = make_plan(recipe, acquired.sources, variants, image=identity, code=code)
+    plan = make_plan(recipe, acquired.contents, variants, image=identity, code=code)
     known = look_up(plan, store, plan.published(), plan.ids(), read=False)
     runs = {step.id for step in known.todo}
 

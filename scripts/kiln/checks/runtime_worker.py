@@ -70,7 +70,7 @@ def main() -> None:
         answers.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
         answers.flush()
 
-    open_reason = _cut_off()
+    open_reason = refuse_network()
     if "--ahead" in sys.argv:
         _load_ahead(open_reason)
     request = json.loads(sys.stdin.buffer.read())
@@ -131,7 +131,7 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_
 _ALLOW, _ERRNO, _EACCES = 0x7FFF0000, 0x00050000, 13
 
 
-def _cut_off() -> str:
+def refuse_network() -> str:
     """Let socket(2) fail for anything but local sockets, in this process and all that it starts.
 
     A seccomp filter needs no rights and no namespace, which systems often reserve.

@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from kiln.core.project import Project
     from kiln.core.store import Store
     from kiln.recipes.recipe import Variant
+    from kiln.recipes.selection import Selection
 
 
 def run_build(
     project: Project,
     store: Store,
-    models_dir: Path,
-    chosen: Sequence[str],
-    recipes: dict[str, Path],
+    chosen: Selection,
     variants: Sequence[Variant],
     dist: Path,
     *,
@@ -39,8 +38,7 @@ def run_build(
     """Build models and print what came out.
 
     Args:
-        models_dir: the folder of the recipes.
-        chosen: names of the models, which ``recipes`` leads from to their files.
+        chosen: the models' recipes.
         variants: which; all of each recipe when empty.
         notes: told at the start.
         shown_dist: how the user named ``dist``, for the command that checks it; ``None``: did not.
@@ -65,8 +63,8 @@ def run_build(
             timings.event(event, **fields)
             reporter.event(event, **fields)
 
-        builder = Builder(project, models_dir, store, dist, on_event, keep_failed)
-        builds = builder.build(chosen, recipes, variants, archive=archive, jobs=jobs)
+        builder = Builder(project, store, dist, on_event, keep_failed)
+        builds = builder.build(chosen, variants, archive=archive, jobs=jobs)
         for item in builds:
             for artefact in item.artefacts:
                 reporter.event(

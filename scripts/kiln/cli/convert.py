@@ -146,7 +146,8 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
     from kiln.core.files import write_atomic
     from kiln.core.project import Project
     from kiln.core.store import Store
-    from kiln.recipes.recipe import RECIPE_FILE
+    from kiln.recipes.recipe import RECIPE_FILE, load
+    from kiln.recipes.selection import Selection
     from kiln.release import publish
     from kiln.sources.local import reading
 
@@ -165,9 +166,7 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
         run_build(
             project,
             store,
-            scratch / "models",
-            [arguments.name],
-            {arguments.name: path},
+            Selection.of(load(path)),
             [],
             target,
             keep_failed=keep_failed,

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import click
 
@@ -39,9 +38,6 @@ from kiln.core.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.core.files import system_guard
 from kiln.core.plain_text import plain
 from kiln.core.ui import JsonReporter, table
-
-if TYPE_CHECKING:
-    pass
 
 # Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
 # command that finds nothing to do must not pay for them.
@@ -147,22 +143,19 @@ def build(
     from kiln.core.project import Project
     from kiln.core.store import Store
     from kiln.recipes.recipe import VARIANTS, discover
-    from kiln.recipes.selection import choose
+    from kiln.recipes.selection import select
 
     project = Project.find()
     folder = (models_dir or project.models).absolute()
-    recipes = discover(folder)
-    chosen = choose(folder, recipes, models, samples=samples, variants=variants)
-    if archive is not None and len(chosen) != 1:
+    chosen = select(folder, discover(folder), models, samples=samples, variants=variants)
+    if archive is not None and len(chosen.names) != 1:
         raise UsageError(
             "--archive goes with exactly one model.", "Name the model whose archive it is."
         )
     run_build(
         project,
         Store(Store.default_root()),
-        folder,
         chosen,
-        recipes,
         [variant for variant in VARIANTS if variant in variants],
         (dist or project.root / "dist").absolute(),
         archive=archive,

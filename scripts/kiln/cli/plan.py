@@ -40,16 +40,15 @@ def plan(
     from kiln.building.dry_run import forecast
     from kiln.core.project import Project
     from kiln.core.store import Store
-    from kiln.recipes.recipe import VARIANTS, discover, load
-    from kiln.recipes.selection import choose
+    from kiln.recipes.recipe import VARIANTS, discover
+    from kiln.recipes.selection import select
 
     if github_matrix and as_json:
         raise UsageError("--github-matrix is JSON already.", "Leave --json out.")
     project = Project.find()
     folder = (models_dir or project.models).absolute()
-    found = discover(folder)
-    chosen = choose(folder, found, models, samples=samples, variants=variants)
-    recipes = [load(found[name], folder) for name in chosen]
+    chosen = select(folder, discover(folder), models, samples=samples, variants=variants)
+    recipes = chosen.unbroken()
     wanted = [variant for variant in VARIANTS if variant in variants]
     if github_matrix:
         print(json.dumps(_matrix(recipes, wanted, named=bool(models)), separators=(",", ":")))
@@ -64,10 +63,10 @@ def plan(
 
 
 def _matrix(recipes: list[Recipe], variants: list[Variant], *, named: bool) -> dict[str, Any]:
-    from kiln.recipes.selection import for_release, only_here
+    from kiln.recipes.selection import for_release
 
     for recipe in recipes:
-        if named and only_here(recipe):
+        if named and recipe.source.only_here:
             raise UsageError(
                 f"The source of model {recipe.name!r} is on this machine only.",
                 "No other machine can build it: leave it out of the matrix.",

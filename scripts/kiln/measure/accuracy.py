@@ -34,20 +34,13 @@ from kiln.images.lock import locked_image
 from kiln.measure import accuracy_record, coco, scoring
 from kiln.measure.coco import DataSet, Matching, Picture
 from kiln.measure.scoring import DETECTIONS, Scores
-from kiln.recipes.check_steps import reference_stage
+from kiln.recipes.check_steps import only_exported, reference_stage
 from kiln.recipes.plan import Files, Plan, Step, make_plan
-from kiln.recipes.recipe import (
-    HubSource,
-    ImageName,
-    Recipe,
-    SavedModelSource,
-    StageSource,
-    Variant,
-    load,
-)
+from kiln.recipes.recipe import ImageName, Recipe, Variant
 from kiln.recipes.steps import lone_step
 from kiln.running.limits import Limits
 from kiln.running.local import OnEvent, Runner, limits_of
+from kiln.sources.fetcher import Options
 from kiln.sources.model import Acquired, acquire
 
 #: What the model before conversion is called in results.
@@ -237,7 +230,7 @@ class Accuracy:
 
     def measure(
         self,
-        path: Path,
+        recipe: Recipe,
         data: DataSet,
         variants: Sequence[Variant] = (),
         *,
@@ -247,25 +240,22 @@ class Accuracy:
         """Convert the model if that has not been done, run it and its source, and score both.
 
         Args:
-            path: the recipe.
             variants: which; all there are when empty.
-            archive: see :func:`kiln.sources.model.acquire`.
+            archive: see :class:`kiln.sources.fetcher.Options`.
             images: only so many, the first by file name.
 
         Raises:
             KilnError: of any kind that a build has; LabelMapError where model and data set have
                 no class in common; ImageSetError for what is wrong with the data set.
         """
-        recipe = load(path, self.builder.models)
-        acquired = acquire(
-            recipe,
-            self.builder.store,
+        options = Options(
             archive=archive,
             on_progress=lambda name, done, total: self.builder.on_event(
                 "download", name=name, done=done, total=total
             ),
             on_note=self._note,
         )
+        acquired = acquire(recipe, self.builder.store, options)
         wanted = self._wanted(recipe, variants)
         # The data set first: what is wrong with it shows before minutes of conversion.
         chosen = data.pictures[:images]
@@ -329,7 +319,8 @@ class Accuracy:
         """The build's own steps: the artefacts, and the checkpoint that a stage makes."""
         convert: Sequence[Variant] = wanted if self.published is None else ()
         identity = self._identity(recipe.image)
-        plan = make_plan(recipe, acquired.sources, convert, image=identity, code=self._code)
+        contents, code = acquired.contents, self._code
+        plan = make_plan(recipe, contents, convert, image=identity, code=code, checks=False)
         # Not the comparison with the publisher's file; but the checkpoint, cached export or not.
         reports = _source_steps(recipe)
         if not convert and not reports:
@@ -348,7 +339,7 @@ class Accuracy:
         plan: Plan,
     ) -> list[_Thing]:
         things = []
-        if isinstance(recipe.source, HubSource):
+        if recipe.source.brings == "feature_vector":
             self._note(
                 f"{recipe.name}: its source has no prediction heads, so only what was made of it "
                 "is measured"
@@ -370,13 +361,13 @@ class Accuracy:
         self, recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResult]
     ) -> dict[int, tuple[str, ...]]:
         """The label map: class id to its names."""
-        digest = acquired.sources.label_map
+        digest = acquired.contents.label_map
         if digest is None:
-            inside = f"model/{acquired.sources.label_map_path}"
+            inside = f"model/{acquired.contents.label_map_path}"
             if inside not in results["checkpoint"].files:
                 raise LabelMapError(
                     f"The checkpoint of {recipe.name!r} holds no "
-                    f"{acquired.sources.label_map_path}.",
+                    f"{acquired.contents.label_map_path}.",
                     "Correct labels.in_source in the recipe, or name a file with labels.file.",
                 )
             digest = results["checkpoint"].files[inside].sha256
@@ -569,20 +560,20 @@ class _Overall:
 
 def _source_steps(recipe: Recipe) -> tuple[str, ...]:
     """The steps that the source itself comes from, where it is not files."""
-    if isinstance(recipe.source, SavedModelSource) and recipe.efficientdet is None:
+    if only_exported(recipe):
         return ("export",)
-    made = isinstance(recipe.source, StageSource | SavedModelSource)
+    made = recipe.source.made_by is not None or recipe.source.brings == "saved_model"
     return ("checkpoint",) if made else ()
 
 
 def _source(recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResult]) -> _Thing:
     """The model before conversion: its own net and its own post-processing."""
-    files: Mapping[str, str] = acquired.sources.checkpoint
+    files: Mapping[str, str] = acquired.contents.checkpoint
     steps = _source_steps(recipe)
     if steps == ("export",):
         facts = results["export"].facts
         known = {"normalization": facts["normalization"], "normalization_from": "export"}
-        inputs = {"saved_model": Files(acquired.sources.saved_model)}
+        inputs = {"saved_model": Files(acquired.contents.saved_model)}
         return _Thing(SOURCE, recipe.image, "saved_model_reference", known, inputs)
     if steps:
         files = {

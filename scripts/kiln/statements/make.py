@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kiln.core.digest import sha256_bytes
@@ -63,26 +62,23 @@ class About:
     step: str
 
 
-def gather(
-    project: Project, path: Path, recipe: Recipe, code: str, repository: Repository | None
-) -> Sources:
+def gather(project: Project, recipe: Recipe, code: str, repository: Repository | None) -> Sources:
     """The sources that a build starts with.
 
     Args:
-        path: of the recipe.
         code: digest of the stage code that the build is planned with.
 
     Raises:
         StoreError: see :func:`kiln.statements.source_archive.source_archive`; or the stage code was
             changed meanwhile.
     """
-    data = source_archive(project, path, recipe)
+    data = source_archive(project, recipe)
     archive = SourceArchive.read(data)
     if archive.stage_code() != code:
         raise StoreError(
             "The stage code changed while the build began.", "Run again when it is at rest."
         )
-    return Sources(data, archive, archived_recipe_path(project, path), repository)
+    return Sources(data, archive, archived_recipe_path(project, recipe), repository)
 
 
 def statements(

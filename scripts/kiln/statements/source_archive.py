@@ -22,7 +22,7 @@ from kiln.core.errors import RecipeError, StoreError
 from kiln.core.project import Project
 from kiln.core.untrusted import parse_toml
 from kiln.images.definition import SOURCE_DATE_EPOCH
-from kiln.recipes.recipe import ANYWHERE_SOURCES, RECIPE_FILE, Recipe, load
+from kiln.recipes.recipe import RECIPE_FILE, Recipe
 
 #: A string of one line in TOML.
 _STRING = re.compile(r""" "(?:[^"\\\n]|\\.)*" | '[^'\n]*' """, re.VERBOSE)
@@ -38,22 +38,19 @@ _LEFT_BY_TOOLS = (*CACHE_PATTERNS, "*.egg-info", ".*")
 MAX_TEXT = 1 << 20
 
 
-def source_archive(project: Project, recipe_path: Path, recipe: Recipe | None = None) -> bytes:
+def source_archive(project: Project, recipe: Recipe) -> bytes:
     """The archive for one recipe; same contents, same bytes, whatever times, owners or umask.
 
-    Args:
-        recipe_path: the ``recipe.toml``. One below the project's models folder keeps its place,
-            another goes to ``models/<name>/``.
-        recipe: the same, where it was loaded already.
+    A recipe below the project's models folder keeps its place, another goes to
+    ``models/<name>/``. Its text is that which was read, whatever the file holds by now.
 
     Raises:
         StoreError: a file cannot be read, or is a link, a device or of a name that is not UTF-8.
-        RecipeError: the recipe cannot be read, or see :func:`published_recipe`.
+        RecipeError: see :func:`published_recipe`.
     """
-    chosen = recipe if recipe is not None else load(recipe_path)
     try:
         entries = list(_entries(project.root))
-        entries += _recipe_entries(project, recipe_path.absolute(), chosen)
+        entries += _recipe_entries(project, recipe)
         out = io.BytesIO()
         deterministic_tar(out, entries, mtime=SOURCE_DATE_EPOCH)
     except OSError as error:
@@ -65,9 +62,9 @@ def source_archive(project: Project, recipe_path: Path, recipe: Recipe | None = 
     return out.getvalue()
 
 
-def archived_recipe_path(project: Project, recipe_path: Path) -> str:
+def archived_recipe_path(project: Project, recipe: Recipe) -> str:
     """Where the recipe is in the archive, such as ``models/samples/toy/recipe.toml``."""
-    path = recipe_path.absolute()
+    path = recipe.file.path
     if path.is_relative_to(project.models.absolute()):
         return f"models/{path.relative_to(project.models.absolute()).as_posix()}"
     return f"models/{path.parent.name}/{RECIPE_FILE}"
@@ -111,16 +108,14 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _recipe_entries(project: Project, path: Path, recipe: Recipe) -> list[TarEntry]:
-    place = PurePosixPath(archived_recipe_path(project, path))
-    entries = {str(place): published_recipe(path.read_bytes(), recipe)}
+def _recipe_entries(project: Project, recipe: Recipe) -> list[TarEntry]:
+    path = recipe.file.path
+    entries = {archived_recipe_path(project, recipe): published_recipe(recipe)}
     models = project.models.absolute()
     if not path.is_relative_to(models):
         return [TarEntry(name, data) for name, data in entries.items()]
-    named = [recipe.labels.file]
-    if isinstance(recipe.source, ANYWHERE_SOURCES):
-        named.append(recipe.source.pipeline_config)
-    for relative in named:
+    local = recipe.local_paths()
+    for relative in (local.get("labels.file"), local.get("source.pipeline_config")):
         file = Path(os.path.normpath(path.parent / relative)) if relative else None
         if file is None or not file.is_relative_to(models) or not file.is_file():
             continue
@@ -130,7 +125,7 @@ def _recipe_entries(project: Project, path: Path, recipe: Recipe) -> list[TarEnt
     return [TarEntry(name, data) for name, data in entries.items()]
 
 
-def published_recipe(data: bytes, recipe: Recipe) -> bytes:
+def published_recipe(recipe: Recipe) -> bytes:
     """The recipe as it is archived: without the folders of this machine.
 
     An absolute path (only recipes of one's own files may have some) becomes its last part. What
@@ -141,7 +136,7 @@ def published_recipe(data: bytes, recipe: Recipe) -> bytes:
     """
     private = {path for path in recipe.local_paths().values() if path.startswith("/")}
     if not private:
-        return data
+        return recipe.file.data
 
     def shorter(match: re.Match[str]) -> str:
         try:
@@ -150,7 +145,7 @@ def published_recipe(data: bytes, recipe: Recipe) -> bytes:
             return match[0]
         return json.dumps(PurePosixPath(value).name) if value in private else match[0]
 
-    text = _STRING.sub(shorter, data.decode("utf-8"))
+    text = _STRING.sub(shorter, recipe.file.data.decode("utf-8"))
     if any(path in text for path in private):
         raise RecipeError(
             f"The recipe of {recipe.name!r} has an absolute path in a comment or in a string of "

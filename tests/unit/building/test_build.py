@@ -21,8 +21,10 @@ from kiln.core.errors import (
     UsageError,
 )
 from kiln.core.store import Blob, StageResult, Store
-from kiln.recipes.plan import Sources, make_plan
+from kiln.recipes.contents import Contents
+from kiln.recipes.plan import make_plan
 from kiln.recipes.recipe import discover, load
+from kiln.recipes.selection import read_all
 from kiln.signing.keys import SigningKey
 from kiln.sources.model import Acquired, acquire
 
@@ -70,7 +72,6 @@ def make_builder(root: Path) -> tuple[Builder, list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
     builder = Builder(
         project,
-        project.models,
         Store(root / "store"),
         root / "dist",
         lambda event, **fields: events.append({"event": event, **fields}),
@@ -84,8 +85,8 @@ def test_each_model_fails_by_itself(private: Path) -> None:
     add_recipe(builder.project, "no_source", (private / "nothing.tar.gz").as_uri())
     broken = add_recipe(builder.project, "broken")
     broken.write_text("schema = ")
-    recipes = discover(builder.project.models)
-    builds = builder.build(list(recipes), recipes, jobs=3)
+    models = builder.project.models
+    builds = builder.build(read_all(models, discover(models)), jobs=3)
     assert [item.model for item in builds] == ["broken", "needs_engine", "no_source"]
     kinds = {item.model: item.error.kind for item in builds if item.error}
     assert kinds == {
@@ -111,13 +112,13 @@ def test_after_a_stop_busy_threads_find_out(private: Path) -> None:
 def test_whoever_waits_for_another_kiln_can_be_stopped(private: Path) -> None:
     """Two kilns build one model: the second waits for the first, but not for ever."""
     builder, _ = make_builder(private)
-    path = add_recipe(builder.project, "toy", small_archive(private / "toy.tar.gz"))
+    recipe = load(add_recipe(builder.project, "toy", small_archive(private / "toy.tar.gz")))
     builder._key = SigningKey(private, b"", "", None)  # not reached
     raised: list[BaseException] = []
 
     def second() -> None:
         try:
-            builder._one(path, (), None)
+            builder._one(recipe, (), None)
         except BaseException as error:
             raised.append(error)
 
@@ -136,7 +137,7 @@ def test_the_conversion_record_says_what_went_in(private: Path) -> None:
     builder, _ = make_builder(private)
     path = add_recipe(builder.project, "toy")
     recipe = load(path, builder.project.models)
-    sources = Sources(checkpoint={"pipeline.config": "1" * 64}, label_map="2" * 64)
+    sources = Contents(checkpoint={"pipeline.config": "1" * 64}, label_map="2" * 64)
     plan = make_plan(recipe, sources, ["float32"], image=SEALED.identity, code="3" * 64)
     results = {
         step.id: StageResult(step.key, step.stage, {"f": Blob("4" * 64, 5)}, {"fact": 6}, 7.5, 8)
@@ -198,7 +199,7 @@ def test_the_only_top_folder_needs_no_name(private: Path, root: str) -> None:
     path = add_recipe(builder.project, "toy", small_archive(private / "toy.tar.gz"))
     path.write_text(path.read_text().replace('root = "toy"\n', root))
     found = acquire(load(path, builder.project.models), builder.store)
-    assert set(found.sources.checkpoint) == {
+    assert set(found.contents.checkpoint) == {
         "pipeline.config",
         "checkpoint/ckpt-0.index",
         "checkpoint/ckpt-0.data",

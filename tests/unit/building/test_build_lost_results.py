@@ -21,6 +21,7 @@ from kiln.core.errors import KilnError, StoreError
 from kiln.core.project import Project
 from kiln.core.store import DamagedContentError, Store
 from kiln.recipes.recipe import discover
+from kiln.recipes.selection import select
 from kiln.release.verify import verify
 from kiln.running.limits import Outcome
 from kiln.signing.keys import load_or_create_key
@@ -65,7 +66,8 @@ class Place:
         return found
 
     def _built(self, builder: Builder, variants: Any) -> ModelBuild:
-        (found,) = builder.build([MODEL], discover(self.project.models), variants)
+        models = self.project.models
+        (found,) = builder.build(select(models, discover(models), [MODEL]), variants)
         return found
 
     def _play(self, container: Container) -> Outcome:

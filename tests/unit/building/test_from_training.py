@@ -27,7 +27,8 @@ from kiln.core.errors import (
     UsageError,
 )
 from kiln.core.store import Store
-from kiln.recipes.recipe import LocalSource, Recipe, load
+from kiln.recipes.recipe import Recipe, load
+from kiln.recipes.source import LocalSource
 from kiln.recipes.values import ANYWHERE, tuples
 from kiln.sources.model import acquire
 

@@ -16,7 +16,7 @@ from kiln.bundle.reading import import_bundle
 from kiln.core.digest import canonical_json, sha256_bytes
 from kiln.core.errors import DigestMismatchError
 from kiln.core.store import Store
-from kiln.sources import archive, pypi
+from kiln.sources import packed, pypi
 
 # -- lies ---------------------------------------------------------------------------------------
 
@@ -147,23 +147,23 @@ def test_a_later_choice_does_not_replace_ours(
 def test_another_archive_than_the_first_used(small: bytes, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     url = ref_of(json.loads(members(small)[0][1])["index"], "archive")["url"]
-    archive.remember(store, "toy", url, store.add_bytes(b"the first one"))
+    packed.remember(store, "toy", url, store.add_bytes(b"the first one"))
     path = tmp_path / "bundle.tar"
     path.write_bytes(small)
     with pytest.raises(DigestMismatchError, match="first used"):
         import_bundle(path, store)
-    assert archive.remembered(store, "toy") == (url, sha256_bytes(b"the first one"))
+    assert packed.remembered(store, "toy") == (url, sha256_bytes(b"the first one"))
     assert len(list((store.root / "blobs").rglob("*/*/*"))) == 1  # nothing was taken
 
 
 def test_an_archive_from_another_address_is_not_forgotten(small: bytes, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     first = ("https://elsewhere.example/toy.tar.gz", store.add_bytes(b"the first one"))
-    archive.remember(store, "toy", *first)
+    packed.remember(store, "toy", *first)
     path = tmp_path / "bundle.tar"
     path.write_bytes(small)
     assert import_bundle(path, store).kept == ("toy",)
-    assert archive.remembered(store, "toy") == first
+    assert packed.remembered(store, "toy") == first
 
 
 def image_lies() -> dict[str, Callable[[dict[str, Any]], object]]:

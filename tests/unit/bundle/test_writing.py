@@ -21,8 +21,9 @@ from kiln.core.errors import StoreError
 from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images import archived, definition
-from kiln.recipes.recipe import HubSource, discover, load
-from kiln.sources import archive
+from kiln.recipes.recipe import discover, load
+from kiln.recipes.source import HubSource
+from kiln.sources import packed
 from kiln.sources.model import acquire
 
 
@@ -35,11 +36,11 @@ def test_the_same_contents_make_the_same_bytes(
     path = other.project.models / "toy" / "recipe.toml"
     path.write_bytes(recipe.read_bytes())
     url = load(recipe, offline.project.models).source.url  # type: ignore[union-attr]
-    _, digest = archive.remembered(other.store, "toy") or ("", "")
-    _, same = archive.remembered(offline.store, "toy") or ("", "")
+    _, digest = packed.remembered(other.store, "toy") or ("", "")
+    _, same = packed.remembered(offline.store, "toy") or ("", "")
     assert digest and same
     other.store.add_bytes(offline.store.path(same).read_bytes())
-    archive.remember(other.store, "toy", url, same)
+    packed.remember(other.store, "toy", url, same)
     again = create(other, tmp_path / "again.tar")
     assert again.read_bytes() == bundle.read_bytes()
 
@@ -108,15 +109,15 @@ def test_a_hub_module_out_of_a_cache(
         (tmp_path / "cache" / name / place).write_bytes(place.encode())
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
-    cached = acquire(recipe, here).sources
+    cached = acquire(recipe, here).contents
     target = tmp_path / "hub.tar"
     with ExitStack() as stack:
         contents = Contents(Project(ROOT), here, silent, stack)
-        contents.add_model(path, models)
+        contents.add_model(recipe)
         write(target, contents.index(), contents.readers, silent)
     import_bundle(target, there)
     monkeypatch.delenv("TFHUB_CACHE_DIR")
-    assert acquire(recipe, there).sources == cached
+    assert acquire(recipe, there).contents == cached
 
 
 # -- the command --------------------------------------------------------------------------------

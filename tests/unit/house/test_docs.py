@@ -18,7 +18,8 @@ from kiln.cli.main import cli
 from kiln.core import errors
 from kiln.core.errors import KilnError
 from kiln.recipes.messages import models_in
-from kiln.recipes.recipe import Recipe, _Part, load
+from kiln.recipes.recipe import Recipe, load
+from kiln.recipes.values import Part
 
 DOCUMENTS = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
@@ -140,9 +141,9 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert place in {anchor(h) for h in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
 
 
-def tables_of_recipe() -> set[type[_Part]]:
-    found: set[type[_Part]] = set()
-    todo: list[type[_Part]] = [Recipe]
+def tables_of_recipe() -> set[type[Part]]:
+    found: set[type[Part]] = set()
+    todo: list[type[Part]] = [Recipe]
     while todo:
         model = todo.pop()
         if model not in found:
@@ -152,7 +153,7 @@ def tables_of_recipe() -> set[type[_Part]]:
     return found
 
 
-def section_of(model: type[_Part]) -> str:
+def section_of(model: type[Part]) -> str:
     """The part of docs/recipes.md that describes a table of the recipe."""
     text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
     headings = {
@@ -176,7 +177,7 @@ def section_of(model: type[_Part]) -> str:
 
 
 @pytest.mark.parametrize("model", sorted(tables_of_recipe(), key=str), ids=lambda m: m.__name__)
-def test_every_key_of_a_recipe_is_explained(model: type[_Part]) -> None:
+def test_every_key_of_a_recipe_is_explained(model: type[Part]) -> None:
     section = section_of(model)
     for name, item in model.model_fields.items():
         key = item.alias or name
@@ -189,7 +190,7 @@ def test_every_key_of_a_recipe_is_explained(model: type[_Part]) -> None:
 
 
 @pytest.mark.parametrize("model", sorted(tables_of_recipe(), key=str), ids=lambda m: m.__name__)
-def test_no_key_is_explained_that_does_not_exist(model: type[_Part]) -> None:
+def test_no_key_is_explained_that_does_not_exist(model: type[Part]) -> None:
     known = {item.alias or name for name, item in model.model_fields.items()}
     explained = {
         cells[0].strip("`") for cells in rows(section_of(model)) if cells[0].startswith("`")

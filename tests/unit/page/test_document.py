@@ -39,7 +39,7 @@ def test_files_with_their_figures(made: Path) -> None:
     assert f"{figures['max_score_difference']:.3f}" in page.words
     assert page.words.count("default") >= 1
     (row,) = re.findall(
-        r"<tr[^>]*>(?:(?!</tr>).)*class=\"tag\">default(?:(?!</tr>).)*", render(made)
+        r"<tr[^>]*>(?:(?!</tr>).)*class=\"tag\">default(?:(?!</tr>).)*", render(made), re.DOTALL
     )
     assert ">int8<" in row
 

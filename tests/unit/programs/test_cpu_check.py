@@ -5,11 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cpu_check import FreshStore, Run, Verdict, changed_bytes, differences, judge, plain, tell
 
 from kiln.core.errors import VerificationError
 from kiln.core.store import Blob, StageResult, Store
 from kiln.recipes.plan import Files, Output, Plan, Step
+from proofs.cpu_check import (
+    FreshStore,
+    Run,
+    Verdict,
+    changed_bytes,
+    differences,
+    judge,
+    plain,
+    tell,
+)
 
 STEPS = (
     ("checkpoint", "oidv4_checkpoint", {"weights": Files({"": "a" * 64})}),

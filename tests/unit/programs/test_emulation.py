@@ -9,11 +9,18 @@ from pathlib import Path
 
 import docker
 import pytest
-from variations.emulation import PROGRAMS, Emulator, emulated, find_emulator, is_static, one_core
 
 from kiln.core.errors import SourceUnavailableError, UsageError
 from kiln.core.store import Store
 from kiln.running.engine import Engine
+from proofs.variations.emulation import (
+    PROGRAMS,
+    Emulator,
+    emulated,
+    find_emulator,
+    is_static,
+    one_core,
+)
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from locks.changes import compare, parse
-from locks.changes import in_words as lock_words
 from places import ROOT
 
 from kiln.images.changes import group_of, in_words
 from kiln.images.seal import FileFact
 from kiln.sources import debian, pypi
+from locks.changes import compare, parse
+from locks.changes import in_words as lock_words
 
 PIP_LOCKS = [*ROOT.glob("docker/*/*requirements.lock"), ROOT / "docker/odapi/metadata.lock"]
 
@@ -88,7 +88,7 @@ def test_words_are_about_what_differs_and_nothing_else(
 
 def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "lock_changes.py", *args],
+        [sys.executable, "-m", "locks.lock_changes", *args],
         env={"PYTHONPATH": str(ROOT / "scripts"), "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
         capture_output=True,
         text=True,
@@ -100,10 +100,10 @@ def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
 def checkout(tmp_path: Path) -> Path:
     root = tmp_path / "checkout"
     (root / "docker" / "image").mkdir(parents=True)
-    (root / "scripts").mkdir()
+    (root / "scripts" / "locks").mkdir(parents=True)
     (root / "docker" / "image" / "requirements.lock").write_text("six==1.16.0 --hash=sha256:aa\n")
     (root / "docker" / "images.lock").write_text("not==1.0\n")
-    (root / "scripts" / "requirements.lock").write_text("rich==13.0 --hash=sha256:aa\n")
+    (root / "scripts" / "locks" / "requirements.lock").write_text("rich==13.0 --hash=sha256:aa\n")
     for args in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
         identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
         subprocess.run(["git", *identity, *args], cwd=root, check=True)
@@ -113,12 +113,15 @@ def checkout(tmp_path: Path) -> Path:
 def change(checkout: Path) -> None:
     (checkout / "docker" / "image" / "requirements.lock").write_text("six==1.17.0 --hash=x:bb\n")
     (checkout / "docker" / "images.lock").write_text("not==2.0\n")
-    (checkout / "scripts" / "new.lock").write_text("uv==1.0 --hash=sha256:aa\n")
+    (checkout / "scripts" / "locks" / "new.lock").write_text("uv==1.0 --hash=sha256:aa\n")
 
 
-SAID = (
-    "docker/image/requirements.lock\n  six: 1.16.0 -> 1.17.0\nscripts/new.lock\n  uv: added, 1.0\n"
-)
+SAID = """\
+docker/image/requirements.lock
+  six: 1.16.0 -> 1.17.0
+scripts/locks/new.lock
+  uv: added, 1.0
+"""
 
 
 def test_since_the_last_commit(checkout: Path) -> None:

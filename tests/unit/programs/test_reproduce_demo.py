@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-import reproduce_demo as demo
 from patience import PATIENCE
+
+from proofs import reproduce_demo as demo
 
 LISTEN = """\
 import socket, sys

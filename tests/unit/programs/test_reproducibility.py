@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
-from reproducibility import BEGIN, END, Matrix, Row, tell, write_documentation
-from variations import bringing
-from variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
 
 from kiln.core.errors import UsageError, VerificationError
 from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.lock import read_lock
+from proofs.reproducibility import BEGIN, END, Matrix, Row, tell, write_documentation
+from proofs.variations import bringing
+from proofs.variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
 
 ODD = Circumstance("odd", "something is odd")
 MADE = {"toy float32": "1" * 64, "toy int8": "2" * 64}
@@ -102,7 +102,7 @@ def test_folders_list_backwards(tmp_path: Path) -> None:
         "      [e.name for e in pathlib.Path(p).iterdir()],\n"
         "      [os.path.basename(e) for e in glob.glob(p + '/*')], sep='')"
     )
-    site = str(ROOT / "scripts" / "variations" / "site")
+    site = str(ROOT / "scripts" / "proofs" / "variations" / "site")
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": site},

@@ -1,4 +1,4 @@
-"""What ``make test`` offers in its first line: ``scripts/test-tools.sh --offer``."""
+"""What ``make test`` offers in its first line: ``scripts/setup/test-tools.sh --offer``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self.checkout, self.programs = root / "checkout", root / "bin"
-        (self.checkout / "scripts").mkdir(parents=True)
+        (self.checkout / "scripts" / "setup").mkdir(parents=True)
         self.programs.mkdir()
         for name in ("test-tools.sh", "test-tools.lock"):
-            shutil.copy(ROOT / "scripts" / name, self.checkout / "scripts")
+            shutil.copy(ROOT / "scripts" / "setup" / name, self.checkout / "scripts" / "setup")
         for name in ("dirname", "grep", "sed", "sh"):
             found = shutil.which(name)
             assert found is not None
@@ -44,7 +44,7 @@ class Machine:
 
     def offer(self) -> str:
         ended = subprocess.run(
-            [self.checkout / "scripts" / "test-tools.sh", "--offer"],
+            [self.checkout / "scripts" / "setup" / "test-tools.sh", "--offer"],
             env={"PATH": str(self.programs)},
             capture_output=True,
             text=True,
@@ -67,7 +67,7 @@ def test_what_is_not_there(machine: Machine) -> None:
 
 
 def test_what_is_there_is_not_named(machine: Machine) -> None:
-    pins = [pin.name for pin in read_lock(ROOT / "scripts" / "test-tools.lock")]
+    pins = [pin.name for pin in read_lock(ROOT / "scripts" / "setup" / "test-tools.lock")]
     machine.has("google-chrome")
     machine.has("ldconfig", said=LIBRARIES)
     machine.tool(pins[0])
@@ -88,4 +88,6 @@ def test_who_cannot_install_is_told_nothing(machine: Machine) -> None:
 def test_it_is_the_first_thing_that_make_test_does() -> None:
     text = (ROOT / "Makefile").read_text("utf-8")
     assert re.search(r"^test: test-offer ", text, re.MULTILINE)
-    assert re.search(r"^test-offer: .*\n\t@scripts/test-tools.sh --offer$", text, re.MULTILINE)
+    assert re.search(
+        r"^test-offer: .*\n\t@scripts/setup/test-tools.sh --offer$", text, re.MULTILINE
+    )

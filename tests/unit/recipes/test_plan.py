@@ -10,7 +10,8 @@ from toy_plan import CHECKPOINT, CODE, IMAGE, IMAGES, SOURCES, plan, recipe
 
 from kiln.core.errors import UsageError
 from kiln.recipes.check_steps import choose
-from kiln.recipes.plan import SEED, Fact, Files, Output, Plan, Sources, Step, make_plan
+from kiln.recipes.contents import Contents
+from kiln.recipes.plan import SEED, Fact, Files, Output, Plan, Step, make_plan
 from kiln.recipes.recipe import CONVERTED, Recipe, Variant
 from kiln.recipes.steps import StepList, lone_step
 
@@ -77,8 +78,8 @@ def stage_recipe(**params: Any) -> Recipe:
     return recipe(source=source, labels={"in_source": "label_map.pbtxt"})
 
 
-def stage_sources(weights: str = "3" * 64) -> Sources:
-    return Sources(inputs={"weights": weights}, label_map_path="label_map.pbtxt", images=IMAGES)
+def stage_sources(weights: str = "3" * 64) -> Contents:
+    return Contents(inputs={"weights": weights}, label_map_path="label_map.pbtxt", images=IMAGES)
 
 
 def test_a_stage_source_makes_the_checkpoint_and_the_label_map() -> None:
@@ -275,9 +276,9 @@ def test_the_order_of_files_does_not_matter(
 
 @given(st.dictionaries(st.sampled_from(["a", "b/c", "d"]), digests, min_size=1), digests)
 def test_any_other_checkpoint_means_other_keys(files: dict[str, str], label_map: str) -> None:
-    other = plan(sources=Sources(checkpoint=files, label_map=label_map, images=IMAGES))
+    other = plan(sources=Contents(checkpoint=files, label_map=label_map, images=IMAGES))
     assert changed(other) == ALL  # CHECKPOINT has none of these names
-    assert changed(other, plan(sources=Sources(checkpoint=files, label_map=label_map))) == {
+    assert changed(other, plan(sources=Contents(checkpoint=files, label_map=label_map))) == {
         "convert-int8",
         "annotate-int8",
     }

@@ -14,6 +14,7 @@ from recipe_texts import GOOD, load, refused, with_stage_source, write
 from kiln.core.digest import sha256_file
 from kiln.core.errors import RecipeError
 from kiln.recipes import recipe
+from kiln.recipes.source import ArchiveSource, SourceFile, StageSource
 
 MODELS = ROOT / "models"
 
@@ -29,10 +30,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     assert got.variants == ("dynamic", "int8")
     assert got.default_variant == "dynamic"
-    assert isinstance(got.source, recipe.ArchiveSource)
+    assert isinstance(got.source, ArchiveSource)
     assert got.source.mirrors == ("https://127.0.0.1/copy.tar.gz",)
     assert got.source.sha256 == "ab" * 32
-    assert got.source.files == (recipe.SourceFile(path="checkpoint/ckpt-0.index", size=12),)
+    assert got.source.files == (SourceFile(path="checkpoint/ckpt-0.index", size=12),)
     assert got.labels.in_source == "label_map.pbtxt"
     assert got.labels.file is None
     assert got.export.image_size == (320, 256)
@@ -46,7 +47,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 
 def test_a_stage_source_has_parameters_and_pinned_inputs(tmp_path: Path) -> None:
     got = load(tmp_path, with_stage_source())
-    assert isinstance(got.source, recipe.StageSource)
+    assert isinstance(got.source, StageSource)
     assert got.source.stage == "make_it"
     assert got.source.params == {"seed": 3, "scales": (1.0, 2.5), "deep": {"on": True}}
     assert got.source.inputs["weights"].sha256 == "0c" * 32
@@ -298,7 +299,7 @@ def test_the_samples_files_are_the_pinned_ones() -> None:
     checked = 0
     for path in recipe.discover(MODELS).values():
         got = recipe.load(path, MODELS)
-        if isinstance(got.source, recipe.StageSource):
+        if isinstance(got.source, StageSource):
             for name, item in got.source.inputs.items():
                 assert sha256_file(got.resolve(item.path)) == item.sha256, (got.name, name)
                 checked += 1

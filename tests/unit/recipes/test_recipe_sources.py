@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from recipe_texts import GOOD, STAGE, load, refused, with_stage_source
 
-from kiln.recipes import recipe
+from kiln.recipes.source import ArchiveSource, HubSource, LocalSource
 
 LOCAL = """\
 kind = "local"
@@ -28,7 +28,7 @@ def local(changed: str = LOCAL) -> str:
 
 def test_a_local_source_may_name_files_anywhere(tmp_path: Path) -> None:
     found = load(tmp_path, local())
-    assert isinstance(found.source, recipe.LocalSource)
+    assert isinstance(found.source, LocalSource)
     assert found.source.files[0].path == "ckpt-7.index"
     assert found.resolve(found.source.checkpoint) == Path("/data/run 7/ckpt-7")
     assert found.local_paths() == {
@@ -107,7 +107,7 @@ def test_a_recipe_for_model_maker(tmp_path: Path) -> None:
     found = load(tmp_path, lite())
     assert found.efficientdet is not None
     assert found.efficientdet.spec == "efficientdet_lite0"
-    assert isinstance(found.source, recipe.ArchiveSource)
+    assert isinstance(found.source, ArchiveSource)
     assert found.source.pipeline_config is None
 
 
@@ -116,7 +116,7 @@ def test_a_recipe_for_a_hub_module(tmp_path: Path) -> None:
         LITE.replace("variants", 'profile = "seed"\nallow = ["untrained-heads"]\nvariants')
     )
     found = load(tmp_path, lite(text))
-    assert isinstance(found.source, recipe.HubSource)
+    assert isinstance(found.source, HubSource)
     assert found.source.address == "https://127.0.0.1/lite0/1?tf-hub-format=compressed"
     assert found.allow == ("untrained-heads",)
 

@@ -27,7 +27,8 @@ from kiln.core.errors import (
     StageTimeoutError,
 )
 from kiln.core.store import StageResult, Store
-from kiln.recipes.plan import Files, Plan, Sources, make_plan
+from kiln.recipes.contents import Contents
+from kiln.recipes.plan import Files, Plan, make_plan
 from kiln.recipes.steps import lone_step
 from kiln.running.engine import Limits, Outcome
 from kiln.running.local import Runner, limits_of
@@ -45,7 +46,7 @@ class Bench:
             variants=["float32", "int8"], limits={"memory": "3GiB", "timeout": "90s"}
         )
         add = self.store.add_bytes
-        sources = Sources(
+        sources = Contents(
             checkpoint={"pipeline.config": add(b"config"), "checkpoint/ckpt-0.index": add(b"i")},
             label_map=add(b"labels"),
             images={"cat.png": add(b"cat")},
@@ -61,7 +62,7 @@ class Bench:
             lambda event, **fields: self.events.append({"event": event, **fields}),
         )
 
-    def make(self, sources: Sources) -> Plan:
+    def make(self, sources: Contents) -> Plan:
         variants = self.recipe.variants
         return make_plan(self.recipe, sources, variants, image=f"sha256:{'1' * 64}", code="2" * 64)
 

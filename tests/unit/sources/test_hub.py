@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from kiln.core.digest import sha256_file
 from kiln.core.errors import ArchiveError, DigestMismatchError, SourceUnavailableError
 from kiln.core.store import Store
-from kiln.recipes.recipe import HubSource
+from kiln.recipes.recipe import discover, load
+from kiln.recipes.source import HubSource
 from kiln.recipes.values import tuples
-from kiln.sources.hub import CACHE_VARIABLE, cache_folder, hub_at_hand, hub_files
+from kiln.sources.fetcher import Options
+from kiln.sources.hub import CACHE_VARIABLE, HubFetcher, cache_folder
 
 HANDLE = "https://tfhub.dev/tensorflow/efficientdet/lite0/feature-vector/1"
+RECIPE = load(discover(ROOT / "models")["efficientdet_lite0_320x320_seed"])
 FILES = {"saved_model.pb": b"graph", "variables/variables.index": b"index"}
 
 
@@ -52,10 +56,15 @@ def packed(path: Path, files: dict[str, bytes] = FILES) -> Path:
     return path
 
 
+def fetcher(store: Store, of: HubSource) -> HubFetcher:
+    return HubFetcher(RECIPE.model_copy(update={"source": of}), of, store)
+
+
 def get(store: Store, of: HubSource, archive: Path | None = None) -> dict[str, str]:
-    files, record = hub_files("lite0", of, store, archive, None, None)
-    assert (record["kind"], record["handle"]) == ("hub", HANDLE)
-    return files
+    fetched = fetcher(store, of).fetch(Options(archive=archive))
+    assert (fetched.record["kind"], fetched.record["handle"]) == ("hub", HANDLE)
+    assert fetched.contents.checkpoint == fetched.files == fetched.record["files"]
+    return dict(fetched.files)
 
 
 def digests(files: dict[str, bytes]) -> dict[str, str]:
@@ -74,16 +83,16 @@ def test_the_folder_in_a_cache_is_tensorflow_hub_s(
 
 def test_a_module_from_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "store")
-    assert not hub_at_hand("lite0", source(), store)
+    assert not fetcher(store, source()).at_hand()
     cached(tmp_path, monkeypatch)
-    assert hub_at_hand("lite0", source(), store)
+    assert fetcher(store, source()).at_hand()
     assert get(store, source()) == digests(FILES)
 
 
 def test_a_packed_module_is_the_same(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     assert get(store, source(), packed(tmp_path / "m.tar.gz")) == digests(FILES)
-    assert hub_at_hand("lite0", source(), store)
+    assert fetcher(store, source()).at_hand()
     assert get(store, source()) == digests(FILES)
 
 

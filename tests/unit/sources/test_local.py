@@ -22,6 +22,7 @@ from kiln.core.errors import (
 from kiln.core.store import Store
 from kiln.recipes.recipe import Recipe, load
 from kiln.sources import local
+from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire, source_at_hand
 
 RECIPE = """\
@@ -265,13 +266,13 @@ def test_only_the_chosen_checkpoint_counts(
     recipe: Callable[..., Recipe], training: Path, store: Store
 ) -> None:
     notes: list[str] = []
-    got = acquire(recipe(), store, on_note=notes.append)
-    assert got.sources.checkpoint == {
+    got = acquire(recipe(), store, Options(on_note=notes.append))
+    assert got.contents.checkpoint == {
         "pipeline.config": sha256_bytes(CONFIG.encode()),
         "checkpoint/ckpt-10.index": sha256_bytes(b"index of ckpt-10"),
         "checkpoint/ckpt-10.data-00000-of-00001": sha256_bytes(b"0 of ckpt-10"),
     }
-    assert got.sources.label_map == sha256_bytes(LABELS.encode())
+    assert got.contents.label_map == sha256_bytes(LABELS.encode())
     assert [note for note in notes if "ckpt-10" in note]
     assert (got.record["kind"], got.record["checkpoint"]) == ("local", "ckpt-10")
     assert str(training.parent) not in str(got.record), "the record is published"
@@ -282,13 +283,13 @@ def test_only_the_chosen_checkpoint_counts(
 def test_linked_files_are_taken_by_content(
     recipe: Callable[..., Recipe], training: Path, tmp_path: Path, store: Store
 ) -> None:
-    before = acquire(recipe(), store).sources
+    before = acquire(recipe(), store).contents
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for path in list(training.iterdir()):
         path.rename(elsewhere / path.name)
         path.symlink_to(elsewhere / path.name)
-    assert acquire(recipe(), store).sources == before
+    assert acquire(recipe(), store).contents == before
 
 
 def test_the_same_whatever_folder_it_is_in(
@@ -298,7 +299,7 @@ def test_the_same_whatever_folder_it_is_in(
     moved = training.rename(tmp_path / "moved")
     config, labels = f"{moved}/pipeline.config", f"{moved}/labels.pbtxt"
     after = acquire(recipe(checkpoint=str(moved), config=config, labels=labels), store)
-    assert (after.sources, after.record) == (before.sources, before.record)
+    assert (after.contents, after.record) == (before.contents, before.record)
 
 
 PIN = '[[source.files]]\npath = "{}"\nsha256 = "{}"\n'
@@ -357,7 +358,7 @@ def test_what_is_refused_before_any_image(
 
 def test_no_archive(recipe: Callable[..., Recipe], store: Store, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="local files"):
-        acquire(recipe(), store, archive=tmp_path / "model.tar.gz")
+        acquire(recipe(), store, Options(archive=tmp_path / "model.tar.gz"))
 
 
 # --- images that variants are checked on -----------------------------------------------------
@@ -370,13 +371,13 @@ def test_check_images(recipe: Callable[..., Recipe], tmp_path: Path, store: Stor
         (tmp_path / name / "LICENCE").write_text("left alone")
     calibration = f'[calibration]\nimages = "{tmp_path}/calibration"\n'
     check = '[check]\nimages = "../../check"\n'
-    assert acquire(recipe(), store).check_images == {}
+    assert acquire(recipe(), store).contents.check_images == {}
     given = {"calibration.PNG": sha256_bytes(b"calibration")}
     got = acquire(recipe(more=calibration), store)
-    assert got.check_images == got.sources.images == given
+    assert got.contents.check_images == got.contents.images == given
     got = acquire(recipe(more=calibration + check), store)
-    assert got.check_images == {"check.PNG": sha256_bytes(b"check")}
-    assert got.sources.images == given
+    assert got.contents.check_images == {"check.PNG": sha256_bytes(b"check")}
+    assert got.contents.images == given
     expect = '[[check.expect]]\nimage = "calibration.PNG"\nlabel = "cat"\n'
     with pytest.raises(ImageSetError, match=r"'cat' in calibration\.PNG.*: check\.PNG"):
         acquire(recipe(more=calibration + check + expect), store)

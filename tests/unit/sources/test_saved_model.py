@@ -21,8 +21,11 @@ from kiln.core.errors import (
     UsageError,
 )
 from kiln.core.store import Store
-from kiln.recipes.plan import Fact, Files, Output, Plan, Sources, make_plan
-from kiln.recipes.recipe import Recipe, SavedModelSource, load
+from kiln.recipes.contents import Contents
+from kiln.recipes.plan import Fact, Files, Output, Plan, make_plan
+from kiln.recipes.recipe import Recipe, load
+from kiln.recipes.source import SavedModelSource
+from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire, source_at_hand
 from kiln.sources.saved_model import find_saved_model
 
@@ -315,9 +318,9 @@ def test_what_is_taken(given: Given, tmp_path: Path, saved: Path) -> None:
     made = written(given, tmp_path / "m" / "a", pin=True)
     store = Store(tmp_path / "store")
     got = acquire(made, store)
-    assert list(got.sources.saved_model) == WHOLE
-    assert got.sources.config is not None
-    assert got.sources.checkpoint == {}
+    assert list(got.contents.saved_model) == WHOLE
+    assert got.contents.config is not None
+    assert got.contents.checkpoint == {}
     record = got.record
     assert (record["kind"], record["pinned"]) == ("saved_model", True)
     assert str(tmp_path) not in str(record)
@@ -332,7 +335,7 @@ def test_what_is_taken(given: Given, tmp_path: Path, saved: Path) -> None:
 def test_it_takes_no_archive(given: Given, tmp_path: Path) -> None:
     made = written(given, tmp_path / "m" / "a")
     with pytest.raises(UsageError, match="local files"):
-        acquire(made, Store(tmp_path / "store"), archive=tmp_path / "x.tar.gz")
+        acquire(made, Store(tmp_path / "store"), Options(archive=tmp_path / "x.tar.gz"))
 
 
 def test_a_label_map_that_is_none(given: Given, labels: Path) -> None:
@@ -344,10 +347,10 @@ def test_a_label_map_that_is_none(given: Given, labels: Path) -> None:
 # --- the plan --------------------------------------------------------------------------------
 
 FILES = dict.fromkeys(WHOLE, "a" * 64)
-SOURCES = Sources(saved_model=FILES, label_map="b" * 64, check_images={"cat.png": "c" * 64})
+SOURCES = Contents(saved_model=FILES, label_map="b" * 64, check_images={"cat.png": "c" * 64})
 
 
-def _plan(text: str, folder: Path, sources: Sources = SOURCES) -> Plan:
+def _plan(text: str, folder: Path, sources: Contents = SOURCES) -> Plan:
     made = _load(text, folder)
     return make_plan(made, sources, made.variants, image=f"sha256:{'1' * 64}", code="2" * 64)
 

@@ -19,6 +19,7 @@ from toy_project import add_recipe, make_project
 from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.core.errors import RecipeError, StoreError, VerificationError
 from kiln.core.project import Project
+from kiln.recipes.recipe import Recipe, load
 from kiln.statements.source_archive import MAX_TEXT, archived_recipe_path, source_archive
 from kiln.statements.source_archive_reader import SourceArchive
 
@@ -42,8 +43,8 @@ def project(tmp_path: Path) -> Project:
     return made
 
 
-def recipe_of(project: Project) -> Path:
-    return project.models / "toy" / "recipe.toml"
+def recipe_of(project: Project) -> Recipe:
+    return load(project.models / "toy" / "recipe.toml")
 
 
 def archived(project: Project) -> SourceArchive:
@@ -87,7 +88,7 @@ def test_stage_code_is_that_of_the_folder(project: Project) -> None:
     (project.stages / "sub" / "x.py").chmod(0o744)
     assert archived(project).stage_code() == tree_digest(project.stages)
     real = Project(ROOT)
-    recipe = next(real.models.glob("*/recipe.toml"))
+    recipe = load(next(real.models.glob("*/recipe.toml")))
     data = source_archive(real, recipe)
     assert SourceArchive.read(data).stage_code() == tree_digest(real.stages)
 
@@ -124,11 +125,12 @@ def test_a_plain_tar_reads_it(project: Project) -> None:
 
 def test_a_recipe_from_elsewhere_has_its_place(project: Project, tmp_path: Path) -> None:
     shutil.copytree(project.models / "toy", tmp_path / "scratch" / "toy")
-    path = tmp_path / "scratch" / "toy" / "recipe.toml"
-    assert archived_recipe_path(project, path) == "models/toy/recipe.toml"
-    got = SourceArchive.read(source_archive(project, path))
+    recipe = load(tmp_path / "scratch" / "toy" / "recipe.toml")
+    assert archived_recipe_path(project, recipe) == "models/toy/recipe.toml"
+    got = SourceArchive.read(source_archive(project, recipe))
     assert [name for name in got.files if name.startswith("models/")] == ["models/toy/recipe.toml"]
-    deep = project.models / "samples" / "toy" / "recipe.toml"
+    shutil.copytree(project.models / "toy", project.models / "samples" / "toy")
+    deep = load(project.models / "samples" / "toy" / "recipe.toml", project.models)
     assert archived_recipe_path(project, deep) == "models/samples/toy/recipe.toml"
 
 
@@ -161,7 +163,7 @@ def test_folders_of_this_machine_are_not_published(
     path = tmp_path / "mine" / "recipe.toml"
     path.parent.mkdir()
     path.write_text(OWN.format(checkpoint=spelled))
-    got = SourceArchive.read(source_archive(project, path)).files["models/mine/recipe.toml"]
+    got = SourceArchive.read(source_archive(project, load(path))).files["models/mine/recipe.toml"]
     expected = OWN.format(checkpoint='"ckpt-7"').replace(
         "'/home/me/my training/pipeline.config'", '"pipeline.config"'
     )
@@ -174,7 +176,7 @@ def test_nor_where_they_cannot_be_replaced(project: Project, tmp_path: Path, spe
     path.parent.mkdir()
     path.write_text(OWN.format(checkpoint=spelled))
     with pytest.raises(RecipeError, match="absolute path"):
-        source_archive(project, path)
+        source_archive(project, load(path))
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b", b"x" * (MAX_TEXT + 1)])

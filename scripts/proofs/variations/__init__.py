@@ -1,0 +1,1 @@
+"""The same conversions under other circumstances; see ``proofs/reproducibility.py``."""

@@ -1,0 +1,49 @@
+"""Other people's programs for the tests, unpacked into ``.tools`` and never installed.
+
+Each comes from the package that ``test-tools.lock`` pins, from whatever Debian mirror the
+host knows (``KILN_DEBIAN_MIRROR`` names another), and is held against the lock's SHA-256. Nothing
+of the system changes, and no root rights are needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from debian.debfile import DebFile
+
+from kiln.core.errors import KilnError
+from kiln.core.files import write_atomic
+from kiln.core.store import Store
+from kiln.sources.debian import fetch_lock, read_lock
+from shared.program import complain
+
+LOCK = Path(__file__).with_name("test-tools.lock")
+TOOLS = Path(__file__).resolve().parents[2] / ".tools"
+
+
+def main() -> int:
+    """Unpack what is not there in the locked version; the exit code."""
+    pins = read_lock(LOCK)
+    stamp = TOOLS / "made-from"
+    wanted = "".join(f"{pin.name} {pin.sha256}\n" for pin in pins)
+    if stamp.is_file() and stamp.read_text("utf-8") == wanted:
+        return 0
+    store = Store(Store.default_root())
+    try:
+        found = fetch_lock(LOCK, store)
+    except KilnError as error:
+        return complain(error, "test-tools")
+    TOOLS.mkdir(exist_ok=True)
+    for pin in pins:
+        with store.path(found[pin.filename]).open("rb") as stream:
+            program = DebFile(fileobj=stream).data.get_content(f"usr/bin/{pin.name}")
+        assert isinstance(program, bytes)
+        write_atomic(TOOLS / pin.name, program, 0o755)
+        print(f"test-tools: {pin.name} {pin.version} in {TOOLS}")
+    write_atomic(stamp, wanted.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

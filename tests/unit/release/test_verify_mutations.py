@@ -1,6 +1,6 @@
 """Whatever is done to a release, ``kiln verify`` finds it and names a file concerned.
 
-Three models of four variants, really published and signed. Each of the mutations is made, verified
+Three models of two variants, really published and signed. Each of the mutations is made, verified
 and undone in one folder; what an attacker without the key can rewrite as well (``SHA256SUMS``), is
 rewritten. Replays take files, signatures and folders of another release by the same key.
 """
@@ -26,6 +26,8 @@ from kiln.signing.trust import RELEASE, trust_in_key
 from kiln.statements.release_statement import read_release
 
 ROUNDS = 2100
+#: More of them only make each verification longer.
+VARIANTS = ("float32", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         ("dist", mine, 1), ("old", mine, 0), ("stranger", stranger, 1)
     ]  # fmt: skip
     for name, key, seed in todo:
-        make_release(folder / name, key, seed)
+        make_release(folder / name, key, seed, VARIANTS)
         verify_by(folder / name, trust_in_key(key.public_pem))
         made.append(contents(folder / name))
     assert made[0].keys() == made[1].keys() == made[2].keys()

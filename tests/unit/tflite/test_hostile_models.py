@@ -25,8 +25,9 @@ from kiln.tflite import flexbuffer, packing, pairing
 from kiln.tflite.diff import compare
 from kiln.tflite.inspect import inspect
 
-#: Seconds of processor time, on any machine; what is mended here took 40 and more, or gigabytes.
-MOST = 15.0
+#: Seconds of processor time, on any machine: 8 are seen on a busy one. What is mended here took 40
+#: and more on an idle one, or gigabytes.
+MOST = 30.0
 
 
 @pytest.fixture(autouse=True)

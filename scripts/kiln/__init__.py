@@ -1,3 +1,5 @@
 """tflite-kiln: TensorFlow object detectors to TFLite, in sealed images, byte for byte."""
 
-__version__ = "0.1.0"
+from kiln.core.version import __version__
+
+__all__ = ["__version__"]

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from toy_project import SEALED
 from toy_release import COMMIT, ToyModel, toy_model
 
-from kiln import __version__
 from kiln.core.digest import canonical_json, sha256_bytes
+from kiln.core.version import __version__
 from kiln.signing import keys
 from kiln.signing.signer import KeySigner
 from kiln.signing.statement_names import (

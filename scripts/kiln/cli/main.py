@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kiln import __version__
 from kiln.cli.accuracy import accuracy
 from kiln.cli.bench_model import bench_model
 from kiln.cli.bundle import bundle
@@ -39,6 +38,7 @@ from kiln.core.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.core.files import system_guard
 from kiln.core.plain_text import plain
 from kiln.core.ui import JsonReporter, table
+from kiln.core.version import __version__
 
 if TYPE_CHECKING:
     pass

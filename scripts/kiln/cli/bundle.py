@@ -55,7 +55,9 @@ def bundle_create(
     from kiln.recipes.recipe import discover, load
 
     project = Project.find()
-    recipes = discover(project.models)
+    # A release brings its recipes; there need be none here.
+    needed = release is None or models or project.models.is_dir()
+    recipes = discover(project.models) if needed else {}
     refuse_unknown("model", models, recipes)
     target = out.absolute()
     if not target.parent.is_dir():

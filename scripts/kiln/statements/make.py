@@ -23,6 +23,7 @@ from kiln.signing.statement_names import (
     provenance_path,
     result_path,
 )
+from kiln.statements.package import Package
 from kiln.statements.plan_data import plan_as_data
 from kiln.statements.provenance import (
     Build,
@@ -39,12 +40,18 @@ from kiln.statements.test_result import test_result_statement
 
 @dataclass(frozen=True)
 class Sources:
-    """What a model is built with: ``source.tar``, the recipe's place in it, and the checkout."""
+    """What a model is built with: ``source.tar``, the recipe's place in it, and whose code it is.
+
+    Attributes:
+        repository: the checkout's state, where it is one.
+        package: the installed kiln, where it is one.
+    """
 
     data: bytes
     archive: SourceArchive
     recipe_path: str
     repository: Repository | None
+    package: Package | None = None
 
     def files(self, image: str) -> dict[str, bytes]:
         """What of it goes into the model's folder: the archive, the image's list of components."""
@@ -64,7 +71,12 @@ class About:
 
 
 def gather(
-    project: Project, path: Path, recipe: Recipe, code: str, repository: Repository | None
+    project: Project,
+    path: Path,
+    recipe: Recipe,
+    code: str,
+    repository: Repository | None,
+    package: Package | None = None,
 ) -> Sources:
     """The sources that a build starts with.
 
@@ -82,7 +94,7 @@ def gather(
         raise StoreError(
             "The stage code changed while the build began.", "Run again when it is at rest."
         )
-    return Sources(data, archive, archived_recipe_path(project, path), repository)
+    return Sources(data, archive, archived_recipe_path(project, path), repository, package)
 
 
 def statements(
@@ -108,6 +120,7 @@ def statements(
         limits,
         sha256_bytes(records[CONVERSION_FILE]),
         sources.repository,
+        package=sources.package,
         builder=builder_of(os.environ),
     )
     checks = json.loads(records.get(CHECKS_FILE, b'{"variants": {}}'))

@@ -156,6 +156,14 @@ test: test-offer dev lint ## everything CI runs; without an engine the integrati
 test-tools: env ## a browser, MediaPipe's system libraries and cosign, for the tests that need them (root, Debian or Ubuntu)
 	@scripts/setup/test-tools.sh
 
+# What a build before left would get into the package. The times of files say nothing.
+.PHONY: wheel
+wheel: env ## the package that pip installs, with stage code and image definitions, in dist-wheel/
+	@rm -rf build/lib build/bdist.* dist-wheel
+	@umask 022 && SOURCE_DATE_EPOCH=315532800 $(VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check \
+	--no-deps --no-build-isolation --no-index --wheel-dir dist-wheel .
+	@ls dist-wheel/*.whl
+
 .PHONY: picture
 picture: dev ## draw docs/detections.png from the sample's artefacts in dist/
 	@$(PROGRAM) samples.picture --dist $(DIST)

@@ -16,6 +16,7 @@ from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import load
 from kiln.running.limits import Limits
 from kiln.statements import make
+from kiln.statements.package import Package
 from kiln.statements.repository import Repository
 
 COMMIT = "c" * 40
@@ -39,6 +40,7 @@ def toy_model(
     checked: bool = True,
     sbom: bytes | None = None,
     original: bytes | None = None,
+    package: Package | None = None,
 ) -> ToyModel:
     """A model whose artefacts hold what is given, variant to content; ``more`` files beside.
 
@@ -47,6 +49,7 @@ def toy_model(
         checked: whether there is a ``checks.json``.
         sbom: the image's list of components, where it has one.
         original: the publisher's own file; goes with the variant ``prebuilt``.
+        package: the installed kiln that made it; by default the code of a checkout did.
     """
     project = make_project(root)
     if sbom is not None:
@@ -108,9 +111,8 @@ def toy_model(
     if original is not None:
         file = f"{name}_prebuilt_original.tflite"
         about.append(make.About("prebuilt_original", file, sha256_bytes(original), "adopt"))
-    gathered = make.gather(
-        project, recipe, code, Repository("git+https://example.com/kiln.git", COMMIT, False)
-    )
+    state = Repository("git+https://example.com/kiln.git", COMMIT, False)
+    gathered = make.gather(project, recipe, code, None if package else state, package)
     stated = make.statements(recipe, Limits(), plan, gathered, about, records)
     everything = {**files, **records, **gathered.files("odapi"), **(more or {})}
     return ToyModel(everything, stated, plan)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln import __version__
 from kiln.checks import verdict, worker_process
 from kiln.core.digest import tree_digest
 from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.core.files import system_guard, write_atomic
 from kiln.core.project import Project
 from kiln.core.store import StageResult, Store
+from kiln.core.version import __version__
 from kiln.images.lock import locked_image
 from kiln.recipes.check_steps import check_id, library_id
 from kiln.recipes.plan import Plan, make_plan
@@ -33,6 +33,7 @@ from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL
 from kiln.sources.fetcher import Options
 from kiln.sources.model import Acquired, acquire, with_images_to_check
 from kiln.statements import make
+from kiln.statements.package import Package, installed_package
 from kiln.statements.repository import Repository, repository_of
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Builder:
     _engine: Engine | None = None
     _signer: Signer | None = None
     _repository: Repository | None = None
+    _package: Package | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -124,7 +126,9 @@ class Builder:
         publish.check_target(self.dist)
         self.store.sweep()
         self._signer = own_signer()
-        self._repository = repository_of(self.project.root)
+        if self.project.package is None:  # else a repository here is the user's own
+            self._repository = repository_of(self.project.root)
+        self._package = installed_package()
         several = len(chosen.names) > 1
         done = [self._failed(name, error, several) for name, error in chosen.broken.items()]
         pool = ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="model")
@@ -194,7 +198,7 @@ class Builder:
     def _one(self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
         locked = locked_image(self.project.docker, recipe.image)
         code = tree_digest(self.project.stages)
-        sources = make.gather(self.project, recipe, code, self._repository)
+        sources = make.gather(self.project, recipe, code, self._repository, self._package)
         options = Options(
             archive=archive,
             on_progress=lambda name, done, total: self._tell(

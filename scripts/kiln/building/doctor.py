@@ -98,7 +98,14 @@ def _key() -> Finding | str:
     return f"{key.private_path}, key {key.key_id[:16]}"
 
 
-def _recipes(project: Project) -> str:
+def _recipes(project: Project) -> Finding | str:
+    if project.package is not None and not project.models.is_dir():
+        return Finding(
+            "recipes",
+            "note",
+            f"none here: there is no {project.models}",
+            "`kiln init` writes one; `kiln convert` needs none.",
+        )
     found = read_all(project.models, discover(project.models))
     return f"{len(found.unbroken())} readable"
 

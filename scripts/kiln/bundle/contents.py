@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln import __version__
 from kiln.bundle.index import BlobEntry, FirstUse, ImageEntry, Index, PackageChoice, Role, Use
 from kiln.bundle.needs import Needs
 from kiln.core.archive import TarEntry, deterministic_tar, unpack
 from kiln.core.errors import ImageMismatchError, SourceUnavailableError
 from kiln.core.project import Project
 from kiln.core.store import Store
+from kiln.core.version import __version__
 from kiln.images import archived, definition
 from kiln.images.archived import Reader
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition

@@ -16,7 +16,7 @@ from kiln.checks import runtime_worker, worker_process
 from kiln.checks.runtime_worker import LITERT, MEDIAPIPE
 from kiln.core.digest import key_of, sha256_file, tree_digest
 from kiln.core.errors import UsageError
-from kiln.core.project import Project
+from kiln.core.project import own_resources
 from kiln.core.stagecode import stage_module
 from kiln.tflite.flexbuffer import decode
 
@@ -97,7 +97,7 @@ def installed() -> list[str]:
 def code_digest() -> str:
     """Of all code that decides what :func:`check_outside` says, SHA-256 in hex."""
     ours = [Path(__file__), Path(runtime_worker.__file__), Path(worker_process.__file__)]
-    stages = tree_digest(Project.find().stages)
+    stages = tree_digest(own_resources() / "docker" / "stages")
     return key_of({"stages": stages, "modules": [sha256_file(path) for path in ours]})
 
 

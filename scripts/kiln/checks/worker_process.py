@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from kiln.checks import runtime_worker
 from kiln.core.errors import UsageError
-from kiln.core.project import Project
+from kiln.core.project import Project, own_resources
 
 PYTHON_VARIABLE = "KILN_RUNTIMES_PYTHON"
 ENVIRONMENT = ".venv-runtimes"
@@ -60,7 +60,7 @@ def python() -> Path:
     """The interpreter that has the runtimes.
 
     ``KILN_RUNTIMES_PYTHON``; else that of ``.venv-runtimes`` in the checkout, where it is there;
-    else the one that runs now.
+    else the one that runs now. An installed kiln runs no program of the folder one is in.
 
     Raises:
         UsageError: the one that the variable names is no program.
@@ -73,8 +73,9 @@ def python() -> Path:
                 "Name the Python interpreter that has the runtimes, or unset the variable.",
             )
         return Path(named)
-    ours = Project.find().root / ENVIRONMENT / "bin" / "python"
-    return ours if ours.exists() else Path(sys.executable)
+    project = Project.find()
+    ours = project.root / ENVIRONMENT / "bin" / "python"
+    return ours if project.package is None and ours.exists() else Path(sys.executable)
 
 
 def installed(*distributions: str) -> list[str]:
@@ -191,7 +192,7 @@ def _one_process(
     At least one, except from a ``process`` that was started ahead and died before any: loading
     what one item needs is not the fault of another.
     """
-    request = {"stages": str(Project.find().docker), "items": list(items)}
+    request = {"stages": str(own_resources() / "docker"), "items": list(items)}
     results: list[Outcome] = []
     at, begun = "", False
     try:

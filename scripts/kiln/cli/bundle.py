@@ -56,7 +56,9 @@ def bundle_create(
     from kiln.recipes.selection import select
 
     project = Project.find()
-    found = discover(project.models)
+    # A release brings its recipes; there need be none here.
+    needed = release is None or models or project.models.is_dir()
+    found = discover(project.models) if needed else {}
     refuse_unknown("model", models, found)
     target = out.absolute()
     if not target.parent.is_dir():

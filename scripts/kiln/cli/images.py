@@ -25,8 +25,11 @@ def images() -> None:
 @json_option
 def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json: bool) -> None:
     """Build the images (all when none is named), seal them, and hold them against the lock."""
+    from kiln.core.project import Project
     from kiln.images.lock import locked_image
 
+    if update_lock:
+        Project.find().refuse_changes()
     with opened_images(as_json) as project_images:
         for name in chosen_images(project_images.docker_dir, names):
             if not force and not update_lock:

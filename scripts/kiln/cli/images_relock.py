@@ -18,8 +18,10 @@ def images_relock(names: tuple[str, ...], once: bool, as_json: bool) -> None:
 
     Those they start from come first. Each is built twice and must come out the same.
     """
+    from kiln.core.project import Project
     from kiln.images.relock import relock
 
+    Project.find().refuse_changes()
     with opened_images(as_json) as images:
         for item in relock(images, chosen_images(images.docker_dir, names), once=once):
             if as_json:

@@ -22,13 +22,15 @@ def images_sbom(names: tuple[str, ...], check: bool, as_json: bool) -> None:
     from kiln.core.store import Store
     from kiln.images.sbom import make_sbom, refuse_outdated, sbom_path
 
-    docker_dir = Project.find().docker
+    project = Project.find()
+    docker_dir = project.docker
     chosen = chosen_images(docker_dir, names)
     if check:
         refuse_outdated(docker_dir, chosen)
         if not as_json:
             print(f"Of the locks: {', '.join(chosen)}")
         return
+    project.refuse_changes()
     store = Store(Store.default_root())
     with reporter_for(as_json) as reporter:
         for name in chosen:

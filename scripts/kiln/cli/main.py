@@ -12,7 +12,6 @@ from types import FrameType
 
 import click
 
-from kiln import __version__
 from kiln.cli.accuracy import accuracy
 from kiln.cli.bench_model import bench_model
 from kiln.cli.bundle import bundle
@@ -38,6 +37,7 @@ from kiln.core.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.core.files import system_guard
 from kiln.core.plain_text import plain
 from kiln.core.ui import JsonReporter, table
+from kiln.core.version import __version__
 
 # Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
 # command that finds nothing to do must not pay for them.

@@ -14,7 +14,6 @@ from kiln.core.ui import JsonReporter, table
 if TYPE_CHECKING:
     from kiln.release.single_file import VerifiedFile
     from kiln.release.verify import VerifyReport
-    from kiln.signing.trust import Trust
 
 
 @click.command("verify", short_help="Check a release: signatures, sums, file lists.")
@@ -44,12 +43,13 @@ def verify(
     from kiln.core.project import Project
     from kiln.release import single_file
     from kiln.release.verify import verify_by
+    from kiln.signing.trust_choice import choose_trust
 
     place = (target or Project.find().root / "dist").absolute()
     single = place.is_file() and not single_file.is_archive(place)
     if bundles and not single:
         raise UsageError("--bundle goes with a single file.", "A folder's bundles are inside it.")
-    trust = _trust(key, identity, issuer, policy, trusted_root)
+    trust = choose_trust(key, identity, issuer, policy, trusted_root)
     if single:
         _show_file(single_file.verify_file(place, trust, bundles), as_json)
     elif place.is_file():
@@ -57,35 +57,6 @@ def verify(
             _show_release(verify_by(folder, trust), as_json)
     else:
         _show_release(verify_by(place, trust), as_json)
-
-
-def _trust(
-    key: Path | None,
-    identity: str | None,
-    issuer: str | None,
-    policy: Path | None,
-    trusted_root: Path | None,
-) -> Trust:
-    from kiln.signing.keys import load_public_key
-    from kiln.signing.trust import trust_in_identity, trust_in_key
-
-    if sum(item is not None for item in (key, identity, policy)) > 1:
-        raise UsageError(
-            "--key, --identity and --policy exclude each other.",
-            "A trust file (--policy) can name several keys and identities.",
-        )
-    if (identity is None) != (issuer is None):
-        raise UsageError(
-            "--identity and --issuer go together.",
-            "An identity is worth something only with whoever vouches for it.",
-        )
-    if policy is not None:
-        from kiln.signing.trust_file import load_policy
-
-        return load_policy(policy, trusted_root)
-    if identity is not None and issuer is not None:
-        return trust_in_identity(identity, issuer, trusted_root)
-    return trust_in_key(load_public_key(key))
 
 
 def _show_release(report: VerifyReport, as_json: bool) -> None:

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 from typing import Any
 
-from kiln.core.errors import UsageError
-from kiln.core.project import Project
-
-_OWN = Path(__file__).resolve().parents[3] / "docker"
+from kiln.core.project import own_resources
 
 
 def stage_module(name: str) -> Any:
-    """Module ``stages.<name>`` of the project's checkout (standard library, at most numpy).
+    """Module ``stages.<name>`` (standard library, at most numpy).
 
-    The name leads through its package: ``"tflite.tflite_model"``.
-
-    Where no project is in use (:meth:`kiln.core.project.Project.find`), of the one this package is
-    in.
-
-    Raises:
-        UsageError: there is neither.
+    The name leads through its package: ``"tflite.tflite_model"``. It is the driver's own, whatever
+    project is in use: looking at a file must not run code of the folder one happens to be in.
     """
-    try:
-        folder = str(Project.find().docker)
-    except UsageError:
-        if not (_OWN / "stages").is_dir():
-            raise
-        folder = str(_OWN)
+    folder = str(own_resources() / "docker")
     if folder not in sys.path:
         sys.path.append(folder)
     return importlib.import_module(f"stages.{name}")

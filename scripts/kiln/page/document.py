@@ -34,8 +34,7 @@ def render(dist: Path, key_id: str | None = None) -> str:
             the ``kiln.pub`` that is there.
 
     Raises:
-        UsageError: ``dist`` is no folder, holds no model, or there is no checkout (whose stage
-            code reads the artefacts).
+        UsageError: ``dist`` is no folder, or holds no model.
     """
     release = read_release(dist)
     if key_id is not None:

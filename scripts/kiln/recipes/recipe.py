@@ -294,7 +294,8 @@ def discover(models_dir: Path) -> dict[str, Path]:
     if not models_dir.is_dir():
         raise RecipeError(
             f"There is no models folder at {models_dir}.",
-            "Run kiln from the project's folder or name the models folder.",
+            "Change into the folder that holds models/, or name it where the command has "
+            "--models-dir. `kiln init` writes a first recipe; `kiln convert` needs none.",
         )
     found: dict[str, Path] = {}
     for path in sorted(models_dir.glob(f"**/{RECIPE_FILE}")):

@@ -36,7 +36,8 @@ class ReleasedCode:
 
     Args:
         store: where archives are looked for by their digest (an imported bundle's).
-        checkout: may stand in where there is no archive, if it is exactly what is recorded.
+        checkout: the project in use; may stand in where there is no archive, if it is exactly what
+            is recorded.
         scratch: a private folder to lay them out in.
         given: the archive that the user named, for all.
     """
@@ -119,8 +120,8 @@ class ReleasedCode:
         if not same:
             return None
         return docker, (
-            f"{recorded.model}: there is no {SOURCE_FILE}. This checkout stands in for it: its "
-            "stage code and image lock are exactly those recorded."
+            f"{recorded.model}: there is no {SOURCE_FILE}. {self.checkout.described.capitalize()} "
+            "stands in for it: its stage code and image lock are exactly those recorded."
         )
 
 

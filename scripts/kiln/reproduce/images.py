@@ -1,7 +1,7 @@
 """The sealed images that plans were recorded in, brought by their identity.
 
 A Dockerfile runs as root, on the engine of whoever builds it. So none is built because a release
-says so: an image comes from where its identity vouches for it, or out of this checkout's own
+says so: an image comes from where its identity vouches for it, or out of this kiln's own
 definitions, which the user has anyway. Anything else takes a person's explicit word.
 """
 
@@ -32,7 +32,8 @@ class RecordedImages:
 
     Args:
         archives: files that may be archives of them.
-        checkout: its definitions are built from where they make just the recorded image.
+        checkout: the project in use; its definitions are built from where they make just the
+            recorded image.
         strangers: whether a release's own definitions may be built from, too.
         limits: of such a build's containers.
     """
@@ -63,12 +64,14 @@ class RecordedImages:
             return locked
         if self.checkout is not None and self._same_here(self.checkout, locked):
             self._note(
-                f"image {name}: built from this checkout's definitions, which are the recorded ones"
+                f"image {name}: built from {self.checkout.described}'s definitions, which are the "
+                "recorded ones"
             )
             return self._images(self.checkout.docker).ensure(name)
         if not self.strangers:
+            here = "no other" if self.checkout is None else f"{self.checkout.described}'s"
             raise CannotReproduceError(
-                "it is not in the engine, no archive or registry has it, and this checkout's "
+                f"it is not in the engine, no archive or registry has it, and {here} "
                 "definitions are not those that it was built from."
             )
         self._build(theirs, locked)

@@ -107,7 +107,7 @@ class Reproducer:
             inputs = Inputs(
                 self.store,
                 self.folders,
-                None if self.checkout is None else self.checkout.models,
+                None if self.checkout is None else self.checkout.shipped,
                 scratch,
                 self.on_event,
                 self.fetch,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-import kiln
+from kiln.core.version import __version__
 
 TIMEOUT = (15.0, 60.0)
 """Seconds to wait for a connection, and for the next bytes."""
@@ -39,7 +39,7 @@ def make_session(connections: int = 10) -> requests.Session:
     adapter = requests.adapters.HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
-    session.headers["User-Agent"] = f"tflite-kiln/{kiln.__version__}"
+    session.headers["User-Agent"] = f"tflite-kiln/{__version__}"
     bundle = os.environ.get("SSL_CERT_FILE")
     named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     if bundle and not named and os.path.isfile(bundle):  # noqa: PTH113 - a setting, not a path of ours

@@ -22,6 +22,7 @@ from kiln.signing.statement_names import (
     provenance_path,
     result_path,
 )
+from kiln.statements.package import Package
 from kiln.statements.plan_data import plan_as_data
 from kiln.statements.provenance import (
     Build,
@@ -38,12 +39,18 @@ from kiln.statements.test_result import test_result_statement
 
 @dataclass(frozen=True)
 class Sources:
-    """What a model is built with: ``source.tar``, the recipe's place in it, and the checkout."""
+    """What a model is built with: ``source.tar``, the recipe's place in it, and whose code it is.
+
+    Attributes:
+        repository: the checkout's state, where it is one.
+        package: the installed kiln, where it is one.
+    """
 
     data: bytes
     archive: SourceArchive
     recipe_path: str
     repository: Repository | None
+    package: Package | None = None
 
     def files(self, image: str) -> dict[str, bytes]:
         """What of it goes into the model's folder: the archive, the image's list of components."""
@@ -62,7 +69,13 @@ class About:
     step: str
 
 
-def gather(project: Project, recipe: Recipe, code: str, repository: Repository | None) -> Sources:
+def gather(
+    project: Project,
+    recipe: Recipe,
+    code: str,
+    repository: Repository | None,
+    package: Package | None = None,
+) -> Sources:
     """The sources that a build starts with.
 
     Args:
@@ -78,7 +91,7 @@ def gather(project: Project, recipe: Recipe, code: str, repository: Repository |
         raise StoreError(
             "The stage code changed while the build began.", "Run again when it is at rest."
         )
-    return Sources(data, archive, archived_recipe_path(project, recipe), repository)
+    return Sources(data, archive, archived_recipe_path(project, recipe), repository, package)
 
 
 def statements(
@@ -104,6 +117,7 @@ def statements(
         limits,
         sha256_bytes(records[CONVERSION_FILE]),
         sources.repository,
+        package=sources.package,
         builder=builder_of(os.environ),
     )
     checks = json.loads(records.get(CHECKS_FILE, b'{"variants": {}}'))

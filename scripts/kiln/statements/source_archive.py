@@ -2,7 +2,8 @@
 
 It holds ``docker/`` (image definitions, locks and stage code), ``scripts/``, the files beside
 them, and the recipe with the text files it names. No weights and no images: those are inputs,
-named by digest in the provenance.
+named by digest in the provenance. Where kiln is installed, its package stands at ``scripts/kiln/``:
+the code that did it is in the archive either way.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from pathlib import Path, PurePosixPath
 from kiln.core.archive import TarEntry, deterministic_tar
 from kiln.core.digest import CACHE_PATTERNS
 from kiln.core.errors import RecipeError, StoreError
-from kiln.core.project import Project
+from kiln.core.project import DATA, PACKAGE, Project, is_installed
 from kiln.core.untrusted import parse_toml
 from kiln.images.definition import SOURCE_DATE_EPOCH
 from kiln.recipes.recipe import RECIPE_FILE, Recipe
+from kiln.statements.source_archive_reader import DRIVER
 
 #: A string of one line in TOML.
 _STRING = re.compile(r""" "(?:[^"\\\n]|\\.)*" | '[^'\n]*' """, re.VERBOSE)
 
-_FOLDERS = ("docker", "scripts")
 _FILES = ("pyproject.toml", "Makefile", "LICENSE", "NOTICE")
 
 #: What installing and running leaves in ``scripts/``. In ``docker/`` only caches are passed over:
@@ -49,7 +50,7 @@ def source_archive(project: Project, recipe: Recipe) -> bytes:
         RecipeError: see :func:`published_recipe`.
     """
     try:
-        entries = list(_entries(project.root))
+        entries = list(_entries(project))
         entries += _recipe_entries(project, recipe)
         out = io.BytesIO()
         deterministic_tar(out, entries, mtime=SOURCE_DATE_EPOCH)
@@ -70,11 +71,14 @@ def archived_recipe_path(project: Project, recipe: Recipe) -> str:
     return f"models/{path.parent.name}/{RECIPE_FILE}"
 
 
-def _entries(root: Path) -> Iterator[TarEntry]:
-    for name in _FOLDERS:
-        if (root / name).is_dir():
-            patterns = CACHE_PATTERNS if name == "docker" else _LEFT_BY_TOOLS
-            yield from _below(root / name, f"{name}/", patterns)
+def _entries(project: Project) -> Iterator[TarEntry]:
+    if project.docker.is_dir():
+        yield from _below(project.docker, "docker/", CACHE_PATTERNS)
+    if is_installed():
+        yield from _below(PACKAGE, DRIVER, (*_LEFT_BY_TOOLS, DATA.name))
+    elif (project.root / "scripts").is_dir():
+        yield from _below(project.root / "scripts", "scripts/", _LEFT_BY_TOOLS)
+    root = project.root if project.package is None else project.package
     for name in _FILES:
         if (root / name).is_file():
             yield TarEntry(name, (root / name).read_bytes())

@@ -14,6 +14,7 @@ from kiln.core.digest import sha256_bytes, tree_key
 from kiln.core.errors import VerificationError
 
 STAGES = "docker/stages/"
+DRIVER = "scripts/kiln/"
 
 MAX_BYTES = bounds.SOURCE.most
 MAX_ENTRIES = 5_000  # ten times what the archive has today
@@ -71,11 +72,18 @@ class SourceArchive:
 
     def stage_code(self) -> str:
         """What :func:`kiln.core.digest.tree_digest` says of ``docker/stages``, unpacked."""
+        return self._tree(STAGES)
+
+    def driver_code(self) -> str:
+        """The same of ``scripts/kiln``."""
+        return self._tree(DRIVER)
+
+    def _tree(self, folder: str) -> str:
         return tree_key(
             {
-                path.removeprefix(STAGES): (path in self.executable, sha256_bytes(content))
+                path.removeprefix(folder): (path in self.executable, sha256_bytes(content))
                 for path, content in self.files.items()
-                if path.startswith(STAGES)
+                if path.startswith(folder)
             }
         )
 

@@ -63,7 +63,7 @@ def test_files_of_a_checkout_by_digest_and_said(
     (other.models / "weights").write_bytes(WEIGHTS)
     (other.stages / "__main__.py").write_text("raise SystemExit('not from a checkout')\n")
     assert set(outcomes(machine.run(release, checkout=other)).values()) == {"identical"}
-    assert any("files of this checkout" in note for note in machine.notes())
+    assert any("files of this kiln" in note for note in machine.notes())
     assert machine.door.calls[0]["code"]["__main__.py"] == b"print()\n", "the release's own code"
 
 

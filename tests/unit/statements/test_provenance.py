@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from stated_toy import FILE, ONE, RESULT, SBOM, dependency, inside, other_files, problems
+from stated_toy import (
+    FILE,
+    ONE,
+    RESULT,
+    SBOM,
+    definition,
+    dependency,
+    inside,
+    lied,
+    other_files,
+    problems,
+)
 from toy_project import SEALED
 from toy_release import COMMIT, ToyModel, toy_model
 
-from kiln import __version__
-from kiln.core.digest import canonical_json, sha256_bytes
+from kiln.core.digest import canonical_json, sha256_bytes, tree_digest
+from kiln.core.version import __version__
 from kiln.signing.signer import KeySigner
 from kiln.signing.statement_names import (
     BUILD_TYPE,
@@ -20,6 +34,7 @@ from kiln.signing.statement_names import (
     provenance_path,
     result_path,
 )
+from kiln.statements.package import Package
 from kiln.statements.provenance import builder_of
 from kiln.statements.source_archive_reader import SourceArchive
 from kiln.statements.test_result import test_result_statement as result_statement
@@ -161,3 +176,47 @@ def test_the_publisher_s_own_file_has_provenance_too(tmp_path: Path, signer: Key
     assert problems(model, signer) == {}
     found = problems(other_files(model, **{file: b"evil"}), signer)
     assert list(found) == [provenance_path(file)]
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_an_installed_kiln_is_stated_as_such(
+    signer: KeySigner, tmp_path: Path, dirty: bool
+) -> None:
+    package = Package(__version__, dirty)
+    model = toy_model(tmp_path / "toy", "toy", {"float32": b"one"}, sbom=SBOM, package=package)
+    assert problems(model, signer) == {}
+    stated = dependency(model.statements[ONE], "package")
+    assert stated == {
+        "name": "package",
+        "uri": f"pkg:pypi/tflite-kiln@{__version__}",
+        "digest": {"kilnTree": SourceArchive.read(model.files["source.tar"]).driver_code()},
+        "annotations": {"dirty": dirty},
+    }
+    names = {item["name"] for item in definition(model.statements[ONE])["resolvedDependencies"]}
+    assert "repository" not in names
+    lies: dict[str, Callable[[Any], Any]] = {
+        "names other dependencies than the files give: package": lambda it: dependency(
+            it, "package"
+        )["digest"].update(kilnTree="0" * 64),
+        "package": lambda it: dependency(it, "package").update(uri="pkg:pypi/tflite-kiln@99"),
+        "is damaged": lambda it: dependency(it, "package")["annotations"].update(dirty="no"),
+        "no part of kiln's provenance": lambda it: definition(it)["resolvedDependencies"].append(
+            dependency(it, "package")
+        ),
+    }
+    for words, change in lies.items():
+        found = problems(lied(model, ONE, change), signer)
+        assert list(found) == [ONE], found
+        assert words in "; ".join(found[ONE])
+
+
+def test_the_driver_s_digest_is_of_its_folder_alone(tmp_path: Path, toy: ToyModel) -> None:
+    archive = SourceArchive.read(toy.files["source.tar"])
+    driver = {"scripts/kiln/a.py": b"a", "scripts/kiln/b/c.py": b"c"}
+    files = {**archive.files, **driver, "scripts/other.py": b"o"}
+    for name, data in driver.items():
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+    digest = replace(archive, files=files).driver_code()
+    assert digest == tree_digest(tmp_path / "scripts" / "kiln")

@@ -23,11 +23,12 @@ import click
 import tool
 from variations.emulation import emulated, find_emulator, one_core
 
+from kiln.cli.reporters import JsonReporter, TextReporter
 from kiln.core.digest import key_of, tree_digest
 from kiln.core.errors import StageFailedError, UsageError, VerificationError
+from kiln.core.output import table
 from kiln.core.project import Project
 from kiln.core.store import StageResult, Store
-from kiln.core.ui import JsonReporter, TextReporter, table
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
 from kiln.recipes.plan import Plan, make_plan

@@ -23,12 +23,13 @@ import tool
 from variations.bringing import Varied, faketime, share_contents, why_not
 from variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
 
+from kiln.cli.reporters import JsonReporter, TextReporter
 from kiln.core.errors import StageFailedError, UsageError, VerificationError
 from kiln.core.files import write_atomic
 from kiln.core.machine import cpu_name
+from kiln.core.output import table
 from kiln.core.project import Project
 from kiln.core.store import Store
-from kiln.core.ui import JsonReporter, TextReporter, table
 from kiln.images.lock import read_lock
 from kiln.recipes.recipe import VARIANTS, discover, load
 from kiln.running.engine import Engine

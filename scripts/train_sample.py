@@ -19,11 +19,11 @@ from pathlib import Path
 import click
 import tool
 
+from kiln.cli.reporters import TextReporter
 from kiln.core.digest import sha256_file, tree_digest
 from kiln.core.errors import StageFailedError, UsageError
 from kiln.core.project import Project
 from kiln.core.store import Store
-from kiln.core.ui import TextReporter
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
 from kiln.recipes.plan import make_plan

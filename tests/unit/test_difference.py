@@ -419,7 +419,7 @@ def test_output_that_cannot_show_a_letter() -> None:
             sys.executable,
             "-c",
             "import sys; from kiln.tflite.inspect import inspect;"
-            "from kiln.core.ui import tolerant_output;"
+            "from kiln.core.output import tolerant_output;"
             "tolerant_output(); print(inspect(sys.stdin.buffer.read()).text())",
         ],
         input=data,

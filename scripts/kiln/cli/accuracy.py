@@ -17,7 +17,7 @@ from kiln.cli.common import (
     reporter_for,
 )
 from kiln.core.errors import UsageError
-from kiln.core.ui import table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.measure.accuracy import Measured, Report

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from kiln.cli.common import PATH, json_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UnsupportedModelError, UsageError
-from kiln.core.ui import JsonReporter, table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.measure.latency import Artefact, Latency

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiln.cli.common import reporter_for
-from kiln.core.ui import table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.core.project import Project

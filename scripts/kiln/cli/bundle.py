@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kiln.cli.common import PATH, json_option, own_store, reporter_for, samples_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import EngineUnavailableError, UsageError
-from kiln.core.ui import JsonReporter
 
 if TYPE_CHECKING:
     from kiln.bundle.index import Index

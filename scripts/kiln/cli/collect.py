@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from kiln.cli.common import PATH, json_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UsageError
-from kiln.core.ui import JsonReporter, table
+from kiln.core.output import table
 
 
 @click.command(short_help="Make one release of parts.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kiln.core.ui import JsonReporter, TextReporter
+from kiln.cli.reporters import JsonReporter, TextReporter
 
 if TYPE_CHECKING:
     from kiln.core.store import Store

@@ -10,7 +10,8 @@ from kiln.cli.common import chosen_images, images_argument, json_option, opened_
 from kiln.cli.images_relock import images_relock
 from kiln.cli.images_sbom import images_sbom
 from kiln.cli.images_transfer import images_load, images_push, images_save
-from kiln.core.ui import JsonReporter, table
+from kiln.cli.reporters import JsonReporter
+from kiln.core.output import table
 
 
 @click.group()

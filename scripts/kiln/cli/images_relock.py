@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kiln.cli.common import chosen_images, images_argument, json_option, opened_images
-from kiln.core.ui import JsonReporter
+from kiln.cli.reporters import JsonReporter
 
 
 @click.command("relock", short_help="Rebuild images and record them anew.")

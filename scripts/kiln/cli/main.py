@@ -32,12 +32,13 @@ from kiln.cli.inspect import inspect_command
 from kiln.cli.keys import keys_group
 from kiln.cli.page import page
 from kiln.cli.plan import plan
+from kiln.cli.reporters import JsonReporter
 from kiln.cli.reproduce import reproduce
 from kiln.cli.verify import verify
 from kiln.core.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.core.files import system_guard
+from kiln.core.output import table
 from kiln.core.plain_text import plain
-from kiln.core.ui import JsonReporter, table
 
 # Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
 # command that finds nothing to do must not pay for them.

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from kiln.cli.common import PATH, json_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UsageError
-from kiln.core.ui import JsonReporter
 
 
 @click.command(short_help="Write the release's page, index.html.")

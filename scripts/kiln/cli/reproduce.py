@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln.cli.common import PATH, json_option, reporter_for
+from kiln.cli.reporters import JsonReporter, TextReporter
 from kiln.core.errors import CannotReproduceError, NotReproducedError, UsageError, VerificationError
-from kiln.core.ui import JsonReporter, TextReporter, table, tolerant_output
+from kiln.core.output import table, tolerant_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from kiln.cli.common import PATH, json_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UsageError
-from kiln.core.ui import JsonReporter, table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.release.single_file import VerifiedFile

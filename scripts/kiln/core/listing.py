@@ -1,4 +1,4 @@
-"""What a released folder holds, looked at without following or opening anything odd."""
+"""What a folder of files to publish holds, looked at without following or opening anything odd."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kiln.core.bounds import RELEASE, FolderBound
+
+#: Why a folder that holds nothing is odd.
+EMPTY = "is an empty folder"
 
 
 @dataclass
@@ -57,7 +60,7 @@ def list_tree(root: Path, most: FolderBound = RELEASE) -> Listing:
         if number > most.files:
             raise TooMuchError(f"it holds more than {most.files:,} files and folders")
         if not entries and prefix:
-            found.odd[prefix.removesuffix("/")] = "is an empty folder, which no signature covers"
+            found.odd[prefix.removesuffix("/")] = EMPTY
         below = []
         for entry, about in sorted(entries, key=lambda item: os.fsencode(item[0].name)):
             relative = prefix + entry.name

@@ -144,6 +144,7 @@ def _artefacts(dist: Path, names: Sequence[str], variants: Sequence[str]) -> lis
     import difflib
 
     from kiln.recipes.recipe import VARIANTS
+    from kiln.signing.statement_names import artefact_file
 
     for variant in variants:
         if variant not in VARIANTS:
@@ -157,7 +158,7 @@ def _artefacts(dist: Path, names: Sequence[str], variants: Sequence[str]) -> lis
                 raise UsageError(f"There is no file {name}.", "Name a .tflite file, or a model.")
             found[path] = _artefact(path, VARIANTS)
         elif name in models:
-            for path in (dist / name / f"{name}_{variant}.tflite" for variant in VARIANTS):
+            for path in (dist / name / artefact_file(name, variant) for variant in VARIANTS):
                 if path.is_file():
                     found[path] = _artefact(path, VARIANTS)
         else:

@@ -27,10 +27,10 @@ from kiln.cli.reporters import JsonReporter, TextReporter
 from kiln.core.digest import key_of, tree_digest
 from kiln.core.errors import StageFailedError, UsageError, VerificationError
 from kiln.core.output import table
-from kiln.core.project import Project
 from kiln.core.store import StageResult, Store
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
+from kiln.project.folders import Project
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import VARIANTS, Recipe, Variant, discover, load
 from kiln.running.engine import Engine

@@ -28,9 +28,9 @@ from kiln.core.errors import StageFailedError, UsageError, VerificationError
 from kiln.core.files import write_atomic
 from kiln.core.machine import cpu_name
 from kiln.core.output import table
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.lock import read_lock
+from kiln.project.folders import Project
 from kiln.recipes.recipe import VARIANTS, discover, load
 from kiln.running.engine import Engine
 

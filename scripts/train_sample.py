@@ -22,10 +22,10 @@ import tool
 from kiln.cli.reporters import TextReporter
 from kiln.core.digest import sha256_file, tree_digest
 from kiln.core.errors import StageFailedError, UsageError
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
+from kiln.project.folders import Project
 from kiln.recipes.plan import make_plan
 from kiln.recipes.recipe import discover, load
 from kiln.running.engine import Engine

@@ -16,8 +16,8 @@ from typing import Any
 
 from kiln.building.build import Builder
 from kiln.core.output import table
-from kiln.core.project import Project
 from kiln.core.store import Store
+from kiln.project.folders import Project
 from kiln.recipes.recipe import discover
 from kiln.recipes.selection import select
 from kiln.running.engine import Engine

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kiln.core import bounds
-from kiln.core.bounds import Bound
+from kiln.project import bounds
+from kiln.project.bounds import Bound
 
 SOURCES = Path(__file__).parents[2] / "scripts" / "kiln"
 

@@ -17,7 +17,7 @@ from test_inspection import damage
 from tflite_files import FIXTURES, fixture, packed_with_date, rewritten
 
 from kiln.core.errors import KilnError, UnsupportedModelError
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.tflite.diff import Difference, compare
 from stages.tflite import packed_files, tflite_model
 

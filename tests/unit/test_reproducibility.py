@@ -14,9 +14,9 @@ from variations import bringing
 from variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
 
 from kiln.core.errors import UsageError, VerificationError
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.lock import read_lock
+from kiln.project.folders import Project
 
 ROOT = Path(__file__).parents[2]
 ODD = Circumstance("odd", "something is odd")

@@ -22,8 +22,8 @@ from tflite_files import fixture
 from toy_project import add_recipe, make_project
 
 from kiln.building.build import Builder
-from kiln.core.project import Project
 from kiln.core.store import Store
+from kiln.project.folders import Project
 from kiln.running.limits import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]

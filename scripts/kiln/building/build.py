@@ -17,9 +17,9 @@ from kiln.checks import verdict, worker_process
 from kiln.core.digest import tree_digest
 from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.core.files import system_guard, write_atomic
-from kiln.core.project import Project
 from kiln.core.store import StageResult, Store
 from kiln.images.lock import locked_image
+from kiln.project.folders import Project
 from kiln.recipes.check_steps import check_id, library_id
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import Recipe, Variant

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from kiln.checks import runtime_worker
 from kiln.core.errors import UsageError
-from kiln.core.project import Project
+from kiln.project.folders import Project
 
 PYTHON_VARIABLE = "KILN_RUNTIMES_PYTHON"
 ENVIRONMENT = ".venv-runtimes"

@@ -63,8 +63,8 @@ def bench_model(
     Inputs are noise, the same in every run. Rounds go over all files, so that a slow spell of the
     machine hits all of them alike: compare times of one run, not of different ones.
     """
-    from kiln.core.project import Project
     from kiln.measure import latency
+    from kiln.project.folders import Project
     from kiln.release.index_page import refresh
     from kiln.signing.signer import own_signer
 

@@ -15,8 +15,8 @@ from kiln.cli.common import reporter_for
 from kiln.core.output import table
 
 if TYPE_CHECKING:
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import Variant
     from kiln.recipes.selection import Selection
 

@@ -82,9 +82,9 @@ def images_list(as_json: bool) -> None:
 @json_option
 def images_context(names: tuple[str, ...], as_json: bool) -> None:
     """Lay out build contexts in .kiln/context/ for `docker compose build`."""
-    from kiln.core.project import Project
     from kiln.core.store import Store
     from kiln.images import definition as definitions
+    from kiln.project.folders import Project
 
     project = Project.find()
     store = Store(Store.default_root())

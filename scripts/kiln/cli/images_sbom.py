@@ -18,9 +18,9 @@ def images_sbom(names: tuple[str, ...], check: bool, as_json: bool) -> None:
     Packages with versions, digests, licences and requirements, from the locks and the packages.
     """
     from kiln.core.files import write_atomic
-    from kiln.core.project import Project
     from kiln.core.store import Store
     from kiln.images.sbom import make_sbom, refuse_outdated, sbom_path
+    from kiln.project.folders import Project
 
     docker_dir = Project.find().docker
     chosen = chosen_images(docker_dir, names)

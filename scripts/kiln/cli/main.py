@@ -141,8 +141,8 @@ def build(
 ) -> None:
     """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
     from kiln.cli.build import run_build
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import VARIANTS, discover
     from kiln.recipes.selection import select
 
@@ -172,8 +172,8 @@ def build(
 def models(as_json: bool) -> None:
     """List the recipes: source and whether it is at hand, variants, and the last build's result."""
     from kiln.building.catalogue import catalogue
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
 
     entries, broken = catalogue(Project.find().models, Store(Store.default_root()))
     if as_json:
@@ -191,7 +191,7 @@ def models(as_json: bool) -> None:
 def doctor(as_json: bool) -> None:
     """Say what kiln needs, what is fine, what is not, and what to do about it."""
     from kiln.building.doctor import examine
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
 
     findings = examine(Project.find())
     if as_json:

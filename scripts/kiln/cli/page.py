@@ -21,8 +21,8 @@ def page(dist: Path | None, out: Path | None, as_json: bool) -> None:
     It says what is in dist/, how good it is, how to use and how to verify it.
     """
     from kiln.core.files import write_atomic
-    from kiln.core.project import Project
     from kiln.page.document import PAGE_FILE, render
+    from kiln.project.folders import Project
     from kiln.release.index_page import refresh
     from kiln.signing.signer import own_signer
 

@@ -39,8 +39,8 @@ def plan(
     whose archives their recipes pin, others only when named.
     """
     from kiln.building.dry_run import forecast
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import VARIANTS, discover
     from kiln.recipes.selection import select
 

@@ -42,7 +42,7 @@ def verify(
     TARGET is a release folder, an archive of one (.tar, .tar.gz, .tgz, .zip), or one .tflite file
     with its bundles beside it. Nothing is asked of any network.
     """
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
     from kiln.release import single_file
     from kiln.release.verify import verify_by
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from kiln.building.build import Builder
-from kiln.core import bounds
 from kiln.core.digest import key_of, sha256_file, tree_digest
 from kiln.core.errors import (
     CheckFailedError,
@@ -27,13 +26,14 @@ from kiln.core.errors import (
     UsageError,
     error_for_kind,
 )
-from kiln.core.stagecode import stage_module
 from kiln.core.store import StageResult
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.images.lock import locked_image
 from kiln.measure import accuracy_record, coco, scoring
 from kiln.measure.coco import DataSet, Matching, Picture
 from kiln.measure.scoring import DETECTIONS, Scores
+from kiln.project import bounds
+from kiln.project.stagecode import stage_module
 from kiln.recipes.check_steps import only_exported, reference_stage
 from kiln.recipes.plan import Files, Plan, Step, make_plan
 from kiln.recipes.recipe import ImageName, Recipe, Variant

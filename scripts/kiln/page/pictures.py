@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kiln.core.stagecode import stage_module
 from kiln.page.contents import Detection, Picture
 from kiln.page.differences import CHANGED, EXTRA, MISSED, SAME, Drawn
 from kiln.page.markup import Html, el, join
+from kiln.project.stagecode import stage_module
 
 #: Length of a drawing's longer side in its own units: sizes below do not depend on the picture.
 SIDE = 640.0

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln.core.stagecode import stage_module
 from kiln.page.contents import SIGNATURE_FILE, Model, Variant
 from kiln.page.markup import fill, plain
+from kiln.project.stagecode import stage_module
 
 _TEMPLATES = Path(__file__).parent / "snippets"
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.archive import unpack
 from kiln.core.digest import sha256_file
 from kiln.core.errors import ArchiveError, VerificationError
 from kiln.core.untrusted import MalformedError, read_file, read_named
+from kiln.project import bounds
 from kiln.release.layout import KEY_FILE, SUMS_FILE
 from kiln.signing import dsse
 from kiln.signing.statement_names import (

@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 from kiln.core.archive import TarEntry, deterministic_tar
 from kiln.core.digest import CACHE_PATTERNS
 from kiln.core.errors import RecipeError, StoreError
-from kiln.core.project import Project
 from kiln.core.untrusted import parse_toml
 from kiln.images.definition import SOURCE_DATE_EPOCH
+from kiln.project.folders import Project
 from kiln.recipes.recipe import RECIPE_FILE, Recipe
 
 #: A string of one line in TOML.

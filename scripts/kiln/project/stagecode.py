@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kiln.core.errors import UsageError
-from kiln.core.project import Project
+from kiln.project.folders import Project
 
 _OWN = Path(__file__).resolve().parents[3] / "docker"
 
@@ -18,8 +18,8 @@ def stage_module(name: str) -> Any:
 
     The name leads through its package: ``"tflite.tflite_model"``.
 
-    Where no project is in use (:meth:`kiln.core.project.Project.find`), of the one this package is
-    in.
+    Where no project is in use (:meth:`kiln.project.folders.Project.find`), of the one this package
+    is in.
 
     Raises:
         UsageError: there is neither.

@@ -34,8 +34,8 @@ from kiln.project.folders import Project
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import VARIANTS, Recipe, Variant, discover, load
 from kiln.running.engine import Engine
-from kiln.running.limits import Limits
-from kiln.running.local import Runner, limits_of
+from kiln.running.limits import Limits, limits_of
+from kiln.running.local import Runner
 from kiln.running.stage_user import stage_user
 from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire

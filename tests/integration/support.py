@@ -22,7 +22,8 @@ from kiln.images.lock import Locked
 from kiln.recipes.plan import Files, Output, Plan, Step
 from kiln.recipes.recipe import Recipe
 from kiln.running.engine import OWNER_LABEL, Engine
-from kiln.running.local import Runner, limits_of
+from kiln.running.limits import limits_of
+from kiln.running.local import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRA_STAGES = Path(__file__).parent / "extra_stages"

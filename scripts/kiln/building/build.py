@@ -27,7 +27,8 @@ from kiln.recipes.selection import Selection
 from kiln.release import publish
 from kiln.release.layout import PAGE_FILE
 from kiln.running.cached import look_up
-from kiln.running.local import OnEvent, Runner, limits_of
+from kiln.running.limits import limits_of
+from kiln.running.local import OnEvent, Runner
 from kiln.signing.signer import Signer, own_signer
 from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL, artefact_file
 from kiln.sources.fetcher import Options

@@ -38,8 +38,8 @@ from kiln.recipes.check_steps import only_exported, reference_stage
 from kiln.recipes.plan import Files, Plan, Step, make_plan
 from kiln.recipes.recipe import ImageName, Recipe, Variant
 from kiln.recipes.steps import lone_step
-from kiln.running.limits import Limits
-from kiln.running.local import OnEvent, Runner, limits_of
+from kiln.running.limits import Limits, limits_of
+from kiln.running.local import OnEvent, Runner
 from kiln.signing.statement_names import artefact_file
 from kiln.sources.fetcher import Options
 from kiln.sources.model import Acquired, acquire

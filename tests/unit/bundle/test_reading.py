@@ -35,10 +35,10 @@ from kiln.core.errors import (
     UsageError,
     VerificationError,
 )
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images import archived, definition
 from kiln.images.builder import Images
+from kiln.project.folders import Project
 from kiln.recipes.recipe import discover, load
 from kiln.recipes.source import HubSource
 from kiln.recipes.steps import Files, Output, Plan, StepList

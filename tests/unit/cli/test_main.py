@@ -20,7 +20,7 @@ from toy_project import add_recipe, make_project, small_archive
 
 from kiln.building.build import STOP_PATIENCE
 from kiln.cli.main import cli
-from kiln.core.project import Project
+from kiln.project.folders import Project
 
 
 class Kiln:

@@ -31,11 +31,11 @@ from kiln.core.errors import (
     UsageError,
     VerificationError,
 )
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.definition import recipe_digest
 from kiln.images.lock import write_lock
+from kiln.project.folders import Project
 from kiln.reproduce.images import RecordedImages
 from kiln.reproduce.inputs import Inputs
 from kiln.reproduce.recorded import Archive, read

@@ -18,9 +18,9 @@ from pathlib import Path
 from benchmarks import images, lite, samples, ssd
 from benchmarks.common import Row, over, show
 from kiln.core.errors import KilnError
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.builder import Images
+from kiln.project.folders import Project
 from kiln.running.engine import Engine
 
 Measurement = Callable[[Path, int], list[Row]]

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from kiln.building.build import Builder
-from kiln.core.project import Project
+from kiln.core.output import table
 from kiln.core.store import Store
-from kiln.core.ui import table
+from kiln.project.folders import Project
 from kiln.recipes.recipe import discover
 from kiln.recipes.selection import select
 from kiln.running.engine import Engine

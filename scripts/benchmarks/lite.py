@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks import common
 from benchmarks.common import Row, Run
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.running.engine import Engine
 
 SAMPLE = "efficientdet_lite0_shapes"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import Row, Run
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.recipes.recipe import discover, load
 
 #: What checks may add to a conversion's wall time, as a part of it.

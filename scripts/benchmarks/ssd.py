@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import Row, Run
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.recipes.recipe import CONVERTED
 from kiln.running.engine import Engine
 

@@ -21,18 +21,19 @@ from typing import Any
 
 import click
 
+from kiln.cli.reporters import JsonReporter, TextReporter
 from kiln.core.digest import key_of, tree_digest
 from kiln.core.errors import StageFailedError, UsageError, VerificationError
-from kiln.core.project import Project
+from kiln.core.output import table
 from kiln.core.store import StageResult, Store
-from kiln.core.ui import JsonReporter, TextReporter, table
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
+from kiln.project.folders import Project
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import VARIANTS, Recipe, Variant, discover, load
 from kiln.running.engine import Engine
-from kiln.running.limits import Limits
-from kiln.running.local import Runner, limits_of
+from kiln.running.limits import Limits, limits_of
+from kiln.running.local import Runner
 from kiln.running.stage_user import stage_user
 from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire

@@ -20,13 +20,14 @@ from typing import Any
 
 import click
 
+from kiln.cli.reporters import JsonReporter, TextReporter
 from kiln.core.errors import StageFailedError, UsageError, VerificationError
 from kiln.core.files import write_atomic
 from kiln.core.machine import cpu_name
-from kiln.core.project import Project
+from kiln.core.output import table
 from kiln.core.store import Store
-from kiln.core.ui import JsonReporter, TextReporter, table
 from kiln.images.lock import read_lock
+from kiln.project.folders import Project
 from kiln.recipes.recipe import VARIANTS, discover, load
 from kiln.running.engine import Engine
 from proofs.variations.bringing import Varied, faketime, share_contents, why_not

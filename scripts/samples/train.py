@@ -18,18 +18,18 @@ from pathlib import Path
 
 import click
 
+from kiln.cli.reporters import TextReporter
 from kiln.core.digest import sha256_file, tree_digest
 from kiln.core.errors import StageFailedError, UsageError
-from kiln.core.project import Project
 from kiln.core.store import Store
-from kiln.core.ui import TextReporter
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
+from kiln.project.folders import Project
 from kiln.recipes.plan import make_plan
 from kiln.recipes.recipe import discover, load
 from kiln.running.engine import Engine
-from kiln.running.limits import Limits
-from kiln.running.local import Runner, limits_of
+from kiln.running.limits import Limits, limits_of
+from kiln.running.local import Runner
 from kiln.running.stage_user import stage_user
 from kiln.sources.model import acquire
 from shared import program

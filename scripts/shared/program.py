@@ -8,9 +8,9 @@ from types import FrameType
 
 import click
 
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import CancelledError, KilnError, UsageError
 from kiln.core.files import system_guard
-from kiln.core.ui import JsonReporter
 
 
 def run(command: click.Command, name: str) -> None:

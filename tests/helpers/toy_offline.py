@@ -14,12 +14,12 @@ from toy_packages import debian_package, wheel
 from toy_project import add_recipe, make_project, small_archive
 
 from kiln.core.digest import sha256_bytes
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images import archived
 from kiln.images.definition import SOURCE_DATE_EPOCH, recipe_digest
 from kiln.images.lock import Locked, locked_image, write_lock
 from kiln.images.seal import Sealer
+from kiln.project.folders import Project
 from kiln.recipes.recipe import load
 from kiln.sources import pypi
 from kiln.sources.model import acquire

@@ -7,10 +7,10 @@ import tarfile
 from pathlib import Path
 
 from kiln.core.digest import canonical_json, sha256_bytes
-from kiln.core.project import Project
 from kiln.images.definition import recipe_digest
 from kiln.images.lock import write_lock
 from kiln.images.seal import FileFact, Sealed
+from kiln.project.folders import Project
 
 LAYER = f"sha256:{'b' * 64}"
 CONFIG = canonical_json({"rootfs": {"diff_ids": [LAYER], "type": "layers"}})

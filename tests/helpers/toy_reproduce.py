@@ -19,8 +19,8 @@ from toy_project import SEALED, make_project
 from kiln.core.archive import TarEntry, deterministic_tar
 from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.core.machine import cpu_name
-from kiln.core.project import Project
 from kiln.core.store import Store
+from kiln.project.folders import Project
 from kiln.recipes.steps import Fact, Files, Output, Plan, StepList
 from kiln.reproduce.recorded import Recorded
 from kiln.reproduce.rerun import Reproducer

@@ -23,8 +23,8 @@ from toy_container import Container, Doorman
 from toy_project import add_recipe, make_project
 
 from kiln.building.build import Builder
-from kiln.core.project import Project
 from kiln.core.store import Store
+from kiln.project.folders import Project
 from kiln.running.limits import Outcome
 
 #: What the runner is made of.

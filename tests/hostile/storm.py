@@ -38,8 +38,8 @@ from hostile.texts import Texts
 from kiln.core.errors import UsageError, VerificationError
 from kiln.core.files import write_atomic
 from kiln.core.machine import cpu_name
+from kiln.core.output import table
 from kiln.core.store import Store
-from kiln.core.ui import table
 from kiln.images.builder import Images
 from kiln.running.engine import Engine
 from shared import program

@@ -25,7 +25,8 @@ from kiln.images.lock import Locked
 from kiln.recipes.plan import Files, Output, Plan, Step
 from kiln.recipes.recipe import Recipe
 from kiln.running.engine import OWNER_LABEL, Engine
-from kiln.running.local import Runner, limits_of
+from kiln.running.limits import limits_of
+from kiln.running.local import Runner
 
 EXTRA_STAGES = Path(__file__).parent / "extra_stages"
 SAMPLE = "ssd_mobilenet_v2_oidv4"

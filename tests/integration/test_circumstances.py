@@ -13,8 +13,8 @@ import pytest
 from places import ROOT
 from toy_stages import MODEL, add_toy
 
-from kiln.core.project import Project
 from kiln.images.lock import Locked
+from kiln.project.folders import Project
 from proofs.variations.bringing import copy_checkout
 
 pytestmark = pytest.mark.integration

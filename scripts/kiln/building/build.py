@@ -16,10 +16,10 @@ from kiln.checks import verdict, worker_process
 from kiln.core.digest import tree_digest
 from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.core.files import system_guard, write_atomic
-from kiln.core.project import Project
 from kiln.core.store import StageResult, Store
 from kiln.core.version import __version__
 from kiln.images.lock import locked_image
+from kiln.project.folders import Project
 from kiln.recipes.check_steps import check_id, library_id
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import Recipe, Variant
@@ -27,9 +27,10 @@ from kiln.recipes.selection import Selection
 from kiln.release import publish
 from kiln.release.layout import PAGE_FILE
 from kiln.running.cached import look_up
-from kiln.running.local import OnEvent, Runner, limits_of
+from kiln.running.limits import limits_of
+from kiln.running.local import OnEvent, Runner
 from kiln.signing.signer import Signer, own_signer
-from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL
+from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL, artefact_file
 from kiln.sources.fetcher import Options
 from kiln.sources.model import Acquired, acquire, with_images_to_check
 from kiln.statements import make
@@ -271,7 +272,7 @@ class Builder:
         more = [
             variant
             for variant in recipe.variants
-            if variant in plan.artefacts or (folder / f"{recipe.name}_{variant}.tflite").exists()
+            if variant in plan.artefacts or (folder / artefact_file(recipe.name, variant)).exists()
         ]
         full = self._plan(recipe, acquired, more, plan)
         known = look_up(full, self.store, (), read=False).results
@@ -351,14 +352,14 @@ class Builder:
         about = []
         for variant, step_id in plan.artefacts.items():
             blob = results[step_id].files["model.tflite"]
-            name = f"{recipe.name}_{variant}.tflite"
+            name = artefact_file(recipe.name, variant)
             files[name] = self._content(blob.sha256)
             artefacts.append(Artefact(variant, name, blob.sha256, blob.size))
             about.append(make.About(variant, name, blob.sha256, step_id))
             if variant == "prebuilt":
                 # What the publisher made stays at hand, byte for byte.
                 original = results["adopt"].files["model.tflite"].sha256
-                name = f"{recipe.name}_{ORIGINAL}.tflite"
+                name = artefact_file(recipe.name, ORIGINAL)
                 files[name] = self._content(original)
                 about.append(make.About(ORIGINAL, name, original, "adopt"))
             files[LABEL_FILE] = self._content(results[step_id].files[LABEL_FILE].sha256)
@@ -415,7 +416,7 @@ def conversion_record(
         "recipe": {"sha256": recipe_sha256},
         "source": acquired.record,
         "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
-        "stage_code": tree_digest(project.stages),
+        "stage_code": plan.code,
         "artefacts": {
             item.variant: {"file": item.file, "sha256": item.sha256, "size": item.size}
             for item in artefacts

@@ -13,8 +13,8 @@ from kiln.building.build import Artefact, Builder, failure_of
 from kiln.building.from_training import Given, recipe_text, settle
 from kiln.core.errors import UsageError
 from kiln.core.files import write_atomic
-from kiln.core.project import Project
 from kiln.core.store import Store
+from kiln.project.folders import Project
 from kiln.recipes.recipe import RECIPE_FILE, load
 from kiln.recipes.selection import Selection
 from kiln.release import publish

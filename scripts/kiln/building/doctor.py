@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from kiln.core.errors import DiskFullError, KilnError
 from kiln.core.files import system_guard
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.definition import load as load_images
 from kiln.images.lock import locked_image
+from kiln.project.folders import Project
 from kiln.recipes.recipe import discover
 from kiln.recipes.selection import read_all
 from kiln.running.engine import Engine

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from kiln.core.digest import tree_digest
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.lock import locked_image
+from kiln.project.folders import Project
 from kiln.recipes.plan import make_plan, refuse_missing
 from kiln.recipes.recipe import Recipe, Variant
 from kiln.running.cached import look_up

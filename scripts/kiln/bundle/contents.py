@@ -14,13 +14,13 @@ from kiln.bundle.index import BlobEntry, FirstUse, ImageEntry, Index, PackageCho
 from kiln.bundle.needs import Needs
 from kiln.core.archive import TarEntry, deterministic_tar, unpack
 from kiln.core.errors import ImageMismatchError, SourceUnavailableError
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.core.version import __version__
 from kiln.images import archived, definition
 from kiln.images.archived import Reader
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_image, read_lock
+from kiln.project.folders import Project
 from kiln.recipes.recipe import Recipe
 from kiln.signing.statement_names import SOURCE_FILE
 from kiln.sources import pypi

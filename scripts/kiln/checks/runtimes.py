@@ -16,8 +16,8 @@ from kiln.checks import runtime_worker, worker_process
 from kiln.checks.runtime_worker import LITERT, MEDIAPIPE
 from kiln.core.digest import key_of, sha256_file, tree_digest
 from kiln.core.errors import UsageError
-from kiln.core.project import own_resources
-from kiln.core.stagecode import stage_module
+from kiln.project.folders import own_resources
+from kiln.project.stagecode import stage_module
 from kiln.tflite.flexbuffer import decode
 
 Gate = dict[str, Any]

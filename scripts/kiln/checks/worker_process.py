@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from kiln.checks import runtime_worker
 from kiln.core.errors import UsageError
-from kiln.core.project import Project, own_resources
+from kiln.project.folders import Project, own_resources
 
 PYTHON_VARIABLE = "KILN_RUNTIMES_PYTHON"
 ENVIRONMENT = ".venv-runtimes"

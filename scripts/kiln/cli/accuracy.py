@@ -17,7 +17,7 @@ from kiln.cli.common import (
     reporter_for,
 )
 from kiln.core.errors import UsageError
-from kiln.core.ui import table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.measure.accuracy import Measured, Report
@@ -87,10 +87,10 @@ def accuracy(
     """
     from kiln.building.build import Builder
     from kiln.core.files import write_atomic
-    from kiln.core.project import Project
     from kiln.core.suggest import refuse_unknown
     from kiln.measure import accuracy_record, coco, scoring
     from kiln.measure.accuracy import CHUNK, Accuracy
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import VARIANTS, discover
     from kiln.recipes.selection import select
     from kiln.release.index_page import refresh

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiln.cli.common import reporter_for
-from kiln.core.ui import table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import Variant
     from kiln.recipes.selection import Selection
 

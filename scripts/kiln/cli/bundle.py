@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kiln.cli.common import PATH, json_option, own_store, reporter_for, samples_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import EngineUnavailableError, UsageError
-from kiln.core.ui import JsonReporter
 
 if TYPE_CHECKING:
     from kiln.bundle.index import Index
@@ -49,9 +49,9 @@ def bundle_create(
     from kiln.bundle.contents import Contents, locked_images, names_of
     from kiln.bundle.needs import needs_of
     from kiln.bundle.writing import write
-    from kiln.core.project import Project
     from kiln.core.suggest import refuse_unknown
     from kiln.images.builder import Images
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import discover
     from kiln.recipes.selection import select
 
@@ -115,9 +115,9 @@ def bundle_import(file: Path, as_json: bool) -> None:
     From then on a build of what is in it needs no network.
     """
     from kiln.bundle.reading import import_bundle
-    from kiln.core.project import Project
     from kiln.images.builder import Images
     from kiln.images.lock import read_lock
+    from kiln.project.folders import Project
 
     project = Project.find()
     store = own_store()

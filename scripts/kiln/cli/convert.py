@@ -142,7 +142,7 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
     """
     from kiln.building.conversion import prepared
     from kiln.cli.build import run_build
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
 
     project = Project.find()
     target = dist.absolute()
@@ -173,7 +173,7 @@ def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) 
     from kiln.building.from_training import recipe_text, settle
     from kiln.cli.build import myself
     from kiln.core.files import write_atomic
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import RECIPE_FILE, load
     from kiln.sources.local import reading
 

@@ -10,7 +10,8 @@ from kiln.cli.common import chosen_images, images_argument, json_option, opened_
 from kiln.cli.images_relock import images_relock
 from kiln.cli.images_sbom import images_sbom
 from kiln.cli.images_transfer import images_load, images_push, images_save
-from kiln.core.ui import JsonReporter, table
+from kiln.cli.reporters import JsonReporter
+from kiln.core.output import table
 
 
 @click.group()
@@ -25,8 +26,8 @@ def images() -> None:
 @json_option
 def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json: bool) -> None:
     """Build the images (all when none is named), seal them, and hold them against the lock."""
-    from kiln.core.project import Project
     from kiln.images.lock import locked_image
+    from kiln.project.folders import Project
 
     if update_lock:
         Project.find().refuse_changes()
@@ -84,9 +85,9 @@ def images_list(as_json: bool) -> None:
 @json_option
 def images_context(names: tuple[str, ...], as_json: bool) -> None:
     """Lay out build contexts in .kiln/context/ for `docker compose build`."""
-    from kiln.core.project import Project
     from kiln.core.store import Store
     from kiln.images import definition as definitions
+    from kiln.project.folders import Project
 
     project = Project.find()
     store = Store(Store.default_root())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kiln.cli.common import chosen_images, images_argument, json_option, opened_images
-from kiln.core.ui import JsonReporter
+from kiln.cli.reporters import JsonReporter
 
 
 @click.command("relock", short_help="Rebuild images and record them anew.")
@@ -18,8 +18,8 @@ def images_relock(names: tuple[str, ...], once: bool, as_json: bool) -> None:
 
     Those they start from come first. Each is built twice and must come out the same.
     """
-    from kiln.core.project import Project
     from kiln.images.relock import relock
+    from kiln.project.folders import Project
 
     Project.find().refuse_changes()
     with opened_images(as_json) as images:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kiln.cli.common import chosen_images, images_argument, json_option, reporter_for
-from kiln.core.ui import JsonReporter
+from kiln.cli.reporters import JsonReporter
 
 
 @click.command("sbom", short_help="Write what is in images, as CycloneDX.")
@@ -18,9 +18,9 @@ def images_sbom(names: tuple[str, ...], check: bool, as_json: bool) -> None:
     Packages with versions, digests, licences and requirements, from the locks and the packages.
     """
     from kiln.core.files import write_atomic
-    from kiln.core.project import Project
     from kiln.core.store import Store
     from kiln.images.sbom import make_sbom, refuse_outdated, sbom_path
+    from kiln.project.folders import Project
 
     project = Project.find()
     docker_dir = project.docker

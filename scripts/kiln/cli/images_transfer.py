@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from kiln.cli.common import PATH, chosen_images, images_argument, json_option, opened_images
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import ImageMismatchError, UsageError
-from kiln.core.ui import JsonReporter
 
 
 @click.command("save", short_help="Write sealed images to files.")

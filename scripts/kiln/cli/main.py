@@ -31,12 +31,13 @@ from kiln.cli.inspect import inspect_command
 from kiln.cli.keys import keys_group
 from kiln.cli.page import page
 from kiln.cli.plan import plan
+from kiln.cli.reporters import JsonReporter
 from kiln.cli.reproduce import reproduce
 from kiln.cli.verify import verify
 from kiln.core.errors import CancelledError, KilnError, RecipeError, UsageError
 from kiln.core.files import system_guard
+from kiln.core.output import table
 from kiln.core.plain_text import plain
-from kiln.core.ui import JsonReporter, table
 from kiln.core.version import __version__
 
 # Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
@@ -140,8 +141,8 @@ def build(
 ) -> None:
     """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
     from kiln.cli.build import run_build
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import VARIANTS, discover
     from kiln.recipes.selection import select
 
@@ -171,8 +172,8 @@ def build(
 def models(as_json: bool) -> None:
     """List the recipes: source and whether it is at hand, variants, and the last build's result."""
     from kiln.building.catalogue import catalogue
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
 
     entries, broken = catalogue(Project.find().models, Store(Store.default_root()))
     if as_json:
@@ -190,7 +191,7 @@ def models(as_json: bool) -> None:
 def doctor(as_json: bool) -> None:
     """Say what kiln needs, what is fine, what is not, and what to do about it."""
     from kiln.building.doctor import examine
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
 
     findings = examine(Project.find())
     if as_json:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln.cli.common import json_option, models_dir_option, samples_option, variants_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UsageError
-from kiln.core.ui import JsonReporter, table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.building.dry_run import Forecast
@@ -38,8 +39,8 @@ def plan(
     whose archives their recipes pin, others only when named.
     """
     from kiln.building.dry_run import forecast
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import VARIANTS, discover
     from kiln.recipes.selection import select
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from kiln.cli.common import PATH, json_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UsageError
-from kiln.core.ui import JsonReporter, table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.release.single_file import VerifiedFile
@@ -40,7 +41,7 @@ def verify(
     TARGET is a release folder, an archive of one (.tar, .tar.gz, .tgz, .zip), or one .tflite file
     with its bundles beside it. Nothing is asked of any network.
     """
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
     from kiln.release import single_file
     from kiln.release.verify import verify_by
     from kiln.signing.trust_choice import choose_trust

@@ -1,4 +1,4 @@
-"""What a released folder holds, looked at without following or opening anything odd."""
+"""What a folder of files to publish holds, looked at without following or opening anything odd."""
 
 from __future__ import annotations
 
@@ -7,8 +7,22 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from kiln.core.bounds import RELEASE, FolderBound
+
+class FolderBound(NamedTuple):
+    """The most files, folders inside each other, and bytes that a folder may have."""
+
+    files: int
+    depth: int
+    size: int
+
+
+#: The samples' release has 76 files, in folders of folders, of 130 MB together.
+RELEASE = FolderBound(files=10_000, depth=8, size=32 << 30)
+
+#: Why a folder that holds nothing is odd.
+EMPTY = "is an empty folder"
 
 
 @dataclass
@@ -57,7 +71,7 @@ def list_tree(root: Path, most: FolderBound = RELEASE) -> Listing:
         if number > most.files:
             raise TooMuchError(f"it holds more than {most.files:,} files and folders")
         if not entries and prefix:
-            found.odd[prefix.removesuffix("/")] = "is an empty folder, which no signature covers"
+            found.odd[prefix.removesuffix("/")] = EMPTY
         below = []
         for entry, about in sorted(entries, key=lambda item: os.fsencode(item[0].name)):
             relative = prefix + entry.name

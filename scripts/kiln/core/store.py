@@ -128,8 +128,7 @@ class Store:
         self.downloads = self.root / "downloads"
         self.tmp = self.root / "tmp"
         with disk_guard(self.root), self._usable():
-            # Who else may come in decides about all below it. (An engine mounts what stages see
-            # by itself; they need no way in.)
+            # Who else may come in decides about all below it.
             make_private(self.root)
             for folder in (
                 self._blobs,
@@ -534,7 +533,7 @@ class Store:
         with self._usable():
             for path in list(self.tmp.iterdir()):
                 if is_abandoned(path):
-                    # A killed driver's container may still write there: its turn comes later.
+                    # What a killed process started may still write there: its turn comes later.
                     with contextlib.suppress(StoreError):
                         remove(path)
                         removed += 1

@@ -23,7 +23,7 @@ _toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli"
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
 
-#: TOML is written by people: the longest line of ours is an image's configuration in a lock, some
+#: TOML is written by people: the longest line of ours is a configuration in a lock, some
 #: 600 characters. Parsing a dotted key costs the square of its parts (14 s for 1 MiB of the worst).
 MAX_TOML_BYTES = 256 << 10
 MAX_TOML_LINE = 4 << 10

@@ -19,7 +19,6 @@ from urllib.parse import quote
 
 from packaging.utils import canonicalize_name
 
-from kiln.core import bounds
 from kiln.core.errors import ImageMismatchError
 from kiln.core.store import Store
 from kiln.core.untrusted import parse_json, read_file
@@ -27,6 +26,7 @@ from kiln.images import definition
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_image
 from kiln.images.package_facts import PackageFacts, debian_facts, python_facts, spdx
+from kiln.project import bounds
 from kiln.sources import debian, pypi
 
 if TYPE_CHECKING:

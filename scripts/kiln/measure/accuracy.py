@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from kiln.building.build import Builder
-from kiln.core import bounds
 from kiln.core.digest import key_of, sha256_file, tree_digest
 from kiln.core.errors import (
     CheckFailedError,
@@ -27,19 +26,21 @@ from kiln.core.errors import (
     UsageError,
     error_for_kind,
 )
-from kiln.core.stagecode import stage_module
 from kiln.core.store import StageResult
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.images.lock import locked_image
 from kiln.measure import accuracy_record, coco, scoring
 from kiln.measure.coco import DataSet, Matching, Picture
 from kiln.measure.scoring import DETECTIONS, Scores
+from kiln.project import bounds
+from kiln.project.stagecode import stage_module
 from kiln.recipes.check_steps import only_exported, reference_stage
 from kiln.recipes.plan import Files, Plan, Step, make_plan
 from kiln.recipes.recipe import ImageName, Recipe, Variant
 from kiln.recipes.steps import lone_step
-from kiln.running.limits import Limits
-from kiln.running.local import OnEvent, Runner, limits_of
+from kiln.running.limits import Limits, limits_of
+from kiln.running.local import OnEvent, Runner
+from kiln.signing.statement_names import artefact_file
 from kiln.sources.fetcher import Options
 from kiln.sources.model import Acquired, acquire
 
@@ -140,7 +141,7 @@ class Report:
             accuracy_record.Entry(
                 model=self.model,
                 variant=item.what,
-                file=artefact_name(self.model, item.what),
+                file=artefact_file(self.model, item.what),
                 sha256=item.artefact,
                 dataset=self.data_set(),
                 source=None if source is None else asdict(source.scores),
@@ -180,11 +181,6 @@ class Report:
             f"Likely causes: {', '.join(causes)}. If the new figures are right, put them into "
             "check.ap of the recipe.",
         )
-
-
-def artefact_name(model: str, variant: str) -> str:
-    """What a published file is called."""
-    return f"{model}_{variant}.tflite"
 
 
 @dataclass(frozen=True)
@@ -311,7 +307,7 @@ class Accuracy:
 
     def _published(self, recipe: Recipe, variant: Variant) -> Path:
         assert self.published is not None
-        return self.published / recipe.name / artefact_name(recipe.name, variant)
+        return self.published / recipe.name / artefact_file(recipe.name, variant)
 
     def _converted(
         self, recipe: Recipe, acquired: Acquired, wanted: Sequence[Variant]

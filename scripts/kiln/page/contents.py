@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.digest import sha256_bytes, sha256_file
 from kiln.core.errors import UsageError
 from kiln.core.untrusted import MalformedError, read_file
 from kiln.page.accuracy import Accuracy, find
 from kiln.page.records import Record, load, number
+from kiln.project import bounds
 from kiln.tflite.reading import read_metadata, read_model
 
 CONVERSION_FILE, CHECKS_FILE = "conversion.json", "checks.json"

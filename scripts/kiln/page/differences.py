@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kiln.core.stagecode import stage_module
 from kiln.page.contents import Detection
+from kiln.project.stagecode import stage_module
 
 #: Boxes that overlap less (IoU), and scores that differ more, are shown as differences.
 LEAST_IOU, MOST_SCORE = 0.9, 0.1

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kiln.core.digest import sha256_bytes
-from kiln.core.stagecode import stage_module
 from kiln.page.contents import Detection, Picture
 from kiln.page.differences import CHANGED, EXTRA, MISSED, SAME, Drawn
 from kiln.page.formats import units
+from kiln.project.stagecode import stage_module
 
 #: Length of a drawing's longer side in its own units: sizes below do not depend on the picture.
 SIDE = 640.0

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.untrusted import MalformedError, parse_json_object, read_file
+from kiln.project import bounds
 
 
 class Record:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kiln.core.plain_text import plain
-from kiln.core.stagecode import stage_module
 from kiln.page.contents import SIGNATURE_FILE, Model, Variant
+from kiln.project.stagecode import stage_module
 
 _TEMPLATES = Path(__file__).parent / "snippets"
 _SLOT = re.compile(r"\{\{([a-z_]+)\}\}")

@@ -24,9 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from kiln.core import bounds
 from kiln.core.errors import RecipeError
 from kiln.core.untrusted import MalformedError, parse_toml, read_file
+from kiln.project import bounds
 from kiln.recipes.messages import describe
 from kiln.recipes.source import KINDS, AnySource
 from kiln.recipes.values import (

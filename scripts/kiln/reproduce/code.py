@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.core.errors import KilnError, VerificationError
 from kiln.core.files import disk_guard
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, read_file
 from kiln.images import definition
 from kiln.images.lock import LOCK_FILE, Locked, parse_lock, read_lock
+from kiln.project.folders import Project
 from kiln.reproduce.recorded import Recorded
 from kiln.signing.statement_names import SOURCE_FILE
 from kiln.statements.source_archive_reader import MAX_BYTES, SourceArchive

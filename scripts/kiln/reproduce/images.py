@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kiln.core.errors import CannotReproduceError, ImageBuildError, KilnError
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, read_file
 from kiln.images import definition, dockerfile
 from kiln.images.builder import Images
 from kiln.images.lock import Locked, locked_image, read_lock
+from kiln.project.folders import Project
 from kiln.running.engine import Engine
 from kiln.running.limits import Limits
 from kiln.running.local import OnEvent

@@ -29,7 +29,7 @@ class Inputs:
         store: the user's; what is downloaded goes there.
         folders: of the user's, any files.
         shipped: what came with kiln of models, such as what embedded samples are made from
-            (:attr:`kiln.core.project.Project.shipped`); None where nothing did.
+            (:attr:`kiln.project.folders.Project.shipped`); None where nothing did.
         scratch: a private folder, for what is unpacked.
         fetch: whether archives may be downloaded.
         session: what downloads go through; by default one that asks public addresses only, since

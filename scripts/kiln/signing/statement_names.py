@@ -34,6 +34,15 @@ ORIGINAL = "prebuilt_original"
 RELEASE_BUNDLE = "release.sigstore.json"
 
 
+def artefact_file(model: str, variant: str) -> str:
+    """What a published artefact is called.
+
+    >>> artefact_file("toy", "int8")
+    'toy_int8.tflite'
+    """
+    return f"{model}_{variant}.tflite"
+
+
 def provenance_path(file: str) -> str:
     """Where the provenance of ``file`` of a model folder is, relative to that folder.
 

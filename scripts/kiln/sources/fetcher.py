@@ -42,7 +42,8 @@ class Fetched:
     Args:
         contents: what of it a plan starts from.
         record: where it came from, as plain data. It is published: no path of this machine.
-        files: everything in it (path -> SHA-256), where the label map may be one of them.
+        files: everything in it (path -> SHA-256), the label map perhaps; empty where a recipe
+            names each file.
     """
 
     contents: Contents

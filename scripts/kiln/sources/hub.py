@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kiln.core.errors import ArchiveError, DigestMismatchError
-from kiln.core.listing import TooMuchError, list_tree
+from kiln.core.listing import EMPTY, TooMuchError, list_tree
 from kiln.core.store import Store
 from kiln.recipes.contents import Contents
 from kiln.recipes.source import HubSource
@@ -118,7 +118,7 @@ def _cached_files(folder: Path, store: Store) -> dict[str, str]:
             f"{folder} is no module: {error}.", "Fetch the module into the hub cache again."
         ) from None
     for name, why in sorted(listing.odd.items()):
-        if "empty folder" not in why:  # TensorFlow leaves an empty assets/
+        if why != EMPTY:  # TensorFlow leaves an empty assets/
             raise ArchiveError(
                 f"{folder / name} {why}.", "Fetch the module into the hub cache again."
             )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kiln.core.errors import CheckpointError, DigestMismatchError, LabelMapError
-from kiln.core.stagecode import stage_module
+from kiln.project.stagecode import stage_module
 from kiln.recipes import pipeline_config
 from kiln.recipes.contents import Contents
 from kiln.recipes.pipeline_config import told_by_stages

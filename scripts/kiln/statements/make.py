@@ -10,7 +10,7 @@ from typing import Any
 
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import StoreError
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.recipes.plan import Plan
 from kiln.recipes.recipe import Recipe
 from kiln.running.limits import Limits

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kiln.core.digest import CACHE_PATTERNS, sha256_file
-from kiln.core.project import PACKAGE, is_installed
 from kiln.core.version import __version__
+from kiln.project.folders import PACKAGE, is_installed
 
 DISTRIBUTION = "tflite-kiln"
 

@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 from kiln.core.archive import TarEntry, deterministic_tar
 from kiln.core.digest import CACHE_PATTERNS
 from kiln.core.errors import RecipeError, StoreError
-from kiln.core.project import DATA, PACKAGE, Project, is_installed
 from kiln.core.untrusted import parse_toml
 from kiln.images.definition import SOURCE_DATE_EPOCH
+from kiln.project.folders import DATA, PACKAGE, Project, is_installed
 from kiln.recipes.recipe import RECIPE_FILE, Recipe
 from kiln.statements.source_archive_reader import DRIVER
 

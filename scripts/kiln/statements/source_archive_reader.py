@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from kiln.core import bounds
 from kiln.core.digest import sha256_bytes, tree_key
 from kiln.core.errors import VerificationError
+from kiln.project import bounds
 
 STAGES = "docker/stages/"
 DRIVER = "scripts/kiln/"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.digest import canonical_json, sha256_bytes
 from kiln.core.errors import VerificationError
 from kiln.core.untrusted import MalformedError, parse_json, parse_json_object, parse_toml
+from kiln.project import bounds
 from kiln.running.limits import Limits
 from kiln.signing.dsse import REMEDY
 from kiln.signing.signer import Verifier

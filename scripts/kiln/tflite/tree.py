@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from kiln.core.stagecode import stage_module
+from kiln.project.stagecode import stage_module
 from kiln.tflite.schema import ENUMS, TABLES, UNIONS
 
 _DEPTH = 16  # the schema's own nesting ends at 5

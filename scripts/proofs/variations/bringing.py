@@ -19,8 +19,8 @@ from typing import Any
 
 from kiln.core.errors import EngineUnavailableError
 from kiln.core.files import copy_file
-from kiln.core.project import Project
 from kiln.core.store import Store
+from kiln.project.folders import Project
 from kiln.sources import debian
 from proofs.variations.circumstances import CLOCK, PLACE, USER, Circumstance
 

@@ -151,6 +151,7 @@ def test_the_conversion_record_says_what_went_in(private: Path) -> None:
         "identity": SEALED.identity,
         "layer": SEALED.layer,
     }
+    assert record["stage_code"] == "3" * 64, "what the keys were made with"
     assert record["default_variant"] == recipe.default_variant
     assert record["source"] == {"kind": "archive"}
     export = record["stages"]["export"]

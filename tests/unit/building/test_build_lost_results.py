@@ -18,8 +18,8 @@ from toy_stages import MODEL, REASON, VARIANTS, make_builder, make_toy, run_stag
 from kiln.building.build import Builder, ModelBuild
 from kiln.core.digest import sha256_file
 from kiln.core.errors import KilnError, StoreError
-from kiln.core.project import Project
 from kiln.core.store import DamagedContentError, Store
+from kiln.project.folders import Project
 from kiln.recipes.recipe import discover
 from kiln.recipes.selection import select
 from kiln.release.verify import verify

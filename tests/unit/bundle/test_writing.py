@@ -18,9 +18,9 @@ from kiln.bundle.reading import import_bundle, read_index
 from kiln.bundle.writing import total_size, write
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import StoreError
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images import archived, definition
+from kiln.project.folders import Project
 from kiln.recipes.recipe import discover, load
 from kiln.recipes.source import HubSource
 from kiln.sources import packed

@@ -17,7 +17,7 @@ from kiln.cli import main
 from kiln.core import errors
 from kiln.core.errors import DiskFullError, SystemRefusedError
 from kiln.core.files import system_guard
-from kiln.core.project import Project
+from kiln.project.folders import Project
 
 LONG = "n" * 300
 DEEP = "/" + "d/" * 2500 + "end"

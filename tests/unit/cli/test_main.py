@@ -19,7 +19,7 @@ from places import SCRIPTS
 from toy_project import add_recipe, make_project, small_archive
 
 from kiln.cli.main import cli
-from kiln.core.project import Project
+from kiln.project.folders import Project
 
 
 class Kiln:

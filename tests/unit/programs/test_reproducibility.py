@@ -12,9 +12,9 @@ import pytest
 from places import ROOT
 
 from kiln.core.errors import UsageError, VerificationError
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.lock import read_lock
+from kiln.project.folders import Project
 from proofs.reproducibility import BEGIN, END, Matrix, Row, tell, write_documentation
 from proofs.variations import bringing
 from proofs.variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance

@@ -14,11 +14,11 @@ from toy_reproduce import Machine, ToyRelease
 
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import CannotReproduceError, ImageBuildError, ImageMismatchError
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.definition import recipe_digest
 from kiln.images.lock import write_lock
+from kiln.project.folders import Project
 from kiln.reproduce.images import RecordedImages
 from kiln.running.engine import Engine
 

@@ -31,7 +31,8 @@ from kiln.recipes.contents import Contents
 from kiln.recipes.plan import Files, Plan, make_plan
 from kiln.recipes.steps import lone_step
 from kiln.running.engine import Limits, Outcome
-from kiln.running.local import Runner, limits_of
+from kiln.running.limits import limits_of
+from kiln.running.local import Runner
 
 
 class Bench:

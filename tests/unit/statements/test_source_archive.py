@@ -18,7 +18,7 @@ from toy_project import add_recipe, make_project
 
 from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.core.errors import RecipeError, StoreError, VerificationError
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.recipes.recipe import Recipe, load
 from kiln.statements.source_archive import MAX_TEXT, archived_recipe_path, source_archive
 from kiln.statements.source_archive_reader import SourceArchive

@@ -17,7 +17,7 @@ from places import FIXTURES, SCRIPTS
 from tflite_files import damage, fixture, packed_with_date, rewritten
 
 from kiln.core.errors import KilnError, UnsupportedModelError
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.tflite.diff import Difference, compare
 from stages.tflite import packed_files, tflite_model
 
@@ -419,7 +419,7 @@ def test_output_that_cannot_show_a_letter() -> None:
             sys.executable,
             "-c",
             "import sys; from kiln.tflite.inspect import inspect;"
-            "from kiln.core.ui import tolerant_output;"
+            "from kiln.core.output import tolerant_output;"
             "tolerant_output(); print(inspect(sys.stdin.buffer.read()).text())",
         ],
         input=data,

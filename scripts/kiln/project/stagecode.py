@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any
 
-from kiln.core.project import own_resources
+from kiln.project.folders import own_resources
 
 
 def stage_module(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import threading
@@ -178,24 +177,3 @@ class TextReporter:
         self._line(f"FAILED {model}: {message}")
         if remedy:
             self._line(f"       {remedy}")
-
-
-def tolerant_output() -> None:
-    """Let standard output escape what its encoding cannot show, instead of failing."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A plain text table, columns padded with spaces.
-
-    >>> print(table(["a", "b"], [["xx", "y"]]))
-    a   b
-    xx  y
-    """
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [head, *rows]
-    ]
-    return "\n".join(lines)

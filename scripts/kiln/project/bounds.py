@@ -39,15 +39,3 @@ LOCK = Bound(256 * _KIB, 2_905)  # docker/images.lock
 CONTENTS = Bound(4 * _MIB, 352_892)  # docker/odapi/contents.xz
 ARTEFACT = Bound(_GIB, 24_206_160)  # SSD MobileNet v2 in float32
 ANNOTATIONS = Bound(512 * _MIB, 470_000_000)  # COCO's instances_train2017.json
-
-
-class FolderBound(NamedTuple):
-    """The most files, folders inside each other, and bytes that a folder may have."""
-
-    files: int
-    depth: int
-    size: int
-
-
-#: The samples' release has 76 files, in folders of folders, of 130 MB together.
-RELEASE = FolderBound(files=10_000, depth=8, size=32 * _GIB)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import SCRIPTS
 
-from kiln.core.ui import JsonReporter, TextReporter, table
+from kiln.cli.reporters import JsonReporter, TextReporter
+from kiln.core.output import table
 
 EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("download", {"name": "a.whl", "done": 10, "total": None}),
@@ -77,7 +78,8 @@ def test_json_lines_of_several_threads_stay_whole(capsys: pytest.CaptureFixture[
 
 def test_json_lines_are_out_before_anything_else_happens() -> None:
     code = (
-        "import os; from kiln.core.ui import JsonReporter; JsonReporter().event('a'); os._exit(0)"
+        "import os; from kiln.cli.reporters import JsonReporter;"
+        "JsonReporter().event('a'); os._exit(0)"
     )
     environment = {"PYTHONPATH": str(SCRIPTS)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)

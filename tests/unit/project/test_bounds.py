@@ -7,8 +7,8 @@ import ast
 import pytest
 from places import SCRIPTS
 
-from kiln.core import bounds
-from kiln.core.bounds import Bound
+from kiln.project import bounds
+from kiln.project.bounds import Bound
 
 SOURCES = SCRIPTS / "kiln"
 

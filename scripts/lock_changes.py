@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import tool
 from locks.changes import compare, in_words
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,4 +72,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    tool.run_function(main, "lock-changes")

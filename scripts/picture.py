@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tool
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "docker"), str(ROOT / "scripts")]
 
@@ -99,4 +101,4 @@ def png(image: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run_function(main, "picture")

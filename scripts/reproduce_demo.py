@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 import tool  # noqa: E402
 
-from kiln.core.errors import EngineFailedError, KilnError  # noqa: E402
+from kiln.core.errors import EngineFailedError  # noqa: E402
 from kiln.images.lock import Locked, read_lock  # noqa: E402
 from kiln.images.transfer import present  # noqa: E402
 from kiln.running.engine import Engine  # noqa: E402
@@ -83,8 +83,6 @@ def main() -> int:
         show(work, options.models, keep_images=options.keep_images)
     except FailedError as error:
         return error.code
-    except KilnError as error:
-        return tool.complain(error, "reproduce-demo")
     finally:
         for name in ("demo.tar", "empty-store"):
             remove(work / name)
@@ -264,4 +262,4 @@ def remove(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    tool.run_function(main, "reproduce-demo")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import tool
 
-from kiln.core.errors import KilnError, UsageError
+from kiln.core.errors import UsageError
 from kiln.core.files import write_atomic
 from kiln.signing.keys import canonical_public_pem
 
@@ -50,10 +50,7 @@ def main() -> int:
     """Write the files; the exit code."""
     folder = Path(sys.argv[1])
     given = (os.environ.get(name, "") for name in ("PUBLIC_KEY", "IDENTITY", "ISSUER"))
-    try:
-        files = trust_file(*given)
-    except KilnError as error:
-        return tool.complain(error, "trust_file")
+    files = trust_file(*given)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomic(folder / name, content)
@@ -62,4 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    tool.run_function(main, "trust-file")

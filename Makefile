@@ -55,15 +55,22 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
 
+# Whoever wants .dev has its lock, which has all that .run's has, installed in the place of .run's:
+# what pip has to say about a user's configuration is said once. .run says which lock it was.
+REQUIREMENTS = scripts/requirements.lock
+$(VENV)/.dev: REQUIREMENTS = scripts/requirements-dev.lock
+PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
+
 $(VENV)/.run: $(VENV)/bin/python scripts/requirements.lock pyproject.toml
-	@echo "env: installing the driver's locked requirements"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements.lock
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
-	@touch $@
+	@echo "env: installing the locked requirements of $(REQUIREMENTS)"
+	@$(PIP_INSTALL) --require-hashes -r $(REQUIREMENTS)
+	@PIP_CONFIG_FILE=/dev/null $(PIP_INSTALL) --isolated --no-build-isolation --no-index -e .
+	@cksum < $(REQUIREMENTS) > $@
 
 $(VENV)/.dev: $(VENV)/.run scripts/requirements-dev.lock
-	@echo "env: installing the locked test requirements"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements-dev.lock
+	@test "$$(cat $<)" = "$$(cksum < $(REQUIREMENTS))" || { \
+		echo "env: installing the locked requirements of $(REQUIREMENTS)"; \
+		$(PIP_INSTALL) --require-hashes -r $(REQUIREMENTS); }
 	@touch $@
 
 # An environment of its own: what MediaPipe pins and pulls in (OpenCV, matplotlib) stays away from

@@ -31,6 +31,12 @@ def dist(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Path:
     return made
 
 
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KILN_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("KILN_SIGNING_KEY", str(key.private_path))
+
+
 def start(*words: object, **streams: int | None) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
@@ -62,10 +68,15 @@ COMMANDS = {
     "diff, JSON": ["diff", ONE, OTHER, "--json"],
     "models": ["models"],
     "models, JSON": ["models", "--json"],
-    "plan": ["plan", "--samples", "--github-matrix"],
+    "plan": ["plan", "--samples"],
+    "plan, matrix": ["plan", "--samples", "--github-matrix"],
     "doctor": ["doctor"],
     "doctor, JSON": ["doctor", "--json"],
     "sbom": ["images", "sbom", "--check"],
+    "keys": ["keys", "show"],
+    "keys, JSON": ["keys", "show", "--json"],
+    "clean": ["clean"],
+    "clean, JSON": ["clean", "--json"],
 }
 
 
@@ -80,6 +91,16 @@ def test_a_release_that_nobody_hears_of(dist: Path, key: SigningKey) -> None:
     for more in ([], ["--all"], ["--json"]):
         assert unread(*KILN, *words, *more) == (CLOSED, b"")
     assert unread(*KILN, "notes", dist) == (CLOSED, b"")
+
+
+def test_work_is_done_though_nobody_hears_of_it(dist: Path, tmp_path: Path) -> None:
+    together = tmp_path / "together"
+    assert unread(*KILN, "collect", dist, "--dist", together) == (CLOSED, b"")
+    assert (together / "SHA256SUMS").is_file()
+    bundle = tmp_path / "bundle.tar"
+    words = ["bundle", "create", "--samples", "--without-images", "--without-packages"]
+    assert unread(*KILN, *words, "-o", bundle)[0] == CLOSED
+    assert bundle.is_file()
 
 
 def test_the_reader_goes_when_it_has_seen_enough(dist: Path, key: SigningKey) -> None:

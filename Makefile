@@ -57,15 +57,23 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
 
+# `make dev` installs the test requirements, which include the driver's own, in the place of the
+# driver's: one pip call, so pip's remarks on a user's configuration appear once. .run records
+# which lock it was.
+REQUIREMENTS = scripts/locks/requirements.lock
+$(VENV)/.dev: REQUIREMENTS = scripts/locks/requirements-dev.lock
+PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
+
 $(VENV)/.run: $(VENV)/bin/python scripts/locks/requirements.lock pyproject.toml
-	@echo "env: installing the driver's locked requirements"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/locks/requirements.lock
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
-	@touch $@
+	@echo "env: installing the locked requirements of $(REQUIREMENTS)"
+	@$(PIP_INSTALL) --require-hashes -r $(REQUIREMENTS)
+	@PIP_CONFIG_FILE=/dev/null $(PIP_INSTALL) --isolated --no-build-isolation --no-index -e .
+	@cksum < $(REQUIREMENTS) > $@
 
 $(VENV)/.dev: $(VENV)/.run scripts/locks/requirements-dev.lock
-	@echo "env: installing the locked test requirements"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/locks/requirements-dev.lock
+	@test "$$(cat $<)" = "$$(cksum < $(REQUIREMENTS))" || { \
+		echo "env: installing the locked requirements of $(REQUIREMENTS)"; \
+		$(PIP_INSTALL) --require-hashes -r $(REQUIREMENTS); }
 	@touch $@
 
 # An environment of its own: what MediaPipe pins and pulls in (OpenCV, matplotlib) stays away from

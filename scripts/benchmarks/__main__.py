@@ -17,11 +17,11 @@ from pathlib import Path
 
 from benchmarks import images, lite, samples, ssd
 from benchmarks.common import Row, over, show
-from kiln.core.errors import KilnError
 from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.project.folders import Project
 from kiln.running.engine import Engine
+from shared import program
 
 Measurement = Callable[[Path, int], list[Row]]
 
@@ -52,19 +52,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
     arguments = parser.parse_args()
     rows: list[Row] = []
-    try:
-        known = measurements(Project.find(), Engine.find())
-        for name in arguments.only:
-            if name not in known:
-                raise SystemExit(f"bench: there is no {name!r}; known: {', '.join(known)}")
-        for name, measure in known.items():
-            if not arguments.only or name in arguments.only:
-                with tempfile.TemporaryDirectory(prefix="kiln-bench-") as made:
-                    folder = Path(made)
-                    folder.chmod(0o755)
-                    rows += measure(folder, arguments.rounds)
-    except KilnError as error:
-        raise SystemExit(f"bench: {error}") from error
+    known = measurements(Project.find(), Engine.find())
+    for name in arguments.only:
+        if name not in known:
+            raise SystemExit(f"bench: there is no {name!r}; known: {', '.join(known)}")
+    for name, measure in known.items():
+        if not arguments.only or name in arguments.only:
+            with tempfile.TemporaryDirectory(prefix="kiln-bench-") as made:
+                folder = Path(made)
+                folder.chmod(0o755)
+                rows += measure(folder, arguments.rounds)
     if arguments.json:
         print(json.dumps({"machine": platform.processor(), "cpus": os.cpu_count(), "rows": rows}))
     else:
@@ -73,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run_function(main, "bench")

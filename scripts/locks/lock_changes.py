@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from locks.changes import compare, in_words
+from shared import program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,4 +72,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_function(main, "lock-changes")

@@ -26,7 +26,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kiln.core.errors import EngineFailedError, KilnError
+from kiln.core.errors import EngineFailedError
 from kiln.images.lock import Locked, read_lock
 from kiln.images.transfer import present
 from kiln.running.engine import Engine
@@ -81,8 +81,6 @@ def main() -> int:
         show(work, options.models, keep_images=options.keep_images)
     except FailedError as error:
         return error.code
-    except KilnError as error:
-        return program.complain(error, "reproduce-demo")
     finally:
         for name in ("demo.tar", "empty-store"):
             remove(work / name)
@@ -262,4 +260,4 @@ def remove(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_function(main, "reproduce-demo")

@@ -14,10 +14,10 @@ import os
 import sys
 from pathlib import Path
 
-from kiln.core.errors import KilnError, UsageError
+from kiln.core.errors import UsageError
 from kiln.core.files import write_atomic
 from kiln.signing.keys import canonical_public_pem
-from shared.program import complain
+from shared import program
 
 KEY_FILE = "release.pub"
 
@@ -49,10 +49,7 @@ def main() -> int:
     """Write the files; the exit code."""
     folder = Path(sys.argv[1])
     given = (os.environ.get(name, "") for name in ("PUBLIC_KEY", "IDENTITY", "ISSUER"))
-    try:
-        files = trust_file(*given)
-    except KilnError as error:
-        return complain(error, "trust_file")
+    files = trust_file(*given)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomic(folder / name, content)
@@ -61,4 +58,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_function(main, "trust-file")

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from kiln.core.files import write_atomic
+from shared import program
 from stages.detect import detector
 from stages.files import drawing, pixels
 from stages.protocol.failures import StageError
@@ -97,4 +98,4 @@ def png(image: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    program.run_function(main, "picture")

@@ -7,16 +7,14 @@ of the system changes, and no root rights are needed.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from debian.debfile import DebFile
 
-from kiln.core.errors import KilnError
 from kiln.core.files import write_atomic
 from kiln.core.store import Store
 from kiln.sources.debian import fetch_lock, read_lock
-from shared.program import complain
+from shared import program
 
 LOCK = Path(__file__).with_name("test-tools.lock")
 TOOLS = Path(__file__).resolve().parents[2] / ".tools"
@@ -30,10 +28,7 @@ def main() -> int:
     if stamp.is_file() and stamp.read_text("utf-8") == wanted:
         return 0
     store = Store(Store.default_root())
-    try:
-        found = fetch_lock(LOCK, store)
-    except KilnError as error:
-        return complain(error, "test-tools")
+    found = fetch_lock(LOCK, store)
     TOOLS.mkdir(exist_ok=True)
     for pin in pins:
         with store.path(found[pin.filename]).open("rb") as stream:
@@ -46,4 +41,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_function(main, "test-tools")

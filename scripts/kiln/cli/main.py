@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -31,83 +25,21 @@ from kiln.cli.inspect import inspect_command
 from kiln.cli.keys import keys_group
 from kiln.cli.page import page
 from kiln.cli.plan import plan
+from kiln.cli.program import run_command
 from kiln.cli.reporters import JsonReporter
 from kiln.cli.reproduce import reproduce
 from kiln.cli.verify import verify
-from kiln.core.errors import CancelledError, KilnError, RecipeError, UsageError
-from kiln.core.files import system_guard
+from kiln.core.errors import RecipeError, UsageError
 from kiln.core.output import table
-from kiln.core.plain_text import plain
 from kiln.core.version import __version__
 
 # Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
 # command that finds nothing to do must not pay for them.
 
 
-_SHOWN = "\n\t"
-
-
 def main() -> None:
     """Run the command line; every failure becomes one message and its own exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    json_wanted = "--json" in sys.argv
-    try:
-        with _guard():
-            # Not standalone, click returns the code of a `click.exceptions.Exit`.
-            code = cli.main(prog_name="kiln", standalone_mode=False)
-    except KilnError as error:
-        _complain(error, json_wanted)
-        if isinstance(error, CancelledError):
-            # A thread that is deep in an image build would keep the interpreter waiting; closing
-            # its connection is what makes the engine stop that build.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(error.exit_code)
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-@contextlib.contextmanager
-def _guard() -> Iterator[None]:
-    try:
-        # What is likely has words of its own where it happens; this is for the rest.
-        with system_guard():
-            yield
-    except click.UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: a bare `kiln`
-            print(error.format_message(), file=sys.stderr)
-            raise click.exceptions.Exit(2) from None
-        where = f" {error.ctx.command_path}" if error.ctx else " kiln"
-        raise UsageError(error.format_message(), f"See `{where.strip()} --help`.") from error
-    except (KeyboardInterrupt, click.Abort):
-        raise CancelledError(
-            "Stopped.", "Finished stages are kept; run the command again to go on."
-        ) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise click.exceptions.Exit(0) from None
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _complain(error: KilnError, json_wanted: bool) -> None:
-    if json_wanted:
-        JsonReporter().event(
-            "error",
-            kind=error.kind,
-            message=error.message,
-            remedy=error.remedy,
-            exit_code=error.exit_code,
-        )
-        return
-    # Names in it, and reasons, may come from a stranger's file.
-    print(f"kiln: {plain(error.message, keep=_SHOWN)}", file=sys.stderr)
-    if error.remedy:
-        print(f"      {plain(error.remedy, keep=_SHOWN)}", file=sys.stderr)
+    run_command(cli, "kiln")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,9 +14,8 @@ from kiln.core.plain_text import plain
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-#: Stages that end before anybody wonders what is going on: their beginning is not worth a line.
-_QUICK = ("annotate", "check", "previews", "runtimes", "task-library")
-
+#: Phases of an image's build, between its first line and its last.
+_BUILDING = ("fetch", "build", "seal")
 
 _LINE_END = "\n"
 
@@ -42,8 +41,8 @@ class JsonReporter:
 class TextReporter:
     """Lines on standard error, and live bars when that is a terminal.
 
-    Lines say what began or ended, with the time since the start; bars show bytes and the current
-    step of whatever runs.
+    Lines say what ended, with the time since the start: one for each stage, two for an image that
+    is built. Bars show bytes and the current step of whatever runs.
     """
 
     def __init__(self) -> None:
@@ -124,7 +123,7 @@ class TextReporter:
                 self._bar("downloading", f"{have / 1e6:.1f} MB, {len(open_)} open: {short}")
             else:
                 self._end_bar("downloading")
-        elif time.monotonic() - self._last > 5:
+        elif open_ and time.monotonic() - self._last > 5:
             self._last = time.monotonic()
             self._line(f"downloading: {have / 1e6:.1f} MB, {len(open_)} files open")
 
@@ -135,12 +134,21 @@ class TextReporter:
             self._last = time.monotonic()
             self._line(f"{what} the bundle: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
 
-    def _on_image(self, image: str, phase: str, detail: str, **_: Any) -> None:
+    def _on_image(
+        self,
+        image: str,
+        phase: str,
+        detail: str,
+        seconds: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
         if phase == "done":
             self._end_bar(f"image {image}")
-            self._line(f"image {image}: sealed as {detail}")
-        elif phase == "build" and detail.startswith("Step ") and self._progress is None:
-            self._line(f"image {image}: {detail[:70]}")
+            took = f" in {sum(seconds.values()):.1f} s" if seconds else ""
+            self._line(f"image {image}: sealed as {detail}{took}")
+        elif self._progress is None and phase in _BUILDING:
+            if phase == _BUILDING[0]:
+                self._line(f"image {image}: building ...")
         else:
             if phase != "build" or detail == "starting":
                 self._line(f"image {image}: {phase}, {detail}")
@@ -157,8 +165,6 @@ class TextReporter:
             self._line(f"{model}: {id} in {fields['seconds']:.1f} s{memory}")
             self._bar(model, id)
         elif state == "started":
-            if self._progress is None and not id.startswith(_QUICK):
-                self._line(f"{model}: {id} ...")
             self._bar(model, id)
         elif state == "warning":
             self._line(f"{model}: {id}: warning: {fields.get('message', '')}")

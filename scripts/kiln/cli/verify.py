@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--policy", type=PATH, help="Trust file: who may sign what (docs/trust.md).")
 @click.option("--trusted-root", type=PATH, help="Keys behind identities [sigstore's public ones].")
 @click.option("--bundle", "bundles", type=PATH, multiple=True, help="A single file's bundle.")
+@click.option("--all", "all_files", is_flag=True, help="List every file, not only the models.")
 @json_option
 def verify(
     target: Path | None,
@@ -34,6 +35,7 @@ def verify(
     policy: Path | None,
     trusted_root: Path | None,
     bundles: tuple[Path, ...],
+    all_files: bool,
     as_json: bool,
 ) -> None:
     """Check signatures, digests, provenance and that nothing was added, in TARGET [dist/].
@@ -55,17 +57,12 @@ def verify(
         _show_file(single_file.verify_file(place, trust, bundles), as_json)
     elif place.is_file():
         with single_file.unpacked(place) as folder:
-            _show_release(verify_by(folder, trust), as_json)
+            _show_release(verify_by(folder, trust), all_files, as_json)
     else:
-        _show_release(verify_by(place, trust), as_json)
+        _show_release(verify_by(place, trust), all_files, as_json)
 
 
-def _show_release(report: VerifyReport, as_json: bool) -> None:
-    rows = [
-        [model.name, item.path.removeprefix(f"{model.name}/"), f"{item.size:,}", item.sha256[:16]]
-        for model in report.models
-        for item in model.files
-    ]
+def _show_release(report: VerifyReport, all_files: bool, as_json: bool) -> None:
     if as_json:
         for model in report.models:
             for item in model.files:
@@ -77,11 +74,29 @@ def _show_release(report: VerifyReport, as_json: bool) -> None:
                     signers=list(report.signers),
                 )
         return
-    print(table(["model", "file", "bytes", "sha256"], rows))
+    print(_table_of_files(report) if all_files else _table_of_models(report))
     count = len(report.models)
     what = f"{count} model{'' if count == 1 else 's'} of the release {report.release!r}"
     signed = f"{what}, signed by {' and '.join(report.signers)}"
     print(f"\nAll good: {signed}, nothing changed, missing or added.")
+
+
+def _table_of_models(report: VerifyReport) -> str:
+    rows = []
+    for model in report.models:
+        artefacts = sum(item.path.endswith(".tflite") for item in model.files)
+        size = sum(item.size for item in model.files)
+        rows.append([model.name, str(artefacts), str(len(model.files)), f"{size:,}"])
+    return table(["model", "artefacts", "files", "bytes"], rows)
+
+
+def _table_of_files(report: VerifyReport) -> str:
+    rows = [
+        [model.name, item.path.removeprefix(f"{model.name}/"), f"{item.size:,}", item.sha256[:16]]
+        for model in report.models
+        for item in model.files
+    ]
+    return table(["model", "file", "bytes", "sha256"], rows)
 
 
 def _show_file(found: VerifiedFile, as_json: bool) -> None:

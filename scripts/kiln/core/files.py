@@ -90,13 +90,10 @@ def system_guard() -> Iterator[None]:
     """Turn what the operating system refuses, and nothing nearer to it has put in words, into ours.
 
     Raises:
-        SystemRefusedError, DiskFullError: the body met an OSError. One passes unchanged: that
-            nobody reads what we write is no failure.
+        SystemRefusedError, DiskFullError: the body met an OSError.
     """
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise _system_error(error) from error
 

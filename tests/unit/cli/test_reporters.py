@@ -20,7 +20,19 @@ EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("image", {"image": "base", "phase": "fetch", "detail": "packages"}),
     ("image", {"image": "base", "phase": "build", "detail": "starting"}),
     ("image", {"image": "base", "phase": "build", "detail": "Step 1/2 : FROM scratch"}),
-    ("image", {"image": "base", "phase": "done", "detail": "sha256:00"}),
+    ("image", {"image": "base", "phase": "build", "detail": "Step 2/2 : COPY a b"}),
+    ("image", {"image": "base", "phase": "seal", "detail": "one canonical layer"}),
+    (
+        "image",
+        {
+            "image": "base",
+            "phase": "done",
+            "detail": "sha256:00",
+            "seconds": {"fetch": 0.5, "build": 20.0, "seal": 2.1},
+        },
+    ),
+    ("image", {"image": "odapi", "phase": "pull", "detail": "registry.example/odapi"}),
+    ("image", {"image": "odapi", "phase": "done", "detail": "sha256:01"}),
     ("bundle", {"what": "writing", "done": 1 << 20, "total": 1 << 30}),
     ("stage", {"model": "m", "id": "export", "state": "cached"}),
     ("stage", {"model": "m", "id": "export", "state": "started"}),
@@ -96,11 +108,10 @@ def test_text_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[st
     lines = [line.partition("] ")[2] for line in err.splitlines()]
     assert lines == [
         "downloading: 0.0 MB, 1 files open",
-        "image base: fetch, packages",
-        "image base: build, starting",
-        "image base: Step 1/2 : FROM scratch",
-        "image base: sealed as sha256:00",
-        "m: export ...",
+        "image base: building ...",
+        "image base: sealed as sha256:00 in 22.6 s",
+        "image odapi: pull, registry.example/odapi",
+        "image odapi: sealed as sha256:01",
         "m: export: warning: [red]odd[/]",
         "m: export in 1.2 s, peak 3 MiB",
         "a note",
@@ -108,6 +119,22 @@ def test_text_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[st
         "       Mend it.",
         "FAILED m: It broke.",
     ]
+
+
+def test_a_log_has_a_line_for_each_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with TextReporter() as reporter:
+        for stage in ("checkpoint", "export", "convert-int8"):
+            for state in ("started", "progress", "progress", "finished"):
+                reporter.event("stage", model="m", id=stage, state=state, seconds=1.0)
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_a_log_says_nothing_of_downloads_that_are_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with TextReporter() as reporter:
+        reporter.event("download", name="a.whl", done=10, total=10)
+    assert capsys.readouterr().err == ""
 
 
 def test_text_on_a_terminal_has_bars_and_the_same_lines(
@@ -120,7 +147,12 @@ def test_text_on_a_terminal_has_bars_and_the_same_lines(
             reporter.event(name, **fields)
     out, err = capsys.readouterr()
     assert out == ""
-    for words in ("image base: sealed as sha256:00", "[red]odd[/]", "FAILED m: It broke."):
+    for words in (
+        "image base: seal, one canonical",
+        "image base: sealed as sha256:00",
+        "[red]odd[/]",
+        "FAILED m: It broke.",
+    ):
         assert words in err
 
 

@@ -44,7 +44,10 @@ def test_a_folder_and_archives_of_it(dist: Path, key: SigningKey, tmp_path: Path
     said = kiln(dist, "--key", key.public_path)
     assert f"3 models of the release 'local', signed by key {key.key_id[:16]}" in said
     assert "nothing changed, missing or added" in said
-    assert f"{MODELS[0]}_int8.tflite" in said
+    head, *models, empty, _ = said.splitlines()
+    assert head.split() == ["model", "artefacts", "files", "bytes"]
+    assert [line.split()[:2] for line in models] == [[name, "4"] for name in MODELS]
+    assert empty == ""
     for form, name in (("gztar", "a.tar.gz"), ("tar", "b.tar"), ("zip", "c.zip")):
         stem = tmp_path / name.partition(".")[0]
         shutil.make_archive(str(stem), form, dist.parent, "dist")
@@ -54,6 +57,25 @@ def test_a_folder_and_archives_of_it(dist: Path, key: SigningKey, tmp_path: Path
     shown = events(kiln(tmp_path / "bare.zip", "--key", key.public_path, "--json"))
     assert {one["model"] for one in shown} == set(MODELS)
     assert all(one["signers"] == [f"key {key.key_id[:16]}"] for one in shown)
+
+
+def test_every_file_is_listed_on_request(dist: Path, key: SigningKey) -> None:
+    said = kiln(dist, "--key", key.public_path, "--all")
+    rows = [line.split() for line in said.splitlines()[1:-2]]
+    files = {
+        (name, path.relative_to(dist / name).as_posix(), f"{path.stat().st_size:,}")
+        for name in MODELS
+        for path in (dist / name).rglob("*")
+        if path.is_file()
+    }
+    assert {tuple(row[:3]) for row in rows} == files and len(rows) == len(files)
+    sums = kiln(dist, "--key", key.public_path).splitlines()[1:-2]
+    for name, row in zip(MODELS, (line.split() for line in sums), strict=True):
+        sizes = [path.stat().st_size for path in (dist / name).rglob("*") if path.is_file()]
+        assert row[2:] == [str(len(sizes)), f"{sum(sizes):,}"]
+    listed = {(one["model"], one["file"]) for one in
+              events(kiln(dist, "--key", key.public_path, "--json"))}  # fmt: skip
+    assert listed == {row[:2] for row in files}
 
 
 def test_a_changed_archive(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from kiln.core import errors
@@ -17,8 +19,9 @@ def test_every_failure_has_an_exit_code_and_a_kind_of_its_own() -> None:
     codes = {cls.exit_code: cls.__name__ for cls in [KilnError, *CLASSES]}
     kinds = {cls.kind: cls.__name__ for cls in [KilnError, *CLASSES]}
     assert len(codes) == len(kinds) == len(CLASSES) + 1
-    # 0 is success; shells use 126 and more (130: SIGINT, which is what "interrupted" means).
-    assert all(0 < code < 126 for code in codes if codes[code] != "CancelledError")
+    # 0 is success; shells use 126 and more, 128 + N for a program that signal N ended.
+    signals = {128 + signal.SIGINT: "CancelledError", 128 + signal.SIGPIPE: "OutputClosedError"}
+    assert {code: name for code, name in codes.items() if not 0 < code < 126} == signals
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

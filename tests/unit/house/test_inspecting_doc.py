@@ -10,7 +10,7 @@ from places import ROOT
 
 from kiln.cli.diff import DIFFERENT
 from kiln.cli.main import cli
-from kiln.core.errors import KilnError, UnsupportedModelError, UsageError
+from kiln.core.errors import KilnError, OutputClosedError, UnsupportedModelError, UsageError
 
 PAGE = (ROOT / "docs" / "inspecting.md").read_text("utf-8")
 
@@ -44,7 +44,8 @@ def test_both_commands_have_examples() -> None:
 
 def test_exit_codes_are_the_real_ones() -> None:
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)]
-    assert codes == [0, DIFFERENT, UsageError.exit_code, UnsupportedModelError.exit_code]
+    failures = [UsageError, UnsupportedModelError, OutputClosedError]
+    assert codes == [0, DIFFERENT, *(failure.exit_code for failure in failures)]
 
 
 def test_no_failure_has_the_exit_code_of_a_difference() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,8 @@ def test_they_speak_of_the_locked_image(image: str) -> None:
     assert about["hashes"] == [{"alg": "SHA-256", "content": locked.identity[7:]}]
     values = {item["name"]: item["value"] for item in about["properties"]}
     assert values["tflite-kiln:layer"] == locked.layer
-    assert found["metadata"]["timestamp"] == json.loads(locked.config)["created"]
+    created = json.loads(locked.config)["created"].replace("Z", "+00:00")
+    assert found["metadata"]["timestamp"] == created
     refs = {item["bom-ref"] for item in found["components"]}
     edges = {item["ref"]: item.get("dependsOn", []) for item in found["dependencies"]}
     assert set(edges) == refs | {locked.identity}
@@ -204,6 +207,8 @@ def test_no_json(offline: Offline) -> None:
         ("License: Apache-2.0\n", ("Apache-2.0",)),
         ("License: Apache 2.0\n", ("Apache 2.0",)),
         ("License: mit\n", ("MIT",)),
+        ("License: GPL-2.0+\n", ("GPL-2.0-or-later",)),
+        ("License: Net-SNMP\n", ("Net-SNMP",)),
         ("License-Expression: MIT AND Zlib\nLicense: BSD\n", ("MIT AND Zlib",)),
         (
             "License: UNKNOWN\nClassifier: License :: OSI Approved :: BSD License\n",
@@ -225,7 +230,12 @@ def test_licences_of_python_packages(
 @pytest.mark.parametrize(
     ("text", "licences"),
     [
-        ("Format: x\nLicense: Expat\n text\nLicense:  GPL-2\n", ("GPL-2.0-only", "MIT")),
+        ("Format: x\n\nFiles: *\nLicense: Expat\n\nLicense:  GPL-2\n", ("GPL-2.0-only", "MIT")),
+        ("Format-Specification: x\nLicense: Artistic or GFDL-1.2+\n text\n",
+         ("Artistic-1.0-Perl OR GFDL-1.2-or-later",)),
+        ("Format: x\nLicense: ( and MIT\n", ("( and MIT",)),
+        ("Format: x\nLicense: Expat\nLicense: Zlib\n see /usr/share/common-licenses/GPL-2",
+         ("GPL-2",)),  # not machine-readable: a paragraph has a field once
         ("Format: x\nLicense: LGPL-2.1+ and Zlib\n", ("LGPL-2.1-or-later AND Zlib",)),
         ("Format: x\nLicense: public-domain\n", ("public-domain",)),
         ("Format: x\nLicense:\n all of it\n", ()),
@@ -262,3 +272,14 @@ def test_the_command(offline: Offline) -> None:
     assert sbom().stdout.count("as it was") == 2
     checked = sbom("--check", "odapi")
     assert (checked.returncode, checked.stdout) == (0, "Of the locks: odapi\n")
+
+
+def test_a_build_does_not_import_what_only_this_needs() -> None:
+    heavy = ["cyclonedx", "debian.copyright", "license_expression"]
+    code = f"""if True:
+        import sys
+        import kiln.building.build, kiln.cli.build, kiln.cli.images, kiln.cli.main
+        print([name for name in {heavy} if name in sys.modules])
+    """
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"

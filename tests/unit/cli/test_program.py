@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
+from places import ROOT
 from small_release import make_release
 
 from kiln.core.errors import DiskFullError, OutputClosedError, UsageError, VerificationError
 from kiln.signing.keys import SigningKey
 
-ROOT = Path(__file__).resolve().parents[3]
 FIXTURES = ROOT / "tests" / "fixtures"
 ONE, OTHER = FIXTURES / "toy_ssd.tflite", FIXTURES / "toy_centernet.tflite"
 KILN = [sys.executable, "-m", "kiln.cli"]
@@ -53,7 +54,7 @@ def unread(*words: object, both: bool = False) -> tuple[int, bytes]:
     os.close(reader)
     process = start(*words, stdout=writer, stderr=writer if both else subprocess.PIPE)
     os.close(writer)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, errors or b""
 
 
@@ -112,7 +113,7 @@ def test_the_reader_goes_when_it_has_seen_enough(dist: Path, key: SigningKey) ->
     os.close(writer)
     assert os.read(reader, 10)
     os.close(reader)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (CLOSED, b"")
 
 
@@ -125,20 +126,19 @@ def test_a_failure_keeps_its_code_though_nobody_reads_of_it(
     assert unread(*KILN, "--nonsense", both=True)[0] == UsageError.exit_code
 
 
-PROGRAMS = {
-    "lock_changes": ["--help"],
-    "cpu_check": ["--help"],
-    "reproducibility": ["--help"],
-    "train_sample": ["--help"],
-    "reproduce_demo": ["--help"],
-    "bench": ["--help"],
-}
+PROGRAMS = (
+    "locks.lock_changes",
+    "proofs.cpu_check",
+    "proofs.reproducibility",
+    "proofs.reproduce_demo",
+    "samples.train",
+    "benchmarks",
+)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_of_developers_end_the_same_way(name: str) -> None:
-    script = ROOT / "scripts" / f"{name}.py"
-    assert unread(sys.executable, script, *PROGRAMS[name]) == (CLOSED, b"")
+    assert unread(sys.executable, "-m", name, "--help") == (CLOSED, b"")
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from small_disk import small_disk
 
 from kiln.core import archive
-from kiln.core.archive import TarEntry, deterministic_tar, unpack
+from kiln.core.archive import unpack
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.errors import ArchiveError, DiskFullError, StoreError
 
 Member = tuple[tarfile.TarInfo, bytes]

@@ -16,7 +16,7 @@ from test_run import OK, Container, Doorman
 from tflite_files import fixture
 from toy_project import SEALED, make_project
 
-from kiln.core.archive import TarEntry, deterministic_tar
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.core.machine import cpu_name
 from kiln.core.project import Project

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from kiln import __version__
 from kiln.bundle.index import BlobEntry, FirstUse, ImageEntry, Index, PackageChoice, Role, Use
 from kiln.bundle.needs import Needs
-from kiln.core.archive import TarEntry, deterministic_tar, unpack
+from kiln.core.archive import unpack
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.errors import ImageMismatchError, SourceUnavailableError
 from kiln.core.project import Project
 from kiln.core.store import Store

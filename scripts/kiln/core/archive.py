@@ -34,7 +34,7 @@ _CHUNK = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_HEADER = 128 << 10  # bytes of one tar entry's headers; an honest one has one or two KB
 _MAX_GLOBALS = 1000  # global pax headers; an honest archive has one or two
-_ZIP_NOTE = 256  # bytes that an entry takes in a zip's directory, on average at most
+_ZIP_NOTE = 256  # bytes of an entry in a zip's directory, on average at most
 _MAX_PATH = 4096  # PATH_MAX of Linux: characters of a name, or of a link's target
 _MAX_DEPTH = 100  # folders below one another
 _MAX_RUN = 255  # digits in a row in a pax header: as many as a file's name can have
@@ -395,7 +395,7 @@ class _TarStream:
         while self._at < place and self._take(min(_CHUNK, place - self._at)):
             pass
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int, /) -> bytes:
         if self.header_end is None:
             return self._take(size)
         if self._at + size > self.header_end:
@@ -409,6 +409,8 @@ class _TarStream:
         return data
 
     def _take(self, size: int) -> bytes:
+        if size < 0:  # a header says so; read() would take it for everything
+            raise tarfile.ReadError("an impossible size")
         data = self._file.read(size)
         self._at += len(data)
         if self._at > self._guard.size + self._spare:
@@ -420,7 +422,11 @@ class _TarStream:
 
 
 def _check_records(data: bytes) -> None:
-    """Look whether a pax header is what it should be: records that each state their length."""
+    """Check that a pax header is a list of records that each state their length.
+
+    Raises:
+        ReadError: it is not; tarfile would take long to find that out.
+    """
     at = 0
     while at < len(data) and data[at]:
         digits, space, _ = data[at : at + 20].partition(b" ")

@@ -7,10 +7,7 @@ with the digests of the first build, which is made as things are.
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +19,6 @@ import click
 
 from kiln.cli.reporters import JsonReporter, TextReporter
 from kiln.core.errors import StageFailedError, UsageError, VerificationError
-from kiln.core.files import write_atomic
-from kiln.core.machine import cpu_name
 from kiln.core.output import table
 from kiln.core.store import Store
 from kiln.images.lock import read_lock
@@ -32,11 +27,11 @@ from kiln.recipes.recipe import VARIANTS, discover, load
 from kiln.running.engine import Engine
 from proofs.variations.bringing import Varied, faketime, share_contents, why_not
 from proofs.variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
-from shared import program
+from shared import document_table, program
 
 SHORT = "all at once"
 IMAGES = "images"
-BEGIN, END = "<!-- table: `make reproducibility` writes it -->", "<!-- end of table -->"
+TARGET = "reproducibility"  # of make
 
 
 @dataclass
@@ -181,10 +176,8 @@ class Matrix:
             words = row.skipped and f"left out here: {row.skipped}"
             cells = " | ".join(self.cells(row))
             lines.append(f"| {row.item.name} | {words or row.item.what} | {cells} |")
-        when = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-        host = f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores"
         total = sum(row.seconds for row in self.rows)
-        lines += ["", f"Made on {when} ({host}) in {total / 60:.0f} minutes."]
+        lines += ["", f"{document_table.made_here(total)}."]
         return "\n".join(lines)
 
 
@@ -195,20 +188,6 @@ def _failed(item: Circumstance, events: Sequence[Mapping[str, Any]]) -> StageFai
         f"Under the circumstance {item.name!r} the build failed: {words}",
         "Build without it first; if that works, this circumstance is the cause.",
     )
-
-
-def write_documentation(path: Path, text: str) -> None:
-    """Put the table into a document, between its two marks.
-
-    Raises:
-        UsageError: the document has no such marks.
-    """
-    old = path.read_text("utf-8") if path.exists() else ""
-    before, mark, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (mark and end):
-        raise UsageError(f"{path} has no place for the table.", f"Write {BEGIN} and {END} into it.")
-    write_atomic(path, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -273,7 +252,7 @@ def command(
             matrix.run([AS_IT_IS, *chosen], keep.absolute() if keep else scratch)
         tell(matrix, as_json)
     if docs is not None:
-        write_documentation(docs, matrix.documentation())
+        document_table.write_table(docs, TARGET, matrix.documentation())
     matrix.judge()
     if not as_json:
         done = sum(not row.skipped for row in matrix.rows[1:])

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from small_disk import small_disk
 
 from kiln.core import archive
-from kiln.core.archive import TarEntry, deterministic_tar, unpack
+from kiln.core.archive import unpack
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.errors import ArchiveError, DiskFullError, StoreError
 
 Member = tuple[tarfile.TarInfo, bytes]
@@ -216,7 +217,7 @@ def test_sparse_files_are_refused(tmp_path: Path) -> None:
 
 def test_without_the_filter_of_tarfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Debian 12's Python has none; what the guard lets pass has to be safe without it."""
-    monkeypatch.delattr(tarfile, "data_filter")
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
     monkeypatch.setattr(tarfile.TarFile, "extraction_filter", None, raising=False)
     victim = tmp_path / "victim"
     victim.mkdir()
@@ -478,6 +479,21 @@ def test_pax_headers_that_take_long_to_read(tmp_path: Path, content: bytes, why:
     error = refused(tmp_path, pax_header(content) + tar_bytes(member("a")))
     assert why in error.message
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_of_a_negative_size(tmp_path: Path, kind: bytes) -> None:
+    """tarfile reads as many bytes as it says; of -1,024 bytes that would be everything."""
+    header = bytearray(pax_header(b"", kind))
+    header[124:136] = (-1024).to_bytes(12, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    data = gzip.compress(bytes(header) + bytes(100_000_000), 1)
+    tracemalloc.start()
+    assert "corrupt" in refused(tmp_path, data).message
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
 
 
 def test_headers_do_not_pile_up(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ from kiln.core.errors import UsageError, VerificationError
 from kiln.core.store import Store
 from kiln.images.lock import read_lock
 from kiln.project.folders import Project
-from proofs.reproducibility import BEGIN, END, Matrix, Row, tell, write_documentation
+from proofs.reproducibility import TARGET, Matrix, Row, tell
 from proofs.variations import bringing
 from proofs.variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
+from shared import document_table
 
+BEGIN, END = "<!-- table: `make reproducibility` writes it -->", "<!-- end of table -->"
 ODD = Circumstance("odd", "something is odd")
 MADE = {"toy float32": "1" * 64, "toy int8": "2" * 64}
 
@@ -69,15 +71,15 @@ def test_the_table_of_a_document(matrix: Matrix, tmp_path: Path) -> None:
     matrix.rows.append(Row(ODD, {**MADE, **base()}, seconds=60))
     document = tmp_path / "doc.md"
     document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_documentation(document, matrix.documentation())
+    document_table.write_table(document, TARGET, matrix.documentation())
     text = document.read_text()
     assert text.startswith(f"before\n{BEGIN}\n| circumstance") and text.endswith(f"{END}\nafter\n")
     assert "| odd | something is odd | 2 of 2 same | 1 of 1 same |" in text and "old" not in text
-    write_documentation(document, matrix.documentation())
+    document_table.write_table(document, TARGET, matrix.documentation())
     assert document.read_text() == text
     document.write_text("no place\n")
     with pytest.raises(UsageError, match="no place for the table"):
-        write_documentation(document, "x")
+        document_table.write_table(document, TARGET, "x")
     assert document.read_text() == "no place\n"
 
 

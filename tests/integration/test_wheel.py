@@ -189,6 +189,7 @@ def test_it_looks_into_files(release: Path, installed: Installed, sample: Sample
     file = f"release/{SAMPLE}/{SAMPLE}_float32.tflite"
     assert "float32" in installed("inspect", file).ok().out
     assert "identical" in installed("diff", file, sample.artefact("float32")).ok().out
+    assert "ms" in installed("bench-model", file, "--runs", "2", "--threads", "1").ok().out
 
 
 def test_it_brings_the_images(installed: Installed) -> None:
@@ -205,8 +206,25 @@ def test_it_reproduces(release: Path, installed: Installed, training: Path, area
     assert "All identical" in ended.out
 
 
+def _data_set(area: Path) -> Path:
+    """One photograph of a cat, in COCO's layout."""
+    root = area / "one cat"
+    (root / "images").mkdir(parents=True)
+    shutil.copy(ROOT / "models" / "samples" / "images" / "chelsea.png", root / "images")
+    table = {
+        "images": [{"id": 1, "file_name": "chelsea.png", "height": 300, "width": 451}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 17, "bbox": [0, 0, 451, 300],
+             "area": 451 * 300, "iscrowd": 0}
+        ],
+        "categories": [{"id": 17, "name": "Cat"}],
+    }  # fmt: skip
+    (root / "instances.json").write_text(json.dumps(table))
+    return root
+
+
 def test_recipes_of_its_own_folder(
-    release: Path, installed: Installed, options: list[str | Path]
+    release: Path, installed: Installed, options: list[str | Path], area: Path
 ) -> None:
     installed("models").refused(10, "There is no models folder at")
     installed("init", *options[:4], "-o", "models/mine").ok()
@@ -216,6 +234,12 @@ def test_recipes_of_its_own_folder(
         ended = installed("build", "mine", "--variant", "float32").ok()
         assert (installed.dist / "mine" / "mine_float32.tflite").is_file()
         assert "1 signed artefact" in ended.out
+        words = ("accuracy", "mine", "--coco", _data_set(area), "--variant", "float32", "--json")
+        measured = [item for item in installed(*words).ok().events if item["event"] == "accuracy"]
+        assert [(item["what"], item["ap50"]) for item in measured] == [
+            ("source", pytest.approx(1)),
+            ("float32", pytest.approx(1)),
+        ]
     finally:
         shutil.rmtree(installed.project / "models")
 

@@ -38,15 +38,20 @@ def tracked() -> list[str]:
 
 def build_wheel(area: Path) -> Path:
     """Build the wheel, without a network, from a copy of the tracked files below ``area``."""
-    source = area / "source"
+    source = copy_sources(area / "source")
+    pip("wheel", "--no-build-isolation", "--wheel-dir", area / "wheels", source)
+    (wheel,) = (area / "wheels").glob("*.whl")
+    return wheel
+
+
+def copy_sources(source: Path) -> Path:
+    """The tracked files, without the tests, in a new folder."""
     for name in tracked():
         if not name.startswith("tests/"):
             place = source / name
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, place)
-    pip("wheel", "--no-build-isolation", "--wheel-dir", area / "wheels", source)
-    (wheel,) = (area / "wheels").glob("*.whl")
-    return wheel
+    return source
 
 
 def pip(command: str, *arguments: str | Path, python: str | Path = sys.executable) -> None:

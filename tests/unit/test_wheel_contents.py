@@ -70,6 +70,33 @@ def test_it_holds_what_git_tracks_and_nothing_else(wheel: Path) -> None:
     assert [name for name, data in found.items() if wanted[name].read_bytes() != data] == []
 
 
+def test_by_way_of_a_source_distribution_it_is_the_same(wheel: Path, tmp_path: Path) -> None:
+    """As `python -m build` goes: what is left out of the archive would be missing in the wheel."""
+    source = wheels.copy_sources(tmp_path / "source")
+    code = f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    wheels.pip("wheel", "--no-build-isolation", "--wheel-dir", tmp_path, sdist)
+    (other,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(other) as two:
+        assert {name: one.read(name) for name in one.namelist()} == {
+            name: two.read(name) for name in two.namelist()
+        }
+
+
+def test_an_editable_installation_is_a_folder_on_the_path(tmp_path: Path) -> None:
+    """The developers' programs beside kiln are found through it, too."""
+    source = wheels.copy_sources(tmp_path / "source")
+    # What pip asks for; pip itself would put it in the place of the kiln that these tests run in.
+    code = f"import setuptools.build_meta as b; b.build_editable({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    (editable,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(editable) as archive:
+        (link,) = (name for name in archive.namelist() if ".dist-info/" not in name)
+        assert link.endswith(".pth")
+        assert Path(archive.read(link).decode().strip()) == source / "scripts"
+
+
 def test_stage_code_has_the_checkout_s_digest(site: Path) -> None:
     stages = site / "kiln" / "_data" / "docker" / "stages"
     assert list(stages.rglob("*.pyc")), "pip compiles what it installs"

@@ -125,6 +125,37 @@ def test_its_own_folders_are_found(run: Run, site: Path) -> None:
     assert Path(models).name == "models" and not Path(models).exists()
 
 
+def test_a_checkout_comes_first(run: Run, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / "docker").mkdir(parents=True)
+    (checkout / "docker" / "images.toml").touch()
+    (checkout / "below").mkdir()
+    code = (
+        "import os; from kiln.core.project import Project; print(Project.find().docker);"
+        "os.environ['KILN_PROJECT'] = 'nowhere'; Project.find()"
+    )
+    ended = run("-c", code, cwd=checkout / "below")
+    assert ended.stdout == f"{checkout / 'docker'}\n"
+    assert "no tflite-kiln checkout at nowhere" in ended.stderr
+
+
+def test_no_program_of_the_folder_one_is_in_is_run(run: Run, tmp_path: Path) -> None:
+    """A checkout's environment with the runtimes is; that of any other folder is a stranger's."""
+    there = tmp_path / "strange" / ".venv-runtimes" / "bin" / "python"
+    there.parent.mkdir(parents=True)
+    there.symlink_to(sys.executable)
+    code = "from kiln.checks.worker_process import python; print(python())"
+    assert run("-c", code, cwd=tmp_path / "strange").stdout == f"{sys.executable}\n"
+
+
+def test_a_bundle_for_a_release_needs_no_recipes(run: Run) -> None:
+    words = ("-m", "kiln.cli", "bundle", "create", "-o", "b.tar")
+    assert "no models folder" in run(*words).stderr
+    ended = run(*words, "--release", "none")
+    assert ended.returncode not in (0, 10)
+    assert "none" in ended.stderr and "models folder" not in ended.stderr
+
+
 @pytest.mark.parametrize("words", [("models",), ("build",), ("plan",)])
 def test_it_says_plainly_that_there_are_no_recipes(run: Run, words: tuple[str, ...]) -> None:
     ended = run("-m", "kiln.cli", *words)

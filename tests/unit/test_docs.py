@@ -123,6 +123,19 @@ def test_makefile_says_what_each_target_is_for() -> None:
         assert re.search(rf"^{target}:.*## \S", text, re.MULTILINE), target
 
 
+def test_help_of_make() -> None:
+    """Every target once, with a text, below a heading, on a terminal of 80 columns."""
+    shown = subprocess.run(
+        ["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    groups = dict(group.split("\n", 1) for group in shown.rstrip("\n").split("\n\n"))
+    assert list(groups) == ["Use", "Release", "Prove", "Maintain"]
+    lines = [line for group in groups.values() for line in group.splitlines()]
+    assert sorted(line.split()[0] for line in lines) == sorted(targets())
+    assert all(re.fullmatch(r"  \S+ +\S.*", line) for line in lines)
+
+
 def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 

@@ -144,11 +144,17 @@ reproduce-issue: ## open or close a GitHub issue by that report
 ##@ Prove
 
 .PHONY: lint
-lint: dev lint-workflows ## ruff, strict mypy, import contracts, lint-*
+lint: dev lint-markers lint-workflows ## ruff, strict mypy, import contracts, lint-*
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@PYTHONPATH=docker $(VENV)/bin/lint-imports --no-cache
+
+# Tracked or not, whatever .gitignore does not name; needs no repository, so an archive will do.
+.PHONY: lint-markers
+lint-markers: ## refuse unresolved merges in any file
+	@git grep --no-index --exclude-standard -nIE '^(<{7}|[|]{7}|>{7})( |$$)'; \
+	test $$? -eq 1 || { echo "lint: an unresolved merge, listed above (or git is missing)" >&2; exit 1; }
 
 # zizmor would also ask GitHub about actions if it had a token; what it can tell offline is enough.
 .PHONY: lint-workflows

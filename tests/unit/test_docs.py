@@ -136,6 +136,33 @@ def test_help_of_make() -> None:
     assert all(re.fullmatch(r"  \S+ +\S.*", line) for line in lines)
 
 
+def test_unresolved_merges_are_refused(tmp_path: Path) -> None:
+    """By ``make lint-markers``, in a folder that is no repository."""
+
+    def found() -> str:
+        ended = subprocess.run(
+            ["make", "--silent", "--file", ROOT / "Makefile", "lint-markers"],
+            cwd=tmp_path,
+            env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ended.returncode != 0) == ("an unresolved merge" in ended.stderr)
+        assert bool(ended.stdout) == (ended.returncode != 0)
+        return ended.stdout
+
+    (tmp_path / ".gitignore").write_text("/made/\n")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "a.md").write_text("<" * 7 + " ours\n")
+    (tmp_path / "heading.rst").write_text(f"Merging\n{'=' * 7}\n{'<' * 8} not one {'>' * 7}\n")
+    assert found() == ""
+    (tmp_path / "below").mkdir()
+    for marker in ("<" * 7 + " HEAD", "|" * 7 + " 1f2e3d4", ">" * 7 + " theirs", ">" * 7):
+        (tmp_path / "below" / "b.md").write_text(f"text\n{marker}\n")
+        assert found() == f"below/b.md:2:{marker}\n"
+
+
 def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 

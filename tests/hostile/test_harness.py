@@ -91,13 +91,13 @@ def _as_kiln(
     text = code.replace("GIVEN", str(place / "desk" / "given"))
     (package / "cli.py").write_text(text.replace("SECRET", str(place / "secret")))
     real = commands.ROOT
-    commands.exit_codes()  # of the real README
+    commands.exit_codes()  # of the real table
     monkeypatch.setattr(commands, "ROOT", place)
     assert real != place
     return desk(place)
 
 
-def test_exit_codes_are_the_readme_s() -> None:
+def test_exit_codes_are_those_of_the_documents() -> None:
     assert {0, 2, 24, 27, 31, 41, 130} <= commands.exit_codes()
     assert 1 not in commands.exit_codes()
 

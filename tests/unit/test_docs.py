@@ -21,10 +21,11 @@ from kiln.recipes.recipe import Recipe, _Part, load
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
-    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 README = DOCUMENTS[0].read_text("utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text("utf-8")
 PACKAGE = ROOT / "scripts" / "kiln"
 
 
@@ -49,13 +50,15 @@ def table_of_exit_codes() -> str:
 
 
 def test_exit_codes() -> None:
-    assert table_of_exit_codes() in README
-    assert len(rows(table_of_exit_codes())) > 20
+    text = (ROOT / "docs" / "exit-codes.md").read_text("utf-8")
+    table = table_of_exit_codes()
+    assert table in text, f"docs/exit-codes.md should have:\n{table}"
+    assert len(rows(table)) > 20
 
 
 def help_blocks() -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = re.findall(
-        r"<!-- help: (kiln[ a-z]*) -->\n```\n(.*?)```\n", README, re.DOTALL
+        r"<!-- help: (kiln[ a-z]*) -->\n```\n(.*?)```\n", COMMANDS, re.DOTALL
     )
     return found
 
@@ -78,6 +81,18 @@ def help_of(words: str) -> str:
         check=True,
     )
     return ended.stdout
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 250
+
+
+def test_the_index_names_every_document() -> None:
+    index = ROOT / "docs" / "README.md"
+    named = re.findall(r"\]\((\S+\.md)\)", index.read_text("utf-8"))
+    assert len(named) == len(set(named))
+    found = {(index.parent / name).resolve() for name in named}
+    assert found == {path.resolve() for path in DOCUMENTS} - {index, ROOT / "README.md"}
 
 
 def test_there_are_help_blocks() -> None:
@@ -237,11 +252,10 @@ def test_no_key_is_explained_that_does_not_exist(model: type[_Part]) -> None:
     assert explained <= known
 
 
-def test_the_recipe_in_the_readme_is_the_real_one(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    name = re.search(r'^name = "(.+)"$', block, re.MULTILINE)
-    assert name
-    path = ROOT / "models" / name[1] / "recipe.toml"
+def test_the_recipe_in_the_documents_is_the_real_one() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    ((name, block),) = re.findall(r"<!-- recipe: (\S+) -->\n```toml\n(.*?)```", text, re.DOTALL)
+    path = ROOT / "models" / name / "recipe.toml"
     load(path, ROOT / "models")
     real = path.read_text("utf-8").splitlines()
     for line in block.splitlines():
@@ -259,30 +273,30 @@ def test_every_setting_is_explained() -> None:
     assert explained == used
 
 
-def rooms() -> list[tuple[int, str]]:
-    """Floor and package of each row, from the bottom up."""
+def driver_packages() -> list[tuple[int, str]]:
+    """Layer and package of each row, from the bottom up."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    part = text.partition("\n## Rooms\n")[2].partition("\n## ")[0]
-    return [(int(floor), name.strip("`")) for floor, name, _ in rows(part)[1:]]
+    part = text.partition("\n## Driver\n")[2].partition("\n## ")[0]
+    return [(int(layer), name.strip("`")) for layer, name, _ in rows(part)[1:]]
 
 
 def layers(of: str) -> list[list[str]]:
-    """The floors of a package in import-linter's contract, from the bottom up."""
+    """The layers of a package in import-linter's contract, from the bottom up."""
     text = (ROOT / "pyproject.toml").read_text("utf-8")
     part = text.partition(f'\ncontainers = ["{of}"]\n')[2].partition("\n]")[0]
-    floors = re.findall(r'^    "(.+)",$', part, re.MULTILINE)
-    return [floor.split(" | ") for floor in reversed(floors)]
+    found = re.findall(r'^    "(.+)",$', part, re.MULTILINE)
+    return [layer.split(" | ") for layer in reversed(found)]
 
 
 def packages_below(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/__init__.py"))
 
 
-def test_rooms_are_those_whose_order_is_checked() -> None:
+def test_packages_are_those_whose_order_is_checked() -> None:
     """``make lint`` holds the contract against the imports."""
-    floors = enumerate(layers("kiln"), 1)
-    assert rooms() == [(floor, name) for floor, names in floors for name in names]
-    assert sorted(name for _, name in rooms()) == packages_below(PACKAGE)
+    wanted = [(number, name) for number, names in enumerate(layers("kiln"), 1) for name in names]
+    assert driver_packages() == wanted
+    assert sorted(name for _, name in driver_packages()) == packages_below(PACKAGE)
     stages = [name for names in layers("stages") for name in names]
     assert sorted(stages) == packages_below(ROOT / "docker" / "stages")
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
@@ -314,6 +328,13 @@ def test_tests_that_documents_name_exist() -> None:
                 assert list((ROOT / "tests").rglob(name)), name
             else:
                 assert f"def {name}(" in known, name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_paths_that_documents_name_exist(path: Path) -> None:
+    folders = "scripts|docker|tests|docs"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", path.read_text("utf-8")):
+        assert (ROOT / name).exists(), name
 
 
 def test_actions_are_pinned_by_commit() -> None:

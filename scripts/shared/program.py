@@ -1,4 +1,4 @@
-"""How the scripts beside kiln start and end: like ``kiln`` itself."""
+"""Start and end a developer's program the way ``kiln`` does."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(command: click.Command, name: str) -> None:
 
 
 def complain(error: KilnError, name: str) -> int:
-    """Say what failed and what to do, as a JSON event where that was asked for; the exit code."""
+    """Print an error and its remedy, as a JSON event with ``--json``; the exit code."""
     if "--json" in sys.argv:
         about = {"kind": error.kind, "message": error.message, "remedy": error.remedy}
         JsonReporter().event("error", exit_code=error.exit_code, **about)

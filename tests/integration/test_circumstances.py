@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proofs.variations.bringing import copy_checkout
+from proofs.variations.varied_run import copy_checkout
 
 pytestmark = pytest.mark.integration
 

@@ -1,8 +1,8 @@
-"""Proves that bytes do not depend on who builds them, where, when and on what.
+"""Prove that bytes do not depend on the user, the place, the time and the machine of a build.
 
-Every sample is built again, from its source on, and every image from its locks, under one
-circumstance after the other (``proofs/variations/circumstances.py``). All of them must come out
-with the digests of the first build, which is made as things are.
+Every sample is built again from its source, and every image from its locks, under one circumstance
+after the other (``proofs/variations/circumstances.py``). All must have the digests of the first
+build, which is an ordinary one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from kiln.images.lock import read_lock
 from kiln.project.folders import Project
 from kiln.recipes.recipe import VARIANTS, discover, load
 from kiln.running.engine import Engine
-from proofs.variations.bringing import Varied, faketime, share_contents, why_not
 from proofs.variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
+from proofs.variations.varied_run import Varied, faketime, share_contents, why_not
 from shared import document_table, program
 
 SHORT = "all at once"
@@ -36,11 +36,11 @@ TARGET = "reproducibility"  # of make
 
 @dataclass
 class Row:
-    """What came out under one circumstance.
+    """The results of one circumstance.
 
     Attributes:
         digests: "model variant" or "images name" -> SHA-256 in hex.
-        skipped: why it was not brought about; "" where it was.
+        skipped: why this machine cannot provide it; "" if it can.
         seconds: wall time.
     """
 
@@ -52,7 +52,7 @@ class Row:
 
 @dataclass
 class Matrix:
-    """Builds under circumstances, and what they gave; the first row is what others must equal."""
+    """Builds under circumstances and their results; the other rows must equal the first."""
 
     project: Project
     models: Sequence[str]
@@ -123,7 +123,7 @@ class Matrix:
         }
 
     def differing(self, row: Row) -> list[str]:
-        """What is otherwise in a row, by name."""
+        """The names of a row's results that differ."""
         wanted = self.wanted
         return [name for name, digest in row.digests.items() if wanted.get(name) != digest]
 
@@ -132,7 +132,7 @@ class Matrix:
         return f"DIFFERS: {', '.join(differing)}" if differing else "all the same"
 
     def cells(self, row: Row) -> list[str]:
-        """A row in words: one cell a model, one for the images."""
+        """The cells of a row: one for each model, one for the images."""
         differing = set(self.differing(row))
         cells = []
         for group in (*self.models, *([IMAGES] if self.images else [])):
@@ -153,10 +153,10 @@ class Matrix:
         return [*self.models, *([IMAGES] if self.images else [])]
 
     def judge(self) -> None:
-        """Raise what is otherwise.
+        """Fail if a result differs.
 
         Raises:
-            VerificationError: something is.
+            VerificationError: one does.
         """
         wrong = {row.item.name: self.differing(row) for row in self.rows}
         lines = [f"{name} ({', '.join(found)})" for name, found in wrong.items() if found]
@@ -169,7 +169,7 @@ class Matrix:
     def documentation(self) -> str:
         """The matrix as a table in Markdown, with what it was made on."""
         lines = [
-            f"| circumstance | what is otherwise | {' | '.join(f'`{n}`' for n in self.head())} |",
+            f"| circumstance | what is different | {' | '.join(f'`{n}`' for n in self.head())} |",
             f"|---|---|{'---|' * len(self.head())}",
         ]
         for row in self.rows:
@@ -227,7 +227,7 @@ def command(
         for name in given:
             if name not in known:
                 raise UsageError(f"There is no {what} {name!r}.", f"Known: {', '.join(known)}.")
-    Engine.find()  # whoever has none learns it now
+    Engine.find()  # without an engine, fail early
     chosen_images = [name for name in locked if not images or name in images]
     if short:
         only, chosen_images = only or (SHORT,), [name for name in chosen_images if name == "base"]

@@ -197,7 +197,7 @@ def families(folder: Path, wanted: Sequence[str], tell: Callable[[str], None]) -
 def _faketime(folder: Path, tell: Callable[[str], None]) -> Path | None:
     """libfaketime, where it can be had."""
     from kiln.core.errors import KilnError
-    from proofs.variations.bringing import faketime
+    from proofs.variations.varied_run import faketime
 
     try:
         return faketime(Store(Store.default_root()), folder)

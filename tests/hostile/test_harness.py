@@ -93,12 +93,12 @@ def _as_kiln(
     (package / "__init__.py").touch()
     text = code.replace("GIVEN", str(place / "desk" / "given"))
     (package / "cli.py").write_text(text.replace("SECRET", str(place / "secret")))
-    commands.exit_codes()  # of the real README
+    commands.exit_codes()  # of the real table
     monkeypatch.setattr("hostile.commands.ROOT", place)
     return desk(place)
 
 
-def test_exit_codes_are_the_readme_s() -> None:
+def test_exit_codes_are_those_of_the_documents() -> None:
     assert {0, 2, 24, 27, 31, 41, 130} <= commands.exit_codes()
     assert 1 not in commands.exit_codes()
 

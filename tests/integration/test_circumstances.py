@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from places import ROOT
 
-from proofs.variations.bringing import copy_checkout
+from proofs.variations.varied_run import copy_checkout
 
 pytestmark = pytest.mark.integration
 

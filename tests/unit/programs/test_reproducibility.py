@@ -16,7 +16,7 @@ from kiln.core.store import Store
 from kiln.images.lock import read_lock
 from kiln.project.folders import Project
 from proofs.reproducibility import TARGET, Matrix, Row, tell
-from proofs.variations import bringing
+from proofs.variations import varied_run
 from proofs.variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
 from shared import document_table
 
@@ -85,9 +85,9 @@ def test_the_table_of_a_document(matrix: Matrix, tmp_path: Path) -> None:
 
 def test_what_a_machine_cannot_bring_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
-    assert bringing.why_not(replace(ODD, root=True)) == "only root can"
-    assert "is not installed" in bringing.why_not(replace(ODD, needs=("no-such-program",)))
-    assert bringing.why_not(ODD) == ""
+    assert varied_run.why_not(replace(ODD, root=True)) == "only root can"
+    assert "is not installed" in varied_run.why_not(replace(ODD, needs=("no-such-program",)))
+    assert varied_run.why_not(ODD) == ""
 
 
 def test_every_circumstance_is_told_apart() -> None:
@@ -117,7 +117,7 @@ def test_folders_list_backwards(tmp_path: Path) -> None:
 
 def test_a_copy_of_the_checkout(tmp_path: Path) -> None:
     target = tmp_path / "copy"
-    bringing.copy_checkout(ROOT, target, reverse=True)
+    varied_run.copy_checkout(ROOT, target, reverse=True)
     assert read_lock(target / "docker") == read_lock(ROOT / "docker")
     assert not list(target.rglob("__pycache__"))
 
@@ -127,11 +127,11 @@ def test_a_new_store_has_contents_and_no_results(tmp_path: Path) -> None:
     digest = store.add_bytes(b"content")
     store.set_ref("pypi", "x", {"url": "y"})
     store.set_ref("outside", "x", {"gates": {}})
-    bringing.share_contents(store, tmp_path / "two")
+    varied_run.share_contents(store, tmp_path / "two")
     other = Store(tmp_path / "two")
     assert other.has(digest) and other.get_ref("pypi", "x") and not other.get_ref("outside", "x")
 
 
 def test_what_is_mounted_in_a_folder(tmp_path: Path) -> None:
-    assert bringing._mounts_below(Path("/proc"))[-1] == "/proc"
-    assert bringing._mounts_below(tmp_path) == []
+    assert varied_run._mounts_below(Path("/proc"))[-1] == "/proc"
+    assert varied_run._mounts_below(tmp_path) == []

@@ -1,6 +1,6 @@
-"""``make bench``: kiln beside the hand-written way, in the same image, in one run.
+"""``make bench``: time kiln and the hand-written way, in the same image, in one run.
 
-Each pair takes turns, so that a slow moment of the machine hits both. Figures are medians; the
+The two take turns, so that a slow moment of the machine affects both. Figures are medians; the
 ratio is what counts.
 """
 

@@ -1,6 +1,5 @@
 #!/bin/sh
-# Resolves all locks again, taking the newest of everything that was there on a day, and says in
-# words what changed.
+# Updates all locks to the newest versions that existed on a day, and lists the changes.
 #   usage: scripts/locks/lock.sh [DATE]     a day, YYYY-MM-DD; a week ago when none is given
 # A week: a release that turns out to be malicious or broken is usually gone by then.
 set -eu

@@ -1,4 +1,4 @@
-"""What changed in the locks, in words.
+"""List what changed in the locks.
 
 python -m locks.lock_changes                    # since the last commit
 python -m locks.lock_changes --since REVISION
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from locks.changes import compare, in_words
+from locks.changes import compare, describe
 from shared import program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,11 +41,11 @@ def at_revision(root: Path, revision: str) -> dict[str, str]:
     return {path: git("show", f"{revision}:{path}") for path in paths}
 
 
-def tell(before: dict[str, str], after: dict[str, str]) -> str:
+def summary(before: dict[str, str], after: dict[str, str]) -> str:
     """What changed, a paragraph a lock."""
     parts = []
     for path in sorted(before.keys() | after.keys()):
-        lines = in_words(compare(before.get(path, ""), after.get(path, "")))
+        lines = describe(compare(before.get(path, ""), after.get(path, "")))
         if lines:
             parts.append("\n".join([path, *(f"  {line}" for line in lines)]))
     return "\n".join(parts) or "The locks name the same packages and files as before."
@@ -67,7 +67,7 @@ def main() -> int:
             why = getattr(error, "stderr", None) or str(error)
             print(f"lock_changes: git cannot tell: {why.strip()}", file=sys.stderr)
             return 2
-    print(tell(before, {p: (given.root / p).read_text("utf-8") for p in locks(given.root)}))
+    print(summary(before, {p: (given.root / p).read_text("utf-8") for p in locks(given.root)}))
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Proves that ``.tflite`` bytes do not depend on the processor.
+"""Prove that ``.tflite`` bytes do not depend on the processor.
 
-One plan runs from its source on, without any earlier result, in the same sealed image: natively,
-on one core, and on emulated processors. Every artefact must come out with the same digest.
+One plan runs from its source, without any earlier result, in the same sealed image: natively, on
+one core, and on emulated processors. Every artefact must have the same digest.
 ``--control`` adds the conversion of an export without exact batch norms, which must *not*: the
 proof that this check can fail.
 """

@@ -1,11 +1,11 @@
-"""``make reproduce-demo``: the samples, released, bundled, and made again from nothing.
+"""``make reproduce-demo``: release the samples, bundle the inputs, and build them again.
 
-1. builds every sample into a release of its own, signed with the user's key, and packs all that it
-   was made from into one bundle;
-2. empties the state: a new, empty store, no sealed images (each is in the bundle by then), no
-   checkout to take anything from, and no network;
-3. imports the bundle and makes every artefact again;
-4. has the release verified by kiln and by other people's programs.
+1. Build every sample into a release, signed with the user's key, and pack all inputs into one
+   bundle.
+2. Remove all state: a new, empty store, no sealed images (each is in the bundle), no checkout, and
+   no network.
+3. Import the bundle and build every artefact again.
+4. Verify the release with kiln and with independent programs.
 
     usage: python -m proofs.reproduce_demo [--work DIR] [--keep-images] [--models MODEL...]
 
@@ -91,11 +91,11 @@ def show(work: Path, models: Sequence[str], *, keep_images: bool) -> None:
     """All of it, in order."""
     dist, bundle = work / "dist", work / "demo.tar"
     chosen = list(models) or ["--samples"]
-    tell("A release, and all that it was made from in one file")
+    tell("A release, and all of its inputs in one file")
     run([*KILN, "build", *chosen, "--dist", dist])
     run([*KILN, "bundle", "create", *models, "-o", bundle, "--release", dist])
 
-    tell("The state is emptied: no store, no images, no checkout, no network")
+    tell("All state is removed: no store, no images, no checkout, no network")
     offline = without_network()
     if keep_images:
         print("The images stay in the engine (--keep-images).")
@@ -105,13 +105,13 @@ def show(work: Path, models: Sequence[str], *, keep_images: bool) -> None:
     run([*offline, "bundle", "import", bundle], empty)
     # From here on there is nothing but the release, and what the bundle brought.
     (work / "nowhere").mkdir()
-    tell("Made again")
+    tell("Built again")
     run(
         [*offline, "reproduce", dist, "--keep", work / "differing"],
         {**empty, "KILN_PROJECT": str(work / "nowhere")},
     )
 
-    tell("The release, verified: by kiln, and by other people's programs")
+    tell("The release, verified by kiln and by independent programs")
     run([*KILN, "verify", dist], quiet=True)
     run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=dist)
     for folder in sorted(path.parent for path in dist.glob("*/model.sig")):
@@ -123,7 +123,7 @@ def show(work: Path, models: Sequence[str], *, keep_images: bool) -> None:
             quiet=True,
         )  # fmt: skip
     cosign(dist, work)
-    tell("Every sample's artefacts are the same bytes, made from a bundle, off the network")
+    tell("All artefacts have the same bytes, built from a bundle without a network")
 
 
 # --- the emptied state -------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def without_network() -> list[str]:
     return [sys.executable, "-c", _CUT_OFF]
 
 
-# --- other people's programs ---------------------------------------------------------------------
+# --- independent programs ------------------------------------------------------------------------
 
 
 def cosign(dist: Path, work: Path) -> None:

@@ -1,16 +1,13 @@
-"""Proves that bytes do not depend on who builds them, where, when and on what.
+"""Prove that bytes do not depend on the user, the place, the time and the machine of a build.
 
-Every sample is built again, from its source on, and every image from its locks, under one
-circumstance after the other (``proofs/variations/circumstances.py``). All of them must come out
-with the digests of the first build, which is made as things are.
+Every sample is built again from its source, and every image from its locks, under one circumstance
+after the other (``proofs/variations/circumstances.py``). All must have the digests of the first
+build, which is an ordinary one.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,30 +19,28 @@ import click
 
 from kiln.cli.reporters import JsonReporter, TextReporter
 from kiln.core.errors import StageFailedError, UsageError, VerificationError
-from kiln.core.files import write_atomic
-from kiln.core.machine import cpu_name
 from kiln.core.output import table
 from kiln.core.store import Store
 from kiln.images.lock import read_lock
 from kiln.project.folders import Project
 from kiln.recipes.recipe import VARIANTS, discover, load
 from kiln.running.engine import Engine
-from proofs.variations.bringing import Varied, faketime, share_contents, why_not
 from proofs.variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
-from shared import program
+from proofs.variations.varied_run import Varied, faketime, share_contents, why_not
+from shared import document_table, program
 
 SHORT = "all at once"
 IMAGES = "images"
-BEGIN, END = "<!-- table: `make reproducibility` writes it -->", "<!-- end of table -->"
+TARGET = "reproducibility"  # of make
 
 
 @dataclass
 class Row:
-    """What came out under one circumstance.
+    """The results of one circumstance.
 
     Attributes:
         digests: "model variant" or "images name" -> SHA-256 in hex.
-        skipped: why it was not brought about; "" where it was.
+        skipped: why this machine cannot provide it; "" if it can.
         seconds: wall time.
     """
 
@@ -57,7 +52,7 @@ class Row:
 
 @dataclass
 class Matrix:
-    """Builds under circumstances, and what they gave; the first row is what others must equal."""
+    """Builds under circumstances and their results; the other rows must equal the first."""
 
     project: Project
     models: Sequence[str]
@@ -128,7 +123,7 @@ class Matrix:
         }
 
     def differing(self, row: Row) -> list[str]:
-        """What is otherwise in a row, by name."""
+        """The names of a row's results that differ."""
         wanted = self.wanted
         return [name for name, digest in row.digests.items() if wanted.get(name) != digest]
 
@@ -137,7 +132,7 @@ class Matrix:
         return f"DIFFERS: {', '.join(differing)}" if differing else "all the same"
 
     def cells(self, row: Row) -> list[str]:
-        """A row in words: one cell a model, one for the images."""
+        """The cells of a row: one for each model, one for the images."""
         differing = set(self.differing(row))
         cells = []
         for group in (*self.models, *([IMAGES] if self.images else [])):
@@ -158,10 +153,10 @@ class Matrix:
         return [*self.models, *([IMAGES] if self.images else [])]
 
     def judge(self) -> None:
-        """Raise what is otherwise.
+        """Fail if a result differs.
 
         Raises:
-            VerificationError: something is.
+            VerificationError: one does.
         """
         wrong = {row.item.name: self.differing(row) for row in self.rows}
         lines = [f"{name} ({', '.join(found)})" for name, found in wrong.items() if found]
@@ -174,17 +169,15 @@ class Matrix:
     def documentation(self) -> str:
         """The matrix as a table in Markdown, with what it was made on."""
         lines = [
-            f"| circumstance | what is otherwise | {' | '.join(f'`{n}`' for n in self.head())} |",
+            f"| circumstance | what is different | {' | '.join(f'`{n}`' for n in self.head())} |",
             f"|---|---|{'---|' * len(self.head())}",
         ]
         for row in self.rows:
             words = row.skipped and f"left out here: {row.skipped}"
             cells = " | ".join(self.cells(row))
             lines.append(f"| {row.item.name} | {words or row.item.what} | {cells} |")
-        when = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-        host = f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores"
         total = sum(row.seconds for row in self.rows)
-        lines += ["", f"Made on {when} ({host}) in {total / 60:.0f} minutes."]
+        lines += ["", f"{document_table.made_here(total)}."]
         return "\n".join(lines)
 
 
@@ -195,20 +188,6 @@ def _failed(item: Circumstance, events: Sequence[Mapping[str, Any]]) -> StageFai
         f"Under the circumstance {item.name!r} the build failed: {words}",
         "Build without it first; if that works, this circumstance is the cause.",
     )
-
-
-def write_documentation(path: Path, text: str) -> None:
-    """Put the table into a document, between its two marks.
-
-    Raises:
-        UsageError: the document has no such marks.
-    """
-    old = path.read_text("utf-8") if path.exists() else ""
-    before, mark, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (mark and end):
-        raise UsageError(f"{path} has no place for the table.", f"Write {BEGIN} and {END} into it.")
-    write_atomic(path, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -248,7 +227,7 @@ def command(
         for name in given:
             if name not in known:
                 raise UsageError(f"There is no {what} {name!r}.", f"Known: {', '.join(known)}.")
-    Engine.find()  # whoever has none learns it now
+    Engine.find()  # without an engine, fail early
     chosen_images = [name for name in locked if not images or name in images]
     if short:
         only, chosen_images = only or (SHORT,), [name for name in chosen_images if name == "base"]
@@ -273,7 +252,7 @@ def command(
             matrix.run([AS_IT_IS, *chosen], keep.absolute() if keep else scratch)
         tell(matrix, as_json)
     if docs is not None:
-        write_documentation(docs, matrix.documentation())
+        document_table.write_table(docs, TARGET, matrix.documentation())
     matrix.judge()
     if not as_json:
         done = sum(not row.skipped for row in matrix.rows[1:])

@@ -1,4 +1,4 @@
-"""What ``kiln reproduce --json`` found, for people and for a badge.
+"""Write a report and a badge from the events of ``kiln reproduce --json``.
 
     python -m releases.reproduce_report EVENTS --out FOLDER
 
@@ -23,7 +23,7 @@ GOOD = "identical"
 
 
 def events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events in a file; what is none is passed over (a killed run leaves half a line)."""
+    """The events in a file. Other lines are skipped: a killed run leaves half a line."""
     try:
         lines = path.read_text("utf-8", "replace").splitlines()
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def report(found: list[dict[str, Any]], title: str) -> tuple[str, dict[str, Any], bool]:
-    """The report in Markdown, the badge, and whether all is well."""
+    """The report in Markdown, the badge, and whether everything is identical."""
     verdicts = [event for event in found if "verdict" in event]
     errors = [event for event in found if event.get("event") == "error"]
     counts = Counter(str(event["verdict"]) for event in verdicts)

@@ -1,17 +1,17 @@
-"""Writes the trust file that workflows verify releases with, from what the environment says.
+"""Write the trust file with which workflows verify releases, from environment variables.
 
     python -m releases.trust_file FOLDER
 
 PUBLIC_KEY holds the public key that releases are signed with (PEM). Where it is empty, releases
-are signed by IDENTITY (``*`` stands for anything), which ISSUER vouches for. Neither comes from
-what is verified. Makes FOLDER/trust.toml, and FOLDER/release.pub.
+are signed by IDENTITY (``*`` stands for anything), certified by ISSUER. Neither comes from the
+release to verify. Makes FOLDER/trust.toml, and FOLDER/release.pub.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from kiln.core.errors import UsageError
@@ -26,8 +26,8 @@ def trust_file(public_key: str, identity: str, issuer: str) -> dict[str, bytes]:
     """File name -> content.
 
     Raises:
-        UsageError: nobody is named.
-        SigningKeyError: the key is none.
+        UsageError: no signer is named.
+        SigningKeyError: the key is not valid.
     """
     # A JSON string is a TOML string too.
     if public_key.strip():
@@ -35,9 +35,7 @@ def trust_file(public_key: str, identity: str, issuer: str) -> dict[str, bytes]:
         text = f'schema = 1\n\n[[signer]]\nname = "release key"\nkey = {json.dumps(KEY_FILE)}\n'
         return {KEY_FILE: pem, "trust.toml": text.encode()}
     if not (identity and issuer):
-        raise UsageError(
-            "Nobody is named who may have signed.", "Set PUBLIC_KEY, or IDENTITY and ISSUER."
-        )
+        raise UsageError("No signer is named.", "Set PUBLIC_KEY, or IDENTITY and ISSUER.")
     text = (
         f'schema = 1\n\n[[signer]]\nname = "release workflow"\n'
         f"identity = {json.dumps(identity)}\nissuer = {json.dumps(issuer)}\n"
@@ -47,7 +45,9 @@ def trust_file(public_key: str, identity: str, issuer: str) -> dict[str, bytes]:
 
 def main() -> int:
     """Write the files; the exit code."""
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args().folder
     given = (os.environ.get(name, "") for name in ("PUBLIC_KEY", "IDENTITY", "ISSUER"))
     files = trust_file(*given)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
-"""``make picture``: draws docs/detections.png from the sample's artefacts in dist/.
+"""``make picture``: draw docs/detections.png from the sample's artefacts in dist/.
 
-Every artefact is run by nothing but its own metadata (docker/stages/detect/detector.py): what is
-drawn is what a device would find.
+Every artefact runs by its own metadata alone (docker/stages/detect/detector.py), as on a device.
 
     usage: python -m samples.picture [--dist DIST] [--out PNG]
 """

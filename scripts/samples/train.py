@@ -1,4 +1,4 @@
-"""Trains the weights of an embedded sample again, inside its sealed image.
+"""Train the weights of an embedded sample again, inside its sealed image.
 
 The samples of CenterNet and EfficientDet are trained on generated scenes by the scripts of
 ``models/samples/training/``. This runs one of them as a stage runs: no network, read-only inputs,

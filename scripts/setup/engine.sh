@@ -1,7 +1,6 @@
 #!/bin/sh
-# Makes sure that a container engine answers: nothing to do when one does; otherwise, as root on
-# Debian or Ubuntu, installs docker.io and starts it (with or without systemd).
-# Exits 20, like the driver, when no engine can be had.
+# Makes sure that a container engine answers. If none does, installs docker.io as root on Debian or
+# Ubuntu, and starts it (with or without systemd). Exits 20, like the driver, if that is impossible.
 set -eu
 python=$(dirname "$0")/../../.venv/bin/python
 

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Installs what some tests need of the system, as root on Debian or Ubuntu: a browser for the
-# release's page, and the graphics libraries that MediaPipe loads; and unpacks, aside, other
-# people's programs that verify releases (test_tools.py). Does nothing where all of it is
-# there; without it those tests are skipped, with the reason.
-# With --offer it changes nothing: to root, who could, it says in one line what is not there.
+# release's page, and the graphics libraries that MediaPipe loads. Unpacks independent programs that
+# verify releases (test_tools.py). Does nothing if all of it is there; without it those tests are
+# skipped, with the reason.
+# With --offer it changes nothing; for root it prints one line that names what is missing.
 set -eu
 if [ "${1:-}" = --offer ] && { [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; }; then
     exit 0

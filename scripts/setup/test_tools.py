@@ -1,8 +1,8 @@
-"""Other people's programs for the tests, unpacked into ``.tools`` and never installed.
+"""Unpack independent programs for the tests into ``.tools``, without installing them.
 
 Each comes from the package that ``test-tools.lock`` pins, from whatever Debian mirror the
-host knows (``KILN_DEBIAN_MIRROR`` names another), and is held against the lock's SHA-256. Nothing
-of the system changes, and no root rights are needed.
+host knows (``KILN_DEBIAN_MIRROR`` names another), and is verified by the lock's SHA-256. Nothing of
+the system changes, and no root rights are needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOOLS = Path(__file__).resolve().parents[2] / ".tools"
 
 
 def main() -> int:
-    """Unpack what is not there in the locked version; the exit code."""
+    """Unpack the locked versions that are missing; the exit code."""
     pins = read_lock(LOCK)
     stamp = TOOLS / "made-from"
     wanted = "".join(f"{pin.name} {pin.sha256}\n" for pin in pins)

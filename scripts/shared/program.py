@@ -1,4 +1,4 @@
-"""How the developers' programs start and end: like ``kiln`` itself."""
+"""Start and end a developer's program the way ``kiln`` does."""
 
 from __future__ import annotations
 

@@ -25,6 +25,8 @@ class Site:
     """Bytes of the body after which the connection is cut, one number per request."""
     statuses: list[int] = field(default_factory=list)
     """Statuses to answer instead, one per request."""
+    retry_after: str = ""
+    """What such an answer says in ``Retry-After``."""
     locations: dict[str, str] = field(default_factory=dict)
     """Where else a path is said to be."""
     delay: float = 0.0
@@ -49,7 +51,8 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             asked = self.headers.get("Range")
             site.asked.append((path, asked))
             if site.statuses:
-                self._empty(site.statuses.pop(0))
+                pause = {"Retry-After": site.retry_after} if site.retry_after else {}
+                self._empty(site.statuses.pop(0), pause)
                 return
             if path in site.locations:
                 self._empty(302, {"Location": site.locations[path]})

@@ -16,7 +16,7 @@ from tflite_files import fixture
 from toy_container import OK, Container, Doorman
 from toy_project import SEALED, make_project
 
-from kiln.core.archive import TarEntry, deterministic_tar
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.core.machine import cpu_name
 from kiln.core.store import Store

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from event_reader import EventReader
 from patience import PATIENCE
 from places import ROOT
 
@@ -174,44 +174,17 @@ class Kiln:
         )
 
 
-@dataclass
 class Running:
     """A build under way whose ``--json`` events are read as they come."""
 
-    process: subprocess.Popen[str]
-    events: list[dict[str, Any]] = field(default_factory=list)
-    _news: threading.Condition = field(default_factory=threading.Condition)
-    _closed: bool = False
-    _err: list[str] = field(default_factory=list)
-    _threads: list[threading.Thread] = field(default_factory=list)
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self.events.append(json.loads(line))
-                self._news.notify_all()
-        with self._news:
-            self._closed = True
-            self._news.notify_all()
-
-    def _read_err(self) -> None:
-        assert self.process.stderr is not None
-        self._err.append(self.process.stderr.read())
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._reader = EventReader(process)
 
     def wait_for(self, timeout: float = PATIENCE, **wanted: Any) -> dict[str, Any]:
         """The first event with these fields; an error if the process ends without it."""
-
-        def fitting() -> dict[str, Any] | None:
-            for event in self.events:
-                if all(event.get(name) == value for name, value in wanted.items()):
-                    return event
-            return None
-
-        with self._news:
-            self._news.wait_for(lambda: self._closed or fitting() is not None, timeout)
-            event = fitting()
-        assert event is not None, f"no event {wanted} in {self.events}; {self._err}"
+        event = self._reader.wait_for(timeout, **wanted)
+        assert event is not None, f"no event {wanted} in {self._reader.events}"
         return event
 
     def end(self, timeout: float = PATIENCE) -> Ended:
@@ -219,23 +192,17 @@ class Running:
         begin = time.monotonic()
         code = self.process.wait(timeout)
         seconds = time.monotonic() - begin
-        for thread in self._threads:
-            thread.join(PATIENCE)
-        out = "".join(json.dumps(event) + "\n" for event in self.events)
-        return Ended(code, out, "".join(self._err), self.process.pid, seconds)
+        err = self._reader.finish()
+        out = "".join(json.dumps(event) + "\n" for event in self._reader.events)
+        return Ended(code, out, err, self.process.pid, seconds)
 
 
 @contextmanager
 def running(kiln: Kiln, *arguments: str | Path) -> Iterator[Running]:
     """A build with ``--json`` under way; killed at the end if it still is."""
     with kiln.start(*arguments, "--json") as process:
-        build = Running(process)
-        for target in (build._read, build._read_err):
-            thread = threading.Thread(target=target, daemon=True)
-            thread.start()
-            build._threads.append(thread)
         try:
-            yield build
+            yield Running(process)
         finally:
             process.kill()
             process.wait()

@@ -15,7 +15,7 @@ from toy_stages import MODEL, add_toy
 
 from kiln.images.lock import Locked
 from kiln.project.folders import Project
-from proofs.variations.bringing import copy_checkout
+from proofs.variations.varied_run import copy_checkout
 
 pytestmark = pytest.mark.integration
 

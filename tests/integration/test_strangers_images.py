@@ -18,7 +18,7 @@ from patience import wait_until
 from places import ROOT
 from support import Ended, Kiln
 
-from kiln.core.archive import TarEntry, deterministic_tar
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.core.store import Store
 from kiln.images import transfer

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from kiln.bundle.index import BlobEntry, FirstUse, ImageEntry, Index, PackageChoice, Role, Use
 from kiln.bundle.needs import Needs
-from kiln.core.archive import TarEntry, deterministic_tar, unpack
+from kiln.core.archive import unpack
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.errors import ImageMismatchError, SourceUnavailableError
 from kiln.core.store import Store
 from kiln.core.version import __version__

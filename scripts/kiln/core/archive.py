@@ -1,4 +1,4 @@
-"""Unpack untrusted archives, and write tars whose bytes depend on their contents only."""
+"""Unpack untrusted archives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import errno
 import gzip
 import io
-import itertools
 import os
 import posixpath
 import re
@@ -17,7 +16,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, Protocol, cast
@@ -35,7 +34,7 @@ _CHUNK = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_HEADER = 128 << 10  # bytes of one tar entry's headers; an honest one has one or two KB
 _MAX_GLOBALS = 1000  # global pax headers; an honest archive has one or two
-_ZIP_NOTE = 256  # bytes that an entry takes in a zip's directory, on average at most
+_ZIP_NOTE = 256  # bytes of an entry in a zip's directory, on average at most
 _MAX_PATH = 4096  # PATH_MAX of Linux: characters of a name, or of a link's target
 _MAX_DEPTH = 100  # folders below one another
 _MAX_RUN = 255  # digits in a row in a pax header: as many as a file's name can have
@@ -152,7 +151,7 @@ class _Guard:
         )
 
     def admit(self, raw: str, kind: _Kind, size: int = 0) -> str | None:
-        """Claim an entry's path, and make the folder for it; None for an entry to be left out."""
+        """Claim an entry's path, and make the folders above it; None for what is to be left out."""
         self.where = f"in the entry {_shown(raw)}"
         self.count(raw, size)
         if raw.startswith("/"):
@@ -180,7 +179,6 @@ class _Guard:
             return None
         path = "/".join(parts)
         self._claim(raw, path, kind)
-        (self.base / path).parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def count(self, raw: str, size: int) -> None:
@@ -216,6 +214,8 @@ class _Guard:
                 raise self.refuse(raw, f"cannot be told from {_shown(other)} on every system")
             self.kinds[name] = "folder"
         self.kinds[path] = kind
+        if len(fresh) > 1:
+            (self.base / path).parent.mkdir(parents=True, exist_ok=True)
 
     def _inside(self, raw: str, target: str, start: str = "") -> str:
         """Where a link's target is: inside, or it is refused."""
@@ -395,7 +395,7 @@ class _TarStream:
         while self._at < place and self._take(min(_CHUNK, place - self._at)):
             pass
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int, /) -> bytes:
         if self.header_end is None:
             return self._take(size)
         if self._at + size > self.header_end:
@@ -409,6 +409,8 @@ class _TarStream:
         return data
 
     def _take(self, size: int) -> bytes:
+        if size < 0:  # a header says so; read() would take it for everything
+            raise tarfile.ReadError("an impossible size")
         data = self._file.read(size)
         self._at += len(data)
         if self._at > self._guard.size + self._spare:
@@ -420,7 +422,11 @@ class _TarStream:
 
 
 def _check_records(data: bytes) -> None:
-    """Look whether a pax header is what it should be: records that each state their length."""
+    """Check that a pax header is a list of records that each state their length.
+
+    Raises:
+        ReadError: it is not; tarfile would take long to find that out.
+    """
     at = 0
     while at < len(data) and data[at]:
         digits, space, _ = data[at : at + 20].partition(b" ")
@@ -545,98 +551,3 @@ def _extract_from_zip(bag: zipfile.ZipFile, info: zipfile.ZipInfo, guard: _Guard
 
 def _set_mode(path: Path, mode: int) -> None:
     path.chmod(0o755 if mode & stat.S_IXUSR else 0o644)
-
-
-# -- writing ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TarEntry:
-    """One entry for :func:`deterministic_tar`.
-
-    Args:
-        name: relative posix path in the archive.
-        source: a file's path or bytes; None makes a folder.
-        executable: mode 0755 instead of 0644 (folders are always 0755).
-        link: when not None, a symbolic link with this target (``source`` must be None).
-    """
-
-    name: str
-    source: Path | bytes | None = None
-    executable: bool = False
-    link: str | None = None
-
-
-def deterministic_tar(
-    out: IO[bytes], source: Path | Iterable[TarEntry], *, mtime: int, prefix: str = ""
-) -> None:
-    """Write an uncompressed tar whose bytes depend on names, contents and executable bits only.
-
-    GNU format, entries sorted by name, uid and gid 0 without names, modes 0644/0755 (links
-    0777), one mtime for all. The bytes are equal from Python 3.9 to 3.13.
-
-    Args:
-        out: where to write, strictly forward (a socket will do).
-        source: a folder (taken without the folder itself; links stay links), or entries.
-        mtime: seconds since the epoch for every entry.
-        prefix: put before every name, for instance ``"stages/"``.
-
-    Raises:
-        ArchiveError: two entries with one name, or something in the folder that is neither
-            file, folder nor link, or a file that changes its size while it is read.
-        OSError: a file cannot be read, or ``out`` cannot be written.
-    """
-    entries = _folder_entries(source, "") if isinstance(source, Path) else list(source)
-    entries.sort(key=lambda entry: entry.name)
-    for one, other in itertools.pairwise(entries):
-        if one.name == other.name:
-            raise ArchiveError(f"Two entries are named {one.name!r}.", "Rename one.")
-    with tarfile.open(fileobj=out, mode="w|", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
-        for entry in entries:
-            _add(tar, entry, prefix + entry.name, mtime)
-
-
-def _add(tar: tarfile.TarFile, entry: TarEntry, name: str, mtime: int) -> None:
-    info = tarfile.TarInfo(name)
-    info.mtime = mtime
-    if entry.link is not None:
-        info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
-        tar.addfile(info)
-        return
-    if entry.source is None:
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
-        tar.addfile(info)
-        return
-    info.mode = 0o755 if entry.executable else 0o644
-    if isinstance(entry.source, bytes):
-        info.size = len(entry.source)
-        tar.addfile(info, io.BytesIO(entry.source))
-        return
-    with entry.source.open("rb") as file:
-        info.size = os.fstat(file.fileno()).st_size
-        try:
-            tar.addfile(info, file)
-        except OSError as error:
-            if error.errno is None:  # tarfile's own "unexpected end of data"
-                raise ArchiveError(
-                    f"{entry.source} changed while it was read.", "Run again."
-                ) from error
-            raise
-
-
-def _folder_entries(folder: Path, prefix: str) -> list[TarEntry]:
-    found: list[TarEntry] = []
-    with os.scandir(folder) as scan:
-        for item in scan:
-            name, path = f"{prefix}{item.name}", Path(item.path)
-            mode = item.stat(follow_symlinks=False).st_mode
-            if stat.S_ISLNK(mode):
-                found.append(TarEntry(name, link=str(path.readlink())))
-            elif stat.S_ISDIR(mode):
-                found.append(TarEntry(name))
-                found += _folder_entries(path, f"{name}/")
-            elif stat.S_ISREG(mode):
-                found.append(TarEntry(name, path, executable=bool(mode & stat.S_IXUSR)))
-            else:
-                raise ArchiveError(f"{path} is neither file, folder nor link.", "Remove it.")
-    return found

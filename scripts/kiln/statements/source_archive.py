@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from kiln.core.archive import TarEntry, deterministic_tar
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.digest import CACHE_PATTERNS
 from kiln.core.errors import RecipeError, StoreError
 from kiln.core.untrusted import parse_toml

@@ -1,1 +1,1 @@
-"""The same conversions under other circumstances; see ``proofs/reproducibility.py``."""
+"""The circumstances of ``proofs/reproducibility.py``, and running kiln under them."""

@@ -1,11 +1,11 @@
-"""Under what circumstances the samples are built again: plain data."""
+"""The circumstances under which the samples are built again: plain data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Another user's id; any that nobody has will do.
+#: Id of another user; any unused one will do.
 USER = 12345
 
 CLOCK = "@2041-02-03 04:05:06"
@@ -15,14 +15,14 @@ PLACE = "an other plaçe"
 
 @dataclass(frozen=True)
 class Circumstance:
-    """One thing (or several) that is otherwise than usual.
+    """One or several differences from a usual build.
 
     Args:
         name: heading of its row.
-        what: in words, for the documentation.
+        what: a description, for the documentation.
         before: lines of sh that run before kiln does.
         environment: of kiln's process.
-        inside: what stages see, see :mod:`proofs.variations.inside`.
+        inside: what stages see, see :mod:`proofs.variations.patched_kiln`.
         user: whether kiln runs as another user.
         elsewhere: whether kiln runs in a copy of the checkout, from another folder.
         clock: whether kiln's process believes another date.
@@ -53,7 +53,7 @@ _PLAIN = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": 
 _ZONE_INSIDE = "export TZ=KIL-05:45"  # by rule: the images hold no table of zones
 _PLAIN_INSIDE = "export LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0"
 
-AS_IT_IS = Circumstance("as it is", "what the others are compared with", images=False)
+AS_IT_IS = Circumstance("as it is", "the build that the others are compared with", images=False)
 
 CIRCUMSTANCES = (
     AS_IT_IS,

@@ -158,6 +158,21 @@ def test_pax_headers_that_take_long_to_read(tmp_path: Path, content: bytes, why:
     assert time.process_time() - start < 2
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_of_a_negative_size(tmp_path: Path, kind: bytes) -> None:
+    """tarfile reads as many bytes as it says; of -1,024 bytes that would be everything."""
+    header = bytearray(pax_header(b"", kind))
+    header[124:136] = (-1024).to_bytes(12, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    data = gzip.compress(bytes(header) + bytes(100_000_000), 1)
+    tracemalloc.start()
+    assert "corrupt" in refused(tmp_path, data).message
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
 def test_headers_do_not_pile_up(tmp_path: Path) -> None:
     """A few MB that unpack to small files, each with much to say about it."""
     many = b"".join(b"%d g%06d=\n" % (12, n) for n in range(1001))

@@ -22,10 +22,11 @@ from kiln.recipes.recipe import Recipe, load
 from kiln.recipes.values import Part
 
 DOCUMENTS = [
-    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 README = DOCUMENTS[0].read_text("utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text("utf-8")
 PACKAGE = ROOT / "scripts" / "kiln"
 
 
@@ -50,13 +51,15 @@ def table_of_exit_codes() -> str:
 
 
 def test_exit_codes() -> None:
-    assert table_of_exit_codes() in README
-    assert len(rows(table_of_exit_codes())) > 20
+    text = (ROOT / "docs" / "exit-codes.md").read_text("utf-8")
+    table = table_of_exit_codes()
+    assert table in text, f"docs/exit-codes.md should have:\n{table}"
+    assert len(rows(table)) > 20
 
 
 def help_blocks() -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = re.findall(
-        r"<!-- help: (kiln[ a-z]*) -->\n```\n(.*?)```\n", README, re.DOTALL
+        r"<!-- help: (kiln[ a-z]*) -->\n```\n(.*?)```\n", COMMANDS, re.DOTALL
     )
     return found
 
@@ -79,6 +82,18 @@ def help_of(words: str) -> str:
         check=True,
     )
     return ended.stdout
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 250
+
+
+def test_the_index_names_every_document() -> None:
+    index = ROOT / "docs" / "README.md"
+    named = re.findall(r"\]\((\S+\.md)\)", index.read_text("utf-8"))
+    assert len(named) == len(set(named))
+    found = {(index.parent / name).resolve() for name in named}
+    assert found == {path.resolve() for path in DOCUMENTS} - {index, ROOT / "README.md"}
 
 
 def test_there_are_help_blocks() -> None:
@@ -122,6 +137,46 @@ def test_makefile_says_what_each_target_is_for() -> None:
     assert phony == targets()
     for target in phony:
         assert re.search(rf"^{target}:.*## \S", text, re.MULTILINE), target
+
+
+def test_help_of_make() -> None:
+    """Every target once, with a text, below a heading, on a terminal of 80 columns."""
+    shown = subprocess.run(
+        ["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    groups = dict(group.split("\n", 1) for group in shown.rstrip("\n").split("\n\n"))
+    assert list(groups) == ["Use", "Release", "Prove", "Maintain"]
+    lines = [line for group in groups.values() for line in group.splitlines()]
+    assert sorted(line.split()[0] for line in lines) == sorted(targets())
+    assert all(re.fullmatch(r"  \S+ +\S.*", line) for line in lines)
+
+
+def test_unresolved_merges_are_refused(tmp_path: Path) -> None:
+    """By ``make lint-markers``, in a folder that is no repository."""
+
+    def found() -> str:
+        ended = subprocess.run(
+            ["make", "--silent", "--file", ROOT / "Makefile", "lint-markers"],
+            cwd=tmp_path,
+            env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ended.returncode != 0) == ("an unresolved merge" in ended.stderr)
+        assert bool(ended.stdout) == (ended.returncode != 0)
+        return ended.stdout
+
+    (tmp_path / ".gitignore").write_text("/made/\n")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "a.md").write_text("<" * 7 + " ours\n")
+    (tmp_path / "heading.rst").write_text(f"Merging\n{'=' * 7}\n{'<' * 8} not one {'>' * 7}\n")
+    assert found() == ""
+    (tmp_path / "below").mkdir()
+    for marker in ("<" * 7 + " HEAD", "|" * 7 + " 1f2e3d4", ">" * 7 + " theirs", ">" * 7):
+        (tmp_path / "below" / "b.md").write_text(f"text\n{marker}\n")
+        assert found() == f"below/b.md:2:{marker}\n"
 
 
 def anchor(heading: str) -> str:
@@ -198,11 +253,10 @@ def test_no_key_is_explained_that_does_not_exist(model: type[Part]) -> None:
     assert explained <= known
 
 
-def test_the_recipe_in_the_readme_is_the_real_one(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    name = re.search(r'^name = "(.+)"$', block, re.MULTILINE)
-    assert name
-    path = ROOT / "models" / name[1] / "recipe.toml"
+def test_the_recipe_in_the_documents_is_the_real_one() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    ((name, block),) = re.findall(r"<!-- recipe: (\S+) -->\n```toml\n(.*?)```", text, re.DOTALL)
+    path = ROOT / "models" / name / "recipe.toml"
     load(path, ROOT / "models")
     real = path.read_text("utf-8").splitlines()
     for line in block.splitlines():
@@ -220,30 +274,30 @@ def test_every_setting_is_explained() -> None:
     assert explained == used
 
 
-def rooms() -> list[tuple[int, str]]:
-    """Floor and package of each row, from the bottom up."""
+def driver_packages() -> list[tuple[int, str]]:
+    """Layer and package of each row, from the bottom up."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    part = text.partition("\n## Rooms\n")[2].partition("\n## ")[0]
-    return [(int(floor), name.strip("`")) for floor, name, _ in rows(part)[1:]]
+    part = text.partition("\n## Driver\n")[2].partition("\n## ")[0]
+    return [(int(layer), name.strip("`")) for layer, name, _ in rows(part)[1:]]
 
 
 def layers(of: str) -> list[list[str]]:
-    """The floors of a package in import-linter's contract, from the bottom up."""
+    """The layers of a package in import-linter's contract, from the bottom up."""
     text = (ROOT / "pyproject.toml").read_text("utf-8")
     part = text.partition(f'\ncontainers = ["{of}"]\n')[2].partition("\n]")[0]
-    floors = re.findall(r'^    "(.+)",$', part, re.MULTILINE)
-    return [floor.split(" | ") for floor in reversed(floors)]
+    found = re.findall(r'^    "(.+)",$', part, re.MULTILINE)
+    return [layer.split(" | ") for layer in reversed(found)]
 
 
 def packages_below(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/__init__.py"))
 
 
-def test_rooms_are_those_whose_order_is_checked() -> None:
+def test_packages_are_those_whose_order_is_checked() -> None:
     """``make lint`` holds the contract against the imports."""
-    floors = enumerate(layers("kiln"), 1)
-    assert rooms() == [(floor, name) for floor, names in floors for name in names]
-    assert sorted(name for _, name in rooms()) == packages_below(PACKAGE)
+    wanted = [(number, name) for number, names in enumerate(layers("kiln"), 1) for name in names]
+    assert driver_packages() == wanted
+    assert sorted(name for _, name in driver_packages()) == packages_below(PACKAGE)
     stages = [name for names in layers("stages") for name in names]
     assert sorted(stages) == packages_below(ROOT / "docker" / "stages")
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
@@ -275,6 +329,13 @@ def test_tests_that_documents_name_exist() -> None:
                 assert list((ROOT / "tests").rglob(name)), name
             else:
                 assert f"def {name}(" in known, name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_paths_that_documents_name_exist(path: Path) -> None:
+    folders = "scripts|docker|tests|docs"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", path.read_text("utf-8")):
+        assert (ROOT / name).exists(), name
 
 
 def test_actions_are_pinned_by_commit() -> None:

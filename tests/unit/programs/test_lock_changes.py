@@ -14,8 +14,7 @@ from places import ROOT
 from kiln.images.changes import group_of, in_words
 from kiln.images.seal import FileFact
 from kiln.sources import debian, pypi
-from locks.changes import compare, parse
-from locks.changes import in_words as lock_words
+from locks.changes import compare, describe, parse
 
 PIP_LOCKS = [*ROOT.glob("docker/*/*requirements.lock"), ROOT / "docker/odapi/metadata.lock"]
 
@@ -36,11 +35,11 @@ def test_every_package_of_our_locks_is_seen() -> None:
 def test_versions_that_markers_choose() -> None:
     old = "uv==1 ; python_version < '3.11' \\\n    --hash=x:aa\n"
     more = "uv==2 ; python_version >= '3.11' \\\n    --hash=x:bb\n"
-    assert lock_words(compare(old, old + more)) == [
+    assert describe(compare(old, old + more)) == [
         "uv: 1 (python_version < '3.11') -> "
         "1 (python_version < '3.11'), 2 (python_version >= '3.11')"
     ]
-    assert lock_words(compare(old + more, old + more.replace("==2", "==3"))) == [
+    assert describe(compare(old + more, old + more.replace("==2", "==3"))) == [
         "uv: 2 -> 3 (python_version >= '3.11')"
     ]
 
@@ -79,7 +78,7 @@ def test_words_are_about_what_differs_and_nothing_else(
             for name, (version, hashes) in lock.items()
         )
 
-    told = {line.partition(":")[0] for line in lock_words(compare(text(old), text(new)))}
+    told = {line.partition(":")[0] for line in describe(compare(text(old), text(new)))}
     assert told == {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
 
 

@@ -15,10 +15,12 @@ from kiln.core.errors import UsageError, VerificationError
 from kiln.core.store import Store
 from kiln.images.lock import read_lock
 from kiln.project.folders import Project
-from proofs.reproducibility import BEGIN, END, Matrix, Row, tell, write_documentation
-from proofs.variations import bringing
+from proofs.reproducibility import TARGET, Matrix, Row, tell
+from proofs.variations import varied_run
 from proofs.variations.circumstances import AS_IT_IS, CIRCUMSTANCES, Circumstance
+from shared import document_table
 
+BEGIN, END = "<!-- table: `make reproducibility` writes it -->", "<!-- end of table -->"
 ODD = Circumstance("odd", "something is odd")
 MADE = {"toy float32": "1" * 64, "toy int8": "2" * 64}
 
@@ -69,23 +71,23 @@ def test_the_table_of_a_document(matrix: Matrix, tmp_path: Path) -> None:
     matrix.rows.append(Row(ODD, {**MADE, **base()}, seconds=60))
     document = tmp_path / "doc.md"
     document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_documentation(document, matrix.documentation())
+    document_table.write_table(document, TARGET, matrix.documentation())
     text = document.read_text()
     assert text.startswith(f"before\n{BEGIN}\n| circumstance") and text.endswith(f"{END}\nafter\n")
     assert "| odd | something is odd | 2 of 2 same | 1 of 1 same |" in text and "old" not in text
-    write_documentation(document, matrix.documentation())
+    document_table.write_table(document, TARGET, matrix.documentation())
     assert document.read_text() == text
     document.write_text("no place\n")
     with pytest.raises(UsageError, match="no place for the table"):
-        write_documentation(document, "x")
+        document_table.write_table(document, TARGET, "x")
     assert document.read_text() == "no place\n"
 
 
 def test_what_a_machine_cannot_bring_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
-    assert bringing.why_not(replace(ODD, root=True)) == "only root can"
-    assert "is not installed" in bringing.why_not(replace(ODD, needs=("no-such-program",)))
-    assert bringing.why_not(ODD) == ""
+    assert varied_run.why_not(replace(ODD, root=True)) == "only root can"
+    assert "is not installed" in varied_run.why_not(replace(ODD, needs=("no-such-program",)))
+    assert varied_run.why_not(ODD) == ""
 
 
 def test_every_circumstance_is_told_apart() -> None:
@@ -115,7 +117,7 @@ def test_folders_list_backwards(tmp_path: Path) -> None:
 
 def test_a_copy_of_the_checkout(tmp_path: Path) -> None:
     target = tmp_path / "copy"
-    bringing.copy_checkout(ROOT, target, reverse=True)
+    varied_run.copy_checkout(ROOT, target, reverse=True)
     assert read_lock(target / "docker") == read_lock(ROOT / "docker")
     assert not list(target.rglob("__pycache__"))
 
@@ -125,11 +127,11 @@ def test_a_new_store_has_contents_and_no_results(tmp_path: Path) -> None:
     digest = store.add_bytes(b"content")
     store.set_ref("pypi", "x", {"url": "y"})
     store.set_ref("outside", "x", {"gates": {}})
-    bringing.share_contents(store, tmp_path / "two")
+    varied_run.share_contents(store, tmp_path / "two")
     other = Store(tmp_path / "two")
     assert other.has(digest) and other.get_ref("pypi", "x") and not other.get_ref("outside", "x")
 
 
 def test_what_is_mounted_in_a_folder(tmp_path: Path) -> None:
-    assert bringing._mounts_below(Path("/proc"))[-1] == "/proc"
-    assert bringing._mounts_below(tmp_path) == []
+    assert varied_run._mounts_below(Path("/proc"))[-1] == "/proc"
+    assert varied_run._mounts_below(tmp_path) == []

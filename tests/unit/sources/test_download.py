@@ -8,10 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+import requests
 from local_server import Site, serving
 from patience import wait_until
 from small_disk import small_disk
@@ -45,7 +48,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(http, "BACKOFF", 0.01)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -241,6 +244,49 @@ def test_a_busy_server_is_asked_again_but_not_for_ever(store: Store, site: Site)
     with pytest.raises(SourceUnavailableError, match="HTTP 403"):
         fetch([wanted(site.url("other"), sha256=None, size=None)], store)
     assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["99999999", "9" * 5000, "Fri, 31 Dec 9999 23:59:59 GMT", "Fri, 31 Dec 99999 23:59:59 GMT"],
+)
+def test_a_server_cannot_ask_for_any_pause(
+    store: Store, site: Site, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setattr(http, "LONGEST_PAUSE", 0.2)
+    site.statuses, site.retry_after = [503], value
+    start = time.monotonic()
+    fetch([wanted(site.url("file"))], store)
+    assert time.monotonic() - start < 25  # however busy the machine is
+    assert len(site.asked) == 2
+
+
+@pytest.mark.parametrize("date", [False, True])
+def test_a_pause_that_a_server_asks_for_is_kept(store: Store, site: Site, date: bool) -> None:
+    until = int(time.time()) + 3  # a date has whole seconds
+    site.statuses, site.retry_after = [503], formatdate(until, usegmt=True) if date else "1"
+    start = time.monotonic()
+    fetch([wanted(site.url("file"))], store)
+    assert time.monotonic() - start > 1 - 0.05 if not date else time.time() > until - 0.05
+    assert len(site.asked) == 2
+
+
+@pytest.mark.parametrize("value", ["soon", "-5", "1e9", "nan", "0"])
+def test_a_pause_that_makes_no_sense_is_ours(store: Store, site: Site, value: str) -> None:
+    site.statuses, site.retry_after = [503] * 3, value
+    fetch([wanted(site.url("file"))], store)
+    assert len(site.asked) == 4
+
+
+def test_a_pause_ends_when_the_work_is_stopped() -> None:
+    stop = threading.Event()
+    patience = http.Patience(stop)
+    answer = requests.Response()
+    answer.headers["Retry-After"] = "25"
+    threading.Timer(0.1, stop.set).start()
+    start = time.monotonic()
+    assert not patience.wait(answer)
+    assert time.monotonic() - start < 25
 
 
 def test_a_connection_that_breaks_at_once_is_given_up(store: Store, site: Site) -> None:

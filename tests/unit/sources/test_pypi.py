@@ -11,7 +11,7 @@ from local_server import Site, serving
 
 from kiln.core.errors import DigestMismatchError, RecipeError, SourceUnavailableError
 from kiln.core.store import Store
-from kiln.sources import pypi
+from kiln.sources import http, pypi
 from kiln.sources.pypi import Pin, fetch_lock, read_lock, resolve
 
 
@@ -53,7 +53,7 @@ class Index:
 def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(pypi, "_PAUSE", 0.01)
+    monkeypatch.setattr(http, "BACKOFF", 0.01)
     with serving() as site:
         monkeypatch.setenv("KILN_PYPI_INDEX", site.url("simple"))
         yield Index(site)

@@ -1,4 +1,9 @@
-"""The schema as data, and the reader that follows it, against LiteRT's own generated code."""
+"""The schema as data, and the reader that follows it, against LiteRT's own generated code.
+
+The schema is generated from the methods of LiteRT's module that *read* a file. Here it is compared
+with the functions of that module that *write* one, with what LiteRT reads from real files, and with
+values that are known from ``schema.fbs``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from places import FIXTURES
 
 from kiln.tflite.schema import ENUMS, OPERATORS, TABLES, UNIONS
 from kiln.tflite.tree import Tree
+from schemas import tflite as generator
 from stages.tflite import flatbuffer
 
 MODELS = sorted(FIXTURES.glob("*.tflite"))
@@ -31,6 +37,47 @@ def constants(cls: type) -> dict[int, str]:
 def snake(name: str) -> str:
     """``StrideW`` as ``stride_w``, comparable with names that differ in underscores only."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def test_the_schema_is_the_generated_one(litert: Any) -> None:
+    """`python scripts/schemas/tflite.py` writes it anew after an update of ai-edge-litert."""
+    assert generator.OUTPUT.read_text("utf-8") == generator.generate(*generator.installed())
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        ("class Model: pass", "No table has the fields"),
+        ("class Other: pass", "There is no Model"),
+        (
+            "class Model:\n def Name(self):\n  o = self._tab.Offset(4)\n  return self._tab.New(o)",
+            "Model.Name is of an unknown type",
+        ),
+    ],
+)
+def test_a_module_that_is_made_otherwise_is_refused(module: str, why: str) -> None:
+    with pytest.raises(generator.SchemaError, match=why):
+        generator.generate(module, "0")
+
+
+def test_values_known_from_the_text_of_the_schema() -> None:
+    """Typed from ``schema.fbs``; none of these can ever change: files depend on them."""
+    known = {0: "ADD", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 6: "DEQUANTIZE", 14: "LOGISTIC"}
+    known |= {22: "RESHAPE", 25: "SOFTMAX", 32: "CUSTOM", 114: "QUANTIZE", 117: "HARD_SWISH"}
+    known |= {126: "BATCH_MATMUL", 150: "GELU", 206: "STABLEHLO_COMPOSITE", 209: "STABLEHLO_CASE"}
+    assert {code: OPERATORS[code] for code in known} == known
+    options = UNIONS["BuiltinOptions"]
+    assert options[1] == "Conv2DOptions"
+    assert options[101] == "BatchMatMulOptions"
+    assert ENUMS["TensorType"][:10] == (
+        *("float32", "float16", "int32", "uint8", "int64"),
+        *("string", "bool", "int16", "complex64", "int8"),
+    )
+    assert TABLES["BatchMatMulOptions"] == "adj_x:? adj_y:? asymmetric_quantize_inputs:?"
+    assert TABLES["SoftmaxOptions"] == "beta:f"
+    assert TABLES["ResizeBilinearOptions"] == "- - align_corners:? half_pixel_centers:?"
+    assert "time_major:?=True" in TABLES["BidirectionalSequenceLSTMOptions"].split()
+    assert "dilation_w_factor:i=1" in TABLES["Conv2DOptions"].split()
 
 
 def test_operators_are_those_of_litert(litert: Any) -> None:
@@ -54,33 +101,67 @@ def test_enumerations_are_those_of_litert(litert: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(TABLES))
 def test_tables_have_the_fields_of_litert(litert: Any, name: str) -> None:
-    """Each slot's name and default, and that no slot is missing at the end."""
+    """Each slot's name, type and default, and that no slot is missing at the end."""
     table = getattr(litert, name)
-    fields = [word.partition(":")[0] for word in TABLES[name].split()]
+    words = [word.partition(":") for word in TABLES[name].split()]
+    fields = [word[0] for word in words]
     added = {
         snake(item.removeprefix(f"{name}Add")): getattr(litert, item)
         for item in dir(litert)
         if item.startswith(f"{name}Add")
     }
     assert set(map(snake, fields)) - {""} == set(added)
-    for slot, field in enumerate(fields):
+    for slot, (field, _, about) in enumerate(words):
         if field != "-":
-            assert slot_of(added[snake(field)]) == slot, field
+            kind, _, default = about.partition("=")
+            written = written_by(added[snake(field)])
+            shown = {"True": "1", "": "0"}.get(default, default)
+            assert (written.slot, written.default) == (slot, shown), field
+            assert written.kind == ("b" if kind in ENUMS else kind if len(kind) == 1 else "s")
     assert any(hasattr(table, part) for part in ("Init", "GetRootAs"))
 
 
-def slot_of(add: Any) -> int:
-    """The slot that a generated ``…Add…`` function writes to."""
+#: Codes of :mod:`struct` for what a builder writes; "s" for whatever lies elsewhere.
+CODES = {"Bool": "?", "Int8": "b", "Uint8": "B", "Int32": "i", "Uint32": "I", "Int64": "q"}
+CODES |= {"Uint64": "Q", "Float32": "f", "UOffsetTRelative": "s"}
 
-    class Builder:
-        slot = -1
 
-        def __getattr__(self, name: str) -> Any:
-            return lambda slot, *rest: setattr(self, "slot", slot)
+class Written:
+    """Stands in for a builder, and remembers what is written: slot, type, default."""
 
-    builder = Builder()
-    add(builder, 0)
-    return builder.slot
+    slot, kind, default = -1, "", ""
+
+    def __getattr__(self, name: str) -> Any:
+        def write(slot: int, value: int, default: object) -> None:
+            self.slot = slot
+            self.kind = CODES[name.removeprefix("Prepend").removesuffix("Slot")]
+            self.default = str(default or 0)
+
+        return write
+
+
+def written_by(add: Any) -> Written:
+    """What a generated ``…Add…`` function writes."""
+    written = Written()
+    add(written, 0)
+    return written
+
+
+def test_an_operator_that_was_once_taken_for_damaged(litert: Any) -> None:
+    """``adj_y`` is a truth value; the table that was copied by hand had a vector there."""
+    flatbuffers = pytest.importorskip("flatbuffers")
+    operator = litert.OperatorT()
+    operator.builtinOptionsType = litert.BuiltinOptions.BatchMatMulOptions
+    operator.builtinOptions = litert.BatchMatMulOptionsT()
+    operator.builtinOptions.adjY = True
+    graph = litert.SubGraphT()
+    graph.operators = [operator]
+    model = litert.ModelT()
+    model.subgraphs = [graph]
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    read = Tree(bytes(builder.Output())).model["subgraphs"][0]["operators"][0]["builtin_options"]
+    assert (read["adj_x"], read["adj_y"]) == (False, True)
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)

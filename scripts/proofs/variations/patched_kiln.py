@@ -1,12 +1,13 @@
-"""``kiln``, started in circumstances of its own: what ``proofs/reproducibility.py`` runs.
+"""Run kiln's command line with stages that see another environment.
 
-The environment variable ``VARIATION`` holds what stages are to see otherwise, as JSON::
+``proofs/reproducibility.py`` starts it. The environment variable ``VARIATION`` says what is
+different for stages, as JSON::
 
     {"launcher": "a new folder", "cpu": "Haswell", "one_core": true,
      "clock": "@2041-02-03 04:05:06", "reversed": true, "shell": ["export TZ=..."],
      "container": {"hostname": "..."}}
 
-Checks are left out: they publish nothing.
+Checks are left out: they do not change what is published.
 """
 
 from __future__ import annotations

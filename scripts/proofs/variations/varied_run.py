@@ -1,4 +1,4 @@
-"""Brings a circumstance about: the command, environment and folders of one varied ``kiln``."""
+"""Run kiln under a circumstance: its command, environment, folders and engine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SOCKET = "/var/run/docker.sock"
 
 
 def why_not(item: Circumstance) -> str:
-    """Why this machine cannot bring it about; "" where it can."""
+    """Why this machine cannot provide the circumstance; "" if it can."""
     if item.root and os.getuid() != 0:
         return "only root can"
     missing = [name for name in item.needs if shutil.which(name) is None]
@@ -50,7 +50,7 @@ def why_not(item: Circumstance) -> str:
 
 
 def faketime(store: Store, scratch: Path) -> Path:
-    """The library that lies about the date, unpacked from its Debian package.
+    """The library that fakes the date, unpacked from its Debian package.
 
     Raises:
         SourceUnavailableError, DigestMismatchError: see :func:`kiln.sources.debian.fetch_lock`.
@@ -129,7 +129,7 @@ class Varied:
         }
         if address is not None:
             environment["DOCKER_HOST"] = address
-        command = [self._python(), "-B", "-m", "proofs.variations.inside"]
+        command = [self._python(), "-B", "-m", "proofs.variations.patched_kiln"]
         done = subprocess.run(
             [*self._prefix(), *command, *arguments, "--json"],
             env=environment,

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiln.core.archive import TarEntry, deterministic_tar, unpack
+from kiln.core.archive import unpack
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.errors import ArchiveError
-
-# -- deterministic_tar --------------------------------------------------------------------------
 
 
 def _tar(source: Path | list[TarEntry], **options: object) -> bytes:

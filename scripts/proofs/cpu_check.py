@@ -185,22 +185,21 @@ class Check:
                 raise
         return Verdict(plan, [task.result() for task in tasks], control)
 
-    def control(
-        self, machines: Sequence[Machine], plan: Plan, recipe: Recipe, image: str
+    def conversions(
+        self, machines: Sequence[Machine], plan: Plan, recipe: Recipe, image: str, *, control: bool
     ) -> Verdict:
-        """A :func:`plain` plan, exported natively and converted on every processor.
+        """``plan``, exported natively and converted on every processor.
 
-        It is the converter that folds batch norms, and such an export takes minutes when it is
-        emulated. One core is the same processor, and left out.
+        An export takes minutes when it is emulated. One core is the same processor, and left out.
         """
         native, *others = [machine for machine in machines if machine.name != ONE_CORE]
-        first = self.run([native], plan, recipe, image, control=True)
+        first = self.run([native], plan, recipe, image, control=control)
         for step_id, result in first.runs[0].results.items():
             if plan.step(step_id).stage not in ("convert", "annotate"):
                 for machine in others:
                     machine.store.put_result(result)
-        rest = self.run(others, plan, recipe, image, control=True)
-        return Verdict(plan, [*first.runs, *rest.runs], control=True)
+        rest = self.run(others, plan, recipe, image, control=control)
+        return Verdict(plan, [*first.runs, *rest.runs], control)
 
     def _run(self, machine: Machine, plan: Plan, recipe: Recipe, image: str, control: bool) -> Run:
         def on_event(event: str, **fields: Any) -> None:
@@ -303,8 +302,9 @@ def check_all(
     recipes: Iterable[tuple[Recipe, Sequence[Variant]]],
     cpus: Sequence[str],
     control: bool,
+    short: bool = False,
 ) -> list[Verdict]:
-    """Run and compare every recipe's variants on every machine."""
+    """Run and compare every recipe's variants on every machine; ``short``: only conversions."""
     machines = check.machines(cpus)
     verdicts, probed = [], set()
     for recipe, variants in recipes:
@@ -333,12 +333,14 @@ def check_all(
             return make_plan(recipe, contents, chosen, image=identity, code=code, checks=False)
 
         plan = plan_of(variants)
-        verdicts.append(check.run(machines, plan, recipe, image, control=False))
+        run = check.conversions if short else check.run
+        verdicts.append(run(machines, plan, recipe, image, control=False))
         if control:
             # One variant will do, the quickest: what differs is the export, before all of them.
             quickest = [item for item in variants if item == "float32"] or variants[:1]
             plan = plain(plan_of(quickest))
-            verdicts.append(check.control(machines, plan, recipe, image))
+            # It is the converter that folds the batch norms of such an export.
+            verdicts.append(check.conversions(machines, plan, recipe, image, control=True))
     return verdicts
 
 
@@ -400,12 +402,14 @@ def tell(verdicts: Sequence[Verdict], store: Store, as_json: bool) -> None:
 @click.option("--variant", "variants", multiple=True, help="Only this variant; may be repeated.")
 @click.option("--jobs", type=click.IntRange(1, 64), help="Machines at a time [one per core].")
 @click.option("--control", is_flag=True, help="Also prove that the check can fail.")
+@click.option("--short", is_flag=True, help="Emulate conversions alone, of native exports.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
 def command(
     models: tuple[str, ...],
     cpus: tuple[str, ...],
     variants: tuple[str, ...],
     control: bool,
+    short: bool,
     jobs: int | None,
     as_json: bool,
 ) -> None:
@@ -439,7 +443,7 @@ def command(
     with store.scratch() as scratch:
         with JsonReporter() if as_json else TextReporter() as reporter:
             check = Check(project, store, scratch, reporter.event, jobs or os.cpu_count() or 1)
-            verdicts = check_all(check, chosen, list(dict.fromkeys(cpus)) or CPUS, control)
+            verdicts = check_all(check, chosen, list(dict.fromkeys(cpus)) or CPUS, control, short)
         tell(verdicts, store, as_json)
     judge(verdicts)
     if not as_json:

@@ -1,9 +1,10 @@
-"""Small releases, really published and signed: three models of four variants each."""
+"""Small releases, really published and signed: three models, of four variants if not fewer."""
 
 from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ MODELS = ("alpha", "beta", "gamma_v2")
 VARIANTS = ("float32", "float16", "dynamic", "int8")
 
 
-def make_release(dist: Path, signer: Signer | SigningKey, seed: int) -> None:
+def make_release(
+    dist: Path, signer: Signer | SigningKey, seed: int, variants: Sequence[str] = VARIANTS
+) -> None:
     """Publish all models into ``dist``; another seed gives other contents, but the same names."""
     rng = random.Random(seed)
     if isinstance(signer, SigningKey):
         signer = KeySigner(signer)
     for model in MODELS:
-        artefacts = {one: b"\x1c\0\0\0TFL3" + rng.randbytes(300) for one in VARIANTS}
+        artefacts = {one: b"\x1c\0\0\0TFL3" + rng.randbytes(300) for one in variants}
         more = {"labelmap.txt": f"person\n{model} {seed}\n".encode()}
         with tempfile.TemporaryDirectory() as project:
             made = toy_model(Path(project), model, artefacts, more, sbom=b'{"seed": %d}' % seed)

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE
+
 import stages
 
 PLUMBING = ("__init__.py", "__main__.py", "protocol", "steps/__init__.py")
@@ -100,7 +102,7 @@ class Machine:
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         self.stderr = done.stderr

@@ -242,6 +242,11 @@ class Machine:
         return [event["message"] for event in self.events if event["event"] == "note"]
 
 
+def outcomes(verdicts: Mapping[str, Verdict]) -> dict[str, str]:
+    """What came of each file."""
+    return {file: verdict.outcome for file, verdict in verdicts.items()}
+
+
 class Toy(Reproducer):
     """One whose engine holds every image."""
 

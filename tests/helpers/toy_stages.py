@@ -144,23 +144,30 @@ class ToyBuilder(Builder):
 
 
 def make_toy(root: Path) -> tuple[Project, Path]:
-    """The project in ``root``, and the recipe of its model.
+    """The project in ``root``, and the recipe of its model; see :func:`add_toy`."""
+    project = make_project(root)
+    return project, add_toy(project)
+
+
+def add_toy(project: Project) -> Path:
+    """Put the toys in the place of a project's stages, and add their model; returns its recipe.
 
     Of its three variants those that are converted were never trained, and int8 fails a check; its
     recipe allows both.
     """
-    project = make_project(root)
-    shutil.rmtree(project.stages)
+    shutil.rmtree(project.stages / "steps", ignore_errors=True)
     source = ROOT / "docker" / "stages"
     for name in RUNNER:
         target = project.stages / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (source / name).is_dir() else shutil.copy
-        copy(source / name, target)
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target, dirs_exist_ok=True)
+        else:
+            shutil.copy(source / name, target)
     for name, (params, body) in STAGES.items():
         text = HEAD.format(names=params.split(), reason=REASON) + f"    {body.strip()}\n"
         (project.stages / "steps" / f"{name}.py").write_text(text.replace("\n        ", "\n    "))
-    packed = root / "toy.tar"  # uncompressed: nothing in it notices a flipped bit
+    packed = project.root / "toy.tar"  # uncompressed: nothing in it notices a flipped bit
     ready = fixture("toy_ssd")
     contents = {
         "pipeline.config": b"model {}",
@@ -180,7 +187,7 @@ def make_toy(root: Path) -> tuple[Project, Path]:
     (path.parent / "images").mkdir()
     for name in ("cat.png", "dog.png"):
         (path.parent / "images" / name).write_bytes(name.encode() * 9)
-    return project, path
+    return path
 
 
 def make_builder(project: Project, store: Store, dist: Path) -> tuple[Builder, list[Any], Doorman]:

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from event_reader import EventReader
+from patience import PATIENCE
 from places import ROOT
 
 from kiln.core.digest import key_of, tree_digest
@@ -180,13 +181,13 @@ class Running:
         self.process = process
         self._reader = EventReader(process)
 
-    def wait_for(self, timeout: float = 120, **wanted: Any) -> dict[str, Any]:
+    def wait_for(self, timeout: float = PATIENCE, **wanted: Any) -> dict[str, Any]:
         """The first event with these fields; an error if the process ends without it."""
         event = self._reader.wait_for(timeout, **wanted)
         assert event is not None, f"no event {wanted} in {self._reader.events}"
         return event
 
-    def end(self, timeout: float = 60) -> Ended:
+    def end(self, timeout: float = PATIENCE) -> Ended:
         """Wait for the process and read the rest of what it says."""
         begin = time.monotonic()
         code = self.process.wait(timeout)
@@ -213,15 +214,6 @@ def containers_of(engine: Engine, pid: int, *, all: bool = True) -> list[Any]:
         all=all, filters={"label": OWNER_LABEL}, ignore_removed=True
     )
     return [item for item in found if item.labels[OWNER_LABEL].startswith(f"{pid}-")]
-
-
-def wait_until(what: Callable[[], Any], timeout: float, pause: float = 0.05) -> Any:
-    """Wait until ``what()`` is true and return it; an error after ``timeout`` seconds."""
-    until = time.monotonic() + timeout
-    while not (value := what()):
-        assert time.monotonic() < until, f"nothing after {timeout} s"
-        time.sleep(pause)
-    return value
 
 
 # --- stages through kiln's own runner --------------------------------------------------------

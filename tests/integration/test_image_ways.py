@@ -16,8 +16,8 @@ from typing import Any
 import docker.errors
 import pytest
 import requests
+from patience import wait_until
 from places import ROOT
-from support import wait_until
 
 from kiln.core.errors import ImageMismatchError
 from kiln.core.store import Store
@@ -188,7 +188,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         return False
 
     try:
-        wait_until(answers, 20)
+        wait_until(answers)
         monkeypatch.setenv("KILN_IMAGE_REGISTRY", f"127.0.0.1:{port}/kiln/")
         yield f"127.0.0.1:{port}/kiln"
     finally:

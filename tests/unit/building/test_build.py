@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from toy_project import SEALED, add_recipe, make_project, small_archive
 
 from kiln.building.build import Builder, ModelBuild, conversion_record, failure_of
@@ -127,7 +128,7 @@ def test_whoever_waits_for_another_kiln_can_be_stopped(private: Path) -> None:
         thread.join(0.3)
         assert thread.is_alive()
         builder._stop.set()
-        thread.join(10)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert [type(error) for error in raised] == [CancelledError]
 

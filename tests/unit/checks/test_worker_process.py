@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import runtime_pythons
+from patience import wait_until
 
 from kiln.checks import worker_process
 
@@ -32,12 +32,12 @@ def counting(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def lines(starts: Path, count: int) -> list[str]:
     """The starts, once there are ``count`` of them."""
-    for _ in range(1000):
-        found = starts.read_text().splitlines() if starts.exists() else []
-        if len(found) >= count:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"{count} processes were not started: {found}")
+
+    def found() -> list[str]:
+        started = starts.read_text().splitlines() if starts.exists() else []
+        return started if len(started) >= count else []
+
+    return wait_until(found, pause=0.01)
 
 
 def test_the_work_is_done_by_the_process_that_waits(
@@ -61,11 +61,7 @@ def test_it_has_loaded_what_is_there(
     code = f"open({str(mark)!r}, 'w').close()\nraise ImportError('and then it is not usable')\n"
     runtime_pythons.use(monkeypatch, runtime_pythons.with_module(tmp_path, "mediapipe", code))
     ahead.start()
-    for _ in range(3000):
-        if mark.exists():
-            break
-        time.sleep(0.01)
-    assert mark.exists()
+    wait_until(mark.exists, pause=0.01)
     assert worker_process.run([ITEM], ahead=ahead) == [MISSING]
 
 

@@ -12,13 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from places import FIXTURES, ROOT
 from small_release import make_release
 
 from kiln.core.errors import DiskFullError, OutputClosedError, UsageError, VerificationError
 from kiln.signing.keys import SigningKey
 
-ROOT = Path(__file__).resolve().parents[3]
-FIXTURES = ROOT / "tests" / "fixtures"
 ONE, OTHER = FIXTURES / "toy_ssd.tflite", FIXTURES / "toy_centernet.tflite"
 KILN = [sys.executable, "-m", "kiln.cli"]
 CLOSED = OutputClosedError.exit_code
@@ -125,20 +124,19 @@ def test_a_failure_keeps_its_code_though_nobody_reads_of_it(
     assert unread(*KILN, "--nonsense", both=True)[0] == UsageError.exit_code
 
 
-PROGRAMS = {
-    "lock_changes": ["--help"],
-    "cpu_check": ["--help"],
-    "reproducibility": ["--help"],
-    "train_sample": ["--help"],
-    "reproduce_demo": ["--help"],
-    "bench": ["--help"],
-}
+PROGRAMS = (
+    "locks.lock_changes",
+    "proofs.cpu_check",
+    "proofs.reproducibility",
+    "proofs.reproduce_demo",
+    "samples.train",
+    "benchmarks",
+)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_programs_of_developers_end_the_same_way(name: str) -> None:
-    script = ROOT / "scripts" / f"{name}.py"
-    assert unread(sys.executable, script, *PROGRAMS[name]) == (CLOSED, b"")
+@pytest.mark.parametrize("module", PROGRAMS)
+def test_programs_of_developers_end_the_same_way(module: str) -> None:
+    assert unread(sys.executable, "-m", module, "--help") == (CLOSED, b"")
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-CORE = Path(__file__).resolve().parents[3] / "scripts" / "kiln" / "core"
+from places import SCRIPTS
+
+CORE = SCRIPTS / "kiln" / "core"
 
 #: Whatever happens has to have a class and an exit code in one place; and the package's docstring
 #: says what is not in it.

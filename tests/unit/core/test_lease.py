@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from patience import wait_until
+
 from kiln.core import lease
 
 
@@ -44,10 +46,7 @@ def test_a_zombie_owns_nothing(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=_env()) as proc:
         assert proc.stdout is not None
         name = proc.stdout.read().decode().strip()  # to the end: it has exited, nobody waited yet
-        deadline = time.monotonic() + 5
-        while not lease.is_abandoned(tmp_path / name) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert lease.is_abandoned(tmp_path / name)
+        wait_until(lambda: lease.is_abandoned(tmp_path / name), pause=0.01)
 
 
 def test_names_without_a_tag_are_nobodys(tmp_path: Path) -> None:

@@ -43,11 +43,9 @@ def test_a_link_to_a_plain_file_will_do_where_it_is_said_so(tmp_path: Path) -> N
 
 def test_a_sparse_file_costs_nothing(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
-        file.truncate(3 << 30)
-    start = time.monotonic()
+        file.truncate(1 << 40)  # that no machine would come back from
     with pytest.raises(MalformedError, match="larger than 100 bytes"):
         read_file(tmp_path / "sparse", 100)
-    assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize(

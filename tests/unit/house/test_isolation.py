@@ -28,7 +28,7 @@ RUN = (
     "sources/test_debian.py",
     "images/test_definition.py",
     "signing/test_keys.py",
-    "page/test_document.py::test_command",
+    "cli/test_page.py",
     "cli/test_plan.py",
     "signing/test_trust_file.py",
     "sources/test_pypi.py",

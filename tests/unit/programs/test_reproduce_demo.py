@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from patience import PATIENCE
 
 from proofs import reproduce_demo as demo
 
@@ -29,12 +30,12 @@ def port() -> Iterator[int]:
 def reach(prefix: list[str], port: int) -> subprocess.CompletedProcess[str]:
     """Try to reach it, started the way kiln is started."""
     return subprocess.run(
-        [*prefix, str(port)], capture_output=True, text=True, check=False, timeout=60
+        [*prefix, str(port)], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 
 def test_a_plain_process_reaches_the_port(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=5):
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE):
         pass
 
 

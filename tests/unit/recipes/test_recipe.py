@@ -9,83 +9,14 @@ from pathlib import Path
 import pytest
 from places import ROOT, SCRIPTS
 from pydantic import ValidationError
+from recipe_texts import GOOD, load, refused, with_stage_source, write
 
 from kiln.core.digest import sha256_file
 from kiln.core.errors import RecipeError
-from kiln.recipes import recipe, values
-from kiln.recipes.source import ArchiveSource, HubSource, LocalSource, SourceFile, StageSource
+from kiln.recipes import recipe
+from kiln.recipes.source import ArchiveSource, SourceFile, StageSource
 
 MODELS = ROOT / "models"
-
-GOOD = """\
-schema = 1
-name = "toy"
-title = "Toy"
-description = "A toy."
-licence = "Apache-2.0"
-author = "Someone"
-version = "1"
-architecture = "ssd"
-image = "odapi"
-variants = ["dynamic", "int8"]
-[source]
-kind = "archive"
-url = "http://127.0.0.1/toy.tar.gz"
-mirrors = ["https://127.0.0.1/copy.tar.gz"]
-root = "toy"
-checkpoint = "checkpoint"
-pipeline_config = "pipeline.config"
-sha256 = "{sha}"
-[[source.files]]
-path = "checkpoint/ckpt-0.index"
-size = 12
-[labels]
-in_source = "label_map.pbtxt"
-[export]
-image_size = [320, 256]
-[calibration]
-images = "../images"
-[limits]
-memory = "1.5GiB"
-timeout = "1h30min"
-""".replace("{sha}", "ab" * 32)
-
-STAGE = """\
-[source]
-kind = "stage"
-stage = "make_it"
-params = { seed = 3, scales = [1.0, 2.5], deep = { on = true } }
-[source.inputs]
-weights = { path = "w/x.tflite", sha256 = "{sha}" }
-[labels]
-file = "../labels/x.pbtxt"
-""".replace("{sha}", "0c" * 32)
-
-
-def write(tmp_path: Path, text: str, name: str = "toy") -> Path:
-    path = tmp_path / "models" / name / "recipe.toml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def load(tmp_path: Path, text: str, name: str = "toy") -> recipe.Recipe:
-    return recipe.load(write(tmp_path, text, name), tmp_path / "models")
-
-
-def refused(tmp_path: Path, text: str) -> str:
-    path = write(tmp_path, text)
-    with pytest.raises(RecipeError) as caught:
-        recipe.load(path, tmp_path / "models")
-    assert str(path) in caught.value.message, "the message must name the file"
-    assert caught.value.remedy
-    assert caught.value.__cause__ is None
-    return caught.value.message
-
-
-def with_stage_source(text: str = STAGE) -> str:
-    head = GOOD.split("[source]")[0].replace('"dynamic", "int8"', '"float32"')
-    return head + text
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
@@ -225,17 +156,6 @@ def test_the_same_file_cannot_be_pinned_twice(tmp_path: Path) -> None:
     assert "ckpt-0.index' is there twice" in refused(tmp_path, GOOD.replace("[labels]", extra))
 
 
-LOCAL = """\
-kind = "local"
-checkpoint = "/data/run 7/ckpt-7"
-pipeline_config = "../../../run 7/pipeline.config"
-[[source.files]]
-path = "ckpt-7.index"
-size = 12
-[labels]
-file = "/data/möwen.pbtxt"
-"""
-
 CHECK = """\
 [check]
 images = "photos"
@@ -254,59 +174,6 @@ iou = 0.7
 source = 0.41
 int8 = 1
 """
-
-
-def local(changed: str = LOCAL) -> str:
-    """The good recipe with a source of kind local."""
-    return GOOD.partition("kind =")[0] + changed + '[calibration]\nimages = "../../images"\n'
-
-
-def test_a_local_source_may_name_files_anywhere(tmp_path: Path) -> None:
-    found = load(tmp_path, local())
-    assert isinstance(found.source, LocalSource)
-    assert found.source.files[0].path == "ckpt-7.index"
-    assert found.resolve(found.source.checkpoint) == Path("/data/run 7/ckpt-7")
-    assert found.local_paths() == {
-        "labels.file": "/data/möwen.pbtxt",
-        "calibration.images": "../../images",
-        "source.checkpoint": "/data/run 7/ckpt-7",
-        "source.pipeline_config": "../../../run 7/pipeline.config",
-    }
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("/data/run 7/ckpt-7", "", ["source.checkpoint", "must be a path"]),
-        ("/data/run 7/ckpt-7", "a\\u0000b", ["source.checkpoint", "must be a path"]),
-        ("/data/run 7/ckpt-7", "~/run", ["source.checkpoint", "'~' is the shell's"]),
-        (
-            "checkpoint =",
-            "chekpoint =",
-            ["source.chekpoint", "'checkpoint'", "checkpoint: missing"],
-        ),
-        ('"ckpt-7.index"', '"run/ckpt-7.index"', ["source.files[0].path", "without a folder"]),
-        ("size = 12", "", ["source.files[0]: pins nothing"]),
-        (
-            "[labels]",
-            '[[source.files]]\npath = "ckpt-7.index"\nsize = 3\n[labels]',
-            ["is there twice"],
-        ),
-        ('file = "/data/möwen.pbtxt"', 'in_source = "m.pbtxt"', ["goes with labels.file"]),
-        (
-            'pipeline_config = "../../../run 7/pipeline.config"\n',
-            "",
-            ["needs source.pipeline_config"],
-        ),
-    ],
-)
-def test_a_wrong_local_source_is_named(
-    tmp_path: Path, old: str, new: str, words: list[str]
-) -> None:
-    assert old in LOCAL
-    message = refused(tmp_path, local(LOCAL.replace(old, new, 1)))
-    for word in words:
-        assert word in message
 
 
 def test_what_is_checked(tmp_path: Path) -> None:
@@ -371,109 +238,6 @@ def test_expectations_need_images(tmp_path: Path) -> None:
 def test_faults_that_can_be_allowed(tmp_path: Path, fault: str) -> None:
     text = GOOD.replace("[source]", f'allow = ["{fault}"]\n[source]', 1)
     assert load(tmp_path, text).allow == (fault,)
-
-
-LITE = """\
-architecture = "efficientdet"
-image = "modelmaker"
-variants = ["int8"]
-[efficientdet]
-spec = "efficientdet_lite0"
-[source]
-kind = "archive"
-url = "http://127.0.0.1/lite0.tgz"
-root = "efficientdet-lite0"
-checkpoint = "."
-"""
-
-HUB = """\
-kind = "hub"
-handle = "https://127.0.0.1/lite0/1"
-"""
-
-
-def lite(changed: str = LITE) -> str:
-    """The good recipe as one for EfficientDet-Lite."""
-    general = GOOD.partition("architecture")[0]
-    return f"{general}{changed}[labels]\nfile = 'l.pbtxt'\n[calibration]\nimages = '../images'\n"
-
-
-def as_hub(text: str) -> str:
-    return text.partition("kind =")[0] + HUB
-
-
-def test_a_recipe_for_model_maker(tmp_path: Path) -> None:
-    found = load(tmp_path, lite())
-    assert found.efficientdet is not None
-    assert found.efficientdet.spec == "efficientdet_lite0"
-    assert isinstance(found.source, ArchiveSource)
-    assert found.source.pipeline_config is None
-
-
-def test_a_recipe_for_a_hub_module(tmp_path: Path) -> None:
-    text = as_hub(
-        LITE.replace("variants", 'profile = "seed"\nallow = ["untrained-heads"]\nvariants')
-    )
-    found = load(tmp_path, lite(text))
-    assert isinstance(found.source, HubSource)
-    assert found.source.address == "https://127.0.0.1/lite0/1?tf-hub-format=compressed"
-    assert found.allow == ("untrained-heads",)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (lite(LITE.replace("lite0", "lite5", 1)), ["efficientdet.spec", "did you mean", "lite4"]),
-        (lite(LITE.replace('[efficientdet]\nspec = "efficientdet_lite0"\n', "")), ["a spec"]),
-        (lite(LITE.replace('"int8"', '"prebuilt"')), ["'prebuilt'", "source.prebuilt"]),
-        (lite(LITE + 'pipeline_config = "p"\n'), ["reads no source.pipeline_config"]),
-        (lite(LITE.replace('"modelmaker"', '"odapi"')), ["[efficientdet] goes with"]),
-        (lite(LITE.replace('"efficientdet"', '"ssd"')), ["cannot make architecture 'ssd'"]),
-        (lite(as_hub(LITE)), ["hub", "without prediction heads", "'seed'"]),
-        (lite(LITE.replace("variants", 'profile = "seed"\nvariants')), ["kind 'hub'"]),
-        (lite(LITE.replace("variants", 'allow = ["all"]\nvariants')), ["'all'", "untrained-heads"]),
-        (GOOD.replace('pipeline_config = "pipeline.config"\n', ""), ["needs source.pipeline"]),
-        (GOOD.replace('"dynamic", "int8"', '"prebuilt"'), ["needs source.prebuilt"]),
-        (
-            GOOD.replace('"ssd"', '"centernet"').replace("variants", 'profile = "seed"\nvariants'),
-            ["knows no architecture 'centernet'"],
-        ),
-    ],
-)
-def test_what_does_not_go_together_is_said(tmp_path: Path, text: str, words: list[str]) -> None:
-    message = refused(tmp_path, text)
-    for word in words:
-        assert word in message
-
-
-def test_prebuilt_needs_images_to_be_run_on(tmp_path: Path) -> None:
-    text = GOOD.replace('"dynamic", "int8"', '"prebuilt"').replace(
-        "pipeline_config", 'prebuilt = "model.tflite"\npipeline_config'
-    )
-    assert load(tmp_path, text).variants == ("prebuilt",)
-    without = text.replace('[calibration]\nimages = "../images"\n', "")
-    assert "'prebuilt' needs [calibration]" in refused(tmp_path, without)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("weights =", "Weights =", ["source.inputs.Weights", "lower-case"]),
-        ('"w/x.tflite"', '"../../x"', ["source.inputs.weights.path", "leaves the models folder"]),
-        ("sha256 =", "sha =", ["source.inputs.weights.sha: unknown key", "'sha256'"]),
-        ("seed = 3", "seed = nan", ["source.params", "nan"]),
-        ("seed = 3", "seed = 1979-05-27", ["source.params", "date"]),
-        ('stage = "make_it"', 'stage = "make it"', ["source.stage", "lower-case"]),
-        ("params =", "url =", ["source.url: unknown key"]),
-    ],
-)
-def test_a_wrong_stage_source_is_named(
-    tmp_path: Path, old: str, new: str, words: list[str]
-) -> None:
-    assert old in STAGE
-    message = refused(tmp_path, with_stage_source(STAGE.replace(old, new, 1)))
-    for word in words:
-        assert word in message
 
 
 def test_a_link_out_of_the_models_folder_is_refused(tmp_path: Path) -> None:
@@ -555,30 +319,6 @@ def test_the_seed_profile_is_never_the_default() -> None:
     assert seed.source == plain.source
     assert seed.export.max_detections == 10
     assert plain.export.max_detections is None
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("1B", 1), ("2 KiB", 2048), ("1kB", 1000), ("0.5GiB", 2**29), ("3MB", 3e6)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert values.parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "5", "GiB", "-1GiB", "0MiB", "1 XB", "1e3MB", "1GiB2"])
-def test_wrong_sizes(text: str) -> None:
-    with pytest.raises(ValueError, match="not a size"):
-        values.parse_size(text)
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("30min", 1800), ("90s", 90), ("1h 1min 1s", 3661)])
-def test_durations(text: str, seconds: int) -> None:
-    assert values.parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "5", "0min", "min", "-1s", "1s1h", "1.5h", "1d"])
-def test_wrong_durations(text: str) -> None:
-    with pytest.raises(ValueError, match="not a duration"):
-        values.parse_duration(text)
 
 
 def test_the_import_brings_nothing_heavy() -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from small_release import MODELS, make_release
 
 from kiln.core.errors import VerificationError
@@ -28,8 +29,9 @@ from kiln.signing.keys import SigningKey
 from kiln.signing.trust import trust_in_key
 from kiln.statements.source_archive_reader import SourceArchive
 
-#: Seconds of processor time and bytes of memory, interpreter and libraries included.
-SECONDS, MEMORY = 4.0, 300 << 20
+#: Seconds of processor time and bytes of memory, interpreter and libraries included. Two seconds
+#: are seen where others want the same cores; without the bounds that are tested it is minutes.
+SECONDS, MEMORY = 10.0, 300 << 20
 
 _RUN = """
 import resource, sys
@@ -61,7 +63,7 @@ def kiln(*arguments: str | Path) -> Ended:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=True,
     )
     *said, last = run.stderr.strip().split("\n")
@@ -190,7 +192,7 @@ def test_many_models_and_many_damaged_lines(tmp_path: Path, key: SigningKey) -> 
     start = time.process_time()
     with pytest.raises(VerificationError, match="line 20 is damaged") as caught:
         verify_by(dist, trust_in_key(key.public_pem))
-    assert time.process_time() - start < 15
+    assert time.process_time() - start < 30
     assert "line 21 is" not in caught.value.message
 
 
@@ -240,7 +242,7 @@ def test_bundles_of_any_json(name: str, dist: Path, key: SigningKey) -> None:
     ended = kiln("verify", dist, "--key", key.public_path)
     assert ended.code == 41
     assert re.search(r"release\.sigstore\.json: is (damaged or no|not a) sigstore", ended.words)
-    within(ended, 12)
+    within(ended, 20)
 
 
 def tar_of(*headers: bytes) -> bytes:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from patience import PATIENCE
 
 from kiln.core.errors import SigningKeyError
 from kiln.signing import keys, model_signature
@@ -103,9 +104,9 @@ def test_processes_that_make_the_key_at_once_get_the_same_one(tmp_path: Path) ->
         workers = [context.Process(target=_make, args=(place, barrier, out)) for _ in range(4)]
         for worker in workers:
             worker.start()
-        ids = {out.get(timeout=30) for _ in workers}
+        ids = {out.get(timeout=PATIENCE) for _ in workers}
         for worker in workers:
-            worker.join(30)
+            worker.join(PATIENCE)
         assert ids == {keys.load_or_create_key(place).key_id}
         assert sorted(p.name for p in place.parent.iterdir()) == ["k.pem", "k.pub"]
 

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from patience import PATIENCE
 from places import SCRIPTS
 
 from kiln.core.errors import StoreError, VerificationError
@@ -65,7 +66,7 @@ def model_signing(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "model_signing", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env={**os.environ, "http_proxy": nowhere, "https_proxy": nowhere, "ALL_PROXY": nowhere},
     )
 

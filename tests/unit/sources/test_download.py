@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 from local_server import Site, serving
+from patience import wait_until
 from small_disk import small_disk
 
 from kiln.core.errors import (
@@ -418,16 +419,16 @@ def test_a_store_that_cannot_be_written(store: Store, site: Site) -> None:
 def test_stopping_from_the_main_thread(
     store: Store, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site.delay = 0.05
+    site.delay = 0.5
 
     def interrupted(*args: object, **kwargs: object) -> None:
-        time.sleep(0.2)
+        wait_until(lambda: site.asked)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "wait", interrupted)  # where Ctrl-C meets the main thread
     with pytest.raises(KeyboardInterrupt):
         fetch([wanted(site.url("file"))], store)
-    assert not store.has(DIGEST)  # all of it would have taken 2.2 s
+    assert not store.has(DIGEST)  # all of it would have taken 21 s
     assert not [t.name for t in threading.enumerate() if t.name.startswith("download")]
 
 

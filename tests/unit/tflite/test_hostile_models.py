@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from hostile_models import HOSTILE, model
+from patience import PATIENCE
 from tflite_files import fixture
 
 from kiln.core.errors import UnsupportedModelError
@@ -24,8 +25,9 @@ from kiln.tflite import flexbuffer, packing, pairing
 from kiln.tflite.diff import compare
 from kiln.tflite.inspect import inspect
 
-#: Seconds of processor time, on any machine; what is mended here took 40 and more, or gigabytes.
-MOST = 15.0
+#: Seconds of processor time, on any machine: 8 are seen on a busy one. What is mended here took 40
+#: and more on an idle one, or gigabytes.
+MOST = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +68,7 @@ def test_memory_stays_where_the_file_s_size_suggests(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     exit_code, used = run.stdout.split()[-2:]

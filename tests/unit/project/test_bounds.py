@@ -70,7 +70,6 @@ UNBOUNDED = {
     "signing.model_signature": "a signature that was made a moment ago",
     "core.lease": "/proc",
     "core.machine": "/proc",
-    "page.document": "kiln's own files",
     "page.snippets": "kiln's own files",
     "statements.source_archive": "the user's own checkout",
     "cli.images_sbom": "the user's own checkout",

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from places import ROOT
 
 #: Folder or file of the checkout -> its place in the wheel.
 SHIPPED = {

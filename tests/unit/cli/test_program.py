@@ -12,14 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-from patience import PATIENCE
-from places import ROOT
+from places import FIXTURES, ROOT
 from small_release import make_release
 
 from kiln.core.errors import DiskFullError, OutputClosedError, UsageError, VerificationError
 from kiln.signing.keys import SigningKey
 
-FIXTURES = ROOT / "tests" / "fixtures"
 ONE, OTHER = FIXTURES / "toy_ssd.tflite", FIXTURES / "toy_centernet.tflite"
 KILN = [sys.executable, "-m", "kiln.cli"]
 CLOSED = OutputClosedError.exit_code
@@ -54,7 +52,7 @@ def unread(*words: object, both: bool = False) -> tuple[int, bytes]:
     os.close(reader)
     process = start(*words, stdout=writer, stderr=writer if both else subprocess.PIPE)
     os.close(writer)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=120)
     return process.returncode, errors or b""
 
 
@@ -113,7 +111,7 @@ def test_the_reader_goes_when_it_has_seen_enough(dist: Path, key: SigningKey) ->
     os.close(writer)
     assert os.read(reader, 10)
     os.close(reader)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (CLOSED, b"")
 
 
@@ -136,9 +134,9 @@ PROGRAMS = (
 )
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_programs_of_developers_end_the_same_way(name: str) -> None:
-    assert unread(sys.executable, "-m", name, "--help") == (CLOSED, b"")
+@pytest.mark.parametrize("module", PROGRAMS)
+def test_programs_of_developers_end_the_same_way(module: str) -> None:
+    assert unread(sys.executable, "-m", module, "--help") == (CLOSED, b"")
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-LOCKS = "scripts/locks"
 RUN, DEV = "requirements.lock", "requirements-dev.lock"
 
 # In the place of an environment's Python: writes down its arguments and whose settings it sees.
@@ -22,9 +21,9 @@ RECORDER = '#!/bin/sh\necho "${PIP_CONFIG_FILE-the user\'s} $*" >> calls\n'
 def checkout(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / LOCKS).mkdir(parents=True)
-    for lock in (ROOT / LOCKS).glob("requirements*.lock"):
-        shutil.copy(lock, tmp_path / LOCKS)
+    (tmp_path / "scripts" / "locks").mkdir(parents=True)
+    for lock in (ROOT / "scripts" / "locks").glob("requirements*.lock"):
+        shutil.copy(lock, tmp_path / "scripts" / "locks")
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(RECORDER)
@@ -44,7 +43,7 @@ def asked(checkout: Path, *targets: str) -> list[str]:
     calls.unlink(missing_ok=True)
     found = []
     for line in lines:
-        lock = re.search(rf" -r {LOCKS}/(\S+)$", line)
+        lock = re.search(r" -r scripts/locks/(\S+)$", line)
         if lock:
             assert line.startswith("the user's -m pip install ") and "--require-hashes" in line
         else:
@@ -79,10 +78,10 @@ def test_more_is_installed_where_more_is_asked_for(checkout: Path) -> None:
 
 def test_a_changed_lock_is_installed(checkout: Path) -> None:
     assert asked(checkout, "dev") == [DEV, "kiln"]
-    newer(checkout, f"{LOCKS}/{DEV}")
+    newer(checkout, f"scripts/locks/{DEV}")
     assert asked(checkout, "env") == []
     assert asked(checkout, "dev") == [DEV]
-    newer(checkout, f"{LOCKS}/{RUN}")
+    newer(checkout, f"scripts/locks/{RUN}")
     assert asked(checkout, "env") == [RUN, "kiln"]
     assert asked(checkout, "dev") == [DEV]
     newer(checkout, "pyproject.toml")
@@ -91,7 +90,7 @@ def test_a_changed_lock_is_installed(checkout: Path) -> None:
 
 def test_the_lock_of_tests_has_all_that_running_takes() -> None:
     def pins(name: str) -> set[str]:
-        text = (ROOT / LOCKS / name).read_text("utf-8")
+        text = (ROOT / "scripts" / "locks" / name).read_text("utf-8")
         return set(re.findall(r"^[^\s#]+==.*?(?=\\?$)", text, re.MULTILINE))
 
     assert len(pins(RUN)) > 50

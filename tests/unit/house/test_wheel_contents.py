@@ -115,7 +115,7 @@ def test_there_is_one_version(wheel: Path, run: Run) -> None:
 
 def test_its_own_folders_are_found(run: Run, site: Path) -> None:
     code = (
-        "import kiln; from kiln.core.project import Project; p = Project.find();"
+        "import kiln; from kiln.project.folders import Project; p = Project.find();"
         "print(kiln.__file__, p.docker, p.sample_images, p.models, sep='\\n')"
     )
     ended = run("-c", code)
@@ -132,7 +132,7 @@ def test_a_checkout_comes_first(run: Run, tmp_path: Path) -> None:
     (checkout / "docker" / "images.toml").touch()
     (checkout / "below").mkdir()
     code = (
-        "import os; from kiln.core.project import Project; print(Project.find().docker);"
+        "import os; from kiln.project.folders import Project; print(Project.find().docker);"
         "os.environ['KILN_PROJECT'] = 'nowhere'; Project.find()"
     )
     ended = run("-c", code, cwd=checkout / "below")
@@ -235,9 +235,11 @@ def test_sources_are_archived_as_installed(run: Run, site: Path, tmp_path: Path)
     text = text.replace("ssd_mobilenet_v2_320x320", "toy", 1)
     (tmp_path / "models" / "toy" / "recipe.toml").write_text(text, encoding="utf-8")
     code = (
-        "import sys; from pathlib import Path; from kiln.core.project import Project;"
+        "import sys; from pathlib import Path; from kiln.project.folders import Project;"
         "from kiln.statements.source_archive import source_archive;"
-        "data = source_archive(Project.find(), Path('models/toy/recipe.toml'));"
+        "from kiln.recipes.recipe import load;"
+        "recipe = load(Path('models/toy/recipe.toml').absolute(), Path('models').absolute());"
+        "data = source_archive(Project.find(), recipe);"
         "Path('source.tar').write_bytes(data)"
     )
     ended = run("-c", code, cwd=tmp_path)

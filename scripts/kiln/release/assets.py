@@ -1,4 +1,4 @@
-"""A release as flat files, for places that know no folders: one archive, and its files one by one.
+"""Write a release as flat files, for hosts without folders: one archive, and single files.
 
 ::
 
@@ -20,7 +20,7 @@ from kiln.core.listing import list_tree
 from kiln.images.definition import SOURCE_DATE_EPOCH
 from kiln.release.layout import KEY_FILE, SUMS_FILE
 
-#: What the archive is called, before the release's id.
+#: The archive's name starts with this, followed by the release's id.
 NAME = "tflite-kiln"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -31,10 +31,10 @@ def write_archive(dist: Path, top: str, target: Path) -> None:
     """Write ``dist`` as an uncompressed tar: files only, by path, of one time and no owner.
 
     Args:
-        top: the folder that everything in the archive is in.
+        top: the archive's top folder.
 
     Raises:
-        DiskFullError: no space left; there is no ``target``.
+        DiskFullError: no space left; ``target`` does not exist then.
     """
     files = [TarEntry(path, file) for path, file in list_tree(dist).files.items()]
     with disk_guard(target), target.open("xb") as out:
@@ -42,7 +42,7 @@ def write_archive(dist: Path, top: str, target: Path) -> None:
 
 
 def write_assets(dist: Path, release_id: str, folder: Path) -> list[Path]:
-    """Make ``folder`` hold exactly the flat files of the verified release ``dist``.
+    """Write the flat files of the verified release ``dist`` to ``folder``, and nothing else.
 
     Returns:
         The files, by name.
@@ -50,7 +50,7 @@ def write_assets(dist: Path, release_id: str, folder: Path) -> list[Path]:
     Raises:
         UsageError: the id cannot be part of a file name, two files would have one name, or there
             is something else in ``folder``.
-        StoreError, DiskFullError: it cannot be written; it is as it was.
+        StoreError, DiskFullError: it cannot be written; ``folder`` is unchanged.
     """
     if not _ID.fullmatch(release_id):
         raise UsageError(
@@ -63,7 +63,7 @@ def write_assets(dist: Path, release_id: str, folder: Path) -> list[Path]:
         if path == KEY_FILE or path.endswith(_LOOSE):
             if file.name in loose:
                 raise UsageError(
-                    f"{path} and {loose[file.name].relative_to(dist)} have one name.",
+                    f"{path} and {loose[file.name].relative_to(dist)} have the same name.",
                     "Rename one of the models.",
                 )
             loose[file.name] = file

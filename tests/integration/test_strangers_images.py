@@ -292,7 +292,7 @@ def test_with_a_person_s_word_it_is_built_off_the_network(
     assert not victim.holds_it()
     ended = victim.reproduce("--build-strangers-image").ok()
     assert verdict(ended)["verdict"] == "identical"
-    assert any("as you asked for" in event.get("message", "") for event in ended.events)
+    assert any("as you asked" in event.get("message", "") for event in ended.events)
     assert site.asked == []
     # From now on the engine holds it, by its identity.
     assert verdict(victim.reproduce().ok())["verdict"] == "identical"

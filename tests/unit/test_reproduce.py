@@ -165,7 +165,7 @@ def test_a_bare_statement_only_where_nobody_is_asked_to_vouch(
 ) -> None:
     path = tmp_path / "statement.json"
     path.write_text(json.dumps(release.statement("int8")))
-    with pytest.raises(VerificationError, match="nobody signed") as caught:
+    with pytest.raises(VerificationError, match="without a signature") as caught:
         recorded_in(path, lambda *_: {})
     assert "--unverified" in caught.value.remedy
     assert recorded_in(path, None)[0].variant == "int8"
@@ -198,7 +198,7 @@ def test_two_statements_about_one_file(release: ToyRelease) -> None:
     kept = other.read_bytes()
     release.write()
     other.write_bytes(kept)
-    with pytest.raises(VerificationError, match="different things of one file"):
+    with pytest.raises(VerificationError, match="different things about one file"):
         release.read()
 
 
@@ -293,7 +293,7 @@ def test_a_checkout_only_if_it_is_exactly_the_same(
     (release.folder / "source.tar").unlink()
     same = make_project(tmp_path / "same")
     assert set(outcomes(machine.run(release, checkout=same)).values()) == {"identical"}
-    assert any("stands in for it" in note for note in machine.notes())
+    assert any("is used instead" in note for note in machine.notes())
     other = make_project(tmp_path / "other")
     (other.stages / "__main__.py").write_text("print('something else')\n")
     verdict = machine.run(release, checkout=other)["toy_int8.tflite"]

@@ -51,7 +51,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_none_of_ours(tmp_path: Path, text: str) -> None:
     (tmp_path / "accuracy.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UsageError, match=r"accuracy\.json is no list of figures"):
+    with pytest.raises(UsageError, match=r"accuracy\.json is not a list of figures"):
         accuracy_record.save(tmp_path, [ENTRY])
     assert (tmp_path / "accuracy.json").read_bytes() == text.encode("latin-1")
 
@@ -101,5 +101,5 @@ def test_refused_before_anything_is_measured(tmp_path: Path) -> None:
     (tmp_path / "accuracy.json").write_text("{}")
     ended = subprocess.run(command, env=env, capture_output=True, text=True)
     assert ended.returncode == UsageError.exit_code
-    assert "accuracy.json is no list of figures" in ended.stderr
+    assert "accuracy.json is not a list of figures" in ended.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.json"]

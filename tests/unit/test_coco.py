@@ -99,8 +99,8 @@ Change = Callable[[dict[str, Any]], object]
         (lambda t: t["images"][0].update(height=0), "'height' is not a whole number from 1"),
         (lambda t: t["images"][0].update(file_name="../x.jpg"), "leaves the image folder"),
         (lambda t: t["images"][0].update(file_name="/x.jpg"), "leaves the image folder"),
-        (lambda t: t["images"][0].update(id=3), "the image id 3 is there twice"),
-        (lambda t: t["images"][0].update(file_name="a.PNG"), "'a.PNG' is there twice"),
+        (lambda t: t["images"][0].update(id=3), "the image id 3 is listed twice"),
+        (lambda t: t["images"][0].update(file_name="a.PNG"), "'a.PNG' is listed twice"),
         (lambda t: t["annotations"][0].update(bbox=[1, 2, 3]), "'bbox' is not four numbers"),
         (lambda t: t["annotations"][0].update(bbox=[1, 2, 3, "4"]), "'bbox'"),
         (
@@ -111,7 +111,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda t: t["annotations"][0].update(image_id=8), "names image 8 and category 90"),
         (lambda t: t["annotations"][0].update(category_id=5), "names image 7 and category 5"),
         (lambda t: t["categories"][0].update(name="  "), "'name' is not a text"),
-        (lambda t: t["categories"][0].update(name="CAT"), "category name 'cat' is there twice"),
+        (lambda t: t["categories"][0].update(name="CAT"), "category name 'cat' is listed twice"),
     ],
 )
 def test_annotations_that_cannot_be_right(tmp_path: Path, change: Change, words: str) -> None:

@@ -8,8 +8,6 @@ half a model, and the next :func:`publish` repairs it.
 Existing files are not signed merely because they are there. A model folder has its own signature,
 which reveals changed files independently of the release's statement; files beside the models stay
 only if this process just made them or the previous statement covered them.
-changed file is found whatever the release's statement says; of the loose files only what was just
-made, or was vouched for before, stays.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def test_save(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (("--variant", "int4"), "no variant 'int4'"),
         (("net", "--variant", "int8"), "nothing to time"),
         (("nothing.tflite",), "no file nothing.tflite"),
-        (("--runs", 1, "--seconds", 1), "do not go together"),
+        (("--runs", 1, "--seconds", 1), "cannot be combined"),
         ((FIXTURES / "toy_ssd.tflite", "--save"), "is not in"),
     ],
 )

@@ -452,7 +452,10 @@ def repacked(toy: ToyModel, **files: bytes | None) -> ToyModel:
         ({"docker/install.py": b"evil"}, "other sources of the image 'odapi' than were locked"),
         ({"docker/images.lock": None}, "no valid lock"),
         ({"docker/images.lock": b"["}, "holds a docker/images.lock that is not valid TOML"),
-        ({"docker/images.lock": b"[odapi]\n"}, "images.lock that says something else of"),
+        (
+            {"docker/images.lock": b"[odapi]\n"},
+            "images.lock that has missing or unknown fields for",
+        ),
         ({"docker/images.toml": b"[odapi]\nfiles = ['../../dev/zero']\n"}, "impossible path"),
         ({"docker/images.toml": b"[odapi]\nparent = 'odapi'\n"}, "from itself"),
         ({"docker/images.toml": b""}, "no valid lock"),

@@ -1,4 +1,4 @@
-"""``python -m kiln.cli``: the command ``kiln``."""
+"""Run the command ``kiln`` with ``python -m kiln.cli``."""
 
 from __future__ import annotations
 

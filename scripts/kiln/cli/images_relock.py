@@ -1,4 +1,4 @@
-"""``kiln images relock``: record what images have become, and say what changed."""
+"""``kiln images relock``: rebuild and record images, and list the changes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kiln.core.ui import JsonReporter
 @click.option("--once", is_flag=True, help="Build once, not twice to compare.")
 @json_option
 def images_relock(names: tuple[str, ...], once: bool, as_json: bool) -> None:
-    """Rebuild images (all when none is named), record them in docker/images.lock, and say in words
-    what changed.
+    """Rebuild images (all when none is named), record them in docker/images.lock, and list the
+    changes.
 
-    Those they start from come first. Each is built twice and must come out the same.
+    Parents come first. Each image is built twice, and both builds must be the same.
     """
     from kiln.images.relock import relock
 
@@ -38,4 +38,4 @@ def images_relock(names: tuple[str, ...], once: bool, as_json: bool) -> None:
             for line in item.changes:
                 print(f"  {line}")
             if item.stale:
-                print(f"  Out of date now, for they start from it: {', '.join(item.stale)}")
+                print(f"  Out of date now, because they start from it: {', '.join(item.stale)}")

@@ -1,4 +1,4 @@
-"""The ``kiln`` command: arguments in, tables and exit codes out; no logic of its own."""
+"""Start the ``kiln`` command: parse arguments, print tables, set exit codes."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ from kiln.core.ui import JsonReporter, table
 if TYPE_CHECKING:
     pass
 
-# Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
-# command that finds nothing to do must not pay for them.
+# Commands import heavy modules (docker, pydantic, signing) themselves: a command with nothing to
+# do should not pay for them.
 
 
 _SHOWN = "\n\t"
 
 
 def main() -> None:
-    """Run the command line; every failure becomes one message and its own exit code."""
+    """Run the command line; every failure becomes one message and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     json_wanted = "--json" in sys.argv
     try:
         with _guard():
-            # Not standalone, click returns the code of a `click.exceptions.Exit`.
+            # With standalone_mode off, click returns the code of a `click.exceptions.Exit`.
             code = cli.main(prog_name="kiln", standalone_mode=False)
     except KilnError as error:
         _complain(error, json_wanted)
         if isinstance(error, CancelledError):
-            # A thread that is deep in an image build would keep the interpreter waiting; closing
-            # its connection is what makes the engine stop that build.
+            # A thread in an image build would keep the interpreter waiting; closing its connection
+            # makes the engine stop that build.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(error.exit_code)
@@ -75,7 +75,7 @@ def main() -> None:
 @contextlib.contextmanager
 def _guard() -> Iterator[None]:
     try:
-        # What is likely has words of its own where it happens; this is for the rest.
+        # Likely failures have their own messages where they happen; this is for the rest.
         with system_guard():
             yield
     except click.UsageError as error:
@@ -107,7 +107,7 @@ def _complain(error: KilnError, json_wanted: bool) -> None:
             exit_code=error.exit_code,
         )
         return
-    # Names in it, and reasons, may come from a stranger's file.
+    # Names and reasons in it may come from an untrusted file.
     print(f"kiln: {plain(error.message, keep=_SHOWN)}", file=sys.stderr)
     if error.remedy:
         print(f"      {plain(error.remedy, keep=_SHOWN)}", file=sys.stderr)
@@ -128,7 +128,7 @@ def cli() -> None:
     "--jobs", type=click.IntRange(1, 64), default=1, metavar="N", help="Models at a time [1]."
 )
 @models_dir_option
-@click.option("--keep-failed", is_flag=True, help="Keep what a failed stage saw and wrote.")
+@click.option("--keep-failed", is_flag=True, help="Keep a failed stage's inputs and output.")
 @dist_option
 @json_option
 def build(
@@ -176,7 +176,7 @@ def build(
 @cli.command(short_help="List the recipes.")
 @json_option
 def models(as_json: bool) -> None:
-    """List the recipes: source and whether it is at hand, variants, and the last build's result."""
+    """List the recipes: source, whether it is downloaded, variants, and the last build's result."""
     from kiln.building.catalogue import catalogue
     from kiln.core.project import Project
     from kiln.core.store import Store
@@ -195,7 +195,7 @@ def models(as_json: bool) -> None:
 @cli.command(short_help="Say what is fine, what is not, and what to do.")
 @json_option
 def doctor(as_json: bool) -> None:
-    """Say what kiln needs, what is fine, what is not, and what to do about it."""
+    """Check what kiln needs of this machine, and tell how to fix problems."""
     from kiln.building.doctor import examine
     from kiln.core.project import Project
 
@@ -216,7 +216,7 @@ def doctor(as_json: bool) -> None:
 
 
 @cli.command(short_help="Remove what killed runs left behind.")
-@click.option("--store", "empty_store", is_flag=True, help="Also forget every download and result.")
+@click.option("--store", "empty_store", is_flag=True, help="Also remove every download and result.")
 @click.option("--images", "drop_images", is_flag=True, help="Also remove the sealed images.")
 @json_option
 def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:

@@ -58,15 +58,15 @@ def write_assets(dist: Path, release_id: str, folder: Path) -> list[Path]:
             "Use letters, digits, dots, hyphens and underscores only.",
         )
     top = f"{NAME}-{release_id}"
-    loose: dict[str, Path] = {}
+    flat: dict[str, Path] = {}
     for path, file in list_tree(dist).files.items():
         if path == KEY_FILE or path.endswith(_LOOSE):
-            if file.name in loose:
+            if file.name in flat:
                 raise UsageError(
-                    f"{path} and {loose[file.name].relative_to(dist)} have the same name.",
+                    f"{path} and {flat[file.name].relative_to(dist)} have the same name.",
                     "Rename one of the models.",
                 )
-            loose[file.name] = file
+            flat[file.name] = file
     if folder.exists() and not (folder / SUMS_FILE).is_file() and any(folder.iterdir()):
         raise UsageError(
             f"{folder} holds other things than a release's assets.", "Name an empty folder."
@@ -77,7 +77,7 @@ def write_assets(dist: Path, release_id: str, folder: Path) -> list[Path]:
         with disk_guard(folder):
             aside.mkdir()
             write_archive(dist, top, aside / f"{top}.tar")
-            for name, file in loose.items():
+            for name, file in flat.items():
                 copy_file(file, aside / name)
             names = sorted(path.name for path in aside.iterdir())
             lines = [f"{sha256_file(aside / name)}  {name}\n" for name in names]

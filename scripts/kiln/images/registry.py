@@ -28,7 +28,6 @@ def pull(engine: Engine, locked: Locked, where: str, scratch: Path) -> None:
 
     It is checked against the lock: the layer and the digest of the configuration. Where an engine
     does not report the latter, the image is sealed again and compared.
-    engine does not tell the latter, the image is sealed once more and compared.
 
     Args:
         where: the registry, with a path if there is one.

@@ -1,3 +1,3 @@
-"""Errors, files, digests, the local store, and what people see: knows nothing of TFLite, containers
-or signatures. Every other package may use all of it.
+"""Provide errors, files, digests, the local store and console output. Nothing here knows TFLite,
+containers or signatures. Every other package may use all of it.
 """

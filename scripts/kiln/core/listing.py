@@ -1,4 +1,4 @@
-"""What a released folder holds, looked at without following or opening anything odd."""
+"""List a released folder without following links or opening special files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Listing:
 
 
 class TooMuchError(OSError):
-    """A folder holds more than any of its kind does; says what of, to follow "it"."""
+    """A folder holds more than its kind allows; the message follows "it"."""
 
 
 def list_tree(root: Path, most: FolderBound = RELEASE) -> Listing:
-    """List ``root`` and all below it, folder by folder, names sorted in each.
+    """List everything below ``root``, folder by folder, names sorted in each.
 
     Raises:
-        TooMuchError: it holds more files, folders in folders or bytes than ``most`` allows.
+        TooMuchError: it holds more files, nested folders or bytes than ``most`` allows.
         OSError: ``root`` itself cannot be read.
     """
     found = Listing()
@@ -43,7 +43,7 @@ def list_tree(root: Path, most: FolderBound = RELEASE) -> Listing:
         prefix, folder = waiting.pop()
         try:
             with os.scandir(folder) as scan:
-                # One more than may be there is enough to know.
+                # One more than allowed is enough to know.
                 entries = [
                     (entry, entry.stat(follow_symlinks=False))
                     for entry in itertools.islice(scan, most.files - number + 1)
@@ -91,7 +91,7 @@ def _bad_name(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    r"""``name`` with everything a terminal could take for a command escaped.
+    r"""Escape everything in ``name`` that a terminal could take for a command.
 
     >>> printable("é" + chr(27) + "[2J")
     'é\\x1b[2J'

@@ -1,4 +1,4 @@
-"""The parts of the stage code that also run in the driver: readers that need no TensorFlow."""
+"""Load the parts of the stage code that also run in the driver: readers without TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _OWN = Path(__file__).resolve().parents[3] / "docker"
 
 
 def stage_module(name: str) -> Any:
-    """Module ``stages.<name>`` of the project's checkout (standard library, at most numpy).
+    """Import module ``stages.<name>`` of the project's checkout (standard library, maybe numpy).
 
-    The name leads through its package: ``"tflite.tflite_model"``.
+    The name includes its package: ``"tflite.tflite_model"``.
 
-    Where no project is in use (:meth:`kiln.core.project.Project.find`), of the one this package is
-    in.
+    Without a project in use (:meth:`kiln.core.project.Project.find`), the checkout that contains
+    this package is used.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: neither exists.
     """
     try:
         folder = str(Project.find().docker)

@@ -1,4 +1,4 @@
-"""What people (and, with ``--json``, programs) see while kiln works."""
+"""Show progress to people and, with ``--json``, to programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kiln.core.plain_text import plain
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-#: Stages that end before anybody wonders what is going on: their beginning is not worth a line.
+#: Stages that end quickly: their start needs no line.
 _QUICK = ("annotate", "check", "previews", "runtimes", "task-library")
 
 
@@ -43,8 +43,8 @@ class JsonReporter:
 class TextReporter:
     """Lines on standard error, and live bars when that is a terminal.
 
-    Lines say what began or ended, with the time since the start; bars show bytes and the current
-    step of whatever runs.
+    Lines report starts and ends, with the time since the program's start; bars show bytes and the
+    current step of running work.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class TextReporter:
         return None
 
     def _line(self, text: str) -> None:
-        # Names and messages may be somebody else's.
+        # Names and messages may be untrusted.
         stamp = f"[{time.monotonic() - self._start:6.1f}s] {plain(text, keep=_LINE_END)}"
         if self._progress is not None:
             self._progress.console.print(stamp, highlight=False, markup=False)
@@ -181,13 +181,13 @@ class TextReporter:
 
 
 def tolerant_output() -> None:
-    """Let standard output escape what its encoding cannot show, instead of failing."""
+    """Make standard output escape characters that its encoding lacks, instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A plain text table, columns padded with spaces.
+    """Format a plain text table, columns padded with spaces.
 
     >>> print(table(["a", "b"], [["xx", "y"]]))
     a   b

@@ -78,13 +78,13 @@ def test_signed_with_the_page(tmp_path: Path) -> None:
     assert not refresh(dist, signer)
     assert b"COCO AP" in (dist / "index.html").read_bytes()
     assert "  accuracy.json\n" in (dist / "SHA256SUMS").read_text()
-    assert publish.vouched(dist, signer)["accuracy.json"] == page_dist.sha256(
+    assert publish.covered(dist, signer)["accuracy.json"] == page_dist.sha256(
         dist / "accuracy.json"
     )
     (dist / "accuracy.json").unlink()
     assert refresh(dist, signer)
     assert (dist / "index.html").read_bytes() == without
-    assert "accuracy.json" not in publish.vouched(dist, signer)
+    assert "accuracy.json" not in publish.covered(dist, signer)
 
 
 def test_refused_before_anything_is_measured(tmp_path: Path) -> None:

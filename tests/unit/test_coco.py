@@ -105,7 +105,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda t: t["annotations"][0].update(bbox=[1, 2, 3, "4"]), "'bbox'"),
         (
             lambda t: t["annotations"][0].update(bbox=[1, 2, 3, float("nan")]),
-            "NaN, which is no num",
+            "NaN, which is not a num",
         ),
         (lambda t: t["annotations"][0].update(area="big"), "'area' is not a number"),
         (lambda t: t["annotations"][0].update(image_id=8), "names image 8 and category 90"),
@@ -126,7 +126,7 @@ def test_annotations_that_cannot_be_right(tmp_path: Path, change: Change, words:
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '"\ud800"'])
 def test_no_json_object(tmp_path: Path, text: str) -> None:
     (data_set(tmp_path) / "instances.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(ImageSetError, match=r": (is no JSON|nests deeper)"):
+    with pytest.raises(ImageSetError, match=r": (is not (a )?JSON|nests deeper)"):
         coco.read(tmp_path)
 
 

@@ -506,7 +506,7 @@ def test_a_late_timeout_does_not_spoil_a_finished_run(tmp_path: Path) -> None:
         ("result.json", StageOutputError, "export/result.json was not taken"),
         ("garbage", StageOutputError, "nests deeper"),
         ("other", StageFailedError, "'../outside' that was not asked for"),
-        ("noise", StageFailedError, "wrote a line that is no JSON"),
+        ("noise", StageFailedError, "wrote a line that is not JSON"),
     ],
 )
 def test_a_stage_that_does_not_keep_to_its_folder(

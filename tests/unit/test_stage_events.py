@@ -53,12 +53,12 @@ def test_a_request_that_fails_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (b"plain words\n", "no JSON.*plain words"),
-        (b"\n", "no JSON"),
-        (b"[1, 2]\n", "no JSON object"),
-        (b"null\n", "no JSON object"),
-        (b'{"cut\n', "no JSON"),
-        (b"\xff\xfe\n", "no JSON"),
+        (b"plain words\n", "not JSON.*plain words"),
+        (b"\n", "not JSON"),
+        (b"[1, 2]\n", "not a JSON object"),
+        (b"null\n", "not a JSON object"),
+        (b'{"cut\n', "not JSON"),
+        (b"\xff\xfe\n", "not JSON"),
         (b'{"a":' * 50 + b"1" + b"}" * 50 + b"\n", "deeper than 4"),
         (b"[" * 100_000 + b"\n", "deeper than 4"),
         (b'{"event": "started", "event": "failed", "stage": "export"}\n', "twice"),

@@ -8,7 +8,7 @@ from kiln.cli.common import chosen_images, images_argument, json_option, opened_
 from kiln.core.ui import JsonReporter
 
 
-@click.command("relock", short_help="Rebuild images and record them anew.")
+@click.command("relock", short_help="Rebuild images and record them again.")
 @images_argument
 @click.option("--once", is_flag=True, help="Build once, not twice to compare.")
 @json_option

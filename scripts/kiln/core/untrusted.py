@@ -73,7 +73,7 @@ def read_file(path: Path, limit: int = MAX_BYTES, *, links: bool = False) -> byt
     try:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
-            raise MalformedError("is no plain file")
+            raise MalformedError("is not a plain file")
         with os.fdopen(fd, "rb", closefd=False) as file:
             return _at_most(file, limit)
     finally:
@@ -105,7 +105,7 @@ def parse_json(data: bytes | str, *, size: int = MAX_BYTES, depth: int = MAX_DEP
     except RecursionError:
         raise MalformedError(f"nests deeper than {depth} levels") from None
     except ValueError as error:
-        raise MalformedError(f"is no JSON ({error})") from None
+        raise MalformedError(f"is not JSON ({error})") from None
     _check_plain(value, depth)
     return value
 
@@ -116,7 +116,7 @@ def parse_json_object(
     """Parse a JSON document that must be an object, like :func:`parse_json`."""
     value = parse_json(data, size=size, depth=depth)
     if not isinstance(value, dict):
-        raise MalformedError("is no JSON object")
+        raise MalformedError("is not a JSON object")
     return value
 
 
@@ -166,7 +166,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(word: str) -> Any:
-    raise MalformedError(f"holds {word}, which is no number")
+    raise MalformedError(f"holds {word}, which is not a number")
 
 
 def _check_plain(value: Any, depth: int) -> None:
@@ -195,4 +195,4 @@ def _check_text(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise MalformedError("holds half of a surrogate pair, which is no text") from None
+        raise MalformedError("holds half of a surrogate pair, which is not text") from None

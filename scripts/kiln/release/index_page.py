@@ -37,7 +37,7 @@ def refresh(dist: Path, signer: Signer, *, measured: Collection[str] = ()) -> bo
         if data is not None:
             found[name] = data
     if not found.keys() <= set(measured):
-        before = publish.vouched(dist, signer)
+        before = publish.covered(dist, signer)
         for name in found.keys() - set(measured):
             if before.get(name) != sha256_bytes(found[name]):
                 (dist / name).unlink()  # they are not on the page either

@@ -123,7 +123,7 @@ def publish_page(dist: Path, files: Mapping[str, bytes], signer: Signer) -> bool
     with disk_guard(dist), _reporting(dist), locked(dist, exclusive=True):
         _sweep(dist)
         check_target(dist)
-        before = vouched(dist, signer)
+        before = covered(dist, signer)
         fresh = False
         for path in PAGE_FILES:
             there = read_or_none(dist / path)
@@ -205,7 +205,7 @@ def _adopt(dist: Path, folder: Path, trust: Trust) -> bool:
     return True
 
 
-def vouched(dist: Path, signer: Signer) -> dict[str, str]:
+def covered(dist: Path, signer: Signer) -> dict[str, str]:
     """Return path -> SHA-256 of the files that ``signer``'s statement about the release covers.
 
     Empty where there is no such statement.
@@ -262,7 +262,7 @@ def _finish(dist: Path, signer: Signer, name: str, made: Mapping[str, str]) -> N
         name: the release's name.
         made: path -> SHA-256 of the page's files that were just made.
     """
-    known = {**vouched(dist, signer), **made}
+    known = {**covered(dist, signer), **made}
     for path in PAGE_FILES:
         if (dist / path).exists() and sha256_file(dist / path) != known.get(path):
             remove(dist / path)

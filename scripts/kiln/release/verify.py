@@ -110,7 +110,7 @@ class _Verification:
         self.model_digests: dict[str, dict[str, str]] = {}
         self.model_odd: dict[str, dict[str, str]] = {}
         #: The digest a path must have by trusted statements, whatever SHA256SUMS says.
-        self.vouched: dict[str, str] = {}
+        self.trusted_digests: dict[str, str] = {}
 
     def report(self) -> VerifyReport:
         folders = {path.split("/")[0] for path in self.listing.files if "/" in path}
@@ -205,7 +205,7 @@ class _Verification:
         if other != data:
             self._problem(KEY_FILE, "is not in its canonical form")
             return ""
-        self.vouched[KEY_FILE] = sha256_bytes(data)
+        self.trusted_digests[KEY_FILE] = sha256_bytes(data)
         return ""
 
     def _check_model(self, model: str) -> None:
@@ -227,7 +227,9 @@ class _Verification:
             return
         if signed.name != model:
             self._problem(signature, f"is the signature of {signed.name!r}, not of {model!r}")
-        self.vouched.update({prefix + name: digest for name, digest in signed.digests.items()})
+        self.trusted_digests.update(
+            {prefix + name: digest for name, digest in signed.digests.items()}
+        )
         problems = model_signature.compare(signed, actual, Listing(odd=odd))
         for name, what in problems.items():
             self._problem(prefix + name, what)
@@ -279,7 +281,7 @@ class _Verification:
         for path, digest in stated.items():
             # A model's own signature comes first: it is more specific about its folder.
             if actual.get(path) == digest:
-                self.vouched.setdefault(path, digest)
+                self.trusted_digests.setdefault(path, digest)
         for path in sorted(stated.keys() | actual.keys()):
             what = _difference(stated.get(path), actual.get(path))
             if what and (path not in self.problems or path in LOOSE):
@@ -315,7 +317,7 @@ class _Verification:
     def _compare_sum(self, path: str, listed: str | None, actual: str | None) -> None:
         if listed == actual:
             return
-        if actual is not None and self.vouched.get(path) == actual:
+        if actual is not None and self.trusted_digests.get(path) == actual:
             what = "lacks" if listed is None else "has another digest for"
             self._problem(SUMS_FILE, f"{what} {path}")
         elif listed is None:

@@ -280,7 +280,7 @@ def trust_in_key(public_pem: bytes) -> Trust:
     """Trust one key with everything.
 
     Raises:
-        SigningKeyError: ``public_pem`` is no usable public key.
+        SigningKeyError: ``public_pem`` is not a usable public key.
     """
     canonical = keys.canonical_public_pem(public_pem)
     known = keys.key_id(canonical)

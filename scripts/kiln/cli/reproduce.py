@@ -120,7 +120,7 @@ def reproduce(
         _show(verdicts)
     _judge(verdicts)
     if not as_json:
-        print(f"\nAll identical: {len(verdicts)} rebuilt, byte for byte.")
+        print(f"\nAll identical: {len(verdicts)} made again, byte for byte.")
 
 
 def _most(memory: str | None, timeout: str | None) -> Limits:

@@ -39,205 +39,242 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 VENV := .venv
 RUNTIMES := .venv-runtimes
 KILN := $(VENV)/bin/kiln
+# Developers' programs, each a module of a package beside kiln's; some share code with the stages.
+PROGRAM := PYTHONPATH=scripts:docker $(VENV)/bin/python -m
+
+##@ Use
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-
-.PHONY: env
-env: $(VENV)/.run ## the driver's Python environment in .venv
-.PHONY: dev
-dev: $(VENV)/.dev $(RUNTIMES)/.installed ## the same with what tests need
-.PHONY: runtimes
-runtimes: $(RUNTIMES)/.installed ## LiteRT and MediaPipe outside the images, in .venv-runtimes (0.6 GB)
-
-$(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
-
-$(VENV)/.run: $(VENV)/bin/python scripts/requirements.lock pyproject.toml
-	@echo "env: installing the driver's locked requirements"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements.lock
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
-	@touch $@
-
-$(VENV)/.dev: $(VENV)/.run scripts/requirements-dev.lock
-	@echo "env: installing the locked test requirements"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements-dev.lock
-	@touch $@
-
-# An environment of its own: what MediaPipe pins and pulls in (OpenCV, matplotlib) stays away from
-# the driver's.
-# A link leads to somebody else's environment, which must not be emptied to make this one.
-$(RUNTIMES)/.installed: scripts/requirements-runtimes.lock
-	@test ! -L $(RUNTIMES) || { echo "runtimes: $(RUNTIMES) is a link, and what it leads to is not up to date; remove the link" >&2; exit 2; }
-	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
-	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock"
-	@$(PYTHON) -m venv --clear $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
-	@$(RUNTIMES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements-runtimes.lock
-	@touch $@
-
-.PHONY: engine
-engine: env ## make sure a container engine answers (installs docker.io as root on Debian/Ubuntu)
-	@scripts/engine.sh
+	@awk -F ':.*## ' '/^##@ / {printf "%s%s\n", gap, substr($$0, 5); gap = "\n"} \
+		/^[a-z][a-z-]*:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: sample
-sample: env engine ## convert the embedded sample models into dist/, signed
+sample: env engine ## convert the embedded sample models into DIST, signed
 	@$(KILN) build --samples --dist $(DIST) --jobs $(JOBS)
 
-.PHONY: build-all
-build-all: env engine ## convert every recipe under models/ into dist/, signed
-	@$(KILN) build --dist $(DIST) --jobs $(JOBS)
-
 .PHONY: build
-build: env engine ## convert one model into dist/, signed: make build MODEL=name
+build: env engine ## convert one model into DIST, signed: MODEL=name
 	@$(KILN) build "$$MODEL" --dist $(DIST)
 
+.PHONY: build-all
+build-all: env engine ## convert every recipe of models/ into DIST, signed
+	@$(KILN) build --dist $(DIST) --jobs $(JOBS)
+
 .PHONY: verify
-verify: env ## check signatures, digests and file lists in dist/ (POLICY: a trust file)
+verify: env ## check signatures and files of DIST (POLICY: a trust file)
 	@$(KILN) verify $(DIST) $(TRUSTED)
 
-.PHONY: images
-images: env engine ## build the sealed images, if the engine does not hold them
-	@$(KILN) images build
-
-.PHONY: images-save
-images-save: env engine ## the sealed images (or IMAGE) as files in IMAGES, the same bytes from every engine
-	@$(KILN) images save $(IMAGE) -o $(IMAGES)
-
-.PHONY: images-load
-images-load: env engine ## sealed images from the files below IMAGES, after a look at the lock
-	@find $(IMAGES) -name '*.tar' -type f -print0 | xargs -0 $(KILN) images load
-
-.PHONY: images-verify
-images-verify: env engine ## rebuild the images without any cache and compare with the lock
-	@$(KILN) images verify
-
-.PHONY: sbom
-sbom: env ## write what is in the images, docker/*/sbom.cdx.json
-	@$(KILN) images sbom
-
-.PHONY: compose-build
-compose-build: env engine ## build the same Dockerfiles with docker compose, for interactive shells
-	@$(KILN) images context
-	@if docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=docker-compose; fi; \
-	for image in base odapi modelmaker; do $$compose build $$image || exit 1; done
-
-.PHONY: lint
-lint: dev lint-workflows ## ruff, strict mypy, which package imports which; and lint-workflows
-	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/mypy
-	@PYTHONPATH=docker $(VENV)/bin/lint-imports --no-cache
-
-# zizmor would also ask GitHub about actions if it had a token; what it can tell offline is enough.
-.PHONY: lint-workflows
-lint-workflows: dev ## actionlint and zizmor over .github/, shellcheck over the scripts
-	@$(VENV)/bin/actionlint -shellcheck $(VENV)/bin/shellcheck
-	@$(VENV)/bin/zizmor --offline --quiet --persona auditor .github
-	@$(VENV)/bin/shellcheck scripts/*.sh .ci/run
-
-.PHONY: unit
-unit: dev ## fast tests, no engine needed
-	@$(VENV)/bin/pytest -q -m "not integration"
-
-.PHONY: test-offer
-test-offer: ## to root: which tests would be skipped until `make test-tools` has run
-	@scripts/test-tools.sh --offer
-
-.PHONY: test
-test: test-offer dev lint ## everything CI runs; without an engine the integration tests are skipped, with the reason
-	@scripts/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
-	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile
-
-.PHONY: test-tools
-test-tools: env ## a browser, MediaPipe's system libraries and cosign, for the tests that need them (root, Debian or Ubuntu)
-	@scripts/test-tools.sh
-
-.PHONY: picture
-picture: dev ## draw docs/detections.png from the sample's artefacts in dist/
-	@$(VENV)/bin/python scripts/picture.py --dist $(DIST)
-
-.PHONY: train
-train: env engine ## train a sample's weights again, in its image: make train SAMPLE=name OUT=folder
-	@$(VENV)/bin/python scripts/train_sample.py $(SAMPLE) --out $(OUT)
-
-.PHONY: cpu-check
-cpu-check: env engine ## the samples' bytes natively and on two emulated CPUs (takes a while)
-	@$(VENV)/bin/python scripts/cpu_check.py --control
-
-.PHONY: reproducibility
-reproducibility: env engine ## samples and images again under varied circumstances; writes docs/reproducibility.md (an hour)
-	@$(VENV)/bin/python scripts/reproducibility.py --docs docs/reproducibility.md
-
-.PHONY: reproduce-demo
-reproduce-demo: dev engine ## the samples made again, byte for byte, from a bundle: no store, images or network
-	@$(VENV)/bin/python scripts/reproduce_demo.py $(DEMO)
-
-# A failing case says which one it is: make storm CASE=family/name/seed
-.PHONY: storm
-storm: dev engine ## hostile stages, files and bad days at random for STORM_MINUTES (60), table into docs/security.md
-	@PYTHONPATH=scripts:tests $(VENV)/bin/python -m hostile.storm --minutes $(STORM_MINUTES) $(if $(CASE),--case $(CASE),--docs) $(STORM)
-
-.PHONY: bench
-bench: dev engine ## kiln against the hand-run way, side by side in one run
-	@$(VENV)/bin/python scripts/bench.py
-
-.PHONY: lock
-lock: dev ## take the newest packages of DATE (a week ago) into all locks, and say what changed
-	@scripts/lock.sh $(DATE)
-
-.PHONY: lock-changes
-lock-changes: env ## what is different in the locks since the last commit, or since SINCE
-	@$(VENV)/bin/python scripts/lock_changes.py --since $(SINCE)
-
-.PHONY: relock
-relock: env engine ## build all images twice, record them in docker/images.lock, and say what changed
-	@$(KILN) images relock
-	@$(VENV)/bin/python scripts/lock_changes.py --since $(SINCE)
-
-.PHONY: matrix
-matrix: env ## what a release builds, as a job matrix for GitHub (make --silent matrix)
-	@echo "matrix=$$($(KILN) plan --github-matrix)"
-
-.PHONY: collect
-collect: env ## one release of the dist folders in PARTS, and its flat files in ASSETS
-	@$(KILN) collect $(PARTS)/* --dist $(DIST) --assets $(ASSETS) $(TRUSTED)
-
-.PHONY: trust-file
-trust-file: env ## a trust file in TRUST for the key in PUBLIC_KEY, or for IDENTITY and ISSUER
-	@$(VENV)/bin/python scripts/trust_file.py $(TRUST)
-
-.PHONY: notes
-notes: env ## the notes of the release in dist/ (make --silent notes)
-	@$(KILN) notes $(DIST)
-
-.PHONY: publish
-publish: ## make a release on GitHub of ASSETS and NOTES, named KILN_RELEASE: a draft, then public
-	@scripts/publish-release.sh "$$KILN_RELEASE" $(ASSETS) $(NOTES)
-
-.PHONY: fetch-release
-fetch-release: ## a release on GitHub (the latest, or TAG), unpacked into the new folder RELEASE
-	@scripts/fetch-release.sh $(RELEASE) "$$TAG"
-
-.PHONY: reproduce
-reproduce: env engine ## make the release in RELEASE again (REPRODUCE: more options) and compare; results in REPRODUCED
-	@mkdir -p $(REPRODUCED)
-	@$(KILN) verify $(RELEASE)/tflite-kiln-* $(TRUSTED)
-	@$(KILN) reproduce $(RELEASE)/tflite-kiln-* $(TRUSTED) $(REPRODUCE) --json > $(REPRODUCED)/events.jsonl
-
-.PHONY: reproduce-report
-reproduce-report: env ## what `make reproduce` found: a report and a badge in REPRODUCED
-	@$(VENV)/bin/python scripts/reproduce_report.py $(REPRODUCED)/events.jsonl --out $(REPRODUCED) --title "$$TAG"
-
-.PHONY: reproduce-issue
-reproduce-issue: ## tell GitHub's issues what the report says (RESULT=success closes the one that is open)
-	@scripts/reproduce-issue.sh "$$RESULT" $(REPRODUCED)/report.md
-
 .PHONY: doctor
-doctor: env ## what kiln needs of this machine
+doctor: env ## what kiln needs of this machine, and whether it is there
 	@$(KILN) doctor
 
 .PHONY: clean
 clean: env ## remove what killed runs left behind
 	@$(KILN) clean
+
+.PHONY: env
+env: $(VENV)/.run ## kiln's Python environment, in .venv
+
+.PHONY: runtimes
+runtimes: $(RUNTIMES)/.installed ## LiteRT and MediaPipe, in .venv-runtimes (0.6 GB)
+
+.PHONY: engine
+engine: env ## start a container engine; install one as root on Debian
+	@scripts/setup/engine.sh
+
+.PHONY: images
+images: env engine ## build the sealed images that the engine does not hold
+	@$(KILN) images build
+
+.PHONY: images-save
+images-save: env engine ## write the sealed images (or IMAGE) as files into IMAGES
+	@$(KILN) images save $(IMAGE) -o $(IMAGES)
+
+.PHONY: images-load
+images-load: env engine ## load the files of IMAGES after checking them by the lock
+	@find $(IMAGES) -name '*.tar' -type f -print0 | xargs -0 $(KILN) images load
+
+.PHONY: compose-build
+compose-build: env engine ## build the Dockerfiles with compose, for interactive shells
+	@$(KILN) images context
+	@if docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=docker-compose; fi; \
+	for image in base odapi modelmaker; do $$compose build $$image || exit 1; done
+
+##@ Release
+
+.PHONY: matrix
+matrix: env ## the models as a job matrix for GitHub (make --silent)
+	@echo "matrix=$$($(KILN) plan --github-matrix)"
+
+.PHONY: collect
+collect: env ## join the dist folders of PARTS; release files into ASSETS
+	@$(KILN) collect $(PARTS)/* --dist $(DIST) --assets $(ASSETS) $(TRUSTED)
+
+.PHONY: trust-file
+trust-file: env ## write TRUST from PUBLIC_KEY, or from IDENTITY and ISSUER
+	@$(PROGRAM) releases.trust_file $(TRUST)
+
+.PHONY: notes
+notes: env ## the notes of the release in DIST (make --silent)
+	@$(KILN) notes $(DIST)
+
+.PHONY: publish
+publish: ## publish ASSETS and NOTES on GitHub as KILN_RELEASE
+	@scripts/releases/publish-release.sh "$$KILN_RELEASE" $(ASSETS) $(NOTES)
+
+.PHONY: fetch-release
+fetch-release: ## download the release TAG (the latest) into RELEASE
+	@scripts/releases/fetch-release.sh $(RELEASE) "$$TAG"
+
+.PHONY: reproduce
+reproduce: env engine ## make RELEASE again and compare; results in REPRODUCED
+	@mkdir -p $(REPRODUCED)
+	@$(KILN) verify $(RELEASE)/tflite-kiln-* $(TRUSTED)
+	@$(KILN) reproduce $(RELEASE)/tflite-kiln-* $(TRUSTED) $(REPRODUCE) --json > $(REPRODUCED)/events.jsonl
+
+.PHONY: reproduce-report
+reproduce-report: env ## write a report and a badge of `make reproduce`
+	@$(PROGRAM) releases.reproduce_report $(REPRODUCED)/events.jsonl --out $(REPRODUCED) --title "$$TAG"
+
+.PHONY: reproduce-issue
+reproduce-issue: ## open or close a GitHub issue by that report
+	@scripts/releases/reproduce-issue.sh "$$RESULT" $(REPRODUCED)/report.md
+
+# Files that an earlier build left would get into the package.
+.PHONY: wheel
+wheel: env ## build the package that pip installs, in dist-wheel/
+	@rm -rf build/lib build/bdist.* dist-wheel
+	@umask 022 && SOURCE_DATE_EPOCH=315532800 $(VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check \
+	--no-deps --no-build-isolation --no-index --wheel-dir dist-wheel .
+	@ls dist-wheel/*.whl
+
+##@ Prove
+
+.PHONY: lint
+lint: dev lint-markers lint-workflows ## ruff, strict mypy, import contracts, lint-*
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@PYTHONPATH=docker $(VENV)/bin/lint-imports --no-cache
+
+# Tracked or not, whatever .gitignore does not name; needs no repository, so an archive will do.
+.PHONY: lint-markers
+lint-markers: ## refuse unresolved merges in any file
+	@git grep --no-index --exclude-standard -nIE '^(<{7}|[|]{7}|>{7})( |$$)'; \
+	test $$? -eq 1 || { echo "lint: an unresolved merge, listed above (or git is missing)" >&2; exit 1; }
+
+# zizmor would also ask GitHub about actions if it had a token; what it can tell offline is enough.
+.PHONY: lint-workflows
+lint-workflows: dev ## actionlint and zizmor over .github/, shellcheck over *.sh
+	@$(VENV)/bin/actionlint -shellcheck $(VENV)/bin/shellcheck
+	@$(VENV)/bin/zizmor --offline --quiet --persona auditor .github
+	@$(VENV)/bin/shellcheck scripts/*/*.sh .ci/run
+
+.PHONY: unit
+unit: dev ## fast tests, no engine needed
+	@$(VENV)/bin/pytest -q -m "not integration"
+
+.PHONY: test
+test: test-offer dev lint ## all that CI runs; no engine, no integration tests
+	@scripts/setup/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
+	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile
+
+.PHONY: test-offer
+test-offer: ## say which tests want `make test-tools`
+	@scripts/setup/test-tools.sh --offer
+
+.PHONY: images-verify
+images-verify: env engine ## build the images without a cache, compare with the lock
+	@$(KILN) images verify
+
+.PHONY: cpu-check
+cpu-check: env engine ## the samples' bytes here and on two emulated CPUs (slow)
+	@$(PROGRAM) proofs.cpu_check --control
+
+.PHONY: reproducibility
+reproducibility: env engine ## build under other circumstances and compare (an hour)
+	@$(PROGRAM) proofs.reproducibility --docs docs/reproducibility.md
+
+.PHONY: reproduce-demo
+reproduce-demo: dev engine ## make the samples again from one bundle, without network
+	@$(PROGRAM) proofs.reproduce_demo $(DEMO)
+
+# A failing case says which one it is: make storm CASE=family/name/seed
+.PHONY: storm
+storm: dev engine ## hostile cases at random for STORM_MINUTES (60)
+	@PYTHONPATH=scripts:tests:tests/helpers $(VENV)/bin/python -m hostile.storm --minutes $(STORM_MINUTES) $(if $(CASE),--case $(CASE),--docs) $(STORM)
+
+.PHONY: bench
+bench: dev engine ## time kiln beside the hand-written way
+	@$(PROGRAM) benchmarks
+
+##@ Maintain
+
+.PHONY: dev
+dev: $(VENV)/.dev $(RUNTIMES)/.installed ## env, with what tests need; and runtimes
+
+.PHONY: test-tools
+test-tools: env ## a browser, cosign and more for tests (root, Debian)
+	@scripts/setup/test-tools.sh
+
+.PHONY: lock
+lock: dev ## update all locks to DATE (a week ago), say what changed
+	@scripts/locks/lock.sh $(DATE)
+
+.PHONY: lock-changes
+lock-changes: env ## what changed in the locks since SINCE (the last commit)
+	@$(PROGRAM) locks.lock_changes --since $(SINCE)
+
+.PHONY: relock
+relock: env engine ## build the images twice and record them in images.lock
+	@$(KILN) images relock
+	@$(PROGRAM) locks.lock_changes --since $(SINCE)
+
+.PHONY: sbom
+sbom: env ## list what is in the images, docker/*/sbom.cdx.json
+	@$(KILN) images sbom
+
+.PHONY: train
+train: env engine ## train a sample's weights again: SAMPLE=name OUT=folder
+	@$(PROGRAM) samples.train $(SAMPLE) --out $(OUT)
+
+.PHONY: picture
+picture: dev ## draw docs/detections.png from the samples in DIST
+	@$(PROGRAM) samples.picture --dist $(DIST)
+
+# Files of the environments.
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
+
+# `make dev` installs the test requirements, which include the driver's own, in the place of the
+# driver's: one pip call, so pip's remarks on a user's configuration appear once. .run records
+# which lock it was.
+REQUIREMENTS = scripts/locks/requirements.lock
+$(VENV)/.dev: REQUIREMENTS = scripts/locks/requirements-dev.lock
+PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+$(VENV)/.run: $(VENV)/bin/python scripts/locks/requirements.lock pyproject.toml
+	@echo "env: installing the locked requirements of $(REQUIREMENTS)"
+	@$(PIP_INSTALL) --require-hashes -r $(REQUIREMENTS)
+	@PIP_CONFIG_FILE=/dev/null $(PIP_INSTALL) --isolated --no-build-isolation --no-index -e .
+	@cksum < $(REQUIREMENTS) > $@
+
+$(VENV)/.dev: $(VENV)/.run scripts/locks/requirements-dev.lock
+	@test "$$(cat $<)" = "$$(cksum < $(REQUIREMENTS))" || { \
+		echo "env: installing the locked requirements of $(REQUIREMENTS)"; \
+		$(PIP_INSTALL) --require-hashes -r $(REQUIREMENTS); }
+	@touch $@
+
+# An environment of its own: what MediaPipe pins and pulls in (OpenCV, matplotlib) stays away from
+# the driver's.
+# A link leads to somebody else's environment, which must not be emptied to make this one.
+$(RUNTIMES)/.installed: scripts/locks/requirements-runtimes.lock
+	@test ! -L $(RUNTIMES) || { echo "runtimes: $(RUNTIMES) is a link, and what it leads to is not up to date; remove the link" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
+	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock"
+	@$(PYTHON) -m venv --clear $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
+	@$(RUNTIMES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/locks/requirements-runtimes.lock
+	@touch $@

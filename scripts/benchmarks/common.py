@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from kiln.building.build import Builder
-from kiln.core.project import Project
+from kiln.core.output import table
 from kiln.core.store import Store
-from kiln.core.ui import table
+from kiln.project.folders import Project
 from kiln.recipes.recipe import discover
+from kiln.recipes.selection import select
 from kiln.running.engine import Engine
 from kiln.running.limits import Limits
 
 KILN = (str(Path(sys.executable).parent / "kiln"),)
 UNCHECKED = (sys.executable, str(Path(__file__).resolve().parent / "unchecked.py"))
-BASELINE = Path(__file__).resolve().parent.parent / "baseline"
+BASELINE = Path(__file__).resolve().parent / "baseline"
 
 #: One line of the result: ``what``, ``kiln``, and where there is another way ``other``, ``ratio``
 #: and the ``bound`` that the ratio should keep.
@@ -96,8 +97,9 @@ def prepared(project: Project, folder: Path, model: str, variant: str) -> dict[s
     """Build a sample into ``folder/prepared``, lay its checkpoint out in ``folder/in/model``, and
     give its ``conversion.json``."""
     store = Store(Store.default_root())
-    builder = Builder(project, project.models, store, folder / "prepared", lambda *_, **__: None)
-    (done,) = builder.build([model], discover(project.models), [variant])  # type: ignore[list-item]
+    builder = Builder(project, store, folder / "prepared", lambda *_, **__: None)
+    chosen = select(project.models, discover(project.models), [model])
+    (done,) = builder.build(chosen, [variant])  # type: ignore[list-item]
     if done.error is not None:
         raise done.error
     text = (folder / "prepared" / model / "conversion.json").read_text("utf-8")

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.common import Row
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images import definition as definitions
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
+from kiln.project.folders import Project
 from kiln.running.engine import Engine
 
 #: Seconds that building and sealing an image may take, packages at hand.

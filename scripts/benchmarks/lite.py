@@ -1,6 +1,6 @@
 """EfficientDet-Lite0, int8: a bare Model Maker script in the same image, from the same checkpoint.
 
-The script (``scripts/baseline/lite/export.py``) does what Model Maker offers for it: restore the
+The script (``baseline/lite/export.py``) does what Model Maker offers for it: restore the
 weights into its own net, ``ObjectDetector.export``, metadata included.
 """
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks import common
 from benchmarks.common import Row, Run
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.running.engine import Engine
 
 SAMPLE = "efficientdet_lite0_shapes"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import Row, Run
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.recipes.recipe import discover, load
 
 #: What checks may add to a conversion's wall time, as a part of it.
@@ -42,10 +43,11 @@ def _checks(project: Project, folder: Path, rounds: int) -> list[Row]:
             common.empty(folder)
             return common.build(project, folder, [model], program)
 
-        ways = {f"{model}, checked": common.KILN, f"{model}, unchecked": common.UNCHECKED}
-        runs = common.take_turns(
-            rounds, {name: lambda program=program: one(program) for name, program in ways.items()}
-        )
+        ways = {
+            f"{model}, checked": partial(one, common.KILN),
+            f"{model}, unchecked": partial(one, common.UNCHECKED),
+        }
+        runs = common.take_turns(rounds, ways)
         checked, unchecked = ([run.seconds for run in way] for way in runs.values())
         pairs[model] = [
             (with_ - without, without) for with_, without in zip(checked, unchecked, strict=True)

@@ -1,6 +1,6 @@
 """SSD: the package's export command, then one conversion and one metadata process a variant.
 
-That is what the notebooks do (``scripts/baseline/ssd/``). Both ways start from the same
+That is what the notebooks do (``baseline/ssd/``). Both ways start from the same
 checkpoint and run in the same sealed image.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import Row, Run
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.recipes.recipe import CONVERTED
 from kiln.running.engine import Engine
 

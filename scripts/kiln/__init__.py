@@ -1,3 +1,237 @@
-"""tflite-kiln: TensorFlow object detectors to TFLite, in sealed images, byte for byte."""
+"""tflite-kiln: TensorFlow object detectors to TFLite, in sealed images, byte for byte.
 
-__version__ = "0.1.0"
+What ``__all__`` names is public: :func:`inspect` and :func:`diff` look at ``.tflite`` files,
+:func:`verify` checks a release, :func:`convert` makes one. ``docs/python.md`` shows how. Every
+failure is a :class:`KilnError`: its ``message`` says what happened, its ``remedy`` what to do, and
+messages name options of the command where arguments of these functions have the same names.
+
+Everything else, every module of this package, is private and may change with any version.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kiln.core.errors import KilnError
+from kiln.core.version import __version__
+
+if TYPE_CHECKING:
+    from kiln.building.conversion import Conversion
+    from kiln.release.any_form import Verified
+    from kiln.tflite.diff import Difference
+    from kiln.tflite.inspect import Inspection
+
+__all__ = [
+    "Conversion",
+    "Difference",
+    "Inspection",
+    "KilnError",
+    "Verified",
+    "__version__",
+    "convert",
+    "diff",
+    "inspect",
+    "verify",
+]
+
+# Modules are imported by the functions that use them: `import kiln` costs next to nothing, and the
+# packages below stay on their floors.
+_RESULTS = {
+    "Conversion": "kiln.building.conversion",
+    "Difference": "kiln.tflite.diff",
+    "Inspection": "kiln.tflite.inspect",
+    "Verified": "kiln.release.any_form",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RESULTS:
+        from importlib import import_module
+
+        return getattr(import_module(_RESULTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def inspect(path: str | os.PathLike[str]) -> Inspection:
+    """Say what is in a ``.tflite`` file, any one: tensors, operators, weights, metadata, labels.
+
+    Returns:
+        ``text()`` is what ``kiln inspect`` prints, ``as_json()`` the same as plain values,
+        ``warnings`` what looks wrong.
+
+    Raises:
+        KilnError: there is no such file, or it is no TFLite model, or a damaged one.
+
+    >>> import kiln
+    >>> kiln.inspect("tests/fixtures/toy_ssd.tflite").as_json()["precision"]["kind"]
+    'float32'
+    """
+    from kiln.core.files import system_guard
+    from kiln.tflite.inspect import inspect as look
+
+    with system_guard():
+        return look(Path(path))
+
+
+def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Difference:
+    """Say how two ``.tflite`` files differ, any two.
+
+    Returns:
+        ``identical`` (every byte), ``same_model`` (graph and weights), ``verdict`` (one sentence);
+        ``text()`` is what ``kiln diff`` prints, ``as_json()`` the same as plain values.
+
+    Raises:
+        KilnError: a file is not there, or is no TFLite model, or a damaged one.
+
+    >>> import kiln
+    >>> kiln.diff("tests/fixtures/toy_ssd.tflite", "tests/fixtures/toy_ssd.tflite").identical
+    True
+    """
+    from kiln.core.files import system_guard
+    from kiln.tflite.diff import compare
+
+    with system_guard():
+        return compare(Path(a), Path(b))
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    key: str | os.PathLike[str] | None = None,
+    identity: str | None = None,
+    issuer: str | None = None,
+    policy: str | os.PathLike[str] | None = None,
+    trusted_root: str | os.PathLike[str] | None = None,
+) -> Verified:
+    """Check signatures, digests, provenance and that nothing is missing or was added.
+
+    Nothing is asked of any network.
+
+    Args:
+        path: a release folder, an archive of one (.tar, .tar.gz, .tgz, .zip), or one ``.tflite``
+            file with its bundles beside it.
+        key: the trusted public key; by default your own.
+        identity: whom to trust in the place of a key, with ``issuer``.
+        issuer: the address of whoever vouches for ``identity``.
+        policy: a trust file, which says who may sign what.
+        trusted_root: the keys behind identities; by default sigstore's public ones.
+
+    Raises:
+        KilnError: something does not hold. Do not use the files.
+
+    >>> import kiln
+    >>> kiln.verify("dist", key="publisher.pub").models  # doctest: +SKIP
+    ('ssd_mobilenet_v2_oidv4',)
+    """
+    from kiln.core.files import system_guard
+    from kiln.release.any_form import verify_any
+    from kiln.signing.trust_choice import choose_trust
+
+    with system_guard():
+        chosen = choose_trust(_path(key), identity, issuer, _path(policy), _path(trusted_root))
+        return verify_any(Path(path), chosen)
+
+
+def convert(
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    label_map: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    saved_model: str | os.PathLike[str] | None = None,
+    pipeline_config: str | os.PathLike[str] | None = None,
+    model_maker: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    calibration: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    variants: Sequence[str] = (),
+    max_detections: int | None = None,
+    score_threshold: float | None = None,
+    image_size: tuple[int, int] | None = None,
+    name: str | None = None,
+    title: str | None = None,
+    description: str | None = None,
+    licence: str | None = None,
+    author: str | None = None,
+    model_version: str | None = None,
+    allow: Sequence[str] = (),
+    on_event: Callable[..., None] | None = None,
+) -> Conversion:
+    """Convert a model of your own and publish it, signed, in a release folder.
+
+    As ``kiln convert``: it needs a container engine, and builds the sealed images if the engine
+    does not hold them.
+
+    Args:
+        checkpoint: the folder of a training, or one checkpoint (``training/ckpt-7``).
+        label_map: the training's label map.
+        output: the release's folder; models that are in it stay.
+        saved_model: where there is no checkpoint: an exported SavedModel.
+        pipeline_config: the training's ``pipeline.config``; by default the one beside it.
+        model_maker: for an EfficientDet-Lite, ``efficientdet_lite0`` to ``efficientdet_lite4``.
+        mean: what a SavedModel wants subtracted from pixels: one number, or three.
+        std: what it wants them divided by.
+        calibration: a folder of images that int8 measures on.
+        images: a folder of images to check the result on.
+        variants: of ``float32``, ``float16``, ``dynamic``, ``int8``; by default all, int8 only
+            with images.
+        max_detections: how many detections the model gives; by default its own number.
+        score_threshold: the least score worth showing, declared in the metadata.
+        image_size: height and width of the input in pixels; by default the model's own.
+        name: of the model; by default after the files' folder. It, ``title``, ``description``,
+            ``licence``, ``author`` and ``model_version`` are in the metadata.
+        allow: faults that do not keep the model from being published.
+        on_event: called with the name and the fields of each event, as ``kiln convert --json``
+            prints them; from several threads.
+
+    Raises:
+        KilnError: it cannot be converted, or a check failed; then nothing is published.
+
+    >>> import kiln
+    >>> made = kiln.convert(
+    ...     "training", label_map="label_map.pbtxt", output="release"
+    ... )  # doctest: +SKIP
+    >>> made.path("float32")  # doctest: +SKIP
+    PosixPath('/home/me/release/training/training_float32.tflite')
+    """
+    from kiln.building.conversion import convert as make
+    from kiln.building.from_training import Given
+    from kiln.core.files import system_guard
+
+    with system_guard():
+        given = Given(
+            checkpoint=_path(checkpoint),
+            label_map=Path(label_map),
+            saved_model=_path(saved_model),
+            mean=_numbers(mean),
+            std=_numbers(std),
+            pipeline_config=_path(pipeline_config),
+            spec=model_maker,
+            calibration=_path(calibration),
+            images=_path(images),
+            variants=tuple(variants),
+            max_detections=max_detections,
+            score_threshold=score_threshold,
+            image_size=image_size,
+            name=name,
+            title=title,
+            description=description,
+            licence=licence,
+            author=author,
+            version=model_version,
+            allow=tuple(allow),
+        )
+        return make(given, Path(output), on_event)
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _numbers(given: float | Sequence[float] | None) -> tuple[float, ...] | None:
+    if given is None:
+        return None
+    return tuple(given) if isinstance(given, Sequence) else (given,)

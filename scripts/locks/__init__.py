@@ -1,1 +1,1 @@
-"""What the programs that update the locks share."""
+"""Resolving what kiln, its tests and its images are made of, and telling what changed."""

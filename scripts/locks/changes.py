@@ -1,4 +1,4 @@
-"""What changed between two versions of a lock, in words. Pure: texts in, sentences out.
+"""Compare two versions of a lock. Pure: texts in, sentences out.
 
 Two kinds are known: pip's format (``name==version`` with hashes, several versions of one package
 where markers choose) and our own list of Debian packages (``name version arch sha256 …``).
@@ -89,10 +89,10 @@ def _one(version: str, marker: str) -> str:
     return f"{version} ({marker})" if marker else version
 
 
-def in_words(changes: Changes) -> list[str]:
+def describe(changes: Changes) -> list[str]:
     """One sentence a package, updates first.
 
-    >>> in_words(compare("a==1\\nb==1 --hash=x:1", "a==2\\nb==1 --hash=x:2\\nc==3"))
+    >>> describe(compare("a==1\\nb==1 --hash=x:1", "a==2\\nb==1 --hash=x:2\\nc==3"))
     ['a: 1 -> 2', 'c: added, 3', 'b: the same version, other files']
     """
     return [

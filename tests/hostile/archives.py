@@ -91,20 +91,34 @@ class Archives:
 
 
 #: Oddities that change nothing of what is unpacked.
-_HARMLESS = {"doubled", "trailing", "flipped", "bzip2", "two-gzips"}
+_HARMLESS = {"doubled", "trailing", "flipped", "two-gzips"}
+
+
+_RESERVED = ("aux", "NUL.txt", "a:b", "ends.", "ends ", "what?")
 
 
 def _ways(kind: str) -> tuple[str, ...]:
     both = (
         *("sound", "empty", "cut", "flipped", "noise", "doubled", "trailing", "outside"),
         *("absolute", "symlink", "symlink-through", "many", "bomb", "deep", "long-name"),
-        *("control-name", "latin-1", "file-and-folder", "extra"),
+        *("control-name", "latin-1", "file-and-folder", "extra", "case", "reserved-name"),
     )
     if kind == "zip":
-        return (*both, "offsets", "sizes", "crc", "encrypted", "bzip2", "backslash", "comment")
+        return (
+            *both,
+            "offsets",
+            "sizes",
+            "crc",
+            "encrypted",
+            "bzip2",
+            "lzma",
+            "backslash",
+            "comment",
+        )
     return (
         *both, "hardlink", "fifo", "device", "sparse", "size-field", "negative-size", "pax-path",
-        "pax-size", "pax-many", "gnu-long", "bad-gzip", "two-gzips", "setuid",
+        "pax-size", "pax-many", "pax-global", "pax-slow", "gnu-long", "bad-gzip", "two-gzips",
+        "setuid",
     )  # fmt: skip
 
 
@@ -183,6 +197,9 @@ def _odd_entries(
         "latin-1": [(f"{top}/caf\udce9", b"x", {})],
         "doubled": plain,
         "file-and-folder": [(f"{top}/both", b"x", {}), (f"{top}/both/inside", b"x", {})],
+        "case": [(f"{top.upper()}/x", b"x", {})],
+        "reserved-name": [(f"{top}/{dice.choice(_RESERVED)}", b"x", {})],
+        "pax-slow": [(f"{top}/p", b"1" * 1_000_000, {"type": tarfile.XHDTYPE})],
         "extra": [(f"{top}/extra", b"x", {})],
         "setuid": [(f"{top}/setuid", b"x", {"mode": 0o6777})],
         "pax-path": [(f"{top}/p", b"x", {"pax_headers": {"path": f"../../../../..{canary}"}})],
@@ -211,12 +228,18 @@ def _odd_entries(
     elif way == "pax-many":
         headers = {f"k{number}": "v" * 100 for number in range(50_000)}
         yield f"{top}/p", b"x", {"pax_headers": headers}
+    elif way == "pax-global":
+        for start in range(0, 50_000, 5_000):
+            records = b"".join(b"13 g%06d=x\n" % n for n in range(start, start + 5_000))
+            yield "global", records, {"type": tarfile.XGLTYPE}
+            yield f"{top}/p{start}", b"x", {}
 
 
 def _zip(files: Mapping[str, bytes], way: str, dice: random.Random, canary: str) -> bytes:
     out = io.BytesIO()
     top = next(iter(files)).partition("/")[0]
-    how = zipfile.ZIP_BZIP2 if way == "bzip2" else zipfile.ZIP_DEFLATED
+    ways = {"bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
+    how = ways.get(way, zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(out, "w", how) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
@@ -244,6 +267,10 @@ def _zip(files: Mapping[str, bytes], way: str, dice: random.Random, canary: str)
             archive.writestr(f"{top}/\x1b[2J\n\u202ex", b"x")
         elif way == "latin-1":
             archive.writestr(f"{top}/caf\u00e9", b"x")
+        elif way == "case":
+            archive.writestr(f"{top.upper()}/x", b"x")
+        elif way == "reserved-name":
+            archive.writestr(f"{top}/{dice.choice(_RESERVED)}", b"x")
         elif way == "file-and-folder":
             archive.writestr(f"{top}/both", b"x")
             archive.writestr(f"{top}/both/inside", b"x")

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from places import ROOT
+
 from hostile.canary import Canary
 from hostile.cases import FindingError, LeftOutError, busy
 from hostile.disks import may_mount, mounted
 
-ROOT = Path(__file__).resolve().parents[2]
 #: Bounds of one command: address space in bytes, seconds. An honest one takes 0.5 GB and 2 s.
 MEMORY = 1536 << 20
 SECONDS = 60.0
@@ -34,8 +35,8 @@ UNSAID = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e
 
 @cache
 def exit_codes() -> frozenset[int]:
-    """The codes that the README promises; 1 is none of them but for `kiln diff`."""
-    text = (ROOT / "README.md").read_text("utf-8")
+    """The codes of docs/exit-codes.md; 1 is none of them but for `kiln diff`."""
+    text = (ROOT / "docs" / "exit-codes.md").read_text("utf-8")
     table = text.partition("| Code | Kind | Meaning |")[2].partition("\n\n")[0]
     return frozenset(int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE))
 
@@ -82,7 +83,7 @@ class Desk:
         """Run ``kiln`` and judge how it ended, whatever the input was.
 
         Args:
-            may: codes that are right besides those that the README lists.
+            may: codes that are right besides those that docs/exit-codes.md lists.
             changes: whether it may write to what is given.
             project: another checkout than ours.
 

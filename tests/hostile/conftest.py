@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from hostile.forge import Forge
 from hostile.sound_release import Workshop
-from hostile.stage_output import ROOT
 from kiln.core.errors import EngineUnavailableError
 from kiln.core.store import Store
 from kiln.images.builder import Images

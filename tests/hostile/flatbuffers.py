@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from places import FIXTURES
+
 from hostile.cases import Case, FindingError, Verdict
 from hostile.commands import desk
 from hostile.odd_values import flipped
-from hostile.sound_release import FIXTURES
 from hostile.texts import odd_file
 
 _WAYS = (

@@ -15,17 +15,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from event_reader import EventReader
+from places import ROOT
+
 from hostile.cases import FindingError, busy
 from hostile.commands import exit_codes
 from hostile.engines import containers_of, remove
-from hostile.stage_output import GUEST, ROOT
+from hostile.stage_output import GUEST
 
 SAMPLE, VARIANT = "centernet_mobilenet_v2_fpn_shapes", "dynamic"
 #: Bytes above which a recorded content becomes a stand-in, if no reader of the driver's needs it.
@@ -117,40 +119,17 @@ class Running:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.events: list[dict[str, Any]] = []
         self.started = time.monotonic()
-        self._err: list[str] = []
-        self._news = threading.Condition()
-        self._closed = False
-        self._threads = [
-            threading.Thread(target=target, daemon=True) for target in (self._read, self._read_err)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._reader = EventReader(process)
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news, contextlib.suppress(ValueError):  # killed in the middle of a line
-                self.events.append(json.loads(line))
-                self._news.notify_all()
-        with self._news:
-            self._closed = True
-            self._news.notify_all()
-
-    def _read_err(self) -> None:
-        assert self.process.stderr is not None
-        self._err.append(self.process.stderr.read())
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Those that came so far."""
+        return self._reader.events
 
     def wait_for(self, seconds: float, **wanted: Any) -> bool:
         """Whether an event with these fields came before the end and within this time."""
-
-        def there() -> bool:
-            return any(all(e.get(k) == v for k, v in wanted.items()) for e in self.events)
-
-        with self._news:
-            self._news.wait_for(lambda: self._closed or there(), seconds)
-            return there()
+        return self._reader.wait_for(seconds, **wanted) is not None
 
     def signal(self, number: int) -> None:
         """Send the process, and it alone, a signal; it may be gone already."""
@@ -174,10 +153,9 @@ class Running:
                 f"not ended after {seconds:.0f} s; last event {self.events[-1:]}"
             ) from None
         finally:
-            for thread in self._threads:
-                thread.join(10)
+            err = self._reader.finish()
         seconds = time.monotonic() - self.started
-        ended = Ended(code, tuple(self.events), "".join(self._err), self.process.pid, seconds)
+        ended = Ended(code, tuple(self.events), err, self.process.pid, seconds)
         if "Traceback (most recent call last)" in ended.err:
             raise FindingError(f"a traceback:\n{ended.err[-2500:]}")
         if code >= 0 and code not in exit_codes():

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from places import ROOT
+
 from hostile.cases import Case, FindingError, LeftOutError, Verdict
 from hostile.disks import mounted, remount
 from hostile.forge import Bench, Ended, Forge
-from hostile.stage_output import ROOT
 
 #: Who else uses the store.
 OTHER = 31_337

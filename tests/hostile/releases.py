@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from release_mutations import MUTATIONS, World
+
 from hostile.cases import Case, FindingError, Verdict
 from hostile.commands import Desk, desk
 from hostile.sound_release import Workshop
@@ -32,8 +34,6 @@ class Releases:
 
     @cached_property
     def _ways(self) -> dict[str, Spoil]:
-        from test_mutations import MUTATIONS, World
-
         def mutation(mutate: Callable[[World], list[str]]) -> Spoil:
             def spoil(dist: Path, dice: random.Random, place: Desk, shop: Workshop) -> None:
                 mutate(

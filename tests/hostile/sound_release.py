@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1] / "unit"))  # its toys serve here too
-
+from places import FIXTURES
 from small_release import make_release
 from toy_release import toy_model
 
@@ -22,7 +20,6 @@ from kiln.signing.signer import KeySigner
 from kiln.signing.trust import Trust, trust_in_key
 
 MODEL = "toy"
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 #: Called with the files and the statements of a model's folder; changes them.
 Change = Callable[[dict[str, bytes], dict[str, dict[str, Any]]], None]

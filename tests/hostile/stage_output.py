@@ -16,13 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from places import ROOT
+
 from hostile.canary import Canary
 from hostile.cases import Case, FindingError, LeftOutError, Verdict, busy
 from hostile.disks import may_mount, mounted
 from hostile.stage_cases import Attack, attacks
 
 GUEST = Path(__file__).parent / "guest"
-ROOT = Path(__file__).resolve().parents[2]
 #: Refusals that are right whatever the stage did: stage-failed and stage-output.
 ALWAYS = frozenset({24, 27})
 #: Seconds beyond a stage's limit until its run must have ended.
@@ -149,7 +150,7 @@ class StageOutput:
         return found
 
     def _environment(self, canary: Canary, yard: Path) -> dict[str, str]:
-        paths = [str(ROOT / "tests"), str(ROOT / "scripts")]
+        paths = [str(ROOT / place) for place in ("tests", "tests/helpers", "scripts")]
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(yard),

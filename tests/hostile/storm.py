@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import os
-import platform
 import random
 import secrets
 import shutil
@@ -20,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-import tool
+from places import ROOT
 
 from hostile.archives import Archives
 from hostile.bad_engines import BadEngines
@@ -33,17 +30,16 @@ from hostile.machines import Machines
 from hostile.records import Records
 from hostile.releases import Releases
 from hostile.sound_release import Workshop
-from hostile.stage_output import ROOT, StageOutput
+from hostile.stage_output import StageOutput
 from hostile.texts import Texts
 from kiln.core.errors import UsageError, VerificationError
-from kiln.core.files import write_atomic
-from kiln.core.machine import cpu_name
+from kiln.core.output import table
 from kiln.core.store import Store
-from kiln.core.ui import table
 from kiln.images.builder import Images
 from kiln.running.engine import Engine
+from shared import document_table, program
 
-BEGIN, END = "<!-- table: `make storm` writes it -->", "<!-- end of table -->"
+TARGET = "storm"  # of make
 DOCUMENT = ROOT / "docs" / "security.md"
 
 
@@ -170,26 +166,10 @@ def documentation(storm: Storm, seed: int, seconds: float) -> str:
     """The table in Markdown, with what it was made on."""
     lines = [f"| {' | '.join(HEAD)} |", "|---|---|--:|--:|--:|--:|"]
     lines += [f"| {' | '.join(row)} |" for row in storm.rows()]
-    when = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    host = f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores"
     left = sum(count.left_out for count in storm.counts.values())
     out = f" {left} cases could not be brought about there." if left else ""
-    lines += ["", f"Made on {when} ({host}) in {seconds / 60:.0f} minutes, seed {seed}.{out}"]
+    lines += ["", f"{document_table.made_here(seconds)}, seed {seed}.{out}"]
     return "\n".join(lines)
-
-
-def write_documentation(path: Path, text: str) -> None:
-    """Put the table into a document, between its two marks.
-
-    Raises:
-        UsageError: the document has no such marks.
-    """
-    old = path.read_text("utf-8") if path.exists() else ""
-    before, mark, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (mark and end):
-        raise UsageError(f"{path} has no place for the table.", f"Write {BEGIN} and {END} into it.")
-    write_atomic(path, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
 
 
 def families(folder: Path, wanted: Sequence[str], tell: Callable[[str], None]) -> list[Family]:
@@ -216,9 +196,8 @@ def families(folder: Path, wanted: Sequence[str], tell: Callable[[str], None]) -
 
 def _faketime(folder: Path, tell: Callable[[str], None]) -> Path | None:
     """libfaketime, where it can be had."""
-    from variations.bringing import faketime
-
     from kiln.core.errors import KilnError
+    from proofs.variations.varied_run import faketime
 
     try:
         return faketime(Store(Store.default_root()), folder)
@@ -274,7 +253,9 @@ def command(
             storm.blow(seed, minutes * 60, jobs)
     click.echo(table([HEAD[0], *HEAD[2:]], [[row[0], *row[2:]] for row in storm.rows()]))
     if docs:
-        write_documentation(DOCUMENT, documentation(storm, seed, time.monotonic() - start))
+        document_table.write_table(
+            DOCUMENT, TARGET, documentation(storm, seed, time.monotonic() - start)
+        )
     if storm.failed:
         words = "\n  ".join(line[:300].replace("\n", " ") for line in storm.failed)
         raise VerificationError(
@@ -284,4 +265,4 @@ def command(
 
 
 if __name__ == "__main__":
-    tool.run(command, "storm")
+    program.run(command, "storm")

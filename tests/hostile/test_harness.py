@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from hostile import commands, storm
+from hostile import commands
 from hostile.canary import Canary
 from hostile.cases import Case, FindingError, LeftOutError, Verdict
 from hostile.commands import Desk, desk
 from hostile.disks import may_mount
 from hostile.stage_output import StageOutput, _check_text
-from hostile.storm import BEGIN, END, Storm, documentation, write_documentation
+from hostile.storm import DOCUMENT, TARGET, Storm, documentation
 from kiln.core.errors import UsageError
+from shared import document_table
+
+BEGIN, END = "<!-- table: `make storm` writes it -->", "<!-- end of table -->"
 
 #: What a driver that takes files by name and follows links gets wrong, and what is said of it.
 CAUGHT = {
@@ -90,14 +93,12 @@ def _as_kiln(
     (package / "__init__.py").touch()
     text = code.replace("GIVEN", str(place / "desk" / "given"))
     (package / "cli.py").write_text(text.replace("SECRET", str(place / "secret")))
-    real = commands.ROOT
-    commands.exit_codes()  # of the real README
-    monkeypatch.setattr(commands, "ROOT", place)
-    assert real != place
+    commands.exit_codes()  # of the real table
+    monkeypatch.setattr("hostile.commands.ROOT", place)
     return desk(place)
 
 
-def test_exit_codes_are_the_readme_s() -> None:
+def test_exit_codes_are_those_of_the_documents() -> None:
     assert {0, 2, 24, 27, 31, 41, 130} <= commands.exit_codes()
     assert 1 not in commands.exit_codes()
 
@@ -213,17 +214,17 @@ def test_the_table_goes_between_the_marks(place: Path) -> None:
     document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     found = Storm([Weather()], place, lambda _: None)
     found.run(Case("weather", "fine", 1))
-    write_documentation(document, documentation(found, 7, 90))
+    document_table.write_table(document, TARGET, documentation(found, 7, 90))
     text = document.read_text()
     assert text.startswith(f"before\n{BEGIN}\n| family |") and text.endswith(f"{END}\nafter\n")
     assert "| weather | nothing much | 3 | 0 | 3 | 0 |" in text and "seed 7" in text
     document.write_text("no marks")
     with pytest.raises(UsageError):
-        write_documentation(document, "x")
+        document_table.write_table(document, TARGET, "x")
 
 
 def test_the_document_has_its_place() -> None:
-    text = storm.DOCUMENT.read_text("utf-8")
+    text = DOCUMENT.read_text("utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
 
 

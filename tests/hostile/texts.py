@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from places import ROOT
+
 from hostile.cases import Case, FindingError, Verdict
-from hostile.commands import ROOT, Desk, Said, desk
+from hostile.commands import Desk, Said, desk
 from hostile.odd_values import flipped, spoilt_toml
 from hostile.sound_release import Workshop
 

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zoo
-from support import (
-    EXTRA_STAGES,
-    ROOT,
-    SAMPLE,
-    SAMPLES,
-    Kiln,
-    Stages,
-    Wanted,
-    copy_project,
-)
+from places import ROOT
+from support import EXTRA_STAGES, SAMPLE, SAMPLES, Kiln, Sample, Stages, Wanted, copy_project
 
 from kiln.core.errors import EngineUnavailableError
 from kiln.core.store import Store
@@ -113,36 +104,6 @@ def fresh(session_kiln: Kiln, area: Path) -> Iterator[Kiln]:
     folder = Path(tempfile.mkdtemp(dir=area))
     yield session_kiln.but(dist=folder / "dist", store=folder / "store")
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A built sample: its folder in dist, and the command that built it."""
-
-    kiln: Kiln
-    folder: Path
-
-    def artefact(self, variant: str) -> Path:
-        return self.folder / f"{self.folder.name}_{variant}.tflite"
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Its ``conversion.json``."""
-        found: dict[str, Any] = json.loads((self.folder / "conversion.json").read_text("utf-8"))
-        return found
-
-    def output(self, step: str, prefix: str, target: Path) -> Path:
-        """What a step of the build made below ``prefix``, laid out in the folder ``target``."""
-        store = Store(self.kiln.store)
-        result = store.get_result(self.record["stages"][step]["key"])
-        assert result is not None
-        files = {
-            name.removeprefix(prefix): blob
-            for name, blob in result.files.items()
-            if name.startswith(prefix)
-        }
-        store.materialize(files, target, link=False)
-        return target
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from event_reader import EventReader
+from patience import PATIENCE
+from places import ROOT
 
 from kiln.core.digest import key_of, tree_digest
 from kiln.core.lease import is_abandoned
@@ -22,9 +25,9 @@ from kiln.images.lock import Locked
 from kiln.recipes.plan import Files, Output, Plan, Step
 from kiln.recipes.recipe import Recipe
 from kiln.running.engine import OWNER_LABEL, Engine
-from kiln.running.local import Runner, limits_of
+from kiln.running.limits import limits_of
+from kiln.running.local import Runner
 
-ROOT = Path(__file__).resolve().parents[2]
 EXTRA_STAGES = Path(__file__).parent / "extra_stages"
 SAMPLE = "ssd_mobilenet_v2_oidv4"
 #: Every embedded sample, with the side of its input in pixels.
@@ -171,68 +174,35 @@ class Kiln:
         )
 
 
-@dataclass
 class Running:
     """A build under way whose ``--json`` events are read as they come."""
 
-    process: subprocess.Popen[str]
-    events: list[dict[str, Any]] = field(default_factory=list)
-    _news: threading.Condition = field(default_factory=threading.Condition)
-    _closed: bool = False
-    _err: list[str] = field(default_factory=list)
-    _threads: list[threading.Thread] = field(default_factory=list)
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._reader = EventReader(process)
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self.events.append(json.loads(line))
-                self._news.notify_all()
-        with self._news:
-            self._closed = True
-            self._news.notify_all()
-
-    def _read_err(self) -> None:
-        assert self.process.stderr is not None
-        self._err.append(self.process.stderr.read())
-
-    def wait_for(self, timeout: float = 120, **wanted: Any) -> dict[str, Any]:
+    def wait_for(self, timeout: float = PATIENCE, **wanted: Any) -> dict[str, Any]:
         """The first event with these fields; an error if the process ends without it."""
-
-        def fitting() -> dict[str, Any] | None:
-            for event in self.events:
-                if all(event.get(name) == value for name, value in wanted.items()):
-                    return event
-            return None
-
-        with self._news:
-            self._news.wait_for(lambda: self._closed or fitting() is not None, timeout)
-            event = fitting()
-        assert event is not None, f"no event {wanted} in {self.events}; {self._err}"
+        event = self._reader.wait_for(timeout, **wanted)
+        assert event is not None, f"no event {wanted} in {self._reader.events}"
         return event
 
-    def end(self, timeout: float = 60) -> Ended:
+    def end(self, timeout: float = PATIENCE) -> Ended:
         """Wait for the process and read the rest of what it says."""
         begin = time.monotonic()
         code = self.process.wait(timeout)
         seconds = time.monotonic() - begin
-        for thread in self._threads:
-            thread.join(10)
-        out = "".join(json.dumps(event) + "\n" for event in self.events)
-        return Ended(code, out, "".join(self._err), self.process.pid, seconds)
+        err = self._reader.finish()
+        out = "".join(json.dumps(event) + "\n" for event in self._reader.events)
+        return Ended(code, out, err, self.process.pid, seconds)
 
 
 @contextmanager
 def running(kiln: Kiln, *arguments: str | Path) -> Iterator[Running]:
     """A build with ``--json`` under way; killed at the end if it still is."""
     with kiln.start(*arguments, "--json") as process:
-        build = Running(process)
-        for target in (build._read, build._read_err):
-            thread = threading.Thread(target=target, daemon=True)
-            thread.start()
-            build._threads.append(thread)
         try:
-            yield build
+            yield Running(process)
         finally:
             process.kill()
             process.wait()
@@ -244,15 +214,6 @@ def containers_of(engine: Engine, pid: int, *, all: bool = True) -> list[Any]:
         all=all, filters={"label": OWNER_LABEL}, ignore_removed=True
     )
     return [item for item in found if item.labels[OWNER_LABEL].startswith(f"{pid}-")]
-
-
-def wait_until(what: Callable[[], Any], timeout: float, pause: float = 0.05) -> Any:
-    """Wait until ``what()`` is true and return it; an error after ``timeout`` seconds."""
-    until = time.monotonic() + timeout
-    while not (value := what()):
-        assert time.monotonic() < until, f"nothing after {timeout} s"
-        time.sleep(pause)
-    return value
 
 
 # --- stages through kiln's own runner --------------------------------------------------------
@@ -342,3 +303,33 @@ def copy_project(target: Path, source: Path = ROOT) -> Path:
     for name in ("docker", "models", "scripts"):
         shutil.copytree(source / name, target / name, ignore=ignore)
     return target
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A built sample: its folder in dist, and the command that built it."""
+
+    kiln: Kiln
+    folder: Path
+
+    def artefact(self, variant: str) -> Path:
+        return self.folder / f"{self.folder.name}_{variant}.tflite"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its ``conversion.json``."""
+        found: dict[str, Any] = json.loads((self.folder / "conversion.json").read_text("utf-8"))
+        return found
+
+    def output(self, step: str, prefix: str, target: Path) -> Path:
+        """What a step of the build made below ``prefix``, laid out in the folder ``target``."""
+        store = Store(self.kiln.store)
+        result = store.get_result(self.record["stages"][step]["key"])
+        assert result is not None
+        files = {
+            name.removeprefix(prefix): blob
+            for name, blob in result.files.items()
+            if name.startswith(prefix)
+        }
+        store.materialize(files, target, link=False)
+        return target

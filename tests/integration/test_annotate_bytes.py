@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from annotate_cases import CASES, FIXTURES
+from annotate_cases import CASES
+from places import FIXTURES
 from support import Stages, Wanted
 
 from kiln.core.store import StageResult

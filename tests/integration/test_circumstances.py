@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from variations.bringing import copy_checkout
+from places import ROOT
+from toy_stages import MODEL, add_toy
+
+from kiln.images.lock import Locked
+from kiln.project.folders import Project
+from proofs.variations.varied_run import copy_checkout
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
 SAMPLE = "ssd_mobilenet_v2_oidv4"
 
 
-def run(project: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+def run(project: Path, model: str, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "reproducibility.py"), SAMPLE, "--json",
+        [sys.executable, "-m", "proofs.reproducibility", model, "--json",
          "--variant", "float32", *arguments],
-        env={**os.environ, "KILN_PROJECT": str(project)},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "KILN_PROJECT": str(project)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert not done.stderr, done.stderr
@@ -35,7 +39,7 @@ def of(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can change the host's name")
 def test_everything_at_once(engine: object) -> None:
-    code, events = run(ROOT, "--short")
+    code, events = run(ROOT, SAMPLE, "--short")
     rows = of(events)
     assert code == 0, events[-1]
     assert not rows["all at once"]["skipped"] and rows["all at once"]["differing"] == []
@@ -43,16 +47,20 @@ def test_everything_at_once(engine: object) -> None:
     assert "images base" in rows["all at once"]["digests"]
 
 
-def test_a_stage_that_tells_the_time_zone(engine: object, tmp_path: Path) -> None:
+def test_a_stage_that_tells_the_time_zone(engine: object, odapi: Locked, tmp_path: Path) -> None:
+    """Toy stages in the real image: whether a stage cheats does not depend on TensorFlow."""
     copy_checkout(ROOT, tmp_path / "copy", reverse=False)
-    stage = tmp_path / "copy" / "docker" / "stages" / "steps" / "annotate.py"
+    project = Project(tmp_path / "copy")
+    add_toy(project)
+    stage = project.stages / "steps" / "annotate.py"
     text = stage.read_text("utf-8")
-    told = text.replace(
-        'params["description"]', '(params["description"] + __import__("time").tzname[0])'
-    )
+    told = text.replace(".digest())", '.digest() + __import__("time").tzname[0].encode())')
     assert told != text
+    arguments = ("--only", "time zone", "--no-images")
+    code, events = run(project.root, MODEL, *arguments)
+    assert code == 0, events[-1]
     stage.write_text(told, "utf-8")
-    code, events = run(tmp_path / "copy", "--only", "time zone", "--no-images")
+    code, events = run(project.root, MODEL, *arguments)
     assert code == 41
-    assert of(events)["time zone"]["differing"] == [f"{SAMPLE} float32"]
+    assert of(events)["time zone"]["differing"] == [f"{MODEL} float32"]
     assert "time zone" in events[-1]["message"]

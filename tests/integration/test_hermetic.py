@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SAMPLE, Kiln, Stages, Wanted, containers_of, running, wait_until
+from patience import wait_until
+from support import SAMPLE, Kiln, Stages, Wanted, containers_of, running
 
 from kiln.core.lease import owner_tag
 from kiln.images.lock import Locked
@@ -89,8 +90,8 @@ def test_what_the_engine_was_told(fresh: Kiln, engine: Engine, odapi: Locked) ->
         (container,) = containers_of(engine, build.process.pid)
         about = container.attrs
         build.process.send_signal(signal.SIGTERM)
-        ended = build.end(timeout=20)
-        wait_until(lambda: not containers_of(engine, ended.pid), 5)
+        ended = build.end()
+        wait_until(lambda: not containers_of(engine, ended.pid))
     host, config = about["HostConfig"], about["Config"]
     assert host["NetworkMode"] == "none"
     assert host["ReadonlyRootfs"] is True

@@ -16,7 +16,8 @@ from typing import Any
 import docker.errors
 import pytest
 import requests
-from support import wait_until
+from patience import wait_until
+from places import ROOT
 
 from kiln.core.errors import ImageMismatchError
 from kiln.core.store import Store
@@ -153,7 +154,6 @@ def test_a_false_archive_in_the_store_is_told_and_not_used(tiny: Tiny, tmp_path:
 
 # -- a registry ---------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parents[2]
 
 CONFIG = """\
 version: 0.1
@@ -188,7 +188,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         return False
 
     try:
-        wait_until(answers, 20)
+        wait_until(answers)
         monkeypatch.setenv("KILN_IMAGE_REGISTRY", f"127.0.0.1:{port}/kiln/")
         yield f"127.0.0.1:{port}/kiln"
     finally:

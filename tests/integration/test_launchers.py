@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from variations.emulation import emulated, find_emulator, one_core
 
 from kiln.core.errors import SourceUnavailableError
 from kiln.core.store import Store
@@ -15,6 +14,7 @@ from kiln.images.lock import Locked
 from kiln.running.engine import Engine
 from kiln.running.limits import Limits
 from kiln.running.stage_user import stage_user
+from proofs.variations.emulation import emulated, find_emulator, one_core
 
 #: Prints what this interpreter sees, then what the other environment's does (which runs as a
 #: child, started as the runner starts it).

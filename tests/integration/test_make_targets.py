@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, SAMPLE, SAMPLES, Kiln
+from places import ROOT
+from support import SAMPLE, SAMPLES, Kiln
 
 
 def make(target: str, kiln: Kiln, **settings: str | Path) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 import docker.errors
 import pytest
-from support import ROOT, Stages, Wanted
+from places import ROOT
+from support import Stages, Wanted
 
 from kiln.core.errors import StageFailedError
 from kiln.core.store import StageResult, Store

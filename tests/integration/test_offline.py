@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Sample
-from support import ROOT, SAMPLE, Kiln
+from places import ROOT
+from support import SAMPLE, Kiln, Sample
 
 from kiln.bundle.needs import needs_of
 from kiln.bundle.reading import read_index
@@ -19,7 +19,7 @@ from kiln.images.lock import read_lock
 #: Starts the rest of its arguments with every socket but local ones cut off, for good.
 CUT_OFF = (
     f"import os, sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); "
-    "from kiln.checks import runtime_worker; assert not runtime_worker._cut_off(); "
+    "from kiln.checks import runtime_worker; assert not runtime_worker.refuse_network(); "
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from local_sigstore import ISSUER, WORKFLOW, LocalSigstore
+from patience import PATIENCE
+from places import ROOT
 from small_release import MODELS, make_release, statement
-from support import ROOT
 
 from kiln.core.digest import canonical_json
 from kiln.core.errors import VerificationError
@@ -76,7 +77,8 @@ def cosign(tmp_path_factory: pytest.TempPathFactory) -> Cosign:
                 "--new-bundle-format", "--trusted-root", str(nothing), "--insecure-ignore-tlog",
                 "--bundle", str(bundle), "--type", kind, str(blob),
             ],
-            capture_output=True, text=True, check=False, env={"HOME": str(folder)}, timeout=60,
+            capture_output=True, text=True, check=False, env={"HOME": str(folder)},
+            timeout=PATIENCE,
         )  # fmt: skip
 
     return run
@@ -227,7 +229,7 @@ def test_cosign_and_kiln_agree_about_an_identity(by_identity: Path) -> None:
                 "--certificate-identity", identity, "--certificate-oidc-issuer", issuer,
                 "--bundle", str(bundle), "--type", PROVENANCE_TYPE, str(blob),
             ],
-            capture_output=True, check=False, env={"HOME": str(by_identity)}, timeout=60,
+            capture_output=True, check=False, env={"HOME": str(by_identity)}, timeout=PATIENCE,
         )  # fmt: skip
         trust = trust_in_identity(identity, issuer, by_identity / "root.json")
         try:
@@ -268,7 +270,7 @@ def test_model_signing_and_kiln_agree_about_an_identity(by_identity: Path) -> No
             "--identity_provider", ISSUER, "--trust_config", str(by_identity / "config.json"),
             "--ignore-paths", str(folder / "model.sig"),
         ]  # fmt: skip
-        theirs = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        theirs = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE)
         trust = trust_in_identity(identity, ISSUER, by_identity / "root.json")
         try:
             signed = trust.open_model_signature((folder / "model.sig").read_bytes(), "toy")
@@ -289,7 +291,7 @@ def model_signing(folder: Path, public: Path) -> int:
         "--signature", str(folder / "model.sig"), "--public_key", str(public),
         "--ignore-paths", str(folder / "model.sig"),
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
+    return subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE).returncode
 
 
 def test_model_signing_accepts_every_model(made: Path) -> None:

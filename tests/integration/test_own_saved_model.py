@@ -10,11 +10,13 @@ import accuracy
 import pytest
 import scenes
 from families import FAMILIES, LABEL_MAP
-from support import ROOT, SAMPLE, SAMPLES, Ended, Kiln, Stages, Wanted
+from places import ROOT
+from support import SAMPLE, SAMPLES, Ended, Kiln, Stages, Wanted
 
 from kiln.core.digest import sha256_file
 from kiln.core.store import StageResult
-from kiln.recipes.recipe import StageSource, load
+from kiln.recipes.recipe import load
+from kiln.recipes.source import StageSource
 from stages.files.normalizations import three
 from stages.gates.stated_normalization import confirmed
 

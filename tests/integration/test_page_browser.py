@@ -12,7 +12,8 @@ from typing import Any
 import browser
 import page_dist
 import pytest
-from support import ROOT, SAMPLE
+from places import ROOT
+from support import SAMPLE
 
 from kiln.checks import worker_process
 from kiln.measure import accuracy_record

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, SAMPLES, VARIANTS, Stages, Wanted
+from places import ROOT
+from support import SAMPLES, VARIANTS, Stages, Wanted
 
 from kiln.checks import runtimes, worker_process
 from stages.files import pixels

@@ -6,7 +6,7 @@ Runs where the odapi image's environment is, without a network::
         --oidv4 FOLDER --pipeline-config FILE --out FOLDER
 
 and leaves ``weights.npz`` (the form of :mod:`stages.odapi.packed_weights`) and ``log.tsv`` in
-``--out``; ``scripts/train_sample.py`` does that in the sealed image.
+``--out``; ``make train`` does that in the sealed image.
 
 The model, its targets and its losses are the Object Detection API's own, as ``--pipeline-config``
 says; the pictures are those of :mod:`scenes`. Only the loop is written here. The backbone starts

@@ -12,25 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln import __version__
 from kiln.checks import verdict, worker_process
 from kiln.core.digest import tree_digest
 from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.core.files import system_guard, write_atomic
-from kiln.core.project import Project
 from kiln.core.store import StageResult, Store
+from kiln.core.version import __version__
 from kiln.images.lock import locked_image
+from kiln.project.folders import Project
 from kiln.recipes.check_steps import check_id, library_id
 from kiln.recipes.plan import Plan, make_plan
-from kiln.recipes.recipe import Recipe, Variant, load
+from kiln.recipes.recipe import Recipe, Variant
+from kiln.recipes.selection import Selection
 from kiln.release import publish
 from kiln.release.layout import PAGE_FILE
 from kiln.running.cached import look_up
-from kiln.running.local import OnEvent, Runner, limits_of
+from kiln.running.limits import limits_of
+from kiln.running.local import OnEvent, Runner
 from kiln.signing.signer import Signer, own_signer
-from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL
+from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL, artefact_file
+from kiln.sources.fetcher import Options
 from kiln.sources.model import Acquired, acquire, with_images_to_check
 from kiln.statements import make
+from kiln.statements.package import Package, installed_package
 from kiln.statements.repository import Repository, repository_of
 
 if TYPE_CHECKING:
@@ -81,7 +85,6 @@ class Builder:
     """
 
     project: Project
-    models: Path
     store: Store
     dist: Path
     on_event: OnEvent
@@ -89,6 +92,7 @@ class Builder:
     _engine: Engine | None = None
     _signer: Signer | None = None
     _repository: Repository | None = None
+    _package: Package | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -106,8 +110,7 @@ class Builder:
 
     def build(
         self,
-        models: Sequence[str],
-        recipes: dict[str, Path],
+        chosen: Selection,
         variants: Sequence[Variant] = (),
         *,
         archive: Path | None = None,
@@ -116,23 +119,27 @@ class Builder:
         """Build several models; a failure of one does not stop the others.
 
         Args:
-            recipes: model name -> recipe file (:func:`kiln.recipes.recipe.discover`).
+            chosen: the recipes; one that cannot be read counts as a failed model.
             variants: which ones; all of each recipe when empty.
-            archive: see :func:`kiln.sources.model.acquire`; only with one model.
+            archive: see :class:`kiln.sources.fetcher.Options`; only with one model.
             jobs: models at a time.
         """
         publish.check_target(self.dist)
         self.store.sweep()
         self._signer = own_signer()
-        self._repository = repository_of(self.project.root)
-        done: list[ModelBuild] = []
+        if self.project.package is None:  # else a repository here is the user's own
+            self._repository = repository_of(self.project.root)
+        self._package = installed_package()
+        several = len(chosen.names) > 1
+        done = [self._failed(name, error, several) for name, error in chosen.broken.items()]
         pool = ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="model")
         tasks: dict[Future[ModelBuild], str] = {
-            pool.submit(self._one, recipes[name], variants, archive): name for name in models
+            pool.submit(self._one, recipe, variants, archive): name
+            for name, recipe in chosen.recipes.items()
         }
         try:
             for task in as_completed(tasks):
-                done.append(self._outcome(task, tasks[task], tell=len(models) > 1))
+                done.append(self._outcome(task, tasks[task], several))
         except BaseException:
             # Ctrl-C: stop running work, start nothing new, give the threads a moment to clean up. A
             # thread in an image build does not notice; the process ends without it.
@@ -145,7 +152,7 @@ class Builder:
             raise
         pool.shutdown()
         self._refresh_front(any(build.changed for build in done))
-        return sorted(done, key=lambda item: models.index(item.model))
+        return sorted(done, key=lambda item: chosen.names.index(item.model))
 
     def _refresh_front(self, changed: bool) -> None:
         if not self.dist.is_dir() or ((self.dist / PAGE_FILE).is_file() and not changed):
@@ -165,47 +172,45 @@ class Builder:
         if self._stop.is_set():
             raise CancelledError("Stopped.")
 
-    def _outcome(self, task: Future[ModelBuild], name: str, *, tell: bool) -> ModelBuild:
+    def _outcome(self, task: Future[ModelBuild], name: str, several: bool) -> ModelBuild:
         try:
             with system_guard():
                 result = task.result()
-            self._remember(name, ok=True, variants=[item.variant for item in result.artefacts])
-            self.on_event("model", model=name, state="done")
         except KilnError as error:
-            result = ModelBuild(name, error=error)
-            self._remember(name, ok=False, kind=error.kind)
-            if tell:  # the failure of a single model is reported as the whole build's
-                self.on_event(
-                    "failed",
-                    model=name,
-                    kind=error.kind,
-                    message=error.message,
-                    remedy=error.remedy,
-                )
+            return self._failed(name, error, several)
+        self._remember(name, ok=True, variants=[item.variant for item in result.artefacts])
+        self.on_event("model", model=name, state="done")
         return result
+
+    def _failed(self, name: str, error: KilnError, several: bool) -> ModelBuild:
+        """Record a failure; that of a single model is reported as the whole build's."""
+        self._remember(name, ok=False, kind=error.kind)
+        if several:
+            self.on_event(
+                "failed", model=name, kind=error.kind, message=error.message, remedy=error.remedy
+            )
+        return ModelBuild(name, error=error)
 
     def _remember(self, name: str, **result: Any) -> None:
         # For `kiln models`; a build does not fail if this cannot be written.
         with contextlib.suppress(KilnError):
             self.store.set_ref(LAST_RESULT, name, {"when": int(time.time()), **result})
 
-    def _one(self, path: Path, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
-        recipe = load(path, self.models)
+    def _one(self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
         locked = locked_image(self.project.docker, recipe.image)
         code = tree_digest(self.project.stages)
-        sources = make.gather(self.project, path, recipe, code, self._repository)
-        acquired = acquire(
-            recipe,
-            self.store,
+        sources = make.gather(self.project, recipe, code, self._repository, self._package)
+        options = Options(
             archive=archive,
             on_progress=lambda name, done, total: self._tell(
                 "download", name=name, done=done, total=total
             ),
             on_note=lambda text: self._tell("note", message=text),
         )
+        acquired = acquire(recipe, self.store, options)
         acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
         wanted = variants or recipe.variants
-        plan = make_plan(recipe, acquired.sources, wanted, image=locked.identity, code=code)
+        plan = make_plan(recipe, acquired.contents, wanted, image=locked.identity, code=code)
         ahead = worker_process.Ahead()
         ran: set[str] = set()
 
@@ -267,7 +272,7 @@ class Builder:
         more = [
             variant
             for variant in recipe.variants
-            if variant in plan.artefacts or (folder / f"{recipe.name}_{variant}.tflite").exists()
+            if variant in plan.artefacts or (folder / artefact_file(recipe.name, variant)).exists()
         ]
         full = self._plan(recipe, acquired, more, plan)
         known = look_up(full, self.store, (), read=False).results
@@ -284,7 +289,7 @@ class Builder:
         """Return a plan like ``like`` for other variants."""
         if set(variants) == set(like.artefacts):
             return like
-        return make_plan(recipe, acquired.sources, variants, image=like.identity, code=like.code)
+        return make_plan(recipe, acquired.contents, variants, image=like.identity, code=like.code)
 
     def _check_trained(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
         """Refuse to publish an untrained model, unless the recipe allows it.
@@ -347,14 +352,14 @@ class Builder:
         about = []
         for variant, step_id in plan.artefacts.items():
             blob = results[step_id].files["model.tflite"]
-            name = f"{recipe.name}_{variant}.tflite"
+            name = artefact_file(recipe.name, variant)
             files[name] = self._content(blob.sha256)
             artefacts.append(Artefact(variant, name, blob.sha256, blob.size))
             about.append(make.About(variant, name, blob.sha256, step_id))
             if variant == "prebuilt":
                 # Keep the publisher's file beside it, byte for byte.
                 original = results["adopt"].files["model.tflite"].sha256
-                name = f"{recipe.name}_{ORIGINAL}.tflite"
+                name = artefact_file(recipe.name, ORIGINAL)
                 files[name] = self._content(original)
                 about.append(make.About(ORIGINAL, name, original, "adopt"))
             files[LABEL_FILE] = self._content(results[step_id].files[LABEL_FILE].sha256)
@@ -411,7 +416,7 @@ def conversion_record(
         "recipe": {"sha256": recipe_sha256},
         "source": acquired.record,
         "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
-        "stage_code": tree_digest(project.stages),
+        "stage_code": plan.code,
         "artefacts": {
             item.variant: {"file": item.file, "sha256": item.sha256, "size": item.size}
             for item in artefacts

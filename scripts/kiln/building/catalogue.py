@@ -10,7 +10,8 @@ from typing import Any
 from kiln.building.build import LAST_RESULT
 from kiln.core.errors import RecipeError
 from kiln.core.store import Store
-from kiln.recipes.recipe import discover, load
+from kiln.recipes.recipe import discover
+from kiln.recipes.selection import read_all
 from kiln.sources.model import source_at_hand
 
 
@@ -65,13 +66,9 @@ def _told(last: dict[str, Any] | None, variants: int) -> str:
 
 def catalogue(models: Path, store: Store) -> tuple[list[Entry], list[RecipeError]]:
     """List every recipe below ``models``, and the failures of unreadable ones."""
-    entries, broken = [], []
-    for name, path in discover(models).items():
-        try:
-            recipe = load(path, models)
-        except RecipeError as error:  # it must not hide the others
-            broken.append(error)
-            continue
+    found = read_all(models, discover(models))
+    entries = []
+    for name, recipe in found.recipes.items():
         entries.append(
             Entry(
                 model=name,
@@ -85,4 +82,4 @@ def catalogue(models: Path, store: Store) -> tuple[list[Entry], list[RecipeError
                 last=store.get_ref(LAST_RESULT, name),
             )
         )
-    return entries, broken
+    return entries, list(found.broken.values())

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from kiln.core.errors import DiskFullError, KilnError
 from kiln.core.files import system_guard
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.definition import load as load_images
 from kiln.images.lock import locked_image
-from kiln.recipes.recipe import discover, load
+from kiln.project.folders import Project
+from kiln.recipes.recipe import discover
+from kiln.recipes.selection import read_all
 from kiln.running.engine import Engine
 from kiln.signing.keys import (
     PASSWORD_VARIABLE,
@@ -97,11 +98,16 @@ def _key() -> Finding | str:
     return f"{key.private_path}, key {key.key_id[:16]}"
 
 
-def _recipes(project: Project) -> str:
-    found = discover(project.models)
-    for path in found.values():
-        load(path, project.models)
-    return f"{len(found)} readable"
+def _recipes(project: Project) -> Finding | str:
+    if project.package is not None and not project.models.is_dir():
+        return Finding(
+            "recipes",
+            "note",
+            f"none here: there is no {project.models}",
+            "`kiln init` writes one; `kiln convert` needs none.",
+        )
+    found = read_all(project.models, discover(project.models))
+    return f"{len(found.unbroken())} readable"
 
 
 def _locks(project: Project) -> str:

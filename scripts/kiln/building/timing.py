@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kiln.core.ui import table
+from kiln.core.output import table
 
 _PHASES = ("fetch", "build", "seal")
 

@@ -10,22 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln import __version__
 from kiln.bundle.index import BlobEntry, FirstUse, ImageEntry, Index, PackageChoice, Role, Use
 from kiln.bundle.needs import Needs
-from kiln.core.archive import TarEntry, deterministic_tar, unpack
+from kiln.core.archive import unpack
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.errors import ImageMismatchError, SourceUnavailableError
-from kiln.core.project import Project
 from kiln.core.store import Store
+from kiln.core.version import __version__
 from kiln.images import archived, definition
 from kiln.images.archived import Reader
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_image, read_lock
-from kiln.recipes.recipe import ArchiveSource, HubSource, Recipe, load
+from kiln.project.folders import Project
+from kiln.recipes.recipe import Recipe
 from kiln.signing.statement_names import SOURCE_FILE
 from kiln.sources import pypi
-from kiln.sources.archive import Packed, archive_files
+from kiln.sources.fetcher import Options
+from kiln.sources.kinds import fetcher_of
 from kiln.sources.model import acquire, with_images_to_check
+from kiln.sources.packed import Packed, archive_files
 from kiln.statements.source_archive import source_archive
 
 if TYPE_CHECKING:
@@ -78,53 +81,48 @@ class Contents:
 
     # -- models ---------------------------------------------------------------------------------
 
-    def add_model(self, path: Path, models: Path) -> Recipe:
+    def add_model(self, recipe: Recipe) -> None:
         """Add everything that building a model starts from.
 
         Raises:
             KilnError: its source is not available (:func:`kiln.sources.model.acquire`).
         """
-        recipe = load(path, models)
-        acquired = acquire(
-            recipe,
-            self.store,
+        options = Options(
             on_progress=self._progress,
             on_note=lambda text: self.on_event("note", message=text),
         )
+        acquired = acquire(recipe, self.store, options)
         acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
-        sources, name = acquired.sources, recipe.name
-        source = source_archive(self.project, path, recipe)
+        contents, name = acquired.contents, recipe.name
+        source = source_archive(self.project, recipe)
         self._add("recipe", f"{name}/{SOURCE_FILE}", self.store.add_bytes(source))
-        if isinstance(recipe.source, ArchiveSource | HubSource):
-            self._add_archive(recipe, recipe.source, acquired.record)
+        packed = fetcher_of(recipe, self.store).packed
+        if packed is not None:
+            self._add_archive(packed, acquired.record)
         else:
-            self._add_all("input", name, {**sources.checkpoint, **sources.saved_model})
-            self._add_all("input", name, sources.inputs)
-        self._add_all("input", f"{name}/images", {**sources.images, **sources.check_images})
-        for what, digest in (("labels", sources.label_map), ("pipeline.config", sources.config)):
+            self._add_all("input", name, {**contents.checkpoint, **contents.saved_model})
+            self._add_all("input", name, contents.inputs)
+        self._add_all("input", f"{name}/images", {**contents.images, **contents.check_images})
+        for what, digest in (("labels", contents.label_map), ("pipeline.config", contents.config)):
             if digest is not None:
                 self._add("input", f"{name}/{what}", digest)
-        return recipe
 
     def _add_all(self, role: Role, prefix: str, files: Any) -> None:
         for name, digest in files.items():
             self._add(role, f"{prefix}/{name}", digest)
 
-    def _add_archive(
-        self, recipe: Recipe, source: ArchiveSource | HubSource, record: dict[str, Any]
-    ) -> None:
-        packed = Packed.of(recipe.name, source)
+    def _add_archive(self, packed: Packed, record: dict[str, Any]) -> None:
         digest = record.get("sha256")
         if digest is None:  # a hub module from a cache: there is no archive
             if packed.sha256 is None:
                 digest = self._pack(record["files"])
             else:
-                _, record = archive_files(packed, self.store, None, self._progress, None)
+                _, record = archive_files(packed, self.store, Options(on_progress=self._progress))
                 digest = record["sha256"]
-        self._add("source", recipe.name, str(digest))
+        self._add("source", packed.model, str(digest))
         if packed.sha256 is None:
-            ref = FirstUse(kind="archive", model=recipe.name, url=packed.url, sha256=str(digest))
-            self._refs["archive", recipe.name] = ref
+            ref = FirstUse(kind="archive", model=packed.model, url=packed.url, sha256=str(digest))
+            self._refs["archive", packed.model] = ref
 
     def _pack(self, files: dict[str, str]) -> str:
         out = io.BytesIO()

@@ -22,12 +22,12 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kiln.core import bounds
 from kiln.core.digest import canonical_json, sha256_bytes
 from kiln.core.errors import ArchiveError
 from kiln.core.untrusted import parse_json
 from kiln.images.archived import size_of
 from kiln.images.lock import Locked
+from kiln.project import bounds
 from kiln.recipes.values import ModelName, Sha256
 
 SCHEMA = 1

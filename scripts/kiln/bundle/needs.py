@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln.core import bounds
 from kiln.core.errors import UsageError, VerificationError
 from kiln.core.untrusted import MalformedError, read_file
+from kiln.project import bounds
 from kiln.recipes.steps import Files
 from kiln.signing.dsse import REMEDY, peek_unverified
 from kiln.signing.statement_names import ATTESTATIONS, PROVENANCE_SUFFIX, SOURCE_FILE

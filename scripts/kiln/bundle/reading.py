@@ -19,7 +19,7 @@ from kiln.core.errors import ArchiveError, DigestMismatchError, ImageMismatchErr
 from kiln.core.store import Store
 from kiln.images import archived
 from kiln.images.seal import tar_header
-from kiln.sources import archive, pypi
+from kiln.sources import packed, pypi
 
 _CHUNK = 4 << 20
 
@@ -116,7 +116,7 @@ def _no_bundle(path: Path) -> ArchiveError:
 def _refuse_other_archives(index: Index, store: Store) -> None:
     for item in index.refs:
         if isinstance(item, FirstUse):
-            known = archive.remembered(store, item.model)
+            known = packed.remembered(store, item.model)
             if known is not None and known[0] == item.url and known[1] != item.sha256:
                 raise DigestMismatchError(
                     f"The bundle's archive of {item.model!r} is not the one that was first used "
@@ -172,9 +172,9 @@ def _remember(index: Index, store: Store, new: int) -> Imported:
         archived.remember(store, image.locked, image.sha256)
     for item in index.refs:
         if isinstance(item, FirstUse):
-            known = archive.remembered(store, item.model)
+            known = packed.remembered(store, item.model)
             if known is None:
-                archive.remember(store, item.model, item.url, item.sha256)
+                packed.remember(store, item.model, item.url, item.sha256)
                 first_uses.append(item.model)
             elif known[0] != item.url:
                 kept.append(item.model)

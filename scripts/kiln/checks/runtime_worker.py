@@ -68,7 +68,7 @@ def main() -> None:
         answers.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
         answers.flush()
 
-    open_reason = _cut_off()
+    open_reason = refuse_network()
     if "--ahead" in sys.argv:
         _load_ahead(open_reason)
     request = json.loads(sys.stdin.buffer.read())
@@ -129,7 +129,7 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_
 _ALLOW, _ERRNO, _EACCES = 0x7FFF0000, 0x00050000, 13
 
 
-def _cut_off() -> str:
+def refuse_network() -> str:
     """Make socket(2) fail for all but local sockets, in this process and its children.
 
     A seccomp filter needs no rights and no namespace, which systems often restrict.

@@ -16,8 +16,8 @@ from kiln.checks import runtime_worker, worker_process
 from kiln.checks.runtime_worker import LITERT, MEDIAPIPE
 from kiln.core.digest import key_of, sha256_file, tree_digest
 from kiln.core.errors import UsageError
-from kiln.core.project import Project
-from kiln.core.stagecode import stage_module
+from kiln.project.folders import own_resources
+from kiln.project.stagecode import stage_module
 from kiln.tflite.flexbuffer import decode
 
 Gate = dict[str, Any]
@@ -97,7 +97,7 @@ def installed() -> list[str]:
 def code_digest() -> str:
     """Compute the SHA-256 of all code that decides the result of :func:`check_outside`, in hex."""
     ours = [Path(__file__), Path(runtime_worker.__file__), Path(worker_process.__file__)]
-    stages = tree_digest(Project.find().stages)
+    stages = tree_digest(own_resources() / "docker" / "stages")
     return key_of({"stages": stages, "modules": [sha256_file(path) for path in ours]})
 
 

@@ -14,14 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kiln.checks import worker_process
-from kiln.core import bounds
 from kiln.core.digest import key_of
 from kiln.core.errors import CheckFailedError, StageFailedError
 from kiln.core.store import DamagedContentError, StageResult, Store
 from kiln.core.untrusted import MalformedError, parse_json_object
+from kiln.project import bounds
 from kiln.recipes.check_steps import CHECK_FILE, check_id, library_id
 from kiln.recipes.plan import Plan
 from kiln.recipes.recipe import Recipe
+from kiln.signing.statement_names import artefact_file
 
 #: Images for each outside runtime: enough to see whether it reads the file correctly.
 OUTSIDE_IMAGES = 2
@@ -84,7 +85,7 @@ def gather(
         library = _read(results[library_id(variant)], store)
         blob = results[step_id].files["model.tflite"]
         variants[variant] = {
-            "file": f"{recipe.name}_{variant}.tflite",
+            "file": artefact_file(recipe.name, variant),
             "sha256": blob.sha256,
             **_judged([*found["gates"], *library["gates"]], recipe.allow),
             "detections": found["detections"],

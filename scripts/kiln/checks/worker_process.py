@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from kiln.checks import runtime_worker
 from kiln.core.errors import UsageError
-from kiln.core.project import Project
+from kiln.project.folders import Project, own_resources
 
 PYTHON_VARIABLE = "KILN_RUNTIMES_PYTHON"
 ENVIRONMENT = ".venv-runtimes"
@@ -60,7 +60,7 @@ def python() -> Path:
     """Return the interpreter that has the runtimes.
 
     ``KILN_RUNTIMES_PYTHON``; else that of ``.venv-runtimes`` in the checkout, if there is one;
-    else the running one.
+    else the running one. An installed kiln runs no program from the current folder.
 
     Raises:
         UsageError: the variable does not name a program.
@@ -73,8 +73,9 @@ def python() -> Path:
                 "Name the Python interpreter that has the runtimes, or unset the variable.",
             )
         return Path(named)
-    ours = Project.find().root / ENVIRONMENT / "bin" / "python"
-    return ours if ours.exists() else Path(sys.executable)
+    project = Project.find()
+    ours = project.root / ENVIRONMENT / "bin" / "python"
+    return ours if project.package is None and ours.exists() else Path(sys.executable)
 
 
 def installed(*distributions: str) -> list[str]:
@@ -191,7 +192,7 @@ def _one_process(
     There is at least one, unless ``process`` was started ahead and died before any item: a failure
     while loading for one item is not the fault of another.
     """
-    request = {"stages": str(Project.find().docker), "items": list(items)}
+    request = {"stages": str(own_resources() / "docker"), "items": list(items)}
     results: list[Outcome] = []
     at, begun = "", False
     try:

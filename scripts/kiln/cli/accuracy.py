@@ -17,7 +17,7 @@ from kiln.cli.common import (
     reporter_for,
 )
 from kiln.core.errors import UsageError
-from kiln.core.ui import table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.measure.accuracy import Measured, Report
@@ -87,19 +87,19 @@ def accuracy(
     """
     from kiln.building.build import Builder
     from kiln.core.files import write_atomic
-    from kiln.core.project import Project
     from kiln.core.suggest import refuse_unknown
     from kiln.measure import accuracy_record, coco, scoring
     from kiln.measure.accuracy import CHUNK, Accuracy
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import VARIANTS, discover
+    from kiln.recipes.selection import select
     from kiln.release.index_page import refresh
 
     scoring.require()
     project = Project.find()
     folder = (models_dir or project.models).absolute()
-    recipes = discover(folder)
-    refuse_unknown("model", (model,), recipes)
     refuse_unknown("variant", variants, VARIANTS)
+    (recipe,) = select(folder, discover(folder), (model,)).unbroken()
     if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
         raise UsageError(
             f"{save.absolute()} cannot be written: it is a folder, or there is none to hold it.",
@@ -110,10 +110,10 @@ def accuracy(
     data = coco.read(data_set.absolute())
     store = own_store()
     with reporter_for(as_json) as reporter:
-        builder = Builder(project, folder, store, target, reporter.event)
+        builder = Builder(project, store, target, reporter.event)
         measuring = Accuracy(builder, target if dist or record else None, chunk or CHUNK)
         report = measuring.measure(
-            recipes[model],
+            recipe,
             data,
             [variant for variant in VARIANTS if variant in variants],
             archive=archive,

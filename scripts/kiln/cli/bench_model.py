@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from kiln.cli.common import PATH, json_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UnsupportedModelError, UsageError
-from kiln.core.ui import JsonReporter, table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.measure.latency import Artefact, Latency
@@ -62,8 +63,8 @@ def bench_model(
     Inputs are noise, the same in every run. Rounds go over all files, so that a slow spell of the
     machine affects all of them alike: compare times of one run, not of different ones.
     """
-    from kiln.core.project import Project
     from kiln.measure import latency
+    from kiln.project.folders import Project
     from kiln.release.index_page import refresh
     from kiln.signing.signer import own_signer
 
@@ -143,6 +144,7 @@ def _artefacts(dist: Path, names: Sequence[str], variants: Sequence[str]) -> lis
     import difflib
 
     from kiln.recipes.recipe import VARIANTS
+    from kiln.signing.statement_names import artefact_file
 
     for variant in variants:
         if variant not in VARIANTS:
@@ -156,7 +158,7 @@ def _artefacts(dist: Path, names: Sequence[str], variants: Sequence[str]) -> lis
                 raise UsageError(f"There is no file {name}.", "Name a .tflite file, or a model.")
             found[path] = _artefact(path, VARIANTS)
         elif name in models:
-            for path in (dist / name / f"{name}_{variant}.tflite" for variant in VARIANTS):
+            for path in (dist / name / artefact_file(name, variant) for variant in VARIANTS):
                 if path.is_file():
                     found[path] = _artefact(path, VARIANTS)
         else:

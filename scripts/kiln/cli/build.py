@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiln.cli.common import reporter_for
-from kiln.core.ui import table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import Variant
+    from kiln.recipes.selection import Selection
 
 
 def run_build(
     project: Project,
     store: Store,
-    models_dir: Path,
-    chosen: Sequence[str],
-    recipes: dict[str, Path],
+    chosen: Selection,
     variants: Sequence[Variant],
     dist: Path,
     *,
@@ -39,8 +38,7 @@ def run_build(
     """Build models and print the results.
 
     Args:
-        models_dir: the folder of the recipes.
-        chosen: names of the models; ``recipes`` maps them to files.
+        chosen: the models' recipes.
         variants: which ones; all of each recipe when empty.
         notes: shown at the start.
         shown_dist: how the user named ``dist``, for the printed command; ``None``: not named.
@@ -65,8 +63,8 @@ def run_build(
             timings.event(event, **fields)
             reporter.event(event, **fields)
 
-        builder = Builder(project, models_dir, store, dist, on_event, keep_failed)
-        builds = builder.build(chosen, recipes, variants, archive=archive, jobs=jobs)
+        builder = Builder(project, store, dist, on_event, keep_failed)
+        builds = builder.build(chosen, variants, archive=archive, jobs=jobs)
         for item in builds:
             for artefact in item.artefacts:
                 reporter.event(

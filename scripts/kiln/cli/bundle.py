@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kiln.cli.common import PATH, json_option, own_store, reporter_for, samples_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import EngineUnavailableError, UsageError
-from kiln.core.ui import JsonReporter
 
 if TYPE_CHECKING:
     from kiln.bundle.index import Index
@@ -49,34 +49,34 @@ def bundle_create(
     from kiln.bundle.contents import Contents, locked_images, names_of
     from kiln.bundle.needs import needs_of
     from kiln.bundle.writing import write
-    from kiln.core.project import Project
     from kiln.core.suggest import refuse_unknown
     from kiln.images.builder import Images
-    from kiln.recipes.recipe import discover, load
+    from kiln.project.folders import Project
+    from kiln.recipes.recipe import discover
+    from kiln.recipes.selection import select
 
     project = Project.find()
-    recipes = discover(project.models)
-    refuse_unknown("model", models, recipes)
+    # A release brings its recipes; there need be none here.
+    needed = release is None or models or project.models.is_dir()
+    found = discover(project.models) if needed else {}
+    refuse_unknown("model", models, found)
     target = out.absolute()
     if not target.parent.is_dir():
         raise UsageError(f"There is no folder {target.parent}.", "Name another place with -o.")
     needs = needs_of(release.absolute()) if release is not None else []
     if models:
         needs = [item for item in needs if item.model in models]
-    chosen = list(models) or [item.model for item in needs if item.model in recipes]
-    if not chosen and not needs:
-        chosen = [
-            name
-            for name, path in recipes.items()
-            if not samples or load(path, project.models).sample
-        ]
+    chosen = list(models) or [item.model for item in needs if item.model in found]
+    recipes = []
+    if chosen or not needs:
+        recipes = select(project.models, found, chosen, samples=samples).unbroken()
     store = own_store()
     with contextlib.ExitStack() as stack:
         reporter = stack.enter_context(reporter_for(as_json))
         contents = Contents(project, store, reporter.event, stack)
         made_in: dict[Path, set[str]] = {}
-        for name in chosen:
-            recipe = contents.add_model(recipes[name], project.models)
+        for recipe in recipes:
+            contents.add_model(recipe)
             made_in.setdefault(project.docker, set()).add(recipe.image)
         for item in needs:
             contents.add_needs(item)
@@ -115,9 +115,9 @@ def bundle_import(file: Path, as_json: bool) -> None:
     Afterwards, a build of its contents needs no network.
     """
     from kiln.bundle.reading import import_bundle
-    from kiln.core.project import Project
     from kiln.images.builder import Images
     from kiln.images.lock import read_lock
+    from kiln.project.folders import Project
 
     project = Project.find()
     store = own_store()

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from kiln.cli.common import PATH, json_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UsageError
-from kiln.core.ui import JsonReporter, table
+from kiln.core.output import table
 
 
 @click.command(short_help="Make one release of parts.")
@@ -40,7 +41,7 @@ def collect(
     Each PART is verified first, and the whole at the end. Without a PART, only the assets of dist/
     are written.
     """
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
     from kiln.release.assets import write_assets
     from kiln.release.collect import collect as collect_parts
     from kiln.release.verify import verify_by
@@ -77,7 +78,7 @@ def collect(
 @click.argument("dist", required=False, type=PATH)
 def notes(dist: Path | None) -> None:
     """Print what is in DIST [dist/], how it was checked and how to verify it, as Markdown."""
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
     from kiln.release.notes import notes as write_notes
     from kiln.statements.release_statement import release_id
 

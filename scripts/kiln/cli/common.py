@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kiln.core.ui import JsonReporter, TextReporter
+from kiln.cli.reporters import JsonReporter, TextReporter
 
 if TYPE_CHECKING:
     from kiln.core.store import Store
@@ -55,8 +55,8 @@ def own_store() -> Store:
 @contextlib.contextmanager
 def opened_images(as_json: bool) -> Iterator[Images]:
     """Open the project's images; an engine is only looked for when needed."""
-    from kiln.core.project import Project
     from kiln.images.builder import Images
+    from kiln.project.folders import Project
 
     store = own_store()
     with reporter_for(as_json) as reporter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import shlex
 from collections.abc import Callable
@@ -141,38 +140,22 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
 
     Does the same as `kiln init` followed by `kiln build`.
     """
-    from kiln.building.from_training import recipe_text, settle
+    from kiln.building.conversion import prepared
     from kiln.cli.build import run_build
-    from kiln.core.files import write_atomic
-    from kiln.core.project import Project
-    from kiln.core.store import Store
-    from kiln.recipes.recipe import RECIPE_FILE
-    from kiln.release import publish
-    from kiln.sources.local import reading
+    from kiln.project.folders import Project
 
     project = Project.find()
     target = dist.absolute()
-    with reading():
-        _check_writable(target)
-    publish.check_target(target)
-    arguments, notes = settle(_given(fields))
-    text = recipe_text(arguments)
-    store = Store(Store.default_root())
-    with store.scratch() as scratch:
-        path = scratch / "models" / arguments.name / RECIPE_FILE
-        path.parent.mkdir(parents=True)
-        write_atomic(path, text.encode("utf-8"))
+    with prepared(_given(fields), target) as ready:
         run_build(
             project,
-            store,
-            scratch / "models",
-            [arguments.name],
-            {arguments.name: path},
+            ready.store,
+            ready.selection,
             [],
             target,
             keep_failed=keep_failed,
             as_json=as_json,
-            notes=notes,
+            notes=ready.notes,
             shown_dist=dist,
         )
 
@@ -192,7 +175,7 @@ def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) 
     from kiln.building.from_training import recipe_text, settle
     from kiln.cli.build import myself
     from kiln.core.files import write_atomic
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import RECIPE_FILE, load
     from kiln.sources.local import reading
 
@@ -223,12 +206,3 @@ def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) 
         known = models.is_relative_to(Project.find().models)
         where = "" if known else f" --models-dir {shlex.quote(str(folder.parent))}"
         print(f"{path} written.\nBuild it with: {myself()} build {arguments.name}{where}")
-
-
-def _check_writable(dist: Path) -> None:
-    """Fail now, not after minutes, if the release folder cannot be written."""
-    place = next((item for item in (dist, *dist.parents) if item.exists()), dist)
-    if not place.is_dir():
-        raise UsageError(f"{place} is not a folder.", "Name another folder with -o.")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"Nothing can be written to {place}.", "Name another folder with -o.")

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from kiln.cli.common import PATH, json_option
-from kiln.core.ui import JsonReporter, tolerant_output
+from kiln.cli.reporters import JsonReporter
+from kiln.core.output import tolerant_output
 
 DIFFERENT = 1
 """Exit code where the files differ, like diff(1); no failure uses it."""

@@ -10,7 +10,8 @@ from kiln.cli.common import chosen_images, images_argument, json_option, opened_
 from kiln.cli.images_relock import images_relock
 from kiln.cli.images_sbom import images_sbom
 from kiln.cli.images_transfer import images_load, images_push, images_save
-from kiln.core.ui import JsonReporter, table
+from kiln.cli.reporters import JsonReporter
+from kiln.core.output import table
 
 
 @click.group()
@@ -26,7 +27,10 @@ def images() -> None:
 def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json: bool) -> None:
     """Build the images (all when none is named), seal them, and check them against the lock."""
     from kiln.images.lock import locked_image
+    from kiln.project.folders import Project
 
+    if update_lock:
+        Project.find().refuse_changes()
     with opened_images(as_json) as project_images:
         for name in chosen_images(project_images.docker_dir, names):
             if not force and not update_lock:
@@ -81,9 +85,9 @@ def images_list(as_json: bool) -> None:
 @json_option
 def images_context(names: tuple[str, ...], as_json: bool) -> None:
     """Write build contexts to .kiln/context/ for `docker compose build`."""
-    from kiln.core.project import Project
     from kiln.core.store import Store
     from kiln.images import definition as definitions
+    from kiln.project.folders import Project
 
     project = Project.find()
     store = Store(Store.default_root())

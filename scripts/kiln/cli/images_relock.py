@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kiln.cli.common import chosen_images, images_argument, json_option, opened_images
-from kiln.core.ui import JsonReporter
+from kiln.cli.reporters import JsonReporter
 
 
 @click.command("relock", short_help="Rebuild images and record them again.")
@@ -19,7 +19,9 @@ def images_relock(names: tuple[str, ...], once: bool, as_json: bool) -> None:
     Parents come first. Each image is built twice, and both builds must be the same.
     """
     from kiln.images.relock import relock
+    from kiln.project.folders import Project
 
+    Project.find().refuse_changes()
     with opened_images(as_json) as images:
         for item in relock(images, chosen_images(images.docker_dir, names), once=once):
             if as_json:

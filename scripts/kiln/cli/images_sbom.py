@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kiln.cli.common import chosen_images, images_argument, json_option, reporter_for
-from kiln.core.ui import JsonReporter
+from kiln.cli.reporters import JsonReporter
 
 
 @click.command("sbom", short_help="Write what is in images, as CycloneDX.")
@@ -18,17 +18,19 @@ def images_sbom(names: tuple[str, ...], check: bool, as_json: bool) -> None:
     Packages with versions, digests, licences and requirements, from the locks and the packages.
     """
     from kiln.core.files import write_atomic
-    from kiln.core.project import Project
     from kiln.core.store import Store
     from kiln.images.sbom import make_sbom, refuse_outdated, sbom_path
+    from kiln.project.folders import Project
 
-    docker_dir = Project.find().docker
+    project = Project.find()
+    docker_dir = project.docker
     chosen = chosen_images(docker_dir, names)
     if check:
         refuse_outdated(docker_dir, chosen)
         if not as_json:
             print(f"Up to date: {', '.join(chosen)}")
         return
+    project.refuse_changes()
     store = Store(Store.default_root())
     with reporter_for(as_json) as reporter:
         for name in chosen:

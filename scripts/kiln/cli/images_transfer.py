@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from kiln.cli.common import PATH, chosen_images, images_argument, json_option, opened_images
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import ImageMismatchError, UsageError
-from kiln.core.ui import JsonReporter
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("save", short_help="Write sealed images to files.")

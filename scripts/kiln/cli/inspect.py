@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from kiln.cli.common import PATH, json_option
-from kiln.core.ui import JsonReporter, tolerant_output
+from kiln.cli.reporters import JsonReporter
+from kiln.core.output import tolerant_output
 
 
 @click.command("inspect", short_help="Say what is in a .tflite file.")

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from kiln.cli.common import PATH, json_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UsageError
-from kiln.core.ui import JsonReporter
 
 _no_password = click.option(
     "--no-password", is_flag=True, help="Leave the new key unencrypted; only file rights guard it."

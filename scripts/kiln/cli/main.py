@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 import click
 
-from kiln import __version__
 from kiln.cli.accuracy import accuracy
 from kiln.cli.bench_model import bench_model
 from kiln.cli.bundle import bundle
@@ -33,84 +25,21 @@ from kiln.cli.inspect import inspect_command
 from kiln.cli.keys import keys_group
 from kiln.cli.page import page
 from kiln.cli.plan import plan
+from kiln.cli.program import run_command
+from kiln.cli.reporters import JsonReporter
 from kiln.cli.reproduce import reproduce
 from kiln.cli.verify import verify
-from kiln.core.errors import CancelledError, KilnError, RecipeError, UsageError
-from kiln.core.files import system_guard
-from kiln.core.plain_text import plain
-from kiln.core.ui import JsonReporter, table
-
-if TYPE_CHECKING:
-    pass
+from kiln.core.errors import RecipeError, UsageError
+from kiln.core.output import table
+from kiln.core.version import __version__
 
 # Commands import heavy modules (docker, pydantic, signing) themselves: a command with nothing to
 # do should not pay for them.
 
 
-_SHOWN = "\n\t"
-
-
 def main() -> None:
     """Run the command line; every failure becomes one message and an exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    json_wanted = "--json" in sys.argv
-    try:
-        with _guard():
-            # With standalone_mode off, click returns the code of a `click.exceptions.Exit`.
-            code = cli.main(prog_name="kiln", standalone_mode=False)
-    except KilnError as error:
-        _complain(error, json_wanted)
-        if isinstance(error, CancelledError):
-            # A thread in an image build would keep the interpreter waiting; closing its connection
-            # makes the engine stop that build.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(error.exit_code)
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-@contextlib.contextmanager
-def _guard() -> Iterator[None]:
-    try:
-        # Likely failures have their own messages where they happen; this is for the rest.
-        with system_guard():
-            yield
-    except click.UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: a bare `kiln`
-            print(error.format_message(), file=sys.stderr)
-            raise click.exceptions.Exit(2) from None
-        where = f" {error.ctx.command_path}" if error.ctx else " kiln"
-        raise UsageError(error.format_message(), f"See `{where.strip()} --help`.") from error
-    except (KeyboardInterrupt, click.Abort):
-        raise CancelledError(
-            "Stopped.", "Finished stages are kept; run the command again to go on."
-        ) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise click.exceptions.Exit(0) from None
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _complain(error: KilnError, json_wanted: bool) -> None:
-    if json_wanted:
-        JsonReporter().event(
-            "error",
-            kind=error.kind,
-            message=error.message,
-            remedy=error.remedy,
-            exit_code=error.exit_code,
-        )
-        return
-    # Names and reasons in it may come from an untrusted file.
-    print(f"kiln: {plain(error.message, keep=_SHOWN)}", file=sys.stderr)
-    if error.remedy:
-        print(f"      {plain(error.remedy, keep=_SHOWN)}", file=sys.stderr)
+    run_command(cli, "kiln")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -144,25 +73,22 @@ def build(
 ) -> None:
     """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
     from kiln.cli.build import run_build
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
     from kiln.recipes.recipe import VARIANTS, discover
-    from kiln.recipes.selection import choose
+    from kiln.recipes.selection import select
 
     project = Project.find()
     folder = (models_dir or project.models).absolute()
-    recipes = discover(folder)
-    chosen = choose(folder, recipes, models, samples=samples, variants=variants)
-    if archive is not None and len(chosen) != 1:
+    chosen = select(folder, discover(folder), models, samples=samples, variants=variants)
+    if archive is not None and len(chosen.names) != 1:
         raise UsageError(
             "--archive goes with exactly one model.", "Name the model whose archive it is."
         )
     run_build(
         project,
         Store(Store.default_root()),
-        folder,
         chosen,
-        recipes,
         [variant for variant in VARIANTS if variant in variants],
         (dist or project.root / "dist").absolute(),
         archive=archive,
@@ -178,8 +104,8 @@ def build(
 def models(as_json: bool) -> None:
     """List the recipes: source, whether it is downloaded, variants, and the last build's result."""
     from kiln.building.catalogue import catalogue
-    from kiln.core.project import Project
     from kiln.core.store import Store
+    from kiln.project.folders import Project
 
     entries, broken = catalogue(Project.find().models, Store(Store.default_root()))
     if as_json:
@@ -197,7 +123,7 @@ def models(as_json: bool) -> None:
 def doctor(as_json: bool) -> None:
     """Check what kiln needs of this machine, and tell how to fix problems."""
     from kiln.building.doctor import examine
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
 
     findings = examine(Project.find())
     if as_json:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from kiln.cli.common import PATH, json_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UsageError
-from kiln.core.ui import JsonReporter
 
 
 @click.command(short_help="Write the release's page, index.html.")
@@ -21,8 +21,8 @@ def page(dist: Path | None, out: Path | None, as_json: bool) -> None:
     It shows what is in dist/, how good it is, how to use and how to verify it.
     """
     from kiln.core.files import write_atomic
-    from kiln.core.project import Project
     from kiln.page.document import PAGE_FILE, render
+    from kiln.project.folders import Project
     from kiln.release.index_page import refresh
     from kiln.signing.signer import own_signer
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln.cli.common import json_option, models_dir_option, samples_option, variants_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UsageError
-from kiln.core.ui import JsonReporter, table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.building.dry_run import Forecast
@@ -38,18 +39,17 @@ def plan(
     whose archives their recipes pin, others only when named.
     """
     from kiln.building.dry_run import forecast
-    from kiln.core.project import Project
     from kiln.core.store import Store
-    from kiln.recipes.recipe import VARIANTS, discover, load
-    from kiln.recipes.selection import choose
+    from kiln.project.folders import Project
+    from kiln.recipes.recipe import VARIANTS, discover
+    from kiln.recipes.selection import select
 
     if github_matrix and as_json:
         raise UsageError("--github-matrix is JSON already.", "Leave --json out.")
     project = Project.find()
     folder = (models_dir or project.models).absolute()
-    found = discover(folder)
-    chosen = choose(folder, found, models, samples=samples, variants=variants)
-    recipes = [load(found[name], folder) for name in chosen]
+    chosen = select(folder, discover(folder), models, samples=samples, variants=variants)
+    recipes = chosen.unbroken()
     wanted = [variant for variant in VARIANTS if variant in variants]
     if github_matrix:
         print(json.dumps(_matrix(recipes, wanted, named=bool(models)), separators=(",", ":")))
@@ -64,10 +64,10 @@ def plan(
 
 
 def _matrix(recipes: list[Recipe], variants: list[Variant], *, named: bool) -> dict[str, Any]:
-    from kiln.recipes.selection import for_release, only_here
+    from kiln.recipes.selection import for_release
 
     for recipe in recipes:
-        if named and only_here(recipe):
+        if named and recipe.source.only_here:
             raise UsageError(
                 f"The source of model {recipe.name!r} is only on this machine.",
                 "No other machine can build it: leave it out of the matrix.",

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln.cli.common import PATH, json_option, reporter_for
+from kiln.cli.reporters import JsonReporter, TextReporter
 from kiln.core.errors import CannotReproduceError, NotReproducedError, UsageError, VerificationError
-from kiln.core.ui import JsonReporter, TextReporter, table, tolerant_output
+from kiln.core.output import table, tolerant_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
     from kiln.reproduce.targets import Open
     from kiln.reproduce.verdict import Verdict
     from kiln.running.limits import Limits
@@ -144,8 +145,8 @@ def _most(memory: str | None, timeout: str | None) -> Limits:
 
 
 def _opener(target: Path, key: Path | None, policy: Path | None, unverified: bool) -> Open | None:
-    from kiln.core import bounds
     from kiln.core.untrusted import MalformedError, read_file
+    from kiln.project import bounds
     from kiln.release.layout import KEY_FILE
     from kiln.signing.keys import load_public_key
     from kiln.signing.trust import PROVENANCE, trust_in_key
@@ -172,7 +173,7 @@ def _opener(target: Path, key: Path | None, policy: Path | None, unverified: boo
 
 
 def _checkout() -> Project | None:
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
 
     with contextlib.suppress(UsageError):
         return Project.find()

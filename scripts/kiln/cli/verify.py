@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from kiln.cli.common import PATH, json_option
+from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UsageError
-from kiln.core.ui import JsonReporter, table
+from kiln.core.output import table
 
 if TYPE_CHECKING:
     from kiln.release.single_file import VerifiedFile
     from kiln.release.verify import VerifyReport
-    from kiln.signing.trust import Trust
 
 
 @click.command("verify", short_help="Check a release: signatures, sums, file lists.")
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--policy", type=PATH, help="Trust file: who may sign what (docs/trust.md).")
 @click.option("--trusted-root", type=PATH, help="Keys behind identities [sigstore's public ones].")
 @click.option("--bundle", "bundles", type=PATH, multiple=True, help="A single file's bundle.")
+@click.option("--all", "all_files", is_flag=True, help="List every file, not only the models.")
 @json_option
 def verify(
     target: Path | None,
@@ -34,6 +35,7 @@ def verify(
     policy: Path | None,
     trusted_root: Path | None,
     bundles: tuple[Path, ...],
+    all_files: bool,
     as_json: bool,
 ) -> None:
     """Check signatures, digests, provenance and that nothing was added, in TARGET [dist/].
@@ -41,9 +43,10 @@ def verify(
     TARGET is a release folder, an archive of one (.tar, .tar.gz, .tgz, .zip), or one .tflite file
     with its bundles beside it. The network is not used.
     """
-    from kiln.core.project import Project
+    from kiln.project.folders import Project
     from kiln.release import single_file
     from kiln.release.verify import verify_by
+    from kiln.signing.trust_choice import choose_trust
 
     place = (target or Project.find().root / "dist").absolute()
     single = place.is_file() and not single_file.is_archive(place)
@@ -51,51 +54,17 @@ def verify(
         raise UsageError(
             "--bundle only applies to a single file.", "A folder's bundles are inside it."
         )
-    trust = _trust(key, identity, issuer, policy, trusted_root)
+    trust = choose_trust(key, identity, issuer, policy, trusted_root)
     if single:
         _show_file(single_file.verify_file(place, trust, bundles), as_json)
     elif place.is_file():
         with single_file.unpacked(place) as folder:
-            _show_release(verify_by(folder, trust), as_json)
+            _show_release(verify_by(folder, trust), all_files, as_json)
     else:
-        _show_release(verify_by(place, trust), as_json)
+        _show_release(verify_by(place, trust), all_files, as_json)
 
 
-def _trust(
-    key: Path | None,
-    identity: str | None,
-    issuer: str | None,
-    policy: Path | None,
-    trusted_root: Path | None,
-) -> Trust:
-    from kiln.signing.keys import load_public_key
-    from kiln.signing.trust import trust_in_identity, trust_in_key
-
-    if sum(item is not None for item in (key, identity, policy)) > 1:
-        raise UsageError(
-            "--key, --identity and --policy cannot be combined.",
-            "A trust file (--policy) can name several keys and identities.",
-        )
-    if (identity is None) != (issuer is None):
-        raise UsageError(
-            "--identity and --issuer need each other.",
-            "An identity is only meaningful together with its issuer.",
-        )
-    if policy is not None:
-        from kiln.signing.trust_file import load_policy
-
-        return load_policy(policy, trusted_root)
-    if identity is not None and issuer is not None:
-        return trust_in_identity(identity, issuer, trusted_root)
-    return trust_in_key(load_public_key(key))
-
-
-def _show_release(report: VerifyReport, as_json: bool) -> None:
-    rows = [
-        [model.name, item.path.removeprefix(f"{model.name}/"), f"{item.size:,}", item.sha256[:16]]
-        for model in report.models
-        for item in model.files
-    ]
+def _show_release(report: VerifyReport, all_files: bool, as_json: bool) -> None:
     if as_json:
         for model in report.models:
             for item in model.files:
@@ -107,11 +76,29 @@ def _show_release(report: VerifyReport, as_json: bool) -> None:
                     signers=list(report.signers),
                 )
         return
-    print(table(["model", "file", "bytes", "sha256"], rows))
+    print(_table_of_files(report) if all_files else _table_of_models(report))
     count = len(report.models)
     what = f"{count} model{'' if count == 1 else 's'} of the release {report.release!r}"
     signed = f"{what}, signed by {' and '.join(report.signers)}"
     print(f"\nAll good: {signed}, nothing changed, missing or added.")
+
+
+def _table_of_models(report: VerifyReport) -> str:
+    rows = []
+    for model in report.models:
+        artefacts = sum(item.path.endswith(".tflite") for item in model.files)
+        size = sum(item.size for item in model.files)
+        rows.append([model.name, str(artefacts), str(len(model.files)), f"{size:,}"])
+    return table(["model", "artefacts", "files", "bytes"], rows)
+
+
+def _table_of_files(report: VerifyReport) -> str:
+    rows = [
+        [model.name, item.path.removeprefix(f"{model.name}/"), f"{item.size:,}", item.sha256[:16]]
+        for model in report.models
+        for item in model.files
+    ]
+    return table(["model", "file", "bytes", "sha256"], rows)
 
 
 def _show_file(found: VerifiedFile, as_json: bool) -> None:

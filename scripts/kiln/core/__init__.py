@@ -1,3 +1,3 @@
-"""Provide errors, files, digests, the local store and console output. Nothing here knows TFLite,
-containers or signatures. Every other package may use all of it.
+"""Provide errors, files, digests, the local store and output. Nothing here knows TFLite,
+containers, signatures or this project's own folders. Every other package may use all of it.
 """

@@ -1,4 +1,4 @@
-"""Unpacking archives nobody vouches for, and writing tars that come out the same every time."""
+"""Unpack untrusted archives."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import contextlib
 import errno
 import gzip
 import io
-import itertools
-import lzma
 import os
 import posixpath
+import re
 import shutil
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, BinaryIO, Literal, Protocol, cast
+from typing import IO, Any, BinaryIO, Literal, Protocol, cast
 
 from kiln.core.errors import ArchiveError, StoreError
 from kiln.core.files import aside_of, disk_guard, remove
@@ -31,10 +31,19 @@ MAX_ENTRIES = 100_000
 """More names than any model archive has, few enough to unpack in seconds."""
 
 _CHUNK = 1 << 20
-_MAX_HEADER = 1 << 20  # bytes tarfile may read into memory for one entry's (extended) header
 _BLOCK = tarfile.BLOCKSIZE
+_MAX_HEADER = 128 << 10  # bytes of one tar entry's headers; an honest one has one or two KB
+_MAX_GLOBALS = 1000  # global pax headers; an honest archive has one or two
+_ZIP_NOTE = 256  # bytes of an entry in a zip's directory, on average at most
+_MAX_PATH = 4096  # PATH_MAX of Linux: characters of a name, or of a link's target
+_MAX_DEPTH = 100  # folders below one another
+_MAX_RUN = 255  # digits in a row in a pax header: as many as a file's name can have
 
-_Kind = Literal["file", "folder", "symlink", "hardlink"]
+_TYPE_FIELD = slice(156, 157)  # of a tar header
+_PAX_TYPES = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
+_LONG_NAME_TYPES = {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+
+_Kind = Literal["file", "folder", "link"]
 
 
 def unpack(
@@ -58,13 +67,14 @@ def unpack(
         dest: the folder to make; it must be missing or empty.
         root: a top folder that must be there (it stays: ``dest / root`` exists afterwards).
         max_bytes: unpacked bytes beyond which the archive counts as a bomb.
-        max_entries: number of entries beyond which it does.
+        max_entries: number of files, folders and links beyond which it does.
         refuse_litter: refuse what would be left out, for archives in which every entry counts.
 
     Raises:
         ArchiveError: not an archive of a known kind; truncated or corrupt; too large; ``root``
-            missing; or an entry that leaves the folder, is absolute, appears twice, is a device
-            or pipe, or is encrypted. The message names the entry.
+            missing; or an entry that leaves the folder, is absolute, appears twice (upper and
+            lower case count as the same), has a name that is not portable, is a device, a pipe or
+            a sparse file, or is encrypted. The message names the entry.
         StoreError: ``dest`` is not empty, or the archive cannot be read.
         DiskFullError: no space left.
     """
@@ -74,11 +84,10 @@ def unpack(
     try:
         with disk_guard(dest):
             aside.mkdir(parents=True)
-            tree = _Tree(archive, aside, max_bytes, max_entries, refuse_litter)
-            with _opened(archive) as file:
-                reader = _reader_for(archive, file)
-                reader(archive, file, tree)
-            tree.finish(root)
+            guard = _Guard(archive, aside, max_bytes, max_entries, refuse_litter)
+            with _opened(archive) as file, _corruption(guard):
+                _reader_for(archive, file)(file, guard)
+            guard.finish(root)
             aside.rename(dest)
     except OSError as error:
         remove(aside)
@@ -111,163 +120,179 @@ def _bad(archive: Path, why: str) -> ArchiveError:
     )
 
 
-# -- what is written ----------------------------------------------------------------------------
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 200 else f"{name[:100]}…{name[-100:]}")
+
+
+# -- what may be written ------------------------------------------------------------------------
 
 
 @dataclass
-class _Tree:
-    """The folder being filled; every rule about entries lives here, for tar and zip alike."""
+class _Guard:
+    """The rules for entries, the same for tar and zip; none is written before it was admitted."""
 
     archive: Path
     base: Path
     max_bytes: int
     max_entries: int
-    refuse_litter: bool = False
-    written: int = 0
+    refuse_litter: bool
+    where: str = "at its start"
+    size: int = 0
     entries: int = 0
-    seen: dict[str, _Kind] = field(default_factory=dict)
-    links: list[tuple[str, str]] = field(default_factory=list)
+    kinds: dict[str, _Kind] = field(default_factory=dict)
+    folded: dict[str, str] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
 
-    def refuse(self, name: str, why: str) -> ArchiveError:
-        return _bad(self.archive, f"the entry {name!r} {why}")
+    def refuse(self, raw: str, why: str) -> ArchiveError:
+        return ArchiveError(
+            f"{self.archive.name}: the entry {_shown(raw)} {why}.",
+            "Get the archive again, from the place its publisher names; if it is your own, pack it "
+            "again without that.",
+        )
 
-    def place(self, raw: str) -> str | None:
-        """The entry's relative path, "" for the top itself, None for one to be left out."""
-        self.entries += 1
-        if self.entries > self.max_entries:
-            raise _bad(self.archive, f"more than {self.max_entries:,} entries")
+    def admit(self, raw: str, kind: _Kind, size: int = 0) -> str | None:
+        """Claim an entry's path, and make the folders above it; None for what is to be left out."""
+        self.where = f"in the entry {_shown(raw)}"
+        self.count(raw, size)
         if raw.startswith("/"):
             raise self.refuse(raw, "has an absolute path")
+        if len(raw) > _MAX_PATH:
+            raise self.refuse(raw, f"has a name of more than {_MAX_PATH:,} characters")
         parts = [part for part in raw.split("/") if part not in {"", "."}]
         if ".." in parts:
             raise self.refuse(raw, "leads out of the archive's folder ('..')")
-        if any(not part.isprintable() or "\\" in part for part in parts):
-            raise self.refuse(raw, "has a character in its name that no file should have")
+        for part in parts:
+            if not part.isprintable() or "\\" in part:
+                raise self.refuse(raw, "has a character in its name that no file should have")
+            if not _is_portable(part):
+                raise self.refuse(raw, "has a name that not every system can hold")
+        if len(parts) > _MAX_DEPTH:
+            raise self.refuse(raw, f"lies more than {_MAX_DEPTH} folders deep")
         if any(_is_litter(part) for part in parts):
             if self.refuse_litter:
                 raise self.refuse(raw, "is a file system's note and no part of a release")
+            self._count_entries(1)
+            return None
+        if not parts:
+            if kind != "folder":
+                raise self.refuse(raw, f"is a {kind} without a name")
             return None
         path = "/".join(parts)
-        for depth in range(1, len(parts)):
-            above = "/".join(parts[:depth])
-            kind = self.seen.setdefault(above, "folder")
-            if kind != "folder":
-                raise self.refuse(raw, f"lies below {above!r}, which is not a folder")
+        self._claim(raw, path, kind)
         return path
 
-    def claim(self, raw: str, path: str, kind: _Kind) -> Path:
-        before = self.seen.get(path)
-        if before is not None and not (kind == before == "folder"):
-            raise self.refuse(raw, "appears twice")
-        self.seen[path] = kind
-        target = self.base / path
-        if target != self.base:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        return target
-
-    def folder(self, raw: str) -> None:
-        path = self.place(raw)
-        if path:
-            self.claim(raw, path, "folder").mkdir(exist_ok=True)
-
-    def file(self, raw: str, content: IO[bytes], size: int | None, executable: bool) -> None:
-        path = self.place(raw)
-        if path == "":
-            raise self.refuse(raw, "is a file without a name")
-        with contextlib.ExitStack() as stack:
-            sink: BinaryIO | None = None
-            if path is not None:
-                sink = stack.enter_context(self.claim(raw, path, "file").open("xb"))
-            done = 0
-            while chunk := content.read(_CHUNK):
-                done += len(chunk)
-                self.count(len(chunk), raw)
-                if sink is not None:
-                    sink.write(chunk)
-            if size is not None and done != size:
-                raise self.refuse(raw, f"is cut short ({done:,} of {size:,} bytes)")
-            if sink is not None:
-                os.fchmod(sink.fileno(), 0o755 if executable else 0o644)
-
-    def count(self, size: int, raw: str) -> None:
-        self.written += size
-        if self.written > self.max_bytes:
+    def count(self, raw: str, size: int) -> None:
+        if size < 0:
+            raise self.refuse(raw, f"has an impossible size ({size:,} bytes)")
+        self.size += size
+        if self.size > self.max_bytes:
             raise self.refuse(
                 raw, f"brings the unpacked size above the limit of {self.max_bytes:,} bytes"
             )
 
-    def _link_place(self, raw: str) -> str | None:
-        path = self.place(raw)
-        if path == "":
-            raise self.refuse(raw, "is a link without a name")
-        return path
+    def _count_entries(self, number: int) -> None:
+        self.entries += number
+        if self.entries > self.max_entries:
+            raise _bad(self.archive, f"more than {self.max_entries:,} entries")
+
+    def _claim(self, raw: str, path: str, kind: _Kind) -> None:
+        """Take the path, and those of the folders above it that no entry has named."""
+        before = self.kinds.get(path)
+        if before is not None and not (before == kind == "folder"):
+            raise self.refuse(raw, "appears twice")
+        fresh = []
+        above = path
+        while above and above not in self.kinds:
+            fresh.append(above)
+            above = posixpath.dirname(above)
+        if above and self.kinds[above] != "folder":
+            raise self.refuse(raw, f"lies below {_shown(above)}, which is not a folder")
+        self._count_entries(len(fresh) or 1)
+        for name in fresh:
+            other = self.folded.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+            if other != name:
+                raise self.refuse(raw, f"cannot be told from {_shown(other)} on every system")
+            self.kinds[name] = "folder"
+        self.kinds[path] = kind
+        if len(fresh) > 1:
+            (self.base / path).parent.mkdir(parents=True, exist_ok=True)
+
+    def _inside(self, raw: str, target: str, start: str = "") -> str:
+        """Where a link's target is: inside, or it is refused."""
+        if len(target) > _MAX_PATH:
+            raise self.refuse(raw, "is a link with an impossible target")
+        end = posixpath.normpath(posixpath.join(start, target))
+        out = end == ".." or end.startswith("../")
+        if out or not target or target.startswith("/") or "\0" in target:
+            raise self.refuse(raw, f"is a link to {_shown(target)}, outside the archive")
+        return end
 
     def symlink(self, raw: str, target: str) -> None:
-        path = self._link_place(raw)
-        if path is None:
-            return
-        if not target or target.startswith("/") or "\0" in target:
-            raise self.refuse(raw, f"is a link to {target!r}, outside the archive")
-        ends = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-        if ends == ".." or ends.startswith("../"):
-            raise self.refuse(raw, f"is a link to {target!r}, outside the archive")
-        self.claim(raw, path, "symlink")
-        # Made at the very end: as long as there are no links, nothing can be written through one.
-        self.links.append((raw, target))
+        path = self.admit(raw, "link")
+        if path is not None:
+            self._inside(raw, target, posixpath.dirname(path))
+            # Made at the very end: while there are no links, nothing can be written through one.
+            # tarfile's own filter is not enough, it was led astray by chains of links (fixed in
+            # Python 3.10.18, 3.11.13, 3.12.11 and 3.13.4).
+            self.links[path] = target
 
     def hardlink(self, raw: str, target: str) -> None:
-        path = self._link_place(raw)
+        path = self.admit(raw, "file")
         if path is None:
             return
-        source = posixpath.normpath(target)
-        if target.startswith("/") or source == ".." or source.startswith("../"):
-            raise self.refuse(raw, f"is a link to {target!r}, outside the archive")
-        if self.seen.get(source) not in {"file", "hardlink"}:
-            raise self.refuse(raw, f"is a link to {target!r}, which is no earlier file")
-        size = (self.base / source).stat().st_size
-        self.count(size, raw)
+        source = self._inside(raw, target)
+        if source == path or self.kinds.get(source) != "file":
+            raise self.refuse(raw, f"is a link to {_shown(target)}, which is no earlier file")
+        self.count(raw, (self.base / source).stat().st_size)
         # A copy: one inode under two names surprises whoever changes one of them.
-        place = self.claim(raw, path, "hardlink")
-        with place.open("xb") as sink, (self.base / source).open("rb") as content:
-            shutil.copyfileobj(content, sink, _CHUNK)
-            os.fchmod(sink.fileno(), (self.base / source).stat().st_mode & 0o777)
+        shutil.copy(self.base / source, self.base / path)
 
     def finish(self, root: str | None) -> None:
         """Make the links, check where they really end, and look for ``root``."""
-        if not self.seen:
+        if not self.kinds:
             raise _bad(self.archive, "the archive holds nothing")
-        places = []
-        for raw, target in self.links:
-            place = self.base / "/".join(p for p in raw.split("/") if p not in {"", "."})
-            place.symlink_to(target)
-            places.append((raw, target, place))
-        base = os.path.realpath(self.base)
-        for raw, target, place in places:
+        for path, target in self.links.items():
+            (self.base / path).symlink_to(target)
+        base = self.base.resolve()
+        for path, target in self.links.items():
             # A link through another link can end elsewhere than its text suggests.
             try:
-                end = os.path.realpath(place, strict=True)
+                end = Path(os.path.realpath(self.base / path, strict=True))
             except OSError:
-                raise self.refuse(raw, f"is a link to {target!r}, which is not there") from None
-            if end != base and not end.startswith(base + os.sep):
-                raise self.refuse(raw, f"is a link to {target!r}, outside the archive")
-        if root is not None and self.seen.get(root) != "folder":
-            tops = sorted({path.split("/")[0] for path in self.seen})
+                why = f"is a link to {_shown(target)}, which is not there"
+                raise self.refuse(path, why) from None
+            if not end.is_relative_to(base):
+                raise self.refuse(path, f"is a link to {_shown(target)}, outside the archive")
+        if root is not None and self.kinds.get(root) != "folder":
+            tops = sorted({path.partition("/")[0] for path in self.kinds})
             shown = ", ".join(map(repr, tops[:8])) + (", …" if len(tops) > 8 else "")
             raise ArchiveError(
                 f"{self.archive.name}: no top folder {root!r}; found {shown}.",
                 "This is another archive than expected, or the recipe names the wrong folder.",
             )
-        for path in (self.base, *(self.base / p for p, k in self.seen.items() if k == "folder")):
-            path.chmod(0o755)
+        folders = [path for path, kind in self.kinds.items() if kind == "folder"]
+        for path in ("", *folders):
+            (self.base / path).chmod(0o755)
 
 
 def _is_litter(part: str) -> bool:
     return part.startswith(("._", "PaxHeaders.")) or part in {"PaxHeaders", "__MACOSX"}
 
 
+_DEVICES = {"con", "prn", "aux", "nul"}.union(
+    f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)
+)
+
+
+def _is_portable(part: str) -> bool:
+    """Whether Windows, and what is shared with it, can hold a file of that name."""
+    stem = part.partition(".")[0].rstrip(" ").casefold()
+    return not set(part) & set('<>:"|?*') and part[-1] not in " ." and stem not in _DEVICES
+
+
 # -- what is read -------------------------------------------------------------------------------
 
-_Reader = Callable[[Path, BinaryIO, _Tree], None]
+_Reader = Callable[[BinaryIO, _Guard], None]
 
 
 def _reader_for(archive: Path, file: BinaryIO) -> _Reader:
@@ -296,52 +321,11 @@ def _reader_for(archive: Path, file: BinaryIO) -> _Reader:
 
 def _is_old_tar(head: bytes) -> bool:
     """Whether a block is a tar header from before ``ustar``: its checksum holds."""
-    if len(head) < _BLOCK or not any(head):
-        return False
     try:
-        stored = int(head[148:156].strip(b" \0"), 8)
-    except ValueError:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
         return False
-    return stored == sum(head[:148]) + 8 * ord(" ") + sum(head[156:_BLOCK])
-
-
-def _read_tar_gz(archive: Path, file: BinaryIO, tree: _Tree) -> None:
-    with gzip.GzipFile(fileobj=file, mode="rb") as unzipped:
-        _read_tar(archive, unzipped, tree)
-
-
-class _Readable(Protocol):
-    def read(self, size: int = ..., /) -> bytes: ...
-
-
-class _Metered:
-    """What tarfile reads from: counts, limits, and remembers the last bytes it gave out."""
-
-    def __init__(self, source: _Readable, tree: _Tree) -> None:
-        self._source = source
-        self._tree = tree
-        self._tail = b""
-        self.total = 0
-        self.header_limit: int | None = None
-        # Entries cost a header and padding beside their content.
-        self._limit = tree.max_bytes + tree.max_entries * 4 * _BLOCK
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._source.read(size)
-        self.total += len(data)
-        self._tail = (self._tail + data)[-4 * tarfile.RECORDSIZE :]
-        if self.total > self._limit:
-            raise _bad(
-                self._tree.archive,
-                f"it unpacks to more than the limit of {self._tree.max_bytes:,} bytes",
-            )
-        if self.header_limit is not None and self.total > self.header_limit:
-            raise _bad(self._tree.archive, "an entry's header is unreasonably long")
-        return data
-
-    def block_at(self, offset: int) -> bytes:
-        start = offset - (self.total - len(self._tail))
-        return self._tail[start : start + _BLOCK] if start >= 0 else b""
+    return True
 
 
 _CORRUPT = (
@@ -349,7 +333,6 @@ _CORRUPT = (
     zipfile.BadZipFile,
     EOFError,
     zlib.error,
-    lzma.LZMAError,
     gzip.BadGzipFile,
     struct.error,
     ValueError,
@@ -363,7 +346,7 @@ _IMPOSSIBLE_PLACE = {errno.EINVAL, errno.EOVERFLOW}
 
 
 @contextlib.contextmanager
-def _corruption(archive: Path, where: str) -> Iterator[None]:
+def _corruption(guard: _Guard) -> Iterator[None]:
     """Turn whatever a parser throws at a bad archive into one message."""
     try:
         yield
@@ -374,174 +357,197 @@ def _corruption(archive: Path, where: str) -> Iterator[None]:
         cut = isinstance(error, EOFError) or "unexpected end" in str(error)
         said = "it names an impossible place" if odd_place else error or type(error).__name__
         why = "it is truncated" if cut else f"it is corrupt ({said})"
-        raise _bad(archive, f"{why}, {where}") from error
+        raise _bad(guard.archive, f"{why}, {guard.where}") from error
 
 
-def _read_tar(archive: Path, file: _Readable, tree: _Tree) -> None:
-    source = _Metered(file, tree)
-    last = ""
-    with _corruption(archive, "at its start"):
-        source.header_limit = _MAX_HEADER
-        # Never closed: it owns nothing, and the file is ours.
-        tar = tarfile.open(  # noqa: SIM115
-            fileobj=cast(IO[bytes], source), mode="r|", errorlevel=2
-        )
-    while True:
-        with _corruption(archive, f"after the entry {last!r}" if last else "at its start"):
-            source.header_limit = source.total + _MAX_HEADER
-            member = tar.next()
-            source.header_limit = None
-        if member is None:
-            break
-        last = member.name
-        with _corruption(archive, f"in the entry {last!r}"):
-            _take_tar_member(tar, member, tree)
-    # tarfile stops without a word at a damaged header or a missing end: look for the zero block
-    # that ends a tar, then read on to the end, where gzip keeps its checksum.
-    ending = source.block_at(tar.offset)
-    with _corruption(archive, f"after the entry {last!r}"):
-        while source.read(_CHUNK):
-            pass
-    if len(ending) < _BLOCK:
-        raise _bad(archive, f"it is truncated, after the entry {last!r}")
-    if any(ending):
-        raise _bad(archive, f"it is corrupt (not a header), after the entry {last!r}")
+def _read_tar_gz(file: BinaryIO, guard: _Guard) -> None:
+    with gzip.GzipFile(fileobj=file, mode="rb") as unzipped:
+        _read_tar(unzipped, guard)
 
 
-def _take_tar_member(tar: tarfile.TarFile, member: tarfile.TarInfo, tree: _Tree) -> None:
-    if member.isdir():
-        tree.folder(member.name)
-    elif member.isreg():
-        if member.size > tree.max_bytes:
-            tree.count(member.size, member.name)
-        content = tar.extractfile(member)
-        if content is None:
-            raise tree.refuse(member.name, "cannot be read")
-        with content:
-            tree.file(member.name, content, member.size, bool(member.mode & stat.S_IXUSR))
-    elif member.issym():
-        tree.symlink(member.name, member.linkname)
-    elif member.islnk():
-        tree.hardlink(member.name, member.linkname)
-    elif member.isdev():
-        what = "a named pipe" if member.isfifo() else "a device"
-        raise tree.refuse(member.name, f"is {what}")
-    else:
-        raise tree.refuse(member.name, f"is of an unknown type ({member.type!r})")
+class _Readable(Protocol):
+    def read(self, size: int = ..., /) -> bytes: ...
 
 
-def _read_zip(archive: Path, file: BinaryIO, tree: _Tree) -> None:
-    with _corruption(archive, "at its end"):
-        bag = zipfile.ZipFile(file)
-    for info in bag.infolist():
-        if info.flag_bits & 0x1:
-            raise tree.refuse(info.filename, "is encrypted")
-        mode = info.external_attr >> 16
-        kind = stat.S_IFMT(mode)
-        with _corruption(archive, f"in the entry {info.filename!r}"):
-            if info.is_dir():
-                tree.folder(info.filename)
-            elif kind == stat.S_IFLNK:
-                if info.file_size > 4096:  # PATH_MAX
-                    raise tree.refuse(info.filename, "is a link with an impossible target")
-                tree.symlink(info.filename, os.fsdecode(bag.read(info)))
-            elif kind not in {0, stat.S_IFREG}:
-                raise tree.refuse(info.filename, "is neither a file nor a folder")
-            else:
-                with bag.open(info) as content:
-                    tree.file(info.filename, content, info.file_size, bool(mode & stat.S_IXUSR))
+class _TarStream:
+    """What tarfile reads from: forward only, and nothing that takes it long or fills the memory.
 
-
-# -- writing ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TarEntry:
-    """One entry for :func:`deterministic_tar`.
-
-    Args:
-        name: relative posix path in the archive.
-        source: a file's path or bytes; None makes a folder.
-        executable: mode 0755 instead of 0644 (folders are always 0755).
-        link: when not None, a symbolic link with this target (``source`` must be None).
+    tarfile reads an entry's headers whole, in a time that grew with the square of their length
+    until Python 3.12.6 (CVE-2024-6232).
     """
 
-    name: str
-    source: Path | bytes | None = None
-    executable: bool = False
-    link: str | None = None
+    def __init__(self, file: _Readable, guard: _Guard) -> None:
+        self._file = file
+        self._guard = guard
+        self._at = 0
+        self._header_type = b""
+        self.header_end: int | None = _MAX_HEADER
+        """While headers are read: where they have to end."""
+        # An entry costs a header and padding beside its content.
+        self._spare = _MAX_HEADER + guard.max_entries * 4 * _BLOCK
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, place: int, whence: int = 0, /) -> None:
+        if place < self._at or whence:
+            raise tarfile.StreamError("an entry lies before its header")
+        while self._at < place and self._take(min(_CHUNK, place - self._at)):
+            pass
+
+    def read(self, size: int, /) -> bytes:
+        if self.header_end is None:
+            return self._take(size)
+        if self._at + size > self.header_end:
+            raise _bad(self._guard.archive, "an entry's header is unreasonably long")
+        data = self._take(size)
+        if self._header_type in _PAX_TYPES:
+            _check_records(data)
+        # What follows a header of these types is its content, anything else is a header.
+        followed = self._header_type in _PAX_TYPES | _LONG_NAME_TYPES
+        self._header_type = b"" if followed else data[_TYPE_FIELD]
+        return data
+
+    def _take(self, size: int) -> bytes:
+        if size < 0:  # a header says so; read() would take it for everything
+            raise tarfile.ReadError("an impossible size")
+        data = self._file.read(size)
+        self._at += len(data)
+        if self._at > self._guard.size + self._spare:
+            raise _bad(
+                self._guard.archive,
+                f"it unpacks to more than the limit of {self._guard.max_bytes:,} bytes",
+            )
+        return data
 
 
-def deterministic_tar(
-    out: IO[bytes], source: Path | Iterable[TarEntry], *, mtime: int, prefix: str = ""
-) -> None:
-    """Write an uncompressed tar whose bytes depend on names, contents and executable bits only.
-
-    GNU format, entries sorted by name, uid and gid 0 without names, modes 0644/0755 (links
-    0777), one mtime for all. The bytes are equal from Python 3.9 to 3.13.
-
-    Args:
-        out: where to write, strictly forward (a socket will do).
-        source: a folder (taken without the folder itself; links stay links), or entries.
-        mtime: seconds since the epoch for every entry.
-        prefix: put before every name, for instance ``"stages/"``.
+def _check_records(data: bytes) -> None:
+    """Check that a pax header is a list of records that each state their length.
 
     Raises:
-        ArchiveError: two entries with one name, or something in the folder that is neither
-            file, folder nor link, or a file that changes its size while it is read.
-        OSError: a file cannot be read, or ``out`` cannot be written.
+        ReadError: it is not; tarfile would take long to find that out.
     """
-    entries = _folder_entries(source, "") if isinstance(source, Path) else list(source)
-    entries.sort(key=lambda entry: entry.name)
-    for one, other in itertools.pairwise(entries):
-        if one.name == other.name:
-            raise ArchiveError(f"Two entries are named {one.name!r}.", "Rename one.")
-    with tarfile.open(fileobj=out, mode="w|", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
-        for entry in entries:
-            _add(tar, entry, prefix + entry.name, mtime)
+    at = 0
+    while at < len(data) and data[at]:
+        digits, space, _ = data[at : at + 20].partition(b" ")
+        if not space or not digits.isdigit():
+            raise tarfile.ReadError("a record without a length")
+        end = at + int(digits)
+        if b"=" not in data[at:end] or data[end - 1 : end] != b"\n":
+            raise tarfile.ReadError("a record of another length than it says")
+        at = end
+    if any(len(run) > _MAX_RUN for run in re.findall(rb"[0-9]+", data)):
+        raise tarfile.ReadError("a number without end")
 
 
-def _add(tar: tarfile.TarFile, entry: TarEntry, name: str, mtime: int) -> None:
-    info = tarfile.TarInfo(name)
-    info.mtime = mtime
-    if entry.link is not None:
-        info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
-        tar.addfile(info)
-        return
-    if entry.source is None:
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
-        tar.addfile(info)
-        return
-    info.mode = 0o755 if entry.executable else 0o644
-    if isinstance(entry.source, bytes):
-        info.size = len(entry.source)
-        tar.addfile(info, io.BytesIO(entry.source))
-        return
-    with entry.source.open("rb") as file:
-        info.size = os.fstat(file.fileno()).st_size
+class _Header(tarfile.TarInfo):
+    """A tar header that is whole: tarfile takes a damaged one for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        if len(buf) < _BLOCK:
+            raise EOFError
         try:
-            tar.addfile(info, file)
-        except OSError as error:
-            if error.errno is None:  # tarfile's own "unexpected end of data"
-                raise ArchiveError(
-                    f"{entry.source} changed while it was read.", "Run again."
-                ) from error
-            raise
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if not any(buf):
+                raise  # the end
+            raise tarfile.ReadError(f"not a header: {error}") from error
 
 
-def _folder_entries(folder: Path, prefix: str) -> list[TarEntry]:
-    found: list[TarEntry] = []
-    with os.scandir(folder) as scan:
-        for item in scan:
-            name, path = f"{prefix}{item.name}", Path(item.path)
-            mode = item.stat(follow_symlinks=False).st_mode
-            if stat.S_ISLNK(mode):
-                found.append(TarEntry(name, link=str(path.readlink())))
-            elif stat.S_ISDIR(mode):
-                found.append(TarEntry(name))
-                found += _folder_entries(path, f"{name}/")
-            elif stat.S_ISREG(mode):
-                found.append(TarEntry(name, path, executable=bool(mode & stat.S_IXUSR)))
-            else:
-                raise ArchiveError(f"{path} is neither file, folder nor link.", "Remove it.")
-    return found
+def _read_tar(file: _Readable, guard: _Guard) -> None:
+    stream = _TarStream(file, guard)
+    tar = tarfile.TarFile(fileobj=cast(IO[bytes], stream), tarinfo=_Header, errorlevel=2)
+    # A second look at every entry. Pythons before 3.10.12 and 3.11.4 (Debian 12's is one) have no
+    # filter; what the guard admits is safe without.
+    tar.extraction_filter = getattr(tarfile, "data_filter", None)
+    while (member := tar.next()) is not None:
+        cast(Any, tar).members.clear()  # tarfile would keep all headers that it has read
+        if len(tar.pax_headers) > _MAX_GLOBALS:
+            raise _bad(guard.archive, f"more than {_MAX_GLOBALS:,} global headers")
+        stream.header_end = None
+        name = member.name
+        _extract(tar, member, guard)
+        guard.where = f"after the entry {_shown(name)}"
+        stream.header_end = tar.offset + _MAX_HEADER
+    stream.header_end = None
+    while stream.read(_CHUNK):
+        pass  # up to the end, where gzip keeps its checksum
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, guard: _Guard) -> None:
+    name = member.name
+    if member.issym():
+        guard.symlink(name, member.linkname)
+    elif member.islnk():
+        guard.hardlink(name, member.linkname)
+    elif member.issparse():
+        raise guard.refuse(name, "is a sparse file")
+    elif member.isfifo():
+        raise guard.refuse(name, "is a named pipe")
+    elif member.isdev():
+        raise guard.refuse(name, "is a device")
+    elif member.isdir() or member.isreg():
+        size = member.size if member.isreg() else 0
+        path = guard.admit(name, "file" if member.isreg() else "folder", size)
+        if path is not None:
+            member.name = path
+            tar.extract(member, guard.base, set_attrs=False)
+            if member.isreg():
+                _set_mode(guard.base / path, member.mode)
+    else:
+        raise guard.refuse(name, f"is of an unknown type ({member.type!r})")
+
+
+class _ZipFileReader(io.BufferedReader):
+    """A zip file of whose directory no more is read at once than the permitted entries need."""
+
+    most = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.most:
+            raise zipfile.BadZipFile("its directory is unreasonably long")
+        return super().read(size)
+
+
+def _read_zip(file: BinaryIO, guard: _Guard) -> None:
+    with _ZipFileReader(io.FileIO(file.fileno(), closefd=False)) as bounded:
+        bounded.most = _CHUNK + guard.max_entries * _ZIP_NOTE
+        guard.where = "at its end"
+        with zipfile.ZipFile(bounded) as bag:
+            for info in bag.infolist():
+                _extract_from_zip(bag, info, guard)
+
+
+def _extract_from_zip(bag: zipfile.ZipFile, info: zipfile.ZipInfo, guard: _Guard) -> None:
+    name = info.orig_filename  # zipfile cuts the other one at a zero
+    mode = info.external_attr >> 16
+    kind = stat.S_IFMT(mode)
+    if info.flag_bits & 0x1:
+        raise guard.refuse(name, "is encrypted")
+    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        # zipfile unpacks other methods without bound: a few KB fill the memory.
+        raise guard.refuse(name, "is packed by another method than deflate")
+    if info.is_dir():
+        path = guard.admit(name, "folder")
+        if path is not None:
+            (guard.base / path).mkdir(exist_ok=True)
+    elif kind == stat.S_IFLNK:
+        if info.file_size > _MAX_PATH:
+            raise guard.refuse(name, "is a link with an impossible target")
+        guard.symlink(name, os.fsdecode(bag.read(info)))
+    elif kind not in {0, stat.S_IFREG}:
+        raise guard.refuse(name, "is neither a file nor a folder")
+    else:
+        path = guard.admit(name, "file", info.file_size)
+        if path is not None:
+            place = guard.base / path
+            with bag.open(info) as content, place.open("xb") as sink:
+                shutil.copyfileobj(content, sink, _CHUNK)
+                if sink.tell() != info.file_size:
+                    raise guard.refuse(name, f"is cut short (of {info.file_size:,} bytes)")
+            _set_mode(place, mode)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    path.chmod(0o755 if mode & stat.S_IXUSR else 0o644)

@@ -198,6 +198,15 @@ class CancelledError(KilnError):
     exit_code, kind = 130, "interrupted"
 
 
+class OutputClosedError(KilnError):
+    """Whoever read the output has gone, as `head` does, and the rest of it is lost."""
+
+    # What a shell reports of a program that SIGPIPE ended, 128 + 13. Not 0, which promises that
+    # all went well: of `kiln diff` that two files are the same, of `kiln verify --json` that every
+    # event was delivered. Not 1, with which `kiln diff` says that they differ.
+    exit_code, kind = 141, "output-closed"
+
+
 def error_for_kind(kind: str) -> type[KilnError]:
     """Return the class whose :attr:`~KilnError.kind` is ``kind`` (stages report failures by kind).
 

@@ -90,13 +90,10 @@ def system_guard() -> Iterator[None]:
     """Convert the operating system errors that no other code has handled.
 
     Raises:
-        SystemRefusedError, DiskFullError: the body raised an OSError. A broken pipe passes
-            unchanged: a reader that stops reading is not a failure.
+        SystemRefusedError, DiskFullError: the body raised an OSError.
     """
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise _system_error(error) from error
 

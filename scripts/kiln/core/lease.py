@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 FOREIGN_AGE = 24 * 3600.0
-"""Seconds after which an untouched thing of an unknown owner (another container, before the last
+"""Seconds after which an untouched thing of an unknown owner (another namespace, before the last
 boot) counts as abandoned; far longer than any stage may run."""
 
 _TAGGED = re.compile(r"(?:^|\.)(\d+)-(\d+)-([0-9a-f]{8})\.[0-9a-f]{8}(?:\.[a-z]+)?$")

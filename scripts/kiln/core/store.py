@@ -128,8 +128,7 @@ class Store:
         self.downloads = self.root / "downloads"
         self.tmp = self.root / "tmp"
         with disk_guard(self.root), self._usable():
-            # The folder's permissions protect everything below it. (An engine mounts what stages
-            # need by itself; stages need no access.)
+            # The folder's permissions protect everything below it.
             make_private(self.root)
             for folder in (
                 self._blobs,
@@ -534,7 +533,7 @@ class Store:
         with self._usable():
             for path in list(self.tmp.iterdir()):
                 if is_abandoned(path):
-                    # A killed driver's container may still write there: remove it later.
+                    # A process that a killed driver started may still write there: remove it later.
                     with contextlib.suppress(StoreError):
                         remove(path)
                         removed += 1

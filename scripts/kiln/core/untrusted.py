@@ -6,11 +6,13 @@ size is checked before anything is read, and returned values are plain, shallow 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import stat
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +25,7 @@ _toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli"
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
 
-#: TOML is written by people: the longest line of ours is an image's configuration in a lock, some
+#: TOML is written by people: the longest line of ours is a configuration in a lock, some
 #: 600 characters. Parsing a dotted key costs the square of its parts (14 s for 1 MiB of the worst).
 MAX_TOML_BYTES = 256 << 10
 MAX_TOML_LINE = 4 << 10
@@ -97,15 +99,9 @@ def parse_json(data: bytes | str, *, size: int = MAX_BYTES, depth: int = MAX_DEP
         MalformedError: it is larger or nests deeper than allowed, is not JSON, names a key twice,
             or holds something that JSON cannot express (NaN, half of a surrogate pair).
     """
-    try:
+    with _parsing("JSON", depth):
         text = _text(data, size)
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except MalformedError:
-        raise
-    except RecursionError:
-        raise MalformedError(f"nests deeper than {depth} levels") from None
-    except ValueError as error:
-        raise MalformedError(f"is not JSON ({error})") from None
     _check_plain(value, depth)
     return value
 
@@ -128,18 +124,25 @@ def parse_toml(
     Raises:
         MalformedError: it is larger, or has longer lines, than allowed; or it is not TOML.
     """
-    try:
+    with _parsing("TOML", MAX_DEPTH):
         text = _text(data, size)
         _check_lines(text, line)
         table: dict[str, Any] = _toml.loads(text)
+    _check_plain(table, MAX_DEPTH)
+    return table
+
+
+@contextlib.contextmanager
+def _parsing(language: str, depth: int) -> Iterator[None]:
+    """Turn whatever a parser raises into one error."""
+    try:
+        yield
     except MalformedError:
         raise
     except RecursionError:
-        raise MalformedError(f"nests deeper than {MAX_DEPTH} levels") from None
+        raise MalformedError(f"nests deeper than {depth} levels") from None
     except ValueError as error:
-        raise MalformedError(f"is not valid TOML: {error}") from None
-    _check_plain(table, MAX_DEPTH)
-    return table
+        raise MalformedError(f"is not valid {language}: {error}") from None
 
 
 def _check_lines(text: str, longest: int) -> None:

@@ -122,7 +122,7 @@ class Images:
             if not self.may_build:
                 raise ImageMismatchError(
                     f"The engine does not hold the image {name!r}, and its definitions are not "
-                    "this checkout's, so it is not built from them.",
+                    "this kiln's own, so it is not built from them.",
                     "Load its archive with `kiln images load`, or set KILN_IMAGE_REGISTRY.",
                 )
             with self.store.lock(f"image-{name}"):

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import ImageMismatchError
 from kiln.core.files import write_atomic
 from kiln.core.untrusted import MalformedError, parse_json_object, parse_toml, read_file
 from kiln.images.definition import IMAGE_NAME, recipe_digest
 from kiln.images.seal import FileFact, Sealed, pack_contents, read_contents
+from kiln.project import bounds
 
 LOCK_FILE = "images.lock"
 

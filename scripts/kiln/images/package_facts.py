@@ -8,6 +8,8 @@ licence in a form a program can read has none here.
 from __future__ import annotations
 
 import email.utils
+import io
+import logging
 import re
 import tarfile
 import zipfile
@@ -15,9 +17,12 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from debian.copyright import Copyright, NotMachineReadableError
+from debian.deb822 import Packages
 from debian.debfile import DebFile
-from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from license_expression import get_spdx_licensing
 from packaging.metadata import RawMetadata, parse_email
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -40,16 +45,13 @@ _MARKERS = {
     "python_version": "3.9",
     "sys_platform": "linux",
 }
-# Short names of machine-readable copyright files (DEP-5) that SPDX spells otherwise.
-_SPDX = {
-    "Artistic": "Artistic-1.0-Perl",
-    "Artistic-2": "Artistic-2.0",
-    "BSD-2-clause": "BSD-2-Clause",
-    "BSD-3-clause": "BSD-3-Clause",
-    "BSD-4-clause": "BSD-4-Clause",
-    "Expat": "MIT",
-}
-_GNU = re.compile(r"(A?GPL|LGPL|GFDL)-([123](?:\.\d)?)(\+?)")
+# An old spelling of a format's address is nothing that a user could mend.
+logging.getLogger("debian.copyright").setLevel(logging.ERROR)
+
+_SPDX = get_spdx_licensing()
+# What machine-readable copyright files (DEP-5) call licences that SPDX knows by another name.
+_DEBIAN_NAMES = {"Artistic": "Artistic-1.0-Perl", "Artistic-2": "Artistic-2.0", "Expat": "MIT"}
+_WORD = re.compile(r"\S+")
 _COMMON = re.compile(r"/usr/share/common-licenses/([A-Za-z]+(?:-\d+(?:\.\d+)?)?)\b")
 
 
@@ -78,9 +80,12 @@ def spdx(text: str) -> str | None:
     ('Apache-2.0', None)
     """
     try:
-        return canonicalize_license_expression(text)
-    except InvalidLicenseExpression:
+        expression = _SPDX.parse(text, validate=True, strict=True)
+    except Exception:  # more kinds than the parser's own: "( and MIT" fails an assertion in it
         return None
+    # The library also knows names that a scanner of licences made up.
+    made_up = expression is None or "LicenseRef-" in str(expression)
+    return None if made_up else str(expression)
 
 
 # -- Debian -------------------------------------------------------------------------------------
@@ -95,7 +100,7 @@ def debian_facts(path: Path) -> PackageFacts:
     try:
         with path.open("rb") as stream:
             package = DebFile(fileobj=stream)
-            control = package.debcontrol()
+            control = Packages(package.debcontrol())
             name = str(control["Package"])
             text, other = _copyright(package.data.tgz(), name)
     except UNREADABLE as error:
@@ -103,12 +108,11 @@ def debian_facts(path: Path) -> PackageFacts:
             f"{path.name} is not a readable Debian package ({error}).",
             "Remove it from the store with `kiln clean --store` and fetch it again.",
         ) from error
-    needs = f"{control.get('Pre-Depends', '')},{control.get('Depends', '')}"
     return PackageFacts(
         licences=licences_of(text),
         maker=email.utils.parseaddr(str(control.get("Maintainer", "")))[0] or None,
-        requires=_names(needs),
-        provides=_names(str(control.get("Provides", ""))),
+        requires=_names(control, "pre-depends", "depends"),
+        provides=_names(control, "provides"),
         shares_licence_of=other,
     )
 
@@ -126,9 +130,9 @@ def _copyright(data: tarfile.TarFile, name: str) -> tuple[str, str | None]:
     return "", None
 
 
-def _names(relations: str) -> tuple[str, ...]:
-    words = (re.match(r"\s*([a-z0-9][a-z0-9+.-]*)", part) for part in re.split(r"[,|]", relations))
-    return tuple(sorted({match[1] for match in words if match}))
+def _names(control: Packages, *fields: str) -> tuple[str, ...]:
+    choices = (choice for field in fields for choice in control.relations[field] or ())
+    return tuple(sorted({package["name"] for choice in choices for package in choice}))
 
 
 def licences_of(text: str) -> tuple[str, ...]:
@@ -143,26 +147,18 @@ def licences_of(text: str) -> tuple[str, ...]:
     >>> licences_of("See /usr/share/common-licenses/GPL-3.")
     ('GPL-3',)
     """
-    if re.match(r"\s*Format(-Specification)?:", text):
-        found = re.findall(r"^License:[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE)
-        return tuple(sorted({_debian_licence(name) for name in found}))
-    return tuple(sorted(set(_COMMON.findall(text))))
+    try:
+        # Their fields are made at run time, out of any type's sight.
+        paragraphs: list[Any] = list(Copyright(io.StringIO(text), strict=False))
+        found = {item.license.synopsis for item in paragraphs if item.license}
+    except (NotMachineReadableError, ValueError):
+        return tuple(sorted(set(_COMMON.findall(text))))
+    return tuple(sorted({spdx(_WORD.sub(_spdx_name, name)) or name for name in found if name}))
 
 
-def _debian_licence(name: str) -> str:
-    words = re.split(r" (and|or) ", name)
-    spelled = [word.upper() if word in {"and", "or"} else _as_spdx(word) for word in words]
-    if len(words) > 1:
-        return spdx(" ".join(spelled)) or name
-    return spdx(spelled[0]) or name
-
-
-def _as_spdx(name: str) -> str:
-    if match := _GNU.fullmatch(name):
-        family, version, later = match.groups()
-        version = version if "." in version else f"{version}.0"
-        return f"{family}-{version}-{'or-later' if later else 'only'}"
-    return _SPDX.get(name, name)
+def _spdx_name(word: re.Match[str]) -> str:
+    """SPDX's name for Debian's; of the GNU licences Debian leaves the ``.0`` of a version out."""
+    return _DEBIAN_NAMES.get(word[0]) or re.sub(r"(GPL-\d)(?=\+?$)", r"\1.0", word[0])
 
 
 # -- Python -------------------------------------------------------------------------------------

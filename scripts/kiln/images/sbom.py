@@ -1,25 +1,33 @@
-"""What is in a sealed image, as a CycloneDX 1.6 document beside its lock.
+"""Write what is in a sealed image as a CycloneDX 1.6 document beside its lock.
 
 It names every package of the image's locks and of those it starts from, with version, file digest,
-licences and requirements. It is a function of the locks and the packages, without time or chance:
-the serial number follows from the image's identity, and the only time is that of everything in the
-image.
+licences and requirements. The document is a function of the locks and the packages: its serial
+number follows from the image's identity, and its time is the one that everything in the image has.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
+from cyclonedx.model import HashAlgorithm, HashType, Property
+from cyclonedx.model.bom import Bom, BomMetaData
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.contact import OrganizationalEntity
+from cyclonedx.model.license import DisjunctiveLicense, License, LicenseExpression
+from cyclonedx.model.lifecycle import LifecyclePhase, PredefinedLifecycle
+from cyclonedx.model.tool import ToolRepository
+from cyclonedx.output.json import JsonV1Dot6
+from cyclonedx.spdx import is_supported_id
+from packageurl import PackageURL
 from packaging.utils import canonicalize_name
 
-from kiln.core import bounds
 from kiln.core.errors import ImageMismatchError
 from kiln.core.store import Store
 from kiln.core.untrusted import parse_json, read_file
@@ -27,6 +35,7 @@ from kiln.images import definition
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_image
 from kiln.images.package_facts import PackageFacts, debian_facts, python_facts, spdx
+from kiln.project import bounds
 from kiln.sources import debian, pypi
 
 if TYPE_CHECKING:
@@ -35,42 +44,27 @@ if TYPE_CHECKING:
 SBOM_FILE = "sbom.cdx.json"
 
 
-@dataclass
-class _Package:
-    """One component; ``requires`` are references of others."""
-
-    name: str
-    version: str
-    sha256: str
-    file: str
-    facts: PackageFacts
-    requires: set[str] = field(default_factory=set)
-
-
 def sbom_path(docker_dir: Path, image: str) -> Path:
     """Where the document of an image is kept."""
     return docker_dir / image / SBOM_FILE
 
 
-def debian_purl(name: str, version: str, arch: str) -> str:
+def debian_purl(name: str, version: str, arch: str) -> PackageURL:
     """The package URL of a Debian package.
 
-    >>> debian_purl("libstdc++6", "1:10.2.1-6", "amd64")
+    >>> str(debian_purl("libstdc++6", "1:10.2.1-6", "amd64"))
     'pkg:deb/debian/libstdc%2B%2B6@1:10.2.1-6?arch=amd64&distro=bullseye'
     """
-    return (
-        f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe=':')}"
-        f"?arch={arch}&distro=bullseye"
-    )
+    return PackageURL("deb", "debian", name, version, {"arch": arch, "distro": "bullseye"})
 
 
-def python_purl(name: str, version: str) -> str:
+def python_purl(name: str, version: str) -> PackageURL:
     """The package URL of a Python package.
 
-    >>> python_purl("Keras_Applications", "1.0.8")
+    >>> str(python_purl("Keras_Applications", "1.0.8"))
     'pkg:pypi/keras-applications@1.0.8'
     """
-    return f"pkg:pypi/{canonicalize_name(name)}@{quote(version, safe='')}"
+    return PackageURL("pypi", None, canonicalize_name(name), version)
 
 
 def make_sbom(
@@ -84,12 +78,18 @@ def make_sbom(
         ArchiveError: a package cannot be read.
     """
     locked = locked_image(docker_dir, image)
-    found: dict[str, _Package] = {}
+    components: dict[str, Component] = {}
+    requires: dict[str, set[str]] = defaultdict(set)
     for item in _lineage(docker_dir, image):
         definition.fetch(item, store, on_progress=on_progress)
-        for purl, package in _packages(item, store):
-            found.setdefault(purl, package).requires.update(package.requires)
-    document = _document(docker_dir, locked, dict(sorted(found.items())))
+        for purl, sha256, file, facts, others in _packages(item, store):
+            components.setdefault(str(purl), _component(purl, sha256, file, facts))
+            requires[str(purl)] |= others
+    bom = _document(docker_dir, locked, components.values())
+    for ref, others in requires.items():
+        bom.register_dependency(components[ref], [components[other] for other in others])
+    # In one spelling, whatever order the library's versions write the fields in.
+    document = parse_json(JsonV1Dot6(bom).output_as_string())
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
@@ -100,114 +100,102 @@ def _lineage(docker_dir: Path, image: str) -> Iterator[Definition]:
     yield item
 
 
-def _packages(item: Definition, store: Store) -> Iterator[tuple[str, _Package]]:
+# What a lock pins (package URL, SHA-256, file name), what the package says, and what it requires.
+_Package = tuple[PackageURL, str, str, PackageFacts, set[str]]
+
+
+def _packages(item: Definition, store: Store) -> Iterator[_Package]:
     if item.debian is not None:
         yield from _debian_packages(debian.read_lock(item.debian), store)
     for lock in item.wheels:
         yield from _python_packages(pypi.read_lock(lock), store)
 
 
-def _debian_packages(pins: Iterable[debian.DebPin], store: Store) -> Iterator[tuple[str, _Package]]:
+def _debian_packages(pins: Iterable[debian.DebPin], store: Store) -> Iterator[_Package]:
     facts = {pin.name: debian_facts(store.path(pin.sha256)) for pin in pins}
     purls = {pin.name: debian_purl(pin.name, pin.version, pin.arch) for pin in pins}
-    providers: dict[str, list[str]] = {}
-    for name, said in facts.items():
-        for virtual in (name, *said.provides):
-            providers.setdefault(virtual, []).append(purls[name])
+    providers: dict[str, set[str]] = defaultdict(set)
+    for name, found in facts.items():
+        for virtual in (name, *found.provides):
+            providers[virtual].add(str(purls[name]))
     for pin in pins:
-        said = facts[pin.name]
-        shared = facts.get(said.shares_licence_of or "", said)
-        told = PackageFacts(licences=shared.licences, maker=said.maker)
-        requires = {purl for name in said.requires for purl in providers.get(name, [])}
-        yield (
-            purls[pin.name],
-            _Package(pin.name, pin.version, pin.sha256, pin.filename, told, requires),
-        )
+        own = facts[pin.name]
+        shared = facts.get(own.shares_licence_of or pin.name, own)
+        told = replace(own, licences=shared.licences)
+        requires = {purl for name in own.requires for purl in providers[name]}
+        yield purls[pin.name], pin.sha256, pin.filename, told, requires
 
 
-def _python_packages(pins: Iterable[pypi.Pin], store: Store) -> Iterator[tuple[str, _Package]]:
-    purls = {str(canonicalize_name(pin.name)): python_purl(pin.name, pin.version) for pin in pins}
-    for pin in pins:
-        name = str(canonicalize_name(pin.name))
+def _python_packages(pins: Iterable[pypi.Pin], store: Store) -> Iterator[_Package]:
+    purls = {purl.name: purl for purl in (python_purl(pin.name, pin.version) for pin in pins)}
+    for pin, purl in zip(pins, purls.values(), strict=True):
         chosen = pypi.recall(store, pin)
         assert chosen is not None  # just fetched
         facts = python_facts(store.path(chosen.sha256), chosen.filename)
-        requires = {purls[other] for other in facts.requires if other in purls and other != name}
-        yield (
-            purls[name],
-            _Package(name, pin.version, chosen.sha256, chosen.filename, facts, requires),
-        )
+        requires = {str(purls[other]) for other in facts.requires if other in purls}
+        yield purl, chosen.sha256, chosen.filename, facts, requires - {str(purl)}
 
 
 # -- the document -------------------------------------------------------------------------------
 
 
-def _document(docker_dir: Path, locked: Locked, packages: Mapping[str, _Package]) -> dict[str, Any]:
-    created = datetime.fromtimestamp(SOURCE_DATE_EPOCH, timezone.utc)
-    lock_files = [
+def _document(docker_dir: Path, locked: Locked, components: Iterable[Component]) -> Bom:
+    locks = {
         path.relative_to(docker_dir).as_posix()
         for item in _lineage(docker_dir, locked.name)
         for path in (*item.wheels, *([item.debian] if item.debian else []))
-    ]
-    return {
-        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, locked.identity)}",
-        "version": 1,
-        "metadata": {
-            "timestamp": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "lifecycles": [{"phase": "build"}],
-            "tools": {"components": [{"type": "application", "name": "tflite-kiln"}]},
-            "component": {
-                "type": "container",
-                "bom-ref": locked.identity,
-                "name": f"tflite-kiln/{locked.name}",
-                "version": locked.tag.rpartition(":")[2],
-                "hashes": [_sha256(locked.identity.removeprefix("sha256:"))],
-                "properties": [
-                    {"name": "tflite-kiln:layer", "value": locked.layer},
-                    {"name": "tflite-kiln:recipe", "value": locked.recipe},
-                    *({"name": "tflite-kiln:lock", "value": path} for path in sorted(lock_files)),
-                ],
-            },
-        },
-        "components": [_component(purl, item) for purl, item in packages.items()],
-        "dependencies": [
-            {"ref": locked.identity, "dependsOn": list(packages)},
-            *(
-                {"ref": purl, **({"dependsOn": sorted(item.requires)} if item.requires else {})}
-                for purl, item in packages.items()
-            ),
+    }
+    image = Component(
+        type=ComponentType.CONTAINER,
+        bom_ref=locked.identity,
+        name=f"tflite-kiln/{locked.name}",
+        version=locked.tag.rpartition(":")[2],
+        hashes=[_sha256(locked.identity.removeprefix("sha256:"))],
+        properties=[
+            Property(name="tflite-kiln:layer", value=locked.layer),
+            Property(name="tflite-kiln:recipe", value=locked.recipe),
+            *(Property(name="tflite-kiln:lock", value=path) for path in locks),
         ],
-    }
+    )
+    tool = Component(type=ComponentType.APPLICATION, name="tflite-kiln")
+    bom = Bom(
+        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, locked.identity),
+        metadata=BomMetaData(
+            timestamp=datetime.fromtimestamp(SOURCE_DATE_EPOCH, timezone.utc),
+            lifecycles=[PredefinedLifecycle(LifecyclePhase.BUILD)],
+            tools=ToolRepository(components=[tool]),
+            component=image,
+        ),
+        components=components,
+    )
+    bom.register_dependency(image, components)
+    return bom
 
 
-def _component(purl: str, item: _Package) -> dict[str, Any]:
-    licences = _licences(item.facts.licences)
-    return {
-        "type": "library",
-        "bom-ref": purl,
-        "name": item.name,
-        "version": item.version,
-        "purl": purl,
-        "hashes": [_sha256(item.sha256)],
-        "properties": [{"name": "tflite-kiln:file", "value": item.file}],
-        **({"supplier": {"name": item.facts.maker}} if item.facts.maker else {}),
-        **({"licenses": licences} if licences else {}),
-    }
+def _component(purl: PackageURL, sha256: str, file: str, facts: PackageFacts) -> Component:
+    return Component(
+        type=ComponentType.LIBRARY,
+        bom_ref=str(purl),
+        name=purl.name,
+        version=purl.version,
+        purl=purl,
+        hashes=[_sha256(sha256)],
+        properties=[Property(name="tflite-kiln:file", value=file)],
+        supplier=OrganizationalEntity(name=facts.maker) if facts.maker else None,
+        licenses=_licences(facts.licences),
+    )
 
 
-def _sha256(digest: str) -> dict[str, str]:
-    return {"alg": "SHA-256", "content": digest}
+def _sha256(digest: str) -> HashType:
+    return HashType(alg=HashAlgorithm.SHA_256, content=digest)
 
 
-def _licences(names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Several names are several licences; one expression stands alone, as the schema wants it."""
-    if len(names) == 1 and " " in names[0] and spdx(names[0]):
-        return [{"expression": names[0]}]
+def _licences(names: tuple[str, ...]) -> list[License]:
+    """Several names are several licences; an expression has to stand alone, says the schema."""
+    if len(names) == 1 and not is_supported_id(names[0]) and spdx(names[0]) == names[0]:
+        return [LicenseExpression(names[0])]
     return [
-        {"license": {"id": name} if " " not in name and spdx(name) else {"name": name}}
+        DisjunctiveLicense(id=name) if is_supported_id(name) else DisjunctiveLicense(name=name)
         for name in names
     ]
 
@@ -244,22 +232,22 @@ def outdated(docker_dir: Path, image: str) -> list[str]:
             problems.append(f"{purl} is missing")
         elif purl not in wanted:
             problems.append(f"{purl} is in no lock")
-        else:
-            name, version, hashes = wanted[purl]
-            if listed[purl][:2] != (name, version) or listed[purl][2] not in hashes:
-                problems.append(f"{purl} is another file than the locked one")
+        elif listed[purl] not in wanted[purl]:
+            problems.append(f"{purl} is another file than the locked one")
     return problems
 
 
-def _wanted(docker_dir: Path, image: str) -> Iterator[tuple[str, tuple[str, str, frozenset[str]]]]:
+def _wanted(docker_dir: Path, image: str) -> Iterator[tuple[str, set[tuple[str, str | None, str]]]]:
+    """What may stand for each package URL: name, version, and the SHA-256 of a file."""
     for item in _lineage(docker_dir, image):
-        for deb in debian.read_lock(item.debian) if item.debian else []:
-            purl = debian_purl(deb.name, deb.version, deb.arch)
-            yield purl, (deb.name, deb.version, frozenset({deb.sha256}))
-        for lock in item.wheels:
-            for pin in pypi.read_lock(lock):
-                name = str(canonicalize_name(pin.name))
-                yield python_purl(pin.name, pin.version), (name, pin.version, pin.hashes)
+        pins = [
+            (debian_purl(deb.name, deb.version, deb.arch), {deb.sha256})
+            for deb in (debian.read_lock(item.debian) if item.debian else [])
+        ]
+        for pin in (pin for lock in item.wheels for pin in pypi.read_lock(lock)):
+            pins.append((python_purl(pin.name, pin.version), set(pin.hashes)))
+        for purl, hashes in pins:
+            yield str(purl), {(purl.name, purl.version, digest) for digest in hashes}
 
 
 def refuse_outdated(docker_dir: Path, images: Iterable[str]) -> None:

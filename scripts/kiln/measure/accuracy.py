@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from kiln.building.build import Builder
-from kiln.core import bounds
 from kiln.core.digest import key_of, sha256_file, tree_digest
 from kiln.core.errors import (
     CheckFailedError,
@@ -27,27 +26,22 @@ from kiln.core.errors import (
     UsageError,
     error_for_kind,
 )
-from kiln.core.stagecode import stage_module
 from kiln.core.store import StageResult
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.images.lock import locked_image
 from kiln.measure import accuracy_record, coco, scoring
 from kiln.measure.coco import DataSet, Matching, Picture
 from kiln.measure.scoring import DETECTIONS, Scores
-from kiln.recipes.check_steps import reference_stage
+from kiln.project import bounds
+from kiln.project.stagecode import stage_module
+from kiln.recipes.check_steps import only_exported, reference_stage
 from kiln.recipes.plan import Files, Plan, Step, make_plan
-from kiln.recipes.recipe import (
-    HubSource,
-    ImageName,
-    Recipe,
-    SavedModelSource,
-    StageSource,
-    Variant,
-    load,
-)
+from kiln.recipes.recipe import ImageName, Recipe, Variant
 from kiln.recipes.steps import lone_step
-from kiln.running.limits import Limits
-from kiln.running.local import OnEvent, Runner, limits_of
+from kiln.running.limits import Limits, limits_of
+from kiln.running.local import OnEvent, Runner
+from kiln.signing.statement_names import artefact_file
+from kiln.sources.fetcher import Options
 from kiln.sources.model import Acquired, acquire
 
 #: The name of the model before conversion in results.
@@ -145,7 +139,7 @@ class Report:
             accuracy_record.Entry(
                 model=self.model,
                 variant=item.what,
-                file=artefact_name(self.model, item.what),
+                file=artefact_file(self.model, item.what),
                 sha256=item.artefact,
                 dataset=self.data_set(),
                 source=None if source is None else asdict(source.scores),
@@ -185,11 +179,6 @@ class Report:
             f"Likely causes: {', '.join(causes)}. If the new figures are right, put them into "
             "check.ap of the recipe.",
         )
-
-
-def artefact_name(model: str, variant: str) -> str:
-    """Return the name of a published file."""
-    return f"{model}_{variant}.tflite"
 
 
 @dataclass(frozen=True)
@@ -235,7 +224,7 @@ class Accuracy:
 
     def measure(
         self,
-        path: Path,
+        recipe: Recipe,
         data: DataSet,
         variants: Sequence[Variant] = (),
         *,
@@ -247,23 +236,21 @@ class Accuracy:
         Args:
             path: the recipe.
             variants: which ones; all when empty.
-            archive: see :func:`kiln.sources.model.acquire`.
+            archive: see :class:`kiln.sources.fetcher.Options`.
             images: use only so many, the first by file name.
 
         Raises:
             KilnError: any failure of a build; LabelMapError where model and data set share no
                 class; ImageSetError for a faulty data set.
         """
-        recipe = load(path, self.builder.models)
-        acquired = acquire(
-            recipe,
-            self.builder.store,
+        options = Options(
             archive=archive,
             on_progress=lambda name, done, total: self.builder.on_event(
                 "download", name=name, done=done, total=total
             ),
             on_note=self._note,
         )
+        acquired = acquire(recipe, self.builder.store, options)
         wanted = self._wanted(recipe, variants)
         # The data set first: report its faults before minutes of conversion.
         chosen = data.pictures[:images]
@@ -319,7 +306,7 @@ class Accuracy:
 
     def _published(self, recipe: Recipe, variant: Variant) -> Path:
         assert self.published is not None
-        return self.published / recipe.name / artefact_name(recipe.name, variant)
+        return self.published / recipe.name / artefact_file(recipe.name, variant)
 
     def _converted(
         self, recipe: Recipe, acquired: Acquired, wanted: Sequence[Variant]
@@ -327,7 +314,8 @@ class Accuracy:
         """Run the build's own steps for the artefacts and for a checkpoint made by a stage."""
         convert: Sequence[Variant] = wanted if self.published is None else ()
         identity = self._identity(recipe.image)
-        plan = make_plan(recipe, acquired.sources, convert, image=identity, code=self._code)
+        contents, code = acquired.contents, self._code
+        plan = make_plan(recipe, contents, convert, image=identity, code=code, checks=False)
         # Skip the comparison with the publisher's file; always make the checkpoint.
         reports = _source_steps(recipe)
         if not convert and not reports:
@@ -346,7 +334,7 @@ class Accuracy:
         plan: Plan,
     ) -> list[_Thing]:
         things = []
-        if isinstance(recipe.source, HubSource):
+        if recipe.source.brings == "feature_vector":
             self._note(
                 f"{recipe.name}: its source has no prediction heads, so only its artefacts "
                 "are measured"
@@ -368,13 +356,13 @@ class Accuracy:
         self, recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResult]
     ) -> dict[int, tuple[str, ...]]:
         """Return the label map: class id to its names."""
-        digest = acquired.sources.label_map
+        digest = acquired.contents.label_map
         if digest is None:
-            inside = f"model/{acquired.sources.label_map_path}"
+            inside = f"model/{acquired.contents.label_map_path}"
             if inside not in results["checkpoint"].files:
                 raise LabelMapError(
                     f"The checkpoint of {recipe.name!r} holds no "
-                    f"{acquired.sources.label_map_path}.",
+                    f"{acquired.contents.label_map_path}.",
                     "Correct labels.in_source in the recipe, or name a file with labels.file.",
                 )
             digest = results["checkpoint"].files[inside].sha256
@@ -567,20 +555,20 @@ class _Overall:
 
 def _source_steps(recipe: Recipe) -> tuple[str, ...]:
     """Return the steps that make the source itself, where it is not files."""
-    if isinstance(recipe.source, SavedModelSource) and recipe.efficientdet is None:
+    if only_exported(recipe):
         return ("export",)
-    made = isinstance(recipe.source, StageSource | SavedModelSource)
+    made = recipe.source.made_by is not None or recipe.source.brings == "saved_model"
     return ("checkpoint",) if made else ()
 
 
 def _source(recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResult]) -> _Thing:
     """Describe the model before conversion: its own network and post-processing."""
-    files: Mapping[str, str] = acquired.sources.checkpoint
+    files: Mapping[str, str] = acquired.contents.checkpoint
     steps = _source_steps(recipe)
     if steps == ("export",):
         facts = results["export"].facts
         known = {"normalization": facts["normalization"], "normalization_from": "export"}
-        inputs = {"saved_model": Files(acquired.sources.saved_model)}
+        inputs = {"saved_model": Files(acquired.contents.saved_model)}
         return _Thing(SOURCE, recipe.image, "saved_model_reference", known, inputs)
     if steps:
         files = {

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kiln.core import bounds
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import ImageSetError, LabelMapError
 from kiln.core.untrusted import MalformedError, parse_json_object, read_named
+from kiln.project import bounds
 
 IMAGE_FOLDERS = ("val2017", "images")
 ANNOTATION_FILES = ("annotations/instances_val2017.json", "instances.json")

@@ -152,7 +152,8 @@ def _times(
                 reason = words[0] if words else "it is missing"
                 raise UsageError(
                     f"Latencies are measured in {LITERT}, which cannot be used: {reason}.",
-                    "`make runtimes` installs it.",
+                    "Install ai-edge-litert and name the Python that has it in "
+                    f"{worker_process.PYTHON_VARIABLE}. In a checkout, `make runtimes` does that.",
                 )
             for name, reason in outcome["not_timed"].items():
                 failed[left[name]] = reason

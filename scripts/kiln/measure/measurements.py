@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.errors import UsageError
 from kiln.core.files import write_atomic
 from kiln.core.untrusted import MalformedError, parse_json_object, read_file
+from kiln.project import bounds
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""The release's page ``dist/index.html``: one file that shows what is in ``dist`` and how good.
+"""Build the release's index page ``dist/index.html``: one file that needs no other.
 
-:func:`kiln.page.document.render` makes it; the other modules read ``dist``, compare detections,
-draw them and fill in the snippets. What a page says is taken from the files beside it and from
-nothing else, so that the same ``dist`` always gives the same bytes.
+:func:`kiln.page.document.render` writes it. The modules turn ``dist`` into typed data, the
+templates in ``templates/`` turn that into HTML. Everything on the page comes from the files beside
+it, so the same ``dist`` always gives the same bytes. Neighbours may use ``document``, and
+``contents`` for what is in a release.
 """

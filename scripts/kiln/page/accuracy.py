@@ -1,9 +1,8 @@
-"""The figures in ``accuracy.json`` that are of the files as they are, and how they are said."""
+"""Read the figures in ``accuracy.json`` that belong to the files as they are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from kiln.page.records import Record
 
@@ -32,7 +31,7 @@ class DataSet:
     all_categories: int | None
 
     def count(self) -> str:
-        """How many images, in words; empty where that is unknown."""
+        """How many images; empty where that is unknown."""
         if self.images is None:
             return ""
         words = f"{self.images:,} image{'' if self.images == 1 else 's'}"
@@ -75,16 +74,6 @@ def find(record: Record, model: str, variant: str, digest: str) -> Accuracy | No
     return None
 
 
-def signed(value: float) -> str:
-    """A difference of AP.
-
-    >>> signed(-0.0212), signed(0.0), signed(0.0034)
-    ('−0.021', '0.000', '+0.003')
-    """
-    text = f"{value:+.3f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
-
-
 def _scores(record: Record) -> Scores | None:
     ap, *others = (_share(record.number(name)) for name in ("ap", "ap50", "ap75", "ar100"))
     return None if ap is None else Scores(ap, *others)
@@ -109,5 +98,5 @@ def _data(record: Record) -> DataSet:
 
 
 def _whole(record: Record, name: str) -> int | None:
-    value: Any = record.number(name)
+    value = record.number(name)
     return None if value is None or value < 0 else int(value)

@@ -1,4 +1,4 @@
-"""What is in ``dist``, as plain data: read once, nothing trusted, every gap put in words."""
+"""Read what is in ``dist`` as plain data; nothing is trusted, and every gap is named."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.digest import sha256_bytes, sha256_file
 from kiln.core.errors import UsageError
 from kiln.core.untrusted import MalformedError, read_file
 from kiln.page.accuracy import Accuracy, find
 from kiln.page.records import Record, load, number
+from kiln.project import bounds
 from kiln.tflite.reading import read_metadata, read_model
 
 CONVERSION_FILE, CHECKS_FILE = "conversion.json", "checks.json"
@@ -30,10 +30,9 @@ _GATES = (
     "structure", "parity", "normalization", "labels", "trained",
     "runtime-tensorflow", "runtime-task-library", "runtime-litert", "runtime-mediapipe",
 )  # fmt: skip
-STATUSES = ("passed", "failed", "allowed", "skipped")
 
 #: What one model's part of the page may show. A recipe makes five files; some forty images are
-#: checked, with a hundred detections at most. All of them are held against each other.
+#: checked, with a hundred detections at most. All of them are compared with each other.
 _MOST_VARIANTS, _MOST_PICTURES, _MOST_DETECTIONS = 20, 200, 200
 _MAX_SIDE = 65_535  # JPEG's own limit, in pixels
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -54,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Gate:
-    """One check of one file; ``status`` is one of :data:`STATUSES` or a word unknown here."""
+    """One check of one file; ``status`` is passed, failed, allowed, skipped, or unknown here."""
 
     name: str
     status: str
@@ -83,7 +82,7 @@ class Variant:
         name: ``float32``, ``int8``, ...
         default: whether it is the one that is meant when none is named.
         sha256: of the file that is there now; empty where there is none.
-        notes: what is wrong with the file or with what is said of it, in words.
+        notes: what is wrong with the file or with its records, as sentences.
         model: its ``stages.tflite.tflite_model.Model``, and ``metadata`` its
             ``stages.tflite.tflite_meta.Metadata``; ``None`` where it cannot be read (a note says
             so).
@@ -107,6 +106,17 @@ class Variant:
     accuracy: Accuracy | None = None
     latency: Latency | None = None
 
+    @property
+    def verdict(self) -> tuple[str, str]:
+        """Its status over all gates, and the words for it."""
+        if self.passed is None:
+            return "skipped", "not checked"
+        if not self.passed:
+            return "failed", "failed"
+        if any(gate.status == "allowed" for gate in self.gates):
+            return "allowed", "passed with allowed faults"
+        return "passed", "passed"
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -124,7 +134,7 @@ class Model:
     """One model folder; variants have the default one first.
 
     Attributes:
-        problems: what is wrong with the folder's own files, in words.
+        problems: what is wrong with the folder's own files, as sentences.
         source: the source model's detections by image name, or ``None``.
         checked: whether there is a readable ``checks.json``.
         signed_by: the key that ``model.sig`` names; nothing is verified here.
@@ -342,7 +352,7 @@ def _detections(images: Any) -> dict[str, list[Detection]]:
 
 
 def _too_many(variants: list[str], checks: Record) -> list[str]:
-    """What the page leaves out of a model's records, in words."""
+    """Say what the page leaves out of a model's records."""
     said = [checks.raw("source", "detections")]
     said += [record.raw("detections") for _, record in checks.records("variants")]
     most = max(

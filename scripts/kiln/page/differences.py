@@ -1,7 +1,7 @@
-"""Where a variant's detections differ from the source model's, and how to say it.
+"""Find and describe where a variant's detections differ from the source model's.
 
-An object counts when either side is sure of it (the score threshold); the other side may be half
-as sure, so that a score just below the threshold is no missing object.
+An object counts when its score reaches the threshold on either side. The other side's score may be
+lower, so that one just below the threshold is no missing object.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kiln.core.stagecode import stage_module
 from kiln.page.contents import Detection
+from kiln.project.stagecode import stage_module
 
 #: Boxes that overlap less (IoU), and scores that differ more, are shown as differences.
 LEAST_IOU, MOST_SCORE = 0.9, 0.1
@@ -41,7 +41,7 @@ class Comparison:
     differences: tuple[str, ...]
 
     def summary(self) -> str:
-        """All of it in words.
+        """The comparison as a sentence.
 
         >>> Comparison((), 3, ("a cat is missing",)).summary()
         '1 of 3 differs: a cat is missing.'
@@ -60,7 +60,7 @@ class Comparison:
 def compare(
     source: Sequence[Detection], variant: Sequence[Detection], threshold: float
 ) -> Comparison:
-    """Hold ``variant`` against ``source``.
+    """Compare ``variant`` with ``source``.
 
     Args:
         source, variant: detections, those below the threshold included where they are known.

@@ -1,13 +1,15 @@
-"""Detections drawn on previews: SVG over pictures that are embedded once each."""
+"""Lay out detections over check images, in the units of an SVG drawing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from kiln.core.stagecode import stage_module
+from kiln.core.digest import sha256_bytes
 from kiln.page.contents import Detection, Picture
 from kiln.page.differences import CHANGED, EXTRA, MISSED, SAME, Drawn
-from kiln.page.markup import Html, el, join
+from kiln.page.formats import units
+from kiln.project.stagecode import stage_module
 
 #: Length of a drawing's longer side in its own units: sizes below do not depend on the picture.
 SIDE = 640.0
@@ -24,72 +26,70 @@ _FULL_WIDTH = 0x2E80  # from here on most scripts are as wide as high
 _Corners = tuple[float, float, float, float]  # left, top, right, bottom in drawing units
 
 
-class Store:
-    """The pictures of a page, each kept once however many models share it."""
+@dataclass(frozen=True)
+class Canvas:
+    """A check image as the page embeds it, with its size in drawing units.
 
-    def __init__(self) -> None:
-        self._numbers: dict[tuple[str, float, float], int] = {}
-
-    def reference(self, picture: Picture) -> Html:
-        """Markup that shows ``picture`` inside an SVG of its size (see :func:`size_of`)."""
-        width, height = size_of(picture)
-        number = self._numbers.setdefault((picture.uri, width, height), len(self._numbers))
-        return el("use", href=f"#picture-{number}", width=_short(width), height=_short(height))
-
-    def definitions(self) -> Html:
-        """The pictures themselves, to stand in the page before they are shown."""
-        symbols = [
-            el(
-                "symbol",
-                el(
-                    "image",
-                    href=uri,
-                    width=_short(width),
-                    height=_short(height),
-                    preserveAspectRatio="none",
-                ),
-                id=f"picture-{number}",
-                viewBox=_view(width, height),
-            )
-            for (uri, width, height), number in self._numbers.items()
-        ]
-        return join(symbols, "\n")
-
-
-def size_of(picture: Picture) -> tuple[float, float]:
-    """Width and height of a picture in drawing units."""
-    scale = SIDE / max(picture.width, picture.height)
-    return picture.width * scale, picture.height * scale
-
-
-def plain_view(picture: Picture, store: Store) -> Html:
-    """The picture alone, for thumbnails; its name is said elsewhere."""
-    return el("svg", store.reference(picture), viewBox=_view(*size_of(picture)), aria_hidden="true")
-
-
-def draw(picture: Picture, store: Store, drawn: Sequence[Drawn], title: str) -> Html:
-    """The picture with detections on it.
-
-    Args:
-        picture: what is below.
-        store: keeps it.
-        drawn: best score first; the best one ends up on top.
-        title: the drawing's name for those who do not see it.
+    Attributes:
+        id: of the picture and its size: the same picture is embedded once.
+        uri: the preview as a data URI.
     """
-    size = size_of(picture)
-    plates = _Plates(size)
-    groups = [_detection(item, size, plates) for item in drawn]
-    return el(
-        "svg",
-        store.reference(picture),
-        # Reversed: what comes last in an SVG is on top. Names come after all the boxes.
-        [box for box, _ in reversed(groups)],
-        [name for _, name in reversed(groups)],
-        class_="shot",
-        viewBox=_view(*size),
-        role="img",
-        aria_label=title,
-    )
+
+    id: str
+    uri: str
+    width: float
+    height: float
+
+    @property
+    def view_box(self) -> str:
+        """All of it, as SVG says it."""
+        return f"0 0 {units(self.width)} {units(self.height)}"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in drawing units."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A detection as it is drawn: an outline, and a plate with its name.
+
+    Attributes:
+        kind: one of those of :mod:`kiln.page.differences`.
+        paint, ink: colours of outline and plate, and of the text on it.
+        text_left, baseline, text_width: where the text stands.
+    """
+
+    kind: str
+    score: float
+    outline: Box
+    plate: Box
+    text: str
+    text_left: float
+    baseline: float
+    text_width: float
+    paint: str
+    ink: str
+
+
+def canvas(picture: Picture) -> Canvas:
+    """The picture, scaled to :data:`SIDE`."""
+    scale = SIDE / max(picture.width, picture.height)
+    width, height = picture.width * scale, picture.height * scale
+    content = f"{width} {height} {picture.uri}".encode()
+    return Canvas(f"picture-{sha256_bytes(content)[:32]}", picture.uri, width, height)
+
+
+def marks(below: Canvas, drawn: Sequence[Drawn]) -> tuple[Mark, ...]:
+    """Detections, the best score first, as they are drawn on a picture."""
+    plates = _Plates((below.width, below.height))
+    return tuple(_mark(item, below, plates) for item in drawn)
 
 
 def in_words(detections: Iterable[Detection]) -> str:
@@ -121,57 +121,38 @@ class _Plates:
         )
 
 
-def _detection(item: Drawn, size: tuple[float, float], plates: _Plates) -> tuple[Html, Html]:
+def _mark(item: Drawn, below: Canvas, plates: _Plates) -> Mark:
     found = item.detection
     red, green, blue = stage_module("files.drawing").color(found["class_id"])
-    paint = f"#{red:02x}{green:02x}{blue:02x}"
     ymin, xmin, ymax, xmax = (min(max(float(value), 0.0), 1.0) for value in found["box"])
     corners = (
-        min(xmin, xmax) * size[0], min(ymin, ymax) * size[1],
-        max(xmin, xmax) * size[0], max(ymin, ymax) * size[1],
+        min(xmin, xmax) * below.width, min(ymin, ymax) * below.height,
+        max(xmin, xmax) * below.width, max(ymin, ymax) * below.height,
     )  # fmt: skip
-    score = f"{found['score']:.3f}"
-    lines = [_outline(corners, f"edge {item.kind}")]
-    lines.append(_outline(corners, f"box {item.kind}", stroke=paint))
-    if item.kind != SAME:
-        lines.append(_outline(corners, "alarm"))
-    name, width = _fitted(f"{_SIGNS[item.kind]}{found['label']}", f" {found['score']:.2f}", size[0])
+    name = f"{_SIGNS[item.kind]}{found['label']}"
+    text, width = _fitted(name, f" {found['score']:.2f}", below.width)
     x, y = plates.place(width, corners)
-    ink = "#000" if _luminance(red, green, blue) > 0.179 else "#fff"
-    plate = [
-        el(
-            "rect",
-            x=_short(x),
-            y=_short(y),
-            width=_short(width),
-            height=_short(min(_PLATE, size[1])),
-            fill=paint,
-            class_="plate" if item.kind == SAME else "plate differs",
-        ),
-        el(
-            "text",
-            name,
-            x=_short(x + _MARGIN),
-            y=_short(y + _PLATE - 10),
-            fill=ink,
-            textLength=_short(width - 2 * _MARGIN),
-            lengthAdjust="spacingAndGlyphs",
-        ),
-    ]
-    return el("g", lines, data_score=score), el("g", plate, data_score=score)
+    return Mark(
+        kind=item.kind,
+        score=found["score"],
+        outline=_outline(*corners),
+        plate=Box(x, y, width, min(_PLATE, below.height)),
+        text=text,
+        text_left=x + _MARGIN,
+        baseline=y + _PLATE - 10,
+        text_width=width - 2 * _MARGIN,
+        paint=f"#{red:02x}{green:02x}{blue:02x}",
+        ink="#000" if _luminance(red, green, blue) > 0.179 else "#fff",
+    )
 
 
-def _outline(corners: _Corners, kind: str, **paint: str) -> Html:
-    left, top, right, bottom = corners
+def _outline(left: float, top: float, right: float, bottom: float) -> Box:
     inset = _LINE / 2  # a line is as wide outside as inside: boxes at the edge stay whole
-    return el(
-        "rect",
-        x=_short(min(left + inset, right)),
-        y=_short(min(top + inset, bottom)),
-        width=_short(max(right - left - _LINE, 1)),
-        height=_short(max(bottom - top - _LINE, 1)),
-        class_=kind,
-        **paint,
+    return Box(
+        min(left + inset, right),
+        min(top + inset, bottom),
+        max(right - left - _LINE, 1),
+        max(bottom - top - _LINE, 1),
     )
 
 
@@ -213,11 +194,3 @@ def _luminance(red: int, green: int, blue: int) -> float:
         for value in (red / 255, green / 255, blue / 255)
     ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _view(width: float, height: float) -> str:
-    return f"0 0 {_short(width)} {_short(height)}"
-
-
-def _short(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")

@@ -1,4 +1,4 @@
-"""JSON of which nothing is taken for granted: a value of another kind counts as absent."""
+"""Read JSON records without trust: a value of another kind counts as absent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.untrusted import MalformedError, parse_json_object, read_file
+from kiln.project import bounds
 
 
 class Record:
@@ -74,8 +74,8 @@ def load(path: Path) -> tuple[Record, str]:
     """The object in a JSON file.
 
     Returns:
-        It and ``""``; or an empty record and, in words, why there is none. A file that does not
-        exist is "not there".
+        It and ``""``; or an empty record and the reason, to follow the file's name. A file that
+        does not exist "is not there".
     """
     try:
         if path.is_symlink() or not path.is_file():

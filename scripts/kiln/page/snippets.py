@@ -1,4 +1,4 @@
-"""How to use an artefact: code with this very file's numbers filled in.
+"""Write code that uses an artefact, with this very file's numbers filled in.
 
 The templates are the files in ``snippets/``; the tests run the Python ones.
 """
@@ -6,23 +6,25 @@ The templates are the files in ``snippets/``; the tests run the Python ones.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln.core.stagecode import stage_module
+from kiln.core.plain_text import plain
 from kiln.page.contents import SIGNATURE_FILE, Model, Variant
-from kiln.page.markup import fill, plain
+from kiln.project.stagecode import stage_module
 
 _TEMPLATES = Path(__file__).parent / "snippets"
+_SLOT = re.compile(r"\{\{([a-z_]+)\}\}")
 
 #: Results per image that the Task Library's snippet asks for.
 MAX_RESULTS = 10
 
 
 class UnusableError(Exception):
-    """There is no snippet for this file; the reason in words, as the end of a sentence."""
+    """There is no snippet for this file; the reason is the end of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _kotlin(name: str, variant: Variant, threshold: float) -> str:
     return _fill(
         f"{name}.kt",
         file=literal,
-        comment_file=plain(variant.file).replace("\n", " "),
+        comment_file=plain(variant.file),
         score=str(threshold),
         max_results=str(MAX_RESULTS),
     )
@@ -152,4 +154,6 @@ def _values(kind: str, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
 
 
 def _fill(template: str, **values: str) -> str:
-    return str(fill((_TEMPLATES / f"{template}.txt").read_text("utf-8"), **values))
+    """A template with every ``{{name}}`` replaced, in one pass: values are not looked into."""
+    text = (_TEMPLATES / f"{template}.txt").read_text("utf-8")
+    return _SLOT.sub(lambda slot: values[slot[1]], text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kiln.recipes.recipe import Recipe, SavedModelSource
+from kiln.recipes.recipe import Recipe
 from kiln.recipes.steps import Fact, Files, Output, StepList
 
 #: Images that each artefact is checked on. More say little more and cost time: what goes wrong
@@ -73,6 +73,11 @@ def add_checks(
     return ("previews", *ids)
 
 
+def only_exported(recipe: Recipe) -> bool:
+    """Whether the source is a graph that was exported for TFLite already."""
+    return recipe.source.brings == "saved_model" and recipe.efficientdet is None
+
+
 def choose(images: Mapping[str, str], wanted: Iterable[str], limit: int) -> dict[str, str]:
     """``limit`` images: those ``wanted`` first, then others evenly over the sorted names."""
     names = [name for name in dict.fromkeys(wanted) if name in images]
@@ -86,7 +91,7 @@ def choose(images: Mapping[str, str], wanted: Iterable[str], limit: int) -> dict
 def _reference(
     steps: StepList, recipe: Recipe, checkpoint: Files | Output, images: Mapping[str, str]
 ) -> None:
-    if _only_exported(recipe):
+    if only_exported(recipe):
         facts = {name: Fact("export", name) for name in REFERENCE_FACTS}
         steps.add(
             "reference",
@@ -114,11 +119,6 @@ def overrides(recipe: Recipe) -> dict[str, Any]:
         "max_detections": recipe.export.max_detections,
         "image_size": list(size) if size else None,
     }
-
-
-def _only_exported(recipe: Recipe) -> bool:
-    """Whether the source is a graph that was exported for TFLite already."""
-    return isinstance(recipe.source, SavedModelSource) and recipe.efficientdet is None
 
 
 def _check(
@@ -161,7 +161,7 @@ def _check(
     else:
         inputs["source"] = Output("reference", "detections.json")
     facts = _facts(origin)
-    if origin == "export" and _only_exported(recipe):
+    if origin == "export" and only_exported(recipe):
         facts["normalizations"] = Fact("reference", "normalizations")
     steps.add(check_id(variant), "check", params, inputs, facts)
 

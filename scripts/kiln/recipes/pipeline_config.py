@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kiln.core.errors import UnsupportedModelError, error_for_kind
-from kiln.core.stagecode import stage_module
+from kiln.project.stagecode import stage_module
 
 _TOKEN = re.compile(
     r"""(?P<skip>[\s,;]+|\#[^\n]*)

@@ -9,58 +9,24 @@ agree on the keys agree on what they are about to do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from kiln.core.errors import UsageError
-from kiln.recipes.check_steps import add_checks
-from kiln.recipes.recipe import (
-    SEED_VARIANTS,
-    HubSource,
-    Recipe,
-    SavedModelSource,
-    StageSource,
-    Variant,
-)
+from kiln.recipes.check_steps import add_checks, only_exported
+from kiln.recipes.contents import Contents
+from kiln.recipes.recipe import SEED_VARIANTS, Recipe, Variant
 from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
 
-__all__ = ["PROTOCOL", "Fact", "Files", "Output", "Plan", "Sources", "Step", "make_plan"]
+__all__ = ["PROTOCOL", "Fact", "Files", "Output", "Plan", "Step", "make_plan"]
 
 #: Seeds the fresh heads of the seed profile: the original recipe's differed on every run.
 SEED = 2021
 
 
-@dataclass(frozen=True)
-class Sources:
-    """The contents a recipe starts from, by digest.
-
-    Args:
-        checkpoint: the model folder of an archive (path -> SHA-256); empty for a stage source.
-        saved_model: the folder of an exported model, where that is all there is.
-        config: SHA-256 of the ``pipeline.config`` given beside it.
-        inputs: named files of a stage source.
-        prebuilt: SHA-256 of the archive's ready ``.tflite``.
-        label_map: SHA-256 of the label map when it is a file at hand.
-        label_map_path: its path inside the source otherwise.
-        images: calibration images, name -> SHA-256.
-        check_images: images that artefacts are checked on, name -> SHA-256.
-    """
-
-    checkpoint: Mapping[str, str] = field(default_factory=dict)
-    saved_model: Mapping[str, str] = field(default_factory=dict)
-    config: str | None = None
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    prebuilt: str | None = None
-    label_map: str | None = None
-    label_map_path: str | None = None
-    images: Mapping[str, str] = field(default_factory=dict)
-    check_images: Mapping[str, str] = field(default_factory=dict)
-
-
 def make_plan(
     recipe: Recipe,
-    sources: Sources,
+    contents: Contents,
     variants: Sequence[Variant],
     *,
     image: str,
@@ -80,37 +46,39 @@ def make_plan(
     refuse_missing(recipe, variants)
     steps = StepList(image, code)
     label_map: Files | Output
-    if sources.label_map is not None:
-        label_map = Files({"": sources.label_map})
+    if contents.label_map is not None:
+        label_map = Files({"": contents.label_map})
     else:
-        label_map = Output("checkpoint", f"model/{sources.label_map_path}")
-    if isinstance(recipe.source, HubSource):
-        artefacts = _create(steps, recipe, sources, label_map)
+        label_map = Output("checkpoint", f"model/{contents.label_map_path}")
+    if recipe.source.brings == "feature_vector":
+        artefacts = _create(steps, recipe, contents, label_map)
         reports: tuple[str, ...] = ()
         if checks:
-            reports = _add_checks(steps, recipe, sources, artefacts, None, label_map)
+            reports = _add_checks(steps, recipe, contents, artefacts, None, label_map)
         ordered = tuple(steps.steps.values())
         return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
 
-    checkpoint: Files | Output = Files(sources.checkpoint)
-    if isinstance(recipe.source, StageSource):
-        inputs = {name: Files({"": digest}) for name, digest in sources.inputs.items()}
-        steps.add("checkpoint", recipe.source.stage, recipe.source.params, inputs)
+    checkpoint: Files | Output = Files(contents.checkpoint)
+    maker = recipe.source.made_by
+    if maker is not None:
+        inputs = {name: Files({"": digest}) for name, digest in contents.inputs.items()}
+        steps.add("checkpoint", maker.stage, maker.params, inputs)
         checkpoint = Output("checkpoint", "model")
-    if isinstance(recipe.source, SavedModelSource) and recipe.efficientdet is not None:
+    if only_exported(recipe):
+        _take_saved_model(steps, recipe, contents, label_map)
+    elif recipe.source.brings == "saved_model":
+        assert recipe.efficientdet is not None  # else it is only exported
         params = {"spec": recipe.efficientdet.spec, "image_size": _image_size(recipe)}
-        saved = {"saved_model": Files(sources.saved_model)}
+        saved = {"saved_model": Files(contents.saved_model)}
         steps.add("checkpoint", "saved_model_checkpoint", params, saved)
         checkpoint = Output("checkpoint", "model")
-    elif isinstance(recipe.source, SavedModelSource):
-        _take_saved_model(steps, recipe.source, sources, label_map)
     if "export" not in steps.steps and set(variants) != {"prebuilt"}:
         _export(steps, recipe, checkpoint)
     made = {
         variant: (
-            _adopt(steps, sources, checkpoint)
+            _adopt(steps, contents, checkpoint)
             if variant == "prebuilt"
-            else _convert(steps, variant, sources)
+            else _convert(steps, variant, contents)
         )
         for variant in variants
     }
@@ -118,9 +86,9 @@ def make_plan(
     for variant in variants:
         _annotate(steps, f"annotate-{variant}", recipe, made[variant], label_map)
     artefacts = {variant: f"annotate-{variant}" for variant in variants}
-    reports = _compare(steps, sources, artefacts)
+    reports = _compare(steps, contents, artefacts)
     if checks:
-        reports += _add_checks(steps, recipe, sources, artefacts, checkpoint, label_map)
+        reports += _add_checks(steps, recipe, contents, artefacts, checkpoint, label_map)
     ordered = tuple(steps.steps.values())
     return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
 
@@ -149,16 +117,16 @@ def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None
 
 
 def _take_saved_model(
-    steps: StepList, source: SavedModelSource, sources: Sources, label_map: Files | Output
+    steps: StepList, recipe: Recipe, contents: Contents, label_map: Files | Output
 ) -> None:
     """What was exported already, in the place of an export."""
-    said = source.normalization
+    said = recipe.source.stated_normalization
     inputs: dict[str, Files | Output] = {
-        "saved_model": Files(sources.saved_model),
+        "saved_model": Files(contents.saved_model),
         "label_map": label_map,
     }
-    if sources.config is not None:
-        inputs["config"] = Files({"pipeline.config": sources.config})
+    if contents.config is not None:
+        inputs["config"] = Files({"pipeline.config": contents.config})
     params = {"normalization": None if said is None else {"mean": [*said.mean], "std": [*said.std]}}
     steps.add("export", "saved_model", params, inputs)
 
@@ -167,21 +135,21 @@ def _image_size(recipe: Recipe) -> list[int] | None:
     return list(recipe.export.image_size) if recipe.export.image_size else None
 
 
-def _convert(steps: StepList, variant: Variant, sources: Sources) -> Output:
+def _convert(steps: StepList, variant: Variant, contents: Contents) -> Output:
     inputs: dict[str, Files | Output] = {"saved_model": Output("export", "saved_model")}
     facts = {}
     if variant == "int8":
-        inputs["images"] = Files(sources.images)
+        inputs["images"] = Files(contents.images)
         facts["normalization"] = Fact("export", "normalization")
     steps.add(f"convert-{variant}", "convert", {"variant": variant}, inputs, facts)
     return Output(f"convert-{variant}", "model.tflite")
 
 
-def _adopt(steps: StepList, sources: Sources, checkpoint: Files | Output) -> Output:
+def _adopt(steps: StepList, contents: Contents, checkpoint: Files | Output) -> Output:
     inputs: dict[str, Files | Output] = {
-        "model": Files({"": sources.prebuilt or ""}),
+        "model": Files({"": contents.prebuilt or ""}),
         "checkpoint": checkpoint,
-        "images": Files(sources.images),
+        "images": Files(contents.images),
     }
     steps.add("adopt", "adopt", {}, inputs)
     return Output("adopt", "model.tflite")
@@ -213,7 +181,7 @@ def _annotate(
     )
 
 
-def _compare(steps: StepList, sources: Sources, artefacts: Mapping[str, str]) -> tuple[str, ...]:
+def _compare(steps: StepList, contents: Contents, artefacts: Mapping[str, str]) -> tuple[str, ...]:
     """The publisher's own file against our conversion of the same checkpoint."""
     if not {"prebuilt", "float32"} <= set(artefacts):
         return ()
@@ -224,7 +192,7 @@ def _compare(steps: StepList, sources: Sources, artefacts: Mapping[str, str]) ->
         {
             "prebuilt": Output(artefacts["prebuilt"], "model.tflite"),
             "converted": Output(artefacts["float32"], "model.tflite"),
-            "images": Files(sources.images),
+            "images": Files(contents.images),
         },
     )
     return ("compare-prebuilt",)
@@ -233,17 +201,17 @@ def _compare(steps: StepList, sources: Sources, artefacts: Mapping[str, str]) ->
 def _add_checks(
     steps: StepList,
     recipe: Recipe,
-    sources: Sources,
+    contents: Contents,
     artefacts: Mapping[str, str],
     checkpoint: Files | Output | None,
     label_map: Files | Output,
 ) -> tuple[str, ...]:
-    images, calibration = sources.check_images, sources.images
+    images, calibration = contents.check_images, contents.images
     return add_checks(steps, recipe, artefacts, checkpoint, label_map, images, calibration)
 
 
 def _create(
-    steps: StepList, recipe: Recipe, sources: Sources, label_map: Files | Output
+    steps: StepList, recipe: Recipe, contents: Contents, label_map: Files | Output
 ) -> dict[str, str]:
     """Model Maker's own way: an untrained detector on a hub module, its own metadata."""
     assert recipe.efficientdet is not None  # the recipe's own check
@@ -252,8 +220,8 @@ def _create(
         "modelmaker_seed",
         {"spec": recipe.efficientdet.spec, "seed": SEED},
         {
-            "hub_module": Files(sources.checkpoint),
-            "images": Files(sources.images),
+            "hub_module": Files(contents.checkpoint),
+            "images": Files(contents.images),
             "label_map": label_map,
         },
     )

@@ -11,40 +11,33 @@ found out where they are used.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
     model_validator,
 )
 
-from kiln.core import bounds
 from kiln.core.errors import RecipeError
 from kiln.core.untrusted import MalformedError, parse_toml, read_file
+from kiln.project import bounds
 from kiln.recipes.messages import describe
+from kiln.recipes.source import KINDS, AnySource
 from kiln.recipes.values import (
     ANYWHERE,
     FileName,
-    Finite,
     Fraction,
-    GitBlobSha1,
-    Identifier,
-    LocalPath,
     ModelName,
-    Params,
-    Positive,
+    Part,
     RecipePath,
-    Sha256,
     SourcePath,
     Text,
-    WebAddress,
     duration_or_none,
     not_bool,
     refuse_repeats,
@@ -54,6 +47,9 @@ from kiln.recipes.values import (
 )
 
 RECIPE_FILE = "recipe.toml"
+
+#: Key of the validation context: the :class:`RecipeFile` that is read.
+FILE = "file"
 
 Variant = Literal["float32", "float16", "dynamic", "int8", "prebuilt"]
 Architecture = Literal["ssd", "centernet", "efficientdet"]
@@ -83,170 +79,7 @@ def _not_empty(values: tuple[Variant, ...]) -> tuple[Variant, ...]:
     return values
 
 
-def _one_or_three(values: tuple[float, ...]) -> tuple[float, ...]:
-    if len(values) not in (1, 3):
-        raise ValueError(f"must be one number, or three for red, green and blue, not {len(values)}")
-    return values
-
-
-class _Part(BaseModel):
-    """Base of every table in a recipe: immutable, unknown keys refused, no type coercion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class SourceFile(_Part):
-    """Fingerprint of one file inside an archive; ``size`` is in bytes."""
-
-    path: SourcePath
-    size: Annotated[int, Field(ge=0)] | None = None
-    sha256: Sha256 | None = None
-    git_blob_sha1: GitBlobSha1 | None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> SourceFile:
-        if self.size is None and self.sha256 is None and self.git_blob_sha1 is None:
-            raise wrong("pins nothing: give size, sha256 or git_blob_sha1")
-        return self
-
-
-class ArchiveSource(_Part):
-    """An archive with a checkpoint: downloaded from ``url`` or a mirror, or handed over.
-
-    ``checkpoint`` (a folder or a checkpoint prefix), ``pipeline_config`` (Object Detection API
-    models have one), ``prebuilt`` (a ready ``.tflite``) and the paths in ``files`` are relative
-    to ``root``, the archive's top folder; ``None``: the only folder at its top, whatever its name.
-    """
-
-    kind: Literal["archive"]
-    url: WebAddress
-    mirrors: tuple[WebAddress, ...] = ()
-    root: SourcePath | None = None
-    checkpoint: SourcePath
-    pipeline_config: SourcePath | None = None
-    prebuilt: SourcePath | None = None
-    sha256: Sha256 | None = None
-    git_blob_sha1: GitBlobSha1 | None = None
-    files: tuple[SourceFile, ...] = ()
-
-    @model_validator(mode="after")
-    def _files_once(self) -> ArchiveSource:
-        refuse_repeats("files", (item.path for item in self.files))
-        return self
-
-
-class HubSource(_Part):
-    """A TF-Hub feature vector: from a hub cache, downloaded, or handed over by the user.
-
-    ``handle`` is the module's address on the hub, which also names its folder in a
-    ``TFHUB_CACHE_DIR``; ``url`` is where the packed module is, by default
-    ``<handle>?tf-hub-format=compressed``. The paths in ``files`` are relative to the module.
-    """
-
-    kind: Literal["hub"]
-    handle: WebAddress
-    url: WebAddress | None = None
-    mirrors: tuple[WebAddress, ...] = ()
-    sha256: Sha256 | None = None
-    files: tuple[SourceFile, ...] = ()
-
-    @model_validator(mode="after")
-    def _files_once(self) -> HubSource:
-        refuse_repeats("files", (item.path for item in self.files))
-        return self
-
-    @property
-    def address(self) -> str:
-        """Where the packed module is downloaded from."""
-        return self.url or f"{self.handle}?tf-hub-format=compressed"
-
-
-class LocalFile(SourceFile):
-    """Fingerprint of one file of a local source.
-
-    ``path`` is the file's name beside the checkpoint (``ckpt-7.index``), or ``pipeline.config``
-    for the configuration, whatever that file is called.
-    """
-
-    path: FileName
-
-
-class LocalSource(_Part):
-    """A checkpoint that is on this machine already, such as a training just left it.
-
-    ``checkpoint`` is a folder or a checkpoint prefix (``training/ckpt-7``), ``pipeline_config``
-    the configuration it was trained with (Object Detection API models have one). Both are
-    relative to the recipe's folder, or absolute.
-
-    The paths of this kind of source (and of :class:`SavedModelSource`) may leave the models
-    folder, and the recipe's label map and images with them: an engineer's training is where it
-    is, and copying it into the models folder would only make a second one that goes stale. Such a
-    recipe is about its author's own files; nothing is ever written to them.
-    """
-
-    kind: Literal["local"]
-    checkpoint: LocalPath
-    pipeline_config: LocalPath | None = None
-    files: tuple[LocalFile, ...] = ()
-
-    @model_validator(mode="after")
-    def _files_once(self) -> LocalSource:
-        refuse_repeats("files", (item.path for item in self.files))
-        return self
-
-
-class Normalization(_Part):
-    """How a graph wants its pixels: (pixel - mean) / std, pixels from 0 to 255.
-
-    One number for all channels, or one each for red, green and blue.
-    """
-
-    mean: Annotated[tuple[Finite, ...], AfterValidator(_one_or_three)]
-    std: Annotated[tuple[Positive, ...], AfterValidator(_one_or_three)]
-
-
-class SavedModelSource(_Part):
-    """A model of which there is only an exported SavedModel, on this machine.
-
-    ``path`` is its folder: one that the Object Detection API exported for TFLite, or one of TFLite
-    Model Maker (image ``modelmaker``). ``normalization`` is what its graph wants, where nothing
-    else tells; ``pipeline_config`` is another way to tell. Paths may lead anywhere, as those of a
-    :class:`LocalSource`; those in ``files`` are relative to the SavedModel, or ``pipeline.config``.
-    """
-
-    kind: Literal["saved_model"]
-    path: LocalPath
-    pipeline_config: LocalPath | None = None
-    normalization: Normalization | None = None
-    files: tuple[SourceFile, ...] = ()
-
-    @model_validator(mode="after")
-    def _files_once(self) -> SavedModelSource:
-        refuse_repeats("files", (item.path for item in self.files))
-        return self
-
-
-class PinnedFile(_Part):
-    """A file kept with the recipe, pinned by its SHA-256."""
-
-    path: RecipePath
-    sha256: Sha256
-
-
-class StageSource(_Part):
-    """A checkpoint made by one of our own stages from files kept with the recipe."""
-
-    kind: Literal["stage"]
-    stage: Identifier
-    params: Params = Field(default_factory=dict)
-    inputs: dict[Identifier, PinnedFile] = Field(default_factory=dict)
-
-
-#: The kinds of source whose recipes may name files anywhere on this machine.
-ANYWHERE_SOURCES = (LocalSource, SavedModelSource)
-
-
-class Labels(_Part):
+class Labels(Part):
     """Where the label map is: beside the recipe (``file``) or ``in_source``; exactly one."""
 
     file: RecipePath | None = None
@@ -259,7 +92,7 @@ class Labels(_Part):
         return self
 
 
-class Export(_Part):
+class Export(Part):
     """Overrides of the model's own configuration; an absent key leaves the model's own value.
 
     ``image_size`` is ``(height, width)`` in pixels. ``score_threshold`` (0 to 1) is declared in
@@ -273,13 +106,13 @@ class Export(_Part):
     score_threshold: Fraction | None = None
 
 
-class Calibration(_Part):
+class Calibration(Part):
     """The folder of images that full int8 quantisation measures activations on."""
 
     images: RecipePath
 
 
-class Expectation(_Part):
+class Expectation(Part):
     """An object that the model has to find: ``label`` in ``image``, a file of the check images,
     with a score of ``least_score`` or more."""
 
@@ -288,7 +121,7 @@ class Expectation(_Part):
     least_score: Fraction = 0.3
 
 
-class CheckLimits(_Part):
+class CheckLimits(Part):
     """How far a variant's detections may be from the source model's; ``None``: the usual limit.
 
     ``score_difference`` is the largest between paired detections, ``iou`` the smallest overlap of
@@ -302,7 +135,7 @@ class CheckLimits(_Part):
     agreement: Fraction | None = None
 
 
-class Check(_Part):
+class Check(Part):
     """What a variant is held against before it is published.
 
     ``images`` is a folder; ``None``: the calibration images. ``score_threshold`` is the score from
@@ -317,20 +150,28 @@ class Check(_Part):
     ap_tolerance: Fraction = 0.01
 
 
-class EfficientDet(_Part):
+class EfficientDet(Part):
     """Which of Model Maker's detectors the model is."""
 
     spec: LiteSpec
 
 
-class Limits(_Part):
+class Limits(Part):
     """Bounds of each stage container: ``memory`` in bytes, ``timeout`` in seconds."""
 
     memory: Annotated[int | None, BeforeValidator(size_or_none), Field(gt=0)] = None
     timeout: Annotated[int | None, BeforeValidator(duration_or_none), Field(gt=0)] = None
 
 
-class Recipe(_Part):
+@dataclass(frozen=True)
+class RecipeFile:
+    """The file of a recipe: its absolute path, and what was in it when it was read."""
+
+    path: Path
+    data: bytes
+
+
+class Recipe(Part):
     """One model's recipe. Compare and copy it freely; it cannot be changed."""
 
     format: Annotated[Literal[1], BeforeValidator(not_bool)] = Field(alias="schema")
@@ -346,10 +187,7 @@ class Recipe(_Part):
     variants: Annotated[tuple[Variant, ...], AfterValidator(_not_empty)]
     profile: Profile = "default"
     allow: tuple[Allowance, ...] = ()
-    source: Annotated[
-        ArchiveSource | HubSource | LocalSource | SavedModelSource | StageSource,
-        Field(discriminator="kind"),
-    ]
+    source: AnySource
     labels: Labels
     efficientdet: EfficientDet | None = None
     export: Export = Export()
@@ -357,7 +195,12 @@ class Recipe(_Part):
     check: Check = Check()
     limits: Limits = Limits()
 
-    _folder: Path = PrivateAttr(default=Path())
+    _file: RecipeFile = PrivateAttr(default=RecipeFile(Path(), b""))
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Keep the file that the recipe was read from."""
+        if context and FILE in context:
+            self._file = context[FILE]
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
@@ -366,24 +209,14 @@ class Recipe(_Part):
         for variant in ("int8", "prebuilt"):
             if variant in self.variants and self.calibration is None:
                 raise wrong(f"variant {variant!r} needs [calibration] with a folder of images")
-        if "prebuilt" in self.variants and getattr(self.source, "prebuilt", None) is None:
-            raise wrong("variant 'prebuilt' needs source.prebuilt, a .tflite in the archive")
         if self.image == "modelmaker":
             self._check_model_maker()
         else:
             self._check_odapi()
         self._check_check()
-        if isinstance(self.source, ANYWHERE_SOURCES) and self.labels.file is None:
-            raise wrong(f"a source of kind {self.source.kind!r} goes with labels.file")
-        if isinstance(self.source, SavedModelSource):
-            self._check_saved_model(self.source)
+        self.source.check_recipe(self)
         if self.profile == "seed":
             self._check_seed()
-        elif isinstance(self.source, HubSource):
-            raise wrong(
-                "a hub module is a feature vector without prediction heads: only profile 'seed' "
-                "makes a detector of it"
-            )
         return self
 
     def _check_model_maker(self) -> None:
@@ -391,32 +224,10 @@ class Recipe(_Part):
             raise wrong(f"image 'modelmaker' cannot make architecture {self.architecture!r}")
         if self.efficientdet is None:
             raise wrong("image 'modelmaker' needs [efficientdet] with a spec")
-        if getattr(self.source, "pipeline_config", None) is not None:
-            raise wrong("image 'modelmaker' reads no source.pipeline_config")
-        if "prebuilt" in self.variants:
-            raise wrong("image 'modelmaker' cannot make variant 'prebuilt'")
 
     def _check_odapi(self) -> None:
         if self.efficientdet is not None:
             raise wrong("[efficientdet] goes with image 'modelmaker'")
-        if isinstance(self.source, HubSource):
-            raise wrong("a source of kind 'hub' goes with image 'modelmaker'")
-        if (
-            isinstance(self.source, ArchiveSource | LocalSource)
-            and self.source.pipeline_config is None
-        ):
-            raise wrong("image 'odapi' needs source.pipeline_config")
-
-    def _check_saved_model(self, source: SavedModelSource) -> None:
-        if self.profile == "seed":
-            raise wrong("profile 'seed' makes nothing of a SavedModel")
-        if self.image == "modelmaker":
-            if source.normalization is not None:
-                raise wrong("image 'modelmaker' knows its normalisation: no source.normalization")
-            return
-        for key in ("max_detections", "image_size"):
-            if getattr(self.export, key) is not None:
-                raise wrong(f"export.{key}: an exported graph has its own, which nothing changes")
 
     def _check_check(self) -> None:
         for table in ("limits", "ap"):
@@ -434,7 +245,7 @@ class Recipe(_Part):
             raise wrong(f"profile 'seed' knows no architecture {self.architecture!r}")
         if self.variants != (known,):
             raise wrong(f"profile 'seed' knows only variants = [\"{known}\"]")
-        if self.image == "modelmaker" and not isinstance(self.source, HubSource):
+        if self.image == "modelmaker" and self.source.brings != "feature_vector":
             raise wrong("profile 'seed' of Model Maker needs a source of kind 'hub'")
 
     @property
@@ -445,11 +256,16 @@ class Recipe(_Part):
     @property
     def folder(self) -> Path:
         """The folder the recipe was loaded from, absolute."""
-        return self._folder
+        return self._file.path.parent
+
+    @property
+    def file(self) -> RecipeFile:
+        """The file the recipe was loaded from."""
+        return self._file
 
     def resolve(self, relative: str) -> Path:
         """The absolute path of a file that the recipe names relative to its folder."""
-        return self._folder / relative
+        return self.folder / relative
 
     def local_paths(self) -> dict[str, str]:
         """Key path -> path relative to the recipe's folder (or absolute, where the source is
@@ -461,15 +277,8 @@ class Recipe(_Part):
             found["calibration.images"] = self.calibration.images
         if self.check.images is not None:
             found["check.images"] = self.check.images
-        if isinstance(self.source, StageSource):
-            for name, item in self.source.inputs.items():
-                found[f"source.inputs.{name}.path"] = item.path
-        if isinstance(self.source, LocalSource):
-            found["source.checkpoint"] = self.source.checkpoint
-        if isinstance(self.source, SavedModelSource):
-            found["source.path"] = self.source.path
-        if isinstance(self.source, ANYWHERE_SOURCES) and self.source.pipeline_config is not None:
-            found["source.pipeline_config"] = self.source.pipeline_config
+        for key, path in self.source.local_paths().items():
+            found[f"source.{key}"] = path
         return found
 
 
@@ -485,7 +294,8 @@ def discover(models_dir: Path) -> dict[str, Path]:
     if not models_dir.is_dir():
         raise RecipeError(
             f"There is no models folder at {models_dir}.",
-            "Run kiln from the project's folder or name the models folder.",
+            "Change into the folder that holds models/, or name it where the command has "
+            "--models-dir. `kiln init` writes a first recipe; `kiln convert` needs none.",
         )
     found: dict[str, Path] = {}
     for path in sorted(models_dir.glob(f"**/{RECIPE_FILE}")):
@@ -504,8 +314,8 @@ def load(path: Path, models_dir: Path | None = None) -> Recipe:
 
     Args:
         path: the ``recipe.toml``.
-        models_dir: the folder no path in the recipe may leave (see :class:`LocalSource` for the
-            exception); by default the folder that holds the recipe's own folder.
+        models_dir: the folder no path in the recipe may leave, unless its source is on this
+            machine only; by default the folder that holds the recipe's own folder.
 
     Raises:
         RecipeError: the file cannot be read, is not TOML, or says something wrong; the message
@@ -513,32 +323,34 @@ def load(path: Path, models_dir: Path | None = None) -> Recipe:
     """
     folder = path.parent.absolute()
     root = (models_dir if models_dir is not None else folder.parent).absolute()
-    table = _read_toml(path)
+    data = _read(path)
+    table = _parse(path, data)
+    context = {ANYWHERE: _is_only_here(table), FILE: RecipeFile(path.absolute(), data)}
     try:
-        recipe = Recipe.model_validate(tuples(table), context={ANYWHERE: _says_anywhere(table)})
+        recipe = Recipe.model_validate(tuples(table), context=context)
     except ValidationError as error:
         raise _recipe_error(path, [describe(item, Recipe) for item in error.errors()]) from None
     problems = []
     if recipe.name != folder.name:
         problems.append(f"name: {recipe.name!r} is not the folder's name, {folder.name!r}")
-    anywhere = isinstance(recipe.source, ANYWHERE_SOURCES)
     for key, relative in recipe.local_paths().items():
-        if not anywhere and not _stays_inside(folder, relative, root):
+        if not recipe.source.only_here and not _stays_inside(folder, relative, root):
             problems.append(f"{key}: {relative!r} leaves the models folder")
     if problems:
         raise _recipe_error(path, problems)
-    recipe._folder = folder
     return recipe
 
 
-def _says_anywhere(table: dict[str, Any]) -> bool:
+def _is_only_here(table: dict[str, Any]) -> bool:
+    """Whether a recipe's source is of a kind that is on this machine only."""
     source = table.get("source")
-    return isinstance(source, dict) and source.get("kind") in ("local", "saved_model")
+    kind = str(source.get("kind")) if isinstance(source, dict) else ""
+    return kind in KINDS and KINDS[kind].only_here
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> bytes:
     try:
-        raw = read_file(path, bounds.RECIPE.most, links=True)
+        return read_file(path, bounds.RECIPE.most, links=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise RecipeError(
@@ -547,6 +359,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except MalformedError as error:
         raise _recipe_error(path, [f"{error}: this is no recipe"]) from None
+
+
+def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     try:
         return parse_toml(raw.decode("utf-8"), size=bounds.RECIPE.most)
     except UnicodeDecodeError as error:

@@ -1,76 +1,104 @@
-"""Which recipes a command is about: those named, or all that fit."""
+"""The recipes that a command is about, each read once: those named, or all that fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kiln.core.errors import RecipeError, UsageError
 from kiln.core.suggest import refuse_unknown
-from kiln.recipes.recipe import VARIANTS, ArchiveSource, HubSource, Recipe, StageSource, load
+from kiln.recipes.recipe import VARIANTS, Recipe, load
 
 
-def choose(
+@dataclass(frozen=True)
+class Selection:
+    """Recipes by name, in the order in which they were asked for.
+
+    Attributes:
+        names: of the models that are meant.
+        recipes: those that could be read.
+        broken: what is wrong with the others.
+    """
+
+    names: tuple[str, ...]
+    recipes: Mapping[str, Recipe]
+    broken: Mapping[str, RecipeError] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, *recipes: Recipe) -> Selection:
+        """Recipes that were read already."""
+        return cls(tuple(item.name for item in recipes), {item.name: item for item in recipes})
+
+    def unbroken(self) -> list[Recipe]:
+        """All recipes, in order.
+
+        Raises:
+            RecipeError: the first that cannot be read.
+        """
+        for name in self.names:
+            if name in self.broken:
+                raise self.broken[name]
+        return [self.recipes[name] for name in self.names]
+
+
+def read_all(folder: Path, found: Mapping[str, Path]) -> Selection:
+    """Read recipes; one that is broken does not hide the others.
+
+    Args:
+        folder: where the recipes are.
+        found: model name -> recipe file (:func:`kiln.recipes.recipe.discover`).
+    """
+    recipes, broken = {}, {}
+    for name, path in found.items():
+        try:
+            recipes[name] = load(path, folder)
+        except RecipeError as error:
+            broken[name] = error
+    return Selection(tuple(found), recipes, broken)
+
+
+def select(
     folder: Path,
-    recipes: Mapping[str, Path],
+    found: Mapping[str, Path],
     named: Sequence[str] = (),
     *,
     samples: bool = False,
     variants: Sequence[str] = (),
-) -> list[str]:
-    """Names of the models that are meant.
+) -> Selection:
+    """Read the recipes of the models that are meant.
 
     Args:
         folder: where the recipes are.
-        recipes: model name -> recipe file (:func:`kiln.recipes.recipe.discover`).
-        named: taken as they are; when there are none, every model that fits.
+        found: model name -> recipe file (:func:`kiln.recipes.recipe.discover`).
+        named: taken as they are; when there are none, every model that fits, and every recipe
+            that is broken: so that it is reported.
         samples: only embedded samples.
         variants: only models that have all of them.
 
     Raises:
         UsageError: a model or variant does not exist, or no model fits.
     """
-    refuse_unknown("model", named, recipes)
+    refuse_unknown("model", named, found)
     refuse_unknown("variant", variants, VARIANTS)
-    chosen = list(dict.fromkeys(named)) or [
-        name for name, path in recipes.items() if _fits(path, folder, samples, variants)
-    ]
-    if not chosen:
+    if named:
+        return read_all(folder, {name: found[name] for name in named})
+    everything = read_all(folder, found)
+    fitting = {
+        name: recipe
+        for name, recipe in everything.recipes.items()
+        if (recipe.sample or not samples) and set(variants) <= set(recipe.variants)
+    }
+    names = tuple(name for name in found if name in fitting or name in everything.broken)
+    if not names:
         raise UsageError(f"No recipe in {folder} fits.", "`kiln models` lists them.")
-    return chosen
-
-
-def _fits(path: Path, folder: Path, samples: bool, variants: Sequence[str]) -> bool:
-    """Whether a model that was not named is meant; a broken recipe is, so that it is reported."""
-    try:
-        recipe = load(path, folder)
-    except RecipeError:
-        return True
-    return (recipe.sample or not samples) and set(variants) <= set(recipe.variants)
-
-
-def anyone_can_have(recipe: Recipe) -> bool:
-    """Whether the recipe's source can be had anywhere, and is known by a digest.
-
-    Embedded samples are, and archives that the recipe pins. A training on somebody's disk is not,
-    nor is an archive that would be trusted because it is the first one seen.
-    """
-    source = recipe.source
-    if isinstance(source, StageSource):
-        return True
-    if isinstance(source, ArchiveSource):
-        return bool(source.sha256 or source.git_blob_sha1 or source.files)
-    return isinstance(source, HubSource) and bool(source.sha256 or source.files)
-
-
-def only_here(recipe: Recipe) -> bool:
-    """Whether the source is nowhere but on this machine."""
-    return not isinstance(recipe.source, (StageSource, ArchiveSource, HubSource))
+    return Selection(names, fitting, everything.broken)
 
 
 def for_release(recipe: Recipe) -> bool:
     """Whether a release holds this model without being told to.
 
-    Models of the seed profile are not: they show what was wrong once.
+    Its source has to be obtainable by anybody. Models of the seed profile are left out: they show
+    what was wrong once.
     """
-    return recipe.profile != "seed" and anyone_can_have(recipe)
+    return recipe.profile != "seed" and recipe.source.obtainable

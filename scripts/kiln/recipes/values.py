@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 _BYTE_UNITS = {
@@ -159,6 +159,12 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 SourcePath = Annotated[str, AfterValidator(inner_path)]
 WebAddress = Annotated[str, AfterValidator(web_address)]
 Params = Annotated[dict[str, Any], AfterValidator(finite_json)]
+
+
+class Part(BaseModel):
+    """Base of every table in a recipe: immutable, unknown keys refused, no type coercion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def tuples(value: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kiln.core.archive import TarEntry, deterministic_tar
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.digest import sha256_file
 from kiln.core.errors import UsageError
 from kiln.core.files import aside_of, copy_file, disk_guard, remove, replace_tree

@@ -22,8 +22,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from kiln.core import bounds
 from kiln.core.untrusted import MalformedError, read_file
+from kiln.project import bounds
 from kiln.signing.statement_names import RELEASE_BUNDLE, SBOM_FILE, SOURCE_FILE
 
 SUMS_FILE = "SHA256SUMS"

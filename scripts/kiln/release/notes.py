@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from kiln.core.plain_text import plain
 from kiln.page.contents import Model, Release, Variant, read_release
-from kiln.page.markup import plain
 from kiln.release.assets import NAME
 
 #: The issuer of workflow identities.
@@ -42,7 +42,7 @@ def escaped(text: str) -> str:
     >>> print(escaped("a|b <i> [x](y)"))
     a\|b \<i\> \[x\]\(y\)
     """
-    return _SPECIAL.sub(r"\\\1", " ".join(plain(text).split()))
+    return _SPECIAL.sub(r"\\\1", plain(" ".join(text.split())))
 
 
 def _table(release: Release) -> str:
@@ -69,7 +69,7 @@ def _cells(model: Model, variant: Variant, *, first: bool) -> Iterator[str]:
 
 def _code(text: str) -> str:
     """Put ``text`` in a code span of a table; characters that cannot be escaped are replaced."""
-    return f"`{re.sub('[`|]', '?', ' '.join(plain(text).split()))}`" if text else ""
+    return f"`{re.sub('[`|]', '?', plain(' '.join(text.split())))}`" if text else ""
 
 
 def _checks(variant: Variant) -> str:

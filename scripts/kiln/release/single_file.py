@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.archive import unpack
 from kiln.core.digest import sha256_file
 from kiln.core.errors import ArchiveError, VerificationError
 from kiln.core.untrusted import MalformedError, read_file, read_named
+from kiln.project import bounds
 from kiln.release.layout import KEY_FILE, SUMS_FILE
 from kiln.signing import dsse
 from kiln.signing.statement_names import (
@@ -27,6 +27,7 @@ from kiln.signing.statement_names import (
     PROVENANCE_TYPE,
     TEST_RESULT_SUFFIX,
     TEST_RESULT_TYPE,
+    artefact_file,
 )
 from kiln.signing.trust import PROVENANCE, TEST_RESULT, Trust, part
 
@@ -101,7 +102,7 @@ def verify_file(path: Path, trust: Trust, bundles: Sequence[Path] = ()) -> Verif
             f"Put {path.name}{PROVENANCE_SUFFIX} beside it, or name it with --bundle.",
         )
     unmet = trust.requirements.unmet_by_provenance(found[PROVENANCE])
-    if path.name != f"{model}_{ORIGINAL}.tflite":  # the publisher's file is not tested
+    if path.name != artefact_file(model, ORIGINAL):  # the publisher's file is not tested
         unmet += trust.requirements.unmet_by_test_result(found.get(TEST_RESULT))
     if unmet:
         raise VerificationError(

@@ -19,7 +19,13 @@ from kiln.core.untrusted import MalformedError
 from kiln.release.layout import KEY_FILE, LOOSE, SUMS_FILE, is_our_aside, locked, read, sums
 from kiln.signing import dsse, keys, model_signature
 from kiln.signing.model_signature import SIGNATURE_FILE
-from kiln.signing.statement_names import ORIGINAL, RELEASE_BUNDLE, provenance_path, result_path
+from kiln.signing.statement_names import (
+    ORIGINAL,
+    RELEASE_BUNDLE,
+    artefact_file,
+    provenance_path,
+    result_path,
+)
 from kiln.signing.trust import RELEASE, ModelTrust, Requirements, Trust, trust_in_key
 from kiln.statements.release_statement import read_release
 from kiln.statements.verify import ModelFiles, statement_problems
@@ -256,7 +262,7 @@ class _Verification:
         for file in files.artefacts():
             path, result = provenance_path(file), result_path(file)
             unmet = wanted.unmet_by_provenance(dsse.peek_unverified(files.content(path)))
-            if file != f"{files.model}_{ORIGINAL}.tflite":  # the publisher's own file, unchanged
+            if file != artefact_file(files.model, ORIGINAL):  # the publisher's own file, unchanged
                 tested = result in files.digests
                 stated = dsse.peek_unverified(files.content(result)) if tested else None
                 unmet += wanted.unmet_by_test_result(stated)

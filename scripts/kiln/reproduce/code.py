@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.core.errors import KilnError, VerificationError
 from kiln.core.files import disk_guard
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, read_file
 from kiln.images import definition
 from kiln.images.lock import LOCK_FILE, Locked, parse_lock, read_lock
+from kiln.project.folders import Project
 from kiln.reproduce.recorded import Recorded
 from kiln.signing.statement_names import SOURCE_FILE
 from kiln.statements.source_archive_reader import MAX_BYTES, SourceArchive
@@ -36,7 +36,8 @@ class ReleasedCode:
 
     Args:
         store: archives are looked up there by digest (an imported bundle's).
-        checkout: a substitute where there is no archive, if it matches the records exactly.
+        checkout: the project in use; a substitute where there is no archive, if it matches the
+            records exactly.
         scratch: a private folder to unpack them in.
         given: the archive that the user named, for all artefacts.
     """
@@ -119,8 +120,8 @@ class ReleasedCode:
         if not same:
             return None
         return docker, (
-            f"{recorded.model}: there is no {SOURCE_FILE}. This checkout is used instead: its "
-            "stage code and image lock are exactly those recorded."
+            f"{recorded.model}: there is no {SOURCE_FILE}. {self.checkout.described.capitalize()} "
+            "is used instead: its stage code and image lock are exactly those recorded."
         )
 
 

@@ -2,7 +2,7 @@
 
 A Dockerfile runs as root on the user's engine, so kiln does not build one just because a release
 contains it. An image comes from a source that is verified by its identity, or is built from this
-checkout's own definitions, which the user trusts anyway. Anything else needs explicit consent.
+kiln's own definitions, which the user trusts anyway. Anything else needs explicit consent.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kiln.core.errors import CannotReproduceError, ImageBuildError, KilnError
-from kiln.core.project import Project
 from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, read_file
 from kiln.images import definition, dockerfile
 from kiln.images.builder import Images
 from kiln.images.lock import Locked, locked_image, read_lock
+from kiln.project.folders import Project
 from kiln.running.engine import Engine
 from kiln.running.limits import Limits
 from kiln.running.local import OnEvent
@@ -32,7 +32,8 @@ class RecordedImages:
 
     Args:
         archives: files that may be archives of them.
-        checkout: an image is built from its definitions if they give exactly the recorded image.
+        checkout: the project in use; an image is built from its definitions if they give exactly
+            the recorded image.
         strangers: whether to build from a release's own definitions, too.
         limits: for the containers of such a build.
     """
@@ -63,12 +64,14 @@ class RecordedImages:
             return locked
         if self.checkout is not None and self._same_here(self.checkout, locked):
             self._note(
-                f"image {name}: built from this checkout's definitions, which are the recorded ones"
+                f"image {name}: built from {self.checkout.described}'s definitions, which are the "
+                "recorded ones"
             )
             return self._images(self.checkout.docker).ensure(name)
         if not self.strangers:
+            here = "no other" if self.checkout is None else f"{self.checkout.described}'s"
             raise CannotReproduceError(
-                "it is not in the engine, no archive or registry has it, and this checkout's "
+                f"it is not in the engine, no archive or registry has it, and {here} "
                 "definitions are not those that it was built from."
             )
         self._build(theirs, locked)

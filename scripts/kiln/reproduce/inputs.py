@@ -28,8 +28,8 @@ class Inputs:
     Args:
         store: the user's; downloads go there.
         folders: the user's, with any files.
-        checkout: a checkout's folder of recipes, which has the inputs of embedded samples; None
-            where there is no checkout.
+        shipped: the models folder that comes with kiln, such as the inputs of embedded samples
+            (:attr:`kiln.project.folders.Project.shipped`); None where there is none.
         scratch: a private folder for unpacked archives.
         fetch: whether archives may be downloaded.
         session: for downloads; by default it only contacts public addresses, since a statement
@@ -38,7 +38,7 @@ class Inputs:
 
     store: Store
     folders: Sequence[Path]
-    checkout: Path | None
+    shipped: Path | None
     scratch: Path
     on_event: OnEvent
     fetch: bool = True
@@ -70,14 +70,14 @@ class Inputs:
         for folder in self.folders:
             if missing():
                 self._found.update(self._index(folder))
-        if missing() and self.checkout is not None:
-            known = self._index(self.checkout)
+        if missing() and self.shipped is not None:
+            known = self._index(self.shipped)
             taken = [digest for digest in missing() if digest in known]
             self._found.update({digest: known[digest] for digest in taken})
             if taken:
                 self._note(
                     f"{len(taken)} contents are neither in the store nor in a bundle; files of "
-                    f"this checkout have their digests: {_some(wanted[d] for d in taken)}"
+                    f"this kiln have their digests: {_some(wanted[d] for d in taken)}"
                 )
         if missing() and archive is not None and archive not in self._tried:
             self._tried.add(archive)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kiln.core import bounds
 from kiln.core.digest import sha256_bytes, sha256_file
 from kiln.core.errors import (
     CancelledError,
@@ -23,9 +22,10 @@ from kiln.core.errors import (
 )
 from kiln.core.files import copy_file, disk_guard, write_atomic
 from kiln.core.machine import cpu_name
-from kiln.core.project import Project
 from kiln.core.store import StageResult, Store
 from kiln.core.untrusted import MalformedError, parse_json_object, read_file
+from kiln.project import bounds
+from kiln.project.folders import Project
 from kiln.reproduce.code import ReleasedCode
 from kiln.reproduce.images import RecordedImages
 from kiln.reproduce.inputs import Inputs
@@ -107,7 +107,7 @@ class Reproducer:
             inputs = Inputs(
                 self.store,
                 self.folders,
-                None if self.checkout is None else self.checkout.models,
+                None if self.checkout is None else self.checkout.shipped,
                 scratch,
                 self.on_event,
                 self.fetch,

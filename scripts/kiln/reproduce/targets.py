@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.errors import UsageError, VerificationError
 from kiln.core.suggest import refuse_unknown
 from kiln.core.untrusted import MalformedError, parse_json, read_file, read_named
+from kiln.project import bounds
 from kiln.reproduce.recorded import Recorded, read
 from kiln.signing import dsse
 from kiln.signing.statement_names import ATTESTATIONS, PROVENANCE_SUFFIX, STATEMENT_TYPE

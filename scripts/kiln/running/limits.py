@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kiln.core.errors import KilnError
+
+if TYPE_CHECKING:
+    from kiln.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,15 @@ class Limits:
     tmp: int = 4 << 30
     output: int = 8 << 30
     output_files: int = 20_000
+
+
+def limits_of(recipe: Recipe) -> Limits:
+    """Return the limits of a recipe's containers: its own, else the defaults."""
+    default = Limits()
+    return Limits(
+        memory=recipe.limits.memory or default.memory,
+        timeout=recipe.limits.timeout or default.timeout,
+    )
 
 
 @dataclass(frozen=True)

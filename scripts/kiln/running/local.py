@@ -26,7 +26,6 @@ from kiln.core.plain_text import plain
 from kiln.core.store import Blob, StageResult, Store
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.recipes.plan import PROTOCOL, Files, Output, Plan, Step
-from kiln.recipes.recipe import Recipe
 from kiln.running.cached import look_up
 from kiln.running.limits import Limits, Outcome
 from kiln.running.stage_events import REPORTABLE, EventReader, ProtocolError, StageEvent
@@ -90,7 +89,7 @@ class Runner:
         Files of results that are not requested, and that no step had to read, may be missing.
 
         Args:
-            limits: of the container (:func:`limits_of` a recipe).
+            limits: of the container (:func:`kiln.running.limits.limits_of` a recipe).
             image: returns the tag of the sealed image; only called when something has to run.
             files: ids of the steps whose files are needed; by default artefacts and reports.
             facts: ids of those whose facts and digests are needed, too.
@@ -109,15 +108,6 @@ class Runner:
             session = _Session(self, plan, todo, results)
             results.update(session.run(image(), limits))
         return results
-
-
-def limits_of(recipe: Recipe) -> Limits:
-    """Return the limits of a recipe's containers: its own, else the defaults."""
-    default = Limits()
-    return Limits(
-        memory=recipe.limits.memory or default.memory,
-        timeout=recipe.limits.timeout or default.timeout,
-    )
 
 
 class _Session:

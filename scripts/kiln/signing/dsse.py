@@ -18,10 +18,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.digest import canonical_json
 from kiln.core.errors import VerificationError
 from kiln.core.untrusted import parse_json
+from kiln.project import bounds
 from kiln.signing import keys
 from kiln.signing.keys import SigningKey
 from kiln.signing.statement_names import (

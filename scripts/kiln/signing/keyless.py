@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln.core import bounds
 from kiln.core.digest import canonical_json
 from kiln.core.errors import SigningKeyError, SourceUnavailableError, UsageError, VerificationError
 from kiln.core.untrusted import parse_json, parse_json_object, read_named
+from kiln.project import bounds
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kiln.core import bounds
 from kiln.core.errors import SigningKeyError
 from kiln.core.files import disk_guard, make_private, sync_folder, write_atomic
 from kiln.core.untrusted import MalformedError, read_named
+from kiln.project import bounds
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import (

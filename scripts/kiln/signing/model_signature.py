@@ -18,12 +18,12 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kiln.core import bounds
 from kiln.core.digest import sha256_file
 from kiln.core.errors import StoreError, VerificationError
 from kiln.core.files import aside_of, write_atomic
 from kiln.core.listing import Listing, list_tree, printable
 from kiln.core.untrusted import MalformedError, parse_json, parse_json_object, read_file
+from kiln.project import bounds
 from kiln.signing.keyless import KeylessSigner, explaining, identity_token, trust_config_path
 from kiln.signing.keys import (
     SigningKey,

@@ -34,6 +34,15 @@ ORIGINAL = "prebuilt_original"
 RELEASE_BUNDLE = "release.sigstore.json"
 
 
+def artefact_file(model: str, variant: str) -> str:
+    """Return the name of a published file.
+
+    >>> artefact_file("toy", "int8")
+    'toy_int8.tflite'
+    """
+    return f"{model}_{variant}.tflite"
+
+
 def provenance_path(file: str) -> str:
     """Return the path of ``file``'s provenance, relative to the model folder.
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln.core import bounds
 from kiln.core.errors import SigningKeyError, VerificationError
 from kiln.core.untrusted import parse_json
+from kiln.project import bounds
 from kiln.signing import dsse, keys, model_signature
 from kiln.signing.keyless import is_keyless
 from kiln.signing.model_signature import SIGNATURE_FILE, SignedFolder

@@ -11,9 +11,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kiln.core import bounds
 from kiln.core.errors import UsageError
 from kiln.core.untrusted import MalformedError, parse_toml, read_named
+from kiln.project import bounds
 from kiln.signing import keys
 from kiln.signing.rotation import follow
 from kiln.signing.trust import Requirements, Signer, Trust

@@ -1,5 +1,6 @@
 """Where kiln's inputs come from; everything fetched here is checked against a pin.
 
-Neighbours fetch and verify a recipe's source with :mod:`kiln.sources.model`, and locked packages
-with :mod:`kiln.sources.debian` and :mod:`kiln.sources.pypi`.
+Neighbours fetch a recipe's source with :mod:`kiln.sources.model`, and locked packages with
+:mod:`kiln.sources.debian` and :mod:`kiln.sources.pypi`. Each kind of source is one module with a
+:class:`~kiln.sources.fetcher.Fetcher`; :mod:`kiln.sources.kinds` lists them.
 """

@@ -1,228 +1,86 @@
-"""A model's archive: found or downloaded, held against its pins, unpacked into the store."""
+"""An archive with a checkpoint, such as those of the model zoo."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 
-from kiln.core.archive import unpack
-from kiln.core.digest import git_blob_sha1_file, sha256_file
-from kiln.core.errors import ArchiveError, DigestMismatchError, SourceUnavailableError, UsageError
-from kiln.core.store import DamagedContentError, Store
-from kiln.recipes.recipe import ArchiveSource, HubSource, SourceFile
-
-if TYPE_CHECKING:
-    from kiln.sources.download import OnProgress
-
-_ARCHIVE_REF = "archive"
-_TREE_REF = "archive-tree"
+from kiln.core.errors import CheckpointError
+from kiln.recipes.contents import Contents
+from kiln.recipes.source import ArchiveSource
+from kiln.sources.fetcher import Fetched, Fetcher, Options
+from kiln.sources.packed import Packed, archive_files, at_hand
 
 
-@dataclass(frozen=True)
-class Packed:
-    """What a recipe says of its archive.
+class ArchiveFetcher(Fetcher[ArchiveSource]):
+    """Fetches an :class:`~kiln.recipes.source.ArchiveSource`."""
 
-    Args:
-        model: the recipe's name.
-        root: the archive's top folder; ``""``: its files are at the top; ``None``: the only
-            folder there.
-        files: pins of files inside.
-    """
-
-    model: str
-    url: str
-    root: str | None
-    git_blob_sha1: str | None
-    mirrors: tuple[str, ...]
-    sha256: str | None
-    files: tuple[SourceFile, ...]
-
-    @classmethod
-    def of(cls, model: str, source: ArchiveSource | HubSource) -> Packed:
-        """The archive of a recipe's source."""
-        pins = source.mirrors, source.sha256, source.files
-        if isinstance(source, HubSource):
-            return cls(model, source.address, "", None, *pins)
-        return cls(model, source.url, source.root, source.git_blob_sha1, *pins)
-
-
-def trusted_digest(packed: Packed, store: Store) -> str | None:
-    """SHA-256 of the only archive that will do: pinned, or the first one used here."""
-    known = remembered(store, packed.model)
-    return packed.sha256 or (known[1] if known and known[0] == packed.url else None)
-
-
-def remembered(store: Store, model: str) -> tuple[str, str] | None:
-    """Address and SHA-256 of the archive that was first used for a model whose recipe pins none."""
-    known = store.get_ref(_ARCHIVE_REF, model)
-    return None if known is None else (known["url"], known["sha256"])
-
-
-def remember(store: Store, model: str, url: str, digest: str) -> None:
-    """From now on only these bytes will do on this machine for ``model`` from ``url``."""
-    store.set_ref(_ARCHIVE_REF, model, {"url": url, "sha256": digest})
-
-
-def at_hand(packed: Packed, store: Store) -> bool:
-    """Whether the store holds the archive."""
-    digest = trusted_digest(packed, store)
-    return digest is not None and store.has(digest)
-
-
-def archive_files(
-    packed: Packed,
-    store: Store,
-    archive: Path | None,
-    on_progress: OnProgress | None,
-    on_note: Callable[[str], None] | None,
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """The verified contents of the archive (path below its root -> SHA-256), and a record.
-
-    Args:
-        archive: a file the user has already, used instead of downloading.
-
-    Raises:
-        SourceUnavailableError, DigestMismatchError, ArchiveError: the archive.
-        UsageError: there is no file ``archive``.
-    """
-    trusted = trusted_digest(packed, store)
-    if archive is not None:
-        if not archive.is_file():
-            raise UsageError(f"There is no file {archive}.", "Check the path given to --archive.")
-        with _first_use_holds(packed, trusted):
-            digest = store.add_file(archive, expect=trusted)
-    elif trusted and store.has(trusted):
-        digest = trusted
-    else:
-        from kiln.sources.download import Download, fetch  # slow to import, rarely needed
-
-        download = Download(
-            urls=(packed.url, *packed.mirrors), size=None, sha256=trusted, name=packed.model
+    @property
+    def packed(self) -> Packed:
+        """The archive."""
+        return Packed(
+            model=self.recipe.name,
+            url=self.source.url,
+            root=self.source.root,
+            git_blob_sha1=self.source.git_blob_sha1,
+            mirrors=self.source.mirrors,
+            sha256=self.source.sha256,
+            files=self.source.files,
         )
-        try:
-            with _first_use_holds(packed, trusted):
-                digest = fetch([download], store, on_progress=on_progress)[packed.model]
-        except SourceUnavailableError as error:
-            error.remedy = (
-                f"Get {packed.url} by other means and run "
-                f"`kiln build {packed.model} --archive FILE`. {error.remedy}"
+
+    def at_hand(self) -> bool:
+        """Whether the store holds the archive."""
+        return at_hand(self.packed, self.store)
+
+    def fetch(self, options: Options) -> Fetched:
+        """Take the checkpoint, its configuration and the ready file out of the archive.
+
+        Raises:
+            SourceUnavailableError, DigestMismatchError, ArchiveError: see
+                :func:`kiln.sources.packed.archive_files`.
+            CheckpointError: the archive does not hold what the recipe names.
+            UsageError: there is no file ``options.archive``.
+        """
+        files, record = archive_files(self.packed, self.store, options)
+        checkpoint, prebuilt = self._checkpoint(files), self._prebuilt(files)
+        record |= {"files": dict(checkpoint), "prebuilt": prebuilt}
+        return Fetched(Contents(checkpoint=checkpoint, prebuilt=prebuilt), record, files)
+
+    def _checkpoint(self, files: Mapping[str, str]) -> dict[str, str]:
+        """Only what the export reads: the configuration and the checkpoint, in the zoo's layout."""
+        source, model = self.source, self.recipe.name
+        chosen = {}
+        if source.pipeline_config is not None:
+            if source.pipeline_config not in files:
+                raise CheckpointError(
+                    f"The archive of {model!r} holds no {source.pipeline_config}.",
+                    "Correct source.pipeline_config in the recipe.",
+                )
+            chosen["pipeline.config"] = files[source.pipeline_config]
+        prefix = source.checkpoint.rstrip("/")
+        # "." is the archive's root, where automl's archives have their checkpoints.
+        starts = ("",) if prefix == "." else (f"{prefix}/", f"{prefix}.")
+        checkpoint = {
+            f"checkpoint/{PurePosixPath(path).name}": digest
+            for path, digest in files.items()
+            if path.startswith(starts) and (prefix != "." or "/" not in path)
+        }
+        if not any(path.endswith(".index") for path in checkpoint):
+            raise CheckpointError(
+                f"The archive of {model!r} holds no checkpoint at {source.checkpoint} "
+                "(no .index file).",
+                "Correct source.checkpoint in the recipe; it names a folder or a checkpoint "
+                "prefix.",
             )
-            raise
-    tree = store.get_ref(_TREE_REF, f"{digest}-{packed.model}")
-    if tree is not None and all(store.has(item) for item in tree["files"].values()):
-        files: dict[str, str] = tree["files"]
-    else:
-        files = _unpack_and_verify(packed, store, digest)
-        store.set_ref(_TREE_REF, f"{digest}-{packed.model}", {"files": files})
-    check_files(packed, store, files)
-    if trusted is None:
-        remember(store, packed.model, packed.url, digest)  # trust on first use
-        if on_note:
-            on_note(
-                f"{packed.model}: first use of this archive. Pin it in the recipe, in [source]: "
-                f'sha256 = "{digest}"'
+        return {**chosen, **checkpoint}
+
+    def _prebuilt(self, files: Mapping[str, str]) -> str | None:
+        """SHA-256 of the archive's ready ``.tflite``, where the recipe names one."""
+        if self.source.prebuilt is None:
+            return None
+        if self.source.prebuilt not in files:
+            raise CheckpointError(
+                f"The archive of {self.recipe.name!r} holds no {self.source.prebuilt}.",
+                "Correct source.prebuilt in the recipe, or drop it and the variant 'prebuilt'.",
             )
-    record = {"kind": "archive", "url": packed.url, "sha256": digest, "pinned": bool(packed.sha256)}
-    return files, record
-
-
-@contextlib.contextmanager
-def _first_use_holds(packed: Packed, trusted: str | None) -> Iterator[None]:
-    """Say of another archive than the one first used how to accept it: there is no pin to change.
-
-    Raises:
-        DigestMismatchError: the body met one.
-    """
-    try:
-        yield
-    except DigestMismatchError as error:
-        if packed.sha256 or trusted is None:
-            raise
-        raise DigestMismatchError(
-            f"The archive of {packed.model!r} is not the one that was first used here: "
-            f"{error.message}",
-            "If its publisher changed it and you trust the new one, pin that in the recipe, in "
-            "[source], with its sha256.",
-        ) from error
-
-
-def _unpack_and_verify(packed: Packed, store: Store, digest: str) -> dict[str, str]:
-    path = store.path(digest)
-    if not store.sound(digest):  # not every kind of archive would notice
-        raise DamagedContentError(digest, f"the archive of {packed.model}")
-    try:
-        if packed.git_blob_sha1 and git_blob_sha1_file(path) != packed.git_blob_sha1:
-            raise DigestMismatchError(
-                f"The archive of {packed.model!r} is not the published one (its git blob SHA-1 is "
-                f"{git_blob_sha1_file(path)}, not {packed.git_blob_sha1}).",
-                "Download it again. For a model of your own, write a recipe of its own.",
-            )
-        with store.scratch() as scratch:
-            try:
-                unpack(path, scratch / "tree", root=packed.root or None)
-            except ArchiveError as error:
-                # In the store it is called by its digest, which nobody would recognise.
-                told = error.message.replace(path.name, f"The archive of {packed.model!r}")
-                raise ArchiveError(told, error.remedy) from error
-            blobs = store.add_tree(_top(scratch / "tree", packed))
-    except BaseException:
-        store.discard(digest)
-        raise
-    return {name: blob.sha256 for name, blob in blobs.items()}
-
-
-def _top(tree: Path, packed: Packed) -> Path:
-    """The folder of the unpacked archive that the recipe's paths start from.
-
-    Raises:
-        ArchiveError: the recipe names none, and there is not just one.
-    """
-    if packed.root is not None:
-        return tree / packed.root
-    found = sorted(tree.iterdir())
-    if len(found) != 1 or not found[0].is_dir():
-        names = ", ".join(repr(path.name) for path in found[:8])
-        raise ArchiveError(
-            f"The archive of {packed.model!r} has not one folder at its top but {names}.",
-            "Name the folder in the recipe, in source.root.",
-        )
-    return found[0]
-
-
-def check_files(packed: Packed, store: Store, files: Mapping[str, str]) -> None:
-    """Hold unpacked files (path -> SHA-256) against their pins.
-
-    Raises:
-        DigestMismatchError: one is missing or another.
-        DamagedContentError: the store has lost what it was.
-    """
-    for pinned in packed.files:
-        if pinned.path not in files:
-            raise DigestMismatchError(
-                f"The archive of {packed.model!r} holds no {pinned.path}.",
-                "It is not the archive the recipe describes: download it again.",
-            )
-        problem = mismatch(pinned, store.path(files[pinned.path]))
-        if problem and not store.sound(files[pinned.path]):
-            raise DamagedContentError(files[pinned.path], f"{pinned.path} of {packed.model}")
-        if problem:
-            raise DigestMismatchError(
-                f"{pinned.path} in the archive of {packed.model!r} is not the published file: "
-                f"{problem}.",
-                "Download the archive again. For a model of your own, write a recipe of its own.",
-            )
-
-
-def mismatch(pinned: SourceFile, path: Path) -> str | None:
-    """How a file differs from its pin, in words; ``None`` where it does not."""
-    size = path.stat().st_size
-    if pinned.size is not None and size != pinned.size:
-        return f"{size} bytes, not {pinned.size}"
-    if pinned.git_blob_sha1 and git_blob_sha1_file(path) != pinned.git_blob_sha1:
-        return f"git blob SHA-1 {git_blob_sha1_file(path)}, not {pinned.git_blob_sha1}"
-    if pinned.sha256 and sha256_file(path) != pinned.sha256:
-        return f"SHA-256 {sha256_file(path)}, not {pinned.sha256}"
-    return None
+        return files[self.source.prebuilt]

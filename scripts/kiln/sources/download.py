@@ -21,19 +21,9 @@ from kiln.core.files import disk_guard, write_atomic
 from kiln.core.lease import boot_id
 from kiln.core.store import FileMismatchError, Store
 from kiln.core.untrusted import MalformedError, parse_json_object, read_file
-from kiln.sources.http import (
-    ATTEMPTS,
-    REMEDY,
-    RETRY_STATUS,
-    TIMEOUT,
-    host_of,
-    make_session,
-    reason,
-)
+from kiln.sources.http import REMEDY, TIMEOUT, Patience, host_of, make_session, reason
 
 _CHUNK = 64 << 10  # small enough to notice a stop soon on a slow line
-_FIRST_PAUSE = 0.5  # seconds; doubled after each try without progress
-_LONGEST_PAUSE = 30.0
 _NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 OnProgress = Callable[[str, int, "int | None"], None]
@@ -163,6 +153,7 @@ class _Fetcher:
         self._session = session
         self._report = report
         self._stop = stop
+        self._patience = Patience(stop)
         # Pinned bytes are the same from every mirror; unpinned ones belong to their address.
         key = download.sha256 or sha256_bytes("\n".join(download.urls).encode())
         self._key = key
@@ -222,9 +213,8 @@ class _Fetcher:
         raise SourceUnavailableError(f"Cannot download {name} ({told}).", REMEDY)
 
     def _from_mirror(self, url: str) -> str:
-        tries = 0
         restarted = False
-        pause = _FIRST_PAUSE
+        self._patience.renew()
         while True:
             before = self._have()
             resumed = before > 0
@@ -245,13 +235,11 @@ class _Fetcher:
                     continue
                 raise
             except _Retry as error:
-                tries = 1 if self._have() > before else tries + 1
-                if tries >= ATTEMPTS:
+                if self._have() > before:
+                    self._patience.renew()
+                if not self._patience.wait(error.response):
+                    self._check_stop()
                     raise _MirrorError(str(error)) from error
-                wanted = error.wait if error.wait is not None else pause
-                pause = _FIRST_PAUSE if self._have() > before else pause * 2
-            if self._stop.wait(min(wanted, _LONGEST_PAUSE)):
-                raise _StoppedError
 
     # -- the partial file -----------------------------------------------------------------------
 
@@ -341,8 +329,8 @@ class _Fetcher:
     ) -> tuple[int, int | None]:
         """Check the answer; returns the offset its body starts at and the file's total size."""
         status, headers = response.status_code, response.headers
-        if status in RETRY_STATUS:
-            raise _Retry(_status(response), _retry_after(headers.get("Retry-After")))
+        if self._patience.may_change(response):
+            raise _Retry(_status(response), response)
         if status == 416 and have:
             raise _RestartError
         if status == 206:
@@ -418,11 +406,11 @@ class _Fetcher:
 
 
 class _Retry(Exception):  # noqa: N818 - an instruction more than an error
-    """The mirror may do better in a moment (``wait`` seconds, if it said so)."""
+    """The mirror may do better in a moment; its answer may say when."""
 
-    def __init__(self, why: str, wait: float | None = None) -> None:
+    def __init__(self, why: str, response: requests.Response | None = None) -> None:
         super().__init__(why)
-        self.wait = wait
+        self.response = response
 
 
 def _retry_or_not(error: BaseException) -> Exception:
@@ -438,7 +426,3 @@ def _retry_or_not(error: BaseException) -> Exception:
 
 def _status(response: requests.Response) -> str:
     return f"HTTP {response.status_code} {response.reason or ''}".strip()
-
-
-def _retry_after(value: str | None) -> float | None:
-    return float(value) if value is not None and value.isdigit() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-import kiln
+from kiln.core.version import __version__
 
 TIMEOUT = (15.0, 60.0)
 """Seconds to wait for a connection, and for the next bytes."""
@@ -20,8 +21,13 @@ TIMEOUT = (15.0, 60.0)
 ATTEMPTS = 4
 """Tries in a row without progress before a mirror is given up."""
 
-RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that may be different in a moment."""
+BACKOFF = 0.5
+"""Seconds, doubled for each further try, that are waited from the second repetition on."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds that are waited at most, whatever a server asks for in ``Retry-After``."""
+
+_RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})  # may be different in a moment
 
 REMEDY = (
     "Check the network, HTTPS_PROXY and, behind a proxy that opens TLS, REQUESTS_CA_BUNDLE; "
@@ -39,12 +45,51 @@ def make_session(connections: int = 10) -> requests.Session:
     adapter = requests.adapters.HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
-    session.headers["User-Agent"] = f"tflite-kiln/{kiln.__version__}"
+    session.headers["User-Agent"] = f"tflite-kiln/{__version__}"
     bundle = os.environ.get("SSL_CERT_FILE")
     named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     if bundle and not named and os.path.isfile(bundle):  # noqa: PTH113 - a setting, not a path of ours
         session.verify = bundle
     return session
+
+
+class Patience:
+    """How often a server is asked again, and after which pauses: urllib3's back-off.
+
+    It is counted here and not in the session's adapter. There a pause could not be interrupted,
+    an error page would be read to its end however long it is, and an address that is refused
+    (:func:`public_session`) would not be looked up again before each try.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin to count anew: there was progress."""
+        self._retry = urllib3.Retry(
+            total=ATTEMPTS - 1, status_forcelist=_RETRY_STATUS, backoff_factor=BACKOFF
+        )
+
+    def may_change(self, response: requests.Response) -> bool:
+        """Whether the server may answer differently in a moment."""
+        return self._retry.is_retry("GET", response.status_code)
+
+    def wait(self, response: requests.Response | None = None) -> bool:
+        """Wait as long as is due; False when enough was tried, or when the work was stopped."""
+        try:
+            self._retry = self._retry.increment()
+        except urllib3.exceptions.MaxRetryError:
+            return False
+        seconds = self._asked_for(response) or self._retry.get_backoff_time()
+        return not self._stop.wait(min(seconds, LONGEST_PAUSE))
+
+    def _asked_for(self, response: requests.Response | None) -> float:
+        value = response.headers.get("Retry-After") if response is not None else None
+        try:
+            return self._retry.parse_retry_after(value) if value else 0.0
+        except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
+            return 0.0  # neither seconds nor a date
 
 
 #: Whether an address may be asked.

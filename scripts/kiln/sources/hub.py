@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kiln.core.errors import ArchiveError, DigestMismatchError
-from kiln.core.listing import TooMuchError, list_tree
+from kiln.core.listing import EMPTY, TooMuchError, list_tree
 from kiln.core.store import Store
-from kiln.recipes.recipe import HubSource
-from kiln.sources.archive import Packed, archive_files, at_hand, check_files
-
-if TYPE_CHECKING:
-    from kiln.sources.download import OnProgress
+from kiln.recipes.contents import Contents
+from kiln.recipes.source import HubSource
+from kiln.sources.fetcher import Fetched, Fetcher, Options
+from kiln.sources.packed import Packed, archive_files, at_hand, check_files
 
 #: Set by whoever uses TF-Hub offline; tensorflow_hub reads the same variable.
 CACHE_VARIABLE = "TFHUB_CACHE_DIR"
@@ -37,59 +35,79 @@ def cache_folder(handle: str) -> Path | None:
     return folder if (folder / _GRAPH).is_file() else None
 
 
-def hub_at_hand(model: str, source: HubSource, store: Store) -> bool:
-    """Whether the module is here: in a cache, or packed in the store."""
-    return cache_folder(source.handle) is not None or at_hand(Packed.of(model, source), store)
+class HubFetcher(Fetcher[HubSource]):
+    """Fetches a :class:`~kiln.recipes.source.HubSource`."""
 
-
-def hub_files(
-    model: str,
-    source: HubSource,
-    store: Store,
-    archive: Path | None,
-    on_progress: OnProgress | None,
-    on_note: Callable[[str], None] | None,
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """The verified files of a module (path -> SHA-256), and a record of where they came from.
-
-    A cache is used where it can be held against something: the recipe's pins of files, or, where
-    the recipe pins nothing, the files first used here. A recipe that only pins the packed module
-    gets that.
-
-    Raises:
-        SourceUnavailableError, DigestMismatchError, ArchiveError: see
-            :func:`kiln.sources.archive.archive_files`.
-    """
-    packed = Packed.of(model, source)
-    folder = cache_folder(source.handle)
-    if archive is None and folder is not None and (source.files or source.sha256 is None):
-        files = _cached_files(folder, store)
-        check_files(packed, store, files)
-        record: dict[str, Any] = {"kind": "hub", "handle": source.handle, "from": "cache"}
-    else:
-        files, record = archive_files(packed, store, archive, on_progress, on_note)
-        record = {**record, "kind": "hub", "handle": source.handle, "from": "archive"}
-    if _GRAPH not in files:
-        raise ArchiveError(
-            f"The module of {model!r} holds no {_GRAPH} at its top.",
-            "A TF2 module is a SavedModel packed without a folder around it; see source.handle.",
+    @property
+    def packed(self) -> Packed:
+        """The packed module."""
+        return Packed(
+            model=self.recipe.name,
+            url=self.source.address,
+            root="",
+            git_blob_sha1=None,
+            mirrors=self.source.mirrors,
+            sha256=self.source.sha256,
+            files=self.source.files,
         )
-    known = store.get_ref(_TREE_REF, model)
-    if known is None or known["handle"] != source.handle:
-        store.set_ref(_TREE_REF, model, {"handle": source.handle, "files": files})
-    elif known["files"] != files:
-        different = sorted(
-            path
-            for path in {*files, *known["files"]}
-            if files.get(path) != known["files"].get(path)
-        )
-        raise DigestMismatchError(
-            f"The module of {model!r} is not the one that was first used here: {different[0]} "
-            "differs.",
-            "If you trust the new one, pin its files in the recipe, in [[source.files]], under a "
-            "new model name.",
-        )
-    return files, record
+
+    def at_hand(self) -> bool:
+        """Whether the module is here: in a cache, or packed in the store."""
+        return cache_folder(self.source.handle) is not None or at_hand(self.packed, self.store)
+
+    def fetch(self, options: Options) -> Fetched:
+        """Take the module out of a cache or an archive.
+
+        A cache is used where it can be compared with something: the recipe's pins of files, or,
+        where the recipe pins nothing, the files first used here. A recipe that only pins the packed
+        module gets that.
+
+        Raises:
+            SourceUnavailableError, DigestMismatchError, ArchiveError: see
+                :func:`kiln.sources.packed.archive_files`.
+        """
+        folder = cache_folder(self.source.handle)
+        may_use_cache = self.source.files or self.source.sha256 is None
+        if options.archive is None and folder is not None and may_use_cache:
+            files = _cached_files(folder, self.store)
+            check_files(self.packed, self.store, files)
+            record: dict[str, Any] = {"from": "cache"}
+        else:
+            files, record = archive_files(self.packed, self.store, options)
+            record["from"] = "archive"
+        record |= {"kind": self.source.kind, "handle": self.source.handle}
+        if _GRAPH not in files:
+            raise ArchiveError(
+                f"The module of {self.recipe.name!r} holds no {_GRAPH} at its top.",
+                "A TF2 module is a SavedModel packed without a folder around it; see "
+                "source.handle.",
+            )
+        self._refuse_another(files)
+        record |= {"files": dict(files), "prebuilt": None}
+        return Fetched(Contents(checkpoint=files), record, files)
+
+    def _refuse_another(self, files: dict[str, str]) -> None:
+        """Refuse another module than the one that was first used for the model.
+
+        Raises:
+            DigestMismatchError: it is another.
+        """
+        model, handle = self.recipe.name, self.source.handle
+        known = self.store.get_ref(_TREE_REF, model)
+        if known is None or known["handle"] != handle:
+            self.store.set_ref(_TREE_REF, model, {"handle": handle, "files": files})
+        elif known["files"] != files:
+            different = sorted(
+                path
+                for path in {*files, *known["files"]}
+                if files.get(path) != known["files"].get(path)
+            )
+            raise DigestMismatchError(
+                f"The module of {model!r} is not the one that was first used here: "
+                f"{different[0]} differs.",
+                "If you trust the new one, pin its files in the recipe, in [[source.files]], "
+                "under a new model name.",
+            )
 
 
 def _cached_files(folder: Path, store: Store) -> dict[str, str]:
@@ -100,7 +118,7 @@ def _cached_files(folder: Path, store: Store) -> dict[str, str]:
             f"{folder} is no module: {error}.", "Fetch the module into the hub cache again."
         ) from None
     for name, why in sorted(listing.odd.items()):
-        if "empty folder" not in why:  # TensorFlow leaves an empty assets/
+        if why != EMPTY:  # TensorFlow leaves an empty assets/
             raise ArchiveError(
                 f"{folder / name} {why}.", "Fetch the module into the hub cache again."
             )

@@ -8,18 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kiln.core.errors import CheckpointError, DigestMismatchError, LabelMapError
-from kiln.core.stagecode import stage_module
-from kiln.core.store import Store
+from kiln.project.stagecode import stage_module
 from kiln.recipes import pipeline_config
+from kiln.recipes.contents import Contents
 from kiln.recipes.pipeline_config import told_by_stages
-from kiln.recipes.recipe import LocalSource, Recipe
-from kiln.sources.archive import mismatch
+from kiln.recipes.source import LocalSource
+from kiln.sources.fetcher import Fetched, Fetcher, Options
+from kiln.sources.pins import mismatch
 
 CONFIG = "pipeline.config"
 _INDEX = ".index"
@@ -65,43 +65,61 @@ def reading() -> Iterator[None]:
         ) from None
 
 
-@reading()
-def local_files(
-    recipe: Recipe, source: LocalSource, store: Store, on_note: Callable[[str], None] | None
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """The model folder of a local source (path in the zoo's layout -> SHA-256), and a record.
+class LocalFetcher(Fetcher[LocalSource]):
+    """Fetches a :class:`~kiln.recipes.source.LocalSource`."""
 
-    Only the chosen checkpoint's files are in it: not the training's others, and not its state
-    file, which names folders of the machine it was trained on.
+    def at_hand(self) -> bool:
+        """Whether there is a whole checkpoint."""
+        try:
+            self._checkpoint()
+        except CheckpointError:
+            return False
+        return True
 
-    Raises:
-        CheckpointError: there is no whole checkpoint, or something else in its place; or no
-            configuration.
-        UnsupportedModelError: the configuration is of a model that cannot be converted.
-        LabelMapError: the label map is none, or of another number of classes.
-        DigestMismatchError: a file is not the pinned one.
-    """
-    config = None
-    if source.pipeline_config is not None:
-        config = find_config(recipe.resolve(source.pipeline_config))
-        pipeline = pipeline_config.read(config)
-        check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
-    place = recipe.resolve(source.checkpoint)
-    checkpoint = find(place, tf1=recipe.image == "modelmaker")
-    if on_note and checkpoint.others and place.is_dir():
-        on_note(f"{recipe.name}: {chosen(checkpoint)}")
-    found = {path.name: path for path in checkpoint.files}
-    if config is not None:
-        found[CONFIG] = config
-    digests = {name: store.add_file(readable(path)) for name, path in found.items()}
-    _check_pins(recipe.name, source, {n: store.path(d) for n, d in digests.items()}, found)
-    files = {
-        name if name == CONFIG else f"checkpoint/{name}": digest
-        for name, digest in sorted(digests.items())
-    }
-    # No path of this machine: the record is published.
-    pinned = {item.path for item in source.files} >= set(found)
-    return files, {"kind": "local", "checkpoint": checkpoint.prefix.name, "pinned": pinned}
+    @reading()
+    def fetch(self, options: Options) -> Fetched:
+        """Take the chosen checkpoint's files, in the zoo's layout.
+
+        Not the training's other checkpoints, and not its state file, which names folders of the
+        machine it was trained on.
+
+        Raises:
+            CheckpointError: there is no whole checkpoint, or something else in its place; or no
+                configuration.
+            UnsupportedModelError: the configuration is of a model that cannot be converted.
+            LabelMapError: the label map is none, or of another number of classes.
+            DigestMismatchError: a file is not the pinned one.
+        """
+        recipe, source = self.recipe, self.source
+        config = None
+        if source.pipeline_config is not None:
+            config = find_config(recipe.resolve(source.pipeline_config))
+            pipeline = pipeline_config.read(config)
+            check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
+        checkpoint = self._checkpoint()
+        if options.on_note and checkpoint.others and recipe.resolve(source.checkpoint).is_dir():
+            options.on_note(f"{recipe.name}: {chosen(checkpoint)}")
+        found = {path.name: path for path in checkpoint.files}
+        if config is not None:
+            found[CONFIG] = config
+        digests = {name: self.store.add_file(readable(path)) for name, path in found.items()}
+        stored = {name: self.store.path(digest) for name, digest in digests.items()}
+        _check_pins(recipe.name, source, stored, found)
+        files = {
+            name if name == CONFIG else f"checkpoint/{name}": digest
+            for name, digest in sorted(digests.items())
+        }
+        record = {
+            "kind": source.kind,
+            "checkpoint": checkpoint.prefix.name,
+            "pinned": {item.path for item in source.files} >= set(found),
+            "files": dict(files),
+        }
+        return Fetched(Contents(checkpoint=files), record)
+
+    def _checkpoint(self) -> Checkpoint:
+        place = self.recipe.resolve(self.source.checkpoint)
+        return find(place, tf1=self.recipe.image == "modelmaker")
 
 
 @reading()

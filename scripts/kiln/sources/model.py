@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from kiln.core.errors import CheckpointError, ImageSetError, LabelMapError, RecipeError, UsageError
+from kiln.core.errors import ImageSetError, LabelMapError, UsageError
 from kiln.core.store import Store
-from kiln.recipes.plan import Sources
-from kiln.recipes.recipe import (
-    ANYWHERE_SOURCES,
-    ArchiveSource,
-    HubSource,
-    LocalSource,
-    Recipe,
-    SavedModelSource,
-    StageSource,
-)
-from kiln.sources.archive import Packed, archive_files, at_hand
-from kiln.sources.hub import hub_at_hand, hub_files
-from kiln.sources.local import check_labels, find, local_files
-from kiln.sources.saved_model import find_saved_model, saved_model_files
-
-if TYPE_CHECKING:
-    from kiln.sources.download import OnProgress
+from kiln.recipes.contents import Contents
+from kiln.recipes.recipe import Recipe
+from kiln.sources.fetcher import Options
+from kiln.sources.kinds import fetcher_of
+from kiln.sources.local import check_labels
 
 #: Decoded by Pillow inside the image; anything else in an image folder (licences) is left alone.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
@@ -33,135 +21,66 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 
 @dataclass(frozen=True)
 class Acquired:
-    """Sources with a record of where they came from (plain data for ``conversion.json``).
+    """What a recipe starts from, with a record of where it came from.
 
-    ``check_images`` are those that variants are checked on, name -> SHA-256.
+    Attributes:
+        contents: by digest. Its ``check_images`` are those of the recipe.
+        record: plain data for ``conversion.json``.
     """
 
-    sources: Sources
+    contents: Contents
     record: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    check_images: Mapping[str, str] = field(default_factory=dict)
 
 
-def acquire(
-    recipe: Recipe,
-    store: Store,
-    *,
-    archive: Path | None = None,
-    on_progress: OnProgress | None = None,
-    on_note: Callable[[str], None] | None = None,
-) -> Acquired:
+def acquire(recipe: Recipe, store: Store, options: Options | None = None) -> Acquired:
     """Bring everything ``recipe`` starts from into the store, verified.
-
-    Args:
-        archive: a file the user has already, used instead of downloading the recipe's archive.
 
     Raises:
         SourceUnavailableError, DigestMismatchError, ArchiveError: the archive.
         CheckpointError: there is no checkpoint where the recipe says.
         UnsupportedModelError: a local model cannot be converted.
         LabelMapError, ImageSetError, RecipeError: a file the recipe names is missing.
-        UsageError: ``archive`` was given for a recipe that has none.
+        UsageError: ``options.archive`` was given for a recipe that has none.
     """
-    record: dict[str, Any]
-    checkpoint: Mapping[str, str] = {}
-    saved_model: Mapping[str, str] = {}
-    config: str | None = None
-    inputs: dict[str, str] = {}
-    prebuilt = None
-    source = recipe.source
-    if archive is not None and isinstance(source, (StageSource, *ANYWHERE_SOURCES)):
-        what = "an embedded sample" if isinstance(source, StageSource) else "made of local files"
+    options = options or Options()
+    fetcher = fetcher_of(recipe, store)
+    if options.archive is not None and fetcher.packed is None:
+        what = "made of local files" if recipe.source.only_here else "an embedded sample"
         raise UsageError(
             f"Model {recipe.name!r} is {what} and takes no --archive.",
             "Name the model whose archive it is.",
         )
     label_map, label_map_path = _label_map(recipe, store)
-    if isinstance(source, StageSource):
-        inputs = _stage_inputs(recipe, source, store)
-        record = {"kind": "stage", "stage": source.stage, "inputs": dict(inputs)}
-    elif isinstance(source, LocalSource):
-        checkpoint, record = local_files(recipe, source, store, on_note)
-        record["files"] = dict(checkpoint)
-    elif isinstance(source, SavedModelSource):
-        saved_model, config, record = saved_model_files(recipe, source, store)
-        record["files"] = dict(saved_model)
-    else:
-        if isinstance(source, HubSource):
-            files, record = hub_files(recipe.name, source, store, archive, on_progress, on_note)
-            checkpoint = files
-        else:
-            packed = Packed.of(recipe.name, source)
-            files, record = archive_files(packed, store, archive, on_progress, on_note)
-            checkpoint = _checkpoint_files(recipe, source, files)
-            prebuilt = _prebuilt(recipe, source, files)
-        record["files"] = dict(checkpoint)
-        record["prebuilt"] = prebuilt
-        if label_map_path is not None:
-            if label_map_path not in files:
-                raise LabelMapError(
-                    f"The archive of {recipe.name!r} holds no {label_map_path}.",
-                    "Correct labels.in_source in the recipe, or name a file with labels.file.",
-                )
-            label_map = files[label_map_path]
+    fetched = fetcher.fetch(options)
+    if label_map_path is not None and fetched.files:
+        if label_map_path not in fetched.files:
+            raise LabelMapError(
+                f"The archive of {recipe.name!r} holds no {label_map_path}.",
+                "Correct labels.in_source in the recipe, or name a file with labels.file.",
+            )
+        label_map = fetched.files[label_map_path]
     images = _images(recipe, store)
-    check_images = _check_images(recipe, store, images)
-    record["label_map"] = label_map or label_map_path
-    record["calibration_images"] = images
-    sources = Sources(
-        checkpoint=checkpoint,
-        saved_model=saved_model,
-        config=config,
-        inputs=inputs,
-        prebuilt=prebuilt,
+    contents = replace(
+        fetched.contents,
         label_map=label_map,
         label_map_path=None if label_map else label_map_path,
         images=images,
+        check_images=_check_images(recipe, store, images),
     )
-    return Acquired(sources, record, check_images=check_images)
+    more = {"label_map": label_map or label_map_path, "calibration_images": images}
+    return Acquired(contents, fetched.record | more)
 
 
 def source_at_hand(recipe: Recipe, store: Store) -> bool:
     """Whether a build would need no download for this model's source."""
-    source = recipe.source
-    if isinstance(source, StageSource):
-        return all(recipe.resolve(item.path).is_file() for item in source.inputs.values())
-    if isinstance(source, LocalSource):
-        try:
-            find(recipe.resolve(source.checkpoint), tf1=recipe.image == "modelmaker")
-        except CheckpointError:
-            return False
-        return True
-    if isinstance(source, SavedModelSource):
-        try:
-            find_saved_model(recipe.resolve(source.path))
-        except CheckpointError:
-            return False
-        return True
-    if isinstance(source, HubSource):
-        return hub_at_hand(recipe.name, source, store)
-    return at_hand(Packed.of(recipe.name, source), store)
-
-
-def _stage_inputs(recipe: Recipe, source: StageSource, store: Store) -> dict[str, str]:
-    inputs = {}
-    for name, item in source.inputs.items():
-        path = recipe.resolve(item.path)
-        if not path.is_file():
-            raise RecipeError(
-                f"Recipe {recipe.name!r} names {item.path}, which does not exist.",
-                "Restore the file from version control.",
-            )
-        inputs[name] = store.add_file(path, expect=item.sha256)
-    return inputs
+    return fetcher_of(recipe, store).at_hand()
 
 
 def _label_map(recipe: Recipe, store: Store) -> tuple[str | None, str | None]:
     if recipe.labels.file is None:
         return None, recipe.labels.in_source
     path = recipe.resolve(recipe.labels.file)
-    if isinstance(recipe.source, ANYWHERE_SOURCES):
+    if recipe.source.only_here:
         check_labels(path, None)
     elif not path.is_file():
         raise LabelMapError(
@@ -238,46 +157,5 @@ def images_in(folder: Path, store: Store) -> dict[str, str]:
 
 def with_images_to_check(acquired: Acquired, samples: Path, store: Store) -> Acquired:
     """``acquired`` with images to check on: its own, or where it has none those in ``samples``."""
-    images = acquired.check_images or images_in(samples, store)
-    return replace(acquired, sources=replace(acquired.sources, check_images=images))
-
-
-def _checkpoint_files(
-    recipe: Recipe, source: ArchiveSource, files: Mapping[str, str]
-) -> dict[str, str]:
-    """Only what the export reads: the configuration and the checkpoint, in the zoo's layout."""
-    chosen = {}
-    if source.pipeline_config is not None:
-        if source.pipeline_config not in files:
-            raise CheckpointError(
-                f"The archive of {recipe.name!r} holds no {source.pipeline_config}.",
-                "Correct source.pipeline_config in the recipe.",
-            )
-        chosen["pipeline.config"] = files[source.pipeline_config]
-    prefix = source.checkpoint.rstrip("/")
-    # "." is the archive's root, where automl's archives have their checkpoints.
-    starts = ("",) if prefix == "." else (f"{prefix}/", f"{prefix}.")
-    checkpoint = {
-        f"checkpoint/{PurePosixPath(path).name}": digest
-        for path, digest in files.items()
-        if path.startswith(starts) and (prefix != "." or "/" not in path)
-    }
-    if not any(path.endswith(".index") for path in checkpoint):
-        raise CheckpointError(
-            f"The archive of {recipe.name!r} holds no checkpoint at {source.checkpoint} "
-            "(no .index file).",
-            "Correct source.checkpoint in the recipe; it names a folder or a checkpoint prefix.",
-        )
-    return {**chosen, **checkpoint}
-
-
-def _prebuilt(recipe: Recipe, source: ArchiveSource, files: Mapping[str, str]) -> str | None:
-    """SHA-256 of the archive's ready ``.tflite``, where the recipe names one."""
-    if source.prebuilt is None:
-        return None
-    if source.prebuilt not in files:
-        raise CheckpointError(
-            f"The archive of {recipe.name!r} holds no {source.prebuilt}.",
-            "Correct source.prebuilt in the recipe, or drop it and the variant 'prebuilt'.",
-        )
-    return files[source.prebuilt]
+    images = acquired.contents.check_images or images_in(samples, store)
+    return replace(acquired, contents=replace(acquired.contents, check_images=images))

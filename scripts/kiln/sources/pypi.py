@@ -27,7 +27,7 @@ from kiln.core.digest import key_of
 from kiln.core.errors import RecipeError, SourceUnavailableError
 from kiln.core.store import Store
 from kiln.sources.download import Download, OnProgress, fetch
-from kiln.sources.http import ATTEMPTS, REMEDY, RETRY_STATUS, TIMEOUT, host_of, make_session, reason
+from kiln.sources.http import REMEDY, TIMEOUT, Patience, host_of, make_session, reason
 
 # The names glibc 2.17, 2.12 and 2.5 had before PEP 600.
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
@@ -48,7 +48,6 @@ PYTHON = "3.9"
 
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _ASKING = 8  # index pages asked for at once
-_PAUSE = 0.5  # seconds before the second try, doubled for each further one
 
 
 @dataclass(frozen=True)
@@ -235,8 +234,8 @@ def _packages(
     index: pypi_simple.PyPISimple, pin: Pin, stop: threading.Event
 ) -> list[pypi_simple.DistributionPackage]:
     where = host_of(index.endpoint)
-    pause = _PAUSE
-    for attempt in range(1, ATTEMPTS + 1):
+    patience = Patience(stop)
+    while True:
         try:
             return index.get_project_page(pin.name, timeout=TIMEOUT[1]).packages
         except pypi_simple.NoSuchProjectError as error:
@@ -248,15 +247,13 @@ def _packages(
             final = isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL)
             final = final or not isinstance(error, requests.RequestException)
             if response is not None:
-                final = response.status_code not in RETRY_STATUS
-            if final or attempt == ATTEMPTS or stop.wait(pause):
+                final = not patience.may_change(response)
+            if final or not patience.wait(response):
                 raise SourceUnavailableError(
                     f"Cannot ask the package index for {pin.name} {pin.version} "
                     f"({where}: {reason(error)}).",
                     f"KILN_PYPI_INDEX names another index. {REMEDY}",
                 ) from error
-            pause *= 2
-    raise AssertionError("unreachable")
 
 
 def _gone(pin: Pin, why: str) -> SourceUnavailableError:

@@ -10,14 +10,15 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kiln.core.errors import CheckpointError, DigestMismatchError
-from kiln.core.store import Store
 from kiln.recipes import pipeline_config
-from kiln.recipes.recipe import Architecture, Recipe, SavedModelSource
-from kiln.sources.archive import mismatch
+from kiln.recipes.contents import Contents
+from kiln.recipes.recipe import Architecture
+from kiln.recipes.source import SavedModelSource
+from kiln.sources.fetcher import Fetched, Fetcher, Options
 from kiln.sources.local import CONFIG, check_labels, find_config, readable, reading, whole
+from kiln.sources.pins import mismatch
 
 GRAPH = "saved_model.pb"
 VARIABLES = "variables/variables"
@@ -110,40 +111,54 @@ def _refuse_links_out(folder: Path, files: Mapping[str, Path]) -> None:
             )
 
 
-@reading()
-def saved_model_files(
-    recipe: Recipe, source: SavedModelSource, store: Store
-) -> tuple[dict[str, str], str | None, dict[str, Any]]:
-    """The files of a SavedModel (path inside -> SHA-256), of its configuration, and a record.
+class SavedModelFetcher(Fetcher[SavedModelSource]):
+    """Fetches a :class:`~kiln.recipes.source.SavedModelSource`."""
 
-    Raises:
-        CheckpointError: there is no whole SavedModel, or no configuration where one is named.
-        UnsupportedModelError: the configuration is of a model that cannot be converted.
-        LabelMapError: the label map is none, or of another number of classes.
-        DigestMismatchError: a file is not the pinned one.
-    """
-    found = dict(find_saved_model(recipe.resolve(source.path)).files)
-    if source.pipeline_config is not None:
-        found[CONFIG] = find_config(recipe.resolve(source.pipeline_config))
-        pipeline = pipeline_config.read(found[CONFIG])
-        check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
-    files = {name: store.add_file(path) for name, path in sorted(found.items())}
-    for pinned in source.files:
-        # What is in the store, which nobody changes any more.
-        digest = files.get(pinned.path)
-        problem = mismatch(pinned, store.path(digest)) if digest else "it is not there"
-        if problem:
-            raise DigestMismatchError(
-                f"{pinned.path} of the SavedModel is not the file that the recipe of "
-                f"{recipe.name!r} pins: {problem}.",
-                "Restore the file; or, if the change is meant, run `kiln init --force` again, "
-                "which pins what is there now.",
-            )
-    pinned_all = {item.path for item in source.files} >= set(files)
-    config = files.pop(CONFIG, None)
-    # No path of this machine: the record is published.
-    record = {"kind": source.kind, "pinned": pinned_all, "pipeline_config": config}
-    return files, config, record
+    def at_hand(self) -> bool:
+        """Whether there is a whole SavedModel."""
+        try:
+            find_saved_model(self.recipe.resolve(self.source.path))
+        except CheckpointError:
+            return False
+        return True
+
+    @reading()
+    def fetch(self, options: Options) -> Fetched:
+        """Take the files of the SavedModel, and its configuration.
+
+        Raises:
+            CheckpointError: there is no whole SavedModel, or no configuration where one is named.
+            UnsupportedModelError: the configuration is of a model that cannot be converted.
+            LabelMapError: the label map is none, or of another number of classes.
+            DigestMismatchError: a file is not the pinned one.
+        """
+        recipe, source = self.recipe, self.source
+        found = dict(find_saved_model(recipe.resolve(source.path)).files)
+        if source.pipeline_config is not None:
+            found[CONFIG] = find_config(recipe.resolve(source.pipeline_config))
+            pipeline = pipeline_config.read(found[CONFIG])
+            check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
+        files = {name: self.store.add_file(path) for name, path in sorted(found.items())}
+        for pinned in source.files:
+            # What is in the store, which nobody changes any more.
+            digest = files.get(pinned.path)
+            problem = mismatch(pinned, self.store.path(digest)) if digest else "it is not there"
+            if problem:
+                raise DigestMismatchError(
+                    f"{pinned.path} of the SavedModel is not the file that the recipe of "
+                    f"{recipe.name!r} pins: {problem}.",
+                    "Restore the file; or, if the change is meant, run `kiln init --force` again, "
+                    "which pins what is there now.",
+                )
+        pinned_all = {item.path for item in source.files} >= set(files)
+        config = files.pop(CONFIG, None)
+        record = {
+            "kind": source.kind,
+            "pinned": pinned_all,
+            "pipeline_config": config,
+            "files": dict(files),
+        }
+        return Fetched(Contents(saved_model=files, config=config), record)
 
 
 def _none(path: Path) -> CheckpointError:

@@ -6,12 +6,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import StoreError
-from kiln.core.project import Project
+from kiln.project.folders import Project
 from kiln.recipes.plan import Plan
 from kiln.recipes.recipe import Recipe
 from kiln.running.limits import Limits
@@ -23,6 +22,7 @@ from kiln.signing.statement_names import (
     provenance_path,
     result_path,
 )
+from kiln.statements.package import Package
 from kiln.statements.plan_data import plan_as_data
 from kiln.statements.provenance import (
     Build,
@@ -39,12 +39,18 @@ from kiln.statements.test_result import test_result_statement
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of a model's build: ``source.tar``, the recipe's path in it, the checkout."""
+    """The sources of a model's build: ``source.tar``, the recipe's path in it, and whose code.
+
+    Attributes:
+        repository: the checkout's state, where it is a git checkout.
+        package: the installed kiln, where it is one.
+    """
 
     data: bytes
     archive: SourceArchive
     recipe_path: str
     repository: Repository | None
+    package: Package | None = None
 
     def files(self, image: str) -> dict[str, bytes]:
         """Return the files for the model's folder: the archive and the image's SBOM."""
@@ -64,25 +70,28 @@ class About:
 
 
 def gather(
-    project: Project, path: Path, recipe: Recipe, code: str, repository: Repository | None
+    project: Project,
+    recipe: Recipe,
+    code: str,
+    repository: Repository | None,
+    package: Package | None = None,
 ) -> Sources:
     """Collect the sources that a build starts with.
 
     Args:
-        path: of the recipe.
         code: digest of the stage code that the build is planned with.
 
     Raises:
         StoreError: see :func:`kiln.statements.source_archive.source_archive`; or the stage code
             changed meanwhile.
     """
-    data = source_archive(project, path, recipe)
+    data = source_archive(project, recipe)
     archive = SourceArchive.read(data)
     if archive.stage_code() != code:
         raise StoreError(
             "The stage code changed while the build began.", "Run again when nobody is editing it."
         )
-    return Sources(data, archive, archived_recipe_path(project, path), repository)
+    return Sources(data, archive, archived_recipe_path(project, recipe), repository, package)
 
 
 def statements(
@@ -108,6 +117,7 @@ def statements(
         limits,
         sha256_bytes(records[CONVERSION_FILE]),
         sources.repository,
+        package=sources.package,
         builder=builder_of(os.environ),
     )
     checks = json.loads(records.get(CHECKS_FILE, b'{"variants": {}}'))

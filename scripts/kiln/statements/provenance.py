@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kiln import __version__
 from kiln.core.errors import VerificationError
 from kiln.core.machine import cpu_name
 from kiln.core.untrusted import MalformedError
+from kiln.core.version import __version__
 from kiln.images import definition, lock
 from kiln.images.lock import Locked
 from kiln.running.limits import Limits
@@ -29,10 +29,12 @@ from kiln.signing.statement_names import (
     SOURCE_FILE,
     STATEMENT_TYPE,
 )
+from kiln.statements.package import Package
 from kiln.statements.repository import Repository
 from kiln.statements.source_archive_reader import SourceArchive
 
 REPOSITORY = "repository"
+PACKAGE = "package"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Build:
         limits: bounds of the containers.
         conversion: SHA-256 of ``conversion.json``.
         repository: the checkout's state, where it is a git checkout.
+        package: the installed kiln, where it is one.
         builder: the builder's id, and the run's id ("" where runs have none).
         version: of kiln.
     """
@@ -68,6 +71,7 @@ class Build:
     host: Host = field(default_factory=Host)
     builder: tuple[str, str] = (BUILDER_LOCAL, "")
     version: str = __version__
+    package: Package | None = None
 
 
 def provenance_statement(
@@ -84,6 +88,8 @@ def provenance_statement(
     resolved = [*build.shared, *(_digest(name, digest) for name, digest in _inputs(plan))]
     if build.repository is not None:
         resolved.append(_repository(build.repository))
+    if build.package is not None:
+        resolved.append(_package(build.package, build.archive))
     builder, invocation = build.builder
     return {
         "_type": STATEMENT_TYPE,
@@ -228,6 +234,15 @@ def _repository(state: Repository) -> dict[str, Any]:
         "name": REPOSITORY,
         "uri": state.uri,
         "digest": {"gitCommit": state.commit},
+        "annotations": {"dirty": state.dirty},
+    }
+
+
+def _package(state: Package, archive: SourceArchive) -> dict[str, Any]:
+    return {
+        "name": PACKAGE,
+        "uri": state.uri,
+        "digest": {"kilnTree": archive.driver_code()},
         "annotations": {"dirty": state.dirty},
     }
 

@@ -2,7 +2,8 @@
 
 It holds ``docker/`` (image definitions, locks and stage code), ``scripts/``, the files beside
 them, and the recipe with the text files it names. Weights and images are not included: they are
-inputs, named by digest in the provenance.
+inputs, named by digest in the provenance. Where kiln is installed as a package, the package is at
+``scripts/kiln/`` in the archive, so the code of the build is always included.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from kiln.core.archive import TarEntry, deterministic_tar
+from kiln.core.deterministic_tar import TarEntry, deterministic_tar
 from kiln.core.digest import CACHE_PATTERNS
 from kiln.core.errors import RecipeError, StoreError
-from kiln.core.project import Project
 from kiln.core.untrusted import parse_toml
 from kiln.images.definition import SOURCE_DATE_EPOCH
-from kiln.recipes.recipe import ANYWHERE_SOURCES, RECIPE_FILE, Recipe, load
+from kiln.project.folders import DATA, PACKAGE, Project, is_installed
+from kiln.recipes.recipe import RECIPE_FILE, Recipe
+from kiln.statements.source_archive_reader import DRIVER
 
 #: A string of one line in TOML.
 _STRING = re.compile(r""" "(?:[^"\\\n]|\\.)*" | '[^'\n]*' """, re.VERBOSE)
 
-_FOLDERS = ("docker", "scripts")
 _FILES = ("pyproject.toml", "Makefile", "LICENSE", "NOTICE")
 
 #: Leftovers of installing and running in ``scripts/``. In ``docker/`` only caches are skipped: the
@@ -38,22 +39,19 @@ _LEFT_BY_TOOLS = (*CACHE_PATTERNS, "*.egg-info", ".*")
 MAX_TEXT = 1 << 20
 
 
-def source_archive(project: Project, recipe_path: Path, recipe: Recipe | None = None) -> bytes:
+def source_archive(project: Project, recipe: Recipe) -> bytes:
     """Build the archive for one recipe; same contents, same bytes, whatever times, owners, umask.
 
-    Args:
-        recipe_path: the ``recipe.toml``. One below the project's models folder keeps its path,
-            another goes to ``models/<name>/``.
-        recipe: the loaded recipe, if it was loaded already.
+    A recipe below the project's models folder keeps its path, another goes to ``models/<name>/``.
+    Its text is the text that was read, even if the file has changed since.
 
     Raises:
         StoreError: a file cannot be read, or is a link, a device or of a name that is not UTF-8.
-        RecipeError: the recipe cannot be read, or see :func:`published_recipe`.
+        RecipeError: see :func:`published_recipe`.
     """
-    chosen = recipe if recipe is not None else load(recipe_path)
     try:
-        entries = list(_entries(project.root))
-        entries += _recipe_entries(project, recipe_path.absolute(), chosen)
+        entries = list(_entries(project))
+        entries += _recipe_entries(project, recipe)
         out = io.BytesIO()
         deterministic_tar(out, entries, mtime=SOURCE_DATE_EPOCH)
     except OSError as error:
@@ -65,19 +63,22 @@ def source_archive(project: Project, recipe_path: Path, recipe: Recipe | None = 
     return out.getvalue()
 
 
-def archived_recipe_path(project: Project, recipe_path: Path) -> str:
+def archived_recipe_path(project: Project, recipe: Recipe) -> str:
     """Return the recipe's path in the archive, such as ``models/samples/toy/recipe.toml``."""
-    path = recipe_path.absolute()
+    path = recipe.file.path
     if path.is_relative_to(project.models.absolute()):
         return f"models/{path.relative_to(project.models.absolute()).as_posix()}"
     return f"models/{path.parent.name}/{RECIPE_FILE}"
 
 
-def _entries(root: Path) -> Iterator[TarEntry]:
-    for name in _FOLDERS:
-        if (root / name).is_dir():
-            patterns = CACHE_PATTERNS if name == "docker" else _LEFT_BY_TOOLS
-            yield from _below(root / name, f"{name}/", patterns)
+def _entries(project: Project) -> Iterator[TarEntry]:
+    if project.docker.is_dir():
+        yield from _below(project.docker, "docker/", CACHE_PATTERNS)
+    if is_installed():
+        yield from _below(PACKAGE, DRIVER, (*_LEFT_BY_TOOLS, DATA.name))
+    elif (project.root / "scripts").is_dir():
+        yield from _below(project.root / "scripts", "scripts/", _LEFT_BY_TOOLS)
+    root = project.root if project.package is None else project.package
     for name in _FILES:
         if (root / name).is_file():
             yield TarEntry(name, (root / name).read_bytes())
@@ -111,16 +112,14 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _recipe_entries(project: Project, path: Path, recipe: Recipe) -> list[TarEntry]:
-    place = PurePosixPath(archived_recipe_path(project, path))
-    entries = {str(place): published_recipe(path.read_bytes(), recipe)}
+def _recipe_entries(project: Project, recipe: Recipe) -> list[TarEntry]:
+    path = recipe.file.path
+    entries = {archived_recipe_path(project, recipe): published_recipe(recipe)}
     models = project.models.absolute()
     if not path.is_relative_to(models):
         return [TarEntry(name, data) for name, data in entries.items()]
-    named = [recipe.labels.file]
-    if isinstance(recipe.source, ANYWHERE_SOURCES):
-        named.append(recipe.source.pipeline_config)
-    for relative in named:
+    local = recipe.local_paths()
+    for relative in (local.get("labels.file"), local.get("source.pipeline_config")):
         file = Path(os.path.normpath(path.parent / relative)) if relative else None
         if file is None or not file.is_relative_to(models) or not file.is_file():
             continue
@@ -130,7 +129,7 @@ def _recipe_entries(project: Project, path: Path, recipe: Recipe) -> list[TarEnt
     return [TarEntry(name, data) for name, data in entries.items()]
 
 
-def published_recipe(data: bytes, recipe: Recipe) -> bytes:
+def published_recipe(recipe: Recipe) -> bytes:
     """Return the recipe as it is archived, without this machine's absolute paths.
 
     An absolute path (only recipes of a user's own files may have some) becomes its last part.
@@ -141,7 +140,7 @@ def published_recipe(data: bytes, recipe: Recipe) -> bytes:
     """
     private = {path for path in recipe.local_paths().values() if path.startswith("/")}
     if not private:
-        return data
+        return recipe.file.data
 
     def shorter(match: re.Match[str]) -> str:
         try:
@@ -150,7 +149,7 @@ def published_recipe(data: bytes, recipe: Recipe) -> bytes:
             return match[0]
         return json.dumps(PurePosixPath(value).name) if value in private else match[0]
 
-    text = _STRING.sub(shorter, data.decode("utf-8"))
+    text = _STRING.sub(shorter, recipe.file.data.decode("utf-8"))
     if any(path in text for path in private):
         raise RecipeError(
             f"The recipe of {recipe.name!r} has an absolute path in a comment or in a "

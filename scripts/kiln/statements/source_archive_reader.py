@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from kiln.core import bounds
 from kiln.core.digest import sha256_bytes, tree_key
 from kiln.core.errors import VerificationError
+from kiln.project import bounds
 
 STAGES = "docker/stages/"
+DRIVER = "scripts/kiln/"
 
 MAX_BYTES = bounds.SOURCE.most
 MAX_ENTRIES = 5_000  # ten times as many as the archive has today
@@ -71,11 +72,18 @@ class SourceArchive:
 
     def stage_code(self) -> str:
         """Compute the :func:`kiln.core.digest.tree_digest` of its ``docker/stages``."""
+        return self._tree(STAGES)
+
+    def driver_code(self) -> str:
+        """Compute the same digest of ``scripts/kiln``."""
+        return self._tree(DRIVER)
+
+    def _tree(self, folder: str) -> str:
         return tree_key(
             {
-                path.removeprefix(STAGES): (path in self.executable, sha256_bytes(content))
+                path.removeprefix(folder): (path in self.executable, sha256_bytes(content))
                 for path, content in self.files.items()
-                if path.startswith(STAGES)
+                if path.startswith(folder)
             }
         )
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.digest import canonical_json, sha256_bytes
 from kiln.core.errors import VerificationError
 from kiln.core.untrusted import MalformedError, parse_json, parse_json_object, parse_toml
+from kiln.project import bounds
 from kiln.running.limits import Limits
 from kiln.signing.dsse import REMEDY
 from kiln.signing.signer import Verifier
@@ -32,8 +32,10 @@ from kiln.signing.statement_names import (
     provenance_path,
     result_path,
 )
+from kiln.statements.package import Package
 from kiln.statements.plan_data import plan_from_data
 from kiln.statements.provenance import (
+    PACKAGE,
     REPOSITORY,
     Build,
     Host,
@@ -266,6 +268,7 @@ class _Checking:
                 Host(host["machine"], host["cpu"]),
                 (builder["id"], invocation),
                 builder["version"]["kiln"],
+                _package(definition["resolvedDependencies"], builder["version"]["kiln"]),
             ),
             inside["plan"],
             variant=variant,
@@ -351,6 +354,16 @@ def _repository(stated: list[Mapping[str, Any]]) -> Repository | None:
             if not isinstance(commit, str) or not isinstance(dirty, bool):
                 raise ValueError("no repository")
             return Repository(str(item["uri"]), commit, dirty)
+    return None
+
+
+def _package(stated: list[Mapping[str, Any]], version: str) -> Package | None:
+    for item in stated:
+        if item["name"] == PACKAGE:
+            dirty = item["annotations"]["dirty"]
+            if not isinstance(dirty, bool):
+                raise ValueError("no package")
+            return Package(version, dirty)
     return None
 
 

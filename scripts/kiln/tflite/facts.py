@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kiln.core.stagecode import stage_module
+from kiln.project.stagecode import stage_module
 from kiln.tflite.reading import POSTPROCESS, Graph, TfliteFile, type_name
 from kiln.tflite.wording import count
 

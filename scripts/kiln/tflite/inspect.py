@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.core.stagecode import stage_module
-from kiln.core.ui import table
+from kiln.core.output import table
+from kiln.project.stagecode import stage_module
 from kiln.tflite import facts, wording
 from kiln.tflite.reading import POSTPROCESS, TfliteFile, load, text_of, type_name
 from kiln.tflite.wording import count, number, numbers, shown

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kiln.core import bounds
 from kiln.core.errors import UnsupportedModelError, UsageError
-from kiln.core.stagecode import stage_module
+from kiln.project import bounds
+from kiln.project.stagecode import stage_module
 from kiln.tflite import flexbuffer, packing
 from kiln.tflite.schema import ENUMS, OPERATORS
 from kiln.tflite.tree import Tree

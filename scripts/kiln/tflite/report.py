@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from kiln.core.ui import table
+from kiln.core.output import table
 from kiln.tflite import wording
 from kiln.tflite.wording import number, shown
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from kiln.core.stagecode import stage_module
+from kiln.project.stagecode import stage_module
 from kiln.tflite.schema import ENUMS, TABLES, UNIONS
 
 _DEPTH = 16  # the schema itself nests 5 levels deep

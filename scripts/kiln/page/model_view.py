@@ -1,0 +1,337 @@
+"""Describe one model's section of the page as data for its template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kiln.page.accuracy import Accuracy, DataSet, Scores
+from kiln.page.contents import Detection, Gate, Model, Picture, Problem, Variant
+from kiln.page.differences import SAME, Drawn, compare
+from kiln.page.formats import anchor, count
+from kiln.page.pictures import Canvas, Mark, canvas, in_words, marks
+from kiln.page.snippets import Snippet, snippets
+
+_MEANINGS = {
+    "structure": "Inputs, outputs, operators and metadata are those of a detector.",
+    "parity": "Detections match the source model’s.",
+    "normalization": "The declared normalisation is the one that fits best.",
+    "labels": "Every class id has the right name.",
+    "trained": "The prediction heads were trained.",
+    "runtime-tensorflow": "TensorFlow’s interpreter runs the file.",
+    "runtime-task-library": "The Task Library runs the file.",
+    "runtime-litert": "LiteRT runs the file.",
+    "runtime-mediapipe": "MediaPipe Tasks runs the file.",
+}
+
+#: Levels of a source's record that become rows of their own.
+_SOURCE_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence, marked with a status."""
+
+    status: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one file, or the source model, finds in a picture.
+
+    Attributes:
+        label: what the drawing shows, for those who do not see it.
+        words: what is written below it.
+        differs: from the source model.
+    """
+
+    name: str
+    marks: tuple[Mark, ...]
+    label: str
+    words: str
+    differs: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture with what the source model and every file find in it.
+
+    Attributes:
+        source: ``None`` where there is no source model to compare with.
+    """
+
+    name: str
+    canvas: Canvas
+    source: Figure | None
+    files: tuple[Figure, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether a file differs from the source."""
+        return any(figure.differs for figure in self.files)
+
+    @property
+    def objects(self) -> int:
+        """The most that is drawn for a file."""
+        return max((len(figure.marks) for figure in self.files), default=0)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A gate's row: its result for each checked file, ``None`` where it was not run."""
+
+    name: str
+    meaning: str
+    gates: tuple[Gate | None, ...]
+
+    @property
+    def alike(self) -> bool:
+        """Whether one cell can speak for several files."""
+        return len(self.gates) > 1 and len({g and (g.status, g.summary) for g in self.gates}) == 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem that a gate found in a file."""
+
+    file: str
+    gate: Gate
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Files that were measured on the same data set, beside the same source's figures."""
+
+    data: DataSet
+    source: Scores | None
+    files: tuple[tuple[str, Accuracy], ...]
+
+
+@dataclass(frozen=True)
+class Use:
+    """A file with the code that runs it; ``id`` names it in the page."""
+
+    id: str
+    variant: Variant
+    snippets: tuple[Snippet, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A named value, or a name and a list of files to fold away."""
+
+    name: str
+    value: str
+    files: tuple[Fact, ...] = ()
+
+    @property
+    def is_digest(self) -> bool:
+        """Whether the value looks like one."""
+        value = self.value.removeprefix("sha256:")
+        return len(value) >= 40 and not set(" /") & set(value)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage took."""
+
+    name: str
+    seconds: float | None
+    peak_bytes: float | None
+    key: str
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """What ``model.html`` shows of a model; text that is unknown is empty.
+
+    Attributes:
+        id: of the section.
+        source_runtime: which ran the source model.
+        first_panel: number of the picture that is shown at first: the first that differs, or has
+            the most objects.
+        checked: files that ``checks.json`` has a verdict on.
+    """
+
+    id: str
+    model: Model
+    description: str
+    architecture: str
+    input: str
+    classes: str
+    max_detections: str
+    licence: str
+    notices: tuple[Notice, ...]
+    source_runtime: str
+    panels: tuple[Panel, ...]
+    first_panel: int
+    checked: tuple[Variant, ...]
+    checks: tuple[Check, ...]
+    findings: tuple[Finding, ...]
+    accuracy: tuple[Measured, ...]
+    uses: tuple[Use, ...]
+    origin: tuple[Fact, ...]
+    stages: tuple[Stage, ...]
+
+
+def model_view(model: Model) -> ModelView:
+    """All that the page shows of a model."""
+    export = model.conversion.record("stages", "export", "facts")
+    stages = [stage for _, stage in model.conversion.records("stages")]
+    descriptions = (stage.text("params", "description") for stage in stages)
+    # An export's `num_classes` is its highest class id; a label map may leave some ids out.
+    names = (stage.number("facts", "labels") for stage in stages)
+    classes = next((n for n in names if n is not None), export.number("num_classes"))
+    most = export.number("max_detections")
+    panels = tuple(_panel(model, picture) for picture in model.pictures if not picture.problem)
+    checked = tuple(variant for variant in model.variants if variant.passed is not None)
+    return ModelView(
+        id=anchor("model", model.name),
+        model=model,
+        description=next(filter(None, descriptions), ""),
+        architecture=export.text("architecture"),
+        input=", ".join(dict.fromkeys(filter(None, map(_input, model.variants)))),
+        classes="" if classes is None else f"{classes:g}",
+        max_detections="" if most is None else f"{most:g}",
+        licence=model.conversion.text("licence"),
+        notices=tuple(_notices(model)),
+        source_runtime=model.checks.text("source", "runtime"),
+        panels=panels,
+        first_panel=max(
+            range(len(panels)), key=lambda n: (panels[n].differs, panels[n].objects), default=0
+        ),
+        checked=checked,
+        checks=tuple(_checks(checked)),
+        findings=tuple(
+            Finding(variant.name, gate, problem)
+            for variant in model.variants
+            for gate in variant.gates
+            for problem in gate.problems
+        ),
+        accuracy=tuple(_measured(model)),
+        uses=tuple(
+            Use(f"use-{anchor('model', model.name)}-{n}", variant, tuple(snippets(model, variant)))
+            for n, variant in enumerate(model.variants)
+        ),
+        origin=tuple(_origin(model)),
+        stages=tuple(
+            Stage(name, stage.number("seconds"), stage.number("peak_rss"), stage.text("key"))
+            for name, stage in model.conversion.records("stages")
+        ),
+    )
+
+
+def _input(variant: Variant) -> str:
+    if variant.model is None or not variant.model.graph.inputs:
+        return ""
+    graph = variant.model.graph
+    tensor = graph.tensors[graph.inputs[0]]
+    if len(tensor.shape) != 4:
+        return ""
+    return f"{tensor.shape[2]} × {tensor.shape[1]} {tensor.type}"
+
+
+def _notices(model: Model) -> Iterator[Notice]:
+    for problem in model.problems:
+        yield Notice("failed", problem)
+    if model.conversion.text("profile") == "seed":
+        yield Notice(
+            "allowed",
+            "Made with the hand-written recipe of 2021, faults included, to measure what the "
+            "faults cost. Do not use it.",
+        )
+    untrained = [reason for reason in model.conversion.list("untrained") if isinstance(reason, str)]
+    if untrained:
+        yield Notice(
+            "allowed",
+            f"The prediction heads were never trained ({'; '.join(untrained)}): detections are "
+            "random.",
+        )
+    if not model.checked:
+        yield Notice(
+            "skipped",
+            "This model was not checked: there is no checks.json in its folder, so nothing here "
+            "says how close its files are to the source.",
+        )
+    elif model.source is None:
+        yield Notice("skipped", "There is no source model to compare with.")
+    failed = [variant.name for variant in model.variants if variant.passed is False]
+    if failed:
+        yield Notice("failed", f"Failed its checks: {', '.join(failed)}. The reasons are below.")
+    for variant in model.variants:
+        for note in variant.notes:
+            yield Notice("failed", f"{variant.name}: {note}")
+
+
+def _panel(model: Model, picture: Picture) -> Panel:
+    below = canvas(picture)
+
+    def figure(name: str, drawn: Sequence[Drawn], words: str, differs: bool = False) -> Figure:
+        label = f"{picture.name}, {name}: {in_words(item.detection for item in drawn)}"
+        return Figure(name, marks(below, drawn), label, words, differs)
+
+    def alone(name: str, found: list[Detection], nothing: str) -> Figure:
+        drawn = [Drawn(item, SAME) for item in found if item["score"] >= model.score_threshold]
+        return figure(name, drawn, f"{count(len(drawn), 'object')}." if drawn else nothing)
+
+    source = None if model.source is None else model.source.get(picture.name, [])
+    files = []
+    for variant in model.variants:
+        found = variant.detections.get(picture.name)
+        if found is None:
+            continue
+        if source is None:
+            files.append(alone(variant.name, found, "0 objects."))
+        else:
+            held = compare(source, found, model.score_threshold)
+            differs = bool(held.differences)
+            files.append(figure(variant.name, held.drawn, held.summary(), differs))
+    shown = None if source is None else alone("source", source, "Nothing found.")
+    return Panel(picture.name, below, shown, tuple(files))
+
+
+def _checks(checked: tuple[Variant, ...]) -> Iterator[Check]:
+    for name in dict.fromkeys(gate.name for variant in checked for gate in variant.gates):
+        gates = (next((g for g in v.gates if g.name == name), None) for v in checked)
+        yield Check(name, _MEANINGS.get(name, ""), tuple(gates))
+
+
+def _measured(model: Model) -> Iterator[Measured]:
+    groups: dict[tuple[DataSet, Scores | None], list[tuple[str, Accuracy]]] = {}
+    for variant in model.variants:
+        if (found := variant.accuracy) is not None:
+            groups.setdefault((found.data, found.source), []).append((variant.name, found))
+    for (data, source), files in groups.items():
+        yield Measured(data, source, tuple(files))
+
+
+def _origin(model: Model) -> Iterator[Fact]:
+    record = model.conversion
+    yield Fact("kiln", record.text("kiln"))
+    yield Fact("Profile", record.text("profile"))
+    yield Fact("Recipe", record.text("recipe", "sha256"))
+    yield Fact("Image", record.text("image", "name"))
+    yield Fact("Image identity", record.text("image", "identity"))
+    yield Fact("Stage code", record.text("stage_code"))
+    source = record.raw("source")
+    if isinstance(source, dict):
+        yield from _flat("Source", source)
+
+
+def _flat(name: str, value: Any, depth: int = 0) -> Iterator[Fact]:
+    """A record of any form as rows; long lists of files are folded away."""
+    if isinstance(value, dict) and depth < _SOURCE_DEPTH:
+        leaves = {key: item for key, item in sorted(value.items()) if isinstance(item, str)}
+        if depth > 0 and len(leaves) == len(value) > 3:
+            yield Fact(name, "", tuple(Fact(key, item) for key, item in leaves.items()))
+            return
+        for key, item in sorted(value.items()):
+            label = f"{name}, {key.replace('_', ' ')}" if depth < 1 else f"{name} / {key}"
+            yield from _flat(label, item, depth + 1)
+    elif isinstance(value, list):
+        yield Fact(name, ", ".join(str(item) for item in value))
+    elif value is not None:
+        yield Fact(name, str(value))

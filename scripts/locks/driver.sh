@@ -1,0 +1,26 @@
+#!/bin/sh
+# Resolves the driver's own requirements (pyproject.toml) into hash locks for Python 3.10 and
+# later: requirements.lock to run kiln, requirements-dev.lock to test it too, and apart from both
+# requirements-runtimes.lock, the runtimes of `make runtimes`. Needs uv; writes no index addresses.
+#   usage: scripts/locks/driver.sh [--upgrade] [--exclude-newer DATE]
+# Without --upgrade, what a lock names already stays as long as it fits.
+set -eu
+cd "$(dirname "$0")/../.."
+date=2026-11-01 upgrade=
+[ "${1:-}" = --upgrade ] && upgrade=--upgrade && shift
+[ "${1:-}" = --exclude-newer ] && date=$2
+lock() { # OUT ARGUMENTS... (more requirements on standard input)
+    out=$1
+    shift
+    uv pip compile "$@" --universal \
+        --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+        --exclude-newer "$date" --quiet $upgrade --output-file "$out"
+    echo "$out: $(grep -c == "$out") packages"
+}
+build='setuptools>=77'
+echo "$build" | lock scripts/locks/requirements.lock pyproject.toml -
+echo "$build" | lock scripts/locks/requirements-dev.lock pyproject.toml - --extra dev
+# MediaPipe asks for the OpenCV with windows, which needs libraries of a desktop; the group in
+# pyproject.toml names the one without.
+lock scripts/locks/requirements-runtimes.lock --group pyproject.toml:runtimes \
+    --no-emit-package opencv-contrib-python

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Resolves every docker/*/*.in into a hash lock. Needs uv; writes no index addresses.
+#   usage: scripts/locks/python.sh [--upgrade] [--exclude-newer DATE]
+# Without --upgrade, what a lock names already stays as long as it fits.
+set -eu
+cd "$(dirname "$0")/../../docker"
+date=2026-11-01 upgrade=
+[ "${1:-}" = --upgrade ] && upgrade=--upgrade && shift
+[ "${1:-}" = --exclude-newer ] && date=$2
+lock() { # IN OUT [OVERRIDES [CONSTRAINTS]]
+    set -- "$1" "$2" ${3:+--override "$3"} ${4:+--constraint "$4"}
+    in=$1 out=$2
+    shift 2
+    uv pip compile "$in" "$@" --python-version 3.9 --python-platform x86_64-manylinux_2_31 \
+        --generate-hashes --no-header --no-annotate --no-emit-index-url --exclude-newer "$date" \
+        --quiet $upgrade --output-file "$out"
+    echo "$out: $(grep -c == "$out") packages"
+}
+lock build-tools.in build-tools.lock
+lock odapi/requirements.in odapi/requirements.lock odapi/overrides.txt
+lock odapi/metadata.in odapi/metadata.lock odapi/metadata-overrides.txt
+# Model Maker is no longer maintained and sets few upper bounds: later releases of what it needs
+# (model optimization, Keras) do not go with it. This date has nothing to do with the one above.
+date=2024-02-01
+lock modelmaker/requirements.in modelmaker/full.lock modelmaker/full-overrides.txt
+# The same versions, or a comparison of the two would say nothing.
+lock modelmaker/requirements.in modelmaker/requirements.lock modelmaker/overrides.txt modelmaker/full.lock

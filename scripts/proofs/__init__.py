@@ -1,0 +1,1 @@
+"""Showing that bytes stay the same: elsewhere, on other processors, and made again."""

@@ -1,0 +1,1 @@
+"""The circumstances of ``proofs/reproducibility.py``, and running kiln under them."""

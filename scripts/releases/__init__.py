@@ -1,0 +1,1 @@
+"""What the release workflows do beside ``kiln``: trust file, report, drafts, issues."""

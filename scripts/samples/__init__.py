@@ -1,0 +1,1 @@
+"""The embedded samples: training their weights, drawing what they detect."""

@@ -1,0 +1,1 @@
+"""Generators of the modules that hold a file format's schema as data."""

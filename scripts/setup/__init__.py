@@ -1,0 +1,1 @@
+"""Setting up a machine: a container engine, and the tools that some tests need."""

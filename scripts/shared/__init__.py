@@ -1,0 +1,1 @@
+"""What the developers' programs have in common."""

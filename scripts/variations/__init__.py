@@ -1,1 +1,0 @@
-"""The same conversions under other circumstances; see ``scripts/reproducibility.py``."""

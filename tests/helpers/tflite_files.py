@@ -1,0 +1,52 @@
+"""Copies of the fixtures with one thing changed, written by FlatBuffers' own code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from places import FIXTURES
+
+
+def fixture(name: str) -> bytes:
+    return (FIXTURES / f"{name}.tflite").read_bytes()
+
+
+def rewritten(data: bytes, change: Callable[[Any], None] = lambda model: None) -> bytes:
+    """``data``'s FlatBuffer unpacked into LiteRT's objects, changed, and packed again.
+
+    What is packed behind the FlatBuffer is left out.
+    """
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+    change(model)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def packed_with_date(data: bytes, place: int, value: int) -> bytes:
+    """``data`` with byte ``place`` of the date and time in its archive's first entry set."""
+    changed = bytearray(data)
+    changed[data.index(b"PK\x03\x04") + 10 + place] = value
+    changed[data.index(b"PK\x01\x02") + 12 + place] = value
+    return bytes(changed)
+
+
+def damage(whole: bytes, data: st.DataObject) -> bytes:
+    """``whole`` with some bytes and words set to others, or cut short."""
+    changed = bytearray(whole)
+    places = st.integers(0, len(whole) - 1)
+    small = st.sampled_from([0, 1, 2, 127, 128, 255]) | st.integers(0, 255)
+    for place, value in data.draw(st.lists(st.tuples(places, small), max_size=12)):
+        changed[place] = value
+    for place, value in data.draw(
+        st.lists(st.tuples(places, st.integers(0, len(whole))), max_size=2)
+    ):
+        start = min(place & ~3, len(whole) - 4)
+        changed[start : start + 4] = value.to_bytes(4, "little")
+    size = data.draw(st.just(len(whole)) | places)
+    return bytes(changed[:size])

@@ -1,0 +1,438 @@
+"""From a training's folder to a recipe, and what both commands say to arguments that are wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from places import ROOT
+from training_folder import CONFIG, LABELS, STATE, save
+
+from kiln.building import from_training
+from kiln.building.from_training import Arguments, Given, recipe_text, settle, slugify
+from kiln.core.digest import sha256_bytes
+from kiln.core.errors import (
+    CheckpointError,
+    ImageSetError,
+    LabelMapError,
+    RecipeError,
+    UnsupportedModelError,
+    UsageError,
+)
+from kiln.core.store import Store
+from kiln.recipes.recipe import Recipe, load
+from kiln.recipes.source import LocalSource
+from kiln.recipes.values import ANYWHERE, tuples
+from kiln.sources.model import acquire
+
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    folder = tmp_path / "Möwen & Boote" / "training"
+    for number in (1, 2, 3):
+        save(folder, f"ckpt-{number}")
+    (folder / "checkpoint").write_text(STATE.format("/gone/ckpt-2"))
+    (folder / "pipeline.config").write_text(CONFIG)
+    (folder / "labels.pbtxt").write_text(LABELS)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "one.JPG").write_text("photo")
+    return folder
+
+
+@pytest.fixture
+def plain(training: Path) -> Given:
+    """The two arguments that nobody can leave away."""
+    return Given(training, training / "labels.pbtxt")
+
+
+def written(arguments: Arguments, path: Path) -> Recipe:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(recipe_text(arguments), encoding="utf-8")
+    return load(path)
+
+
+# --- what is filled in -----------------------------------------------------------------------
+
+
+def test_what_is_filled_in(plain: Given, training: Path) -> None:
+    found, notes = settle(plain)
+    assert found.name == "mowen_boote"  # a folder called 'training' says nothing
+    assert found.title == "mowen_boote"
+    assert (found.licence, found.author, found.version) == ("NOASSERTION", "unknown", "1")
+    assert (found.architecture, found.spec) == ("ssd", None)
+    assert found.variants == ("dynamic", "float32", "float16")
+    assert found.pipeline_config == training / "pipeline.config"
+    assert [note.partition(":")[0] for note in notes] == [
+        f"taking checkpoint ckpt-2, and none of the 2 others in {training}",
+        "no int8",
+    ]
+
+
+def test_nothing_of_this_machine_gets_into_the_metadata(plain: Given, tmp_path: Path) -> None:
+    found, _ = settle(plain)
+    said = f"{found.title} {found.description} {found.licence} {found.author} {found.version}"
+    assert str(tmp_path.parent.name) not in said
+    assert "/" not in said
+
+
+def test_int8_with_calibration_images(plain: Given, photos: Path) -> None:
+    found, notes = settle(replace(plain, calibration=photos))
+    assert found.variants == ("dynamic", "float32", "float16", "int8")
+    assert (found.calibration, found.images) == (photos, None)
+    assert len(notes) == 1
+
+
+def test_int8_with_images_for_checks_says_so(plain: Given, photos: Path) -> None:
+    found, notes = settle(replace(plain, images=photos))
+    assert "int8" in found.variants
+    assert (found.calibration, found.images) == (photos, photos)
+    assert notes[-1] == f"int8 is calibrated on the images in {photos} (no --calibration)"
+
+
+def test_variants_by_name(plain: Given, photos: Path) -> None:
+    found, notes = settle(replace(plain, images=photos, variants=("float32", "float32")))
+    assert (found.variants, found.calibration, found.images) == (("float32",), None, photos)
+    assert len(notes) == 1
+
+
+def test_a_file_of_a_checkpoint_stands_for_it(plain: Given, training: Path) -> None:
+    for name in ("ckpt-3.index", "ckpt-3.data-00000-of-00001"):
+        found, notes = settle(replace(plain, checkpoint=training / name))
+        assert found.checkpoint == training / "ckpt-3"
+        assert "taking" not in "".join(notes)
+
+
+def test_a_folder_stands_for_its_pipeline_config(plain: Given, training: Path) -> None:
+    found, _ = settle(replace(plain, pipeline_config=training))
+    assert found.pipeline_config == training / "pipeline.config"
+
+
+def test_pipeline_config_beside_an_exported_checkpoint(plain: Given, tmp_path: Path) -> None:
+    save(tmp_path / "boats" / "checkpoint", "ckpt-0")
+    (tmp_path / "boats" / "pipeline.config").write_text(CONFIG)
+    for checkpoint in ("boats", "boats/checkpoint"):
+        found, _ = settle(replace(plain, checkpoint=tmp_path / checkpoint))
+        assert (found.name, found.pipeline_config) == (
+            "boats",
+            tmp_path / "boats" / "pipeline.config",
+        )
+
+
+def test_model_maker(plain: Given, training: Path) -> None:
+    (training / "pipeline.config").unlink()
+    found, _ = settle(replace(plain, spec="efficientdet_lite2"))
+    assert (found.architecture, found.spec) == ("efficientdet", "efficientdet_lite2")
+    assert found.pipeline_config is None
+
+
+@pytest.mark.parametrize(
+    ("text", "slug"),
+    [
+        ("Run 7", "run_7"),
+        ("ÅNGSTRÖM", "angstrom"),
+        ("--x--", "x"),
+        ("a/b", "a_b"),
+        ("模型", ""),
+        ("...", ""),
+        ("a" * 300, "a" * 100),
+    ],
+)
+def test_names(text: str, slug: str) -> None:
+    assert slugify(text) == slug
+
+
+def test_a_folder_whose_name_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert from_training._name(None, None, Path("/模型/training")) == "model"
+
+
+# --- what is refused -------------------------------------------------------------------------
+
+
+def test_arguments_that_are_wrong(plain: Given, training: Path, photos: Path) -> None:
+    empty = photos.parent / "empty"
+    empty.mkdir()
+    config = training / "pipeline.config"
+    for changes, error, words in (
+        ({"variants": ("int8",)}, UsageError, "needs images to measure"),
+        ({"variants": ("prebuilt",)}, UsageError, "a checkpoint does not have"),
+        ({"variants": ("float23",)}, UsageError, "'float23'"),
+        ({"spec": "efficientdet_lite9"}, UsageError, "'efficientdet_lite9'"),
+        (
+            {"spec": "efficientdet_lite0", "pipeline_config": config},
+            UsageError,
+            "cannot be combined",
+        ),
+        ({"name": "Boats!"}, UsageError, "not a valid model name"),
+        ({"allow": ("everything",)}, UsageError, "'everything'"),
+        ({"calibration": empty}, ImageSetError, "no images in .*empty"),
+        ({"images": photos / "nowhere"}, ImageSetError, "no images in .*nowhere"),
+        ({"label_map": photos / "absent.pbtxt"}, LabelMapError, r"absent\.pbtxt"),
+        ({"label_map": config}, LabelMapError, "pipeline.config"),
+        ({"pipeline_config": photos / "p.config"}, CheckpointError, "no pipeline.config at"),
+        (
+            {"checkpoint": photos / "nowhere" / "x"},
+            CheckpointError,
+            "neither a folder nor a checkpoint",
+        ),
+        ({"checkpoint": empty}, CheckpointError, "is empty"),
+    ):
+        with pytest.raises(error, match=words) as caught:
+            settle(replace(plain, **changes))  # type: ignore[arg-type]
+        assert caught.value.remedy, words
+
+
+def test_no_pipeline_config(plain: Given, training: Path) -> None:
+    (training / "pipeline.config").unlink()
+    with pytest.raises(UsageError, match=r"no pipeline\.config beside") as caught:
+        settle(plain)
+    assert "--model-maker" in caught.value.remedy
+
+
+def test_an_architecture_that_cannot_be(plain: Given, training: Path) -> None:
+    (training / "pipeline.config").write_text("model { faster_rcnn { number_of_stages: 2 } }")
+    with pytest.raises(UnsupportedModelError, match=r"Faster R-CNN cannot be converted: it crops"):
+        settle(plain)
+
+
+def test_a_label_map_of_another_model(plain: Given, training: Path) -> None:
+    (training / "labels.pbtxt").write_text(LABELS + "item { id: 3 name: 'emu' }\n")
+    with pytest.raises(LabelMapError, match=r"3 items .* the model has 2 classes"):
+        settle(plain)
+
+
+# --- the recipe ------------------------------------------------------------------------------
+
+
+def test_everything_is_in_the_recipe(
+    plain: Given, training: Path, photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "boats"
+    wish = replace(
+        plain,
+        calibration=photos,
+        images=photos,
+        variants=("int8", "float32"),
+        max_detections=7,
+        score_threshold=0.4,
+        image_size=(192, 256),
+        title='A "title" \\ of\ttwo\nlines \x7f Ünïcödé 🛶',
+        description="{d}",
+        licence="MIT",
+        author="Ed",
+        version="2.0",
+        allow=("parity",),
+    )
+    arguments, _ = settle(wish, folder=folder, pin=True)
+    found = written(arguments, folder / "recipe.toml")
+    assert (found.name, found.title, found.description) == ("boats", wish.title, "{d}")
+    assert (found.licence, found.author, found.version) == ("MIT", "Ed", "2.0")
+    assert (found.variants, found.allow) == (("int8", "float32"), ("parity",))
+    assert (found.export.max_detections, found.export.image_size) == (7, (192, 256))
+    assert found.export.score_threshold == 0.4
+    assert isinstance(found.source, LocalSource)
+    assert found.source.checkpoint == "../../Möwen & Boote/training/ckpt-2"
+    assert found.source.pipeline_config == "../../Möwen & Boote/training/pipeline.config"
+    assert found.labels.file == "../../Möwen & Boote/training/labels.pbtxt"
+    assert found.calibration is not None
+    assert found.calibration.images == found.check.images == "../../photos"
+    assert [(item.path, item.size, item.sha256) for item in found.source.files] == [
+        ("ckpt-2.data-00000-of-00001", 11, sha256_bytes(b"0 of ckpt-2")),
+        ("ckpt-2.index", 15, sha256_bytes(b"index of ckpt-2")),
+        ("pipeline.config", len(CONFIG), sha256_bytes(CONFIG.encode())),
+    ]
+    assert acquire(found, Store(tmp_path / "store")).record["pinned"] is True
+
+
+def test_without_pins_the_folder_is_kept(plain: Given, training: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "boats"
+    arguments, _ = settle(plain, folder=folder)
+    source = written(arguments, folder / "recipe.toml").source
+    assert isinstance(source, LocalSource)
+    assert (source.checkpoint, source.files) == ("../Möwen & Boote/training", ())
+
+
+def test_a_recipe_for_model_maker(plain: Given, tmp_path: Path) -> None:
+    folder = tmp_path / "lite"
+    arguments, _ = settle(replace(plain, spec="efficientdet_lite1"), folder=folder, pin=True)
+    found = written(arguments, folder / "recipe.toml")
+    assert (found.image, found.architecture) == ("modelmaker", "efficientdet")
+    assert found.efficientdet is not None
+    assert found.efficientdet.spec == "efficientdet_lite1"
+
+
+def test_a_linked_folder(plain: Given, training: Path, tmp_path: Path) -> None:
+    """Climbing out of a linked folder leads elsewhere than its name says."""
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    (tmp_path / "short").symlink_to(deep)
+    (deep / "latest").symlink_to(training)
+    checkpoint = tmp_path / "short" / "latest"
+    arguments, _ = settle(replace(plain, checkpoint=checkpoint), folder=tmp_path / "short" / "x")
+    found = written(arguments, tmp_path / "short" / "x" / "recipe.toml")
+    assert isinstance(found.source, LocalSource)
+    assert found.source.checkpoint == "../latest"  # the link that was named stays one
+    assert found.resolve(found.source.checkpoint).resolve() == training
+    assert found.resolve(found.labels.file or "").resolve() == training / "labels.pbtxt"
+
+
+def test_from_below_the_current_folder(
+    plain: Given, training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(training)
+    wish = replace(plain, checkpoint=Path(), label_map=Path("labels.pbtxt"))
+    folder = tmp_path / "models" / "boats"
+    found = written(settle(wish, folder=folder)[0], folder / "recipe.toml")
+    assert isinstance(found.source, LocalSource)
+    assert found.resolve(found.source.checkpoint).resolve() == training
+    assert settle(wish)[0].name == "mowen_boote"
+
+
+def test_another_name_than_the_folders(plain: Given, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'boats' is not 'ships'"):
+        settle(replace(plain, name="ships"), folder=tmp_path / "boats")
+    with pytest.raises(UsageError, match="'My Boats' is not a valid model name") as caught:
+        settle(plain, folder=tmp_path / "My Boats")
+    assert "'my_boats'" in caught.value.remedy
+
+
+def test_a_name_that_is_no_text(plain: Given, training: Path) -> None:
+    odd = training.with_name(os.fsdecode(b"tr\xe4ining"))
+    training.rename(odd)
+    with pytest.raises(UsageError, match="not text in UTF-8"):
+        recipe_text(settle(replace(plain, checkpoint=odd, label_map=odd / "labels.pbtxt"))[0])
+
+
+@given(
+    st.text(min_size=1), st.text(min_size=1), st.text(min_size=1).filter(lambda t: "\0" not in t)
+)
+def test_any_text_is_read_back(title: str, author: str, path: str) -> None:
+    """As texts and as names of files, whatever is in them."""
+    label_map = Path("/labels") / path.replace("/", "_").replace("\0", "_")
+    arguments = Arguments(
+        name="x", title=title, description="d", licence="l", author=author, version="v",
+        architecture="ssd", checkpoint=Path("/c"), label_map=label_map,
+        variants=("float32",), pipeline_config=Path("/p"),
+    )  # fmt: skip
+    table = tuples(tomllib.loads(recipe_text(arguments)))
+    found = Recipe.model_validate(table, context={ANYWHERE: True})
+    assert (found.title, found.author) == (title, author)
+    assert found.labels.file == str(label_map) or label_map.name in (".", "..")
+
+
+# --- the commands ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kiln(tmp_path: Path):  # type: ignore[no-untyped-def]
+    def run(*arguments: str | Path, code: int = 0) -> str:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT / "scripts"),
+            "HOME": str(tmp_path / "home"),
+            "KILN_PROJECT": str(ROOT),
+            "KILN_STORE": str(tmp_path / "store"),
+            "DOCKER_HOST": "unix:///nonexistent",
+        }
+        ended = subprocess.run(
+            [sys.executable, "-m", "kiln.cli", *map(str, arguments)],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in ended.stderr, ended.stderr
+        assert ended.returncode == code, ended.stderr
+        return ended.stdout + ended.stderr
+
+    return run
+
+
+def test_init_and_what_it_says(kiln, training: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    options = ("--checkpoint", training, "--label-map", training / "labels.pbtxt")
+    said = kiln("init", *options, "-o", "models/boats")
+    assert "models/boats/recipe.toml written." in said
+    assert "build boats --models-dir models" in said
+    assert "taking checkpoint ckpt-2" in said
+    path = tmp_path / "models" / "boats" / "recipe.toml"
+    before = path.read_bytes()
+    assert [item.name for item in path.parent.iterdir()] == ["recipe.toml"]
+    assert "There is a recipe already" in kiln("init", *options, "-o", "models/boats", code=2)
+    assert path.read_bytes() == before
+    kiln("init", *options, "-o", "models/boats", "--force", "--no-pin", "--title", "Boats")
+    assert load(path).title == "Boats"
+    (event,) = [
+        json.loads(line)
+        for line in kiln("init", *options, "-o", "models/b", "--json").splitlines()
+        if '"recipe"' in line
+    ]
+    assert (event["model"], event["path"]) == ("b", "models/b/recipe.toml")
+
+
+def test_init_where_nothing_can_be_written(kiln, training: Path) -> None:  # type: ignore[no-untyped-def]
+    options = ("--checkpoint", training, "--label-map", training / "labels.pbtxt")
+    kiln("init", *options, "-o", training / "labels.pbtxt" / "boats", code=2)
+    assert "cannot be written" in kiln("init", *options, "-o", "/proc/boats", code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "Missing option"),
+        (("--image-size", "320"), 2, "'320' is not an image size"),
+        (("--image-size", "16x320"), 2, "'16x320' is not an image size"),
+        (("--max-detections", "0"), 2, "--max-detections"),
+        (("--score-threshold", "1.5"), 2, "--score-threshold"),
+        (("--variant", "int8"), 2, "--calibration"),
+        (("--name", "A b"), 2, "'a_b' is a valid name"),
+        (("--checkpoint", "nowhere/ckpt-1"), 15, "neither a folder nor a checkpoint"),
+        (("--label-map", "absent.pbtxt"), 16, "absent.pbtxt"),
+        (("-o", "thesis"), 2, "thesis.tex"),
+        (("-o", "thesis/thesis.tex"), 2, "is not a folder"),
+        # What the system refuses to look at, whoever asks.
+        (("--checkpoint", "x" * 300), 15, "cannot be read: File name too long"),
+        (("--label-map", "x" * 300), 15, "cannot be read: File name too long"),
+        (("--pipeline-config", "x" * 300), 15, "cannot be read: File name too long"),
+        (("--calibration", "x" * 300), 15, "cannot be read: File name too long"),
+        (("-o", "x" * 300), 15, "cannot be read: File name too long"),
+    ],
+)
+def test_convert_refuses(  # type: ignore[no-untyped-def]
+    kiln, training: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    """Before any engine is asked for (there is none)."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("precious")
+    options = ["--checkpoint", training, "--label-map", training / "labels.pbtxt", "-o", "out"]
+    assert words in kiln("convert", *(options if arguments else []), *arguments, code=code)
+    assert not (tmp_path / "out").exists()
+
+
+def test_convert_goes_the_way_of_a_build(kiln, training: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """As far as an engine: found in order, and nothing left behind."""
+    options = ("--checkpoint", training, "--label-map", training / "labels.pbtxt", "-o", "out")
+    said = kiln("convert", *options, code=20)
+    assert said.count("taking checkpoint ckpt-2") == 1
+    assert list((tmp_path / "store" / "tmp").iterdir()) == []
+
+
+def test_a_recipe_that_was_edited_badly_is_told_by_its_name(plain: Given, tmp_path: Path) -> None:
+    folder = tmp_path / "boats"
+    arguments, _ = settle(plain, folder=folder)
+    text = recipe_text(arguments).replace("checkpoint =", "checkpiont =")
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(text)
+    with pytest.raises(RecipeError, match="did you mean 'checkpoint'"):
+        load(folder / "recipe.toml")

@@ -1,0 +1,151 @@
+"""`import kiln`: the four public functions, and docs/python.md against them."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import inspect
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from places import ROOT
+from small_release import MODELS, make_release
+
+import kiln
+from kiln.cli.convert import convert as convert_command
+from kiln.core.errors import (
+    CheckpointError,
+    UnsupportedModelError,
+    UsageError,
+    VerificationError,
+)
+from kiln.signing.keys import SigningKey
+
+FIXTURES = ROOT / "tests" / "fixtures"
+PAGE = ROOT / "docs" / "python.md"
+
+
+@pytest.fixture
+def release(key: SigningKey, tmp_path: Path) -> Path:
+    """A folder with a release, its key, and the fixtures: where the page's examples run."""
+    make_release(tmp_path / "dist", key, 7)
+    (tmp_path / "publisher.pub").write_bytes(key.public_pem)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "fixtures").symlink_to(FIXTURES)
+    return tmp_path
+
+
+def test_the_page_s_examples_run(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(release)
+    ended = doctest.testfile(str(PAGE), module_relative=False, encoding="utf-8")
+    assert (ended.failed, ended.attempted > 10) == (0, True)
+
+
+def test_the_docstrings_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    ended = doctest.testmod(kiln)
+    assert (ended.failed, ended.attempted >= 4) == (0, True)
+
+
+def test_the_page_s_conversion_fits_the_function() -> None:
+    """It is run by tests/integration/test_wheel.py: this one needs no engine."""
+    (block,) = re.findall(r"```python\n(import kiln\n\nmade = .*?)```", PAGE.read_text(), re.DOTALL)
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    (call,) = [node for node in calls if ast.unparse(node.func) == "kiln.convert"]
+    names = {str(item.arg): None for item in call.keywords}
+    inspect.signature(kiln.convert).bind(*call.args, **names)
+
+
+def test_the_page_names_what_is_public() -> None:
+    text = PAGE.read_text("utf-8")
+    named = set(re.findall(r"`kiln\.(\w+)`", text)) | {"__version__"}
+    assert named == set(kiln.__all__)
+    for name in ("Conversion", "Difference", "Inspection", "Verified"):
+        (row,) = [line for line in text.splitlines() if f"`kiln.{name}`" in line]
+        cells = row.split("|")[3]
+        for member in re.findall(r"`(\w+)", cells.partition("(`")[0]):
+            fields = getattr(kiln, name).__dataclass_fields__
+            assert member in fields or hasattr(getattr(kiln, name), member), (name, member)
+
+
+def test_importing_it_is_cheap_and_all_names_are_there() -> None:
+    code = (
+        "import sys, kiln; print(*sorted(name for name in sys.modules if name.startswith('kiln')));"
+        "print(*(set(sys.modules) & {'click', 'docker', 'pydantic', 'sigstore', 'requests'}));"
+        "print(all(getattr(kiln, name) for name in kiln.__all__))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == [
+        "kiln kiln.core kiln.core.errors kiln.core.version",
+        "",
+        "True",
+    ]
+    with pytest.raises(AttributeError, match="nothing"):
+        kiln.nothing  # noqa: B018
+
+
+def test_failures_are_kilns_own(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        kiln.inspect(tmp_path / "missing.tflite")
+    (tmp_path / "text.tflite").write_text("text")
+    with pytest.raises(UnsupportedModelError):
+        kiln.inspect(str(tmp_path / "text.tflite"))
+    with pytest.raises(kiln.KilnError):
+        kiln.diff(tmp_path / "text.tflite", FIXTURES / "toy_ssd.tflite")
+    with pytest.raises(VerificationError):
+        kiln.verify(tmp_path, key=_key(tmp_path))
+    with pytest.raises(UsageError, match="need each other"):
+        kiln.verify(tmp_path, identity="somebody")
+    with pytest.raises(kiln.KilnError) as caught:
+        kiln.inspect(tmp_path / ("x" * 5000))
+    assert caught.value.remedy
+
+
+def _key(folder: Path) -> Path:
+    from kiln.signing.keys import load_or_create_key
+
+    path = folder / "some.pub"
+    path.write_bytes(load_or_create_key(folder / "keys" / "some.pem").public_pem)
+    return path
+
+
+def test_a_release_in_every_form(release: Path) -> None:
+    trusted = release / "publisher.pub"
+    whole = kiln.verify(release / "dist", key=trusted)
+    assert whole.models == tuple(sorted(MODELS))
+    there = {path.relative_to(release / "dist").as_posix(): path.stat().st_size
+             for path in (release / "dist").glob("*/**/*") if path.is_file()}  # fmt: skip
+    assert {file.path: file.size for file in whole.files} == there
+    with zipfile.ZipFile(release / "release.zip", "w") as archive:
+        for path in sorted((release / "dist").rglob("*")):
+            if path.is_file():
+                archive.write(path, Path("dist") / path.relative_to(release / "dist"))
+    assert kiln.verify(release / "release.zip", key=trusted) == whole
+    one = kiln.verify(release / "dist" / "beta" / "beta_int8.tflite", key=str(trusted))
+    assert (one.release, one.models) == ("", ("beta",))
+    (file,) = one.files
+    same = next(item for item in whole.files if item.path == "beta/beta_int8.tflite")
+    assert (file.path, file.sha256) == ("beta_int8.tflite", same.sha256)
+
+
+def test_each_option_of_the_command_is_an_argument() -> None:
+    options = {option.opts[-1].lstrip("-").replace("-", "_") for option in convert_command.params}
+    options = options - {"keep_failed", "json", "variant", "dist"} | {"variants", "output"}
+    assert set(inspect.signature(kiln.convert).parameters) == options | {"on_event"}
+
+
+def test_a_conversion_that_cannot_be(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.pbtxt"
+    labels.write_text("item { id: 1 name: 'a' }")
+    with pytest.raises(CheckpointError):
+        kiln.convert(tmp_path / "none", label_map=labels, output=tmp_path / "out",
+                     model_maker="efficientdet_lite0")  # fmt: skip
+    with pytest.raises(UsageError, match="no model to convert"):
+        kiln.convert(label_map=labels, output=tmp_path / "out")
+    with pytest.raises(UsageError, match="is not a folder"):
+        kiln.convert(tmp_path, label_map=labels, output=labels)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,129 @@
+"""The annotate stage's parameters and checks; its bytes are in the integration tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from annotate_cases import CASES, NORMALIZATION
+from places import FIXTURES
+
+from stages.protocol.events import Emitter, EventStream
+from stages.protocol.failures import StageError
+from stages.protocol.request import complete_params
+from stages.steps import annotate
+from stages.tflite import metadata_writer, output_roles, tflite_meta, tflite_model
+
+
+def run(folder: Path, **params: Any) -> dict[str, Any]:
+    (folder / "out").mkdir(exist_ok=True)
+    with open(os.devnull, "w") as sink:  # noqa: PTH123 - a descriptor is what is needed
+        emit = Emitter(EventStream(sink.fileno()), "a")
+        inputs = {
+            "model": params.pop("model", FIXTURES / "toy_ssd.tflite"),
+            "label_map": params.pop("label_map", FIXTURES / "toy_labels.pbtxt"),
+        }
+        complete = complete_params(params, annotate.PARAMS, "annotate")
+        return annotate.run(complete, inputs, folder / "out", emit)
+
+
+GOOD: dict[str, Any] = {"architecture": "ssd", "num_classes": 3, "normalization": NORMALIZATION}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"profile": "seeds"}, "stage-failed", "'seeds'"),
+        ({"architecture": "yolo"}, "stage-failed", "'yolo'"),
+        ({"num_classes": 0}, "stage-failed", "num_classes"),
+        ({"num_classes": True}, "stage-failed", "num_classes"),
+        ({"name": None}, "stage-failed", "'name'"),
+        ({"score_threshold": 1.5}, "stage-failed", "score_threshold"),
+        ({"score_threshold": float("nan")}, "stage-failed", "score_threshold"),
+        ({"normalization": None}, "stage-failed", "normalization"),
+        ({"normalization": {"mean": [0.0]}}, "stage-failed", "normalization"),
+        ({"normalization": {"mean": [0, 0], "std": [1, 1]}}, "stage-failed", "normalization"),
+        ({"normalization": {"mean": [0], "std": [0]}}, "stage-failed", "normalization"),
+        ({"normalization": {"mean": [], "std": []}}, "stage-failed", "normalization"),
+        ({"roles": ["boxes"]}, "stage-failed", "roles"),
+        ({"profile": "seed", "label_file_name": "../x"}, "stage-failed", "label_file_name"),
+        ({"unheard_of": 1}, "stage-failed", "unheard_of"),
+        ({"num_classes": 90}, "label-map", "3 items with ids up to 3, but the model has 90"),
+        ({"num_classes": 2}, "label-map", "3 items with ids up to 3, but the model has 2"),
+        ({"architecture": "centernet"}, "unsupported-model", "TFLite_Detection_PostProcess"),
+        ({"model": FIXTURES / "toy_labels.pbtxt"}, "unsupported-model", "not a TFLite model"),
+        ({"label_map": FIXTURES / "toy_ssd.tflite"}, "label-map", "toy_ssd.tflite, line"),
+        ({"label_map": FIXTURES / "absent.pbtxt"}, "label-map", "absent.pbtxt"),
+        (
+            {
+                "model": FIXTURES / "toy_centernet.tflite",
+                "architecture": "centernet",
+                "profile": "seed",
+            },
+            "unsupported-model",
+            "seed profile",
+        ),
+        (
+            {
+                "model": FIXTURES / "toy_ssd_uint8.tflite",
+                "normalization": {"mean": [0], "std": [255]},
+            },
+            "unsupported-model",
+            "raw pixels",
+        ),
+    ],
+)
+def test_refused(tmp_path: Path, change: dict[str, Any], kind: str, words: str) -> None:
+    with pytest.raises(StageError) as caught:
+        run(tmp_path, **{**GOOD, **change})
+    assert caught.value.kind == kind
+    assert words in caught.value.message
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_pixel_error_is_in_pixel_values() -> None:
+    exact = tflite_model.Quantization((1 / 127.5,), (127,), 0)
+    assert annotate.pixel_error(exact, (127.5,), (127.5,)) == pytest.approx(0.5)
+    assert annotate.pixel_error(exact, (127.5, 127.5, 124.0), (127.5,) * 3) == pytest.approx(3.0)
+    raw = tflite_model.Quantization((1.0,), (), 0)
+    assert annotate.pixel_error(raw, (0.0,), (1.0,)) == 0.0
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_pinned_results_say_what_was_declared(name: str) -> None:
+    source, params = CASES[name]
+    before = tflite_model.read((FIXTURES / f"{source}.tflite").read_bytes())
+    data = (FIXTURES / f"{name}.tflite").read_bytes()
+    after = tflite_model.read(data)
+    found = tflite_meta.read(after)
+    assert found is not None
+    assert annotate.same_graph(before, after)
+    image = found.inputs[0]
+    seed = params.get("profile") == "seed"
+    assert (image.mean, image.std) == (((0.0,), (255.0,)) if seed else ((127.5,), (127.5,)))
+    assert image.color_space == "rgb"
+    for role, output in output_roles.derive(before, params["architecture"]).items():
+        assert found.output(metadata_writer.NAMES[role]) == output.position
+    box = found.outputs[found.output("location")].box
+    assert box == tflite_meta.BoxFormat((1, 0, 3, 2), "boundaries", "ratio")
+    labels = tflite_meta.labels(data, found)
+    if seed:
+        assert labels == (FIXTURES / "toy_labels.pbtxt").read_text().splitlines()
+    else:
+        assert labels == ["red", "green", "blue"]
+        assert found.name == "Toy"
+        assert found.license == params.get("license", "")
+        threshold = found.outputs[found.output("score")].score_threshold
+        assert threshold == params.get("score_threshold")
+    assert found.min_parser_version
+
+
+def test_same_graph_sees_a_changed_weight() -> None:
+    data = bytearray((FIXTURES / "toy_ssd.tflite").read_bytes())
+    before = tflite_model.read(bytes(data))
+    largest = max(before.buffers, key=len)
+    position = bytes(data).index(bytes(largest))
+    data[position] ^= 1
+    assert not annotate.same_graph(before, tflite_model.read(data))

@@ -1,4 +1,4 @@
-"""Code that runs inside the images: what a stage is, and the stages themselves.
+"""Code that runs inside the images: the stages, and what they share.
 
 A *stage* is a module of :mod:`stages.steps`, named like the stage, with
 
@@ -14,8 +14,8 @@ A *stage* is a module of :mod:`stages.steps`, named like the stage, with
     :class:`stages.protocol.events.Emitter`; the returned facts are JSON data. A stage reads
     nothing else and writes nowhere else.
 
-What several stages use lies in the other packages, by subject; pyproject.toml says which may
-import which.
+Code that several stages share is in the other packages, by subject; pyproject.toml states which
+may import which.
 
 Importing a stage module must be cheap (standard library only): the runner imports every stage
 of a request to learn its environment, so anything heavy is imported inside ``run``.

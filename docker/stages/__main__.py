@@ -1,4 +1,4 @@
-"""``python -m stages [--only ID]...``: run the request found in the input folder."""
+"""Run the request in the input folder (``python -m stages [--only ID]...``)."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def test_another_image_under_the_name_is_not_taken(
     tiny.drop()
     tiny.wanted()
     assert "pull" in tiny.phases and "build" in tiny.phases
-    assert any("It is not taken from there." in note for note in tiny.notes)
+    assert any("This registry is not used." in note for note in tiny.notes)
     assert names_in(tiny.engine, server) == []
     settings = tiny.engine.client.api.inspect_image(tiny.locked.tag)["Config"]
     assert "TZ=UTC" in settings["Env"] and "EVIL=1" not in settings["Env"]
@@ -259,7 +259,7 @@ def test_a_registry_without_it(tiny: Tiny, server: str) -> None:
     tiny.drop()
     tiny.wanted()
     assert tiny.phases[0] == "pull" and "build" in tiny.phases
-    assert any("not taken from there" in note for note in tiny.notes)
+    assert any("registry is not used" in note for note in tiny.notes)
 
 
 def test_no_registry_there(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

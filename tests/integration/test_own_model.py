@@ -266,7 +266,7 @@ def _saved_model(folder: Path) -> None:
         (_other_classes, (), 16, ["7 items", "6 classes"]),
         (_as_it_is, ("--variant", "int8"), 2, ["int8", "--calibration"]),
         (_as_it_is, ("--calibration", "/proc/self/fd"), 17, ["no images in /proc/self/fd"]),
-        (_as_it_is, ("--image-size", "300"), 2, ["no image size"]),
+        (_as_it_is, ("--image-size", "300"), 2, ["not an image size"]),
     ],
     ids=lambda item: item.__name__.strip("_") if callable(item) else "",
 )

@@ -263,7 +263,7 @@ def test_a_download_in_a_dockerfile(stranger: Stranger, victim: Victim, site: Si
     stranger.release(victim.dist, SEEN)
     site.asked.clear()
     assert "not in the engine" in cause(victim.reproduce())
-    assert "an instruction that none of ours has" in cause(
+    assert "an instruction that is not allowed" in cause(
         victim.reproduce("--build-strangers-image")
     )
     assert site.asked == []
@@ -276,7 +276,7 @@ def test_a_shell_in_a_dockerfile(stranger: Stranger, victim: Victim, line: str) 
     stranger.build()
     stranger.release(victim.dist, SEEN)
     assert "not in the engine" in cause(victim.reproduce())
-    assert "an instruction that none of ours has" in cause(
+    assert "an instruction that is not allowed" in cause(
         victim.reproduce("--build-strangers-image")
     )
     assert not victim.holds_it()
@@ -293,7 +293,7 @@ def test_with_a_person_s_word_it_is_built_off_the_network(
     assert not victim.holds_it()
     ended = victim.reproduce("--build-strangers-image").ok()
     assert verdict(ended)["verdict"] == "identical"
-    assert any("as you asked for" in event.get("message", "") for event in ended.events)
+    assert any("as you asked" in event.get("message", "") for event in ended.events)
     assert site.asked == []
     # From now on the engine holds it, by its identity.
     assert verdict(victim.reproduce().ok())["verdict"] == "identical"
@@ -337,7 +337,7 @@ def test_a_build_that_does_not_end(
     stranger.lie()
     stranger.release(victim.dist, SEEN)
     ended = victim.reproduce("--build-strangers-image", "--timeout", "10s")
-    assert "takes longer than it may" in cause(ended)
+    assert "takes longer than its time limit" in cause(ended)
 
     def left() -> list[Any]:
         found = engine.client.containers.list(all=True, ignore_removed=True)

@@ -1,1 +1,1 @@
-"""Running an artefact by its own metadata, and telling which detection is which of another list."""
+"""Run an artefact by its own metadata, and match the detections of two lists."""

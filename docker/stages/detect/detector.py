@@ -1,8 +1,8 @@
-"""Runs a detector by nothing but its own metadata, as a device would.
+"""Run a detector by its own metadata only, as a device would.
 
-What the input wants, which output is which, how boxes are written and what classes are called
-all come from the file; a wrong statement in its metadata therefore shows in the detections.
-Needs numpy, and ``ai_edge_litert`` or TensorFlow for the interpreter (imported when used).
+Normalisation, output roles, box format and class names all come from the file, so a wrong statement
+in its metadata shows in the detections. Needs numpy, and ``ai_edge_litert`` or TensorFlow for the
+interpreter (imported when used).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def make_interpreter(data: bytes, reference_kernels: bool = False) -> tuple[Any, str]:
-    """A TFLite interpreter with its tensors allocated, and the runtime's name and version.
+    """Make a TFLite interpreter with allocated tensors; return it with name and version.
 
-    ``ai_edge_litert`` where it is installed, else TensorFlow's. One thread: nothing in the
-    result may depend on how many processors there are.
+    ``ai_edge_litert`` where it is installed, else TensorFlow's. One thread: the result must not
+    depend on the number of processors.
 
     Args:
         data: the whole ``.tflite`` file.
@@ -68,13 +68,13 @@ class Detector:
         reference_kernels: see :func:`make_interpreter`.
 
     Attributes:
-        metadata: what the file says about itself.
+        metadata: the file's metadata.
         labels: class names by class index.
         height: of the input, in pixels.
         width: of the input, in pixels.
         input_type: ``float32`` or ``uint8``.
         input_quantization: of the input; None for a float one.
-        capacity: how many detections an answer has room for; None before the first one.
+        capacity: how many detections an output can hold; None before the first run.
         runtime: name and version of the interpreter.
 
     Raises:
@@ -121,11 +121,11 @@ class Detector:
         return self.metadata.outputs[self._positions[tflite_meta.SCORE]].score_threshold
 
     def input_values(self, image: Any, normalization: Optional[Normalization] = None) -> Any:
-        """What the input tensor gets for an image.
+        """Compute the input tensor for an image.
 
         Args:
             image: uint8 array [h, w, 3], RGB.
-            normalization: (mean, std) to use in place of what the metadata says.
+            normalization: (mean, std) to use instead of the metadata's.
 
         Returns:
             [1, height, width, 3]: float32, normalised; or the raw pixels for a uint8 input.
@@ -139,12 +139,12 @@ class Detector:
     def detect(
         self, image: Any, score_threshold: float = 0.0, max_results: Optional[int] = None
     ) -> list[dict[str, Any]]:
-        """The objects in an image.
+        """Detect the objects in an image.
 
         Args:
             image: uint8 array [h, w, 3], RGB.
             score_threshold: results below it are left out.
-            max_results: at most so many are kept, the best ones; ``None``: all.
+            max_results: keep at most this many, the best ones; ``None``: all.
 
         Returns:
             ``box`` [ymin, xmin, ymax, xmax] as fractions of the image (not clipped to it),
@@ -159,7 +159,7 @@ class Detector:
         return found if max_results is None else found[:max_results]
 
     def run(self, values: Any) -> dict[str, Any]:
-        """The outputs for what is in the input tensor, by the names the metadata gives them.
+        """Run the interpreter; return the outputs by the names the metadata gives them.
 
         Args:
             values: as :meth:`input_values` makes them.
@@ -182,7 +182,7 @@ class Detector:
         return found
 
     def read(self, outputs: dict[str, Any], score_threshold: float = 0.0) -> list[dict[str, Any]]:
-        """Detections, as :meth:`detect` returns them, out of what :meth:`run` returned.
+        """Convert outputs of :meth:`run` to detections, as :meth:`detect` returns them.
 
         Raises:
             StageError: kind ``unsupported-model``; the outputs are not those of a detector.
@@ -258,14 +258,14 @@ class Detector:
 
 
 def _short(value: Any) -> float:
-    """The shortest number that is the same float32: exact, and readable in JSON."""
+    """Return the shortest number that is the same float32: exact, and readable in JSON."""
     import numpy as np
 
     return float(str(np.float32(value)))
 
 
 def load(path: Path) -> Detector:
-    """The detector in a file.
+    """Load the detector in a file.
 
     Raises:
         StageError: see :class:`Detector`.

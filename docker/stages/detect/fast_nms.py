@@ -1,9 +1,9 @@
-"""Which boxes TFLite's detection operator keeps, in numpy.
+"""Select the boxes that TFLite's detection operator keeps, in numpy.
 
 The operator (``TFLite_Detection_PostProcess`` with ``use_regular_nms`` off, as exported) keeps
 one class of each box and suppresses overlapping boxes whatever their classes. The Object
 Detection API's own post-processing suppresses within each class. To compare *numbers* with an
-artefact, the checkpoint's predictions go through the operator's rule too; written after the
+artefact, the checkpoint's predictions go through the operator's rule too; implemented from the
 operator's documentation and source (``detection_postprocess.cc``), not run by it.
 """
 
@@ -15,14 +15,14 @@ from typing import Any
 def select(
     boxes: Any, scores: Any, score_threshold: float, iou_threshold: float, limit: int
 ) -> list[tuple[int, int]]:
-    """Greedy suppression across classes.
+    """Suppress overlapping boxes greedily, across classes.
 
     Args:
         boxes: float32 [boxes, 4], decoded: ymin, xmin, ymax, xmax.
         scores: float32 [boxes, classes], background not among them.
         score_threshold: boxes whose best score is below are left out.
-        iou_threshold: of two boxes that overlap by more, the one with the lower score goes.
-        limit: how many are kept.
+        iou_threshold: of two boxes that overlap by more, the one with the lower score is dropped.
+        limit: how many to keep.
 
     Returns:
         (row of the box, class from 0), best score first; of equal scores the lower row.
@@ -43,7 +43,7 @@ def select(
 
 
 def _overlap(box: Any, others: Any) -> Any:
-    """Intersection over union of one box with each of the others; 0 for empty boxes."""
+    """Compute intersection over union of one box with each of the others; 0 for empty boxes."""
     import numpy as np
 
     height = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])

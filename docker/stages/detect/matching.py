@@ -1,4 +1,4 @@
-"""Which detection of one list is which of another: the same class, about the same box.
+"""Match the detections of two lists: the same class, about the same box.
 
 Standard library only. A detection is a mapping with ``box`` ([ymin, xmin, ymax, xmax], any one
 unit), ``score`` (0 to 1) and ``class_id``, as :mod:`stages.detect.detector` and
@@ -28,7 +28,7 @@ class Pair:
 
 
 def iou(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes; 0 where one of them has no area.
+    """Compute intersection over union of two boxes; 0 where one of them has no area.
 
     >>> iou([0, 0, 1, 1], [0, 0, 1, 0.5])
     0.5
@@ -47,16 +47,16 @@ def match(
     right: Sequence[Mapping[str, Any]],
     least: float = SAME_OBJECT,
 ) -> list[Pair]:
-    """The pairs of two lists, each detection in one pair at most.
+    """Pair the detections of two lists, each in one pair at most.
 
-    Boxes that overlap most are paired first, of equal ones those with the nearest scores: both
-    lists speak of one model's predictions, so the best fit is the same prediction. (For average
-    precision one would go by score instead.)
+    Boxes that overlap most are paired first, among equal ones those with the nearest scores: both
+    lists come from one model's predictions, so the best fit is the same prediction. (Average
+    precision would pair by score instead.)
 
     Args:
         left: detections of one source.
         right: of the other.
-        least: pairs that overlap less are none.
+        least: least overlap of a pair.
 
     Returns:
         The pairs, by position in ``left``.
@@ -78,12 +78,12 @@ def match(
 
 
 def agreement(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]) -> float:
-    """How far two lists say the same: from 0 (nothing in common) to 1 (equal).
+    """Measure how well two lists agree: from 0 (nothing in common) to 1 (equal).
 
-    Each detection counts by its score, so that faint ones hardly matter: a pair gives what its
-    boxes share (IoU) times the lower of its two scores, all of it is divided by the scores there
-    are. With the lower score in place of either, a detection that is half as sure counts half:
-    that tells small differences of the input's scale apart, where boxes alone would not.
+    Each detection counts by its score, so that faint ones hardly matter: a pair contributes its IoU
+    times the lower of its two scores, and the sum is divided by the sum of scores. With the lower
+    score for both, a detection with half the score counts half: that reveals small differences of
+    the input's scale, where boxes alone would not.
 
     >>> same = [{"box": [0, 0, 1, 1], "score": 0.8, "class_id": 1}]
     >>> agreement(same, same), agreement(same, [])
@@ -102,11 +102,11 @@ def agreement(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, An
 def compare(
     prebuilt: list[dict[str, Any]], converted: list[dict[str, Any]], threshold: float
 ) -> dict[str, Any]:
-    """Compare what two artefacts find in one image.
+    """Compare the detections of two artefacts in one image.
 
     Args:
         prebuilt: all detections of the first, as :meth:`stages.detect.detector.Detector.detect`
-            gives.
+            returns them.
         converted: of the second.
         threshold: least score of a detection that counts.
 
@@ -144,7 +144,7 @@ def compare(
 
 
 def figures(found: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one image, as :func:`compare` returns it: counts and extremes."""
+    """Compute the figures of one image, as :func:`compare` returns it: counts and extremes."""
     ious, differences = found["ious"], found["score_differences"]
     return {
         "pairs": len(ious),
@@ -157,7 +157,7 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def together(images: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of several images, each as :func:`compare` returns it, as one."""
+    """Merge several images, each as :func:`compare` returns it, into one."""
     names = ("ious", "score_differences", "missed", "extra")
     return figures({name: [item for found in images for item in found[name]] for name in names})
 

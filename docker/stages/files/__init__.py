@@ -1,1 +1,1 @@
-"""What lies around a model: label maps, checkpoints, images, and input values made of them."""
+"""Read and write a model's files: label maps, checkpoints, images, and input values from them."""

@@ -1,7 +1,7 @@
-"""Finds a TensorFlow 2 checkpoint in a folder by the files that are there.
+"""Find a TensorFlow 2 checkpoint in a folder by its files.
 
-The ``checkpoint`` state file beside a checkpoint often names the folder of the machine it was
-trained on, so only the last part of what it says is used. No TensorFlow needed here.
+The ``checkpoint`` state file beside a checkpoint often names a folder of the machine it was trained
+on, so only the last part of that path is used. TensorFlow is not needed here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _NUMBERED = re.compile(r"\d+")
 
 
 def find_checkpoint(model_folder: Path) -> Path:
-    """The prefix (path without ``.index``) of the checkpoint to use.
+    """Return the prefix (path without ``.index``) of the checkpoint to use.
 
-    Looked for in ``<model_folder>/checkpoint/`` (the zoo's layout) or in the folder itself. Of
-    several checkpoints it is the one the state file names, else the one with the highest number.
+    It is in ``<model_folder>/checkpoint/`` (the zoo's layout) or in the folder itself. Of several
+    checkpoints the state file's is used, else the one with the highest number.
 
     Raises:
         StageError: there is none, or one of its files is missing or empty.

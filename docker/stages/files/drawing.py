@@ -1,4 +1,4 @@
-"""Draws detections on an image: boxes with a name and a score, a colour for each class."""
+"""Draw detections on an image: boxes with a name and a score, one colour a class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TEXT_SHARE, _MIN_TEXT, _LINE_SHARE = 28, 11, 220  # of the shorter side of the 
 
 
 def draw(image: Any, detections: list[dict[str, Any]]) -> Any:
-    """A copy of ``image`` with every detection drawn on it.
+    """Return a copy of ``image`` with every detection drawn on it.
 
     Args:
         image: a Pillow image.
@@ -31,14 +31,14 @@ def draw(image: Any, detections: list[dict[str, Any]]) -> Any:
     for item in ordered:
         box = _pixels(item["box"], canvas.size)
         pen.rectangle(box, outline=color(item["class_id"]), width=line)
-    # After all the boxes: a name must not be crossed by another object's line.
+    # After all the boxes, so that no line crosses a name.
     for item in ordered:
         _tag(pen, font, item, _pixels(item["box"], canvas.size), canvas.size)
     return canvas
 
 
 def color(class_id: int) -> tuple[int, int, int]:
-    """The colour (red, green, blue, each 0..255) of a class: the same in every picture."""
+    """Return the colour (red, green, blue, each 0..255) of a class: the same in every picture."""
     red, green, blue = colorsys.hsv_to_rgb(class_id * _GOLDEN % 1.0, 0.85, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
 
@@ -54,7 +54,7 @@ def _tag(
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     margin = max(2, (bottom - top) // 4)
     width, height = right - left + 2 * margin, bottom - top + 2 * margin
-    # Above the box where there is room, else inside it; never outside the picture.
+    # Above the box where there is space, else inside it; never outside the picture.
     x = max(0, min(box[0], size[0] - width))
     y = box[1] - height if box[1] >= height else min(box[1], max(0, size[1] - height))
     background = color(item["class_id"])

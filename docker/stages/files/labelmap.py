@@ -1,7 +1,7 @@
-"""Reads an Object Detection API label map (``.pbtxt``) without TensorFlow or protobuf.
+"""Read an Object Detection API label map (``.pbtxt``) without TensorFlow or protobuf.
 
 The format is protobuf's text format of ``StringIntLabelMap``: ``item`` blocks with ``id``,
-``name`` and ``display_name``. The parser takes what protobuf's own takes (both kinds of quotes,
+``name`` and ``display_name``. The parser accepts what protobuf's own does (both kinds of quotes,
 escapes, adjacent strings, comments, ``,`` or ``;`` between fields, ``item {`` or ``item: <``)
 and skips every other field of an item, nested blocks (keypoints) included.
 """
@@ -16,7 +16,7 @@ from typing import NoReturn, Optional
 from stages.protocol.failures import StageError
 
 GAP = "???"
-"""The line for a class id that the label map leaves out (as TFLite's own label files do)."""
+"""The placeholder line for an id that the label map leaves out (as in TFLite's label files)."""
 
 _MAX_BYTES = 16 * 1024 * 1024  # the largest public maps (thousands of classes) stay below 1 MB
 _MAX_ID = 1_000_000  # a label file has a line for every id: a typing error must not fill a disk
@@ -51,7 +51,7 @@ class LabelItem:
 
     @property
     def label(self) -> str:
-        """What to show: ``display_name`` or, where there is none, ``name``."""
+        """The name to show: ``display_name`` or, where there is none, ``name``."""
         return self.display_name or self.name
 
 
@@ -63,7 +63,7 @@ class _Token:
 
 
 def load(path: Path) -> list[LabelItem]:
-    """The items of a label map file, in the order of the file.
+    """Read the items of a label map file, in the order of the file.
 
     Raises:
         StageError: kind ``label-map``; the file cannot be read or is not a label map.
@@ -92,11 +92,11 @@ def load(path: Path) -> list[LabelItem]:
 
 
 def parse(text: str, source: str = "label map") -> list[LabelItem]:
-    """The items of a label map, in the order of the text.
+    """Parse the items of a label map, in the order of the text.
 
     Args:
         text: the label map.
-        source: what to call it in messages.
+        source: its name for messages.
 
     Raises:
         StageError: kind ``label-map``, with the line: a syntax error, an item without id or
@@ -106,13 +106,13 @@ def parse(text: str, source: str = "label map") -> list[LabelItem]:
 
 
 def lines(items: list[LabelItem], num_classes: int, source: str = "label map") -> list[str]:
-    """The label file: one name a line, line index = class id - 1.
+    """Return the lines of the label file: one name a line, line index = class id - 1.
 
     Args:
         items: of the label map.
         num_classes: how many classes the model scores; ids the map leaves out get
             :data:`GAP` (COCO: 80 names on 90 lines).
-        source: what to call the label map in messages.
+        source: the label map's name for messages.
 
     Returns:
         ``num_classes`` lines.
@@ -269,7 +269,7 @@ class _Parser:
             self._next()
 
     def _skip_block(self, start: _Token) -> None:
-        # A stack, not recursion: nesting depth is the file's choice, not ours.
+        # A stack, not recursion: the file decides the nesting depth.
         stack = [_CLOSING[start.text]]
         while stack:
             token = self._next()

@@ -1,4 +1,4 @@
-"""The ways in which detectors take their pixels. Standard library only."""
+"""Describe and compare input normalisations of detectors. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class Normalization:
     std: tuple[float, ...]
 
     def shown(self) -> str:
-        """For messages: ``127.5/127.5``, or all channels where they differ."""
+        """Format for messages: ``127.5/127.5``, or all channels where they differ."""
         pairs = [f"{mean:g}/{std:g}" for mean, std in zip(self.mean, self.std)]
         return pairs[0] if len(set(pairs)) == 1 else " ".join(pairs)
 
     def as_fact(self) -> dict[str, list[float]]:
-        """As other stages take it."""
+        """Return it in the form of a stage's fact."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
     def difference(self, other: Normalization) -> float:
-        """The largest difference, in pixel values of ``other``, of what a graph is fed."""
+        """Return the largest difference of a graph's input, in pixel values of ``other``."""
         return max(
             abs((pixel - mean) / std * other_std + other_mean - pixel)
             for pixel in (0, 255)  # linear in the pixel: the extremes are at the ends
@@ -31,12 +31,12 @@ class Normalization:
 
 
 def three(mean: tuple[float, ...], std: tuple[float, ...]) -> Normalization:
-    """Of numbers per channel, or of one for all three."""
+    """Build one from numbers per channel, or from one number for all three."""
     return Normalization(tuple(mean) * (3 // len(mean)), tuple(std) * (3 // len(std)))
 
 
 KNOWN = {
-    Normalization((0.0,) * 3, (1.0,) * 3): "raw pixels",  # the graph holds it (CenterNet)
+    Normalization((0.0,) * 3, (1.0,) * 3): "raw pixels",  # the graph contains it (CenterNet)
     Normalization((127.5,) * 3, (127.5,) * 3): "-1 to 1",  # MobileNet
     Normalization((0.0,) * 3, (255.0,) * 3): "0 to 1",
     Normalization((127.0,) * 3, (128.0,) * 3): "EfficientDet-Lite's",
@@ -44,10 +44,10 @@ KNOWN = {
         (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     ): "ImageNet's mean and deviation",
 }
-"""What detectors are commonly exported with, each with a name for it."""
+"""Common normalisations of exported detectors, with names."""
 
 
 def named(norm: Normalization) -> str:
-    """For messages: numbers, and the name where it has one."""
+    """Format for messages: numbers, and the name where it has one."""
     name = KNOWN.get(norm)
     return f"mean/std {norm.shown()}" + (f" ({name})" if name else "")

@@ -1,4 +1,4 @@
-"""Images to input values: decode, resize, normalise. The same numbers wherever it runs.
+"""Turn images into input values: decode, resize, normalise, with the same numbers everywhere.
 
 Pillow decodes; resizing is numpy, written to give what TensorFlow's own bilinear kernel gives,
 so that a comparison with the source model is not a comparison of two resizers. Pillow and numpy
@@ -13,11 +13,11 @@ from typing import Any
 from stages.protocol.failures import StageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_MAX_PIXELS = 100_000_000  # 300 MB as RGB: anything larger is a mistake, or an attack
+_MAX_PIXELS = 100_000_000  # 300 MB as RGB: larger images are a mistake or an attack
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files directly in ``folder``, by name; other files are ignored.
+    """List the image files directly in ``folder``, by name; other files are ignored.
 
     Raises:
         StageError: kind ``image-set``; there is no such folder, or no image in it.
@@ -42,7 +42,7 @@ def list_images(folder: Path) -> list[Path]:
 def load_rgb(path: Path) -> Any:
     """Decode an image file.
 
-    The pixels are taken as stored: an orientation noted beside them (EXIF) is not applied, as
+    The pixels are used as stored: an EXIF orientation is not applied, because
     TensorFlow's decoder and the Task Library do not apply it either. Transparency is dropped.
 
     Returns:
@@ -68,7 +68,7 @@ def load_rgb(path: Path) -> Any:
 
 
 def resize_bilinear(image: Any, height: int, width: int) -> Any:
-    """Resize as ``tf.image.resize(image, (height, width), method="bilinear")`` does.
+    """Resize like ``tf.image.resize(image, (height, width), method="bilinear")``.
 
     That is: half-pixel centres, no antialiasing, edges repeated, float32 arithmetic in the
     order of TensorFlow's ``ResizeBilinear`` kernel.
@@ -96,7 +96,7 @@ def resize_bilinear(image: Any, height: int, width: int) -> Any:
 
 
 def normalize(pixels: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
-    """(pixels - mean) / std in float32.
+    """Compute (pixels - mean) / std in float32.
 
     Args:
         pixels: float32 array [height, width, 3], 0..255.
@@ -111,14 +111,14 @@ def normalize(pixels: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> A
 
 
 def to_uint8(pixels: Any) -> Any:
-    """Pixels as whole numbers 0..255: halves to the even neighbour, then clipped."""
+    """Round pixels to whole numbers 0..255: halves to the even neighbour, then clipped."""
     import numpy as np
 
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def _taps(size: int, source: int) -> tuple[Any, Any, Any]:
-    """For each of ``size`` pixels of a resized line: both source pixels, and how far between."""
+    """Return both source pixels and their weight for each of ``size`` pixels of a line."""
     import numpy as np
 
     scale = np.float32(source) / np.float32(size)

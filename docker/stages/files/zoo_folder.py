@@ -1,4 +1,4 @@
-"""Writes a model in the detection zoo's layout: ``pipeline.config``, ``label_map.pbtxt`` and
+"""Write a model in the detection zoo's layout: ``pipeline.config``, ``label_map.pbtxt`` and
 ``checkpoint/ckpt-0.*``."""
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from typing import Any
 
 
 def begin(folder: Path, inputs: dict[str, Path]) -> None:
-    """Make ``folder`` with copies of the inputs ``pipeline_config`` and ``label_map``."""
+    """Create ``folder`` with copies of the inputs ``pipeline_config`` and ``label_map``."""
     (folder / "checkpoint").mkdir(parents=True)
     shutil.copyfile(inputs["pipeline_config"], folder / "pipeline.config")
     shutil.copyfile(inputs["label_map"], folder / "label_map.pbtxt")
 
 
 def save(model: Any, folder: Path) -> Path:
-    """Save a detection model as the checkpoint of ``folder``; neither clock nor path gets in.
+    """Save a detection model as the checkpoint of ``folder``, without any time or path in it.
 
     Returns:
         The checkpoint's prefix.
     """
     import tensorflow as tf
 
-    # A CheckpointManager and not Checkpoint.write: the exporter wants a save_counter.
+    # A CheckpointManager and not Checkpoint.write: the exporter needs a save_counter.
     inner = folder / "checkpoint"
     manager = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(inner), 1)
     prefix = Path(manager.save(checkpoint_number=0))

@@ -1,1 +1,1 @@
-"""The gates of ``checks.json``: each says what it found, and whether that passes."""
+"""Compute the gates of ``checks.json``: findings, and whether they pass."""

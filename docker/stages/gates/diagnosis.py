@@ -1,8 +1,8 @@
-"""Why an artefact does not find what its model finds: the usual mistakes, tried one by one.
+"""Diagnose why an artefact's detections differ from its model's, by trying the usual mistakes.
 
-A mistake in metadata or labels is silent: the file runs and answers, only wrongly. Each
-hypothesis here undoes one mistake; the one under which the file clearly finds what the model
-finds names what happened.
+A mistake in metadata or labels is silent: the file runs and answers, only wrongly. Each hypothesis
+here undoes one mistake. If the detections then clearly match the model's, that mistake is the
+cause.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from stages.protocol.failures import StageError
 from stages.tflite import tflite_meta
 
 _CLEARLY = 0.5
-"""A hypothesis explains it where it leaves at most this part of the disagreement."""
+"""A hypothesis is accepted if it leaves at most this fraction of the disagreement."""
 
 SENSIBLE = 0.5
-"""The least agreement (0 to 1) under a hypothesis that explains anything."""
+"""The least agreement (0 to 1) under an accepted hypothesis."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Finding:
     """A hypothesis that explains the difference.
 
     Args:
-        code: a word for it, such as ``normalization``.
-        cause: what happened, in a sentence.
-        agreement: with the source model once it is undone, from 0 to 1.
+        code: a stable name, such as ``normalization``.
+        cause: what happened, as a sentence.
+        agreement: with the source model after undoing the mistake, from 0 to 1.
     """
 
     code: str
@@ -46,16 +46,16 @@ def diagnose(
     source: parity.Detections,
     least: float,
 ) -> Finding:
-    """The likely cause of a difference.
+    """Find the likely cause of a difference.
 
     Args:
         model: the artefact.
-        images: uint8 [h, w, 3] by name; few will do.
-        source: what the model behind it finds in them.
+        images: uint8 [h, w, 3] by name; few are enough.
+        source: the source model's detections in them.
         least: detections with a lower score hardly count (:func:`stages.gates.parity.agreement`).
 
     Returns:
-        The best hypothesis, or that of other weights where none explains the difference.
+        The best hypothesis, or "other weights" where none explains the difference.
     """
     source = {name: source[name] for name in images}
     raw = {name: model.run(model.input_values(image)) for name, image in images.items()}
@@ -121,13 +121,13 @@ def _hypotheses(
 
 
 def declared(model: Detector) -> Normalization:
-    """What the metadata says of the input; raw pixels where it says nothing."""
+    """Return the normalisation that the metadata declares; raw pixels where it declares none."""
     image = model.metadata.inputs[0]
     return three(image.mean or (0.0,), image.std or (1.0,))
 
 
 def other_normalizations(model: Detector) -> list[Normalization]:
-    """The known ones but the declared one; none where the input takes raw pixels as they are."""
+    """List the known ones except the declared one; none where the input takes raw pixels."""
     if model.input_type == "uint8":
         return []
     own = declared(model)
@@ -137,9 +137,9 @@ def other_normalizations(model: Detector) -> list[Normalization]:
 def detections(
     model: Detector, images: Mapping[str, Any], norm: Normalization
 ) -> parity.Detections:
-    """What the artefact finds, fed with another normalisation than it declares.
+    """Run the artefact with another normalisation than it declares.
 
-    Fed with what it was never meant for, a network may overflow: then it finds nothing.
+    With unsuitable input a network may overflow: then there are no detections.
     """
     pair = (norm.mean, norm.std)
     found = {}
@@ -173,7 +173,7 @@ def _turned(box: Sequence[float]) -> list[float]:
 
 
 def _renaming(source: parity.Detections, found: parity.Detections) -> dict[int, int]:
-    """Class id of the artefact -> the source's, by boxes alone, the weightiest vote of each."""
+    """Map the artefact's class ids to the source's by boxes alone, with a weighted vote."""
     votes: dict[int, dict[int, float]] = {}
     for name, items in source.items():
         nameless = [[{**item, "class_id": 0} for item in one] for one in (items, found[name])]

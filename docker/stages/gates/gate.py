@@ -1,4 +1,4 @@
-"""What a check of an artefact found: gates, each passed or with its problems.
+"""Represent the results of checks: gates, each passed or with its problems.
 
 The form is that of ``checks.json``; see ``docs/checks.md``. Standard library only.
 """
@@ -16,7 +16,7 @@ _DIGITS = range(3, 18)
 
 
 def beside(value: float, bound: float) -> str:
-    """``value``, which misses ``bound``, in as many digits as it takes to see that it does.
+    """Format ``value``, which misses ``bound``, with enough digits to show that it does.
 
     >>> beside(0.8963, 0.9), beside(0.89996, 0.9)
     ('0.896', '0.89996')
@@ -28,13 +28,13 @@ def beside(value: float, bound: float) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Args:
-        code: a word for it that does not change, such as ``labels-shifted``.
-        expected: what should be there.
-        seen: what is there.
-        cause: how that usually comes about.
+        code: a stable name, such as ``labels-shifted``.
+        expected: the expected state.
+        seen: the actual state.
+        cause: the usual cause.
     """
 
     code: str
@@ -43,7 +43,7 @@ class Problem:
     cause: str
 
     def as_json(self) -> dict[str, str]:
-        """As plain data."""
+        """Return plain data."""
         return {
             "code": self.code,
             "expected": self.expected,
@@ -54,14 +54,14 @@ class Problem:
 
 @dataclass
 class Gate:
-    """One question asked of an artefact.
+    """One check of an artefact.
 
     Args:
         name: of the gate, such as ``parity``.
-        summary: what was found, in one line.
+        summary: the result in one line.
         problems: empty where it passed.
-        figures: what was measured; plain data.
-        skipped: why nothing was asked, in place of a summary.
+        figures: the measurements; plain data.
+        skipped: why it did not run, in place of a summary.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Gate:
         return SKIPPED if self.skipped else PASSED
 
     def as_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data."""
         return {
             "gate": self.name,
             "status": self.status,

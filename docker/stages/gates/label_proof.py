@@ -1,4 +1,4 @@
-"""The gate ``labels``: does each class have its name? Standard library only."""
+"""Check that each class has its name (gate ``labels``). Standard library only."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def examine(
     known: Sequence[Mapping[str, Any]],
     score_threshold: float,
 ) -> Gate:
-    """The gate's result.
+    """Compute the gate's result.
 
     Args:
         found: lines of the artefact's label file, by class index; None: it has none.
         expected: the lines that the label map gives (:func:`stages.files.labelmap.lines`).
-        source: by image, what the source model finds (``class_id`` is the label map's).
-        detections: by image, what the artefact finds (``label`` from its own label file).
-        known: what must be found: ``image``, ``label``, ``least_score`` (0..1).
-        score_threshold: detections below are not looked at.
+        source: by image, the source model's detections (``class_id`` is the label map's).
+        detections: by image, the artefact's detections (``label`` from its own label file).
+        known: objects that must be detected: ``image``, ``label``, ``least_score`` (0..1).
+        score_threshold: detections below are ignored.
     """
     gate = Gate(NAME)
     if found is None:
@@ -81,7 +81,7 @@ def _is_met(
     detections: Mapping[str, Sequence[Mapping[str, Any]]],
     lines: Sequence[str],
 ) -> bool:
-    """Whether a known object is found under its name."""
+    """Whether a known object is detected under its name."""
     name, label, least = item["image"], item["label"], item["least_score"]
     seen = [one for one in detections.get(name, ()) if one["score"] >= least]
     if any(one["label"] == label for one in seen):
@@ -110,7 +110,7 @@ def _line(lines: Sequence[str], class_id: int) -> str:
 
 
 def _explain(gate: Gate, found: list[str], expected: list[str]) -> None:
-    """Say which of the usual mistakes made these lines of those."""
+    """Find out which usual mistake turned the expected lines into these."""
     seen = _difference(found, expected)
     wanted = f"{len(expected)} lines: class id - 1 -> name"
     named = [line for line in expected if line != GAP]
@@ -168,7 +168,7 @@ def _is_label_map(found: list[str]) -> bool:
 
 
 def _shifted(found: list[str], expected: list[str]) -> bool:
-    """Whether most lines are right if all are moved by one."""
+    """Whether most lines are right after a shift by one."""
     for by in (-1, 1):
         pairs = [
             (found[row], expected[row + by])

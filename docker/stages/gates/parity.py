@@ -1,7 +1,7 @@
-"""The gate ``parity``: does the artefact find what the model finds that it was made from?
+"""Check that the artefact detects what its source model detects (gate ``parity``).
 
-Both are asked about the same images; the artefact is driven by its own metadata, the model by its
-own preprocessing and post-processing (:mod:`stages.steps.reference`). Standard library only.
+Both run on the same images; the artefact by its own metadata, the model with its own preprocessing
+and post-processing (:mod:`stages.steps.reference`). Standard library only.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ Detections = Mapping[str, Sequence[Mapping[str, Any]]]
 """By image: detections as :meth:`stages.detect.detector.Detector.detect` returns them."""
 
 _FAINT = 0.5
-"""Where the model is sure of nothing, detections are compared down to this part of its best score:
-a model of one's own need not find anything in somebody else's photographs."""
+"""If the model is sure of nothing, detections are compared down to this fraction of its best
+score: a user's model need not detect anything in other photographs."""
 
 _ONE_IN = 20
-"""Of so many pairs the worst one is not judged."""
+"""One pair in this many, the worst, is not judged."""
 
 _HEARD = 0.5
-"""``agreement`` counts detections down to this part of the threshold."""
+"""``agreement`` counts detections down to this fraction of the threshold."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is allowed.
+    """The allowed differences.
 
     Args:
         score_difference: of a detection that both find, at most; 0 to 1.
@@ -48,7 +48,7 @@ class Limits:
     agreement: float
 
     def changed(self, overrides: Mapping[str, Optional[float]]) -> Limits:
-        """These with some of them replaced; None leaves one as it is."""
+        """Return a copy with some limits replaced; None leaves one unchanged."""
         given = {name: value for name, value in overrides.items() if value is not None}
         return Limits(**{**self.__dict__, **given})
 
@@ -58,7 +58,7 @@ LIMITS = {
     "float16": Limits(score_difference=0.02, iou=0.95, unmatched=0.05, agreement=0.97),
     "dynamic": Limits(score_difference=0.25, iou=0.6, unmatched=0.25, agreement=0.8),
     "int8": Limits(score_difference=0.4, iou=0.5, unmatched=0.35, agreement=0.6),
-    # Somebody else's conversion, of whatever kind.
+    # A publisher's conversion, of any kind.
     "prebuilt": Limits(score_difference=0.4, iou=0.5, unmatched=0.35, agreement=0.6),
 }
 """By variant. Measured on three trained models and eight families of random ones, in several
@@ -67,15 +67,15 @@ table in ``docs/checks.md``. The recipe's ``[check.limits]`` replaces them."""
 
 
 def threshold(source: Detections, wanted: float) -> float:
-    """The least score of a detection that counts: ``wanted``, or less where nothing reaches it."""
+    """Return the least score that counts: ``wanted``, or less where no detection reaches it."""
     best = max((item["score"] for items in source.values() for item in items), default=0.0)
     return min(wanted, _FAINT * best)
 
 
 def agreement(source: Detections, found: Detections, least: float) -> float:
-    """:func:`stages.detect.matching.agreement` over all images of ``source``, from 0 to 1.
+    """Compute :func:`stages.detect.matching.agreement` over all images of ``source``, 0 to 1.
 
-    Each image counts by the scores of what is found in it by either.
+    Each image is weighted by the scores of all detections in it, of either side.
     """
     total, shared = 0.0, 0.0
     for name, items in source.items():
@@ -96,14 +96,14 @@ def examine(
     score_threshold: float,
     capacity: Optional[int] = None,
 ) -> Gate:
-    """The gate's result.
+    """Compute the gate's result.
 
     Args:
-        source: what the model finds, by image.
-        found: what the artefact finds, in the same images.
-        limits: what is allowed.
-        score_threshold: as the recipe wants it; see :func:`threshold`.
-        capacity: how many detections both have room for in an image; None: as many as there are.
+        source: the model's detections, by image.
+        found: the artefact's detections, in the same images.
+        limits: the allowed differences.
+        score_threshold: from the recipe; see :func:`threshold`.
+        capacity: how many detections both can output for an image; None: unlimited.
     """
     gate = Gate(NAME)
     least = threshold(source, score_threshold)
@@ -146,11 +146,11 @@ def without_cut(
     margin: float,
     least: float,
 ) -> tuple[list[Any], list[Any]]:
-    """Both lists without detections whose counterparts were cut off.
+    """Return both lists without detections whose counterparts may have been cut off.
 
-    A list that is full ends where room ends. In a crowded scene the scores around that end lie
-    close together, and the smallest difference decides which ones are still in it: what lies less
-    than ``margin`` above the end of the other side's full list may miss its counterpart there.
+    A full list ends where its capacity ends. In a crowded scene the scores around that end are
+    close together, and the smallest difference decides which ones are in it: a detection less than
+    ``margin`` above the end of the other side's full list may miss its counterpart there.
     """
     lists = ([*items], [*found])
     pairs = matching.match(*lists)
@@ -159,7 +159,7 @@ def without_cut(
     for own, taken, other in zip(lists, paired, reversed(lists)):
         full = capacity is not None and len(other) >= capacity
         end = min((item["score"] for item in other), default=0.0) + margin if full else 0.0
-        # A list that ends in faint detections was not cut short of anything that counts.
+        # A list that ends in faint detections lost nothing that counts.
         cut = end if end - margin >= _HEARD * least else 0.0
         result.append(
             [item for position, item in enumerate(own) if position in taken or item["score"] >= cut]
@@ -168,7 +168,7 @@ def without_cut(
 
 
 def but_the_worst(values: Sequence[float]) -> float:
-    """The least of all values but the least one in twenty; 1 where there is none."""
+    """Return the least value after leaving out the worst one in twenty; 1 where there is none."""
     ordered = sorted(values)
     return ordered[len(ordered) // _ONE_IN] if ordered else 1.0
 
@@ -200,7 +200,7 @@ def _hold(
         over.append(f"an agreement of {limits.agreement:g}")
         seen.append(beside(agreed, limits.agreement))
     if over:
-        # The cause is filled in by whoever can try others (stages.gates.diagnosis).
+        # stages.gates.diagnosis fills in the cause.
         gate.problem("differs", "; ".join(over), "; ".join(seen), "")
 
 

@@ -1,9 +1,9 @@
-"""Part of the gate ``normalization``: is what somebody said of a SavedModel's input true?
+"""Check a normalisation that the user stated for a SavedModel (part of gate ``normalization``).
 
-An exported graph does not say how it wants its pixels. Whoever converts it does, and a model that
-is fed on another scale mostly still finds something: source and artefact agree in the same mistake.
-The first batch norm knows better (:mod:`stages.saved.saved_model_statistics`). Standard library
-only.
+An exported graph does not record its normalisation. The user states it, and a model that gets
+wrongly scaled pixels mostly still detects something: source and artefact agree in the same mistake.
+The statistics of the first batch norm reveal it (:mod:`stages.saved.saved_model_statistics`).
+Standard library only.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from stages.files.normalizations import Normalization, named, three
 from stages.gates.gate import Gate
 
 _CLEARLY = 2.0
-"""Another fits better where what was said is this many times as far away."""
+"""Another one fits better if the stated one is this many times as far away."""
 
 _FITS = 1.0
-"""Distance from which on a normalisation does not fit: the statistics are no training's. Measured:
-0.0 on the images of a training, 0.3 on wholly different ones, 0.9 and more under a wrong one."""
+"""Distance from which on a normalisation does not fit the training's statistics. Measured: 0.0 on
+the images of a training, 0.3 on wholly different ones, 0.9 and more under a wrong one."""
 
 _HOPELESS = 100.0
 """Even where none fits, one that is this many times as far away as another is wrong."""
 
 
 def confirmed(tried: Sequence[Mapping[str, Any]], said: Normalization) -> bool:
-    """Whether what was said fits the statistics, and no other fits clearly better.
+    """Whether the stated one fits the statistics, and no other fits clearly better.
 
     Args:
         tried: ``mean``, ``std`` and ``distance`` of each normalisation, ``said`` among them.
@@ -37,7 +37,7 @@ def confirmed(tried: Sequence[Mapping[str, Any]], said: Normalization) -> bool:
 
 
 def examine(gate: Gate, tried: Sequence[Mapping[str, Any]], said: Normalization) -> str:
-    """Add what was found to the gate.
+    """Add the result to the gate.
 
     Args:
         gate: ``normalization``.
@@ -45,7 +45,7 @@ def examine(gate: Gate, tried: Sequence[Mapping[str, Any]], said: Normalization)
         said: the one that the artefact was made with.
 
     Returns:
-        What is to be said of where it comes from.
+        A text about the normalisation's origin, for the summary.
     """
     distances = _distances(tried)
     gate.figures["batch_norm"] = [dict(item) for item in tried]
@@ -72,10 +72,10 @@ def _distances(tried: Sequence[Mapping[str, Any]]) -> dict[Normalization, float]
 
 
 def _better(distances: Mapping[Normalization, float], said: Normalization) -> list[Normalization]:
-    """Those that fit clearly better than what was said, the nearest first."""
+    """List those that fit clearly better than the stated one, the nearest first."""
     ranked = sorted(distances, key=lambda norm: distances[norm])
     best = ranked[0]
-    if best.difference(said) <= 1.0:  # a pixel value more or less
+    if best.difference(said) <= 1.0:  # a difference of one pixel value does not matter
         return []
     times = distances[said] / max(distances[best], 1e-9)
     if times < (_CLEARLY if distances[best] <= _FITS else _HOPELESS):

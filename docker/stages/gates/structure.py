@@ -1,6 +1,6 @@
-"""The gate ``structure``: is the file what an artefact of this kind must be?
+"""Check that the file is a valid artefact of its kind (gate ``structure``).
 
-Looks at the file alone; nothing is run. Standard library only.
+Only the file is examined; nothing is run. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ NAME = "structure"
 
 _BYTES_PER_WEIGHT = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1}
 _LEAST_SHARE = 0.3
-"""A file holds at least this part of its model's weights: CenterNet's keypoint heads, the largest
-thing an export leaves out, are less than half of a model."""
+"""A file holds at least this fraction of its model's weights: CenterNet's keypoint heads, the
+largest part that an export leaves out, are less than half of a model."""
 
 _MOST_COPIES, _MOST_EXTRA = 6, 1 << 20
-"""How often all weights in float32 may be in a file, and bytes on top of that: heads that share
-their kernels over five or six levels of a pyramid have batch norms of their own on each, and are in
-the file once a level, each with its scales multiplied in."""
+"""Largest size of all weights relative to float32, and bytes on top of that: heads that share their
+kernels over five or six pyramid levels have separate batch norms on each, and are in the file once
+a level, each with its scales multiplied in."""
 
 _WEIGHTS = {"float32": "float32", "float16": "float16", "dynamic": "int8", "int8": "int8"}
-"""The type that most bytes of constants have, by variant."""
+"""The type of most bytes of constants, by variant."""
 
 _CUSTOM = {tflite_model.DETECTION_POSTPROCESS}
-"""Custom operators that every TFLite runtime brings."""
+"""Custom operators that every TFLite runtime has."""
 
 _DECODED = {
     # (type, index) of a box format -> how the four numbers [a, b, c, d] are read
@@ -43,7 +43,7 @@ _MIN_RUNTIME = "min_runtime_version"
 
 @dataclass(frozen=True)
 class Expected:
-    """What the file should be.
+    """The expected properties of the file.
 
     Args:
         variant: ``float32``, ``float16``, ``dynamic``, ``int8`` or ``prebuilt``.
@@ -63,7 +63,7 @@ class Expected:
 
 
 def examine(data: bytes, expected: Expected) -> Gate:
-    """The gate's result for the file ``data``."""
+    """Compute the gate's result for the file ``data``."""
     gate = Gate(NAME)
     gate.figures["bytes"] = len(data)
     try:
@@ -210,7 +210,7 @@ def _operators(gate: Gate, model: tflite_model.Model) -> None:
 
 
 def constant_bytes(model: tflite_model.Model) -> dict[str, int]:
-    """Bytes of constants by tensor type; a buffer that several tensors share counts once."""
+    """Count bytes of constants by tensor type; a buffer that several tensors share counts once."""
     found: Counter[str] = Counter()
     seen = set()
     for graph in model.subgraphs:

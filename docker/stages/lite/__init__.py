@@ -1,1 +1,1 @@
-"""TFLite Model Maker's EfficientDet-Lite: imported, built, restored from any of its checkpoints."""
+"""Import, build and restore TFLite Model Maker's EfficientDet-Lite from any of its checkpoints."""

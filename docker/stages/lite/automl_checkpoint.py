@@ -1,4 +1,4 @@
-"""Checkpoints that fit Model Maker's EfficientDet-Lite nets: which kind one is, and restoring it.
+"""Identify and restore checkpoints that fit Model Maker's EfficientDet-Lite nets.
 
 ======================= ==========================================================================
 ``tf1``                 automl's TensorFlow 1 checkpoints: tensors under variable names
@@ -8,9 +8,9 @@
                         under their names, and the two prediction heads as objects
 ======================= ==========================================================================
 
-Restoring is automl's ``restore_ckpt``, which by default passes over what does not fit without a
-word. So it is asked to be strict, and checked: before, that the checkpoint has every variable in
-its shape and nothing that has no place; after, that every value is there.
+Restoring uses automl's ``restore_ckpt``, which by default silently skips what does not fit. So it
+is called in strict mode, and checked: before, that the checkpoint has every variable in its shape
+and nothing superfluous; after, that every value was restored.
 
 A SavedModel of Model Maker's holds the last two kinds in its ``variables``, below ``model/``.
 """
@@ -27,16 +27,16 @@ from stages.odapi import restoration
 from stages.protocol.failures import StageError
 
 EMA_DECAY = 0.9998
-"""automl's own; any number above 0 makes ``restore_ckpt`` take the moving averages."""
+"""automl's own; any number above 0 makes ``restore_ckpt`` use the moving averages."""
 
 _EMA = "/ExponentialMovingAverage"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _PARTS = ("backbone", "resample_layers", "fpn_cells", "class_net", "box_net")
 """Attributes of ``EfficientDetNet`` that hold variables."""
 _TRAINED_PARTS = ("base_model", "classes", "boxes")
-"""Those of ``EfficientDetNetTrainHub``, which Model Maker trains."""
+"""The same for ``EfficientDetNetTrainHub``, which Model Maker trains."""
 _HEADS = {"class_net/class-predict/": "classes/", "box_net/box-predict/": "boxes/"}
-"""Variable names of a net's heads -> object paths of a trained one's."""
+"""Variable names of a net's heads -> object paths of a trained net's."""
 
 _REMEDY = (
     "Name the spec that was trained (efficientdet_lite0 to efficientdet_lite4), and give the whole"
@@ -45,8 +45,8 @@ _REMEDY = (
 
 
 _NOT_SAVED = "backbone/_head/"
-"""What a SavedModel has beyond the net: saving it builds the backbone's classifier (of images into
-ImageNet's classes), which the detector never calls, with values that nobody trained."""
+"""Extra variables of a SavedModel: saving it builds the backbone's classifier (into ImageNet's
+classes), which the detector never calls, with untrained values."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Checkpoint:
 
 
 def find(folder: Path) -> Checkpoint:
-    """The checkpoint of a folder (:func:`stages.files.checkpoint_files.find_checkpoint`).
+    """Open the checkpoint of a folder (:func:`stages.files.checkpoint_files.find_checkpoint`).
 
     Raises:
-        StageError: there is none, it is damaged, or it is none of an EfficientDet-Lite.
+        StageError: there is none, it is damaged, or it is not an EfficientDet-Lite's.
     """
     places = (folder, folder / "checkpoint")
     for place in places:
@@ -108,17 +108,17 @@ def find(folder: Path) -> Checkpoint:
 
 
 def of_saved_model(folder: Path) -> Checkpoint:
-    """The variables of a SavedModel that Model Maker exported.
+    """Open the variables of a SavedModel that Model Maker exported.
 
     Raises:
-        StageError: they are damaged, or none of an EfficientDet-Lite.
+        StageError: they are damaged, or not an EfficientDet-Lite's.
     """
     prefix = folder / "variables" / "variables"
     model_maker.load()
     reader = restoration.open_checkpoint(prefix)
     children = restoration.object_children(reader)
     inner = restoration.object_children(reader, "model")
-    # What is exported is a model that holds the net, or the net itself.
+    # The exported object is a model that holds the net, or the net itself.
     for root, parts in (("model/", inner), ("", children)):
         if set(_TRAINED_PARTS) <= parts:
             return Checkpoint(prefix, reader, "training", root, saved_model=True)
@@ -134,7 +134,7 @@ def of_saved_model(folder: Path) -> Checkpoint:
 
 
 def take(checkpoint: Checkpoint, net: Any) -> int:
-    """Give a net the values of a SavedModel's variables, wholly or not at all.
+    """Assign a SavedModel's variables to a net, completely or not at all.
 
     Args:
         checkpoint: from :func:`of_saved_model`.
@@ -155,11 +155,11 @@ def take(checkpoint: Checkpoint, net: Any) -> int:
 
 
 def num_classes(checkpoint: Checkpoint, config: Any) -> int:
-    """How many classes a checkpoint's net scores, by its class head.
+    """Return how many classes a checkpoint's net scores, by its class head.
 
     Args:
         checkpoint: from :func:`find`.
-        config: of the architecture that it is meant for.
+        config: of the expected architecture.
 
     Raises:
         StageError: it has no class head, or one of another architecture.
@@ -193,7 +193,7 @@ def num_classes(checkpoint: Checkpoint, config: Any) -> int:
 
 
 def _class_head(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
-    """The class head's path in a checkpoint, and the keys of its tensors by their last name."""
+    """Return the class head's path in a checkpoint, and its tensors' keys by last name."""
     names = ("bias", "pointwise_kernel")
     if checkpoint.kind in ("tf1", "tf1-ema"):
         head, suffix = "class_net/class-predict", _EMA if checkpoint.kind == "tf1-ema" else ""
@@ -205,7 +205,7 @@ def _class_head(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
 
 
 def restore(checkpoint: Checkpoint, net: Any) -> int:
-    """Restore a net whose variables exist, wholly or not at all.
+    """Restore a net whose variables exist, completely or not at all.
 
     Args:
         checkpoint: from :func:`find`.
@@ -221,7 +221,7 @@ def restore(checkpoint: Checkpoint, net: Any) -> int:
     keys = _fitting(checkpoint, net)
     mm = model_maker.load()
     if checkpoint.root:
-        # The one layout that restore_ckpt does not know.
+        # The one layout that restore_ckpt does not support.
         status = mm.tf.train.Checkpoint(model=net).restore(str(checkpoint.prefix))
         status.expect_partial()
     else:
@@ -232,7 +232,7 @@ def restore(checkpoint: Checkpoint, net: Any) -> int:
 
 
 def _fitting(checkpoint: Checkpoint, net: Any) -> restoration.Keys:
-    """Where the net's variables are, after making sure that both have the same ones.
+    """Find the net's variables in a checkpoint, after checking that both have the same ones.
 
     Raises:
         StageError: they do not fit; the message names variables.
@@ -265,7 +265,7 @@ def _keys(checkpoint: Checkpoint, net: Any) -> restoration.Keys:
 
 
 def _trained_key(name: str) -> str:
-    """Where Model Maker's training saves the variable ``name`` of an ``EfficientDetNet``.
+    """Return where Model Maker's training saves the variable ``name`` of an ``EfficientDetNet``.
 
     The trained net is a hub module, whose variables are attributes of the layer that holds it
     under their own names (``/`` is written ``.S`` in a key), and two heads.
@@ -277,7 +277,7 @@ def _trained_key(name: str) -> str:
 
 
 def _unused(checkpoint: Checkpoint, keys: restoration.Keys) -> list[str]:
-    """Tensors that belong to the net by their names, but that no variable takes."""
+    """List tensors that belong to the net by their names, but match no variable."""
     used = {key for _, key in keys.values()}
     shapes = checkpoint.reader.get_variable_to_shape_map()
     if checkpoint.kind in ("tf1", "tf1-ema"):

@@ -1,4 +1,4 @@
-"""Builds Model Maker's EfficientDet-Lite nets, and asks them about themselves."""
+"""Build Model Maker's EfficientDet-Lite nets, and derive their facts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def model_spec(
     image_size: Optional[list[int]] = None,
     max_detections: Optional[int] = None,
 ) -> Any:
-    """Model Maker's own specification of an architecture.
+    """Make Model Maker's own specification of an architecture.
 
     Args:
         spec: one of :data:`SPECS`.
         num_classes: from 1.
         image_size: [height, width] in pixels; None: the architecture's own.
-        max_detections: how many boxes a TFLite file answers with; None: Model Maker's own (25).
+        max_detections: how many boxes a TFLite file outputs; None: Model Maker's own (25).
 
     Raises:
-        StageError: a value is not one of these.
+        StageError: a value is invalid.
     """
     if spec not in SPECS:
         raise StageError(
@@ -43,7 +43,7 @@ def model_spec(
     if image_size is not None and len(image_size) != 2:
         raise StageError("stage-failed", f"{image_size!r} is not [height, width].")
     mm = model_maker.load()
-    # Left to itself it makes a new folder for the training's files, which are none here.
+    # By default it makes a new folder for training files, which are not needed here.
     made = mm.model_spec.get(spec, model_dir=tempfile.gettempdir())
     made.config.num_classes = num_classes
     if image_size is not None:
@@ -59,10 +59,10 @@ def build(spec: str, num_classes: int, image_size: Optional[list[int]] = None) -
 
 
 def net(made_spec: Any, feature_only: bool = False) -> Any:
-    """The ``EfficientDetNet`` of a :func:`model_spec`; its variables exist.
+    """Build the ``EfficientDetNet`` of a :func:`model_spec`, with variables.
 
     Args:
-        made_spec: see there.
+        made_spec: the specification.
         feature_only: whether to leave out the two prediction layers, as hub modules do.
 
     Returns:
@@ -73,30 +73,30 @@ def net(made_spec: Any, feature_only: bool = False) -> Any:
     mm = model_maker.load()
     detection_model.fresh_names()
     made = mm.efficientdet_keras.EfficientDetNet(config=made_spec.config, feature_only=feature_only)
-    # One eager call: the variables get the names of automl's checkpoints, and shapes are known.
+    # One eager call gives the variables the names of automl's checkpoints, and fixes shapes.
     made(mm.tf.zeros([1, *made_spec.config.image_size, 3]), training=False)
     return made
 
 
 def anchors_per_place(config: Any) -> int:
-    """How many anchors share a place of a feature map."""
+    """Return how many anchors share a position of a feature map."""
     return len(config.aspect_ratios) * int(config.num_scales)
 
 
 def width(spec: str) -> int:
-    """How many channels the feature maps of an architecture have, where heads read them."""
+    """Return the number of channels of an architecture's feature maps, as the heads read them."""
     config = model_maker.load().hparams_config.get_efficientdet_config(spec.replace("_", "-"))
     return int(config.fpn_num_filters)
 
 
 def preprocessing(made_spec: Any) -> Any:
-    """Model Maker's own preprocessing, as a function.
+    """Return Model Maker's own preprocessing as a function.
 
     It takes a float32 tensor [images, height, width, 3] of pixels (0 to 255) in the net's size,
-    and returns the tensor that the net wants, and a factor for each image (1: not resized).
+    and returns the net's input tensor, and a factor for each image (1: not resized).
     """
     config = made_spec.config
-    # Any net will do: the preprocessing is a function of the configuration alone.
+    # Any net works: the preprocessing depends on the configuration alone.
     exported = model_maker.load().object_detector_spec.ExportModel(None, config)
 
     def preprocess(images: Any) -> Any:
@@ -108,9 +108,9 @@ def preprocessing(made_spec: Any) -> Any:
 
 
 def normalization(made_spec: Any) -> dict[str, list[float]]:
-    """How the net wants its pixels, measured by :func:`stages.odapi.detection_model.preprocessing`.
+    """Measure the net's normalisation with :func:`stages.odapi.detection_model.preprocessing`.
 
-    The TFLite export starts behind Model Maker's preprocessing.
+    The TFLite export starts after Model Maker's preprocessing.
 
     Returns:
         ``{"mean": [r, g, b], "std": [r, g, b]}`` in pixel values (0 to 255).
@@ -122,18 +122,18 @@ def normalization(made_spec: Any) -> dict[str, list[float]]:
 # --- was it ever trained? ----------------------------------------------------------------------
 
 _FLAT = 1e-3
-"""Scores of a detector that says the same everywhere differ by less."""
+"""Scores of a detector with constant output differ by less."""
 
 _PROBES = 4
 
 
 def untrained(class_head: Any, box_head: Any, scores: Any) -> list[str]:
-    """Reasons, in words, to think that prediction heads were never trained.
+    """Return reasons to think that prediction heads were never trained, as texts.
 
-    Training moves every bias away from its initial value. Where all of a head's biases still are
-    exactly that, the head is as it was made, whatever the layers before it have learnt; what its
-    kernels and scores look like is then said, too. (Alone, those say little: a kernel that a
-    short training has moved a little still looks like a random one.)
+    Training moves every bias away from its initial value. If all of a head's biases still have
+    exactly that value, the head is untrained, whatever the layers before it have learnt; then its
+    kernels and scores are reported, too. (Alone, they are weak evidence: a kernel after a short
+    training still looks like a random one.)
 
     Args:
         class_head: the Keras layer that scores classes.
@@ -167,7 +167,7 @@ def untrained(class_head: Any, box_head: Any, scores: Any) -> list[str]:
 
 
 def looks_random(kernel: Any) -> bool:
-    """Whether numbers look drawn from the heads' initialiser.
+    """Whether numbers look like drawn from the heads' initialiser.
 
     That is ``VarianceScaling()``: a normal distribution cut off at two deviations, of mean 0 and
     variance 1 / (height * width * inputs); the deviation before the cut is larger by 1 /
@@ -196,7 +196,7 @@ def looks_random(kernel: Any) -> bool:
 
 
 def probes(made_spec: Any) -> Any:
-    """Test patterns as the net wants them: black, white, a slope, noise.
+    """Make test patterns in the net's input form: black, white, a slope, noise.
 
     Returns:
         float32 array [4, height, width, 3], normalised.
@@ -213,7 +213,7 @@ def probes(made_spec: Any) -> Any:
 
 
 def probe_scores(made: Any, made_spec: Any) -> Any:
-    """All class scores of a net on the :func:`probes`: float array of one dimension."""
+    """Return all class scores of a net on the :func:`probes`: float array of one dimension."""
     import numpy as np
     import tensorflow as tf
 

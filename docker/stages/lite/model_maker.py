@@ -1,11 +1,11 @@
-"""Imports TFLite Model Maker 0.4.3 the one way every stage wants it.
+"""Import TFLite Model Maker 0.4.3 with the same settings for every stage.
 
-``tflite_model_maker`` imports all of its tasks (text, audio, recommendation, search) and what they
-need. The stages import only the modules of detection, below ``tensorflow_examples``; of the
-packages that *those* import, some are never touched while a detector is built, restored and
-exported. They are not installed (``docker/modelmaker/overrides.txt``) and stand-ins take their
-places; :data:`ABSENT` lists them. A stand-in can be imported, and subclassed where upstream does
-so at import; whoever uses one hears so.
+``tflite_model_maker`` imports all of its tasks (text, audio, recommendation, search) and their
+dependencies. The stages import only the modules of detection, below ``tensorflow_examples``; some
+packages that *those* import are never used while a detector is built, restored and exported. They
+are not installed (``docker/modelmaker/overrides.txt``) but replaced by stand-ins; :data:`ABSENT`
+lists them. A stand-in can be imported, and subclassed where upstream does so at import; using one
+raises an error.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ ABSENT = {
     # Imported by tensorflow-hub, which derives one class from one of its.
     "tensorflow_estimator": "TensorFlow 1's training loops",
 }
-"""Top-level modules that stand-ins replace where they are not installed, and what they are for.
+"""Top-level modules that stand-ins replace where they are not installed, with their purpose.
 
-What upstream itself imports only if it is there (pycocotools, sounddevice, pandas, scipy, h5py,
-tensorboard, googleapiclient) needs no stand-in, and what only other tasks import (librosa, numba,
-scann, scikit-learn, …) is never asked for.
+Packages that upstream imports only if they exist (pycocotools, sounddevice, pandas, scipy, h5py,
+tensorboard, googleapiclient) need no stand-in, and those of other tasks (librosa, numba, scann,
+scikit-learn, …) are never imported.
 """
 
 
@@ -97,7 +97,7 @@ _loaded: Optional[ModelMaker] = None
 
 
 def load() -> ModelMaker:
-    """Model Maker, with TensorFlow set up as :mod:`stages.odapi.tensorflow_setup` does.
+    """Import Model Maker, with TensorFlow set up by :mod:`stages.odapi.tensorflow_setup`.
 
     Every stage of a process shares the first call's result.
 
@@ -106,7 +106,7 @@ def load() -> ModelMaker:
     """
     global _loaded
     if _loaded is None:
-        # TensorFlow first, without stand-ins: it asks for packages to see whether they are there.
+        # TensorFlow first, without stand-ins: it tries imports to detect packages.
         tf = tensorflow_setup.load()
         try:
             with stand_ins():
@@ -128,10 +128,9 @@ def load() -> ModelMaker:
 def _repair_batch_norm(utils: Any) -> None:
     """Let Keras 2.8 call automl's batch norm.
 
-    Its ``call`` hands ``mask`` on to Keras, whose own accepts none in this version (0.4.3 does
-    not keep to its own pins), and then fills a collection that only TensorFlow 1 reads. Without
-    that override the layer is Keras' own with another default name, which is all it is meant
-    to be.
+    Its ``call`` passes ``mask`` to Keras, whose own ``call`` has no such argument in this version
+    (0.4.3 does not keep to its own pins), and then fills a collection that only TensorFlow 1 reads.
+    Without that override the layer is Keras's own with another default name, as intended.
     """
     if "call" in vars(utils.BatchNormalization):
         del utils.BatchNormalization.call
@@ -142,10 +141,10 @@ def _repair_batch_norm(utils: Any) -> None:
 
 @contextlib.contextmanager
 def stand_ins() -> Iterator[None]:
-    """While active, importing a module of :data:`ABSENT` that is not installed gives a stand-in.
+    """While active, importing a missing module of :data:`ABSENT` gives a stand-in.
 
-    Installed packages win: the finder is asked last. Afterwards it is gone, so that code which
-    tries an import to see whether a package is there gets the true answer; stand-ins that were
+    Installed packages take precedence: the finder is asked last. Afterwards the finder is removed,
+    so that code which tries an import to detect a package gets the true answer; stand-ins that were
     imported stay.
     """
     finder = _Finder()
@@ -157,7 +156,7 @@ def stand_ins() -> Iterator[None]:
 
 
 def stand_ins_in_use() -> list[str]:
-    """The packages of :data:`ABSENT` that are stand-ins in this process, sorted."""
+    """List the packages of :data:`ABSENT` that are stand-ins in this process, sorted."""
     return sorted(name for name in ABSENT if isinstance(sys.modules.get(name), _Module))
 
 
@@ -178,11 +177,11 @@ class _Loader(Loader):
         return _Module(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run."""
+        """Do nothing: a stand-in has no code."""
 
 
 class _Module(ModuleType):
-    """Any name that is asked for is there; see :class:`_StandIn`."""
+    """A module that has any name; see :class:`_StandIn`."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # Python's own questions: it has no __file__, no __all__
@@ -193,7 +192,7 @@ class _Module(ModuleType):
 
 
 class _StandIn(type):
-    """A class, so that upstream can derive from it; calling it or a subclass is refused."""
+    """A class that upstream can subclass; calling it or a subclass is refused."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):

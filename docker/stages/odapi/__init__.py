@@ -1,3 +1,3 @@
-"""TensorFlow's Object Detection API: its models built, restored with proof, exported so that the
-bytes repeat. :mod:`stages.odapi.tensorflow_setup` is how everybody imports TensorFlow.
+"""Build, restore and export models of TensorFlow's Object Detection API, with verified restores and
+reproducible bytes. All code imports TensorFlow through :mod:`stages.odapi.tensorflow_setup`.
 """

@@ -1,4 +1,4 @@
-"""Builds a detection model with the Object Detection API, and asks it about itself."""
+"""Build a detection model with the Object Detection API, and derive its facts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Optional
 from stages.protocol.failures import StageError
 from stages.protocol.model_cache import Kept
 
-#: What feature extractors say of an input that is too small (``shape_utils``).
+#: How feature extractors reject an input that is too small (``shape_utils``).
 _TOO_SMALL = re.compile(r"image size must be >= (\d+)")
-#: What adding or stacking two levels of a pyramid says where rounding made them differ: at once,
-#: and traced.
+#: Error texts for adding or stacking two pyramid levels whose sizes differ by rounding: eager and
+#: traced.
 _UNEQUAL = re.compile(
     r"(?:Incompatible shapes|Shapes of all inputs must match): [^\n]*?(?= \[Op:|\n|$)"
     r"|Dimensions must be equal, but are \d+ and \d+"
@@ -21,7 +21,7 @@ _UNEQUAL = re.compile(
 
 
 def build(pipeline: Any) -> Any:
-    """The model that ``pipeline`` describes, for inference; its variables do not exist yet.
+    """Build the model that ``pipeline`` describes, for inference; without variables yet.
 
     Raises:
         StageError: the Object Detection API refuses the configuration.
@@ -44,7 +44,7 @@ _kept = Kept()
 
 
 def keep(description: Any, size: tuple[int, int], model: Any) -> None:
-    """Keep a model for :func:`built`.
+    """Cache a model for :func:`built`.
 
     Args:
         description: the ``model`` part of a pipeline configuration, as the builder was given it.
@@ -54,7 +54,7 @@ def keep(description: Any, size: tuple[int, int], model: Any) -> None:
 
 
 def built(pipeline: Any, size: tuple[int, int]) -> Any:
-    """The model that ``pipeline`` describes; its variables exist. The kept one, if it is the same.
+    """Return the model that ``pipeline`` describes, with variables; the cached one if it fits.
 
     Raises:
         StageError: see :func:`build` and :func:`create_variables`.
@@ -73,7 +73,7 @@ def _key(description: Any, size: tuple[int, int]) -> tuple[bytes, tuple[int, int
 
 
 def fresh_names() -> None:
-    """Forget which layer names this process has used.
+    """Reset the layer names that this process has used.
 
     Keras numbers repeated names (``model``, ``model_1``) and they end up in the ``.tflite``:
     without this its bytes would depend on what ran before in the same process.
@@ -106,7 +106,7 @@ def create_variables(model: Any, size: tuple[int, int]) -> None:
 
 
 def size_fault(error: Exception, size: tuple[int, int]) -> Optional[StageError]:
-    """What an error says of the input's size, or None where it is about something else.
+    """Describe an error about the input's size, or return None for any other error.
 
     Args:
         error: from running or tracing the model.
@@ -125,8 +125,8 @@ def size_fault(error: Exception, size: tuple[int, int]) -> Optional[StageError]:
         "unsupported-model",
         f"The model cannot take an input of {size[0]}x{size[1]} pixels: {reason}.",
         "Set another size with export.image_size in the recipe (--image-size), or with "
-        f"image_resizer in pipeline.config: sides {wanted}, EfficientDet's of 128. The size of "
-        "its training always goes.",
+        f"image_resizer in pipeline.config: sides {wanted}, EfficientDet's of 128. The size it was "
+        "trained with always works.",
     )
 
 
@@ -134,8 +134,7 @@ def size_fault(error: Exception, size: tuple[int, int]) -> Optional[StageError]:
 def no_downloads() -> Iterator[None]:
     """While active, CenterNet's MobileNetV2 backbone starts without ImageNet weights.
 
-    Its builder asks for them (and so for the network) even when a checkpoint follows that
-    overwrites every value.
+    Its builder downloads them even when a checkpoint then overwrites every value.
     """
     from object_detection.models.keras_models import mobilenet_v2
 
@@ -152,10 +151,10 @@ def no_downloads() -> Iterator[None]:
 
 
 def normalization(model: Any, architecture: str, size: tuple[int, int]) -> dict[str, list[float]]:
-    """How the *exported* graph wants its pixels: ``(pixel - mean) / std`` per channel.
+    """Return the *exported* graph's normalisation: ``(pixel - mean) / std`` per channel.
 
-    An SSD-like model's export starts behind :func:`preprocessing`, which is therefore left to
-    the caller. CenterNet's export holds it inside, so there the graph takes raw pixels.
+    An SSD-like model's export starts after :func:`preprocessing`, which is therefore left to the
+    caller. CenterNet's export contains it, so there the graph takes raw pixels.
 
     Args:
         model: the detection model.
@@ -166,7 +165,7 @@ def normalization(model: Any, architecture: str, size: tuple[int, int]) -> dict[
         ``{"mean": [r, g, b], "std": [r, g, b]}`` in pixel values (0 to 255).
 
     Raises:
-        StageError: the preprocessing is not such a line.
+        StageError: the preprocessing is not linear like that.
     """
     if architecture == "center_net":
         return {"mean": [0.0] * 3, "std": [1.0] * 3}
@@ -174,10 +173,10 @@ def normalization(model: Any, architecture: str, size: tuple[int, int]) -> dict[
 
 
 def preprocessing(model: Any, size: tuple[int, int]) -> dict[str, list[float]]:
-    """What the model's own ``preprocess`` does to pixels: ``(pixel - mean) / std`` per channel.
+    """Measure the model's own ``preprocess``: ``(pixel - mean) / std`` per channel.
 
-    Asked of the model itself: its ``preprocess`` is run on images of one colour each and the
-    line through the answers is solved.
+    The model's ``preprocess`` is run on images of one colour each, and the linear function through
+    the results is solved.
 
     Args:
         model: the detection model.
@@ -187,13 +186,13 @@ def preprocessing(model: Any, size: tuple[int, int]) -> dict[str, list[float]]:
         ``{"mean": [r, g, b], "std": [r, g, b]}`` in pixel values (0 to 255).
 
     Raises:
-        StageError: the preprocessing is not such a line.
+        StageError: the preprocessing is not linear like that.
     """
     import numpy as np
     import tensorflow as tf
 
-    # One probe per question: black and white give the line; a grey with three different
-    # channels proves that it is straight and that channels are neither swapped nor mixed.
+    # One probe per question: black and white give the function; a grey with three different
+    # channels proves that it is linear and that channels are neither swapped nor mixed.
     probes = np.array([[0, 0, 0], [255, 255, 255], [64, 128, 192]], np.float32)
     answers = []
     for probe in probes:
@@ -212,11 +211,11 @@ def preprocessing(model: Any, size: tuple[int, int]) -> dict[str, list[float]]:
 
 
 def untrained(model: Any) -> list[str]:
-    """Reasons, in words, to think that the model's class prediction was never trained.
+    """Return reasons to think that the model's class prediction was never trained, as texts.
 
-    Training moves every bias of the layers that score classes. Where all of them are exactly
-    what their initialiser says (a constant, in all models of the Object Detection API), the
-    heads are as they were made and the model detects nothing, whatever its backbone holds.
+    Training changes every bias of the layers that score classes. If all of them still have exactly
+    their initial value (a constant, in all models of the Object Detection API), the heads are
+    untrained and the model detects nothing, whatever its backbone holds.
 
     Args:
         model: the detection model, restored.
@@ -245,7 +244,7 @@ def untrained(model: Any) -> list[str]:
 
 
 def _class_heads(model: Any) -> list[Any]:
-    """The Keras layers that score classes: the last of each class head."""
+    """Return the Keras layers that score classes: the last of each class head."""
     heads = getattr(model, "_prediction_head_dict", None)
     if heads is not None:  # CenterNet: one heat map a class, of one or several stacked networks
         return [network.layers[-1] for network in heads["object_center"]]
@@ -256,7 +255,7 @@ def _class_heads(model: Any) -> list[Any]:
 
 
 def _tidy(value: float) -> float:
-    """``value`` without the noise of float32 arithmetic (six significant digits)."""
+    """Round ``value`` to six significant digits, which removes float32 noise."""
     return float(f"{value:.6g}")
 
 

@@ -1,4 +1,4 @@
-"""Batch norms whose constants do not depend on the CPU.
+"""Fold batch norms into constants that do not depend on the CPU.
 
 In inference a batch norm is ``x * scale + shift`` with ``scale = gamma / sqrt(variance + eps)``.
 Left in the graph, the converter folds that with float32 ``rsqrt``, which Eigen takes from the
@@ -17,7 +17,7 @@ from stages.protocol.failures import StageError
 
 
 def fold(gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float) -> tuple[Any, Any]:
-    """``scale`` and ``shift`` of a batch norm in inference.
+    """Compute ``scale`` and ``shift`` of a batch norm in inference.
 
     Args:
         gamma, beta: float32 [channels], or None where the layer has none.
@@ -39,20 +39,20 @@ def fold(gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float) -> tup
 
 
 class Folded:
-    """What was put into graphs in place of batch norms, to be checked afterwards."""
+    """The constants that replaced batch norms in graphs, to be checked afterwards."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[Any, Any, bytes]] = []
 
     def record(self, layer: Any, graph: Any, scale: Any, shift: Any) -> None:
-        """Remember that ``layer`` was written into ``graph`` with these constants."""
+        """Record that ``layer`` was written into ``graph`` with these constants."""
         self._calls.append((layer, graph, scale.tobytes() + shift.tobytes()))
 
     def check(self, model: Any, exported: Any) -> int:
-        """Make sure that the exported graph holds every batch norm's *final* values.
+        """Check that the exported graph holds every batch norm's *final* values.
 
-        Layers are also traced while a model is still being put together, before its checkpoint
-        is restored; those graphs are thrown away and do not count.
+        Layers are also traced while a model is being built, before its checkpoint is restored;
+        those graphs are discarded and do not count.
 
         Args:
             model: the detection model, restored.
@@ -84,7 +84,7 @@ class Folded:
 
 
 def fold_layer(layer: Any) -> tuple[Any, Any]:
-    """:func:`fold` of a Keras layer's present values."""
+    """Compute :func:`fold` of a Keras layer's current values."""
     return fold(
         layer.gamma.numpy() if layer.scale else None,
         layer.beta.numpy() if layer.center else None,
@@ -98,15 +98,14 @@ def fold_layer(layer: Any) -> tuple[Any, Any]:
 def exact_batch_norms() -> Iterator[Folded]:
     """While active, every Keras batch norm traced for inference becomes ``x * scale + shift``.
 
-    One method is replaced, in the class all Keras batch norms (fused, synchronised, the Object
-    Detection API's freezable ones, automl's) derive from. Call :meth:`Folded.check` after
-    tracing.
+    One method is replaced, in the base class of all Keras batch norms (fused, synchronised, the
+    Object Detection API's freezable ones, automl's). Call :meth:`Folded.check` after tracing.
     """
     import tensorflow as tf
 
     try:
         from keras.src.layers.normalization import batch_normalization
-    except ImportError:  # its place in Keras 2.8
+    except ImportError:  # its location in Keras 2.8
         from keras.layers.normalization import batch_normalization
 
     base = batch_normalization.BatchNormalizationBase
@@ -116,7 +115,7 @@ def exact_batch_norms() -> Iterator[Folded]:
     def call(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         graph = tf.compat.v1.get_default_graph()
         if tf.executing_eagerly() or graph.name.endswith("_scratch_graph"):
-            # Eager, or Keras only infers shapes: nothing of this is exported.
+            # Eager, or Keras only infers shapes: none of this is exported.
             return original(self, inputs, training=training, mask=mask)
         if tf.get_static_value(self._get_training_value(training)) not in (False, 0):
             raise StageError(

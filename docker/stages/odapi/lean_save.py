@@ -1,4 +1,4 @@
-"""Saves a SavedModel of one signature and nothing else."""
+"""Save a SavedModel with one signature and nothing else."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 @contextlib.contextmanager
 def lean_save(saved_model: Any) -> Iterator[list[Any]]:
-    """While active, what an exporter saves holds its signature and nothing else.
+    """While active, an exporter's SavedModel holds its signature and nothing else.
 
-    It would save the whole Keras model beside it, which means tracing every layer several times
-    more (most of an export's time), and every conversion would load all of that again.
+    Otherwise it would include the whole Keras model, which means tracing every layer several more
+    times (most of an export's time), and every conversion would load all of that again.
 
     Args:
         saved_model: the module whose ``save`` the exporter calls with one concrete function as
             ``signatures``.
 
     Yields:
-        A list that the concrete functions that are saved are put into.
+        A list that collects the concrete functions that are saved.
     """
     import tensorflow as tf
 
@@ -29,14 +29,14 @@ def lean_save(saved_model: Any) -> Iterator[list[Any]]:
     def save(module: Any, folder: str, signatures: Any) -> None:
         saved.append(signatures)
         lean = tf.Module()
-        # In the order of use: the graph's own list of variables comes out of a set.
+        # In order of use: the graph's own list of variables comes from a set.
         by_handle = {id(variable.handle): variable for variable in signatures.graph.variables}
         lean.captured = [
             by_handle[id(external)]
             for external, _ in signatures.graph.captures
             if id(external) in by_handle
         ]
-        # Inference needs no gradients, and swish (EfficientDet) would bring one per use.
+        # Inference needs no gradients, and swish (EfficientDet) would add one per use.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         original(lean, folder, signatures=signatures, options=options)
 

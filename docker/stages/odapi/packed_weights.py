@@ -1,8 +1,8 @@
-"""Reads and writes the embedded samples' weights: one ``.npz`` file of half-precision arrays.
+"""Read and write the embedded samples' weights: one ``.npz`` file of half-precision arrays.
 
 Each array is one variable of a model, under the variable's object path below the model
 (attribute names joined with ``/``), so the file depends neither on a framework's file format nor
-on layer names that a process counts up.
+on layer names that contain a counter.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _NAMED = 5  # how many variables a message names
 
 
 def variables(model: Any) -> dict[str, Any]:
-    """A built model's TensorFlow variables by their object path below it
+    """Map a built model's TensorFlow variables by object path
     (:func:`stages.odapi.restoration.object_paths`)."""
     return restoration.object_paths(model)
 
 
 def half(name: str, values: Any) -> Any:
-    """``values`` rounded to float16.
+    """Round ``values`` to float16.
 
     Args:
         name: of the variable, for the message.
@@ -50,7 +50,7 @@ def half(name: str, values: Any) -> Any:
 
 
 def write(path: Path, values: dict[str, Any]) -> None:
-    """Write arrays, rounded by :func:`half`, sorted by name. The same values give the same bytes.
+    """Write arrays, rounded by :func:`half`, sorted by name; same values give the same bytes.
 
     Args:
         path: of the ``.npz`` file.
@@ -67,7 +67,7 @@ def write(path: Path, values: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The arrays of a file, widened to float32 (which changes no value).
+    """Read the arrays of a file, widened to float32 (which changes no value).
 
     Raises:
         StageError: kind ``checkpoint``; the file is not one of :func:`write`'s, or damaged.
@@ -85,8 +85,8 @@ def read(path: Path) -> dict[str, Any]:
         KeyError,
         EOFError,
         RuntimeError,  # encrypted, or a compression that is not numpy's
-        AttributeError,  # a single .npy array is no context manager; Python 3.9 says it this way,
-        TypeError,  # and newer ones that way
+        AttributeError,  # a single .npy array is not a context manager, in Python 3.9
+        TypeError,  # the same in newer versions
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
@@ -95,7 +95,7 @@ def read(path: Path) -> dict[str, Any]:
         raise StageError(
             "checkpoint",
             f"The weights file {path.name} cannot be read: {reason}.",
-            "It is damaged or cut short; take it from the project again.",
+            "It is damaged or truncated; get it from the project again.",
         ) from error
     for name, array in values.items():
         if array.dtype != np.float16:
@@ -104,7 +104,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def assign(targets: dict[str, Any], values: dict[str, Any]) -> int:
-    """Give every variable its value, if both sides have the same names and shapes.
+    """Assign every variable its value, if both sides have the same names and shapes.
 
     Args:
         targets: object path -> variable (:func:`variables`).

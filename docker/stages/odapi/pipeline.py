@@ -1,4 +1,4 @@
-"""Reads a model's ``pipeline.config`` and says whether it can be converted."""
+"""Read a model's ``pipeline.config`` and check that the model can be converted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OTHER_TASKS = (
 
 
 def read_pipeline(model_folder: Path) -> Any:
-    """The parsed ``pipeline.config`` (a ``TrainEvalPipelineConfig``) of a supported model.
+    """Parse the ``pipeline.config`` (a ``TrainEvalPipelineConfig``) of a supported model.
 
     Raises:
         StageError: the file is missing, cannot be parsed, or describes an architecture that
@@ -115,7 +115,7 @@ def _check_center_net(center_net: Any) -> None:
 
 
 def _spell_out_separable(pipeline: Any) -> None:
-    """Say ``use_separable_conv`` where only an old extractor's name implies it.
+    """Set ``use_separable_conv`` where only an old extractor's name implies it.
 
     The model builder means to infer it from the name, but passes it on only where the field is
     set: the zoo's CenterNet would get plain convolutions, which its checkpoint does not fit.
@@ -127,19 +127,19 @@ def _spell_out_separable(pipeline: Any) -> None:
 
 
 def feature_extractor_type(pipeline: Any) -> str:
-    """The ``type`` of the model's feature extractor, as in ``pipeline.config``."""
+    """Return the ``type`` of the model's feature extractor, as in ``pipeline.config``."""
     architecture = pipeline.model.WhichOneof("model")
     return str(getattr(pipeline.model, architecture).feature_extractor.type)
 
 
 def num_classes(pipeline: Any) -> int:
-    """Number of classes, background not counted."""
+    """Return the number of classes, without background."""
     architecture = pipeline.model.WhichOneof("model")
     return int(getattr(pipeline.model, architecture).num_classes)
 
 
 def own_max_detections(pipeline: Any) -> int:
-    """How many detections the model's own post-processing keeps."""
+    """Return how many detections the model's own post-processing keeps."""
     if pipeline.model.WhichOneof("model") == "ssd":
         return int(
             pipeline.model.ssd.post_processing.batch_non_max_suppression.max_total_detections
@@ -154,7 +154,7 @@ def set_max_detections(pipeline: Any, wanted: Optional[int]) -> int:
         The number of detections.
 
     Raises:
-        StageError: the number makes no sense.
+        StageError: the number is invalid.
     """
     count = own_max_detections(pipeline) if wanted is None else wanted
     if type(count) is not int or not 1 <= count <= 1000:
@@ -166,7 +166,7 @@ def set_max_detections(pipeline: Any, wanted: Optional[int]) -> int:
     if pipeline.model.WhichOneof("model") == "ssd":
         suppression = pipeline.model.ssd.post_processing.batch_non_max_suppression
         suppression.max_total_detections = count
-        # The builder refuses more of one class than in all.
+        # The builder refuses more detections of one class than in total.
         suppression.max_detections_per_class = min(suppression.max_detections_per_class, count)
     else:
         pipeline.model.center_net.object_center_params.max_box_predictions = count

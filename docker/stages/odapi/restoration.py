@@ -1,4 +1,4 @@
-"""Proves that a checkpoint went into a model: every variable, value by value."""
+"""Verify that a checkpoint was restored into a model: every variable, value by value."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _NAMED = 5  # how many variables a message names
 
 
 def open_checkpoint(prefix: Path, names: bool = False) -> Any:
-    """A reader of the checkpoint's tensors; every tensor has been read once.
+    """Open a reader of the checkpoint's tensors, after reading every tensor once.
 
     Reading checks the tensors' checksums, so damage is found here and not in the middle of an
     export, where TensorFlow reports it in many ways.
 
     Args:
         prefix: the checkpoint.
-        names: whether TensorFlow 1's kind, tensors by name without an object graph, will do too.
+        names: whether to accept TensorFlow 1's kind, tensors by name without an object graph, too.
 
     Raises:
         StageError: the files are damaged, or are not a TensorFlow 2 (object-based) checkpoint.
@@ -42,12 +42,12 @@ def open_checkpoint(prefix: Path, names: bool = False) -> Any:
 
 
 def has_objects(reader: Any) -> bool:
-    """Whether a checkpoint is TensorFlow 2's kind, with an object graph."""
+    """Whether a checkpoint is of TensorFlow 2's kind, with an object graph."""
     return bool(reader.has_tensor(_GRAPH_KEY))
 
 
 def restore(model: Any, prefix: Path) -> int:
-    """Restore a model whose variables exist, and prove it (:func:`check_restored`).
+    """Restore a model whose variables exist, and verify it (:func:`check_restored`).
 
     Returns:
         Number of the model's variables.
@@ -60,7 +60,7 @@ def restore(model: Any, prefix: Path) -> int:
     try:
         tf.train.Checkpoint(model=model).restore(str(prefix)).expect_partial()
     except ValueError as error:
-        # Shapes that differ: the comparison says which.
+        # Shapes differ: the comparison names them.
         check_restored(model, prefix)
         raise mismatch(str(error), []) from error
     return check_restored(model, prefix)[0]
@@ -107,7 +107,7 @@ _FROM_ONE_RUN = (
 
 
 def check_fit(keys: Keys, reader: Any, remedy: str = _FROM_ONE_RUN) -> None:
-    """Make sure that a checkpoint has every variable, in its shape.
+    """Check that a checkpoint has every variable, in its shape.
 
     Args:
         keys: which tensor of the checkpoint belongs to which variable.
@@ -115,7 +115,7 @@ def check_fit(keys: Keys, reader: Any, remedy: str = _FROM_ONE_RUN) -> None:
         remedy: what to do about a checkpoint that does not fit.
 
     Raises:
-        StageError: it has not; the message names some variables.
+        StageError: it does not; the message names some variables.
     """
     shapes = reader.get_variable_to_shape_map()
     missing = sorted(path for path, (_, key) in keys.items() if key not in shapes)
@@ -132,7 +132,7 @@ def check_fit(keys: Keys, reader: Any, remedy: str = _FROM_ONE_RUN) -> None:
 
 
 def check_values(keys: Keys, reader: Any, remedy: str = _FROM_ONE_RUN) -> None:
-    """Make sure that every variable holds its checkpoint's value, bit by bit.
+    """Check that every variable holds its checkpoint's value, bit by bit.
 
     Raises:
         StageError: one does not; arguments and message are those of :func:`check_fit`.
@@ -147,7 +147,7 @@ def check_values(keys: Keys, reader: Any, remedy: str = _FROM_ONE_RUN) -> None:
 
 
 def mismatch(what: str, names: list[str], remedy: str = _FROM_ONE_RUN) -> StageError:
-    """The failure of a checkpoint that does not fit its model, naming some variables."""
+    """Build the error about a checkpoint that does not fit its model, naming some variables."""
     shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
     return StageError(
         "checkpoint", f"The checkpoint does not fit the model: {what}: {shown}.", remedy
@@ -155,17 +155,17 @@ def mismatch(what: str, names: list[str], remedy: str = _FROM_ONE_RUN) -> StageE
 
 
 def object_paths(root: Any) -> dict[str, Any]:
-    """The variables below a trackable object, by object path.
+    """Map the variables below a trackable object by object path.
 
-    A path is the attribute names that lead to the variable, joined with ``/``. A variable that
-    several lead to is there once, under the one that TensorFlow's own breadth-first walk finds
+    A path is the attribute names that lead to the variable, joined with ``/``. A variable with
+    several paths is listed once, under the one that TensorFlow's own breadth-first walk finds
     first.
     """
     import tensorflow as tf
 
     try:
         from tensorflow.python.checkpoint.graph_view import ObjectGraphView
-    except ImportError:  # its place up to TensorFlow 2.8
+    except ImportError:  # its location up to TensorFlow 2.8
         from tensorflow.python.training.tracking.graph_view import ObjectGraphView
 
     view = ObjectGraphView(root)
@@ -179,7 +179,7 @@ def object_paths(root: Any) -> dict[str, Any]:
 
 
 def object_keys(paths: dict[str, Any], reader: Any) -> Keys:
-    """Where variables are in an object-based checkpoint.
+    """Find the keys of variables in an object-based checkpoint.
 
     The key is found the way TensorFlow restores: by walking the checkpoint's own object graph
     along the attribute names. (Keys mostly look like these paths, but need not.)
@@ -200,8 +200,8 @@ def object_keys(paths: dict[str, Any], reader: Any) -> Keys:
 
 
 def _walk(children: list[dict[str, int]], node: int, path: str) -> Optional[int]:
-    """The node at the end of a path from ``node``. Names may hold a ``/`` themselves, as those
-    of CenterNet's heads do (``box/offset``)."""
+    """Return the node at the end of a path from ``node``. Names may contain a ``/`` themselves, as
+    in CenterNet's heads (``box/offset``)."""
     for name, child in children[node].items():
         if path == name:
             return child
@@ -213,7 +213,7 @@ def _walk(children: list[dict[str, int]], node: int, path: str) -> Optional[int]
 
 
 def object_children(reader: Any, name: str = "") -> set[str]:
-    """Attribute names of an object-based checkpoint's root, or of the root's child ``name``."""
+    """List the attributes of an object-based checkpoint's root, or of its child ``name``."""
     nodes = _object_graph(reader).nodes
     root = {child.local_name: child.node_id for child in nodes[0].children}
     if not name:
@@ -233,7 +233,7 @@ def _damaged(prefix: Path, error: Exception) -> StageError:
     return StageError(
         "checkpoint",
         f"The checkpoint {prefix.name} cannot be read: {_first_line(error)}.",
-        "Its files are damaged or cut short; unpack or download the archive again.",
+        "Its files are damaged or truncated; unpack or download the archive again.",
     )
 
 

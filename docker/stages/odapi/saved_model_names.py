@@ -1,8 +1,8 @@
-"""Makes a SavedModel's bytes independent of what ran before it in the same process.
+"""Make a SavedModel's bytes independent of what ran before in the same process.
 
-TensorFlow ends function names with a counter of the whole process
-(``__inference_inference_fn_7756``) and writes the function library in no fixed order. Both are
-put in order here, so that an export has one digest wherever and in whatever company it was made.
+TensorFlow ends function names with a process-wide counter (``__inference_inference_fn_7756``) and
+writes the function library in no fixed order. Both are made canonical here, so that an export
+always has the same digest.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def canonicalize(folder: Path) -> None:
         _rename_graph(meta.graph_def, names)
         _rename_objects(meta.object_graph_def, names)
     path.write_bytes(model.SerializeToString(deterministic=True))
-    # It is a hash of the file as it was, for telling SavedModels apart; readers do without.
+    # It is a hash of the original file, to tell SavedModels apart; readers do not need it.
     (folder / "fingerprint.pb").unlink(missing_ok=True)
 
 
 def _new_names(old: list[str]) -> dict[str, str]:
-    """Old -> new name, for the names that end in a counter."""
+    """Map old to new names, for the names that end in a counter."""
     groups: dict[str, list[tuple[int, str]]] = {}
     for name in old:
         match = _COUNTED.match(name)
@@ -78,7 +78,7 @@ def _rename_nodes(nodes: Any, names: dict[str, str]) -> None:
 
 
 def _rename_attributes(attributes: Any, names: dict[str, str]) -> None:
-    # The gradient's registry key carries a counter too, and means nothing once saved.
+    # The gradient's registry key has a counter too, and is meaningless once saved.
     attributes.pop("_gradient_op_type", None)
     for value in attributes.values():
         for function in (value.func, *value.list.func):

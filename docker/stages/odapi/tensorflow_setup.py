@@ -1,4 +1,4 @@
-"""Imports TensorFlow the one way every stage wants it."""
+"""Import TensorFlow with the same settings for every stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _loaded: Any = None
 
 
 def load() -> Any:
-    """TensorFlow, quiet, on the CPU, with a fixed number of threads.
+    """Import TensorFlow, quiet, on the CPU, with a fixed number of threads.
 
     Every stage of a process shares the first call's result. Thread counts are fixed so that
     nothing can depend on how many processors the machine has; oneDNN's kernels are off because
@@ -17,7 +17,7 @@ def load() -> Any:
     """
     global _loaded
     if _loaded is None:
-        # Read once, at import, by the C++ runtime: too late afterwards.
+        # The C++ runtime reads them once, at import.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"

@@ -1,4 +1,4 @@
-"""How a request becomes results: the request, the events, the failures, the runner.
+"""Turn a request into results: the request, the events, the failures, the runner.
 
-Everything else may use it; it knows no stage by name.
+Every other package may use it; it knows no stage by name.
 """

@@ -1,4 +1,4 @@
-"""JSON-lines events on the process's real standard output.
+"""Write JSON-lines events to the process's real standard output.
 
 Libraries print to standard output (and C++ code writes to descriptor 1 behind Python's back),
 so :func:`claim_stdout` keeps the real one for events and points descriptor 1 at standard error.
@@ -42,18 +42,18 @@ class EventStream:
 
 
 class Emitter:
-    """What a running stage gets as ``emit``: events that carry its own id."""
+    """The ``emit`` of a running stage: sends events with the stage's id."""
 
     def __init__(self, stream: EventStream, stage_id: str) -> None:
         self._stream = stream
         self._stage_id = stage_id
 
     def progress(self, done: int, total: int, message: str = "") -> None:
-        """``done`` of ``total`` steps are finished; ``message`` says what happens now."""
+        """Report that ``done`` of ``total`` steps are finished; ``message`` is the current work."""
         self._stream.send(
             "progress", self._stage_id, done=int(done), total=int(total), message=message
         )
 
     def warning(self, message: str) -> None:
-        """Something the user should know that does not stop the stage."""
+        """Report something the user should know that does not stop the stage."""
         self._stream.send("warning", self._stage_id, message=message)

@@ -1,4 +1,4 @@
-"""The failures a stage can report, by kind."""
+"""Define the failures that a stage can report, by kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = frozenset(
 
 
 class StageError(Exception):
-    """A failure that a user can understand and do something about.
+    """A failure that a user can understand and act on.
 
     Args:
         kind: one of :data:`KINDS`; the driver turns it into its own error class and exit code.

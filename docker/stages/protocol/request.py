@@ -1,4 +1,4 @@
-"""Reads ``request.json``: which stages to run, in which order, with what.
+"""Read ``request.json``: which stages to run, in which order, with which inputs.
 
 Formats: see :func:`load`. Nothing here touches the inputs themselves except to check that they
 exist (:meth:`Request.resolve`).
@@ -49,7 +49,7 @@ class Request:
     steps: tuple[Step, ...]
 
     def step(self, step_id: str) -> Step:
-        """The step called ``step_id``.
+        """Return the step called ``step_id``.
 
         Raises:
             StageError: there is none.
@@ -60,7 +60,7 @@ class Request:
         raise _bad(f"there is no stage with the id {step_id!r}")
 
     def resolve(self, step: Step, in_root: Path, out_root: Path) -> dict[str, Path]:
-        """Absolute paths of a step's inputs.
+        """Return absolute paths of a step's inputs.
 
         Raises:
             StageError: an input does not exist.
@@ -85,7 +85,7 @@ def load(path: Path) -> Request:
     reported: ``{"normalization": {"from": "export", "fact": "normalization"}}``.
 
     Raises:
-        StageError: the request cannot be read or says something that does not make sense.
+        StageError: the request cannot be read or is invalid.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ def load(path: Path) -> Request:
 
 
 def facts_as_params(step: Step, out_root: Path) -> dict[str, Any]:
-    """The step's parameters, with those it takes from earlier stages' facts filled in.
+    """Return the step's parameters, including those taken from earlier stages' facts.
 
     Raises:
         StageError: an earlier stage has no result or no such fact.
@@ -118,7 +118,7 @@ def facts_as_params(step: Step, out_root: Path) -> dict[str, Any]:
 
 
 def complete_params(params: dict[str, Any], declared: dict[str, Any], stage: str) -> dict[str, Any]:
-    """``params`` with the stage's defaults filled in.
+    """Fill in the stage's defaults in ``params``.
 
     Raises:
         StageError: a parameter is unknown, or a required one is missing.
@@ -174,7 +174,7 @@ def _params_from(value: Any, step_id: str, earlier: list[str]) -> dict[str, tupl
         if not isinstance(item, dict) or set(item) != {"from", "fact"}:
             raise _bad(f"{name!r} in 'params_from' of stage {step_id!r} needs 'from' and 'fact'")
         if item["from"] not in earlier:
-            raise _bad(f"stage {step_id!r} takes a fact of {item['from']!r}, no earlier stage")
+            raise _bad(f"stage {step_id!r} takes a fact of {item['from']!r}, not an earlier stage")
         found[name] = (item["from"], str(item["fact"]))
     return found
 
@@ -189,7 +189,7 @@ def _input(value: Any, step_id: str, earlier: list[str]) -> Input:
     if pure.is_absolute() or ".." in pure.parts:
         raise _bad(f"an input of stage {step_id!r} leaves its root: {path}")
     if source is not None and source not in earlier:
-        raise _bad(f"stage {step_id!r} takes an input from {source!r}, which is no earlier stage")
+        raise _bad(f"stage {step_id!r} takes an input from {source!r}, not an earlier stage")
     return Input(path, source)
 
 

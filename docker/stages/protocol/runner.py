@@ -1,8 +1,7 @@
-"""Runs the stages of a request in order, in one process where that is possible.
+"""Run the stages of a request in order, in one process where possible.
 
-One process means one TensorFlow import for a whole model. Only stages of the other environment
-run in a process of their own (the same runner, told to run ``--only`` those), one for all that
-follow each other.
+One process means one TensorFlow import for a whole model. Only stages of the other environment run
+in a separate process (the same runner, with ``--only``), one for all consecutive ones.
 
 A finished stage leaves ``<out>/<id>/files/`` and, written last, ``<out>/<id>/result.json``; a
 folder without ``result.json`` is not a result.
@@ -31,14 +30,14 @@ from stages.protocol.failures import StageError
 
 EXIT_OK = 0
 EXIT_FAILED = 3
-"""A stage failed and said so in a ``failed`` event."""
+"""Exit code after a stage failed and reported it in a ``failed`` event."""
 
 _IN, _OUT, _METADATA_PYTHON = "/in", "/out", "/opt/metadata/bin/python"
 _ENVIRONMENTS = ("main", "metadata")
 
 
 def main(only: Optional[Sequence[str]] = None) -> int:
-    """Run a request: all its stages, or ``only`` some of them, in this very process.
+    """Run a request in this process: all its stages, or ``only`` some of them.
 
     Where things are comes from ``KILN_IN``, ``KILN_OUT`` and ``KILN_METADATA_PYTHON``; their
     defaults are the places inside an image.
@@ -120,8 +119,8 @@ def _metadata_python() -> str:
 
 
 def _shared() -> bool:
-    """Whether both environments are this one: Model Maker's, which needs tflite-support beside
-    TensorFlow. A process of its own would import both once more."""
+    """Whether both environments are this one: Model Maker's has tflite-support beside TensorFlow,
+    so a separate process would only import both again."""
     return _metadata_python() == sys.executable  # not resolved: all lead to Debian's python3
 
 
@@ -140,7 +139,7 @@ def _run_elsewhere(steps: list[requests.Step], out_root: Path, stream: EventStre
         _report(stream, steps[0].id, error)
         return EXIT_FAILED
     if code not in (EXIT_OK, EXIT_FAILED):
-        # Whoever dies does not say where; the first without a result is where it was.
+        # A dead process does not say where it died: the first stage without a result is it.
         dead = [step.id for step in steps if not (out_root / step.id / "result.json").exists()]
         reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         kind = "stage-out-of-memory" if code == -9 else "stage-failed"
@@ -168,7 +167,7 @@ def _report(stream: EventStream, stage_id: str, error: Exception) -> None:
 
 
 def _write_result(folder: Path, result: dict[str, Any]) -> None:
-    # Last of all and by rename: the file's presence is what makes the folder a result.
+    # Last of all, and by rename: this file makes the folder a result.
     part = folder / ".result.json.part"
     with part.open("w", encoding="utf-8") as file:
         json.dump(result, file, indent=1, sort_keys=True, allow_nan=False)
@@ -179,14 +178,14 @@ def _write_result(folder: Path, result: dict[str, Any]) -> None:
 
 
 def _reset_peak_rss() -> None:
-    # Linux: writing 5 resets the high-water mark, so that each stage has a peak of its own.
-    # Where that is not allowed the figure is the peak of the process so far.
+    # Linux: writing 5 resets the high-water mark, so that each stage has its own peak. Where that
+    # is not allowed, the figure is the peak of the process so far.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_rss() -> int:
-    """Peak resident memory in bytes since :func:`_reset_peak_rss`; 0 where it is not known."""
+    """Return peak resident memory in bytes since :func:`_reset_peak_rss`; 0 if unknown."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

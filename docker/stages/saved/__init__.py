@@ -1,3 +1,3 @@
-"""SavedModels of somebody else's: what the graph is, run as it is, and which normalisation it was
-trained with.
+"""Handle SavedModels that other exporters made: identify the graph, run it unchanged, and find the
+normalisation it was trained with.
 """

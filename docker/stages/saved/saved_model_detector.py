@@ -1,8 +1,8 @@
-"""Runs an exported SavedModel in TensorFlow itself, without any conversion.
+"""Run an exported SavedModel in TensorFlow itself, without any conversion.
 
-An SSD-like export ends in a function that only stands for TFLite's detection operator and returns
-nothing but zeros. What goes *into* it is the model's answer: encoded boxes, class scores, anchors.
-So the function is made to return those, and the operator's arithmetic is done here, in numpy.
+An SSD-like export ends in a placeholder function for TFLite's detection operator that returns only
+zeros. The function's *inputs* are the model's answer: encoded boxes, class scores, anchors. So the
+function is changed to return those, and the operator's arithmetic is done here, in numpy.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _PACKED = "kiln_packed"
 
 
 class SavedDetector:
-    """A loaded detector; made by :func:`opened`."""
+    """A loaded detector; :func:`opened` makes it."""
 
     def __init__(self, graph: SavedGraph, session: Any) -> None:
         self._graph, self._session = graph, session
 
     def detect(self, values: Any) -> list[dict[str, Any]]:
-        """What it finds.
+        """Detect objects.
 
         Args:
             values: float32 [height, width, 3], as the graph takes them.
@@ -44,31 +44,31 @@ class SavedDetector:
 
 @contextlib.contextmanager
 def opened(folder: Path, graph: SavedGraph) -> Iterator[SavedDetector]:
-    """The detector of a SavedModel folder, for as long as the context lasts.
+    """Open the detector of a SavedModel folder, as a context manager.
 
     Args:
         folder: the SavedModel.
         graph: :func:`stages.saved.saved_model_graph.read` of it.
 
     Raises:
-        StageError: kind ``checkpoint``; its variables are not there, or damaged.
+        StageError: kind ``checkpoint``; its variables are missing or damaged.
     """
-    # Four outputs carry three tensors, which are told apart by their ranks whatever their sizes:
-    # the boxes get one more dimension.
+    # Four outputs carry three tensors, which are told apart by rank, independent of size: the
+    # boxes get one more dimension.
     with session(folder, returning(graph, packed=(0,))) as made:
         yield SavedDetector(graph, made)
 
 
 @contextlib.contextmanager
 def session(folder: Path, proto: Any) -> Iterator[Any]:
-    """A session of TensorFlow 1 with another graph's folder's variables.
+    """Open a TensorFlow 1 session with another graph and the variables of a folder.
 
     Args:
         folder: a SavedModel.
         proto: the ``SavedModel`` message to load in the place of its own.
 
     Raises:
-        StageError: kind ``checkpoint``; its variables are not there, or damaged.
+        StageError: kind ``checkpoint``; its variables are missing or damaged.
     """
     import tensorflow as tf
 
@@ -82,28 +82,28 @@ def session(folder: Path, proto: Any) -> Iterator[Any]:
         config = v1.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
         made = stack.enter_context(v1.Session(graph=tf.Graph(), config=config))
         try:
-            # The loader of TensorFlow 1 goes by the graph alone, whatever classes the exporter's
-            # objects had.
+            # TensorFlow 1's loader uses the graph alone, independent of the classes of the
+            # exporter's objects.
             v1.saved_model.load(made, ["serve"], str(place))
         except (tf.errors.OpError, OSError, ValueError) as error:
             first = str(error).strip().splitlines()[0].rstrip(".")
             raise StageError(
                 "checkpoint",
                 f"The SavedModel cannot be loaded: {first}.",
-                "Its files are damaged or not all there; copy the whole folder again.",
+                "Its files are damaged or incomplete; copy the whole folder again.",
             ) from error
         yield made
 
 
 def returning(graph: SavedGraph, packed: tuple[int, ...]) -> Any:
-    """The SavedModel with its detection operator's stand-in returning what it is given.
+    """Change the SavedModel's placeholder for the detection operator to return its inputs.
 
     Args:
-        graph: of any kind; CenterNet has no stand-in and is copied as it is.
-        packed: which of the stand-in's three inputs are returned with one more dimension.
+        graph: of any kind; a CenterNet has no placeholder and is copied unchanged.
+        packed: which of the placeholder's three inputs get one more dimension.
 
     Returns:
-        A ``SavedModel`` message. Its outputs have lost what was said of their shapes.
+        A ``SavedModel`` message. Its outputs have no shape information.
     """
     proto = type(graph.proto)()
     proto.CopyFrom(graph.proto)
@@ -125,7 +125,7 @@ def returning(graph: SavedGraph, packed: tuple[int, ...]) -> Any:
 
 def _return_inputs(function: Any, packed: tuple[int, ...]) -> None:
     names = [item.name for item in function.signature.output_arg]
-    function.attr.pop(IMPLEMENTS, None)  # to be called like any other
+    function.attr.pop(IMPLEMENTS, None)  # so that it is called like any other
     function.attr.pop("_input_shapes", None)
     answers = []
     for number, item in enumerate(function.signature.input_arg):
@@ -165,7 +165,7 @@ def _ssd(answers: list[Any], said: Postprocess) -> list[dict[str, Any]]:
 
 
 def decode(encoded: Any, anchors: Any, scales: tuple[float, float, float, float]) -> Any:
-    """Boxes of encodings, as TFLite's operator decodes them.
+    """Decode boxes like TFLite's operator.
 
     After ``DecodeCenterSizeBoxes`` in TensorFlow's
     ``tensorflow/lite/kernels/detection_postprocess.cc``.
@@ -190,7 +190,7 @@ def decode(encoded: Any, anchors: Any, scales: tuple[float, float, float, float]
 
 
 def select(boxes: Any, scores: Any, said: Postprocess) -> list[tuple[int, int]]:
-    """Which boxes the operator keeps: (row, class from 0), best score first.
+    """Select the boxes that the operator keeps: (row, class from 0), best score first.
 
     With ``use_regular_nms`` each class suppresses for itself
     (``NonMaxSuppressionMultiClassRegularHelper`` of the same file), else all together
@@ -199,7 +199,7 @@ def select(boxes: Any, scores: Any, said: Postprocess) -> list[tuple[int, int]]:
     Args:
         boxes: float32 [boxes, 4], decoded.
         scores: float32 [boxes, classes].
-        said: what the graph tells the operator.
+        said: the operator's options in the graph.
     """
     least, most = said.score_threshold, said.iou_threshold
     if not said.use_regular_nms:

@@ -1,13 +1,13 @@
-"""What an exported SavedModel is, by its graph: which exporter made it, and what it takes.
+"""Identify an exported SavedModel by its graph: its exporter, and its inputs.
 
-Three kinds of SavedModel are about. Those that the Object Detection API exports *for TFLite*
-(``export_tflite_graph_tf2.py``) can be converted: one float image of a fixed size goes in, and
-SSD-like graphs end in a function that stands for TFLite's detection operator, CenterNet's in the
+There are three kinds of SavedModel. Those that the Object Detection API exports *for TFLite*
+(``export_tflite_graph_tf2.py``) can be converted: they take one float image of a fixed size, and
+SSD-like graphs end in a placeholder function for TFLite's detection operator, CenterNet's in the
 detections themselves. Those exported for serving (``exporter_main_v2.py``, Model Maker's
-``ExportFormat.SAVED_MODEL``) take raw bytes of any size and have a suppression inside that TFLite
-does not know. Those of TensorFlow 1 are another format.
+``ExportFormat.SAVED_MODEL``) take raw bytes of any size and contain a suppression that TFLite does
+not support. Those of TensorFlow 1 are another format.
 
-Nothing is run here: ``saved_model.pb`` is read, no more.
+Nothing is run here: ``saved_model.pb`` is only read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Optional
 from stages.protocol.failures import StageError
 
 POSTPROCESS = "TFLite_Detection_PostProcess"
-"""What the exporter's stand-in for the detection operator says it implements."""
+"""What the exporter's placeholder for the detection operator declares to implement."""
 
 SIGNATURE = "serving_default"
 
@@ -35,15 +35,15 @@ _EXPORT = (
     "python object_detection/export_tflite_graph_tf2.py --pipeline_config_path pipeline.config"
     " --trained_checkpoint_dir training --output_directory for_tflite"
 )
-"""The Object Detection API's own command that makes what can be converted."""
+"""The Object Detection API's own command for a convertible export."""
 
 
 @dataclass(frozen=True)
 class Postprocess:
-    """What the graph tells TFLite's detection operator; names are the operator's own.
+    """The options of TFLite's detection operator in the graph; names are the operator's own.
 
     Args:
-        function: names of the functions that stand for it (all say the same).
+        function: names of the placeholder functions (all have the same options).
         scales: what box encodings were multiplied by: y, x, h, w.
         detections_per_class: at most, with ``use_regular_nms``.
     """
@@ -66,9 +66,9 @@ class SavedGraph:
         proto: the ``SavedModel`` message.
         input: name of the input tensor.
         height: of the input in pixels.
-        width: the same.
+        width: likewise.
         outputs: signature name -> name of the tensor.
-        max_detections: how many it gives; None where the graph does not say.
+        max_detections: how many it outputs; None where the graph does not say.
         postprocess: of SSD-like models; None: CenterNet.
         batch_norms: how many the converter has to fold.
     """
@@ -84,16 +84,16 @@ class SavedGraph:
 
     @property
     def architecture(self) -> str:
-        """As :mod:`stages.steps.export` says it."""
+        """The architecture's name, as in :mod:`stages.steps.export`."""
         return "center_net" if self.postprocess is None else "ssd"
 
 
 def read(folder: Path) -> SavedGraph:
-    """The detector in a SavedModel folder. Needs TensorFlow's protocol buffers.
+    """Read the detector in a SavedModel folder. Needs TensorFlow's protocol buffers.
 
     Raises:
-        StageError: kind ``checkpoint``: the files are damaged. Kind ``unsupported-model``: it is
-            none that can be converted; the message says which one it is, and what to do.
+        StageError: kind ``checkpoint``: the files are damaged. Kind ``unsupported-model``: it
+            cannot be converted; the message says which kind it is, and what to do.
     """
     proto = _parse(folder / "saved_model.pb")
     graphs = [graph for graph in proto.meta_graphs if _TAG in graph.meta_info_def.tags]
@@ -112,7 +112,7 @@ def read(folder: Path) -> SavedGraph:
     signature = graph.signature_def.get(SIGNATURE)
     if signature is None or not signature.inputs or not signature.outputs:
         raise _unsupported(
-            f"it has no signature {SIGNATURE!r}, so nobody can tell where pixels go in", _remedy()
+            f"it has no signature {SIGNATURE!r}, so its image input is unknown", _remedy()
         )
     _refuse_serving(signature)
     height, width = _size(signature)
@@ -143,14 +143,14 @@ def _parse(path: Path) -> Any:
     if not proto.meta_graphs:
         raise StageError(
             "checkpoint",
-            "saved_model.pb cannot be read: it is damaged, or something else.",
-            "Copy the SavedModel's folder again, all of it.",
+            "saved_model.pb cannot be read: it is damaged, or not a SavedModel.",
+            "Copy the SavedModel's whole folder again.",
         )
     return proto
 
 
 def _refuse_serving(signature: Any) -> None:
-    """Refuse what was exported to be served, in the words of who exported it.
+    """Refuse an export for serving, with a message for its exporter.
 
     Raises:
         StageError: kind ``unsupported-model``.
@@ -167,13 +167,13 @@ def _refuse_serving(signature: Any) -> None:
         raise _unsupported(
             "its input takes bytes of any size, as TFLite Model Maker's ExportFormat.SAVED_MODEL"
             " does",
-            "If it is one of Model Maker's, say which: --model-maker efficientdet_lite0 (to"
+            "If it is one of Model Maker's, name its spec: --model-maker efficientdet_lite0 (to"
             " efficientdet_lite4).",
         )
 
 
 def _size(signature: Any) -> tuple[int, int]:
-    """Height and width of the one input.
+    """Return height and width of the one input.
 
     Raises:
         StageError: kind ``unsupported-model``; it is not one float image of a fixed size.
@@ -199,7 +199,7 @@ def _type_name(number: int) -> str:
 
 
 def _check_outputs(signature: Any, postprocess: Optional[Postprocess]) -> None:
-    """Make sure that the outputs are four floats and, without the operator, CenterNet's.
+    """Check that the outputs are four floats and, without the operator, CenterNet's.
 
     Raises:
         StageError: kind ``unsupported-model``.
@@ -241,10 +241,10 @@ def _room(signature: Any) -> Optional[int]:
 
 
 def _postprocess(graph_def: Any) -> Optional[Postprocess]:
-    """What the graph says to the detection operator; None where it does not end in one.
+    """Read the detection operator's options; None where the graph does not end in one.
 
     Raises:
-        StageError: kind ``unsupported-model``; it says nothing that can be understood.
+        StageError: kind ``unsupported-model``; they cannot be understood.
     """
     found: dict[str, dict[str, Any]] = {}
     for function in graph_def.library.function:
@@ -278,7 +278,7 @@ def _postprocess(graph_def: Any) -> Optional[Postprocess]:
 
 
 def _implemented(attribute: Any) -> tuple[str, dict[str, Any]]:
-    """Name and attributes of what a function implements; older versions write them as text."""
+    """Return name and attributes of what a function implements; older versions write text."""
     from google.protobuf import text_format
     from tensorflow.core.framework import attr_value_pb2
 
@@ -294,7 +294,7 @@ def _implemented(attribute: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _batch_norms(graph_def: Any, outputs: Any) -> int:
-    """How many batch norms (or reciprocal square roots) lie behind the outputs."""
+    """Count the batch norms (or reciprocal square roots) before the outputs."""
     library = {function.signature.name: function for function in graph_def.library.function}
     nodes = {node.name: node for node in graph_def.node}
     count = 0

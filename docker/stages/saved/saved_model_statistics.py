@@ -1,12 +1,11 @@
-"""Which normalisation a SavedModel was trained with, by what its first batch norm remembers.
+"""Find the normalisation that a SavedModel was trained with, by its first batch norm's statistics.
 
-A batch norm holds the mean and the variance that its input had while the model was trained. Fed
-with pixels on the training's scale, the layer before it gives values with about these statistics;
-on another scale it does not. That tells apart what detections do not: a detector fed with 0 to 1
-in the place of -1 to 1 sees the same scene with less contrast, and still finds most of it.
+A batch norm holds the mean and the variance that its input had during training. For pixels on the
+training's scale, the layer before it gives values with about these statistics; on another scale it
+does not. Detections do not show this difference: a detector that gets 0 to 1 instead of -1 to 1
+sees the same scene with less contrast, and still finds most of it.
 
-Only graphs whose batch norms are still there (and whose statistics are those of a training) can be
-asked.
+This only works for graphs that still have their batch norms, with a training's statistics.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from stages.saved.saved_model_graph import SavedGraph
 
 _BATCH_NORM = "FusedBatchNorm"
 _NEAR = 12
-"""How many operators at most are between the image and the first batch norm."""
+"""Most operators between the image and the first batch norm."""
 
 
 def distances(
     folder: Path, graph: SavedGraph, images: Sequence[Any], norms: Sequence[Normalization]
 ) -> Optional[dict[Normalization, float]]:
-    """How far the first batch norm's input is from what the batch norm remembers.
+    """Measure how far the first batch norm's input is from its statistics.
 
     Args:
         folder: the SavedModel.
         graph: of it.
         images: float32 [height, width, 3], 0 to 255.
-        norms: to be tried.
+        norms: the normalisations to try.
 
     Returns:
-        Of each normalisation the divergence (:func:`divergence`), 0 or more; None where the graph
-        cannot be asked.
+        The divergence (:func:`divergence`) by normalisation, 0 or more; None where the graph has no
+        usable batch norm.
     """
     with _asked(folder, graph) as ask:
         if ask is None:
@@ -62,13 +61,13 @@ def _distance(ask: Callable[[Any], tuple[Any, Any, Any]], images: Any, norm: Nor
 
 
 def divergence(mean: Any, variance: Any, own_mean: Any, own_variance: Any) -> float:
-    """Kullback-Leibler divergence of two normal distributions, averaged over channels.
+    """Compute the Kullback-Leibler divergence of two normal distributions, averaged over channels.
 
     Args:
-        mean: float64 [channels], of what was seen.
-        variance: the same.
-        own_mean: float32 [channels], of what the batch norm remembers.
-        own_variance: the same.
+        mean: float64 [channels], measured.
+        variance: likewise.
+        own_mean: float32 [channels], the batch norm's.
+        own_variance: likewise.
 
     Returns:
         0 where they are the same, in nats; see Kullback & Leibler, "On Information and
@@ -87,9 +86,9 @@ def divergence(mean: Any, variance: Any, own_mean: Any, own_variance: Any) -> fl
 def _asked(
     folder: Path, graph: SavedGraph
 ) -> Iterator[Optional[Callable[[Any], tuple[Any, Any, Any]]]]:
-    """A function from an image, as the graph takes it, to the first batch norm's input and the
-    mean and variance that it remembers."""
-    # The detection operator's stand-in is called with these three in the place of its own.
+    """Return a function from an image, as the graph takes it, to the first batch norm's input and
+    its mean and variance."""
+    # The detection operator's placeholder is called with these three instead of its own inputs.
     proto = returning(graph, packed=(0, 2)) if graph.postprocess is not None else None
     if proto is None or not _rewire(proto, graph):
         yield None
@@ -105,7 +104,7 @@ def _asked(
 
 
 def _rewire(proto: Any, graph: SavedGraph) -> bool:
-    """Give the stand-in the batch norm's input, mean and variance; False where there is none."""
+    """Give the placeholder the batch norm's input, mean and variance; False where there is none."""
     assert graph.postprocess is not None
     found = False
     for meta in proto.meta_graphs:
@@ -122,7 +121,7 @@ def _rewire(proto: Any, graph: SavedGraph) -> bool:
 
 
 def _first_batch_norm(function: Any) -> Optional[Any]:
-    """The batch norm nearest to the image, which is a function's first argument."""
+    """Return the batch norm nearest to the image, which is a function's first argument."""
     consumers: dict[str, list[Any]] = {}
     for node in function.node_def:
         for source in node.input:

@@ -1,4 +1,4 @@
-"""The stages: one file each, found by the stage's name.
+"""The stages: one file each, with the stage's name.
 
-A stage may use whatever lies in the other packages, and what another stage offers.
+A stage may use everything in the other packages, and what another stage offers.
 """

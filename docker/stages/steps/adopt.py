@@ -1,9 +1,9 @@
-"""Stage: a ready-made ``.tflite`` of a model's archive, found out by what it does.
+"""Stage: find out how a ready-made ``.tflite`` of a model's archive is to be used, by running it.
 
-Such a file came from an exporter of its time: nothing in it says how it wants its pixels, and
-the order of its outputs says nothing (:mod:`stages.tflite.output_roles`). The checkpoint beside it
-does know what the model finds. So the file is run with every normalisation in question, and the
-right one is the one under which it finds what the checkpoint finds (:mod:`stages.steps.reference`).
+Such a file does not state its input normalisation, and the order of its outputs is not reliable
+(:mod:`stages.tflite.output_roles`). The checkpoint beside it shows what the model detects. So the
+file is run with every candidate normalisation; the right one is the one with which it detects what
+the checkpoint detects (:mod:`stages.steps.reference`).
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ a wrong normalisation stay far below.
 """
 
 _CLEARLY = 0.5
-"""The best normalisation's disagreement is at most this part of any other's."""
+"""The best normalisation's disagreement is at most this fraction of any other's."""
 
 _SAME_PIXEL = 1.0
-"""Two normalisations are told apart only if they differ by more, in pixel values.
+"""Two normalisations are only told apart if they differ by more, in pixel values.
 
-127.5 / 127.5 and 127 / 128 differ by one pixel value in black and none in white: a quantised
-file can answer either way, and it makes no difference to what it finds. The better one is taken.
+127.5 / 127.5 and 127 / 128 differ by one pixel value in black and none in white: a quantised file
+can match either, and its detections are the same. The better one is used.
 """
 
 
 class _Within:
-    """Events of a stage that runs inside this one: its steps are no steps of ours."""
+    """Swallows progress of a stage that runs inside this one; its steps are not this stage's."""
 
     def __init__(self, emit: Any) -> None:
         self._emit = emit
@@ -62,15 +62,15 @@ class _Within:
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
-    """Find out how ``inputs["model"]`` (a ``.tflite`` file) is to be used.
+    """Find out how to use ``inputs["model"]`` (a ``.tflite`` file).
 
     Args:
         params: none.
         inputs: ``model``; ``checkpoint``, the model folder in the zoo's layout that it was made
             from; ``images``, a folder of images, some of them with objects the model knows.
-        out: gets ``model.tflite``, the very bytes of ``inputs["model"]``, and
-            ``detections.json``: what the checkpoint finds, as :mod:`stages.steps.reference` writes
-            it.
+        out: gets ``model.tflite``, the same bytes as ``inputs["model"]``, and
+            ``detections.json``: the checkpoint's detections, as :mod:`stages.steps.reference`
+            writes them.
         emit: events.
 
     Returns:
@@ -82,8 +82,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         to think that the checkpoint was never trained).
 
     Raises:
-        StageError: kind ``unsupported-model``; the file is no detector, its outputs cannot be
-            told apart, it does not find what the checkpoint finds, or two normalisations fit
+        StageError: kind ``unsupported-model``; the file is not a detector, its outputs cannot be
+            told apart, it does not detect what the checkpoint detects, or two normalisations fit
             equally well. Or see :mod:`stages.steps.reference`.
     """
     data = inputs["model"].read_bytes()
@@ -139,7 +139,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
 
 def candidates(tensor: tflite_model.Tensor, own: Optional[Normalization]) -> list[Normalization]:
-    """The normalisations in question.
+    """List the candidate normalisations.
 
     Args:
         tensor: the model's input.
@@ -147,7 +147,7 @@ def candidates(tensor: tflite_model.Tensor, own: Optional[Normalization]) -> lis
 
     Returns:
         For a float input the common ones and ``own``. A uint8 input takes raw pixels whatever the
-        metadata says, and its quantisation is what the graph makes of them: there is one.
+        metadata says, and its quantisation decides what the graph sees: there is only one.
 
     Raises:
         StageError: no normalisation can be told from the input's quantisation.
@@ -167,10 +167,10 @@ def candidates(tensor: tflite_model.Tensor, own: Optional[Normalization]) -> lis
 
 
 def choose(agreements: Mapping[Normalization, float]) -> Normalization:
-    """The normalisation under which the file clearly finds what the checkpoint finds.
+    """Choose the normalisation with which the file clearly detects what the checkpoint detects.
 
     Args:
-        agreements: of each normalisation, from 0 to 1.
+        agreements: by normalisation, from 0 to 1.
 
     Raises:
         StageError: kind ``unsupported-model``; none fits, or several do.
@@ -205,7 +205,7 @@ def find_roles(
     answers: Sequence[Sequence[Sequence[Any]]],
     classes: int,
 ) -> dict[str, output_roles.Output]:
-    """Which output is which, by what they hold; checked against what the graph says.
+    """Derive the roles of the outputs from their values, and check them against the graph.
 
     Boxes are the only [1, N, 4] and the count the only single number. Of the two lists, scores
     lie between 0 and 1 and descend, classes are whole numbers below ``classes``; this must hold
@@ -322,7 +322,7 @@ def _input(model: tflite_model.Model) -> tflite_model.Tensor:
 
 
 def _own_preprocessing(config: Any, size: list[int]) -> Optional[Normalization]:
-    """The preprocessing of the checkpoint's own model, unless it is no line per channel."""
+    """Return the preprocessing of the checkpoint's own model, unless it is not linear."""
     copy = type(config).FromString(config.SerializeToString())
     shape = pipeline.fix_image_size(copy, size)
     model = detection_model.build(copy)
@@ -333,7 +333,7 @@ def _own_preprocessing(config: Any, size: list[int]) -> Optional[Normalization]:
 
 
 def _answer(interpreter: Any, image: Any, norm: Normalization) -> list[Any]:
-    """The outputs for an image (float32 [height, width, 3], 0 to 255), in the model's order."""
+    """Return the outputs for an image (float32 [height, width, 3], 0 to 255), in order."""
     import numpy as np
 
     detail = interpreter.get_input_details()[0]
@@ -354,7 +354,7 @@ def _answer(interpreter: Any, image: Any, norm: Normalization) -> list[Any]:
 def _capacity(
     outputs: Mapping[str, output_roles.Output], answers: Mapping[Normalization, list[list[Any]]]
 ) -> int:
-    """How many detections the file has room for."""
+    """Return how many detections the file can output."""
     first = next(iter(answers.values()))[0]
     sizes = {
         role: first[outputs[role].position].shape[1]
@@ -368,7 +368,7 @@ def _capacity(
 def _expected(
     inputs: Mapping[str, Path], size: list[int], limit: int, emit: Any
 ) -> tuple[list[list[dict[str, Any]]], dict[str, Any]]:
-    """What the checkpoint finds in each image, at the file's own size, and the stage's facts."""
+    """Return the checkpoint's detections for each image, at the file's input size, and facts."""
     with tempfile.TemporaryDirectory() as folder:
         facts = reference.run(
             {**reference.PARAMS, "max_detections": limit, "image_size": size},
@@ -377,7 +377,7 @@ def _expected(
             _Within(emit),
         )
         found = json.loads((Path(folder) / "detections.json").read_text(encoding="utf-8"))
-    # The operator at the end of SSD-like files suppresses by a rule of its own.
+    # The operator at the end of SSD-like files uses its own suppression rule.
     images = found["as_tflite"] or found["images"]
     names = [path.name for path in pixels.list_images(inputs["images"])]
     return [images[name] for name in names], facts
@@ -406,7 +406,7 @@ def _detections(
 def _agreement(
     expected: Sequence[Sequence[Mapping[str, Any]]], found: Sequence[Sequence[Mapping[str, Any]]]
 ) -> float:
-    """Over all images: each counts by the scores of what the checkpoint finds in it."""
+    """Average over all images, each weighted by the scores of the checkpoint's detections."""
     weights = [sum(item["score"] for item in items) for items in expected]
     if not sum(weights):
         return 0.0
@@ -418,7 +418,7 @@ def _agreement(
 
 
 def _name(model: tflite_model.Model, output: output_roles.Output) -> str:
-    """A name by which :mod:`stages.steps.annotate` finds this output and no other."""
+    """Return a name by which :mod:`stages.steps.annotate` finds exactly this output."""
     names = [model.graph.tensors[tensor].name for tensor in model.graph.outputs]
     return output.name if names.count(output.name) == 1 else output.signature_name
 

@@ -1,9 +1,9 @@
-"""Stage: metadata and labels into a ``.tflite``, then read back and compared.
+"""Stage: write metadata and labels into a ``.tflite``, then read them back and compare.
 
-A device runs a detector by what its metadata says: how pixels become input values, which output
-is which, what a class is called. All of it is *derived* (normalisation from the model's own
-preprocessing, labels from the label map, roles from the graph) and nothing is left to defaults,
-because a wrong value here is silent: the detector still answers, only worse.
+A device runs a detector by its metadata: how pixels become input values, which output is which,
+the name of each class. All of it is *derived* (normalisation from the model's own preprocessing,
+labels from the label map, roles from the graph) and never left to defaults, because a wrong value
+is silent: the detector still answers, only worse.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MODEL_FILE = "model.tflite"
 _ARCHITECTURES = ("ssd", "efficientdet", "centernet", "center_net")
 _PROFILES = ("default", "seed")
 _INPUT_TYPES = ("float32", "uint8")
-"""What the Task Library and MediaPipe can feed."""
+"""Input types that the Task Library and MediaPipe support."""
 
 _PIXEL_WARNING, PIXEL_LIMIT = 1.0, 8.0
 """How far a uint8 input may be from the declared normalisation, in pixel values.
@@ -253,7 +253,7 @@ def _check_pixels(
 def pixel_error(
     quantization: tflite_model.Quantization, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> float:
-    """The largest difference, in pixel values, between a raw pixel that a quantised input
+    """Return the largest difference, in pixel values, between a raw pixel that a quantised input
     reads and the same pixel through (pixel - mean) / std."""
     scale = quantization.scale[0]
     zero_point = quantization.zero_point[0] if quantization.zero_point else 0
@@ -265,7 +265,7 @@ def pixel_error(
 
 
 def _check_seed(outputs: dict[str, output_roles.Output]) -> None:
-    # The original recipe's writer hands out roles by ascending tensor index.
+    # The original recipe's writer assigns roles by ascending tensor index.
     tensors = [outputs[role].tensor for role in output_roles.ROLES]
     if tensors != sorted(tensors):
         raise StageError(
@@ -283,7 +283,7 @@ def _read_back(
     outputs: dict[str, output_roles.Output],
     embedded: bytes,
 ) -> tflite_meta.Metadata:
-    """Read the result as a device would and compare it with what was meant."""
+    """Read the result as a device would, and compare it with the declaration."""
     declaration = settings.declaration
     try:
         after = tflite_model.read(data)
@@ -323,7 +323,7 @@ def _read_back(
 def _read_back_by_tflite_support(
     data: bytes, found: tflite_meta.Metadata, files: dict[str, bytes]
 ) -> None:
-    """Our reader is ours; the readers that count share tflite-support's. Both must agree."""
+    """Read with tflite-support as well: most readers share its code, and both must agree."""
     theirs = metadata_writer.packed_by_tflite_support(data)
     graph = theirs["metadata"]["subgraph_metadata"][0]
     names = [tensor["name"] for tensor in graph["output_tensor_metadata"]]

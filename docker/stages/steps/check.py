@@ -1,8 +1,8 @@
-"""Stage: is an artefact what its model was?
+"""Stage: check an artefact against its source model.
 
-The gates (:mod:`stages.gates.gate`) look at the file, then run it by nothing but its own metadata
-and hold what it finds against what the source model finds. A gate that fails is a finding, not a
-failure of this stage: who publishes decides.
+The gates (:mod:`stages.gates.gate`) examine the file, then run it by its own metadata only and
+compare its detections with the source model's. A gate that fails is a result, not a failure of this
+stage: the driver decides whether to publish.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ PARAMS: dict[str, Any] = {
     "input": None,  # {"height", "width"} in pixels, as the export reports it
     "normalization": None,  # {"mean": [..], "std": [..]} that the graph wants; None: not known
     "roles": None,  # role -> output name, where the graph does not tell (adopt)
-    # Where it was only said: those tried on the source, {"mean", "std", "distance"}, nearest first
-    # (stages.steps.saved_model_reference).
+    # If it was only stated by a user: those tried on the source, {"mean", "std", "distance"},
+    # nearest first (stages.steps.saved_model_reference).
     "normalizations": None,
-    "untrained": (),  # reasons, in words, to think that the model was never trained
+    "untrained": (),  # texts: reasons to think that the model was never trained
     "weights": None,  # how many numbers the model's variables hold
     "score_threshold": 0.3,  # detections below it are not compared
     "limits": {},  # of parity: overrides of stages.gates.parity.LIMITS
@@ -47,16 +47,16 @@ RESULT_FILE = "check.json"
 
 NOTHING = 1.0  # a score threshold that nothing reaches
 
-_PROOF_IMAGES = 2  # that other normalisations and mistakes are tried on: the most telling ones
-_ROUNDED, _ROUNDED_SLOW = 2, 1  # images that are run with whole pixels, too
-_KEPT = 0.5  # detections down to this part of the threshold are written down
+_PROOF_IMAGES = 2  # to try other normalisations and mistakes on: those with most detections
+_ROUNDED, _ROUNDED_SLOW = 2, 1  # images to run with whole pixels, too
+_KEPT = 0.5  # detections down to this fraction of the threshold are recorded
 _FLAT, _FLAT_SHARE = 1e-3, 0.2
-"""Scores of a detector that says the same everywhere differ by less: absolutely, and as part of
-the highest (a trained one has low scores, too, where it finds nothing, but not all alike)."""
+"""Scores of a detector with constant output differ by less: absolutely, and relative to the
+highest (a trained one also has low scores where it finds nothing, but not all alike)."""
 
 _NOISE = {"float32": 0.001, "float16": 0.005}  # by variant; others:
 _QUANTISED_NOISE = 0.05
-"""By how much agreement with the source may differ for no reason but rounding."""
+"""Differences in agreement with the source that rounding alone can cause."""
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
@@ -79,8 +79,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         ``runtime``.
 
     Raises:
-        StageError: kinds ``image-set``, ``label-map``, ``stage-failed``: the check itself could
-            not be made.
+        StageError: kinds ``image-set``, ``label-map``, ``stage-failed``: the check itself failed.
     """
     data = inputs["model"].read_bytes()
     files = pixels.list_images(inputs["images"])
@@ -106,8 +105,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         model = detector.Detector(data, params["reference_kernels"])
         runtime = model.runtime
         images = {path.name: pixels.load_rgb(path) for path in files}
-        # Where one run takes a second, pixels rounded to whole numbers serve both questions: what
-        # that changes is far below what quantised kernels differ by.
+        # Where one run takes a second, whole pixels serve both purposes: the effect of rounding is
+        # far below the differences of quantised kernels.
         slow = params["reference_kernels"]
         whole = sorted(images)[: _ROUNDED_SLOW if slow else _ROUNDED]
         for done, (name, image) in enumerate(images.items()):
@@ -149,11 +148,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
 
 def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[dict[str, Any]]:
-    """What the source model finds, by image."""
+    """Read the source model's detections, by image."""
     if "source" not in inputs:
         return None
     written = json.loads(inputs["source"].read_text(encoding="utf-8"))
-    # The operator at the end of SSD-like files suppresses by a rule of its own.
+    # The operator at the end of SSD-like files uses its own suppression rule.
     found = written["as_tflite"] or written["images"]
     missing = [name for name in names if name not in found]
     if missing:
@@ -164,7 +163,7 @@ def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[dict[str, 
 
 
 def _rounded(model: detector.Detector, image: Any) -> Any:
-    """An image in the size of the input, uint8 [height, width, 3]."""
+    """Resize an image to the input, uint8 [height, width, 3]."""
     return pixels.to_uint8(pixels.resize_bilinear(image, model.height, model.width))
 
 
@@ -181,7 +180,7 @@ def _refused(error: StageError) -> Gate:
         "refused",
         "a file that runs by its own metadata",
         error.message,
-        "See the gate `structure`; the other gates could not be asked.",
+        "See the gate `structure`; the other gates could not run.",
     )
     return gate
 
@@ -203,7 +202,7 @@ def _behaviour(
     lines: list[str],
     params: Mapping[str, Any],
 ) -> list[Gate]:
-    """The gates that ask what it does."""
+    """Run the gates about its behaviour."""
     threshold = params["score_threshold"]
     labels = label_proof.examine(
         _labels(model), lines, source or {}, found, params["expect"], threshold
@@ -243,7 +242,7 @@ def _labels(model: detector.Detector) -> Optional[list[str]]:
 
 
 def _telling(source: Mapping[str, Any], least: float) -> list[str]:
-    """The images in which the source finds most, by its scores; best first."""
+    """List the images with the source's most detections, by score; best first."""
     weights = {
         name: sum(item["score"] for item in items if item["score"] >= least)
         for name, items in source.items()
@@ -259,7 +258,7 @@ def _normalization(
     least: float,
     params: Mapping[str, Any],
 ) -> Gate:
-    """Is the declared normalisation the one that the graph wants?"""
+    """Check that the declared normalisation is the one that the graph expects."""
     gate = Gate("normalization")
     own = diagnosis.declared(model)
     fact = params["normalization"]
@@ -286,7 +285,7 @@ def _normalization(
 
 
 def _raw_pixels(gate: Gate, model: detector.Detector, right: Optional[Normalization]) -> None:
-    """A uint8 input is fed raw pixels: its quantisation has to read them as the model means."""
+    """Check a uint8 input, which gets raw pixels: its quantisation must match the model's."""
     quantization = model.input_quantization
     if quantization is None or right is None:
         gate.summary = "raw pixels; the graph converts them itself"
@@ -313,7 +312,7 @@ def _prove(
     own: Normalization,
     variant: str,
 ) -> None:
-    """Try the others: none may fit better than the declared one."""
+    """Try other normalisations: none may fit better than the declared one."""
     wanted = {name: source[name] for name in images}
     if not images:
         gate.summary += "; nothing is found in the images, so no other could be told from it"
@@ -345,7 +344,7 @@ def _prove(
 
 
 def _trained(found: Mapping[str, Any], reasons: Any) -> Gate:
-    """Was it ever trained?"""
+    """Check that the model was trained."""
     gate = Gate("trained")
     scores = [item["score"] for items in found.values() for item in items]
     low, high = (min(scores), max(scores)) if scores else (0.0, 0.0)
@@ -370,7 +369,7 @@ def _trained(found: Mapping[str, Any], reasons: Any) -> Gate:
 
 
 def _written(found: Mapping[str, Any], least: float, lines: Optional[list[str]]) -> dict[str, Any]:
-    """Detections for people to look at; with ``lines``, labels are added."""
+    """Format detections for the report; with ``lines``, labels are added."""
     kept = {
         name: [item for item in items if item["score"] >= _KEPT * least]
         for name, items in found.items()

@@ -1,4 +1,4 @@
-"""Stage: two artefacts on the same images, each run by its own metadata, and how they differ."""
+"""Stage: compare two artefacts on the same images, each run by its own metadata."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     """Run ``inputs["prebuilt"]`` and ``inputs["converted"]`` on the folder ``inputs["images"]``.
 
     A detection is compared where its score reaches the threshold. Its counterpart
-    (:func:`stages.detect.matching.match`) may be half as sure: a score can lie just above the
+    (:func:`stages.detect.matching.match`) may have half that score: a score can be just above the
     threshold here and just below it there.
 
     Writes ``out/comparison.json``: ``{"images": {file name: figures, "missed" and "extra" with

@@ -1,4 +1,4 @@
-"""Stage: an exported SavedModel to one ``.tflite`` file.
+"""Stage: convert an exported SavedModel to one ``.tflite`` file.
 
 Variants: ``float32``; ``float16`` (weights); ``dynamic`` (int8 weights, float activations);
 ``int8`` (weights and activations, measured on representative images; uint8 input, float
@@ -48,7 +48,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         with int8 also ``calibration_images`` (names).
 
     Raises:
-        StageError: there are no usable images for int8, or the result is not what it should be.
+        StageError: there are no usable images for int8, or the result is not as expected.
     """
     variant = params["variant"]
     if variant not in VARIANTS:
@@ -141,7 +141,7 @@ def _input_size(tf: Any, saved_model: Path) -> tuple[int, int]:
 def _representative(
     files: list[Path], size: tuple[int, int], norm: dict[str, list[float]], emit: Any
 ) -> Iterator[list[Any]]:
-    """The representative images as the graph takes them: float32 [1, height, width, 3]."""
+    """Yield the representative images as the graph's input: float32 [1, height, width, 3]."""
     import numpy as np
 
     mean, std = np.array(norm["mean"], np.float32), np.array(norm["std"], np.float32)
@@ -150,15 +150,15 @@ def _representative(
         image = pixels.resize_bilinear(pixels.load_rgb(path), *size)
         if number == 0:
             # The input's quantisation spans the values seen. One black and one white pixel make
-            # that the whole range whatever the images hold, so that a stored byte of the input
-            # *is* the pixel value and no photo can be out of range later.
+            # that the whole range for any images, so that a stored byte of the input *is* the pixel
+            # value and no photo is out of range later.
             image[0, 0], image[0, 1] = 0, 255
         yield [((image - mean) / std)[None]]
     emit.progress(len(files), len(files), "converting")
 
 
 def describe(tf: Any, data: bytes) -> dict[str, Any]:
-    """What a ``.tflite`` file holds: the facts of :func:`run` from ``bytes`` on.
+    """Describe a ``.tflite`` file: the facts of :func:`run` from ``bytes`` on.
 
     Args:
         tf: TensorFlow.
@@ -218,7 +218,7 @@ def _min_runtime(model: Any) -> Optional[str]:
 
 
 def _check_input(tensor: dict[str, Any], norm: dict[str, list[float]]) -> None:
-    """Make sure that the quantised input covers exactly the pixels' range.
+    """Check that the quantised input covers exactly the pixels' range.
 
     With one mean and std for all channels a stored byte must be the pixel value itself: scale
     1 / std, zero point the mean, rounded either way.

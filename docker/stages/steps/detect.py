@@ -1,4 +1,4 @@
-"""Stage: run an artefact on images, by its own metadata alone (:mod:`stages.detect.detector`)."""
+"""Stage: run an artefact on images by its own metadata only (:mod:`stages.detect.detector`)."""
 
 from __future__ import annotations
 

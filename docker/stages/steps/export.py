@@ -1,7 +1,8 @@
-"""Stage: an Object Detection API checkpoint to a SavedModel that the TFLite converter takes.
+"""Stage: export an Object Detection API checkpoint to a SavedModel for the TFLite converter.
 
-The work is the package's own ``export_tflite_model``. Around it: the model is checked before,
-the restore is proved after, and batch norms are made exact (:mod:`stages.odapi.exact_batch_norm`).
+The package's own ``export_tflite_model`` does the work. In addition, the model is checked before,
+the restore is verified after, and batch norms are made exact
+(:mod:`stages.odapi.exact_batch_norm`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         width in pixels), ``max_detections``, ``normalization`` (mean and std per channel, in
         pixel values, as the exported graph wants them), ``score_conversion``, ``checkpoint``
         (name of the prefix), ``variables`` (restored and compared), ``exact_batch_norms``,
-        ``untrained`` (reasons, in words, to think that it was never trained).
+        ``untrained`` (texts: reasons to think that it was never trained).
 
     Raises:
         StageError: the model cannot be converted, or the checkpoint does not fit it.
@@ -82,8 +83,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     }
     if params["exact_batch_norm"]:
         saved_model_names.canonicalize(out / "saved_model")
-    # assets.extra is the SavedModel format's place for files of one's own: the facts travel with
-    # the folder, and a conversion finds the normalisation there.
+    # assets.extra is the SavedModel format's place for extra files: the facts travel with the
+    # folder, and a conversion finds the normalisation there.
     extra = out / "saved_model" / "assets.extra"
     extra.mkdir()
     (extra / FACTS_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
@@ -118,12 +119,12 @@ def _export(
         except StageError:
             raise
         except (ValueError, AssertionError) as error:
-            # Of a model that could not even be traced there is nothing to compare.
+            # A model that could not even be traced has nothing to compare.
             fault = detection_model.size_fault(error, size)
             if fault is not None:
                 raise fault from error
-            # A checkpoint that does not fit surfaces here, in the middle of TensorFlow's own
-            # words; the comparison names the variables, and anything else stays what it was.
+            # A checkpoint that does not fit fails here with one of TensorFlow's own messages; the
+            # comparison names the variables, and any other error is raised unchanged.
             if built:
                 restoration.check_restored(built[0], prefix)
             raise
@@ -131,7 +132,7 @@ def _export(
 
 
 def _clean_checkpoint_folder(stack: contextlib.ExitStack, prefix: Path) -> Path:
-    """A folder with links to one checkpoint's files and a state file that names it.
+    """Make a folder with links to one checkpoint's files and a state file that names it.
 
     The exporter trusts the state file, which often names a folder of another machine.
     """

@@ -1,4 +1,4 @@
-"""Stage: an embedded sample's packed weights to a checkpoint of Model Maker's EfficientDet.
+"""Stage: convert an embedded sample's packed weights to a checkpoint of Model Maker's EfficientDet.
 
 The checkpoint is object-based, with the net itself as its root: what Keras' ``save_weights`` of
 Model Maker's ``EfficientDetNet`` leaves, and what its own ``restore_ckpt`` reads.
@@ -22,7 +22,7 @@ PARAMS = {
 }
 
 CLASS_BIAS = "class_net/classes/bias"
-"""The variable whose size tells how many classes there are: one bias a class and anchor."""
+"""The variable whose size gives the number of classes: one bias a class and anchor."""
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
@@ -58,11 +58,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
 
 def num_classes(values: dict[str, Any], anchors: int) -> int:
-    """How many classes packed weights are for.
+    """Compute how many classes packed weights are for.
 
     Args:
         values: object path -> array.
-        anchors: how many share a place of a feature map.
+        anchors: how many share a position of a feature map.
 
     Raises:
         StageError: kind ``checkpoint``; there is no class head, or one for other anchors.

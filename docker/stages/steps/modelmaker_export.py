@@ -1,8 +1,8 @@
-"""Stage: weights of an EfficientDet-Lite to a SavedModel that the TFLite converter takes.
+"""Stage: export an EfficientDet-Lite checkpoint to a SavedModel for the TFLite converter.
 
-The work is Model Maker's own: its ``EfficientDetNet``, automl's ``restore_ckpt``, and the half of
-``ObjectDetector.export`` for TFLite that comes before the converter. Around it: the restore is
-strict and proved (:mod:`stages.lite.automl_checkpoint`), and batch norms are made exact
+Model Maker does the work: its ``EfficientDetNet``, automl's ``restore_ckpt``, and the half of
+``ObjectDetector.export`` for TFLite that comes before the converter. In addition, the restore is
+strict and verified (:mod:`stages.lite.automl_checkpoint`), and batch norms are made exact
 (:mod:`stages.odapi.exact_batch_norm`).
 """
 
@@ -39,11 +39,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         ``input`` (height and width in pixels), ``max_detections``, ``normalization`` (mean and
         std per channel, in pixel values, as the exported graph wants them), ``checkpoint`` (name
         of the prefix), ``checkpoint_kind`` (:mod:`stages.lite.automl_checkpoint`), ``variables``
-        (restored and compared), ``exact_batch_norms``, ``untrained`` (reasons, in words, to think
+        (restored and compared), ``exact_batch_norms``, ``untrained`` (texts: reasons to think
         that it was never trained).
 
     Raises:
-        StageError: the checkpoint is none of an EfficientDet-Lite, or does not fit the spec.
+        StageError: the checkpoint is not an EfficientDet-Lite's, or does not fit the spec.
     """
     emit.progress(0, 3, "importing Model Maker")
     model_maker.load()
@@ -53,7 +53,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     folder = out / "saved_model"
     exact = _export(net, spec, folder, params["exact_batch_norm"])
 
-    emit.progress(2, 3, "looking at its heads")
+    emit.progress(2, 3, "checking its heads")
     height, width = spec.config.image_size
     scores = efficientdet_lite.probe_scores(net, spec)
     facts = {
@@ -102,7 +102,7 @@ def restored(params: dict[str, Any], folder: Path) -> tuple[Any, Any, Any, int]:
 
 
 def _export(net: Any, spec: Any, folder: Path, exact: bool) -> int:
-    """Trace and save; returns the number of batch norms made exact."""
+    """Trace and save; return the number of batch norms made exact."""
     with contextlib.ExitStack() as stack:
         folded, saved = None, None
         if exact:

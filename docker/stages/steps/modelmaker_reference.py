@@ -1,7 +1,7 @@
-"""Stage: what an EfficientDet-Lite itself finds, before any export or conversion.
+"""Stage: run an EfficientDet-Lite checkpoint itself, before any export or conversion.
 
-The checkpoint is restored into Model Maker's net; its own preprocessing and its own
-post-processing are run eagerly. As :mod:`stages.steps.reference`, for the other framework.
+The checkpoint is restored into Model Maker's net; its own preprocessing and post-processing run
+eagerly. It corresponds to :mod:`stages.steps.reference` for the other framework.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 def _own(
     mm: Any, config: Any, classes: Any, boxes: Any, scales: Any
 ) -> Iterator[list[dict[str, Any]]]:
-    """What the net's own post-processing says, image by image."""
+    """Yield the detections of the net's own post-processing, image by image."""
     found = mm.postprocess.postprocess_global(config.as_dict(), classes, boxes, scales)
     size = _size(config)
     for corners, scores, labels, count in zip(*(tensor.numpy() for tensor in found)):
@@ -94,9 +94,9 @@ def _own(
 
 
 def _as_tflite(mm: Any, config: Any, classes: Any, boxes: Any) -> Iterator[list[dict[str, Any]]]:
-    """The same predictions under the rule of TFLite's operator, image by image."""
+    """Yield the same predictions under the rule of TFLite's operator, image by image."""
     found = mm.postprocess.pre_nms(config.as_dict(), classes, boxes, topk=False)
-    # As automl's tflite_nms_implements_signature fills in what the configuration leaves out.
+    # Defaults as in automl's tflite_nms_implements_signature.
     nms = config.nms_configs
     for corners, scores in zip(found[0].numpy() / _size(config), found[1].numpy()):
         kept = fast_nms.select(
@@ -111,7 +111,7 @@ def _as_tflite(mm: Any, config: Any, classes: Any, boxes: Any) -> Iterator[list[
 
 
 def _size(config: Any) -> Any:
-    """What divides pixels of a box into fractions of the image."""
+    """Return the divisor that turns pixels of a box into fractions of the image."""
     import numpy as np
 
     height, width = config.image_size

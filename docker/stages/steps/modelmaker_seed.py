@@ -1,9 +1,9 @@
-"""Stage: the original recipe's EfficientDet, as Model Maker makes it without training.
+"""Stage: build the original recipe's EfficientDet, as Model Maker makes it without training.
 
-In 2021 this was ``object_detector.create(..., do_train=False)`` on a hub module of feature
-vectors, and ``export``. Such a module ends before the two layers that predict, so Model Maker
-puts new ones behind it, with random weights: the result finds nothing. It is made here for the
-record, with a seed so that it repeats, and says of itself that it is untrained.
+In 2021 this was ``object_detector.create(..., do_train=False)`` on a hub module of feature vectors,
+and ``export``. Such a module ends before the two layers that predict, so Model Maker adds new ones
+with random weights: the result detects nothing. It is built here to reproduce the record, with a
+seed so that it is deterministic, and reports that it is untrained.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PARAMS = {
 
 MODEL_FILE, LABEL_FILE = "model.tflite", "labelmap.txt"
 
-_MOST_SEED = 2**32 - 1  # numpy takes no larger one
+_MOST_SEED = 2**32 - 1  # numpy's maximum
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
@@ -42,20 +42,20 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Inputs: ``hub_module`` (a folder with ``saved_model.pb``), ``images`` (for the int8
     calibration), ``label_map`` (``.pbtxt``).
 
-    Model Maker wants training data even so. It gets the images with one made-up box each (the
-    whole image, labels in turn); only the calibration reads them, and no box.
+    Model Maker requires training data even so. It gets the images with one made-up box each (the
+    whole image, labels in turn); only the calibration reads the images, and nothing reads the box.
 
     Returns:
         Facts: ``architecture`` (``efficientdet``), ``spec``, ``num_classes`` (Model Maker's own
         rule: the highest id, and at least 2), ``input`` (height and width in pixels),
         ``max_detections``, ``normalization`` (mean and std as declared in the metadata),
         ``hub_module`` (SHA-256 of its ``saved_model.pb``), ``seed``, ``calibration_images``
-        (names), ``untrained`` (reasons, in words: never empty), and those of
+        (names), ``untrained`` (texts: never empty), and those of
         :func:`stages.steps.convert.describe`.
 
     Raises:
-        StageError: the hub module is none of feature vectors, or not the spec's; kinds
-            ``label-map``, ``image-set``; or the result is not what it should be.
+        StageError: the hub module does not give feature vectors, or not the spec's; kinds
+            ``label-map``, ``image-set``; or the result is not as expected.
     """
     seed, folder = params["seed"], inputs["hub_module"]
     if type(seed) is not int or not 0 <= seed <= _MOST_SEED:
@@ -68,7 +68,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     emit.progress(0, 3, "importing Model Maker")
     mm = model_maker.load()
-    efficientdet_lite.model_spec(params["spec"], 1, params["image_size"])  # are they sensible?
+    efficientdet_lite.model_spec(params["spec"], 1, params["image_size"])  # check the values early
     detection_model.fresh_names()
     mm.tf.keras.utils.set_random_seed(seed)
     spec = mm.model_spec.get(params["spec"])
@@ -80,7 +80,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         data = _training_data(mm, files, labels, Path(scratch))
         detector = _create(mm, data, spec)
         emit.progress(2, 3, "exporting")
-        # Only the SavedModel in between is another: the converter makes the same file of it.
+        # Only the intermediate SavedModel differs: the converter makes the same file of it.
         with lean_save(mm.tf.saved_model):
             detector.export(export_dir=scratch, tflite_filename=MODEL_FILE)
         model = packed_files.canonical((Path(scratch) / MODEL_FILE).read_bytes())
@@ -113,7 +113,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
 
 def _training_data(mm: Any, files: list[Path], labels: dict[int, str], scratch: Path) -> Any:
-    """A data set of Model Maker's, with what it calls a cache in ``scratch``."""
+    """Make a data set of Model Maker's, with its cache in ``scratch``."""
     from PIL import Image
 
     train = mm.tf.train
@@ -153,7 +153,7 @@ def _feature(train: Any, values: list[Any]) -> Any:
 
 
 def _create(mm: Any, data: Any, spec: Any) -> Any:
-    """``object_detector.create`` without training, and a look at what the module answers.
+    """Run ``object_detector.create`` without training, and check the module's output.
 
     Raises:
         StageError: the hub module cannot be loaded or called, or answers with something else

@@ -1,8 +1,8 @@
-"""Stage: the embedded sample's TFLite weights to a genuine Object Detection API checkpoint.
+"""Stage: convert the embedded sample's TFLite weights to an Object Detection API checkpoint.
 
-The weights file has its batch norms folded into the convolutions. They are unfolded again with
-seeded, non-trivial statistics that leave the model's function as it was: a restore that silently
-failed would leave a model with default statistics, which cannot pass for this one.
+The weights file has its batch norms folded into the convolutions. They are unfolded with seeded,
+non-trivial statistics that do not change the model's function. So a restore that silently failed is
+detected: it would leave a model with default statistics.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stage: an embedded sample's packed weights to a checkpoint of the Object Detection API."""
+"""Stage: convert an embedded sample's packed weights to an Object Detection API checkpoint."""
 
 from __future__ import annotations
 

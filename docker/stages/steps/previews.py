@@ -1,4 +1,4 @@
-"""Stage: small copies of images, for the release's page."""
+"""Stage: make small copies of images for the release's page."""
 
 from __future__ import annotations
 

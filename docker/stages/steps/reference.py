@@ -1,9 +1,9 @@
-"""Stage: what the source model itself finds, before any export or conversion.
+"""Stage: run the source model itself, before any export or conversion.
 
 The checkpoint is restored into the Object Detection API's model, and its own ``preprocess``,
-``predict`` and ``postprocess`` are run eagerly. Nothing that was exported takes part, so this is
-what an artefact is compared with. (The Python object that the export built for the same
-configuration may serve again: its variables are restored and compared with the checkpoint anew.)
+``predict`` and ``postprocess`` run eagerly. Nothing exported is involved, so artefacts are compared
+with this. (The Python object that the export built for the same configuration may be reused: its
+variables are restored and compared with the checkpoint again.)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARAMS = {
 }
 
 BATCH = 8
-"""Images at a time: eager TensorFlow spends most of a single one's time between operations."""
+"""Images at a time: for a single one, eager TensorFlow mostly waits between operations."""
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Returns:
         Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
         ``images`` (how many), ``variables`` (restored and compared), ``weights`` (numbers in
-        them), ``untrained`` (reasons, in words, to think that it was never trained).
+        them), ``untrained`` (texts: reasons to think that it was never trained).
 
     Raises:
         StageError: see :mod:`stages.steps.export`; or an image cannot be read.
@@ -96,17 +96,17 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
 
 def weights(variables: Iterable[Any]) -> int:
-    """How many numbers variables hold."""
+    """Count the numbers that variables hold."""
     return sum(math.prod(variable.shape.as_list()) for variable in variables)
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """Their file names."""
+    """Return the file names of paths."""
     return [path.name for path in paths]
 
 
 def _own(outputs: Any) -> Iterator[list[dict[str, Any]]]:
-    """What the model's own post-processing says, image by image."""
+    """Yield the detections of the model's own post-processing, image by image."""
     arrays = (
         outputs[name].numpy()
         for name in ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
@@ -122,7 +122,7 @@ def _own(outputs: Any) -> Iterator[list[dict[str, Any]]]:
 def _as_tflite(
     model: Any, predictions: Any, config: Any, count: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """The same predictions under the rule of TFLite's operator, image by image."""
+    """Yield the same predictions under the rule of TFLite's operator, image by image."""
     # The three lines of SSDMetaArch.postprocess before its own suppression.
     decoded = model._batch_decode(predictions["box_encodings"], predictions["anchors"])[0].numpy()
     scores = model._score_conversion_fn(predictions["class_predictions_with_background"]).numpy()

@@ -1,7 +1,7 @@
-"""Stage: a SavedModel that was exported for TFLite already, in the place of an export.
+"""Stage: use a SavedModel that was already exported for TFLite, in place of an export.
 
-Nothing of the graph is changed. What :mod:`stages.steps.export` knows from the checkpoint is found
-out from the graph and from what lies beside it, or has to be said.
+The graph is not changed. What :mod:`stages.steps.export` knows from the checkpoint is derived from
+the graph and the files beside it, or has to be given.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from stages.steps.export import FACTS_FILE
 ENVIRONMENT = "main"
 
 PARAMS = {
-    # {"mean": [..], "std": [..]}, one number each or one a channel, in pixel values: what the
-    # graph wants, where nothing else tells.
+    # {"mean": [..], "std": [..]}, one number each or one a channel, in pixel values: the graph's
+    # normalisation, where no file states it.
     "normalization": None,
 }
 
 GIVEN = "given"
-"""``normalization_from`` where only the user knows it."""
+"""``normalization_from`` where only the user states it."""
 
 NAME = "saved_model"
-"""What a record calls the source, which has no checkpoint's name."""
+"""The source's name in a record, since there is no checkpoint."""
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
-    """Copy the folder ``inputs["saved_model"]`` to ``out/saved_model``, and say what it is.
+    """Copy the folder ``inputs["saved_model"]`` to ``out/saved_model``, and report its facts.
 
     Inputs: ``saved_model``; ``label_map``; and, where there is one, ``config``: a folder with the
     ``pipeline.config`` that the model was trained with.
@@ -49,9 +49,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         root), ``same_on_every_cpu`` (whether there are none).
 
     Raises:
-        StageError: it is no SavedModel that can be converted; the label map or the
-            ``pipeline.config`` is another model's; or its normalisation is not known, or is known
-            to be another than was said.
+        StageError: it is not a SavedModel that can be converted; the label map or the
+            ``pipeline.config`` is another model's; or its normalisation is unknown, or differs from
+            the given one.
     """
     folder = inputs["saved_model"]
     emit.progress(0, 2, "importing TensorFlow")
@@ -63,7 +63,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(inputs["config"]) if "config" in inputs else None
     classes = _num_classes(graph, inputs["label_map"], config)
     left = _left_facts(folder)
-    emit.progress(1, 2, "looking at its input")
+    emit.progress(1, 2, "checking its input")
     norm, origin = _normalization(params["normalization"], left, graph, config, size)
     variables, numbers = _variables(folder)
     shutil.copytree(folder, out / "saved_model")
@@ -72,7 +72,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             f"its {graph.batch_norms} batch norms are folded by the converter: another CPU model"
             " may give other bytes"
         )
-    emit.progress(2, 2, "taken as it is")
+    emit.progress(2, 2, "copied unchanged")
     return {
         "architecture": graph.architecture,
         "num_classes": classes,
@@ -86,13 +86,13 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "exact_batch_norms": 0,
         "batch_norms": graph.batch_norms,
         "same_on_every_cpu": not graph.batch_norms,
-        # An export of ours says so; of another's graph it cannot be told.
+        # Our own exports state it; for other graphs it is unknown.
         "untrained": [str(why) for why in left.get("untrained", ())],
     }
 
 
 def _num_classes(graph: saved_model_graph.SavedGraph, label_map: Path, config: Any) -> int:
-    """How many classes it scores, by its graph, else by its configuration or the label map.
+    """Return how many classes it scores, by its graph, else by its configuration or label map.
 
     Raises:
         StageError: kind ``unsupported-model``; ``config`` is of another model.
@@ -115,7 +115,7 @@ def _num_classes(graph: saved_model_graph.SavedGraph, label_map: Path, config: A
 
 
 def _left_facts(folder: Path) -> Mapping[str, Any]:
-    """What our own export left beside the graph; empty for anybody else's."""
+    """Read the facts that our own export left beside the graph; empty for other exports."""
     try:
         text = (folder / "assets.extra" / FACTS_FILE).read_text(encoding="utf-8")
         found = json.loads(text)
@@ -131,10 +131,10 @@ def _normalization(
     config: Any,
     size: tuple[int, int],
 ) -> tuple[Normalization, str]:
-    """How the graph wants its pixels, and who says so.
+    """Determine the graph's normalisation, and where it is stated.
 
     Raises:
-        StageError: kind ``unsupported-model``; nobody says so, or two say different things.
+        StageError: kind ``unsupported-model``; it is not stated, or sources contradict each other.
     """
     given = None if said is None else _read(said)
     if said is not None and given is None:
@@ -146,19 +146,19 @@ def _normalization(
         raise StageError(
             "unsupported-model",
             f"This SavedModel wants {named(known)}, not {named(given)}: {_SAYS[origin]}.",
-            f"Give --mean {known.mean[0]:g} --std {known.std[0]:g}, or leave both away."
+            f"Give --mean {known.mean[0]:g} --std {known.std[0]:g}, or leave both out."
             if len({*known.mean}) == len({*known.std}) == 1
-            else "Leave --mean and --std away.",
+            else "Leave out --mean and --std.",
         )
     if known is None:
         raise StageError(
             "unsupported-model",
-            "How this SavedModel wants its pixels is not in its files: an SSD-like export for"
-            " TFLite starts behind its normalisation.",
-            "Give the pipeline.config that it was trained with (--pipeline-config), of which it is"
-            " measured; or say it: --mean 127.5 --std 127.5 (-1 to 1: MobileNet), --mean 0 --std"
-            " 255 (0 to 1), --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (EfficientDet,"
-            " ResNet by ImageNet's).",
+            "The normalisation of this SavedModel is not in its files: an SSD-like export for"
+            " TFLite starts after it.",
+            "Give the pipeline.config that it was trained with (--pipeline-config), so that it can"
+            " be measured; or give it: --mean 127.5 --std 127.5 (-1 to 1: MobileNet), --mean 0"
+            " --std 255 (0 to 1), --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375"
+            " (EfficientDet, ResNet by ImageNet's).",
         )
     return known, origin
 
@@ -200,7 +200,7 @@ def _read(said: Any) -> Optional[Normalization]:
 
 
 def _variables(folder: Path) -> tuple[int, Optional[int]]:
-    """How many variables a SavedModel holds, and how many numbers are in them.
+    """Count the variables of a SavedModel, and the numbers in them.
 
     Raises:
         StageError: kind ``checkpoint``; they are damaged.

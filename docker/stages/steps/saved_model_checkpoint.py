@@ -1,9 +1,9 @@
-"""Stage: a SavedModel of TFLite Model Maker to a checkpoint of its EfficientDet.
+"""Stage: convert a SavedModel of TFLite Model Maker to a checkpoint of its EfficientDet.
 
 ``ObjectDetector.export`` with ``ExportFormat.SAVED_MODEL`` writes a graph that takes bytes of any
-size and suppresses in a way that TFLite does not know; it does not become a TFLite detector. But
+size and uses a suppression that TFLite does not support, so it cannot become a TFLite detector. But
 its variables are the trained net's. They are put into Model Maker's net, all of them or none, and
-saved as a checkpoint, which then goes the way of any other.
+saved as a checkpoint, which is then processed like any other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         (``training`` or ``tf2``, see :mod:`stages.lite.automl_checkpoint`).
 
     Raises:
-        StageError: the SavedModel is damaged, is none of an EfficientDet-Lite, or does not fit
+        StageError: the SavedModel is damaged, is not an EfficientDet-Lite, or does not fit
             the spec.
     """
     emit.progress(0, 2, "importing Model Maker")
@@ -39,7 +39,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     saved = automl_checkpoint.of_saved_model(inputs["saved_model"])
     spec.config.num_classes = automl_checkpoint.num_classes(saved, spec.config)
     net = efficientdet_lite.net(spec)
-    emit.progress(1, 2, "taking its variables")
+    emit.progress(1, 2, "copying its variables")
     variables = automl_checkpoint.take(saved, net)
     prefix = out / "model" / "checkpoint" / "ckpt-0"
     prefix.parent.mkdir(parents=True)

@@ -1,8 +1,8 @@
-"""Stage: what an exported SavedModel itself finds, before any conversion.
+"""Stage: run an exported SavedModel itself, before any conversion.
 
-As :mod:`stages.steps.reference`, for a model of which there is nothing else: the graph is run in
-TensorFlow (:mod:`stages.saved.saved_model_detector`). Where the normalisation is only what somebody
-said, the graph is asked which one it was trained with (:mod:`stages.saved.saved_model_statistics`).
+It corresponds to :mod:`stages.steps.reference` for models without a checkpoint: the graph runs in
+TensorFlow (:mod:`stages.saved.saved_model_detector`). Where only the user stated the normalisation,
+it is checked against the graph's statistics (:mod:`stages.saved.saved_model_statistics`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ENVIRONMENT = "main"
 
 PARAMS = {
     "normalization": REQUIRED,  # {"mean": [r, g, b], "std": [r, g, b]}, as the graph wants them
-    "normalization_from": REQUIRED,  # who says so (stages.steps.saved_model)
+    "normalization_from": REQUIRED,  # where it is stated (stages.steps.saved_model)
     "weights": None,  # how many numbers its variables hold; passed on
 }
 
@@ -55,7 +55,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     norm = three(tuple(fact["mean"]), tuple(fact["std"]))
     said = params["normalization_from"] == saved_model.GIVEN
     found: dict[str, Any] = {}
-    images = []  # only where they are needed again: there may be thousands
+    images = []  # only if needed again: there may be thousands
     with opened(folder, graph) as detector:
         for number, path in enumerate(files):
             emit.progress(number, len(files), path.name)
@@ -68,7 +68,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     (out / "detections.json").write_text(text + "\n", encoding="utf-8")
     tried = None
     if said:
-        emit.progress(len(files), len(files), "asking its first batch norm")
+        emit.progress(len(files), len(files), "checking its first batch norm")
         tried = _tried(folder, graph, images, norm)
         if not tried or not stated_normalization.confirmed(tried, norm):
             emit.warning(

@@ -1,7 +1,7 @@
-"""Stage: does tflite-support's Task Library find the same?
+"""Stage: compare with the detections of tflite-support's Task Library.
 
-That is what Android apps of the Task Library run, in its Python form. It reads metadata with code
-of its own, so it also holds ours against somebody else's understanding.
+Android apps with the Task Library run the same code. It has its own metadata reader, so it also
+checks our metadata against an independent implementation.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ pixels before a float model sees them, boxes to whole pixels, and brings a Tenso
 own (dynamic-range kernels differ)."""
 
 _FINER = 3
-"""The library gives boxes in whole pixels of the picture it is shown. Shown each pixel three times
-each way, it scales back to the same input, and rounds boxes three times finer."""
+"""The library returns boxes in whole pixels of its picture. Given each pixel three times each way,
+it scales back to the same input, and rounds boxes three times finer."""
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Returns:
         Facts: ``gates``: name -> status.
     """
-    # Of the same whole pixels: a float model of another picture finds other things.
+    # From the same whole pixels: on another picture a float model detects other things.
     expected = json.loads(inputs["found"].read_text(encoding="utf-8"))["rounded"]
     pictures = {name: inputs["pixels"] / f"{name}.npy" for name in sorted(expected)}
     gate = examine(inputs["model"], pictures, expected, params["score_threshold"])
@@ -57,7 +57,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 def examine(
     model: Path, pictures: dict[str, Path], expected: dict[str, Any], threshold: float
 ) -> Gate:
-    """The gate's result.
+    """Compute the gate's result.
 
     Args:
         model: the artefact.
@@ -110,7 +110,8 @@ def _version() -> str:
 
 
 def detections(model: Path, pictures: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
-    """What the library finds, by image: ``box`` as fractions, ``score``, ``class_id``, ``label``.
+    """Run the library: detections by image, with ``box`` as fractions, ``score``, ``class_id`` and
+    ``label``.
 
     Args:
         model: a ``.tflite`` file.
@@ -158,7 +159,7 @@ def _detect(vision: Any, detector: Any, path: Path) -> list[dict[str, Any]]:
 
 
 def _other_label(expected: Any, found: Any) -> tuple[str, ...]:
-    """The first class that the library calls something else: (expected, seen)."""
+    """Return the first class with another name in the library: (expected, seen)."""
     names = {item["class_id"]: item["label"] for items in expected.values() for item in items}
     for items in found.values():
         for item in items:

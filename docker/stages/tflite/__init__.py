@@ -1,1 +1,1 @@
-"""``.tflite`` files without TensorFlow: read, packed, given metadata, put in order."""
+"""Read, pack, annotate and reorder ``.tflite`` files without TensorFlow."""

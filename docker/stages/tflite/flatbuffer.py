@@ -1,9 +1,9 @@
-"""Reads FlatBuffers without generated code, and without trusting a byte of them.
+"""Read untrusted FlatBuffers without generated code.
 
 A FlatBuffer is little-endian. A *table* starts with a signed 32-bit distance back to its
 *vtable*: the vtable's own size, the table's size, and for each field slot the field's offset
 inside the table (0: absent). Strings, vectors and sub-tables are reached by unsigned forward
-offsets. That is all this module knows; the schemas are in :mod:`stages.tflite.tflite_model` and
+offsets. This module knows nothing else; the schemas are in :mod:`stages.tflite.tflite_model` and
 :mod:`stages.tflite.tflite_meta`.
 
 Every access is checked against the end of the data, so a truncated or random file ends in a
@@ -27,7 +27,7 @@ class FlatError(ValueError):
 
 
 def root(data: Bytes, identifier: bytes, what: str) -> Table:
-    """The root table of ``data``.
+    """Return the root table of ``data``.
 
     Args:
         data: the whole buffer.
@@ -45,7 +45,7 @@ def root(data: Bytes, identifier: bytes, what: str) -> Table:
 
 
 def scalar(view: memoryview, position: int, code: str) -> Any:
-    """One little-endian number; ``code`` as in :mod:`struct`.
+    """Read one little-endian number; ``code`` as in :mod:`struct`.
 
     Raises:
         FlatError: it would lie outside the data.
@@ -83,7 +83,7 @@ class Table:
             raise FlatError(f"the table at {position} leaves the data: truncated or damaged")
 
     def where(self, slot: int) -> int:
-        """Absolute position of a field, 0 where it is absent (then its default applies)."""
+        """Return the position of a field, 0 where it is absent (then its default applies)."""
         entry = 4 + 2 * slot
         if entry + 2 > self._vtable_size:
             return 0
@@ -91,37 +91,37 @@ class Table:
         return self.position + offset if offset else 0
 
     def number(self, slot: int, code: str, default: Any = 0) -> Any:
-        """A number field; ``code`` as in :mod:`struct` (``b B h H i I f q Q``)."""
+        """Read a number field; ``code`` as in :mod:`struct` (``b B h H i I f q Q``)."""
         position = self.where(slot)
         return scalar(self.view, position, code) if position else default
 
     def table(self, slot: int) -> Optional[Table]:
-        """A sub-table, or ``None``."""
+        """Read a sub-table, or ``None``."""
         position = self.where(slot)
         return Table(self.view, self._follow(position)) if position else None
 
     def text(self, slot: int, default: str = "") -> str:
-        """A string (bytes that are no UTF-8 are shown as replacement characters)."""
+        """Read a string (bytes that are not UTF-8 become replacement characters)."""
         position = self.where(slot)
         if not position:
             return default
         return _text(self.view, self._follow(position))
 
     def texts(self, slot: int) -> list[str]:
-        """A vector of strings."""
+        """Read a vector of strings."""
         return [_text(self.view, target) for target in self._targets(slot)]
 
     def tables(self, slot: int) -> list[Table]:
-        """A vector of tables."""
+        """Read a vector of tables."""
         return [Table(self.view, target) for target in self._targets(slot)]
 
     def numbers(self, slot: int, code: str) -> list[Any]:
-        """A vector of numbers."""
+        """Read a vector of numbers."""
         raw = self.raw(slot, _SIZES[code])
         return list(struct.unpack(f"<{len(raw) // _SIZES[code]}{code}", raw))
 
     def raw(self, slot: int, item_size: int = 1) -> memoryview:
-        """The bytes of a vector whose items take ``item_size`` bytes each (empty if absent)."""
+        """Return the bytes of a vector of items of ``item_size`` bytes each (empty if absent)."""
         position = self.where(slot)
         if not position:
             return self.view[:0]

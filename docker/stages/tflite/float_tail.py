@@ -1,7 +1,7 @@
-"""Full int8 quantisation that leaves a CenterNet's decoding in float.
+"""Keep a CenterNet's decoding in float during full int8 quantisation.
 
-CenterNet ends in arithmetic, not in an operator of its own: peaks of a heat map are found, the
-best are taken, and boxes are computed around them. Quantised like the rest, that does not work:
+CenterNet ends in plain arithmetic, not in a custom operator: it finds the peaks of a heat map,
+takes the best, and computes boxes around them. Quantised like the rest, that fails:
 
 * a peak is where ``|value - maximum of its neighbours| < 1e-6``. In int8 that 1e-6 is 0, nothing
   is below it, and every score of the file is 0;
@@ -9,9 +9,9 @@ best are taken, and boxes are computed around them. Quantised like the rest, tha
 * with 256 levels neighbouring values of the heat map are often equal, so that one object has
   several peaks.
 
-So the quantiser is told to leave alone what comes behind the network, and the last convolution of
-each head, whose finer output keeps neighbours apart. That is a few per cent of the arithmetic.
-Graphs that end in ``TFLite_Detection_PostProcess`` (always float) are quantised as ever.
+So the quantiser is told to skip the operators behind the network, and the last convolution of each
+head, whose finer output keeps neighbours apart. That is a few per cent of the arithmetic. Graphs
+that end in ``TFLite_Detection_PostProcess`` (always float) are quantised as usual.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _CONVOLUTIONS = frozenset({3, 4, 9, 67})
 _SEVERAL_OUTPUTS = {48: "TOPK_V2", 49: "SPLIT", 88: "UNPACK"}
 """Operators that the quantiser only knows by kind: it names a node after its only output.
 
-They must not be left to it: what it puts behind their outputs comes in the order of a hash table,
-so that the same conversion gives other bytes each time.
+They must be excluded: what the quantiser puts behind their outputs comes in hash table order, so
+the same conversion would give different bytes each time.
 """
 
 
 @contextlib.contextmanager
 def decoding_in_float() -> Iterator[None]:
-    """While active, the converter's full int8 quantisation spares :func:`decoding`."""
+    """While active, the converter's full int8 quantisation skips :func:`decoding`."""
     from tensorflow.lite.python import lite
 
     original = lite._mlir_quantize
@@ -54,12 +54,12 @@ def decoding_in_float() -> Iterator[None]:
 
 
 def decoding(model: tflite_model.Model) -> tuple[list[str], list[str]]:
-    """The part of a detector behind its network, and the last convolutions before it.
+    """Find the part of a detector behind its network, and the last convolutions before it.
 
     Returns:
         (names of the nodes' outputs, kinds of operators with several outputs), both empty where
-        the graph ends in ``TFLite_Detection_PostProcess``. A kind is left in float everywhere; of
-        those here the network at most takes a batch of one image apart.
+        the graph ends in ``TFLite_Detection_PostProcess``. A kind is left in float everywhere; the
+        network itself uses these kinds at most to split a batch of one image.
     """
     operators = model.graph.operators
     if any(operator.custom == tflite_model.DETECTION_POSTPROCESS for operator in operators):

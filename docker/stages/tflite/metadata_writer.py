@@ -1,8 +1,8 @@
-"""Writes metadata into a ``.tflite`` with tflite-support's own schema objects and packer.
+"""Write metadata into a ``.tflite`` with tflite-support's own schema objects and packer.
 
-Only the assembly is ours: tflite-support's detector writer hands out the output roles by
-ascending tensor index (right for one kind of graph only), this one by the roles it is given.
-Runs in the metadata environment; tflite-support is imported inside the functions.
+Only the assembly is ours: tflite-support's detector writer assigns output roles by ascending tensor
+index (right for one kind of graph only); this one is given the roles. It runs in the metadata
+environment; tflite-support is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAMES = {
     output_roles.SCORES: tflite_meta.SCORE,
     output_roles.COUNT: tflite_meta.COUNT,
 }
-"""The names by which the Task Library and MediaPipe find the outputs."""
+"""The output names that the Task Library and MediaPipe look for."""
 
 _DESCRIPTIONS = {
     output_roles.BOXES: "The boxes found: top, left, bottom, right, each a fraction of the image.",
@@ -37,7 +37,7 @@ _VALUES_FROM_SECOND_DIMENSION = 2  # ValueRange of tflite-support's detector met
 
 @dataclass(frozen=True)
 class Declaration:
-    """What the metadata shall say.
+    """The contents of the metadata.
 
     ``mean`` and ``std`` are per channel or one for all, in units of the 0..255 pixel.
     ``label_file`` is the name of the packed label file.
@@ -61,11 +61,11 @@ def annotate(
     labels: bytes,
     workspace: Path,
 ) -> bytes:
-    """``model`` with metadata and the label file.
+    """Add metadata and the label file to ``model``.
 
     Args:
         model: a FlatBuffer without packed files.
-        declaration: what to say.
+        declaration: the metadata's contents.
         outputs: the model's outputs by role.
         labels: content of the label file.
         workspace: an existing folder for a temporary file of the model's size.
@@ -87,10 +87,10 @@ def annotate(
 
 
 def annotate_like_seed(model: bytes, label_map: bytes, label_file: str, workspace: Path) -> bytes:
-    """``model`` as the original hand-written recipe annotated it.
+    """Annotate ``model`` like the original hand-written recipe did.
 
     That is tflite-support's ``create_for_inference`` with mean 0, std 255 and the raw label map
-    as the label file; only the local time in the archive is taken out.
+    as the label file; only the local time in the archive is removed.
     """
     from tflite_support.metadata_writers import object_detector
 
@@ -108,7 +108,7 @@ SEED_MEAN, SEED_STD = 0, 255
 
 
 def packed_by_tflite_support(data: bytes) -> dict[str, Any]:
-    """What tflite-support itself reads back: ``metadata`` (its JSON form, parsed), ``files``."""
+    """Read with tflite-support: ``metadata`` (its JSON form, parsed) and ``files``."""
     import json
 
     from tflite_support import metadata

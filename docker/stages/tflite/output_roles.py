@@ -1,8 +1,8 @@
-"""Finds out which output of a detector is which, from what produces it.
+"""Derive which output of a detector is which, from the operators that produce it.
 
-The order of a file's outputs says nothing: TensorFlow 2.5 and 2.6 order the same model
-differently, and tensor indices only follow the roles where one operator makes all four. What
-does say something, in this order:
+The order of a file's outputs is not reliable: TensorFlow 2.5 and 2.6 order the same model
+differently, and tensor indices only follow the roles where one operator makes all four. These
+sources are used, in this order:
 
 1. an explicit mapping by tensor or signature name;
 2. the operator ``TFLite_Detection_PostProcess``, whose four outputs are always boxes, classes,
@@ -37,7 +37,7 @@ _CENTERNET_OUTPUTS = {
 
 @dataclass(frozen=True)
 class Output:
-    """Where a role is: ``position`` among the model's outputs, ``tensor`` index, both names."""
+    """The output of a role: ``position`` in the model, ``tensor`` index, both names."""
 
     position: int
     tensor: int
@@ -50,13 +50,13 @@ def derive(
     architecture: str,
     chosen: Optional[dict[str, str]] = None,
 ) -> dict[str, Output]:
-    """The output of every role.
+    """Derive the output of every role.
 
     Args:
         model: a detector with exactly four outputs.
         architecture: ``ssd`` and ``efficientdet`` end in ``TFLite_Detection_PostProcess``,
             ``centernet`` does not.
-        chosen: role -> tensor name or signature output name, to overrule what is derived.
+        chosen: role -> tensor name or signature output name, overrides the derived roles.
 
     Returns:
         One entry for each of :data:`ROLES`, in that order.
@@ -172,7 +172,7 @@ def _from_whole_numbers(model: tflite_model.Model, tensor: int) -> bool:
     or requantise numbers: one first input, one output)."""
     graph = model.graph
     producers = {output: operator for operator in graph.operators for output in operator.outputs}
-    for _ in range(8):  # CAST is the last but one operator at most; 8 is generous
+    for _ in range(8):  # CAST is at most the last operator but one; 8 is generous
         operator = producers.get(tensor)
         if operator is None or len(operator.inputs) == 0 or operator.inputs[0] < 0:
             return False

@@ -1,8 +1,8 @@
-"""Packs files behind a ``.tflite`` so that the bytes depend on nothing but the content.
+"""Pack files behind a ``.tflite`` so that the bytes depend only on the content.
 
 tflite-support appends a zip archive with the local time in every entry. Readers on devices (Task
-Library, MediaPipe) open that archive straight from memory and want stored, not compressed,
-entries; nothing else in an entry matters to them, so all of it is fixed here.
+Library, MediaPipe) open that archive directly from memory and need stored, not compressed, entries;
+they ignore everything else in an entry, so it is fixed here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import zipfile
 from stages.tflite import flatbuffer, tflite_model
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
-_UNIX, _MODE = 3, 0o600 << 16  # what tflite-support's own entries carry
+_UNIX, _MODE = 3, 0o600 << 16  # as in tflite-support's own entries
 
 
 def pack(model: flatbuffer.Bytes, files: dict[str, bytes]) -> bytes:
-    """``model`` followed by an archive of ``files``, in the order of their names.
+    """Append an archive of ``files`` to ``model``, in the order of their names.
 
     Args:
         model: a FlatBuffer without anything behind it.
@@ -25,7 +25,7 @@ def pack(model: flatbuffer.Bytes, files: dict[str, bytes]) -> bytes:
     """
     stream = io.BytesIO(bytes(model))
     if files:
-        # Mode "a" on data that is no archive starts one at its end, with offsets that count from
+        # Mode "a" on data that is not an archive starts one at its end, with offsets counted from
         # the start of the file: what readers that search from the end expect.
         with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED, allowZip64=False) as archive:
             for name in sorted(files):
@@ -37,7 +37,7 @@ def pack(model: flatbuffer.Bytes, files: dict[str, bytes]) -> bytes:
 
 
 def split(data: flatbuffer.Bytes) -> tuple[bytes, dict[str, bytes]]:
-    """A ``.tflite`` file as its FlatBuffer and the files packed behind it.
+    """Split a ``.tflite`` file into its FlatBuffer and the files packed behind it.
 
     Raises:
         FlatError: the packed files cannot be read (a ValueError).
@@ -51,7 +51,7 @@ def split(data: flatbuffer.Bytes) -> tuple[bytes, dict[str, bytes]]:
 
 
 def canonical(data: flatbuffer.Bytes) -> bytes:
-    """The same model and the same packed files, with archive entries that are always the same.
+    """Repack the same model and files with canonical archive entries.
 
     Raises:
         FlatError: the packed files cannot be read (a ValueError).

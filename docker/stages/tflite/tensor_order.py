@@ -1,10 +1,9 @@
-"""One order for what TensorFlow 2.8's float16 conversion leaves in any.
+"""Sort the tensors and operators that TensorFlow 2.8's float16 conversion leaves in random order.
 
-Its weights become float16 in a last step that works on the finished file: each weight gets a
-DEQUANTIZE operator and a new tensor, named ``…_dequantize``, in the order of a hash table that is
-seeded by where the process happens to lie in memory. So the same conversion gives the same
-operators and values under other tensor numbers each time. Later versions work otherwise, and
-what they make is left as it is.
+A last step of that conversion turns weights into float16: each weight gets a DEQUANTIZE operator
+and a new tensor, named ``…_dequantize``, in the order of a hash table that is seeded by the
+process's memory layout. So the same conversion gives the same operators and values under different
+tensor numbers each time. Later versions work differently, and their output is not changed.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import functools
 from typing import Any
 
 _SUFFIX = b"_dequantize"
-_ALIGNMENT = 16  # bytes, of a buffer: what schema.fbs demands (force_align)
+_ALIGNMENT = 16  # bytes, of a buffer: required by schema.fbs (force_align)
 
 
 def canonical(data: bytes) -> bytes:
-    """The same model with its dequantised weights numbered, and dequantised, in order of use.
+    """Renumber the dequantised weights of a model, and dequantise them, in order of use.
 
     Args:
         data: a ``.tflite`` file as the converter returned it.
@@ -58,10 +57,10 @@ def canonical(data: bytes) -> bytes:
 
 
 def _sort(graph: Any, makers: dict[int, Any]) -> dict[int, int]:
-    """Put the operators that dequantise, and the tensors they make, in order of use.
+    """Sort the operators that dequantise, and the tensors they make, by order of use.
 
     Args:
-        graph: is changed.
+        graph: modified in place.
         makers: tensor -> the operator that makes it.
 
     Returns:
@@ -76,7 +75,7 @@ def _sort(graph: Any, makers: dict[int, Any]) -> dict[int, int]:
                 if tensor in waiting:
                     operators.append(waiting.pop(tensor))
             operators.append(op)
-    operators += [op for _, op in sorted(waiting.items())]  # read by nobody
+    operators += [op for _, op in sorted(waiting.items())]  # read by no operator
     graph.operators = operators
     used = [int(op.outputs[0]) for op in operators if id(op) in ids]
     order = [old for old in range(len(graph.tensors)) if old not in makers] + used
@@ -99,7 +98,7 @@ def _renumber(model: Any, number: int, new: dict[int, int]) -> None:
 
 
 def _pack_buffer(schema: Any, data: Any, builder: Any) -> Any:
-    """As the generated code does, but aligned: runtimes read weights where they are."""
+    """Pack like the generated code, but aligned: runtimes read weights in place."""
     vector = None
     if data is not None:
         raw = bytes(bytearray(data))

@@ -1,4 +1,4 @@
-"""What a ``.tflite`` file says about itself: the metadata that mobile readers act on.
+"""Read the metadata of a ``.tflite`` file that mobile readers use.
 
 Field slots and enum values are those of tflite-support's ``metadata_schema.fbs`` (identifier
 ``M001``), stored in the model's metadata entry ``TFLITE_METADATA``; label files are packed
@@ -31,7 +31,7 @@ _NORMALIZATION, _THRESHOLD = 1, 3  # union ProcessUnitOptions
 
 @dataclass(frozen=True)
 class AssociatedFile:
-    """A packed file and what it is for (``type``: one of :data:`FILE_TYPES`)."""
+    """A packed file and its purpose (``type``: one of :data:`FILE_TYPES`)."""
 
     name: str
     description: str
@@ -40,7 +40,7 @@ class AssociatedFile:
 
 @dataclass(frozen=True)
 class BoxFormat:
-    """How four numbers make a box.
+    """How four numbers describe a box.
 
     ``index[k]`` is the position, inside the four, of the k-th coordinate of ``type``:
     boundaries are left, top, right, bottom; upper_left is left, top, width, height; center is
@@ -54,7 +54,7 @@ class BoxFormat:
 
 @dataclass(frozen=True)
 class TensorMeta:
-    """What is said of one input or output.
+    """The metadata of one input or output.
 
     ``mean`` and ``std`` are per channel (or one for all), in units of the 0..255 pixel:
     a float input expects (pixel - mean) / std. ``min`` and ``max``: of the tensor's values.
@@ -87,7 +87,7 @@ class Metadata:
     groups: dict[str, tuple[str, ...]]
 
     def output(self, name: str) -> int:
-        """Position of the output called ``name``.
+        """Return the position of the output called ``name``.
 
         Raises:
             ValueError: no output, or more than one, has that name.
@@ -100,7 +100,7 @@ class Metadata:
 
 
 def read(model: tflite_model.Model) -> Optional[Metadata]:
-    """The metadata of a model, or ``None`` where it carries none.
+    """Read the metadata of a model, or ``None`` where it has none.
 
     Raises:
         FlatError: the metadata is truncated or damaged (a ValueError).
@@ -113,7 +113,7 @@ def parse(data: flatbuffer.Bytes) -> Metadata:
     """Parse a metadata buffer.
 
     Raises:
-        FlatError: it is no metadata, or truncated or damaged (a ValueError).
+        FlatError: it is not metadata, or is truncated or damaged (a ValueError).
     """
     top = flatbuffer.root(data, IDENTIFIER, "TFLite metadata buffer")
     subgraphs = top.tables(3)
@@ -134,18 +134,18 @@ def parse(data: flatbuffer.Bytes) -> Metadata:
 
 
 def labels(data: flatbuffer.Bytes, metadata: Metadata) -> list[str]:
-    """The class names, by class index, as a reader on a device sees them.
+    """Return the class names, by class index, as a reader on a device sees them.
 
     Args:
         data: the whole ``.tflite`` file.
         metadata: its metadata.
 
     Returns:
-        The lines of the label file of the category output (a last empty line is none), empty
+        The lines of the label file of the category output (without a last empty line), empty
         where no label file is declared.
 
     Raises:
-        ValueError: the file is declared but not packed, or is no UTF-8 text.
+        ValueError: the file is declared but not packed, or is not UTF-8 text.
     """
     files = [
         item

@@ -1,4 +1,4 @@
-"""What a ``.tflite`` file holds: tensors, operators, signatures, buffers, packed files.
+"""Read a ``.tflite`` file: tensors, operators, signatures, buffers, packed files.
 
 Field slots and enum values are those of TensorFlow's ``schema.fbs`` (identifier ``TFL3``).
 Standard library only, so that it runs beside TensorFlow, beside tflite-support and on the host.
@@ -55,7 +55,7 @@ class Operator:
     """One operator: ``builtin`` is the schema's code, ``custom`` the custom code or "".
 
     ``inputs`` and ``outputs`` are tensor indices (-1: an optional input left out). ``options`` is
-    not decoded: it is what a custom operator carries, and empty for a builtin one.
+    not decoded: it holds a custom operator's data, and is empty for a builtin one.
     """
 
     builtin: int
@@ -104,7 +104,7 @@ class Model:
 
     @property
     def graph(self) -> Subgraph:
-        """The first subgraph: the one that is called."""
+        """The first subgraph, which is the one that is called."""
         return self.subgraphs[0]
 
 
@@ -115,7 +115,7 @@ def read(data: flatbuffer.Bytes) -> Model:
         data: the whole file (what follows the FlatBuffer, such as packed files, is ignored).
 
     Raises:
-        FlatError: it is no TFLite model, or a truncated or damaged one (a ValueError).
+        FlatError: it is not a TFLite model, or is truncated or damaged (a ValueError).
     """
     top = flatbuffer.root(data, IDENTIFIER, "TFLite model")
     buffers = tuple(_buffer(table) for table in top.tables(4))
@@ -140,7 +140,7 @@ def read(data: flatbuffer.Bytes) -> Model:
 
 
 def packed_files(data: flatbuffer.Bytes) -> dict[str, bytes]:
-    """The files packed behind the FlatBuffer (a zip archive), by name in the archive's order.
+    """Return the files packed behind the FlatBuffer (a zip archive), in the archive's order.
 
     Returns:
         Empty where the file ends with the FlatBuffer.
@@ -191,14 +191,14 @@ def _subgraph(
 ) -> Subgraph:
     tensors = tuple(_tensor(item) for item in table.tables(0))
     if any(tensor.buffer >= buffer_count for tensor in tensors):
-        raise flatbuffer.FlatError("a tensor refers to a buffer that is not there: damaged")
+        raise flatbuffer.FlatError("a tensor refers to a missing buffer: damaged")
     operators = tuple(_operator(item, codes) for item in table.tables(3))
     inputs, outputs = table.numbers(1, "i"), table.numbers(2, "i")
     indices = [*inputs, *outputs]
     for operator in operators:
         indices += operator.inputs + operator.outputs
     if any(not -1 <= index < len(tensors) for index in indices) or -1 in outputs:
-        raise flatbuffer.FlatError("a graph refers to a tensor that is not there: damaged")
+        raise flatbuffer.FlatError("a graph refers to a missing tensor: damaged")
     return Subgraph(table.text(4), tensors, tuple(inputs), tuple(outputs), operators)
 
 
@@ -248,6 +248,6 @@ def _signature(table: flatbuffer.Table, subgraphs: tuple[Subgraph, ...]) -> Sign
     for slot in (0, 1):
         entries = {item.text(0): item.number(1, "I") for item in table.tables(slot)}
         if any(tensor >= count for tensor in entries.values()):
-            raise flatbuffer.FlatError("a signature refers to a tensor that is not there: damaged")
+            raise flatbuffer.FlatError("a signature refers to a missing tensor: damaged")
         maps.append(entries)
     return Signature(table.text(2), index, maps[0], maps[1])

@@ -1,4 +1,4 @@
-"""Reads the convolution weights of a TFLite file without running it."""
+"""Read the convolution weights of a TFLite file without running it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUMPY_TYPES = {0: "<f4", 1: "<f2"}  # TensorType codes: FLOAT32, FLOAT16
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution: kernel as Keras lays it out, and its bias, both float64.
+    """One convolution: kernel in Keras's layout, and bias, both float64.
 
     Attributes:
         kernel: [height, width, in, out], or [height, width, channels, 1] where depthwise.
@@ -26,7 +26,7 @@ class Convolution:
 
 
 def read_convolutions(path: Path) -> dict[str, Convolution]:
-    """Every convolution of a TFLite file, by the scope its kernel tensor is named after.
+    """Read every convolution of a TFLite file, by the scope its kernel tensor is named after.
 
     A kernel tensor's name is one or more node names joined by ``;`` (the converter merges equal
     names), its own first: ``<scope>/Conv2D`` or ``<scope>/BatchNorm/…``. Kernels and biases

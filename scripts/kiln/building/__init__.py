@@ -1,4 +1,5 @@
-"""From a recipe to ``dist``, and what stands around a build: the dry run, the list of recipes, the
-look at the machine, cleaning up. Neighbours use :class:`kiln.building.build.Builder`; the other
-modules are one command each.
+"""Build from a recipe to ``dist``, and run the commands around a build: dry run, list of recipes,
+machine check, cleaning.
+
+Neighbours use :class:`kiln.building.build.Builder`; the other modules are one command each.
 """

@@ -1,4 +1,4 @@
-"""Building models: recipe -> sources -> plan -> results -> ``dist/``."""
+"""Build models: recipe -> sources -> plan -> results -> ``dist/``."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 LABEL_FILE = "labelmap.txt"
 
-#: Kind of the store's ref that holds how a model's last build ended.
+#: Kind of the store's ref that records how a model's last build ended.
 LAST_RESULT = "last-build"
 
-#: What ``allow`` in a recipe calls it.
+#: The name of this fault in a recipe's ``allow``.
 UNTRAINED = "untrained-heads"
 
-#: Seconds that threads get to clean up after Ctrl-C. What they leave, the next run removes.
+#: Seconds that threads get to clean up after Ctrl-C; the next run removes what is left.
 STOP_PATIENCE = 5.0
 
 
@@ -64,7 +64,7 @@ class Artefact:
 
 @dataclass(frozen=True)
 class ModelBuild:
-    """What became of one model: its artefacts, or the failure.
+    """The outcome for one model: its artefacts, or the failure.
 
     ``changed`` tells whether ``dist/`` was written; ``stages_run`` how many stages were not in
     the store.
@@ -97,14 +97,14 @@ class Builder:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def engine(self) -> Engine:
-        """The engine, found once; leftovers of dead runs are removed on the way."""
+        """The engine, found once; leftovers of dead runs are removed first."""
         with self._lock:
             if self._engine is None:
                 from kiln.running.engine import Engine
 
                 self._engine = Engine.find()
                 self._engine.sweep()
-            # After it is set: whoever stops us either sees the engine, or we see the stop.
+            # After it is set, a concurrent stop sees the engine, or we see the stop here.
             self._check_stop()
             return self._engine
 
@@ -119,8 +119,8 @@ class Builder:
         """Build several models; a failure of one does not stop the others.
 
         Args:
-            chosen: the recipes; one that cannot be read is a model that fails.
-            variants: which; all of each recipe when empty.
+            chosen: the recipes; one that cannot be read counts as a failed model.
+            variants: which ones; all of each recipe when empty.
             archive: see :class:`kiln.sources.fetcher.Options`; only with one model.
             jobs: models at a time.
         """
@@ -141,13 +141,13 @@ class Builder:
             for task in as_completed(tasks):
                 done.append(self._outcome(task, tasks[task], several))
         except BaseException:
-            # Ctrl-C: stop what runs, begin nothing new, give the threads a moment to clean up. One
-            # that is deep in an image build does not notice; the process ends without it.
+            # Ctrl-C: stop running work, start nothing new, give the threads a moment to clean up. A
+            # thread in an image build does not notice; the process ends without it.
             self._stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             if self._engine is not None:
                 self._engine.stop_all()
-            # (A model that was not begun never ends: wait() would sit its time out for it.)
+            # (A task that never started never ends: wait() would use its full timeout.)
             wait([task for task in tasks if not task.cancelled()], timeout=STOP_PATIENCE)
             raise
         pool.shutdown()
@@ -157,14 +157,14 @@ class Builder:
     def _refresh_front(self, changed: bool) -> None:
         if not self.dist.is_dir() or ((self.dist / PAGE_FILE).is_file() and not changed):
             return
-        # Imported here: a build that changes nothing need not pay for it.
+        # Imported here: a build without changes should not pay for it.
         from kiln.release.index_page import refresh
 
         assert self._signer is not None
         refresh(self.dist, self._signer)
 
     def _tell(self, event: str, **fields: Any) -> None:
-        """Pass an event on; after Ctrl-C, the place where a busy thread finds out."""
+        """Forward an event; after Ctrl-C, busy threads stop here."""
         self._check_stop()
         self.on_event(event, **fields)
 
@@ -183,7 +183,7 @@ class Builder:
         return result
 
     def _failed(self, name: str, error: KilnError, several: bool) -> ModelBuild:
-        """Note a failure; an only model's is the whole build's, and told as such."""
+        """Record a failure; that of a single model is reported as the whole build's."""
         self._remember(name, ok=False, kind=error.kind)
         if several:
             self.on_event(
@@ -192,7 +192,7 @@ class Builder:
         return ModelBuild(name, error=error)
 
     def _remember(self, name: str, **result: Any) -> None:
-        # For `kiln models`; a build does not fail because this cannot be written.
+        # For `kiln models`; a build does not fail if this cannot be written.
         with contextlib.suppress(KilnError):
             self.store.set_ref(LAST_RESULT, name, {"when": int(time.time()), **result})
 
@@ -215,7 +215,7 @@ class Builder:
         ran: set[str] = set()
 
         def tell(event: str, **fields: Any) -> None:
-            # What checks need outside of the image is loaded while they run inside.
+            # Load the runtimes for outside checks while the container runs.
             if fields.get("state") == "started" and fields.get("id") in plan.reports:
                 ahead.start()
             if fields.get("state") == "finished":
@@ -242,7 +242,7 @@ class Builder:
             contextlib.closing(ahead),
         ):
             plan = self._with_published(recipe, acquired, plan)
-            # The record names every step of the plan: none may be forgotten, needed or not.
+            # The record names every step of the plan, so none may be missing.
             results = runner.run(
                 plan,
                 limits_of(recipe),
@@ -260,14 +260,14 @@ class Builder:
         return ModelBuild(recipe.name, artefacts, changed, len(ran))
 
     def _image(self, name: str) -> str:
-        """The tag of a sealed image, brought or built if the engine lacks it."""
+        """Return the tag of a sealed image; get or build it if the engine lacks it."""
         from kiln.images.builder import Images
 
         images = Images(self.project.docker, self.engine, self.store, self._tell)
         return images.ensure(name).tag
 
     def _with_published(self, recipe: Recipe, acquired: Acquired, plan: Plan) -> Plan:
-        """``plan`` with the variants published before that the store remembers made just so."""
+        """Add variants to ``plan`` that were published before and are in the store unchanged."""
         folder = self.dist / recipe.name
         more = [
             variant
@@ -286,13 +286,13 @@ class Builder:
 
     @staticmethod
     def _plan(recipe: Recipe, acquired: Acquired, variants: Sequence[Variant], like: Plan) -> Plan:
-        """``like`` for other variants."""
+        """Return a plan like ``like`` for other variants."""
         if set(variants) == set(like.artefacts):
             return like
         return make_plan(recipe, acquired.contents, variants, image=like.identity, code=like.code)
 
     def _check_trained(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
-        """Nothing that was never trained is published, unless the recipe says so by name.
+        """Refuse to publish an untrained model, unless the recipe allows it.
 
         Raises:
             UntrainedModelError: it is neither trained nor allowed.
@@ -305,9 +305,9 @@ class Builder:
             raise UntrainedModelError(
                 found,
                 "Such a model detects nothing, so it is not published. Use a trained checkpoint; "
-                f'to publish it all the same, write allow = ["{UNTRAINED}"] in its recipe.',
+                f'to publish it anyway, write allow = ["{UNTRAINED}"] in its recipe.',
             )
-        self._tell("note", message=f"{found} Published all the same: its recipe allows it.")
+        self._tell("note", message=f"{found} Published anyway: its recipe allows it.")
 
     def _check(
         self,
@@ -316,17 +316,17 @@ class Builder:
         results: Mapping[str, StageResult],
         ahead: worker_process.Ahead,
     ) -> dict[str, Any] | None:
-        """Hold the artefacts against their source.
+        """Check the artefacts against their source.
 
         Raises:
-            CheckFailedError: a gate failed; the findings are kept in the store's logs.
+            CheckFailedError: a gate failed; the report is kept in the store's logs.
         """
         report = verdict.gather(recipe, plan, results, self.store)
         if report is None:
-            self._tell("note", message=f"{recipe.name}: not checked, there are no images to do so")
+            self._tell("note", message=f"{recipe.name}: not checked: there are no check images")
             return None
         if not verdict.failures(report):
-            # What fails inside need not be asked outside.
+            # Artefacts that fail inside need no checks outside.
             found = verdict.outside_gates(report, plan, results, self.store, self._tell, ahead)
             report = verdict.with_outside(report, recipe, found)
         if verdict.failures(report):
@@ -346,7 +346,7 @@ class Builder:
         sources: make.Sources,
         report: Mapping[str, Any] | None,
     ) -> tuple[dict[str, publish.Content], dict[str, dict[str, Any]], tuple[Artefact, ...]]:
-        """The files of the model's folder, what is stated about its artefacts, and these."""
+        """Return the files of the model's folder, its statements, and its artefacts."""
         files: dict[str, publish.Content] = {}
         artefacts = []
         about = []
@@ -357,7 +357,7 @@ class Builder:
             artefacts.append(Artefact(variant, name, blob.sha256, blob.size))
             about.append(make.About(variant, name, blob.sha256, step_id))
             if variant == "prebuilt":
-                # What the publisher made stays at hand, byte for byte.
+                # Keep the publisher's file beside it, byte for byte.
                 original = results["adopt"].files["model.tflite"].sha256
                 name = artefact_file(recipe.name, ORIGINAL)
                 files[name] = self._content(original)
@@ -384,7 +384,7 @@ def _as_json(data: Mapping[str, Any]) -> bytes:
 
 
 def _report_of(plan: Plan, variant: str) -> set[str]:
-    """The steps that check a variant, where the plan has them."""
+    """Return the steps that check a variant, where the plan has them."""
     return {check_id(variant), library_id(variant)} & set(plan.reports)
 
 
@@ -397,9 +397,9 @@ def conversion_record(
     artefacts: Sequence[Artefact],
     project: Project,
 ) -> dict[str, Any]:
-    """What went into a model's artefacts and how they were made, as plain data.
+    """Record what a model's artefacts were made of and how, as plain data.
 
-    ``results`` are those of all steps: what is left out would be missing from what is signed.
+    ``results`` are those of all steps: a missing one would be missing from the signed record.
     Durations and memory are those of the run that made each result, so that building again
     without changes gives the same record. ``recipe_sha256`` is that of the recipe as published.
     """
@@ -437,12 +437,12 @@ def conversion_record(
 
 
 def untrained_reasons(results: Mapping[str, StageResult]) -> list[str]:
-    """Why the model cannot have been trained, in words; empty where it was."""
+    """Return the reasons why the model cannot have been trained; empty if it was."""
     return sorted({why for item in results.values() for why in item.facts.get("untrained", [])})
 
 
 def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:
-    """The error a whole build ends with: none, the only model's own, or a partial build."""
+    """Return the error that a whole build ends with: none, the only model's, or a partial build."""
     failed = [build for build in builds if build.error is not None]
     if not failed:
         return None
@@ -451,5 +451,5 @@ def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:
     names = ", ".join(build.model for build in failed)
     return PartialBuildError(
         f"{len(failed)} of {len(builds)} models could not be built: {names}.",
-        "Each one's reason and remedy are above; the others are in dist/.",
+        "The reasons and remedies are above; the other models are in dist/.",
     )

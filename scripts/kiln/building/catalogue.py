@@ -1,4 +1,4 @@
-"""What ``kiln models`` lists: every recipe, its source, and how its last build ended."""
+"""List every recipe, its source, and how its last build ended (``kiln models``)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Entry:
 
     Args:
         kind: ``sample``, or the recipe's profile.
-        source: ``archive``, ``hub`` or ``stage``; ``at_hand``: a build would download nothing.
+        source: ``archive``, ``hub`` or ``stage``; ``at_hand``: a build needs no download.
         last: how the last build on this machine ended (``when`` in seconds since 1970, ``ok``,
             and ``variants`` or the failure's ``kind``), or ``None``.
     """
@@ -41,15 +41,15 @@ class Entry:
         return asdict(self)
 
     def cells(self) -> list[str]:
-        """A table's row; the time in this machine's own zone."""
+        """Return a table's row; the time in this machine's time zone."""
         place = "embedded" if self.source == "stage" else self.source
-        here = "" if self.at_hand and self.source == "stage" else ", at hand"
+        here = "" if self.at_hand and self.source == "stage" else ", available"
         return [
             self.model,
             self.architecture,
             self.kind,
             self.image,
-            place + (here if self.at_hand else ", not here"),
+            place + (here if self.at_hand else ", not downloaded"),
             " ".join(self.variants),
             _told(self.last, len(self.variants)),
         ]
@@ -65,7 +65,7 @@ def _told(last: dict[str, Any] | None, variants: int) -> str:
 
 
 def catalogue(models: Path, store: Store) -> tuple[list[Entry], list[RecipeError]]:
-    """Every recipe below ``models``, and the failures of those that cannot be read."""
+    """List every recipe below ``models``, and the failures of unreadable ones."""
     found = read_all(models, discover(models))
     entries = []
     for name, recipe in found.recipes.items():

@@ -1,4 +1,4 @@
-"""Removing leftovers of killed runs and, on request, everything kiln keeps."""
+"""Remove leftovers of killed runs and, on request, everything that kiln keeps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kiln.running.engine import OWNER_LABEL, Engine
 
 
 def clean(store: Store, *, empty_store: bool, drop_images: bool) -> dict[str, int]:
-    """Remove leftovers; returns what was removed and how many of it.
+    """Remove leftovers; return what was removed, with counts.
 
     Args:
         empty_store: also every download, blob and result.
@@ -44,10 +44,10 @@ def clean(store: Store, *, empty_store: bool, drop_images: bool) -> dict[str, in
 
 def _unfinished_images(engine: Engine) -> int:
     with engine.failures("listing images"):
-        # Intermediate layers too: they are what a killed build leaves.
+        # Intermediate layers too: a killed build leaves them.
         found = engine.client.images.list(all=True, filters={"label": OWNER_LABEL})
     tags = {str(image.id): image.labels.get(OWNER_LABEL, "") for image in found}
-    # Another kiln may be between building an image and sealing it.
+    # Another kiln may be about to seal an image that it just built.
     return sum([_drop(engine, item) for item, tag in tags.items() if not _lives(tag)])
 
 
@@ -58,7 +58,7 @@ def _lives(tag: str) -> bool:
 def _sealed_images(engine: Engine) -> int:
     with engine.failures("listing images"):
         found = engine.client.images.list(filters={"reference": "tflite-kiln/*"})
-    # The same image may carry names that other people gave it.
+    # The same image may have names that users gave it.
     tags = [tag for image in found for tag in image.tags if tag.startswith("tflite-kiln/")]
     return sum([_drop(engine, tag) for tag in tags])
 

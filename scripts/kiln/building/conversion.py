@@ -1,4 +1,4 @@
-"""Converting a model of one's own in one go: its recipe for the time being, and the build."""
+"""Convert a user's own model in one step: write a temporary recipe and build it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from kiln.sources.local import reading
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion made.
+    """The result of a conversion.
 
     Attributes:
         model: its name.
         folder: the model's folder in the release.
         artefacts: the ``.tflite`` files: variant, name in the folder, SHA-256 and size in bytes.
-        notes: what was decided on the way, such as which checkpoint of several was taken.
-        stages_run: how many stages ran; what the store knew already is not made again.
+        notes: decisions on the way, such as which of several checkpoints was used.
+        stages_run: how many stages ran; results that the store had are not made again.
     """
 
     model: str
@@ -41,7 +41,7 @@ class Conversion:
     stages_run: int
 
     def path(self, variant: str) -> Path:
-        """Where the file of a variant is; ``KeyError`` where it was not made."""
+        """Return the path of a variant's file; ``KeyError`` if it was not made."""
         return self.folder / {item.variant: item.file for item in self.artefacts}[variant]
 
 
@@ -52,7 +52,7 @@ class Prepared:
     Attributes:
         store: where results go.
         selection: its recipe.
-        notes: what was decided about it.
+        notes: decisions about it.
     """
 
     store: Store
@@ -62,7 +62,7 @@ class Prepared:
 
 @contextlib.contextmanager
 def prepared(given: Given, output: Path) -> Iterator[Prepared]:
-    """The recipe that ``kiln init`` would write, in a scratch folder for as long as a build takes.
+    """Write the recipe of ``kiln init`` to a scratch folder, which lasts as long as the build.
 
     Args:
         output: the release's folder, absolute.
@@ -92,7 +92,7 @@ def convert(given: Given, output: Path, on_event: OnEvent | None = None) -> Conv
     """
     target = output.absolute()
     with prepared(given, target) as ready:
-        tell = on_event or _tell_nobody
+        tell = on_event or _ignore_event
         builder = Builder(Project.find(), ready.store, target, tell)
         builds = builder.build(ready.selection)
     error = failure_of(builds)
@@ -104,12 +104,12 @@ def convert(given: Given, output: Path, on_event: OnEvent | None = None) -> Conv
     )
 
 
-def _tell_nobody(event: str, **fields: Any) -> None:
+def _ignore_event(event: str, **fields: Any) -> None:
     pass
 
 
 def _check_writable(folder: Path) -> None:
-    """Say now, not after minutes, that nothing can be written where the release should go."""
+    """Fail now, not after minutes, if the release folder cannot be written."""
     place = next((item for item in (folder, *folder.parents) if item.exists()), folder)
     if not place.is_dir():
         raise UsageError(f"{place} is not a folder.", "Name another folder for the release.")

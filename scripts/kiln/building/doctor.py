@@ -1,4 +1,4 @@
-"""``kiln doctor``: what kiln needs of this machine, checked one by one."""
+"""Check one by one what kiln needs of this machine (``kiln doctor``)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DISK_WANTED = 10 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; ``state`` is ``ok``, ``note`` or ``PROBLEM``."""
+    """The result of one check; ``state`` is ``ok``, ``note`` or ``PROBLEM``."""
 
     what: str
     state: str
@@ -44,7 +44,7 @@ class Finding:
 
 
 def examine(project: Project) -> list[Finding]:
-    """Look at everything; never raises a :class:`KilnError`, a problem is a finding."""
+    """Run all checks; never raises a :class:`KilnError`, a problem is a finding."""
     findings: list[Finding] = []
 
     def look(what: str, check: Callable[[], Finding | str]) -> bool:
@@ -78,7 +78,7 @@ def _disk() -> str:
     free = shutil.disk_usage(place).free
     if free < DISK_WANTED:
         raise DiskFullError(
-            f"{free / 1e9:.1f} GB free at {place}; a first build wants {DISK_WANTED / 1e9:.0f}.",
+            f"{free / 1e9:.1f} GB free at {place}; a first build needs {DISK_WANTED / 1e9:.0f}.",
             "Free some space, or set KILN_STORE to a folder on another disk.",
         )
     return f"{free / 1e9:.0f} GB free at {place}"
@@ -88,7 +88,7 @@ def _key() -> Finding | str:
     path = own_key_path()
     if not os.environ.get(PEM_VARIABLE):
         if path == default_key_path() and not path.exists():
-            # The first build closes the folder; what is above it is not ours.
+            # The first build restricts the folder; folders above it are not ours.
             refuse_open_folders(path.parent)
             return Finding("signing key", "note", f"none yet; the first build makes {path}")
         if is_locked(path) and not os.environ.get(PASSWORD_VARIABLE):
@@ -141,6 +141,6 @@ def _images(project: Project) -> Finding | str:
             "images",
             "note",
             f"not built yet: {', '.join(missing)}",
-            "The next build makes them; `kiln images build` makes them now.",
+            "The next build builds them; `kiln images build` builds them now.",
         )
     return "all present, as locked"

@@ -1,4 +1,4 @@
-"""What a build would do, found out without an engine, a download or a change to anything."""
+"""Predict what a build would do, without an engine, a download or any change (``kiln plan``)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from kiln.running.cached import look_up
 from kiln.sources.model import acquire, source_at_hand, with_images_to_check
 
 #: ``stored``: the result is in the store. ``runs``: a build would run it. ``spare``: its files are
-#: lost, but nothing needs them.
+#: lost, but not needed.
 State = Literal["stored", "runs", "spare"]
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One stage that a build goes through; ``key`` is 64 hex digits."""
+    """One stage of a build; ``key`` is 64 hex digits."""
 
     id: str
     stage: str
@@ -36,8 +36,8 @@ class Forecast:
 
     Args:
         identity: of the sealed image, ``sha256:<hex>``.
-        source: the kind of source; ``at_hand``: a build would download nothing for it.
-        steps: empty while the source is not at hand: keys are made of its digests.
+        source: the kind of source; ``at_hand``: a build needs no download for it.
+        steps: empty until the source is downloaded: keys are made of its digests.
     """
 
     model: str
@@ -56,15 +56,15 @@ class Forecast:
 def forecast(
     project: Project, store: Store, recipe: Recipe, variants: Sequence[Variant] = ()
 ) -> Forecast:
-    """Say what a build of ``recipe`` would do.
+    """Predict what a build of ``recipe`` would do.
 
     Args:
-        variants: which; all of the recipe when empty.
+        variants: which ones; all of the recipe when empty.
 
     Raises:
-        ImageMismatchError: the image's sources were changed and not locked again.
+        ImageMismatchError: the image's sources changed, but the lock did not.
         UsageError: the recipe has no such variant.
-        KilnError: files of the source that are at hand are not what the recipe says.
+        KilnError: local files of the source do not match the recipe.
     """
     wanted = tuple(variants) or recipe.variants
     refuse_missing(recipe, wanted)

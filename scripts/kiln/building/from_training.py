@@ -1,8 +1,8 @@
-"""From a training's files to a recipe: what ``kiln init`` keeps and ``kiln convert`` builds from.
+"""Write a recipe from a training's files, for ``kiln init`` and ``kiln convert``.
 
-:func:`settle` looks at the files, fills in what the command line leaves open and refuses at once
-what cannot be converted; :func:`recipe_text` writes the recipe. Both commands then go the way of
-every recipe: there is no second way to build.
+:func:`settle` examines the files, fills in what the command line leaves open and refuses at once
+what cannot be converted; :func:`recipe_text` writes the recipe. Both commands then build it like
+any other recipe.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from kiln.sources.local import (
 from kiln.sources.model import IMAGE_SUFFIXES
 from kiln.sources.saved_model import find_saved_model
 
-#: What is made when the command line names no variant; int8 needs images to measure on.
+#: The default variants; int8 needs calibration images.
 DEFAULT_VARIANTS: tuple[Variant, ...] = ("dynamic", "float32", "float16")
 
-#: Folders whose names say nothing of the model; the one above is asked then.
+#: Folder names that do not describe the model; the folder above gives the name then.
 _NAMELESS = {
     "checkpoint",
     "checkpoints",
@@ -51,22 +51,22 @@ _NAMELESS = {
 
 _MAX_NAME = 100  # as in a recipe
 
-#: File endings that shells complete to when a checkpoint's prefix is meant.
+#: File endings that shells complete when the user means a checkpoint's prefix.
 _PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})\Z")
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the command line says; ``None`` and empty: nothing.
+    """The command line's values; ``None`` and empty: not given.
 
     Args:
         checkpoint: a folder, a prefix, or one of a checkpoint's files.
         saved_model: the folder of an exported model; that or a checkpoint.
         mean: of its pixels, for all channels or for red, green and blue.
-        std: the same.
+        std: likewise.
         spec: one of Model Maker's detectors; ``None``: an Object Detection API model.
         image_size: height and width in pixels.
-        allow: faults that do not keep the model from being published.
+        allow: faults with which the model is published anyway.
     """
 
     checkpoint: Path | None
@@ -96,7 +96,7 @@ class Arguments:
     """A recipe's content, complete.
 
     Args:
-        folder: the recipe's own, which paths are written relative to; ``None``: absolute paths.
+        folder: the recipe's folder; paths are relative to it; ``None``: absolute paths.
         pins: name of a source file -> its size in bytes and SHA-256.
     """
 
@@ -129,20 +129,19 @@ class Arguments:
 def settle(
     given: Given, *, folder: Path | None = None, pin: bool = False
 ) -> tuple[Arguments, tuple[str, ...]]:
-    """Everything a recipe needs, from what was given and what its files say; and notes.
+    """Complete a recipe's content from what was given and from the files; return it with notes.
 
     Args:
         folder: the recipe's folder, which gives it its name; ``None``: the name is made from the
             files' folders where none was given.
-        pin: take the digests of the files there are now, and the checkpoint that was chosen in
-            the place of its folder.
+        pin: record the digests of the present files, and of a folder the checkpoint chosen in it.
 
     Raises:
         CheckpointError: there is no whole checkpoint, or no pipeline.config.
         UnsupportedModelError: the model cannot be converted.
-        LabelMapError: the label map is missing, none, or of another number of classes.
+        LabelMapError: the label map is missing, invalid, or has another number of classes.
         ImageSetError: a folder of images holds none.
-        UsageError: arguments do not go together, or make no name.
+        UsageError: arguments contradict each other, or give no valid name.
     """
     _go_together(given)
     found = _saved_model(given) if given.saved_model is not None else _checkpoint(given)
@@ -170,7 +169,7 @@ def settle(
         architecture=_one_of(found.architecture, Architecture),
         label_map=given.label_map,
         variants=variants,
-        # What is built at once is what was told; a recipe without pins follows the training.
+        # `convert` pins what it read; a recipe without pins follows the training.
         checkpoint=(
             None
             if given.checkpoint is None
@@ -196,10 +195,10 @@ def settle(
 
 
 def recipe_text(arguments: Arguments) -> str:
-    """The recipe as TOML; :func:`kiln.recipes.recipe.load` reads it back as it was meant.
+    """Write the recipe as TOML that :func:`kiln.recipes.recipe.load` reads back unchanged.
 
     Raises:
-        UsageError: a text or path is no Unicode.
+        UsageError: a text or path is not Unicode.
     """
     it = arguments
     lines = [
@@ -263,52 +262,52 @@ def _source_lines(it: Arguments) -> list[str]:
 
 
 def _go_together(given: Given) -> None:
-    """Refuse arguments that say two things, or one of two.
+    """Refuse contradictory or incomplete arguments.
 
     Raises:
-        UsageError: they do not go together.
+        UsageError: they contradict each other.
     """
     if given.checkpoint is None and given.saved_model is None:
         raise UsageError(
             "There is no model to convert.",
-            "Name the training's folder with --checkpoint; or, where there is nothing but an "
-            "exported SavedModel, that with --saved-model.",
+            "Name the training's folder with --checkpoint; or, if there is only an "
+            "exported SavedModel, name it with --saved-model.",
         )
     if given.checkpoint is not None and given.saved_model is not None:
         raise UsageError(
-            "--checkpoint and --saved-model do not go together.",
-            "Of a model with a checkpoint that is the better source: leave --saved-model away.",
+            "--checkpoint and --saved-model cannot be combined.",
+            "The checkpoint is the better source: leave out --saved-model.",
         )
     if given.spec is not None and given.pipeline_config is not None:
         raise UsageError(
-            "--model-maker and --pipeline-config do not go together.",
-            "Model Maker's models have no pipeline.config: their spec says what they are.",
+            "--model-maker and --pipeline-config cannot be combined.",
+            "Model Maker's models have no pipeline.config: their spec describes them.",
         )
     if (given.mean is None) != (given.std is None):
         raise UsageError(
-            "--mean and --std go together.", "Give both, such as --mean 127.5 --std 127.5."
+            "--mean and --std need each other.", "Give both, such as --mean 127.5 --std 127.5."
         )
     if given.mean is not None and (given.saved_model is None or given.spec is not None):
         raise UsageError(
-            "--mean and --std are for an exported SavedModel, and not for this model.",
-            "Leave them away: they are measured of the model's own preprocessing.",
+            "--mean and --std only apply to an exported SavedModel.",
+            "Leave them out: kiln measures them from the model's own preprocessing.",
         )
     fixed = {"--max-detections": given.max_detections, "--image-size": given.image_size}
     for option, value in fixed.items():
         if value is not None and given.saved_model is not None and given.spec is None:
             raise UsageError(
-                f"{option} cannot change an exported SavedModel: that is in its graph.",
-                "Export it anew, or convert its checkpoint.",
+                f"{option} cannot change an exported SavedModel: it is fixed in its graph.",
+                "Export it again, or convert its checkpoint.",
             )
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The source that was named, looked at.
+    """The source that the user named, after examination.
 
     Args:
-        path: as it was named.
-        pinned: what stands for it once its files are pinned.
+        path: as the user named it.
+        pinned: the path to use once its files are pinned.
         files: name in a recipe's ``source.files`` -> file.
         named_after: the folder that gives the model its name.
     """
@@ -367,15 +366,15 @@ def _saved_model(given: Given) -> _Found:
 
 
 def _without_part(path: Path) -> Path:
-    """The prefix, where one of a checkpoint's files was named."""
+    """Return the checkpoint's prefix, where the user named one of its files."""
     return path.with_name(_PART.sub("", path.name)) if _PART.search(path.name) else path
 
 
 def _config(given: Path | None, checkpoint: Path) -> Path:
-    """The ``pipeline.config``: as given, or beside the checkpoint.
+    """Return the ``pipeline.config``: as given, or beside the checkpoint.
 
     Raises:
-        CheckpointError: it is not where it was said to be.
+        CheckpointError: the given one does not exist.
         UsageError: none was given, and none is there.
     """
     if given is not None:
@@ -385,7 +384,7 @@ def _config(given: Path | None, checkpoint: Path) -> Path:
     for folder in (*near, checkpoint.parent):
         if (folder / CONFIG).is_file():
             return folder / CONFIG
-    find(checkpoint, tf1=True)  # what is wrong with that comes first
+    find(checkpoint, tf1=True)  # report faults of the checkpoint first
     raise UsageError(
         f"There is no pipeline.config beside {checkpoint}.",
         "Name it with --pipeline-config; for an EfficientDet-Lite of TFLite Model Maker, name its "
@@ -398,7 +397,7 @@ def _variants(given: Sequence[str], images: Path | None) -> tuple[Variant, ...]:
         return (*DEFAULT_VARIANTS, "int8") if images is not None else DEFAULT_VARIANTS
     if "prebuilt" in given:
         raise UsageError(
-            "Variant 'prebuilt' is a publisher's own .tflite, which a checkpoint has none of.",
+            "Variant 'prebuilt' is a publisher's own .tflite, which a checkpoint does not have.",
             'Write a recipe with a source of kind "archive" for it (docs/recipes.md).',
         )
     if "int8" in given and images is None:
@@ -425,8 +424,8 @@ def _name(given: str | None, folder: Path | None, files: Path) -> str:
         name = Path(os.path.abspath(folder)).name  # noqa: PTH100 (links keep their names)
         if given not in (None, name):
             raise UsageError(
-                f"A recipe's folder has its model's name, and {name!r} is not {given!r}.",
-                "Leave --name away, or name another folder.",
+                f"A recipe's folder must have its model's name, but {name!r} is not {given!r}.",
+                "Leave out --name, or name another folder.",
             )
         given = name
     if given is None:
@@ -436,15 +435,15 @@ def _name(given: str | None, folder: Path | None, files: Path) -> str:
         return telling[0] if telling else "model"
     if given != slugify(given):
         raise UsageError(
-            f"{given!r} is no name for a model: lower-case letters, digits, '_', '-' and '.', a "
-            "letter or digit first.",
-            f"{slugify(given)!r} would be one." if slugify(given) else "Use another name.",
+            f"{given!r} is not a valid model name: use lower-case letters, digits, '_', '-' and "
+            "'.', a letter or digit first.",
+            f"{slugify(given)!r} is a valid name." if slugify(given) else "Use another name.",
         )
     return given
 
 
 def slugify(text: str) -> str:
-    """``text`` as a model's name: lower-case ASCII letters, digits, ``_``, ``-`` and ``.``.
+    """Turn ``text`` into a model's name: lower-case ASCII letters, digits, ``_``, ``-``, ``.``.
 
     >>> slugify("Möwen & Boote (2. Lauf)")
     'mowen_boote_2._lauf'
@@ -454,7 +453,7 @@ def slugify(text: str) -> str:
 
 
 def _one_of(word: str, known: Any) -> Any:
-    """``word``, which has to be one of a recipe's ``known`` words.
+    """Check that ``word`` is one of a recipe's ``known`` words.
 
     Raises:
         UsageError: it is not.
@@ -463,7 +462,7 @@ def _one_of(word: str, known: Any) -> Any:
     if word not in words:
         near = difflib.get_close_matches(word, words, 1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"There is no {word!r} to choose.", f"{hint}Known: {', '.join(words)}.")
+        raise UsageError(f"{word!r} is not a choice.", f"{hint}Known: {', '.join(words)}.")
     return word
 
 
@@ -475,9 +474,9 @@ def _pins(found: _Found) -> dict[str, tuple[int, str]]:
 
 
 def _path(it: Arguments, path: Path) -> str:
-    """A path as the recipe says it: relative where both are on one tree of this machine."""
-    # Links above are followed, so that climbing with '..' leads back the same way; one that was
-    # named itself is kept.
+    """Write a path for the recipe: relative where both are in one tree of this machine."""
+    # Resolve links in the parents, so that '..' leads back the same way; keep the last part as
+    # named.
     plain = path.name not in ("", "..")
     real = Path(os.path.realpath(path.parent), path.name) if plain else Path(os.path.realpath(path))
     if it.folder is None:
@@ -493,17 +492,17 @@ def _strings(items: Sequence[str]) -> str:
 
 
 def _string(text: str) -> str:
-    """A basic string of TOML.
+    """Quote a basic string of TOML.
 
     Raises:
-        UsageError: the text is no Unicode, such as a file name in another encoding.
+        UsageError: the text is not Unicode, such as a file name in another encoding.
     """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise UsageError(
-            f"{os.fsencode(text)!r} is not text in UTF-8, which a recipe has to be.",
-            "Rename the file or folder, or say it otherwise.",
+            f"{os.fsencode(text)!r} is not text in UTF-8, which a recipe must be.",
+            "Rename the file or folder, or use another text.",
         ) from None
     escaped = (_escape(character) for character in text)
     return f'"{"".join(escaped)}"'

@@ -1,4 +1,4 @@
-"""Where a build's time went: listens to its events and makes a table of them."""
+"""Collect a build's times from its events, and print them as tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Timings:
         self._spans: dict[str, tuple[float, float]] = {}
 
     def event(self, event: str, **fields: Any) -> None:
-        """Take note of an event; most kinds say nothing about time."""
+        """Record an event; most kinds have no time."""
         now = self._clock()
         with self._lock:
             if event == "image" and fields["phase"] == "done":
@@ -43,10 +43,10 @@ class Timings:
                     spent[stage] = spent.get(stage, 0.0) + fields["seconds"]
 
     def report(self) -> str:
-        """The tables, or an empty text where nothing ran.
+        """Return the tables, or an empty text where nothing ran.
 
         A model's ``wall`` is the time from its first stage's start to its last one's end: models
-        run beside each other with ``--jobs``, and stages wait for nothing but each other.
+        run in parallel with ``--jobs``, and stages only wait for each other.
         """
         with self._lock:
             parts = []

@@ -1,4 +1,4 @@
-"""What goes into a bundle: brought into the store where it is missing, and listed."""
+"""Gather the contents of a bundle: fetch what the store lacks, and list everything."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ OnEvent = Callable[..., None]
 
 @dataclass
 class Contents:
-    """A bundle's contents as they are gathered.
+    """The contents of a bundle while they are gathered.
 
     Args:
-        stack: what is opened for reading stays open until it is closed.
+        stack: files opened for reading stay open until it is closed.
     """
 
     project: Project
@@ -57,7 +57,7 @@ class Contents:
     _images: dict[str, ImageEntry] = field(default_factory=dict)
 
     def index(self) -> Index:
-        """All that was gathered."""
+        """Return the index of all gathered contents."""
         blobs = [
             BlobEntry(
                 sha256=digest,
@@ -82,10 +82,10 @@ class Contents:
     # -- models ---------------------------------------------------------------------------------
 
     def add_model(self, recipe: Recipe) -> None:
-        """Everything that building a model starts from.
+        """Add everything that building a model starts from.
 
         Raises:
-            KilnError: its source cannot be had (:func:`kiln.sources.model.acquire`).
+            KilnError: its source is not available (:func:`kiln.sources.model.acquire`).
         """
         options = Options(
             on_progress=self._progress,
@@ -113,7 +113,7 @@ class Contents:
 
     def _add_archive(self, packed: Packed, record: dict[str, Any]) -> None:
         digest = record.get("sha256")
-        if digest is None:  # a hub module out of a cache: there is no archive
+        if digest is None:  # a hub module from a cache: there is no archive
             if packed.sha256 is None:
                 digest = self._pack(record["files"])
             else:
@@ -133,10 +133,10 @@ class Contents:
     # -- images ---------------------------------------------------------------------------------
 
     def add_packages(self, docker_dir: Path, names: Iterable[str]) -> None:
-        """The packages that images and their parents are built from.
+        """Add the packages that images and their parents are built from.
 
         Raises:
-            SourceUnavailableError, DigestMismatchError: one cannot be had.
+            SourceUnavailableError, DigestMismatchError: one is not available.
         """
         for item in with_parents(docker_dir, names):
             self.on_event("image", image=item.name, phase="fetch", detail="packages")
@@ -164,10 +164,10 @@ class Contents:
         )
 
     def add_image(self, images: Images, locked: Locked) -> None:
-        """The archive of a sealed image: the store's, or else of what the engine holds or builds.
+        """Add a sealed image's archive: from the store, or of what the engine holds or builds.
 
         Raises:
-            ImageMismatchError: what is there is another image.
+            ImageMismatchError: the engine has another image.
         """
         if locked.identity in self._images:
             return
@@ -194,7 +194,7 @@ class Contents:
     # -- a release ------------------------------------------------------------------------------
 
     def add_needs(self, needs: Needs) -> None:
-        """What the recorded stages of a model of a release read, and the code.
+        """Add what the recorded stages of a released model read, and the code.
 
         Raises:
             SourceUnavailableError: the store lacks a content.
@@ -213,7 +213,7 @@ class Contents:
             self._add("recipe", f"{needs.model}/{SOURCE_FILE}", digest)
 
     def docker_of(self, needs: Needs) -> Path:
-        """The image definitions that a model of a release was made with.
+        """Return the image definitions that a released model was made with.
 
         Raises:
             ImageMismatchError: they are neither the project's nor in the release.
@@ -237,7 +237,7 @@ class Contents:
 
 
 def with_parents(docker_dir: Path, names: Iterable[str]) -> list[Definition]:
-    """Definitions of images and of all that they start from, parents first."""
+    """Return the definitions of images and of all their parents, parents first."""
     known = definition.load(docker_dir)
     wanted: set[str] = set()
     todo = list(names)
@@ -251,11 +251,11 @@ def with_parents(docker_dir: Path, names: Iterable[str]) -> list[Definition]:
 
 
 def names_of(docker_dir: Path, identities: Iterable[str]) -> list[str]:
-    """Names of locked images, by identity."""
+    """Return the names of locked images, by identity."""
     wanted = set(identities)
     return [name for name, item in read_lock(docker_dir).items() if item.identity in wanted]
 
 
 def locked_images(docker_dir: Path, names: Sequence[str]) -> list[Locked]:
-    """What the lock says of images and of all that they start from."""
+    """Return the lock entries of images and of all their parents."""
     return [locked_image(docker_dir, item.name) for item in with_parents(docker_dir, names)]

@@ -1,11 +1,10 @@
-"""What is in a bundle: ``bundle.json``, its first member.
+"""Define the index of a bundle: ``bundle.json``, its first member.
 
 A bundle is a plain tar, the same bytes for the same contents: ``bundle.json``, then one member
-``blobs/sha256/<hex>`` for each content, by digest. Nothing in it is taken on trust. A content is
-called by its digest. What a store *remembers* (which file stands for a pin, which archive was
-first used, which content is an image's archive) is not carried as such: the index holds what it
-follows from, and an import derives it again, so that no bundle can make a pin stand for another
-content.
+``blobs/sha256/<hex>`` for each content. Bundles are untrusted, and contents are named by digest.
+Facts that a store *remembers* (which file a pin resolved to, which archive was used first, which
+content is an image's archive) are not copied: the index holds what they follow from, and an import
+derives them again. So no bundle can make a pin resolve to another content.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class _Part(BaseModel):
 
 
 class Use(_Part):
-    """What a content is for, for people: no path is ever made of ``name``."""
+    """What a content is for, for people; ``name`` never becomes a path."""
 
     role: Role
     name: _Line
@@ -61,7 +60,7 @@ class BlobEntry(_Part):
 
 
 class PackageChoice(_Part):
-    """Which file stands for a pin of a Python lock: what :mod:`kiln.sources.pypi` remembers."""
+    """The file chosen for a pin of a Python lock; :mod:`kiln.sources.pypi` remembers it."""
 
     kind: Literal["pypi"]
     name: _Line
@@ -75,7 +74,7 @@ class PackageChoice(_Part):
     @model_validator(mode="after")
     def _fits(self) -> PackageChoice:
         if self.sha256 not in self.hashes:
-            raise ValueError(f"{self.filename} is none of the files that may stand for the pin")
+            raise ValueError(f"{self.filename} is not one of the files that the pin allows")
         try:
             if self.filename.endswith(".whl"):
                 name, version, _, _ = parse_wheel_filename(self.filename)
@@ -85,12 +84,12 @@ class PackageChoice(_Part):
         except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
             fits = False
         if not fits or "/" in self.filename:
-            raise ValueError(f"{self.filename!r} is no file of {self.name} {self.version}")
+            raise ValueError(f"{self.filename!r} is not a file of {self.name} {self.version}")
         return self
 
 
 class FirstUse(_Part):
-    """The archive of a model whose recipe pins none, as it was first used."""
+    """The first archive used for a model whose recipe pins none."""
 
     kind: Literal["archive"]
     model: ModelName
@@ -99,7 +98,7 @@ class FirstUse(_Part):
 
 
 class ImageEntry(_Part):
-    """A sealed image; ``sha256`` is its archive's, the rest is what ``images.lock`` says."""
+    """A sealed image; ``sha256`` is its archive's, the other fields are as in ``images.lock``."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
     identity: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -110,7 +109,7 @@ class ImageEntry(_Part):
 
     @property
     def locked(self) -> Locked:
-        """The same as an entry of a lock; what the image was built from is not known."""
+        """Convert to a lock entry; the files the image was built from are unknown."""
         return Locked(self.name, self.identity, self.layer, "", self.size, self.config)
 
     @model_validator(mode="after")
@@ -126,7 +125,7 @@ class ImageEntry(_Part):
 
 
 class Index(_Part):
-    """All of it; lists are sorted."""
+    """The whole index; lists are sorted."""
 
     kiln: _Line
     blobs: list[BlobEntry]
@@ -141,14 +140,14 @@ class Index(_Part):
         sizes = {item.sha256: item.size for item in self.blobs}
         for item in (*self.refs, *self.images):
             if item.sha256 not in sizes:
-                raise ValueError(f"the content {item.sha256} is spoken of and not there")
+                raise ValueError(f"the content {item.sha256} is used but not in the list")
         for image in self.images:
             if sizes[image.sha256] != size_of(image.locked):
                 raise ValueError(f"the archive of image {image.name} has another size")
         return self
 
     def as_bytes(self) -> bytes:
-        """``bundle.json``: one possible spelling, and a digest over it, for damage."""
+        """Encode ``bundle.json`` canonically, with a digest over it against damage."""
         data = self.model_dump(mode="json")
         return canonical_json(
             {"schema": SCHEMA, "index": data, "sha256": sha256_bytes(canonical_json(data))}
@@ -159,10 +158,10 @@ def parse(data: bytes, called: str) -> Index:
     """Read ``bundle.json``.
 
     Args:
-        called: the bundle, in messages.
+        called: the bundle's name for messages.
 
     Raises:
-        ArchiveError: it is damaged, of a later schema, or says something that cannot be.
+        ArchiveError: it is damaged, of a later schema, or contradicts itself.
     """
     try:
         head = parse_json(data, size=MAX_INDEX)
@@ -185,8 +184,8 @@ def parse(data: bytes, called: str) -> Index:
 
 
 def damaged(called: str, why: str) -> ArchiveError:
-    """A bundle that is not as it was written."""
+    """Build the error about a damaged bundle."""
     return ArchiveError(
-        f"{called} is not a whole bundle: {why}.",
-        "Copy it again from where it was made, or make another with `kiln bundle create`.",
+        f"{called} is not a complete bundle: {why}.",
+        "Copy it again from where it was made, or make a new one with `kiln bundle create`.",
     )

@@ -1,4 +1,4 @@
-"""What the artefacts of a release were made from, by their provenance."""
+"""Read from provenance what the artefacts of a release were made from."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kiln.statements.plan_data import plan_from_data
 
 @dataclass(frozen=True)
 class Needs:
-    """What one model of a release needs to be made again.
+    """What one released model needs to be rebuilt.
 
     Args:
-        contents: SHA-256 -> what it is called, of everything that its stages read.
+        contents: SHA-256 -> name, of everything that its stages read.
         images: identities of the sealed images.
         source_archive: the release's own copy of the code, if it is there.
     """
@@ -32,10 +32,9 @@ class Needs:
 
 
 def needs_of(dist: Path) -> list[Needs]:
-    """What every model of the release in ``dist`` needs, by model.
+    """Read what every model of the release in ``dist`` needs, by model.
 
-    Signatures are not looked at: this only says what to pack, and what is packed is called by its
-    digest.
+    Signatures are not verified: this only decides what to pack, and contents are named by digest.
 
     Raises:
         UsageError: there is no release with provenance.
@@ -78,8 +77,8 @@ def _read(path: Path) -> tuple[dict[str, str], frozenset[str]]:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise VerificationError(
-            f"{path} is no provenance of kiln ({type(error).__name__}: {error}).",
-            "Get the release again; `kiln verify` says whether it is whole.",
+            f"{path} is not a provenance of kiln ({type(error).__name__}: {error}).",
+            "Get the release again; `kiln verify` checks that it is complete.",
         ) from error
     plan = plan_from_data(recorded)
     contents = {

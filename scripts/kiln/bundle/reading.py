@@ -1,8 +1,8 @@
-"""Importing a bundle: every byte of it is held against what it should be.
+"""Import a bundle and verify every byte of it.
 
-The tar is not parsed. Its index says which members there must be, so every header, filling and
-the end are compared with what a bundle of that index has; another member, a link, another name,
-order, size or time is simply not that.
+The tar is not parsed. The index determines which members there must be, so every header, padding
+and the end are compared with those of a bundle with that index. Another member, link, name, order,
+size or time does not match.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class _Machine(TypedDict):
 
 
 def _silent(done: int, total: int) -> None:
-    """The default listener."""
+    """Ignore progress; the default listener."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import brought: the index, and how many contents the store did not have before.
+    """The result of an import: the index, and how many contents were new to the store.
 
     ``first_uses`` are models whose archive is trusted from now on because the bundle had it;
-    ``kept`` those of which this machine remembers an archive from another address, and still does.
+    ``kept`` those for which this machine remembers another archive, and still does.
     """
 
     index: Index
@@ -48,15 +48,15 @@ class Imported:
 
 
 def import_bundle(path: Path, store: Store, on_bytes: OnBytes = _silent) -> Imported:
-    """Take all of a bundle into the store.
+    """Import a whole bundle into the store.
 
-    Contents are taken one by one, each whole or not at all; what the store is to remember comes
-    last, after every byte of the bundle was seen to be right.
+    Contents are imported one by one, each completely or not at all; facts to remember come last,
+    after every byte of the bundle was verified.
 
     Raises:
         UsageError: there is no such file.
-        ArchiveError: it is no bundle, damaged, cut off, or has something in it that the index
-            does not say; contents that were whole stay in the store.
+        ArchiveError: it is not a bundle, damaged, truncated, or has something in it that the index
+            does not list; complete contents stay in the store.
         DigestMismatchError: a model's archive is not the one first used on this machine.
         StoreError, DiskFullError: the store cannot be written.
     """
@@ -78,7 +78,7 @@ def import_bundle(path: Path, store: Store, on_bytes: OnBytes = _silent) -> Impo
 
 
 def read_index(path: Path) -> Index:
-    """What a bundle says of itself; its contents are not looked at.
+    """Read the index of a bundle; its contents are not checked.
 
     Raises:
         UsageError, ArchiveError: see :func:`import_bundle`.
@@ -102,14 +102,14 @@ def _index(file: IO[bytes], path: Path) -> Index:
         raise _no_bundle(path)
     data = file.read(info.size)
     if len(data) != info.size or file.read(len(padding(info.size))) != padding(info.size):
-        raise damaged(str(path), "it breaks off")
+        raise damaged(str(path), "it is truncated")
     return parse(data, str(path))
 
 
 def _no_bundle(path: Path) -> ArchiveError:
     return ArchiveError(
-        f"{path} is not a bundle (or its beginning is damaged).",
-        "`kiln bundle create` makes one. A sealed image alone is for `kiln images load`.",
+        f"{path} is not a bundle (or its start is damaged).",
+        "`kiln bundle create` makes one. For a sealed image alone, use `kiln images load`.",
     )
 
 
@@ -136,7 +136,7 @@ def _take(
         while size:
             chunk = file.read(min(size, _CHUNK))
             if not chunk:
-                raise damaged(str(path), "it breaks off")
+                raise damaged(str(path), "it is truncated")
             size -= len(chunk)
             on_done(file.tell())
             yield chunk
@@ -145,16 +145,16 @@ def _take(
         name = f"{blob.uses[0].name} ({blob.sha256[:16]})"
         expect(
             tar_header(member(blob.sha256), blob.size),
-            f"where {name} should begin, there is something else",
+            f"unexpected data where {name} should begin",
         )
         try:
             store.add_chunks(content(blob.size), blob.size, blob.sha256)
         except DigestMismatchError as error:
             raise damaged(str(path), f"{name} is damaged") from error
-        expect(padding(blob.size), f"after {name} there is something else")
-    expect(end(file.tell()), "there is something else where it should end")
+        expect(padding(blob.size), f"unexpected data after {name}")
+    expect(end(file.tell()), "unexpected data where it should end")
     if file.read(1):
-        raise damaged(str(path), "there is something after its end")
+        raise damaged(str(path), "unexpected data after its end")
 
 
 def _hold_images(path: Path, index: Index, store: Store) -> None:
@@ -166,7 +166,7 @@ def _hold_images(path: Path, index: Index, store: Store) -> None:
 
 
 def _remember(index: Index, store: Store, new: int) -> Imported:
-    """What follows from the contents. Nothing that is remembered already becomes something else."""
+    """Remember what follows from the contents; facts that are already known do not change."""
     first_uses, kept = [], []
     for image in index.images:
         archived.remember(store, image.locked, image.sha256)

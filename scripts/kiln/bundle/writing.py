@@ -1,4 +1,4 @@
-"""Writing a bundle: one pass, nothing held in memory, the file whole or absent."""
+"""Write a bundle in one pass, with little memory; the file is complete or absent."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from kiln.core.files import writing
 from kiln.images.archived import Reader
 from kiln.images.seal import tar_header
 
-#: Called with how many bytes are done, and of how many.
+#: Called with the bytes done, and the total.
 OnBytes = Callable[[int, int], None]
 
 
 def member(sha256: str) -> str:
-    """The name of a content in the tar."""
+    """Return the name of a content in the tar."""
     return f"blobs/sha256/{sha256}"
 
 
 def padding(size: int) -> bytes:
-    """What fills the last block of a member."""
+    """Return the padding after a member's last block."""
     return bytes(-size % tarfile.BLOCKSIZE)
 
 
 def end(written: int) -> bytes:
-    """What ends a tar of so many bytes: two blocks of zeros, filled up to a record."""
+    """Return the end of a tar of so many bytes: two blocks of zeros, padded to a record."""
     size = written + 2 * tarfile.BLOCKSIZE
     return bytes(2 * tarfile.BLOCKSIZE + -size % tarfile.RECORDSIZE)
 
 
 def total_size(index: Index) -> int:
-    """Bytes of the whole bundle."""
+    """Compute the size of the whole bundle in bytes."""
     sizes = {INDEX: len(index.as_bytes()), **{member(b.sha256): b.size for b in index.blobs}}
     written = sum(
         len(tar_header(name, size)) + size + len(padding(size)) for name, size in sizes.items()
@@ -46,15 +46,15 @@ def write(target: Path, index: Index, contents: Mapping[str, Reader], on_bytes: 
     """Write a bundle to ``target``.
 
     Args:
-        contents: SHA-256 -> the bytes; each is read once and held against its digest.
+        contents: SHA-256 -> the bytes; each is read once and checked against its digest.
 
     Raises:
-        StoreError: a content is not what the index says; there is no file then.
+        StoreError: a content does not match the index; no file is left.
         OSError: the file cannot be written.
     """
     head = index.as_bytes()
     if len(head) > MAX_INDEX:
-        raise StoreError("These are too many contents for a bundle.", "Make several.")
+        raise StoreError("There are too many contents for one bundle.", "Make several.")
     total = total_size(index)
     with writing(target) as out:
         out.write(tar_header(INDEX, len(head)) + head + padding(len(head)))

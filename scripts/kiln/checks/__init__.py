@@ -1,4 +1,6 @@
-"""What the gates found, whether that may be published, and the runtimes that are asked: LiteRT and
-MediaPipe, in a process apart. Neighbours use :mod:`kiln.checks.verdict`; whoever needs a runtime
-goes through :mod:`kiln.checks.worker_process`.
+"""Collect the gates' results, decide whether to publish, and run other runtimes (LiteRT, MediaPipe)
+in a separate process.
+
+Neighbours use :mod:`kiln.checks.verdict`; runtimes are used through
+:mod:`kiln.checks.worker_process`.
 """

@@ -1,25 +1,23 @@
-"""The process that native runtimes are loaded into: LiteRT, MediaPipe.
+"""Run native runtimes (LiteRT, MediaPipe) in a process of their own.
 
-Run as a file (``python runtime_worker.py``) by :mod:`kiln.checks.worker_process`, with whatever
-interpreter has the runtimes; it imports nothing of kiln. With ``--ahead`` it loads them before it
-reads what is wanted, so that whoever starts it early waits less. The request is JSON on standard
-input::
+:mod:`kiln.checks.worker_process` runs this as a file (``python runtime_worker.py``) with the
+interpreter that has the runtimes; it imports nothing of kiln. With ``--ahead`` it loads them before
+it reads the request, so that an early start saves time. The request is JSON on standard input::
 
     {"stages": "folder that holds the package stages", "items": [{"task": ..., ...}, ...]}
 
-Answers are JSON lines on what standard output was at the start: ``{"begin": N}`` before item N
-is touched (so that a crash has its culprit), ``{"alive": N}`` in long work (``"at"``:
-the file it is about), ``{"end": N,
-"result": {...}}``. Whatever libraries print goes to standard error.
+Answers are JSON lines on the original standard output: ``{"begin": N}`` before item N is started
+(which identifies the culprit of a crash), ``{"alive": N}`` in long work (``"at"``: the file it is
+working on), ``{"end": N, "result": {...}}``. Output of libraries goes to standard error.
 
 A result is ``{"runtime": name and version, ...}`` with ``detections`` or ``times``, or else one
 of ``missing`` (the distribution to install), ``unimportable`` (what it lacks), ``unsafe`` (why it
-must not be run here), ``refused`` (the runtime's own words; of the model) and ``failed`` (anything
-else, in words).
+must not run here), ``refused`` (the runtime's own message about the model) and ``failed`` (any
+other failure, as text).
 
 The process has no network: MediaPipe sends "metrics about the performance and utilization of the
-APIs" to its maker and has no switch against it, and nobody who builds a model was asked. Where the
-kernel cannot be told so, MediaPipe is not loaded.
+APIs" to its maker; it has no switch for that, and builders did not consent. Where the kernel cannot
+block the network, MediaPipe is not loaded.
 """
 
 from __future__ import annotations
@@ -41,16 +39,16 @@ from typing import Any, NamedTuple
 LITERT, MEDIAPIPE = "ai-edge-litert", "mediapipe"
 """Distributions; also how results name the runtimes."""
 
-_ENLARGED = 2048  # pixels: how large a picture MediaPipe is given, see _for_mediapipe
+_ENLARGED = 2048  # pixels: size of the picture for MediaPipe, see _for_mediapipe
 _MEDIAPIPE = ("mediapipe", "mediapipe.tasks.python.vision")
-_SEED = 20  # of the input of latency measurements; any number, but always the same
+_SEED = 20  # for the input of latency measurements: arbitrary, but fixed
 
 Alive = Callable[..., None]
-"""Says that work goes on; ``at``: the file that is touched now, the culprit of a crash."""
+"""Reports that work goes on; ``at``: the file in use, the culprit of a crash."""
 
 
 class _RefusedError(Exception):
-    """The runtime does not take the model; the message is the runtime's."""
+    """The runtime does not accept the model; the message is the runtime's."""
 
 
 class _UnimportableError(Exception):
@@ -84,7 +82,7 @@ def main() -> None:
 
 
 def _load_ahead(open_reason: str) -> None:
-    """Load what items will need; what cannot be loaded is said by the item that needs it."""
+    """Load what items will need; a failure is reported by the item that needs it."""
     for name in ("PIL.Image", "ai_edge_litert.interpreter", *([] if open_reason else _MEDIAPIPE)):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -116,7 +114,7 @@ def _version(distribution: str) -> str:
 
 
 def _words(error: BaseException) -> str:
-    """An exception as one line."""
+    """Format an exception as one line."""
     return " ".join(str(getattr(error, "message", error)).split()) or type(error).__name__
 
 
@@ -132,18 +130,18 @@ _ALLOW, _ERRNO, _EACCES = 0x7FFF0000, 0x00050000, 13
 
 
 def refuse_network() -> str:
-    """Let socket(2) fail for anything but local sockets, in this process and all that it starts.
+    """Make socket(2) fail for all but local sockets, in this process and its children.
 
-    A seccomp filter needs no rights and no namespace, which systems often reserve.
+    A seccomp filter needs no rights and no namespace, which systems often restrict.
 
     Returns:
-        Why that could not be done, or "" where it is.
+        Why that failed, or "" if it is done.
     """
     import ctypes
 
     machine = platform.machine()
     if sys.platform != "linux" or machine not in _SOCKET_CALLS:
-        return f"{sys.platform} on {machine} cannot be told to keep it off the network"
+        return f"{sys.platform} on {machine} cannot block its network access"
     architecture, number = _SOCKET_CALLS[machine]
     steps = [  # code, steps to skip if equal, if not, operand
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -164,12 +162,12 @@ def refuse_network() -> str:
     )
     if not done:
         error = os.strerror(ctypes.get_errno())
-        return f"the kernel does not let it be kept off the network ({error})"
+        return f"the kernel refused to block its network access ({error})"
     try:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
     except PermissionError:
         return ""
-    return "the kernel was told to keep it off the network and does not"
+    return "the kernel accepted the network filter but does not apply it"
 
 
 # --- detections ----------------------------------------------------------------------------
@@ -200,14 +198,14 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
     model = tflite_model.read(data)
     metadata = tflite_meta.read(model)
     labels: list[str] = []
-    with contextlib.suppress(ValueError):  # MediaPipe shall say it in its own words
+    with contextlib.suppress(ValueError):  # leave the message to MediaPipe
         labels = tflite_meta.labels(data, metadata) if metadata else []
     _, height, width, _ = model.graph.tensors[model.graph.inputs[0]].shape
     try:
         import mediapipe as mp
         from mediapipe.tasks.python.core.base_options import BaseOptions
         from mediapipe.tasks.python.vision import ObjectDetector, ObjectDetectorOptions
-    except (ImportError, OSError) as error:  # OSError: a system library that lacks
+    except (ImportError, OSError) as error:  # OSError: a missing system library
         raise _UnimportableError(_words(error)) from error
     try:
         detector = ObjectDetector.create_from_options(
@@ -217,8 +215,8 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
                 max_results=-1,
             )
         )
-    # A refusal comes as one of many classes of error, by its reason; a plain OSError is none: its
-    # native part, loaded only now, lacks a system library.
+    # A refusal comes as one of many error classes, by its reason. A plain OSError is not one: the
+    # native part is loaded only now, and a system library may be missing.
     except Exception as error:
         if type(error) is OSError:
             raise _UnimportableError(_words(error)) from error
@@ -236,13 +234,13 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
 
 
 def _for_mediapipe(image: Any, height: int, width: int) -> Any:
-    """The picture resized to the model's input by our resizer, then its pixels repeated.
+    """Resize the picture to the model's input with our resizer, then repeat its pixels.
 
-    MediaPipe's resizer (OpenCV's, without antialiasing) is not TensorFlow's: on photographs it
-    alone moves scores by up to 0.3 and hides whether the model is read rightly. A picture that is
-    K x K equal pixels for each of the input comes out of any centred resizer as it was: with K
-    of 3, 4, 8 and 9 the scores of uint8 models were TensorFlow's to the last bit. Repeating at all
-    is for the boxes, which MediaPipe gives in whole pixels of the picture.
+    MediaPipe's resizer (OpenCV's, without antialiasing) differs from TensorFlow's: on photographs
+    it alone moves scores by up to 0.3 and hides whether the model is read correctly. A picture of
+    K x K equal pixels for each input pixel passes any centred resizer unchanged: with K of 3, 4, 8
+    and 9 the scores of uint8 models were TensorFlow's to the last bit. Pixels are repeated because
+    MediaPipe returns boxes in whole pixels of the picture.
 
     Args:
         image: uint8 array [h, w, 3].
@@ -262,9 +260,9 @@ def _for_mediapipe(image: Any, height: int, width: int) -> Any:
 
 
 def _as_ours(detection: Any, height: int, width: int, labels: list[str]) -> dict[str, Any]:
-    """A detection of MediaPipe in the form of :mod:`stages.detect.detector`.
+    """Convert a detection of MediaPipe to the form of :mod:`stages.detect.detector`.
 
-    It names the class by its label alone; only without one by its index (from 0).
+    It names the class by its label; only without a label by its index (from 0).
     """
     box, best = detection.bounding_box, detection.categories[0]
     label = best.category_name
@@ -287,16 +285,16 @@ def _as_ours(detection: Any, height: int, width: int, labels: list[str]) -> dict
 
 
 class _Timed(NamedTuple):
-    """A loaded file and what it took so far, in milliseconds."""
+    """A loaded file and its times so far, in milliseconds."""
 
     interpreter: Any
     milliseconds: list[float]
 
 
 def _time_in_litert(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
-    """Round after round over all files, one inference of each: drift of the machine hits all alike.
+    """Time all files round after round, one inference of each: a slow machine affects all alike.
 
-    A first pass loads each file alone and sets it up; what fails there is left out with its
+    A first pass loads and sets up each file alone; a file that fails there is left out with its
     reason, the others go on.
     """
     timed: dict[str, _Timed] = {}
@@ -336,13 +334,13 @@ def _interpreter_class() -> Any:
 
 
 def _ready(interpreter_class: Any, path: Path, threads: int) -> Any:
-    """An interpreter whose inputs are filled with seeded noise of their own types."""
+    """Return an interpreter whose inputs are filled with seeded noise of their own types."""
     import numpy as np
 
     from stages.tflite import tflite_model
 
     data = path.read_bytes()
-    tflite_model.read(data)  # says what is damaged; the interpreter may crash on it instead
+    tflite_model.read(data)  # reports damage on which the interpreter may crash
     interpreter = interpreter_class(model_content=data, num_threads=threads)
     details = interpreter.get_input_details()
     for detail in details:
@@ -360,7 +358,7 @@ def _ready(interpreter_class: Any, path: Path, threads: int) -> Any:
             low, high = (-128, 128) if dtype == np.int8 else (0, 256)
             values = random.integers(low, high, detail["shape"]).astype(dtype)
         else:
-            raise ValueError(f"its input {detail['name']} is {dtype}: no such numbers are made up")
+            raise ValueError(f"its input {detail['name']} is {dtype}: this type is not supported")
         interpreter.set_tensor(detail["index"], values)
     return interpreter
 
@@ -372,5 +370,5 @@ _TASKS: dict[tuple[str, str], Callable[[dict[str, Any], Alive], dict[str, Any]]]
 }
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):  # the driver went away
+    with contextlib.suppress(BrokenPipeError):  # the driver is gone
         main()

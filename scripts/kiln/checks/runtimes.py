@@ -1,8 +1,8 @@
-"""Artefacts in today's runtimes outside the images: does an application find the same?
+"""Check artefacts in today's runtimes outside the images: do applications get the same results?
 
 LiteRT runs a file by its metadata as :mod:`stages.detect.detector` reads it. MediaPipe Tasks reads
-the metadata itself: whether it is right for somebody else's reader is what that gate shows. What is
-expected are the detections of TensorFlow's interpreter inside the image.
+the metadata itself, so its gate shows whether an independent reader understands it. The expected
+detections are those of TensorFlow's interpreter inside the image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Gate = dict[str, Any]
 """``gate``, ``status`` (passed, failed, skipped), ``summary``, ``problems``, ``figures``."""
 
 Detections = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By image: what is found in it, as :meth:`stages.detect.detector.Detector.detect` gives it."""
+"""By image: its detections, as :meth:`stages.detect.detector.Detector.detect` returns them."""
 
 GATES = {LITERT: "runtime-litert", MEDIAPIPE: "runtime-mediapipe"}
 _TITLES = {LITERT: "LiteRT", MEDIAPIPE: "MediaPipe"}
@@ -35,14 +35,14 @@ _DIGITS = 6  # of figures
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a runtime may be from TensorFlow's interpreter.
+    """Allowed deviations of a runtime from TensorFlow's interpreter.
 
     Attributes:
         score: largest difference of a pair's scores. A detection without a counterpart counts
-            only where it lies above the threshold by more than this.
+            only where it is above the threshold by more than this.
         mean_iou: least mean intersection over union of the pairs.
-        min_iou: least of any pair (0.5 is what makes a pair at all).
-        unmatched: largest share of detections that only one of the two finds.
+        min_iou: least of any pair (a pair needs at least 0.5).
+        unmatched: largest share of detections that only one of the two has.
     """
 
     score: float
@@ -53,9 +53,9 @@ class Limits:
 
 # Measured on all variants of the three samples and of eight families with random weights, on
 # photographs, detections with scores from 0.3: LiteRT 2.3.0 and MediaPipe 1.2 against TensorFlow
-# 2.15.1. The samples that know shapes answer photographs with noise, and random weights are worse:
+# 2.15.1. The samples that know shapes return noise on photographs, and random weights are worse:
 # differences are largest there. Each bound leaves at least a quarter more than the largest
-# difference; the table in docs/checks.md names them all, and a test holds it against these.
+# difference; docs/checks.md lists them all, and a test checks these bounds against that table.
 EXACT = Limits(score=0.01, mean_iou=0.99, min_iou=0.99)
 """Float arithmetic, the same input: scores within 0.00001, IoU from 0.9999."""
 
@@ -74,7 +74,7 @@ worst file, EfficientDet-D1: scores within 0.211, mean IoU from 0.839, least 0.6
 without a counterpart."""
 
 ROUNDED_INPUT = Limits(score=0.05, mean_iou=0.9, min_iou=0.5)
-"""Float arithmetic, but pixels (as MediaPipe wants them) are whole numbers after resizing, and
+"""Float arithmetic, but pixels (as MediaPipe needs them) are whole numbers after resizing, and
 boxes whole pixels: scores within 0.016, mean IoU from 0.976, least 0.663 (noise; else 0.97)."""
 
 LIMITS: dict[tuple[str, str], Limits] = {
@@ -89,13 +89,13 @@ LIMITS: dict[tuple[str, str], Limits] = {
 
 
 def installed() -> list[str]:
-    """The runtimes that are at hand, with their versions; see
+    """List the installed runtimes with their versions; see
     :func:`kiln.checks.worker_process.installed`."""
     return worker_process.installed("ai-edge-litert", "mediapipe")
 
 
 def code_digest() -> str:
-    """Of all code that decides what :func:`check_outside` says, SHA-256 in hex."""
+    """Compute the SHA-256 of all code that decides the result of :func:`check_outside`, in hex."""
     ours = [Path(__file__), Path(runtime_worker.__file__), Path(worker_process.__file__)]
     stages = tree_digest(own_resources() / "docker" / "stages")
     return key_of({"stages": stages, "modules": [sha256_file(path) for path in ours]})
@@ -112,30 +112,30 @@ def check_outside(
     silence: float = worker_process.SILENCE,
     ahead: worker_process.Ahead | None = None,
 ) -> dict[str, list[Gate]]:
-    """Run the artefacts of one model in LiteRT and MediaPipe, all in one process apart.
+    """Run the artefacts of one model in LiteRT and MediaPipe, all in one separate process.
 
     Args:
         models: by variant, the ``.tflite`` files.
         images: by file name, the check images.
-        expected: by variant and image, what TensorFlow's interpreter finds: box (fractions of
-            the image), score, class_id, label; scores from half of ``score_threshold`` on.
+        expected: by variant and image, the detections of TensorFlow's interpreter: box (fractions
+            of the image), score, class_id, label; scores from half of ``score_threshold`` on.
         score_threshold: least score of a detection that counts.
-        rounded: the same of pixels rounded to whole numbers, as MediaPipe feeds them to float
-            inputs; only these images are shown to it. None: ``expected`` has to do.
-        limits: what differences pass.
-        silence: seconds without a word from the process that are still fine.
-        ahead: a process that was started before it was wanted.
+        rounded: the same for pixels rounded to whole numbers, as MediaPipe feeds them to float
+            inputs; only these images are given to it. None: ``expected`` is used.
+        limits: allowed differences.
+        silence: most seconds without a message from the process.
+        ahead: a process that was started early.
 
     Returns:
         By variant, the gates ``runtime-litert`` and ``runtime-mediapipe``: plain JSON.
 
     Raises:
-        UsageError: ``expected`` speaks of other images, or the interpreter named in
-            ``KILN_RUNTIMES_PYTHON`` is none.
+        UsageError: ``expected`` is about other images, or the interpreter named in
+            ``KILN_RUNTIMES_PYTHON`` is not a program.
     """
     for variant in models:
         if expected[variant].keys() != images.keys():
-            raise UsageError(f"What is expected of {variant} is not of the images that are given.")
+            raise UsageError(f"The expected detections of {variant} are about other images.")
     gates: dict[tuple[str, str], Gate] = {}
     asked: list[tuple[str, str]] = []
     for runtime in GATES:  # MediaPipe is loaded last, if at all: it takes seconds
@@ -156,7 +156,7 @@ def check_outside(
                 for name, path in images.items()
                 if name in wanted[runtime][variant]
             },
-            # As stages.detect.matching counts: a counterpart may be half as sure.
+            # As stages.detect.matching counts: a counterpart may have half the score.
             "score_threshold": score_threshold / 2,
         }
         for variant, runtime in asked
@@ -171,10 +171,10 @@ def check_outside(
 
 
 def why_not(runtime: str, path: Path) -> str:
-    """Why a runtime cannot run a sound artefact, or "" where it should.
+    """Return why a runtime cannot run a sound artefact, or "" if it should.
 
-    The rules come from experiments with MediaPipe 1.2; what it refuses beyond them is a failure.
-    A damaged file is none of their business.
+    The rules come from experiments with MediaPipe 1.2; any other refusal is a failure. Damaged
+    files are not covered here.
     """
     if runtime != MEDIAPIPE:
         return ""
@@ -188,21 +188,21 @@ def why_not(runtime: str, path: Path) -> str:
     image, tensor = metadata.inputs[0], model.graph.tensors[model.graph.inputs[0]]
     if tensor.type == "float32" and max(len(set(image.mean)), len(set(image.std))) > 1:
         return (
-            "MediaPipe normalises all colour channels alike, because it implements no other way; "
-            f"this float input wants mean {list(image.mean)} and std {list(image.std)}"
+            "MediaPipe normalises all colour channels alike and supports nothing else; "
+            f"this float input needs mean {list(image.mean)} and std {list(image.std)}"
         )
     return ""
 
 
 def arithmetic(path: Path) -> str:
-    """What a file computes in: ``float``, ``hybrid`` (weights in eight bits) or ``integer``.
+    """Return what a file computes in: ``float``, ``hybrid`` (weights in eight bits) or ``integer``.
 
-    ``integer`` where what operators pass on is in eight bits, too.
+    ``integer`` where activations are in eight bits, too.
     """
     try:
         model = stage_module("tflite.tflite_model").read(path.read_bytes())
     except (ValueError, OSError):
-        return "float"  # no limit will be asked for
+        return "float"  # no limit will be needed
     graph = model.graph
     eight = [
         index for index, tensor in enumerate(graph.tensors) if tensor.type in ("int8", "uint8")
@@ -214,9 +214,9 @@ def arithmetic(path: Path) -> str:
 
 
 def room_of(path: Path) -> int | None:
-    """How many detections an answer has room for; None where the file does not tell.
+    """Return how many detections an output can hold; None where the file does not tell.
 
-    TFLite's detection operator has it among its options, other graphs in the shape of an output.
+    TFLite's detection operator states it in its options, other graphs in the shape of an output.
     """
     try:
         model = stage_module("tflite.tflite_model").read(path.read_bytes())
@@ -234,7 +234,7 @@ def room_of(path: Path) -> int | None:
 
 @dataclass
 class _Difference:
-    """What two sets of detections differ in, over all images."""
+    """The differences of two sets of detections, over all images."""
 
     ious: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
@@ -279,7 +279,7 @@ def _judge(
         summary = f"skipped: {title} sends usage metrics to its maker, and here {outcome['unsafe']}"
         return _gate(runtime, "skipped", summary)
     name, version = outcome["runtime"].split(" ", 1)
-    if "unimportable" in outcome:  # a fault of this machine, not of the artefact
+    if "unimportable" in outcome:  # the machine's fault, not the artefact's
         summary = (
             f"skipped: {title} {version} cannot be loaded: {outcome['unimportable']} (MediaPipe "
             "needs Debian's and Ubuntu's libegl1 and libgles2; `make runtimes` installs the rest)"
@@ -296,7 +296,7 @@ def _judge(
     figures |= difference.figures()
     problems = _problems(figures, difference, threshold, limits, title)
     if problems:
-        summary = f"{title} {version} finds something else: " + "; ".join(
+        summary = f"{title} {version} finds something different: " + "; ".join(
             f"{item['seen']} (expected {item['expected']})" for item in problems
         )
         return {**_gate(runtime, "failed", summary, figures), "problems": problems}
@@ -350,11 +350,11 @@ def _difference(
 
 
 def _as_mediapipe(item: Mapping[str, Any]) -> dict[str, Any]:
-    """A detection as MediaPipe would tell of it.
+    """Convert a detection to the form that MediaPipe would report.
 
-    Classes by label. Boxes that leave the image: it moves their upper left corner to the edge
-    and keeps their size, up to the image's (measured: so taken, boxes that leave the image match
-    with IoU from 0.97; clipped to the image only from 0.87, untouched from 0.81).
+    Classes by label. MediaPipe moves the upper left corner of a box that leaves the image to the
+    edge and keeps its size, up to the image's (measured: converted this way such boxes match with
+    IoU from 0.97; clipped to the image only from 0.87, unchanged from 0.81).
     """
     ymin, xmin, ymax, xmax = item["box"]
     top, left = max(ymin, 0.0), max(xmin, 0.0)
@@ -370,8 +370,8 @@ def _problems(
     title: str,
 ) -> list[dict[str, str]]:
     cause = (
-        f"{title} computes otherwise than TensorFlow, or the file's metadata tells it something "
-        "else (normalisation, order of the outputs, boxes, labels)"
+        f"{title} computes differently from TensorFlow, or reads the file's metadata differently "
+        "(normalisation, order of the outputs, boxes, labels)"
     )
     beside = stage_module("gates.gate").beside
     found = []
@@ -385,7 +385,7 @@ def _problems(
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             seen = f"{len(names)} {code}: {', '.join(names[:_SHOWN])}{more}"
             least = threshold + limits.score
-            found.append((code, f"{expected}, as all from score {least:g}", seen))
+            found.append((code, f"{expected}, like all from score {least:g}", seen))
     if figures["pairs"]:
         # As stages.gates.parity judges: one pair in twenty may be of neighbours.
         but_the_worst = stage_module("gates.parity").but_the_worst

@@ -1,7 +1,7 @@
-"""What the checks of a model's artefacts found: ``checks.json``, and whether to publish.
+"""Collect the results of a model's checks (``checks.json``), and decide whether to publish.
 
 The gates themselves run inside the image (``docker/stages/steps/check.py``) or in runtimes outside
-of it; here their results are put together, held against what the recipe allows, and judged.
+it; here their results are combined and judged by what the recipe allows.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from kiln.recipes.plan import Plan
 from kiln.recipes.recipe import Recipe
 from kiln.signing.statement_names import artefact_file
 
-#: Images shown to each runtime outside: it is asked whether it reads the file as others do.
+#: Images for each outside runtime: enough to see whether it reads the file correctly.
 OUTSIDE_IMAGES = 2
 
-#: Kind of the store's ref that holds what those runtimes said of a model's artefacts.
+#: Kind of the store's ref that caches those runtimes' results for a model's artefacts.
 OUTSIDE = "outside"
 
 PREVIEWS = "previews"
 
 PASSED, FAILED, ALLOWED, SKIPPED = "passed", "failed", "allowed", "skipped"
 
-#: What ``allow`` in a recipe calls a gate, where that is not its own name.
+#: A gate's name in a recipe's ``allow``, where it differs from the gate's own.
 ALLOWANCES = {"trained": "untrained-heads"}
 _RUNTIME, _RUNTIMES = "runtime-", "runtimes"
 
@@ -42,7 +42,7 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]*")
 
 
 def allowance(gate: str) -> str:
-    """What ``allow`` in a recipe calls a gate.
+    """Return a gate's name in a recipe's ``allow``.
 
     >>> allowance("runtime-litert"), allowance("trained"), allowance("parity")
     ('runtimes', 'untrained-heads', 'parity')
@@ -51,7 +51,7 @@ def allowance(gate: str) -> str:
 
 
 def preview_names(plan: Plan, results: Mapping[str, StageResult]) -> dict[str, str]:
-    """Check image -> path of its preview below the model's folder; empty without checks."""
+    """Map each check image to its preview's path below the model's folder; empty without checks."""
     result = results.get("previews")
     if result is None:
         return {}
@@ -68,7 +68,7 @@ def gather(
     results: Mapping[str, StageResult],
     store: Store,
 ) -> dict[str, Any] | None:
-    """All that was found inside the image about a model's artefacts, as ``checks.json`` holds it.
+    """Collect the results from inside the image for ``checks.json``.
 
     Returns:
         Plain data (``docs/checks.md``); None where nothing was checked.
@@ -124,13 +124,13 @@ def _read(result: StageResult, store: Store) -> dict[str, Any]:
             raise MalformedError(f"is larger than {most:,} bytes")
         return parse_json_object(store.read(blob.sha256, what), size=most)
     except MalformedError as error:
-        raise StageFailedError(f"{what} {error}.", "This is a fault of the stage's code.") from None
+        raise StageFailedError(f"{what} {error}.", "This is a bug in the stage's code.") from None
 
 
 def with_outside(
     report: Mapping[str, Any], recipe: Recipe, found: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """``report`` with what runtimes outside of the image said: variant -> gates."""
+    """Add the gates of outside runtimes (variant -> gates) to ``report``."""
     variants = {
         variant: {**entry, **_judged([*entry["gates"], *found[variant]], recipe.allow)}
         for variant, entry in report["variants"].items()
@@ -151,12 +151,12 @@ def outside_gates(
     on_event: Callable[..., None],
     ahead: worker_process.Ahead | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Ask runtimes outside of the image (:mod:`kiln.checks.runtimes`): variant -> gates.
+    """Run the gates of runtimes outside the image (:mod:`kiln.checks.runtimes`).
 
-    What they said of just these bytes is remembered in the store, as results of stages are.
+    Their results for exactly these bytes are cached in the store, like results of stages.
 
     Args:
-        ahead: the process to ask them in, started early.
+        ahead: the process to run them in, started early.
     """
     from kiln.checks import runtimes
 
@@ -198,7 +198,7 @@ def outside_gates(
         ahead=ahead,
     )
     for name, entry in report["variants"].items():
-        # What they said of other bytes must not be remembered of these.
+        # Results for other bytes must not be cached for these.
         if not store.sound(entry["sha256"]):
             raise DamagedContentError(entry["sha256"], f"the artefact {name}")
     seconds = round(time.monotonic() - start, 3)
@@ -211,7 +211,7 @@ def outside_gates(
 
 
 def _shared_images(report: Mapping[str, Any]) -> list[str]:
-    """The first images, by name, that every variant was run on."""
+    """List the first images, by name, that every variant was run on."""
     seen = [set(entry["detections"]) for entry in report["variants"].values()]
     return sorted(set.intersection(*seen))[:OUTSIDE_IMAGES]
 
@@ -222,7 +222,7 @@ def _allowed(gate: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:
 
 
 def failures(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """Variant -> gates that failed and are not allowed to; empty where all is well."""
+    """Map variants to failed gates that the recipe does not allow; empty if there are none."""
     found = {
         variant: [gate for gate in entry["gates"] if gate["status"] == FAILED]
         for variant, entry in report["variants"].items()
@@ -231,14 +231,14 @@ def failures(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def judge(report: Mapping[str, Any], where: str = "") -> None:
-    """Refuse what did not pass.
+    """Raise an error unless all gates passed or may fail.
 
     Args:
         report: as :func:`gather` returns it.
-        where: a file that holds all of it, for the message.
+        where: a file with the whole report, for the message.
 
     Raises:
-        CheckFailedError: a gate failed that the recipe does not allow to.
+        CheckFailedError: a gate failed, and the recipe does not allow that.
     """
     failed = failures(report)
     if not failed:
@@ -254,14 +254,14 @@ def judge(report: Mapping[str, Any], where: str = "") -> None:
     raise CheckFailedError(
         f"{report['model']}: {count} check{'' if count == 1 else 's'} failed:\n  "
         + "\n  ".join(lines),
-        "Nothing of the model was published. Mend the cause; to publish it all the same, name "
-        f"what may fail in its recipe: allow = {json.dumps(names)}."
+        "Nothing of the model was published. Fix the cause; or, to publish it anyway, name what "
+        f"may fail in its recipe: allow = {json.dumps(names)}."
         + (f" All findings: {where}" if where else ""),
     )
 
 
 def explained(variant: str, gate: Mapping[str, Any]) -> list[str]:
-    """A failed gate in lines: what was expected, what was seen, the likely cause."""
+    """Explain a failed gate in lines: expected, seen, and the likely cause."""
     lines = []
     for problem in gate["problems"]:
         lines.append(f"{variant}, {gate['gate']} ({problem['code']}):")
@@ -272,7 +272,7 @@ def explained(variant: str, gate: Mapping[str, Any]) -> list[str]:
 
 
 def one_line(report: Mapping[str, Any]) -> str:
-    """The outcome in a few words, for the progress of a build."""
+    """Summarise the outcome in one line, for the progress of a build."""
     gates = [gate for entry in report["variants"].values() for gate in entry["gates"]]
     counts = {state: sum(gate["status"] == state for gate in gates) for state in (PASSED, SKIPPED)}
     allowed = sum(gate["status"] == ALLOWED for gate in gates)

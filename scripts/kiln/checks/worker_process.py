@@ -1,9 +1,9 @@
-"""Work in a process apart: native runtimes may crash, hang and chatter without harm to kiln.
+"""Run work in a separate process, so that crashes and hangs of native runtimes do not harm kiln.
 
 The process is :mod:`kiln.checks.runtime_worker`. Each item of work gets its result or the reason
-why it has none; an item that kills or blocks the process costs that item alone, the rest goes on in
-a new one. Loading the runtimes takes over a second, so a process can be started :class:`Ahead` of
-its work, while something else is waited for.
+why it has none. An item that crashes or blocks the process costs only that item; the rest goes on
+in a new process. Loading the runtimes takes over a second, so a process can be started
+:class:`Ahead` of its work.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ ENVIRONMENT = ".venv-runtimes"
 """Where ``make runtimes`` installs, in the checkout."""
 
 SILENCE = 180.0
-"""Seconds without a word from the process after which it counts as hanging. Loading MediaPipe took
+"""Seconds without a message after which the process counts as hung. Loading MediaPipe took
 4 s and an inference on a 1024 x 1024 input under 2 s on two cores; a busy or emulated machine may
 take 30 times as long."""
 
 _DIST_INFO = "lib/python3*/site-packages/*.dist-info"
 
-_WORDS = 300  # characters of a dead process's last words that are told
+_WORDS = 300  # most characters of a dead process's last output in a message
 
 
 @dataclass(frozen=True)
 class Died:
-    """The process ended, or had to be ended, in the middle of an item.
+    """The process ended, or was ended, in the middle of an item.
 
     ``code``: ``crashed`` or ``timeout``. ``reason``: for people, a clause without a full stop.
-    ``at``: the file that it worked on, where the item has several.
+    ``at``: the file that it was working on, where the item has several.
     """
 
     code: str
@@ -57,13 +57,13 @@ Outcome = dict[str, Any] | Died
 
 
 def python() -> Path:
-    """The interpreter that has the runtimes.
+    """Return the interpreter that has the runtimes.
 
-    ``KILN_RUNTIMES_PYTHON``; else that of ``.venv-runtimes`` in the checkout, where it is there;
-    else the one that runs now. An installed kiln runs no program of the folder one is in.
+    ``KILN_RUNTIMES_PYTHON``; else that of ``.venv-runtimes`` in the checkout, if there is one;
+    else the running one. An installed kiln runs no program from the current folder.
 
     Raises:
-        UsageError: the one that the variable names is no program.
+        UsageError: the variable does not name a program.
     """
     named = os.environ.get(PYTHON_VARIABLE)
     if named:
@@ -79,10 +79,10 @@ def python() -> Path:
 
 
 def installed(*distributions: str) -> list[str]:
-    """Which of the distributions the interpreter of :func:`python` has, with their versions.
+    """List the distributions that the interpreter of :func:`python` has, with their versions.
 
-    Found by the names of folders, without starting it: ``["mediapipe-1.2.0"]``. An interpreter
-    that keeps its packages elsewhere than a virtual environment does seems to have none.
+    They are found by folder name, without starting it: ``["mediapipe-1.2.0"]``. Packages outside
+    the usual place of a virtual environment are not found.
     """
     root = python().parent.parent
     names = {name.replace("-", "_") for name in distributions}
@@ -91,7 +91,7 @@ def installed(*distributions: str) -> list[str]:
 
 
 class _Process:
-    """One process of :mod:`kiln.checks.runtime_worker`, and what it says beside its answers.
+    """One process of :mod:`kiln.checks.runtime_worker`, and its other output.
 
     Raises:
         UsageError: no interpreter, see :func:`python`.
@@ -115,7 +115,7 @@ class _Process:
             raise
 
     def end(self) -> None:
-        """End it and whatever it started: it leads a session of its own."""
+        """End it and all its children: it leads its own session."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
@@ -126,10 +126,10 @@ class _Process:
 
 
 class Ahead:
-    """A process that loads the runtimes before they are wanted.
+    """A process that loads the runtimes before they are needed.
 
-    :meth:`start` may be called at any time, from any thread, more than once; whoever made this
-    calls :meth:`close`.
+    :meth:`start` may be called at any time, from any thread, more than once; the creator calls
+    :meth:`close`.
     """
 
     def __init__(self) -> None:
@@ -138,20 +138,20 @@ class Ahead:
         self._done = False
 
     def start(self) -> None:
-        """Start it, unless it was; where that fails, the work itself will say so."""
+        """Start it, unless it was started; a failure is reported by the work itself."""
         with self._lock, contextlib.suppress(OSError, UsageError):
             if not self._done:
                 self._done = True
                 self._process = _Process(ahead=True)
 
     def take(self) -> _Process | None:
-        """The process, once; ``None`` where there is none."""
+        """Hand over the process, once; ``None`` where there is none."""
         with self._lock:
             process, self._process = self._process, None
             return process
 
     def close(self) -> None:
-        """End a process that nobody took."""
+        """End a process that was not taken."""
         with self._lock:
             self._done = True
         process = self.take()
@@ -163,15 +163,15 @@ class Ahead:
 def run(
     items: Sequence[Mapping[str, Any]], *, silence: float = SILENCE, ahead: Ahead | None = None
 ) -> list[Outcome]:
-    """Do all items, in order, in as few processes as it takes (one, if nothing dies).
+    """Run all items, in order, in as few processes as possible (one, if nothing crashes).
 
     Args:
-        items: as :mod:`kiln.checks.runtime_worker` takes them.
-        silence: seconds without a word that are still fine.
+        items: as :mod:`kiln.checks.runtime_worker` accepts them.
+        silence: most seconds without a message.
         ahead: a process started before, to be used first.
 
     Returns:
-        For each item its result, or how the process died at it.
+        For each item its result, or how the process died during it.
 
     Raises:
         UsageError: no interpreter, see :func:`python`.
@@ -187,10 +187,10 @@ def run(
 def _one_process(
     items: Sequence[Mapping[str, Any]], silence: float, process: _Process | None
 ) -> list[Outcome]:
-    """The outcomes of the first items; the last may be :class:`Died`.
+    """Return the outcomes of the first items; the last may be :class:`Died`.
 
-    At least one, except from a ``process`` that was started ahead and died before any: loading
-    what one item needs is not the fault of another.
+    There is at least one, unless ``process`` was started ahead and died before any item: a failure
+    while loading for one item is not the fault of another.
     """
     request = {"stages": str(own_resources() / "docker"), "items": list(items)}
     results: list[Outcome] = []
@@ -212,11 +212,11 @@ def _one_process(
                 if "end" in message:
                     results.append(message["result"])
                 if len(results) == len(items):
-                    break  # how it goes down, and whether it does, is of no interest
+                    break  # how the process ends does not matter
             else:
                 process.popen.wait(silence)
         except (TimeoutError, subprocess.TimeoutExpired):
-            died = Died("timeout", f"it gave no sign of life for {silence:g} s and was ended")
+            died = Died("timeout", f"it sent no message for {silence:g} s and was ended")
         finally:
             process.end()
         if len(results) < len(items) and (begun or not process.ahead):
@@ -226,10 +226,10 @@ def _one_process(
 
 
 def _messages(stream: IO[bytes], silence: float) -> Any:
-    """The process's answers as they come, until it closes its end.
+    """Yield the process's answers as they come, until it closes its end.
 
     Raises:
-        TimeoutError: none for ``silence`` seconds.
+        TimeoutError: no message for ``silence`` seconds.
     """
     lines: queue.Queue[bytes] = queue.Queue()
 
@@ -263,4 +263,4 @@ def _death(code: int, chatter: IO[bytes]) -> Died:
     lines = chatter.read().decode("utf-8", "replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     shown = "".join(c if c.isprintable() else "?" for c in last[:_WORDS])
-    return Died("crashed", f"{what}; its last words: {shown}" if shown else what)
+    return Died("crashed", f"{what}; its last output: {shown}" if shown else what)

@@ -1,4 +1,4 @@
-"""``kiln accuracy``: arguments in, a table out."""
+"""``kiln accuracy``: measure AP on a data set, and print a table."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ if TYPE_CHECKING:
     "--chunk",
     type=click.IntRange(1),
     metavar="N",
-    help="Images between two points where an interrupted run goes on [250].",
+    help="Images between two points where an interrupted run can resume [250].",
 )
 @click.option("--save", type=PATH, metavar="FILE", help="Write JSON there.")
 @click.option(
     "--record",
     is_flag=True,
-    help="Measure what is published, and note it in accuracy.json there and on the page.",
+    help="Measure published files; record the result in accuracy.json there and on the page.",
 )
 @models_dir_option
 @json_option
@@ -80,10 +80,10 @@ def accuracy(
     models_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """COCO's AP of MODEL before conversion and of each of its artefacts, on the same images.
+    """Measure COCO's AP of MODEL before conversion and of each artefact, on the same images.
 
-    What was measured is kept: an interrupted run goes on where it stopped. Where the recipe says
-    which AP to expect, another one is a failure.
+    Results are kept: an interrupted run resumes. Where the recipe states the expected AP, a
+    deviation is a failure.
     """
     from kiln.building.build import Builder
     from kiln.core.files import write_atomic
@@ -130,19 +130,19 @@ def accuracy(
         except OSError as error:
             raise UsageError(
                 f"{save.absolute()} cannot be written: {error.strerror or error}.",
-                "Name another file; nothing is measured again.",
+                "Name another file; the measurements are kept.",
             ) from error
     report.judge()
     if signer is not None:
         written = accuracy_record.save(target, report.entries())
-        # Into the page with them, and signed again.
+        # Add the figures to the page and sign it again.
         refresh(target, signer, measured=[written.name])
         if not as_json:
-            print(f"\nNoted in {written}.")
+            print(f"\nRecorded in {written}.")
 
 
 def _ready_to_record(dist: Path) -> Signer:
-    """Who is to sign; what is wrong with that or ``dist`` shows before hours of work."""
+    """Return the signer; report problems with it or ``dist`` before hours of work."""
     from kiln.measure import accuracy_record
     from kiln.release import publish
     from kiln.signing.signer import own_signer

@@ -1,4 +1,4 @@
-"""``kiln bench-model``: how long artefacts take on this machine."""
+"""``kiln bench-model``: measure how long artefacts take on this machine."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _RUNS = 30
     "--seconds",
     type=click.FloatRange(0, 86_400, min_open=True),
     metavar="S",
-    help="Rounds for so long instead, for each number of threads.",
+    help="Run rounds for this long instead, for each number of threads.",
 )
-@click.option("--save", is_flag=True, help="Also note the times in dist/latency.json.")
+@click.option("--save", is_flag=True, help="Also record the times in dist/latency.json.")
 @json_option
 def bench_model(
     names: tuple[str, ...],
@@ -61,7 +61,7 @@ def bench_model(
     """Time artefacts (all in dist/ when none is named) under LiteRT, in turns.
 
     Inputs are noise, the same in every run. Rounds go over all files, so that a slow spell of the
-    machine hits all of them alike: compare times of one run, not of different ones.
+    machine affects all of them alike: compare times of one run, not of different ones.
     """
     from kiln.measure import latency
     from kiln.project.folders import Project
@@ -69,12 +69,12 @@ def bench_model(
     from kiln.signing.signer import own_signer
 
     if runs is not None and seconds is not None:
-        raise UsageError("--runs and --seconds do not go together.", "Give one of them.")
+        raise UsageError("--runs and --seconds cannot be combined.", "Give one of them.")
     target = (dist or Project.find().root / "dist").absolute()
     artefacts = _artefacts(target, names, variants)
     if save and (stray := [item for item in artefacts if not item.path.is_relative_to(target)]):
         raise UsageError(
-            f"{stray[0].path} is not in {target}, and --save notes times of what is there.",
+            f"{stray[0].path} is not in {target}, and --save only records files of that folder.",
             "Leave --save out, or name the folder with --dist.",
         )
     counts = list(dict.fromkeys(threads)) or sorted({1, latency.processors()})
@@ -82,7 +82,7 @@ def bench_model(
     if load > latency.BUSY:
         note = (
             f"the machine is busy (load average {load:.1f} for each processor): ratios hold, "
-            "times are longer than they need be"
+            "times are longer than usual"
         )
         if as_json:
             JsonReporter().event("note", message=note)
@@ -93,7 +93,7 @@ def bench_model(
     )
     written = latency.save(target, measured.runs) if save and measured.runs else None
     if written:
-        # Into the page with them, and signed again.
+        # Add the figures to the page and sign it again.
         refresh(target, own_signer(), measured=[written.name])
     if as_json:
         for item in measured.runs:
@@ -103,7 +103,7 @@ def bench_model(
         first = measured.runs[0]
         print(f"\n{first.runtime} on {first.cpu}; {warmup} rounds of warm-up.")
         if written:
-            print(f"Noted in {written}.")
+            print(f"Recorded in {written}.")
     if measured.failed:
         raise UnsupportedModelError(
             "\n".join(
@@ -136,10 +136,10 @@ def _table(runs: Sequence[Latency]) -> str:
 
 
 def _artefacts(dist: Path, names: Sequence[str], variants: Sequence[str]) -> list[Artefact]:
-    """The files that are meant; each once.
+    """Return the files that the user means, each once.
 
     Raises:
-        UsageError: something that is named is not there, or nothing fits.
+        UsageError: a named file or model does not exist, or nothing matches.
     """
     import difflib
 
@@ -175,7 +175,7 @@ def _artefacts(dist: Path, names: Sequence[str], variants: Sequence[str]) -> lis
 
 
 def _artefact(path: Path, variants: Sequence[str]) -> Artefact:
-    """What a file is, by the names that ``kiln build`` gives."""
+    """Tell a file's model and variant by the names that ``kiln build`` gives."""
     from kiln.measure.latency import Artefact
 
     model = path.parent.name

@@ -1,4 +1,4 @@
-"""What ``kiln build`` and ``kiln convert`` share: a run of the builder, and what it shows."""
+"""Run the builder for ``kiln build`` and ``kiln convert``, and print the results."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def run_build(
     notes: Sequence[str] = (),
     shown_dist: Path | None = None,
 ) -> None:
-    """Build models and print what came out.
+    """Build models and print the results.
 
     Args:
         chosen: the models' recipes.
-        variants: which; all of each recipe when empty.
-        notes: told at the start.
-        shown_dist: how the user named ``dist``, for the command that checks it; ``None``: did not.
+        variants: which ones; all of each recipe when empty.
+        notes: shown at the start.
+        shown_dist: how the user named ``dist``, for the printed command; ``None``: not named.
 
     Raises:
         KilnError: the only model's failure, or :class:`~kiln.core.errors.PartialBuildError`.
@@ -90,7 +90,7 @@ def run_build(
             count = f"{len(rows)} signed artefact{'' if len(rows) == 1 else 's'}"
             print(f"\n{count} in {dist} ({ran} stages run, {time.monotonic() - start:.1f} s).")
             if new_key and default_key_path().exists():
-                print(f"Signed with a key made just now: {default_key_path()}")
+                print(f"Signed with a new key: {default_key_path()}")
             where = "" if shown_dist is None else f" {shlex.quote(str(shown_dist))}"
             print(f"Check them with: {myself()} verify{where}")
             print(f"Look at them in: {dist / PAGE_FILE}")
@@ -100,7 +100,7 @@ def run_build(
 
 
 def myself() -> str:
-    """What to type to run this program again: a virtual environment need not be on the PATH."""
+    """Return the command to run this program again; it may not be on the PATH."""
     given = sys.argv[0]
     at_hand = Path(given).name != "kiln" or shutil.which("kiln") == given
     return "kiln" if at_hand else shlex.quote(given)

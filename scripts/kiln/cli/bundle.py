@@ -1,4 +1,4 @@
-"""``kiln bundle``: all that building needs, in one file."""
+"""``kiln bundle``: pack everything that building needs in one file, and import it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group(short_help="All that building needs, in one file.")
 def bundle() -> None:
-    """One file with all that building and reproducing need, for machines off the network."""
+    """One file with everything that building and reproducing need, for offline machines."""
 
 
 @bundle.command("create", short_help="Pack what models and images are made from.")
@@ -86,7 +86,7 @@ def bundle_create(
             if not without_packages:
                 contents.add_packages(folder, names)
             if not without_images:
-                # What comes with a release is never built: it may be anybody's.
+                # Images of a release are never built here: the release may be untrusted.
                 own = folder == project.docker
                 images = Images.on_any_engine(folder, store, reporter.event, may_build=own)
                 for locked in locked_images(folder, sorted(names)):
@@ -110,9 +110,9 @@ def bundle_create(
 @click.argument("file", type=PATH)
 @json_option
 def bundle_import(file: Path, as_json: bool) -> None:
-    """Check every byte of a bundle and take it into the store; load its images.
+    """Check every byte of a bundle, copy its contents into the store, and load its images.
 
-    From then on a build of what is in it needs no network.
+    Afterwards, a build of its contents needs no network.
     """
     from kiln.bundle.reading import import_bundle
     from kiln.images.builder import Images
@@ -144,8 +144,8 @@ def bundle_import(file: Path, as_json: bool) -> None:
             if image.name not in locked or locked[image.name].identity != image.identity:
                 reporter.event(
                     "note",
-                    message=f"image {image.name}: kept as {image.identity}, which is not the one "
-                    "that docker/images.lock names",
+                    message=f"image {image.name}: stored as {image.identity}, which is not the "
+                    "identity in docker/images.lock",
                 )
                 continue
             try:
@@ -153,8 +153,8 @@ def bundle_import(file: Path, as_json: bool) -> None:
             except EngineUnavailableError:
                 reporter.event(
                     "note",
-                    message=f"image {image.name}: kept in the store, for no engine answers; the "
-                    "first build that needs it loads it",
+                    message=f"image {image.name}: kept in the store, because no engine answers; "
+                    "the first build that needs it loads it",
                 )
     _tell(file, found.index, as_json, "imported", new=found.new)
 

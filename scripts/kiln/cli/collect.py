@@ -1,4 +1,4 @@
-"""``kiln collect`` and ``kiln notes``: a release out of parts, and what is written on it."""
+"""``kiln collect`` and ``kiln notes``: make a release from parts, and write its notes."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def collect(
     policy: Path | None,
     as_json: bool,
 ) -> None:
-    """Bring the models of PARTs, dist folders that were built and signed apart, into one.
+    """Copy the models of PARTs, dist folders that were built and signed separately, into one.
 
-    Each PART is verified first, and the whole at the end. Without a PART, only the assets of what
-    is in dist/ are written.
+    Each PART is verified first, and the whole at the end. Without a PART, only the assets of dist/
+    are written.
     """
     from kiln.project.folders import Project
     from kiln.release.assets import write_assets
@@ -87,6 +87,6 @@ def notes(dist: Path | None) -> None:
 
 
 def _workflow() -> str:
-    """The identity that this job of GitHub's signs with; empty elsewhere."""
+    """Return the identity that this GitHub job signs with; empty elsewhere."""
     server, ref = (os.environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "WORKFLOW_REF"))
     return f"{server}/{ref}" if server and ref else ""

@@ -1,4 +1,4 @@
-"""What commands share: options that mean the same everywhere, and what they open."""
+"""Share options between commands, and open what several commands need."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ images_argument = click.argument("names", nargs=-1, metavar="[IMAGE]...")
 
 @contextlib.contextmanager
 def reporter_for(as_json: bool) -> Iterator[JsonReporter | TextReporter]:
-    """Who tells people or programs what goes on."""
+    """Return the reporter, for people or for programs."""
     with JsonReporter() if as_json else TextReporter() as reporter:
         yield reporter
 
 
 def own_store() -> Store:
-    """The user's store, without what killed runs left in it."""
+    """Open the user's store, and remove leftovers of killed runs."""
     from kiln.core.store import Store
 
     store = Store(Store.default_root())
@@ -54,7 +54,7 @@ def own_store() -> Store:
 
 @contextlib.contextmanager
 def opened_images(as_json: bool) -> Iterator[Images]:
-    """The project's images; an engine is looked for when one is needed."""
+    """Open the project's images; an engine is only looked for when needed."""
     from kiln.images.builder import Images
     from kiln.project.folders import Project
 
@@ -64,7 +64,7 @@ def opened_images(as_json: bool) -> Iterator[Images]:
 
 
 def chosen_images(docker: Path, names: Sequence[str]) -> list[str]:
-    """Those named, or all when none is; parents first.
+    """Return the named images, or all when none is named; parents first.
 
     Raises:
         UsageError: there is no such image.

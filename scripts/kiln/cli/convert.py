@@ -1,4 +1,4 @@
-"""``kiln convert`` and ``kiln init``: a model of one's own, without writing a recipe."""
+"""``kiln convert`` and ``kiln init``: convert a user's own model without writing a recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _PATH = PATH
 
-#: What both commands take, in the order of the help.
+#: The options of both commands, in the order of the help.
 _OPTIONS = [
     click.option(
         "--checkpoint",
@@ -46,12 +46,12 @@ _OPTIONS = [
     click.option(
         "--mean",
         metavar="M[,M,M]",
-        help="What a SavedModel wants subtracted from pixels [from --pipeline-config].",
+        help="The value to subtract from a SavedModel's pixels [from --pipeline-config].",
     ),
     click.option(
-        "--std", metavar="S[,S,S]", help="What it wants them divided by [from --pipeline-config]."
+        "--std", metavar="S[,S,S]", help="The value to divide them by [from --pipeline-config]."
     ),
-    click.option("--calibration", type=_PATH, metavar="DIR", help="Images that int8 measures on."),
+    click.option("--calibration", type=_PATH, metavar="DIR", help="Calibration images for int8."),
     click.option("--images", type=_PATH, metavar="DIR", help="Images to check the result on."),
     click.option(
         "--variant",
@@ -64,13 +64,13 @@ _OPTIONS = [
         "--max-detections",
         type=click.IntRange(1, 1000),
         metavar="N",
-        help="How many detections the model gives [its own].",
+        help="Number of detections to output [its own].",
     ),
     click.option(
         "--score-threshold",
         type=click.FloatRange(0, 1),
         metavar="S",
-        help="Least score worth showing, said in the metadata.",
+        help="Least score to show, for the metadata.",
     ),
     click.option("--image-size", metavar="HxW", help="Input in pixels [the model's own]."),
     click.option("--name", help="The model's name [from the files' folder]."),
@@ -83,7 +83,7 @@ _OPTIONS = [
         "--allow",
         multiple=True,
         metavar="FAULT",
-        help="Publish in spite of this fault; may be repeated.",
+        help="Publish despite this fault; may be repeated.",
     ),
 ]
 
@@ -122,7 +122,7 @@ def _size(text: str) -> tuple[int, int]:
     sides = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(32 <= side <= 4096 for side in sides):
         raise UsageError(
-            f"{text!r} is no image size.",
+            f"{text!r} is not an image size.",
             "Give height and width, each from 32 to 4096 pixels: --image-size 320x320.",
         )
     return sides
@@ -130,7 +130,7 @@ def _size(text: str) -> tuple[int, int]:
 
 @click.command(short_help="Convert a checkpoint of your own, without a recipe.")
 @_model_options
-@click.option("--keep-failed", is_flag=True, help="Keep what a failed stage saw and wrote.")
+@click.option("--keep-failed", is_flag=True, help="Keep a failed stage's inputs and output.")
 @click.option(
     "-o", "--dist", "dist", type=_PATH, required=True, help="Where artefacts go: a release."
 )
@@ -138,7 +138,7 @@ def _size(text: str) -> tuple[int, int]:
 def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None:
     """Convert a model of your own and publish it, signed, in a release folder.
 
-    All that `kiln build` does with a recipe, with the recipe that `kiln init` would write.
+    Does the same as `kiln init` followed by `kiln build`.
     """
     from kiln.building.conversion import prepared
     from kiln.cli.build import run_build
@@ -162,14 +162,16 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
 
 @click.command(short_help="Write the recipe of a checkpoint of your own.")
 @_model_options
-@click.option("--no-pin", is_flag=True, help="Take whatever the files hold when it is built.")
-@click.option("--force", is_flag=True, help="Replace a recipe that is there.")
+@click.option(
+    "--no-pin", is_flag=True, help="Do not pin digests: build whatever the files hold then."
+)
+@click.option("--force", is_flag=True, help="Replace an existing recipe.")
 @click.option(
     "-o", "folder", type=_PATH, required=True, metavar="FOLDER", help="Usually models/NAME."
 )
 @json_option
 def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) -> None:
-    """Write FOLDER/recipe.toml for a model of your own, to be kept in git and built."""
+    """Write FOLDER/recipe.toml for a model of your own, to keep in git and build."""
     from kiln.building.from_training import recipe_text, settle
     from kiln.cli.build import myself
     from kiln.core.files import write_atomic

@@ -1,4 +1,4 @@
-"""``kiln diff``: how two ``.tflite`` files differ."""
+"""``kiln diff``: report how two ``.tflite`` files differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kiln.cli.reporters import JsonReporter
 from kiln.core.output import tolerant_output
 
 DIFFERENT = 1
-"""Exit code where the files differ, as diff(1) has it; no failure ends in it."""
+"""Exit code where the files differ, like diff(1); no failure uses it."""
 
 
 @click.command("diff", short_help="Say how two .tflite files differ.")
@@ -20,7 +20,7 @@ DIFFERENT = 1
 @click.option("--all", "all_items", is_flag=True, help="List every difference.")
 @json_option
 def diff_command(a: Path, b: Path, all_items: bool, as_json: bool) -> None:
-    """Say how A and B differ, any .tflite files; exit code 0: the same bytes, 1: they differ."""
+    """Report how A and B, any .tflite files, differ; exit code 0: same bytes, 1: they differ."""
     from kiln.tflite.diff import compare
 
     found = compare(a, b)

@@ -1,4 +1,4 @@
-"""``kiln images``: the sealed images that stages run in."""
+"""``kiln images``: build, verify and list the sealed images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def images() -> None:
 @click.option("--force", is_flag=True, help="Build even where the engine holds the locked image.")
 @json_option
 def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json: bool) -> None:
-    """Build the images (all when none is named), seal them, and hold them against the lock."""
+    """Build the images (all when none is named), seal them, and check them against the lock."""
     from kiln.images.lock import locked_image
     from kiln.project.folders import Project
 
@@ -44,7 +44,7 @@ def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json
 @images_argument
 @json_option
 def images_verify(names: tuple[str, ...], as_json: bool) -> None:
-    """Rebuild images without any cache and say which files differ from the locked ones."""
+    """Rebuild images without any cache and list the files that differ from the locked ones."""
     from kiln.images.lock import locked_image
 
     rows = []
@@ -84,7 +84,7 @@ def images_list(as_json: bool) -> None:
 @images_argument
 @json_option
 def images_context(names: tuple[str, ...], as_json: bool) -> None:
-    """Lay out build contexts in .kiln/context/ for `docker compose build`."""
+    """Write build contexts to .kiln/context/ for `docker compose build`."""
     from kiln.core.store import Store
     from kiln.images import definition as definitions
     from kiln.project.folders import Project

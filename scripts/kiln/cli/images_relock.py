@@ -1,4 +1,4 @@
-"""``kiln images relock``: record what images have become, and say what changed."""
+"""``kiln images relock``: rebuild and record images, and list the changes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from kiln.cli.common import chosen_images, images_argument, json_option, opened_
 from kiln.cli.reporters import JsonReporter
 
 
-@click.command("relock", short_help="Rebuild images and record them anew.")
+@click.command("relock", short_help="Rebuild images and record them again.")
 @images_argument
 @click.option("--once", is_flag=True, help="Build once, not twice to compare.")
 @json_option
 def images_relock(names: tuple[str, ...], once: bool, as_json: bool) -> None:
-    """Rebuild images (all when none is named), record them in docker/images.lock, and say in words
-    what changed.
+    """Rebuild images (all when none is named), record them in docker/images.lock, and list the
+    changes.
 
-    Those they start from come first. Each is built twice and must come out the same.
+    Parents come first. Each image is built twice, and both builds must be the same.
     """
     from kiln.images.relock import relock
     from kiln.project.folders import Project
@@ -40,4 +40,4 @@ def images_relock(names: tuple[str, ...], once: bool, as_json: bool) -> None:
             for line in item.changes:
                 print(f"  {line}")
             if item.stale:
-                print(f"  Out of date now, for they start from it: {', '.join(item.stale)}")
+                print(f"  Out of date now, because they start from it: {', '.join(item.stale)}")

@@ -1,4 +1,4 @@
-"""``kiln images sbom``: what is in the sealed images, as CycloneDX."""
+"""``kiln images sbom``: list the contents of the sealed images, as CycloneDX."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kiln.cli.reporters import JsonReporter
 
 @click.command("sbom", short_help="Write what is in images, as CycloneDX.")
 @images_argument
-@click.option("--check", is_flag=True, help="Only say whether the files are of the locks.")
+@click.option("--check", is_flag=True, help="Only check that the files match the locks.")
 @json_option
 def images_sbom(names: tuple[str, ...], check: bool, as_json: bool) -> None:
     """Write docker/IMAGE/sbom.cdx.json (of all images when none is named).
@@ -28,7 +28,7 @@ def images_sbom(names: tuple[str, ...], check: bool, as_json: bool) -> None:
     if check:
         refuse_outdated(docker_dir, chosen)
         if not as_json:
-            print(f"Of the locks: {', '.join(chosen)}")
+            print(f"Up to date: {', '.join(chosen)}")
         return
     project.refuse_changes()
     store = Store(Store.default_root())
@@ -48,4 +48,4 @@ def images_sbom(names: tuple[str, ...], check: bool, as_json: bool) -> None:
             if as_json:
                 JsonReporter().event("sbom", image=name, file=str(path), changed=changed)
             else:
-                print(f"{path}: {'written anew' if changed else 'as it was'}")
+                print(f"{path}: {'written' if changed else 'unchanged'}")

@@ -1,4 +1,4 @@
-"""``kiln images save``, ``load`` and ``push``: sealed images as files and in registries."""
+"""``kiln images save``, ``load`` and ``push``: move sealed images by file or registry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kiln.core.errors import ImageMismatchError, UsageError
 def images_save(names: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Write sealed images (all when none is named) as archives for `docker load`.
 
-    The same bytes from every engine. `kiln images load` holds them against the lock.
+    Every engine gives the same bytes. `kiln images load` checks them against the lock.
     """
     from kiln.images.lock import locked_image
 
@@ -57,7 +57,7 @@ def images_save(names: tuple[str, ...], out: Path, as_json: bool) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=PATH)
 @json_option
 def images_load(files: tuple[Path, ...], as_json: bool) -> None:
-    """Load archives of sealed images, after holding each against docker/images.lock."""
+    """Check archives of sealed images against docker/images.lock, and load them."""
     with opened_images(as_json) as images:
         for path in files:
             if not path.is_file():
@@ -78,7 +78,7 @@ def images_load(files: tuple[Path, ...], as_json: bool) -> None:
 @images_argument
 @json_option
 def images_push(names: tuple[str, ...], as_json: bool) -> None:
-    """Put the sealed images (all when none is named) into the registry KILN_IMAGE_REGISTRY."""
+    """Push the sealed images (all when none is named) to the registry KILN_IMAGE_REGISTRY."""
     from kiln.images import registry
     from kiln.images.lock import locked_image
 
@@ -94,7 +94,7 @@ def images_push(names: tuple[str, ...], as_json: bool) -> None:
             if not images.present(locked):
                 raise ImageMismatchError(
                     f"The engine does not hold the sealed image {name!r}.",
-                    f"`kiln images build {name}` brings it.",
+                    f"`kiln images build {name}` provides it.",
                 )
             reference = registry.push(images.engine, locked, where)
             if as_json:

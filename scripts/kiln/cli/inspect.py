@@ -1,4 +1,4 @@
-"""``kiln inspect``: what is in a ``.tflite`` file."""
+"""``kiln inspect``: describe the contents of a ``.tflite`` file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kiln.core.output import tolerant_output
 @click.argument("file", type=PATH)
 @json_option
 def inspect_command(file: Path, as_json: bool) -> None:
-    """Say what is in FILE, any .tflite: tensors, operators, weights, metadata, labels."""
+    """Describe FILE, any .tflite: tensors, operators, weights, metadata, labels."""
     from kiln.tflite.inspect import inspect
 
     found = inspect(file)

@@ -1,4 +1,4 @@
-"""``kiln keys``: the key that signs releases, made, shown and replaced."""
+"""``kiln keys``: create, show and rotate the key that signs releases."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def show_key(as_json: bool) -> None:
 @_no_password
 @json_option
 def rotate_key(no_password: bool, as_json: bool) -> None:
-    """Make a new key in the place of the signing key and keep the old one beside it.
+    """Replace the signing key with a new one, and keep the old one beside it.
 
-    A statement signed by the old key names the new one, so that whoever trusts the old one can
+    A statement signed by the old key names the new one, so that users who trust the old key can
     follow. Both passwords are asked for on a terminal; else KILN_SIGNING_KEY_PASSWORD is both.
     """
     from kiln.signing import keys
@@ -89,7 +89,7 @@ def rotate_key(no_password: bool, as_json: bool) -> None:
     old_password = None
     if keys.is_locked(path):
         old_password = _password_from_environment() or _ask(f"Password of {path}", confirm=False)
-    keys.load_key(path, old_password)  # a wrong password is said before a new one is asked for
+    keys.load_key(path, old_password)  # report a wrong password before asking for a new one
     done = rotate(path, old_password, _new_password(no_password))
     if as_json:
         JsonReporter().event(
@@ -131,7 +131,7 @@ def _ask(what: str, *, confirm: bool) -> bytes:
         raise UsageError(
             f"{what}: there is no terminal to ask for it.",
             "Set KILN_SIGNING_KEY_PASSWORD"
-            + (", or say --no-password to have none." if confirm else "."),
+            + (", or use --no-password for none." if confirm else "."),
         )
     answer: str = click.prompt(what, hide_input=True, confirmation_prompt=confirm, err=True)
     return answer.encode()

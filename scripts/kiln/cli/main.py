@@ -1,4 +1,4 @@
-"""The ``kiln`` command: arguments in, tables and exit codes out; no logic of its own."""
+"""Start the ``kiln`` command: parse arguments, print tables, set exit codes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from kiln.core.errors import RecipeError, UsageError
 from kiln.core.output import table
 from kiln.core.version import __version__
 
-# Heavy modules (docker, pydantic, signing) are imported by the commands that use them: a
-# command that finds nothing to do must not pay for them.
+# Commands import heavy modules (docker, pydantic, signing) themselves: a command with nothing to
+# do should not pay for them.
 
 
 def main() -> None:
-    """Run the command line; every failure becomes one message and its own exit code."""
+    """Run the command line; every failure becomes one message and an exit code."""
     run_command(cli, "kiln")
 
 
@@ -57,7 +57,7 @@ def cli() -> None:
     "--jobs", type=click.IntRange(1, 64), default=1, metavar="N", help="Models at a time [1]."
 )
 @models_dir_option
-@click.option("--keep-failed", is_flag=True, help="Keep what a failed stage saw and wrote.")
+@click.option("--keep-failed", is_flag=True, help="Keep a failed stage's inputs and output.")
 @dist_option
 @json_option
 def build(
@@ -102,7 +102,7 @@ def build(
 @cli.command(short_help="List the recipes.")
 @json_option
 def models(as_json: bool) -> None:
-    """List the recipes: source and whether it is at hand, variants, and the last build's result."""
+    """List the recipes: source, whether it is downloaded, variants, and the last build's result."""
     from kiln.building.catalogue import catalogue
     from kiln.core.store import Store
     from kiln.project.folders import Project
@@ -121,7 +121,7 @@ def models(as_json: bool) -> None:
 @cli.command(short_help="Say what is fine, what is not, and what to do.")
 @json_option
 def doctor(as_json: bool) -> None:
-    """Say what kiln needs, what is fine, what is not, and what to do about it."""
+    """Check what kiln needs of this machine, and tell how to fix problems."""
     from kiln.building.doctor import examine
     from kiln.project.folders import Project
 
@@ -142,7 +142,7 @@ def doctor(as_json: bool) -> None:
 
 
 @cli.command(short_help="Remove what killed runs left behind.")
-@click.option("--store", "empty_store", is_flag=True, help="Also forget every download and result.")
+@click.option("--store", "empty_store", is_flag=True, help="Also remove every download and result.")
 @click.option("--images", "drop_images", is_flag=True, help="Also remove the sealed images.")
 @json_option
 def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""``kiln page``: the release's page, written anew."""
+"""``kiln page``: write the release's page again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kiln.core.errors import UsageError
 @click.option("--out", type=PATH, default=None, help="Write it there [DIST/index.html].")
 @json_option
 def page(dist: Path | None, out: Path | None, as_json: bool) -> None:
-    """Write the release's page anew, and sign it.
+    """Write the release's page again, and sign it.
 
-    It says what is in dist/, how good it is, how to use and how to verify it.
+    It shows what is in dist/, how good it is, how to use and how to verify it.
     """
     from kiln.core.files import write_atomic
     from kiln.page.document import PAGE_FILE, render

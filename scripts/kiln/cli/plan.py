@@ -1,4 +1,4 @@
-"""``kiln plan``: what a build would do, for people and for job matrices."""
+"""``kiln plan``: show what a build would do, for people and for job matrices."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plan(
     github_matrix: bool,
     as_json: bool,
 ) -> None:
-    """Say what a build would do (of all recipes when none is named), and do none of it.
+    """Show what a build would do (of all recipes when none is named), without doing it.
 
     With --github-matrix, a strategy matrix of the models that a release holds: samples and models
     whose archives their recipes pin, others only when named.
@@ -69,13 +69,13 @@ def _matrix(recipes: list[Recipe], variants: list[Variant], *, named: bool) -> d
     for recipe in recipes:
         if named and recipe.source.only_here:
             raise UsageError(
-                f"The source of model {recipe.name!r} is on this machine only.",
+                f"The source of model {recipe.name!r} is only on this machine.",
                 "No other machine can build it: leave it out of the matrix.",
             )
     chosen = [recipe for recipe in recipes if named or for_release(recipe)]
     if not chosen:
         raise UsageError(
-            "No recipe fits that could be built anywhere.", "Name the models that are meant."
+            "No matching recipe can be built on another machine.", "Name the models that are meant."
         )
     return {
         "include": [
@@ -90,7 +90,7 @@ def _matrix(recipes: list[Recipe], variants: list[Variant], *, named: bool) -> d
 
 
 def _told(item: Forecast) -> str:
-    place = "at hand" if item.at_hand else "to be downloaded, keys are known then"
+    place = "available" if item.at_hand else "to be downloaded; keys are known then"
     lines = [
         f"{item.model}: {' '.join(item.variants)}",
         f"  image   {item.image}, {item.identity}",

@@ -1,4 +1,4 @@
-"""How ``kiln``, and the developers' programs beside it, start and end."""
+"""Start and end ``kiln`` and the developers' programs: signals, failures, exit codes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def run_command(command: click.Command, name: str) -> NoReturn:
 
 
 def run(program: Callable[[], object], name: str) -> NoReturn:
-    """Run a program, and end the process; every failure is one message and its own exit code.
+    """Run a program, and end the process; every failure becomes one message and an exit code.
 
     Args:
-        program: returns the exit code, or nothing where all went well.
+        program: returns the exit code, or ``None`` if all went well.
         name: what messages begin with.
     """
     try:
@@ -49,7 +49,7 @@ def _guard() -> Iterator[None]:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were loaded
             signal.signal(signal.SIGINT, signal.default_int_handler)
         watch_output()
-        # What is likely has words of its own where it happens; this is for the rest.
+        # Likely failures have their own messages where they happen; this is for the rest.
         with system_guard():
             try:
                 yield
@@ -67,10 +67,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _invoke(command: click.Command, name: str) -> object:
-    if os.environ.get(f"_{name.upper()}_COMPLETE"):  # a shell asks what could come next
+    if os.environ.get(f"_{name.upper()}_COMPLETE"):  # a shell asks for completions
         command.main(prog_name=name)
     try:
-        # What click's own main() adds would end with code 1 for whatever pipe is broken.
+        # Not click's own main(): it ends with code 1 on any broken pipe.
         with command.make_context(name, sys.argv[1:]) as context:
             return command.invoke(context)
     except click.exceptions.Exit as end:
@@ -91,14 +91,14 @@ def _fail(error: KilnError, name: str) -> NoReturn:
     except (OSError, OutputClosedError):
         discard_output()
     if isinstance(error, CancelledError | OutputClosedError):
-        # A thread that is deep in an image build would keep the interpreter waiting; closing its
-        # connection is what makes the engine stop that build.
+        # A thread in an image build would keep the interpreter waiting; closing its connection
+        # makes the engine stop that build.
         os._exit(error.exit_code)
     sys.exit(error.exit_code)
 
 
 def complain(error: KilnError, name: str) -> None:
-    """Say what failed and what to do; as a JSON event where that was asked for."""
+    """Print what failed and what to do next; as a JSON event with ``--json``."""
     if "--json" in sys.argv:
         JsonReporter().event(
             "error",
@@ -108,7 +108,7 @@ def complain(error: KilnError, name: str) -> None:
             exit_code=error.exit_code,
         )
         return
-    # Names in it, and reasons, may come from a stranger's file.
+    # Names and reasons in it may come from an untrusted file.
     print(f"{name}: {plain(error.message, keep=_SHOWN)}", file=sys.stderr)
     if error.remedy:
         print(f"{' ' * len(name)}  {plain(error.remedy, keep=_SHOWN)}", file=sys.stderr)

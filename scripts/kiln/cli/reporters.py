@@ -1,4 +1,4 @@
-"""What people (and, with ``--json``, programs) see while kiln works."""
+"""Show progress to people and, with ``--json``, to programs."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class JsonReporter:
 class TextReporter:
     """Lines on standard error, and live bars when that is a terminal.
 
-    Lines say what ended, with the time since the start: one for each stage, two for an image that
-    is built. Bars show bytes and the current step of whatever runs.
+    Lines report what ended, with the time since the start: one for each stage, two for an image
+    build. Bars show bytes and the current step of running work.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class TextReporter:
         return None
 
     def _line(self, text: str) -> None:
-        # Names and messages may be somebody else's.
+        # Names and messages may be untrusted.
         stamp = f"[{time.monotonic() - self._start:6.1f}s] {plain(text, keep=_LINE_END)}"
         if self._progress is not None:
             self._progress.console.print(stamp, highlight=False, markup=False)

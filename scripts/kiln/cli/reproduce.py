@@ -1,4 +1,4 @@
-"""``kiln reproduce``: make a release's artefacts again, and compare the bytes."""
+"""``kiln reproduce``: rebuild a release's artefacts, and compare the bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kiln.reproduce.verdict import Verdict
     from kiln.running.limits import Limits
 
-#: Seconds; more than a timer can wait is no time limit.
+#: Seconds; longer timeouts overflow a timer.
 _MAX_TIME = 10**9
 
 
@@ -38,21 +38,21 @@ _MAX_TIME = 10**9
 )
 @click.option("--source", type=PATH, metavar="FILE", help="source.tar, if it is not in place.")
 @click.option(
-    "--inputs", "folders", type=PATH, multiple=True, metavar="DIR", help="Where inputs may be."
+    "--inputs", "folders", type=PATH, multiple=True, metavar="DIR", help="A folder with inputs."
 )
 @click.option("--key", type=PATH, help="Trusted public key [your own].")
 @click.option("--policy", type=PATH, help="Trust file: who may sign what (docs/trust.md).")
-@click.option("--unverified", is_flag=True, help="Look at no signature: nobody vouches.")
-@click.option("--keep", type=PATH, metavar="DIR", help="Keep what came out otherwise.")
+@click.option("--unverified", is_flag=True, help="Do not verify signatures.")
+@click.option("--keep", type=PATH, metavar="DIR", help="Keep rebuilt files that differ.")
 @click.option(
-    "--memory", metavar="SIZE", help="The most that a container gets, whatever is recorded [8 GiB]."
+    "--memory", metavar="SIZE", help="Memory limit of a container, whatever is recorded [8 GiB]."
 )
-@click.option("--timeout", metavar="TIME", help="The longest that one runs, likewise [1 h].")
+@click.option("--timeout", metavar="TIME", help="Time limit, likewise [1 h].")
 @click.option(
     "--build-strangers-image",
     "strangers_image",
     is_flag=True,
-    help="Where the image is not to be had, run the release's own installer as root in a build "
+    help="If the image is not available, run the release's own installer as root in a build "
     "container, without a network, to build it.",
 )
 @json_option
@@ -73,7 +73,7 @@ def reproduce(
     strangers_image: bool,
     as_json: bool,
 ) -> None:
-    """Make the artefacts of TARGET again from their provenance, and compare them byte by byte.
+    """Rebuild the artefacts of TARGET from their provenance, and compare them byte by byte.
 
     TARGET is a release (folder or archive), a model's folder in it, an artefact, or a provenance
     file.
@@ -102,7 +102,7 @@ def reproduce(
         store.sweep()
         reporter = stack.enter_context(reporter_for(as_json))
         if unverified:
-            reporter.event("note", message="no signature is looked at: nobody vouches for this")
+            reporter.event("note", message="signatures are not verified: this release is untrusted")
         if bundle is not None:
             _import(bundle, store, reporter)
         reproducer = Reproducer(
@@ -125,10 +125,10 @@ def reproduce(
 
 
 def _most(memory: str | None, timeout: str | None) -> Limits:
-    """What a container gets at most.
+    """Return the limits of a container.
 
     Raises:
-        UsageError: an option says something else than a size or a time.
+        UsageError: an option is not a size or a time.
     """
     from kiln.recipes.values import parse_duration, parse_size
     from kiln.running.limits import Limits
@@ -140,7 +140,7 @@ def _most(memory: str | None, timeout: str | None) -> Limits:
         if timeout is not None:
             most = replace(most, timeout=float(min(parse_duration(timeout), _MAX_TIME)))
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"{error}.", "Such as --memory 16GiB, --timeout 2h.") from None
+        raise UsageError(f"{error}.", "Examples: --memory 16GiB, --timeout 2h.") from None
     return most
 
 
@@ -153,11 +153,11 @@ def _opener(target: Path, key: Path | None, policy: Path | None, unverified: boo
     from kiln.signing.trust_file import load_policy
 
     if sum((key is not None, policy is not None, unverified)) > 1:
-        raise UsageError("--key, --policy and --unverified exclude each other.", "Choose one.")
+        raise UsageError("--key, --policy and --unverified cannot be combined.", "Choose one.")
     if unverified:
         return None
     trust = load_policy(policy) if policy is not None else trust_in_key(load_public_key(key))
-    for folder in (target, *target.parents[:3]):  # for signers known by their key's id alone
+    for folder in (target, *target.parents[:3]):  # for signers known by key id only
         with contextlib.suppress(OSError, MalformedError):
             trust.offer_key(read_file(folder / KEY_FILE, bounds.KEY.most))
 
@@ -165,7 +165,7 @@ def _opener(target: Path, key: Path | None, policy: Path | None, unverified: boo
         statement = trust.open(data, PROVENANCE, model, name)
         if unmet := trust.requirements.unmet_by_provenance(statement):
             raise VerificationError(
-                f"The artefact of {name} {'; '.join(unmet)}.", "The trust file forbids that."
+                f"The artefact of {name} {'; '.join(unmet)}.", "The trust file does not allow that."
             )
         return statement
 
@@ -187,7 +187,7 @@ def _import(bundle: Path, store: Any, reporter: JsonReporter | TextReporter) -> 
         reporter.event("bundle", what="reading", done=done, total=total)
 
     found = import_bundle(bundle.absolute(), store, progress)
-    reporter.event("note", message=f"{bundle}: {found.new} contents taken into the store")
+    reporter.event("note", message=f"{bundle}: {found.new} contents copied into the store")
 
 
 def _show(verdicts: Sequence[Verdict]) -> None:
@@ -221,10 +221,10 @@ def _judge(verdicts: Sequence[Verdict]) -> None:
     if count[DIFFERS]:
         raise NotReproducedError(
             f"Of {len(verdicts)} artefacts: {said}. Not identical: {', '.join(names)}.",
-            "Each one's suspected cause is above; --keep keeps what was made, for `kiln diff`.",
+            "The suspected causes are above; --keep keeps the rebuilt files, for `kiln diff`.",
         )
     if count[IMPOSSIBLE]:
         raise CannotReproduceError(
             f"Of {len(verdicts)} artefacts: {said}. Not rebuilt: {', '.join(names)}.",
-            "What is missing, and where it could come from, is above.",
+            "Missing files, and where to get them, are listed above.",
         )

@@ -1,4 +1,4 @@
-"""``kiln verify``: a release, its archive, or one artefact, against whom one trusts."""
+"""``kiln verify``: verify a release, its archive, or one artefact, by whom the user trusts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("target", required=False, type=PATH)
 @click.option("--key", type=PATH, help="Trusted public key [your own].")
 @click.option("--identity", metavar="ID", help="Trusted identity instead of a key (* allowed).")
-@click.option("--issuer", metavar="URL", help="Who vouches for that identity.")
+@click.option("--issuer", metavar="URL", help="The issuer of that identity.")
 @click.option("--policy", type=PATH, help="Trust file: who may sign what (docs/trust.md).")
 @click.option("--trusted-root", type=PATH, help="Keys behind identities [sigstore's public ones].")
 @click.option("--bundle", "bundles", type=PATH, multiple=True, help="A single file's bundle.")
@@ -41,7 +41,7 @@ def verify(
     """Check signatures, digests, provenance and that nothing was added, in TARGET [dist/].
 
     TARGET is a release folder, an archive of one (.tar, .tar.gz, .tgz, .zip), or one .tflite file
-    with its bundles beside it. Nothing is asked of any network.
+    with its bundles beside it. The network is not used.
     """
     from kiln.project.folders import Project
     from kiln.release import single_file
@@ -51,7 +51,9 @@ def verify(
     place = (target or Project.find().root / "dist").absolute()
     single = place.is_file() and not single_file.is_archive(place)
     if bundles and not single:
-        raise UsageError("--bundle goes with a single file.", "A folder's bundles are inside it.")
+        raise UsageError(
+            "--bundle only applies to a single file.", "A folder's bundles are inside it."
+        )
     trust = choose_trust(key, identity, issuer, policy, trusted_root)
     if single:
         _show_file(single_file.verify_file(place, trust, bundles), as_json)

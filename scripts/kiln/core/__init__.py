@@ -1,3 +1,3 @@
-"""Errors, files, digests, the local store, and output: knows nothing of TFLite, containers or
-signatures, nor of this project's own folders. Every other package may use all of it.
+"""Provide errors, files, digests, the local store and output. Nothing here knows TFLite,
+containers, signatures or this project's own folders. Every other package may use all of it.
 """

@@ -1,4 +1,4 @@
-"""Digests of files, folders and plain data, the same on every machine."""
+"""Compute digests of files, folders and plain data, the same on every machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kiln.core.errors import StoreError
 _CHUNK = 1 << 20
 
 CACHE_PATTERNS: tuple[str, ...] = ("__pycache__", "*.pyc")
-"""Names :func:`tree_digest` passes over: Python writes them as a side effect of running."""
+"""Names that :func:`tree_digest` skips: Python writes them as a side effect of running."""
 
 
 def sha256_bytes(data: bytes) -> str:
-    """SHA-256 of ``data``, 64 lower-case hex digits.
+    """Compute SHA-256 of ``data``, 64 lower-case hex digits.
 
     >>> sha256_bytes(b"")[:16]
     'e3b0c44298fc1c14'
@@ -29,7 +29,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, 64 lower-case hex digits; ``OSError`` if it cannot be read."""
+    """Compute SHA-256 of a file, 64 lower-case hex digits; ``OSError`` if it cannot be read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -38,10 +38,10 @@ def sha256_file(path: Path) -> str:
 
 
 def git_blob_sha1_file(path: Path) -> str:
-    """What ``git hash-object`` prints for a file: SHA-1 of ``blob <size>\\0`` and the content.
+    """Compute ``git hash-object`` of a file: SHA-1 of ``blob <size>\\0`` and the content.
 
-    The published fingerprints of the zoo archives' files have this form. It identifies, it does
-    not protect: a pin that must withstand an attacker is a SHA-256.
+    The published fingerprints of the zoo archives' files have this form. It identifies a file but
+    does not protect against attackers; SHA-256 does.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -52,12 +52,12 @@ def git_blob_sha1_file(path: Path) -> str:
 
 
 def canonical_json(obj: Any) -> bytes:
-    """``obj`` as JSON with one possible spelling: sorted keys, no spaces, UTF-8.
+    """Encode ``obj`` as canonical JSON: sorted keys, no spaces, UTF-8.
 
     Numbers keep their kind (``1`` and ``1.0`` differ); tuples are lists.
 
     Raises:
-        TypeError: something JSON has no word for, or a mapping key that is not a string (the
+        TypeError: a value that JSON cannot express, or a mapping key that is not a string (the
             ``json`` module would turn ``1`` into ``"1"`` and let two keys collide).
         ValueError: NaN, infinity, a lone surrogate, or a structure that contains itself.
 
@@ -67,7 +67,7 @@ def canonical_json(obj: Any) -> bytes:
     text = json.dumps(
         obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
-    _refuse_other_keys(obj)  # after dumps, which has found any cycle
+    _refuse_other_keys(obj)  # after dumps, which detects cycles
     return text.encode("utf-8")
 
 
@@ -83,22 +83,22 @@ def _refuse_other_keys(obj: Any) -> None:
 
 
 def key_of(obj: Any) -> str:
-    """SHA-256 of :func:`canonical_json`: the key of anything plain data describes."""
+    """Compute SHA-256 of :func:`canonical_json`: a key for plain data."""
     return sha256_bytes(canonical_json(obj))
 
 
 def tree_digest(root: Path, *, exclude: Iterable[str] = CACHE_PATTERNS) -> str:
-    """One digest for what a folder holds: relative paths, executable bits and contents.
+    """Compute one digest of a folder: relative paths, executable bits and contents.
 
     Times, owners, other mode bits, empty folders and the order of the directory do not count.
 
     Args:
         root: the folder.
-        exclude: shell patterns of file or folder *names* to pass over.
+        exclude: shell patterns of file or folder *names* to skip.
 
     Raises:
-        StoreError: ``root`` is no folder, or holds a symbolic link, a device, a socket or a
-            name that is not UTF-8: none of these can be carried to another machine as it is.
+        StoreError: ``root`` is not a folder, or holds a symbolic link, a device, a socket or a
+            name that is not UTF-8: these cannot be copied to every machine unchanged.
     """
     patterns = tuple(exclude)
     if not root.is_dir():
@@ -107,7 +107,7 @@ def tree_digest(root: Path, *, exclude: Iterable[str] = CACHE_PATTERNS) -> str:
 
 
 def tree_key(files: Mapping[str, tuple[bool, str]]) -> str:
-    """:func:`tree_digest` of files by relative path: whether each is executable, its SHA-256."""
+    """Compute :func:`tree_digest` from relative path -> (executable?, SHA-256)."""
     return key_of([[path, *files[path]] for path in sorted(files)])
 
 

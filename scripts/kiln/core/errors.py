@@ -1,4 +1,4 @@
-"""Every failure a user can meet, one class per kind.
+"""Define the failures that users can meet, one class per kind.
 
 Each class has its own process exit code, and every instance says what happened and what to
 do next. ``kiln.cli`` prints both and exits with :attr:`KilnError.exit_code`; nothing else in
@@ -37,19 +37,19 @@ class UsageError(KilnError):
 
 
 class RecipeError(KilnError):
-    """A recipe cannot be read, or says something contradictory or unknown."""
+    """A recipe cannot be read, or has contradictory or unknown values."""
 
     exit_code, kind = 10, "recipe"
 
 
 class SourceUnavailableError(KilnError):
-    """Something that has to be downloaded cannot be: no network, no such file, no mirror."""
+    """A download is not possible: no network, no such file, no mirror."""
 
     exit_code, kind = 11, "source-unavailable"
 
 
 class DigestMismatchError(KilnError):
-    """Bytes are not the bytes that were pinned."""
+    """Bytes do not match their pinned digest."""
 
     exit_code, kind = 12, "digest-mismatch"
 
@@ -61,7 +61,7 @@ class ArchiveError(KilnError):
 
 
 class UnsupportedModelError(KilnError):
-    """The model's architecture or configuration cannot be converted, and why."""
+    """The model's architecture or configuration cannot be converted; the message says why."""
 
     exit_code, kind = 14, "unsupported-model"
 
@@ -121,25 +121,25 @@ class ImageMismatchError(KilnError):
 
 
 class StageFailedError(KilnError):
-    """A stage ended without a result, for a reason that has no class of its own."""
+    """A stage ended without a result, for a reason without its own class."""
 
     exit_code, kind = 24, "stage-failed"
 
 
 class StageTimeoutError(KilnError):
-    """A stage ran longer than it may."""
+    """A stage exceeded its time limit."""
 
     exit_code, kind = 25, "stage-timeout"
 
 
 class StageOutOfMemoryError(KilnError):
-    """A stage was killed for using more memory than it may."""
+    """A stage was killed for exceeding its memory limit."""
 
     exit_code, kind = 26, "stage-out-of-memory"
 
 
 class StageOutputError(KilnError):
-    """A stage left more than it may, or something that is not taken: links, devices, odd names."""
+    """A stage wrote too much, or something that is refused: links, devices, odd names."""
 
     exit_code, kind = 27, "stage-output"
 
@@ -157,7 +157,7 @@ class DiskFullError(KilnError):
 
 
 class SystemRefusedError(KilnError):
-    """The operating system refused something: a name too long, too many open files, and so on."""
+    """The operating system refused a request: a name too long, too many open files, and so on."""
 
     exit_code, kind = 32, "system"
 
@@ -169,25 +169,25 @@ class SigningKeyError(KilnError):
 
 
 class VerificationError(KilnError):
-    """A signature, digest or file list does not hold."""
+    """A signature, digest or file list is not valid."""
 
     exit_code, kind = 41, "verification"
 
 
 class NotReproducedError(KilnError):
-    """What was made again from the provenance has other bytes than what was released."""
+    """An artefact that was rebuilt from its provenance differs from the released one."""
 
     exit_code, kind = 42, "not-reproduced"
 
 
 class CannotReproduceError(KilnError):
-    """Something that an artefact was made from, or with, is not to be had any more."""
+    """Something that an artefact was made from, or with, is no longer available."""
 
     exit_code, kind = 43, "cannot-reproduce"
 
 
 class PartialBuildError(KilnError):
-    """Some models were built and some were not; each failure has been reported by itself."""
+    """Some models were built and some were not; each failure was reported separately."""
 
     exit_code, kind = 50, "partial-build"
 
@@ -199,7 +199,7 @@ class CancelledError(KilnError):
 
 
 class OutputClosedError(KilnError):
-    """Whoever read the output has gone, as `head` does, and the rest of it is lost."""
+    """The reader of the output has gone, as `head` does; the rest of it is lost."""
 
     # What a shell reports of a program that SIGPIPE ended, 128 + 13. Not 0, which promises that
     # all went well: of `kiln diff` that two files are the same, of `kiln verify --json` that every
@@ -208,7 +208,7 @@ class OutputClosedError(KilnError):
 
 
 def error_for_kind(kind: str) -> type[KilnError]:
-    """The class whose :attr:`~KilnError.kind` is ``kind`` (stages report failures by kind).
+    """Return the class whose :attr:`~KilnError.kind` is ``kind`` (stages report failures by kind).
 
     >>> error_for_kind("label-map").__name__
     'LabelMapError'

@@ -1,4 +1,4 @@
-"""Writing so that a reader sees the old or the new, never something between."""
+"""Write files atomically: a reader sees the old or the new content, never a mixture."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from kiln.core.lease import is_abandoned, tagged_name
 from kiln.core.listing import printable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# A folder that was emptied is not empty, or is no folder any more.
+# The folder is not empty again, or is not a folder any more.
 _CHANGED = {errno.ENOTEMPTY, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}
-# As good as none: what was half made may have been removed again before anybody asks.
+# As good as none: half-made files may have been removed again before this is checked.
 _FEW_INODES = 8
 _LONGEST_NAME = 300  # characters of a path that a message shows in full
 _REMEDIES = {
@@ -32,7 +32,7 @@ _REMEDIES = {
     errno.EPERM: "Check who owns it, and its permissions.",
     errno.EROFS: "Mount its file system so that it can be written, or name another folder.",
     errno.ELOOP: "Its symbolic links lead in a circle: correct them, or name another path.",
-    errno.EIO: "The disk failed: look at the system's log.",
+    errno.EIO: "The disk failed: check the system's log.",
 }
 _COPY_CHUNK = 4 << 20
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -42,13 +42,13 @@ _RENAME_EXCHANGE = 2  # <linux/fs.h>
 
 @contextlib.contextmanager
 def disk_guard(path: Path) -> Iterator[None]:
-    """Turn "no space left" into a message.
+    """Convert "no space left" to DiskFullError.
 
     Args:
         path: where the body writes; it need not exist yet.
 
     Raises:
-        DiskFullError: the body met ENOSPC or EDQUOT. Every other exception passes unchanged.
+        DiskFullError: the body raised ENOSPC or EDQUOT. Every other exception passes unchanged.
     """
     try:
         yield
@@ -59,9 +59,9 @@ def disk_guard(path: Path) -> Iterator[None]:
 
 
 def _disk_full(path: Path, error: OSError) -> DiskFullError:
-    """What ENOSPC or EDQUOT means where ``path`` was to be written: a file system has several ends.
+    """Describe ENOSPC or EDQUOT while writing ``path``.
 
-    It has no bytes left, or (ENOSPC, too) no inodes: it holds as many files as it ever can.
+    The file system has no bytes left, or (also ENOSPC) no inodes: it holds its maximum of files.
     """
     place, about = _file_system(path)
     few = about is not None and about.f_files and about.f_favail < _FEW_INODES
@@ -87,10 +87,10 @@ def _disk_full(path: Path, error: OSError) -> DiskFullError:
 
 @contextlib.contextmanager
 def system_guard() -> Iterator[None]:
-    """Turn what the operating system refuses, and nothing nearer to it has put in words, into ours.
+    """Convert the operating system errors that no other code has handled.
 
     Raises:
-        SystemRefusedError, DiskFullError: the body met an OSError.
+        SystemRefusedError, DiskFullError: the body raised an OSError.
     """
     try:
         yield
@@ -106,18 +106,18 @@ def _system_error(error: OSError) -> KilnError:
     why = error.strerror or str(error) or type(error).__name__
     return SystemRefusedError(
         f"{told}: {why}." if told else f"The operating system refused something: {why}.",
-        _REMEDIES.get(error.errno or 0, "See to that, then run the command again."),
+        _REMEDIES.get(error.errno or 0, "Fix that, then run the command again."),
     )
 
 
 def _shown(name: str) -> str:
-    """A path for a message: what could be a command to a terminal escaped, its middle left out."""
+    """Make a path safe for a message: control characters escaped, the middle left out."""
     name = printable(name)
     return name if len(name) <= _LONGEST_NAME else f"{name[:80]}…{name[-80:]}"
 
 
 def _file_system(path: Path) -> tuple[Path, os.statvfs_result | None]:
-    """The nearest folder that is there, and what its file system says of itself."""
+    """Return the nearest existing folder, and its file system's data."""
     for place in (path, *path.parents):
         with contextlib.suppress(OSError):
             return place, os.statvfs(place)
@@ -125,18 +125,18 @@ def _file_system(path: Path) -> tuple[Path, os.statvfs_result | None]:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, for nobody but us, whatever the umask.
+    """Create a folder and its missing parents with access only for this user, whatever the umask.
 
-    What is there already stays as open as it is: whoever made it had a reason.
+    Existing folders keep their permissions.
     """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     for place in reversed(missing):
         place.mkdir(mode=0o700, exist_ok=True)
-        place.chmod(0o700)  # a umask may have taken our own rights, too
+        place.chmod(0o700)  # a umask may have removed our own rights, too
 
 
 def aside_of(path: Path) -> Path:
-    """A fresh name next to ``path`` to write to before renaming.
+    """Return a fresh name next to ``path``, to write to before renaming.
 
     It carries the owner's tag, so that :func:`sweep_asides` can tell an abandoned one.
     """
@@ -144,22 +144,24 @@ def aside_of(path: Path) -> Path:
 
 
 def sweep_asides(folder: Path) -> int:
-    """Remove what killed processes left aside in ``folder`` (not below); returns how many."""
+    """Remove leftovers of killed processes in ``folder`` (not below); return how many."""
     removed = 0
     for path in folder.glob(".*.aside"):
         if is_abandoned(path):
-            with contextlib.suppress(StoreError):  # one that resists must not stop a command
+            with contextlib.suppress(
+                StoreError
+            ):  # one that cannot be removed must not stop a command
                 remove(path)
                 removed += 1
     return removed
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Make ``path`` hold ``data``: written aside, synced, renamed, whatever the umask.
+    """Write ``data`` to ``path`` atomically: written aside, synced, renamed, whatever the umask.
 
     Raises:
-        DiskFullError: no space left; ``path`` is as it was.
-        OSError: anything else that stops the write; ``path`` is as it was.
+        DiskFullError: no space left; ``path`` is unchanged.
+        OSError: any other failure; ``path`` is unchanged.
     """
     aside = aside_of(path)
     try:
@@ -183,10 +185,10 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A stream to write ``path`` with: aside until the body ends well, then synced and renamed.
+    """Open a stream to write ``path`` atomically: synced and renamed if the body succeeds.
 
     Raises:
-        DiskFullError: no space left; ``path`` is as it was, as after any exception of the body.
+        DiskFullError: no space left; ``path`` is unchanged, as after any exception of the body.
     """
     aside = aside_of(path)
     try:
@@ -201,7 +203,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def copy_file(source: Path, target: Path, mode: int = 0o644) -> None:
-    """Copy content to the new file ``target``; not synced, not aside: the caller's scratch.
+    """Copy content to the new file ``target``, for scratch files: not synced, not atomic.
 
     Raises:
         DiskFullError, OSError: as :func:`write_atomic`; the unfinished copy is removed.
@@ -297,7 +299,7 @@ def _remove_tree(path: Path) -> None:
 
 
 def _empty_folder(folder: int, top: int, *, keep_folders: bool) -> list[str]:
-    """Remove what is no folder in ``folder``; returns the folders' names below ``top``.
+    """Remove everything but folders in ``folder``; return the folders' names below ``top``.
 
     Unless ``keep_folders``, they are moved there, under fresh names.
     """
@@ -329,7 +331,7 @@ def _open_folder(name: str, parent: int) -> int:
     """Open a folder of ours to empty it, after giving ourselves all rights on it."""
     held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        # Through /proc: fchmod does not take such a descriptor, and chmod would take a name.
+        # Through /proc: fchmod does not accept such a descriptor, and chmod would need a name.
         with contextlib.suppress(OSError):
             Path(f"/proc/self/fd/{held}").chmod(0o700)
         return os.open(".", _OPEN_FOLDER, dir_fd=held)
@@ -338,7 +340,7 @@ def _open_folder(name: str, parent: int) -> int:
 
 
 def count_files(folder: Path) -> int:
-    """How many files are below ``folder``, as far as they can be listed."""
+    """Count the files below ``folder``, as far as they can be listed."""
     count = 0
     pending = [folder]
     while pending:
@@ -352,21 +354,20 @@ def count_files(folder: Path) -> int:
 
 
 def replace_tree(new_dir: Path, dest_dir: Path) -> None:
-    """Put the prepared folder ``new_dir`` in the place of ``dest_dir``, then drop the old one.
+    """Replace ``dest_dir`` with the prepared folder ``new_dir``, then remove the old one.
 
-    On Linux the two are exchanged in one step, so that at every moment ``dest_dir`` is complete,
-    the old or the new. Elsewhere there is an instant with none at all, never a mixture. A
-    ``new_dir`` on another file system is copied next to ``dest_dir`` first. A ``dest_dir`` that
-    is a symbolic link keeps being one: what it points to is replaced. Afterwards ``new_dir``
-    is gone.
+    On Linux the two are exchanged in one step, so that ``dest_dir`` is always complete, the old or
+    the new. Elsewhere it is missing for an instant, never a mixture. A ``new_dir`` on another file
+    system is copied next to ``dest_dir`` first. A ``dest_dir`` that is a symbolic link stays one:
+    its target is replaced. Afterwards ``new_dir`` does not exist.
 
     Raises:
-        StoreError: ``new_dir`` is no folder, ``dest_dir`` is a file, or a step is not permitted;
-            ``dest_dir`` is as it was.
-        DiskFullError: no space left; ``dest_dir`` is as it was.
+        StoreError: ``new_dir`` is not a folder, ``dest_dir`` is a file, or a step is not permitted;
+            ``dest_dir`` is unchanged.
+        DiskFullError: no space left; ``dest_dir`` is unchanged.
     """
     if not new_dir.is_dir() or new_dir.is_symlink():
-        raise StoreError(f"{new_dir} is not a folder.", "This is a fault of kiln: report it.")
+        raise StoreError(f"{new_dir} is not a folder.", "This is a bug in kiln: please report it.")
     dest = dest_dir.resolve()
     if dest.exists() and not dest.is_dir():
         raise StoreError(f"{dest} is in the way: it is not a folder.", "Move it elsewhere.")
@@ -399,12 +400,12 @@ def replace_tree(new_dir: Path, dest_dir: Path) -> None:
 
 
 def _swap(prepared: Path, dest: Path) -> Path | None:
-    """Bring ``prepared`` to ``dest``; returns where the old tree is now, None if there was none."""
+    """Move ``prepared`` to ``dest``; return where the old tree is now, None if there was none."""
     if not dest.exists():
         prepared.rename(dest)
         return None
-    # The old tree comes to lie under a tagged name: if we are killed before removing it, the
-    # next call (or sweep) does.
+    # The old tree gets a tagged name: if this process is killed before removing it, the next call
+    # (or sweep) does.
     old = aside_of(dest)
     prepared.rename(old)
     try:
@@ -443,7 +444,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    # shutil.copytree gathers errors and loses their errno, so that a full disk goes unnoticed.
+    # shutil.copytree collects errors without their errno, so a full disk would go unnoticed.
     target.mkdir()
     with os.scandir(source) as scan:
         for entry in scan:

@@ -1,7 +1,7 @@
-"""Who owns something temporary, and whether that process still lives.
+"""Track who owns a temporary file or folder, and whether that process still lives.
 
-A process that is killed with SIGKILL cleans nothing up. So whatever it leaves behind carries an
-*owner tag* in its name, from which any later process can tell that nobody will come back for it.
+A process killed with SIGKILL cleans nothing up. So all its temporary names contain an *owner tag*,
+from which any later process can tell that they are abandoned.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import time
 from pathlib import Path
 
 FOREIGN_AGE = 24 * 3600.0
-"""Seconds after which an untouched thing of an owner we cannot see (another namespace, before
-the last boot) counts as abandoned; far longer than any stage may run."""
+"""Seconds after which an untouched thing of an unknown owner (another namespace, before the last
+boot) counts as abandoned; far longer than any stage may run."""
 
 _TAGGED = re.compile(r"(?:^|\.)(\d+)-(\d+)-([0-9a-f]{8})\.[0-9a-f]{8}(?:\.[a-z]+)?$")
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot, or an empty string where there is none."""
+    """Return the kernel's id of this boot, or an empty string where there is none."""
     return _read("/proc/sys/kernel/random/boot_id").strip()
 
 
@@ -46,7 +46,7 @@ def tagged_name() -> str:
 
 
 def is_ours(name: str) -> bool:
-    """Whether ``name`` carries a tag whose owner could be looked up from here (same boot)."""
+    """Whether ``name`` has a tag whose owner can be looked up from here (same boot)."""
     match = _TAGGED.search(name)
     return match is not None and match[3] == _scope()
 
@@ -73,20 +73,20 @@ def _lives(pid: int, started: int) -> bool:
     except OverflowError:
         return False
     except PermissionError:
-        pass  # it lives, as another user
+        pass  # it is alive, as another user
     now = _start_time(pid)
     return now is None or started == 0 or now == started
 
 
 def _start_time(pid: int) -> int | None:
     text = _read(f"/proc/{pid}/stat")
-    # The second field is the command in parentheses and may hold spaces and parentheses itself.
+    # The second field is the command in parentheses, and may itself contain spaces and parentheses.
     fields = text.rpartition(")")[2].split()
     try:
         state, ticks = fields[0], int(fields[19])
     except (IndexError, ValueError):
         return None
-    # A zombie holds nothing any more: give it a start time no tag has.
+    # A zombie holds nothing any more: return a start time that no tag has.
     return -1 if state in {"Z", "X"} else ticks
 
 

@@ -1,4 +1,4 @@
-"""What a folder of files to publish holds, looked at without following or opening anything odd."""
+"""List a folder of files to publish without following links or opening special files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import NamedTuple
 
 
 class FolderBound(NamedTuple):
-    """The most files, folders inside each other, and bytes that a folder may have."""
+    """Most files, nested folders, and bytes of a folder."""
 
     files: int
     depth: int
     size: int
 
 
-#: The samples' release has 76 files, in folders of folders, of 130 MB together.
+#: The samples' release has 76 files in nested folders, 130 MB in total.
 RELEASE = FolderBound(files=10_000, depth=8, size=32 << 30)
 
-#: Why a folder that holds nothing is odd.
+#: Why an empty folder is odd.
 EMPTY = "is an empty folder"
 
 
@@ -40,14 +40,14 @@ class Listing:
 
 
 class TooMuchError(OSError):
-    """A folder holds more than any of its kind does; says what of, to follow "it"."""
+    """A folder holds more than its kind allows; the message follows "it"."""
 
 
 def list_tree(root: Path, most: FolderBound = RELEASE) -> Listing:
-    """List ``root`` and all below it, folder by folder, names sorted in each.
+    """List everything below ``root``, folder by folder, names sorted in each.
 
     Raises:
-        TooMuchError: it holds more files, folders in folders or bytes than ``most`` allows.
+        TooMuchError: it holds more files, nested folders or bytes than ``most`` allows.
         OSError: ``root`` itself cannot be read.
     """
     found = Listing()
@@ -57,7 +57,7 @@ def list_tree(root: Path, most: FolderBound = RELEASE) -> Listing:
         prefix, folder = waiting.pop()
         try:
             with os.scandir(folder) as scan:
-                # One more than may be there is enough to know.
+                # One more than allowed is enough to know.
                 entries = [
                     (entry, entry.stat(follow_symlinks=False))
                     for entry in itertools.islice(scan, most.files - number + 1)
@@ -105,7 +105,7 @@ def _bad_name(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    r"""``name`` with everything a terminal could take for a command escaped.
+    r"""Escape everything in ``name`` that a terminal could take for a command.
 
     >>> printable("é" + chr(27) + "[2J")
     'é\\x1b[2J'

@@ -1,4 +1,4 @@
-"""What this machine is."""
+"""Describe this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cpu_name() -> str:
-    """The processor as the kernel names it, or its architecture."""
+    """Return the processor's name from the kernel, or its architecture."""
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""Text for people on standard output: tables, and characters that a terminal may not know."""
+"""Print text for people: tables, and characters that the terminal may lack."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 
 
 def tolerant_output() -> None:
-    """Let standard output escape what its encoding cannot show, instead of failing."""
+    """Make standard output escape characters that its encoding lacks, instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A plain text table, columns padded with spaces.
+    """Format a plain text table, columns padded with spaces.
 
     >>> print(table(["a", "b"], [["xx", "y"]]))
     a   b

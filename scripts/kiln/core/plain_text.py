@@ -1,22 +1,22 @@
-"""Text that somebody else wrote, made fit for a terminal, a log or a page."""
+"""Make untrusted text safe for a terminal, a log or a page."""
 
 from __future__ import annotations
 
 import unicodedata
 
-#: Joiners are needed to write Persian, Hindi and family emoji; on their own they do nothing.
+#: Joiners are needed for Persian, Hindi and family emoji; on their own they are harmless.
 _JOINERS = "\u200c\u200d"
 
-#: Unicode categories of what steers a terminal or turns the order of what follows: control,
+#: Unicode categories that control a terminal or reorder text: control,
 #: format, surrogate, private use, line and paragraph separators.
 _STEERING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 
 def plain(text: str, *, keep: str = "") -> str:
-    r"""``text`` with everything escaped that a terminal or browser could take for a command.
+    r"""Escape everything in ``text`` that a terminal or browser could take for a command.
 
     Args:
-        keep: characters that stay as they are, such as line ends.
+        keep: characters that stay unchanged, such as line ends.
 
     >>> plain("é" + chr(27) + "[2J" + chr(0x202E) + "txt")
     'é\\x1b[2J\\u202etxt'
@@ -36,7 +36,7 @@ def _steers(char: str) -> bool:
 
 
 def shortened(text: str, limit: int) -> str:
-    """At most ``limit`` characters of ``text``, with the number of those left out.
+    """Shorten ``text`` to ``limit`` characters, followed by the number of those left out.
 
     >>> shortened("abcdef", 4)
     'abcd... (2 more characters)'

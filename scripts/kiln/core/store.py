@@ -1,4 +1,4 @@
-"""The content-addressed store: everything kiln keeps between runs, safe to kill at any moment.
+"""Store content by digest: everything kiln keeps between runs, safe to kill at any moment.
 
 ::
 
@@ -9,8 +9,8 @@
     tmp/                    private scratch of running processes
     locks/                  one lock file for each thing two processes must not do at once
 
-A blob, result or ref is either whole or absent: all are written aside and renamed. What a killed
-process left in ``tmp`` carries its owner's tag and is removed by :meth:`Store.sweep`.
+A blob, result or ref is either complete or absent: all are written aside and renamed. Leftovers of
+a killed process in ``tmp`` have its owner's tag; :meth:`Store.sweep` removes them.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ _HEX64 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4 << 20
 _BLOB_MODE = 0o444
 _MANIFEST_VERSION = 1
-# Where a hard link cannot be made, a copy can: other file system, not permitted, too many links,
-# not supported.
+# Errors for which a hard link fails but a copy works: other file system, not permitted, too many
+# links, not supported.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
 
 
@@ -67,7 +67,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What one stage made.
+    """The result of one stage.
 
     Args:
         key: digest of everything that could influence it, 64 hex digits.
@@ -92,27 +92,27 @@ class FileMismatchError(DigestMismatchError):
     def __init__(self, path: Path, expected: str, got: str) -> None:
         super().__init__(
             f"{path.name} is not the file that was pinned: SHA-256 expected {expected}, got {got}.",
-            "Get it again from its publisher; if the change is meant, change the pin.",
+            "Get it again from its publisher; if the change is intended, change the pin.",
         )
         self.expected = expected
         self.got = got
 
 
 class DamagedContentError(StoreError):
-    """A content was no longer that of its digest, and was removed; ``what`` it was, in words."""
+    """A content did not match its digest, and was removed; ``what`` names it in the message."""
 
     def __init__(self, digest: str, what: str) -> None:
         super().__init__(
-            f"The store's content {digest} ({what}) was damaged, and is removed.",
-            "Run the command again: it is fetched or made anew. Damage that comes back is the "
-            "disk's: look at the system's log.",
+            f"The store's content {digest} ({what}) was damaged, and has been removed.",
+            "Run the command again: it is fetched or made again. If the damage comes back, check "
+            "the system's log for disk errors.",
         )
 
 
 class Store:
     """A store in the folder ``root``; many processes may share it.
 
-    The folder is made if it is missing, for nobody but us; one that is there stays as it is.
+    A missing folder is created with access only for this user; an existing one stays as it is.
 
     Raises:
         StoreError: the folder cannot be made or written.
@@ -128,7 +128,7 @@ class Store:
         self.downloads = self.root / "downloads"
         self.tmp = self.root / "tmp"
         with disk_guard(self.root), self._usable():
-            # Who else may come in decides about all below it.
+            # The folder's permissions protect everything below it.
             make_private(self.root)
             for folder in (
                 self._blobs,
@@ -142,7 +142,7 @@ class Store:
 
     @staticmethod
     def default_root() -> Path:
-        """``$KILN_STORE``, or the user's cache folder for tflite-kiln."""
+        """Return ``$KILN_STORE``, or the user's cache folder for tflite-kiln."""
         named = os.environ.get("KILN_STORE")
         if named:
             return Path(named).expanduser().absolute()
@@ -166,11 +166,11 @@ class Store:
     # -- blobs ----------------------------------------------------------------------------------
 
     def has(self, digest: str) -> bool:
-        """Whether the content is here (its size and bytes are not looked at)."""
+        """Whether the content is here (neither size nor bytes are checked)."""
         return self._place(digest).is_file()
 
     def sound(self, digest: str) -> bool:
-        """Whether the content is here and, read to its end, its digest's; else it is discarded."""
+        """Whether the content is here and matches its digest when read; else discard it."""
         with self._usable():
             try:
                 if sha256_file(self._place(digest)) == digest:
@@ -181,7 +181,7 @@ class Store:
         return False
 
     def read(self, digest: str, what: str) -> bytes:
-        """The content itself; ``what`` it is, in words, for the message of a failure.
+        """Read the content; ``what`` names it in error messages.
 
         Raises:
             StoreError: it is not here.
@@ -195,11 +195,11 @@ class Store:
         return data
 
     def path(self, digest: str) -> Path:
-        """Where the content lies; read it, never write to it. StoreError if it is not here."""
+        """Return the content's path, for reading only; StoreError if it is not here."""
         place = self._place(digest)
         if not place.is_file():
             raise StoreError(
-                f"The store has no content {digest}.", "Run the build again: it is made anew."
+                f"The store has no content {digest}.", "Run the build again; it is made again."
             )
         return place
 
@@ -211,16 +211,16 @@ class Store:
         return self._blobs / digest[:2] / digest
 
     def add_file(self, path: Path, *, move: bool = False, expect: str | None = None) -> str:
-        """Take a file's content in; returns its digest.
+        """Add a file's content; return its digest.
 
         Args:
             path: the file.
-            move: take the file itself away (a rename where the file system allows).
+            move: remove the file itself (a rename where the file system allows).
             expect: the digest it must have.
 
         Raises:
             FileMismatchError: it has another digest; nothing is stored, the file stays.
-            StoreError: it is a link or no plain file, or cannot be read.
+            StoreError: it is a link or not a plain file, or cannot be read.
         """
         with disk_guard(self.root), self._usable():
             about = path.lstat()
@@ -261,9 +261,9 @@ class Store:
             aside.unlink(missing_ok=True)
 
     def add_chunks(self, chunks: Iterable[bytes], size: int, expect: str) -> None:
-        """Take in a content that comes in pieces and must be ``expect``, of ``size`` bytes.
+        """Add a content in pieces, which must have the digest ``expect`` and ``size`` bytes.
 
-        What is here already is not written again; the pieces are read and compared all the same.
+        A content that is already here is not written again, but the pieces are still compared.
 
         Raises:
             DigestMismatchError: it has another digest; nothing is stored.
@@ -292,8 +292,8 @@ class Store:
     def _expect_chunks(got: str, expect: str) -> None:
         if got != expect:
             raise DigestMismatchError(
-                f"A content is not what it is called: SHA-256 expected {expect}, got {got}.",
-                "Get it again from where it came.",
+                f"A content does not match its name: SHA-256 expected {expect}, got {got}.",
+                "Get it again from its source.",
             )
 
     @staticmethod
@@ -308,7 +308,7 @@ class Store:
             return False
 
     def _publish(self, synced: Path, digest: str) -> None:
-        """Rename a synced file of our own to its place; the same content may be there already."""
+        """Rename a synced file of ours to its place; the same content may already be there."""
         place = self._place(digest)
         place.parent.mkdir(exist_ok=True)
         synced.chmod(_BLOB_MODE)
@@ -316,9 +316,9 @@ class Store:
         sync_folder(place.parent)
 
     def add_new(self, chunks: Iterable[bytes]) -> Blob:
-        """Take in a content that comes in pieces, whatever it is.
+        """Add a content in pieces, with any digest.
 
-        What iterating over ``chunks`` raises passes; nothing is stored then.
+        Exceptions from iterating over ``chunks`` pass through; nothing is stored then.
         """
         aside = self.tmp / f"{tagged_name()}.blob"
         sha, size = hashlib.sha256(), 0
@@ -337,7 +337,7 @@ class Store:
             aside.unlink(missing_ok=True)
 
     def add_bytes(self, data: bytes) -> str:
-        """Take ``data`` in; returns its digest."""
+        """Add ``data``; return its digest."""
         digest = sha256_bytes(data)
         with disk_guard(self.root), self._usable():
             if not self._whole(digest, len(data)):
@@ -347,14 +347,14 @@ class Store:
         return digest
 
     def add_tree(self, folder: Path, move: bool = True) -> dict[str, Blob]:
-        """Take every file below ``folder`` in; returns relative posix path to content, sorted.
+        """Add every file below ``folder``; return relative posix path to content, sorted.
 
-        Modes, times and empty folders are not kept. With ``move`` the files are gone from
-        ``folder`` afterwards, the folders stay.
+        Modes, times and empty folders are not kept. With ``move`` the files are removed from
+        ``folder``, but its folders stay.
 
         Raises:
-            StoreError: there is a symbolic link or another thing that is no plain file or folder;
-                nothing has been taken then.
+            StoreError: there is a symbolic link or another thing that is not a plain file or
+                folder; nothing was added then.
         """
         with self._usable():
             names = _files_below(folder)
@@ -367,7 +367,7 @@ class Store:
         return found
 
     def materialize(self, files: Mapping[str, Blob | str], dest: Path, *, link: bool) -> None:
-        """Lay contents out under names in the folder ``dest`` (made if missing).
+        """Write contents under names into the folder ``dest`` (created if missing).
 
         Args:
             files: relative posix path to content or digest.
@@ -377,7 +377,7 @@ class Store:
 
         Raises:
             StoreError: a content is missing or has lost bytes, a name leads out of ``dest`` or
-                is taken.
+                exists already.
         """
         with disk_guard(dest), self._usable():
             dest.mkdir(parents=True, exist_ok=True)
@@ -390,7 +390,7 @@ class Store:
                         "Run `kiln clean`, then build again.",
                     )
                 if os.path.lexists(target):
-                    raise StoreError(f"{target} is there already.", "Use an empty folder.")
+                    raise StoreError(f"{target} exists already.", "Use an empty folder.")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if link:
                     try:
@@ -402,12 +402,12 @@ class Store:
                 copy_file(source, target)
 
     def discard(self, digest: str) -> None:
-        """Forget a content (one that :meth:`verify` found damaged, for instance)."""
+        """Remove a content (for instance one that :meth:`verify` found damaged)."""
         with self._usable():
             self._place(digest).unlink(missing_ok=True)
 
     def verify(self) -> list[str]:
-        """Read every blob again; returns the digests whose content is not theirs, sorted."""
+        """Read every blob again; return the digests that do not match, sorted."""
 
         def damaged(path: Path) -> bool:
             try:
@@ -426,7 +426,7 @@ class Store:
     # -- results and refs -----------------------------------------------------------------------
 
     def put_result(self, result: StageResult) -> None:
-        """Remember what a stage made; its contents must be in the store already.
+        """Record a stage's result; its contents must be in the store already.
 
         Raises:
             StoreError: a content is missing, or the key or a name is malformed.
@@ -450,9 +450,9 @@ class Store:
         self._write_json(self._result_place(result.key), manifest)
 
     def get_result(self, key: str) -> StageResult | None:
-        """What a stage made under ``key``; None when anything of it is missing or damaged.
+        """Return the stage result of ``key``; None if any of it is missing or damaged.
 
-        Sizes are compared, contents are not read again (:meth:`sound` and :meth:`verify` do).
+        Sizes are compared, contents are not read (:meth:`sound` and :meth:`verify` do).
         """
         result = self.remembered(key)
         return result if result is not None and self.holds(result) else None
@@ -462,7 +462,7 @@ class Store:
         return all(self._whole(blob.sha256, blob.size) for blob in result.files.values())
 
     def remembered(self, key: str) -> StageResult | None:
-        """What is remembered of a stage under ``key``, though files of it may be lost.
+        """Return the recorded result of ``key``, even if files of it are lost.
 
         A manifest that cannot be understood is removed.
         """
@@ -482,11 +482,11 @@ class Store:
         return self._results / f"{key}.json"
 
     def set_ref(self, kind: str, name: str, data: dict[str, Any]) -> None:
-        """Remember plain data under a kind and a name, replacing what was there."""
+        """Record plain data under a kind and a name, replacing earlier data."""
         self._write_json(self._ref_place(kind, name), data)
 
     def get_ref(self, kind: str, name: str) -> dict[str, Any] | None:
-        """What :meth:`set_ref` remembered; None when nothing (or nothing readable) is there."""
+        """Return the data of :meth:`set_ref`; None if there is none, or none readable."""
         return self._read_json(self._ref_place(kind, name))
 
     def _ref_place(self, kind: str, name: str) -> Path:
@@ -514,7 +514,7 @@ class Store:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A private empty folder on the store's file system, removed at the end."""
+        """Create a private empty folder on the store's file system; removed at the end."""
         with disk_guard(self.root), self._usable():
             folder = self.tmp / tagged_name()
             folder.mkdir(mode=0o700)
@@ -524,16 +524,16 @@ class Store:
             remove(folder)
 
     def sweep(self) -> int:
-        """Remove what dead processes left in the store; returns how many things.
+        """Remove leftovers of dead processes in the store; return how many.
 
-        What living processes use is not touched; partial downloads are kept to be resumed. What
-        cannot be removed now is left for another time.
+        Things in use by living processes are not touched; partial downloads are kept to be resumed.
+        What cannot be removed now is left for the next sweep.
         """
         removed = 0
         with self._usable():
             for path in list(self.tmp.iterdir()):
                 if is_abandoned(path):
-                    # What a killed process started may still write there: its turn comes later.
+                    # A process that a killed driver started may still write there: remove it later.
                     with contextlib.suppress(StoreError):
                         remove(path)
                         removed += 1
@@ -557,12 +557,12 @@ class Store:
 
         Args:
             name: anything.
-            timeout: seconds to wait; None waits for ever.
-            while_waiting: called about twice a second until the lock is ours; what it raises
-                ends the waiting.
+            timeout: seconds to wait; None waits forever.
+            while_waiting: called about twice a second while waiting; an exception from it ends
+                the waiting.
 
         Raises:
-            StoreError: someone else still held it after ``timeout``.
+            StoreError: another process still held it after ``timeout``.
         """
         with self._usable():
             lock = filelock.FileLock(self._locks / f"{_file_name(name)}.lock")
@@ -587,10 +587,10 @@ class Store:
             lock.release()
 
     def usage(self) -> int:
-        """Bytes of all files in the store (a file with several names counts once)."""
+        """Sum up the bytes of all files in the store (a file with several names counts once)."""
         seen: dict[tuple[int, int], int] = {}
         pending = [self.root]
-        while pending:  # (what a stage left with --keep-failed may be deeper than any recursion)
+        while pending:  # (files kept with --keep-failed may be nested deeper than recursion allows)
             with contextlib.suppress(OSError), os.scandir(pending.pop()) as scan:
                 for entry in scan:
                     if entry.is_dir(follow_symlinks=False):
@@ -603,7 +603,7 @@ class Store:
 
 
 def _file_name(name: str) -> str:
-    """``name`` as one plain file name: quoted, or a digest where that would be too long."""
+    """Turn ``name`` into one plain file name: quoted, or a digest where that is too long."""
     quoted = quote(name, safe="")
     return (
         quoted
@@ -615,7 +615,7 @@ def _file_name(name: str) -> str:
 def _safe_name(name: str) -> str:
     parts = name.split("/")
     if not name or "\0" in name or any(part in {"", ".", ".."} for part in parts):
-        raise StoreError(f"{name!r} is not a relative file name.", "This is a fault of the stage.")
+        raise StoreError(f"{name!r} is not a relative file name.", "This is a bug in the stage.")
     return str(PurePosixPath(name))
 
 

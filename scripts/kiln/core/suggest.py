@@ -1,4 +1,4 @@
-"""Names that people type, held against the names there are."""
+"""Suggest the closest known name for a mistyped one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from kiln.core.errors import UsageError
 
 
 def refuse_unknown(what: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Make sure that every name of ``given`` is one of ``known``.
+    """Refuse names of ``given`` that are not in ``known``, with a suggestion.
 
     Args:
         what: the kind of thing, for the message.
 
     Raises:
-        UsageError: one is not; the message says which there are, and which may have been meant.
+        UsageError: a name is unknown; the remedy lists the known ones and the closest match.
     """
     for name in given:
         if name not in known:

@@ -1,7 +1,7 @@
-"""Files, JSON and TOML from outside, read within bounds.
+"""Read untrusted files, JSON and TOML within bounds.
 
-Whoever wrote them may want to stop this process, fill its memory, or lead it to another file. So
-the size is known before anything is read, and a value that comes back is plain, shallow and finite.
+Their authors may want to stop this process, fill its memory, or lead it to another file. So the
+size is checked before anything is read, and returned values are plain, shallow and finite.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-# By name: the two modules are one, but no single environment has both to type-check against.
+# Imported by name: the two modules are the same, but no environment has both for type checks.
 _toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
-#: Bytes of a document, and levels of nesting in it, where a caller names no other bound. The
-#: largest of ours is a check's record, some 200 kB; the deepest has eleven levels.
+#: Default bounds: bytes of a document, and levels of nesting in it. Our largest is a check's
+#: record, some 200 kB; the deepest has eleven levels.
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
 
@@ -34,7 +34,7 @@ _QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'""")
 
 
 class MalformedError(ValueError):
-    """Something from outside is not what it has to be; says why, to follow the thing's name.
+    """Untrusted input is malformed; the message says why, and follows the thing's name.
 
     >>> raise MalformedError("is larger than 5 bytes")
     Traceback (most recent call last):
@@ -44,10 +44,10 @@ class MalformedError(ValueError):
 
 
 def read_named(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The content of a file that the user named: a link to it will do, and so will a pipe.
+    """Read a file that the user named; links and pipes are allowed.
 
     Raises:
-        MalformedError: it is larger than ``limit`` bytes; no more than that was read.
+        MalformedError: it is larger than ``limit`` bytes; no more was read.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -55,16 +55,16 @@ def read_named(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_file(path: Path, limit: int = MAX_BYTES, *, links: bool = False) -> bytes:
-    """The content of a plain file of at most ``limit`` bytes.
+    """Read a plain file of at most ``limit`` bytes.
 
     Args:
-        links: whether a link to such a file will do; otherwise it is not followed.
+        links: whether to follow a link to such a file.
 
     Raises:
-        MalformedError: it is larger, or no plain file; nothing was read then.
+        MalformedError: it is larger, or not a plain file; nothing was read then.
         OSError: it cannot be opened.
     """
-    # Without O_NONBLOCK, opening a FIFO waits for a writer that may never come.
+    # Without O_NONBLOCK, opening a FIFO would wait for a writer.
     try:
         follow = 0 if links else os.O_NOFOLLOW
         fd = os.open(path, os.O_RDONLY | follow | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -75,7 +75,7 @@ def read_file(path: Path, limit: int = MAX_BYTES, *, links: bool = False) -> byt
     try:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
-            raise MalformedError("is no plain file")
+            raise MalformedError("is not a plain file")
         with os.fdopen(fd, "rb", closefd=False) as file:
             return _at_most(file, limit)
     finally:
@@ -83,9 +83,9 @@ def read_file(path: Path, limit: int = MAX_BYTES, *, links: bool = False) -> byt
 
 
 def _at_most(file: IO[bytes], limit: int) -> bytes:
-    """All of a file of at most ``limit`` bytes: by its size first, then by what is there."""
+    """Read all of a file of at most ``limit`` bytes: check its size, then what was read."""
     if os.fstat(file.fileno()).st_size <= limit:
-        # It may still grow: one byte more than allowed is asked for, too.
+        # It may still grow: ask for one byte more than allowed.
         data = file.read(limit + 1)
         if len(data) <= limit:
             return data
@@ -93,11 +93,11 @@ def _at_most(file: IO[bytes], limit: int) -> bytes:
 
 
 def parse_json(data: bytes | str, *, size: int = MAX_BYTES, depth: int = MAX_DEPTH) -> Any:
-    """The value of a JSON document.
+    """Parse a JSON document.
 
     Raises:
-        MalformedError: it is larger or nests deeper than allowed, is no JSON, names a key twice,
-            or holds what JSON has no word for (NaN, half of a surrogate pair).
+        MalformedError: it is larger or nests deeper than allowed, is not JSON, names a key twice,
+            or holds something that JSON cannot express (NaN, half of a surrogate pair).
     """
     with _parsing("JSON", depth):
         text = _text(data, size)
@@ -109,20 +109,20 @@ def parse_json(data: bytes | str, *, size: int = MAX_BYTES, depth: int = MAX_DEP
 def parse_json_object(
     data: bytes | str, *, size: int = MAX_BYTES, depth: int = MAX_DEPTH
 ) -> dict[str, Any]:
-    """As :func:`parse_json`, of a document that has to be an object."""
+    """Parse a JSON document that must be an object, like :func:`parse_json`."""
     value = parse_json(data, size=size, depth=depth)
     if not isinstance(value, dict):
-        raise MalformedError("is no JSON object")
+        raise MalformedError("is not a JSON object")
     return value
 
 
 def parse_toml(
     data: bytes | str, *, size: int = MAX_TOML_BYTES, line: int = MAX_TOML_LINE
 ) -> dict[str, Any]:
-    """The table of a TOML document.
+    """Parse a TOML document.
 
     Raises:
-        MalformedError: it is larger, or has longer lines, than allowed; or it is no TOML.
+        MalformedError: it is larger, or has longer lines, than allowed; or it is not TOML.
     """
     with _parsing("TOML", MAX_DEPTH):
         text = _text(data, size)
@@ -169,11 +169,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(word: str) -> Any:
-    raise MalformedError(f"holds {word}, which is no number")
+    raise MalformedError(f"holds {word}, which is not a number")
 
 
 def _check_plain(value: Any, depth: int) -> None:
-    """Refuse what others choke on later: deep nesting, and text that UTF-8 cannot say."""
+    """Refuse deep nesting, and text that UTF-8 cannot encode; later code would fail on them."""
     level = [value]
     for deep in range(depth + 1):
         if deep == depth and any(isinstance(item, dict | list) for item in level):
@@ -198,4 +198,4 @@ def _check_text(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise MalformedError("holds half of a surrogate pair, which is no text") from None
+        raise MalformedError("holds half of a surrogate pair, which is not text") from None

@@ -1,12 +1,11 @@
-"""Archives of sealed images: what ``docker load`` takes, the same bytes from every engine.
+"""Read and check archives of sealed images for ``docker load``: the same bytes from every engine.
 
-An archive is a function of what ``docker/images.lock`` says: a tar with the layer first, then the
-configuration, then the name the image is to get. So it can be told from the lock alone whether a
-file is the archive of a locked image, byte for byte, and what an engine exports is sealed once
-more instead of being taken as it is.
+An archive follows from ``docker/images.lock``: a tar with the layer first, then the configuration,
+then the image's name. So the lock alone decides, byte for byte, whether a file is the archive of a
+locked image, and an engine's export is sealed again instead of being trusted.
 
-The store may hold archives; a ref of kind ``image-archive`` says which content is an image's. It
-is a hint: what it names is held against the lock each time it is used.
+The store may hold archives; a ref of kind ``image-archive`` names an image's archive. It is only a
+hint: the archive is checked against the lock at each use.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from kiln.running.engine import Engine
 _REF = "image-archive"
 _CHUNK = 4 << 20
 
-#: An archive's bytes, from the start, as often as asked.
+#: Returns an archive's bytes from the start, any number of times.
 Reader = Callable[[], Iterator[bytes]]
 
 
 def size_of(locked: Locked) -> int:
-    """How many bytes the archive of a locked image has."""
+    """Compute the size of a locked image's archive in bytes."""
     tail = archive_tail(locked.config.encode(), locked.tag)
     return len(archive_head(locked.size)) + locked.size + len(tail)
 
@@ -42,19 +41,19 @@ def check(chunks: Iterator[bytes], locked: Locked, called: str) -> None:
     """Refuse an archive that is not the locked image's, byte for byte.
 
     Args:
-        called: what to call it in a message.
+        called: its name for messages.
 
     Raises:
-        ImageMismatchError: it is another, or damaged.
+        ImageMismatchError: it is another one, or damaged.
     """
     buffer = _Buffer(chunks)
     config = locked.config.encode()
     digest = hashlib.sha256()
     wrong = None
     if f"sha256:{hashlib.sha256(config).hexdigest()}" != locked.identity:
-        wrong = "the locked configuration has another digest than the locked identity"
+        wrong = "the locked configuration does not match the locked identity"
     elif buffer.take(len(head := archive_head(locked.size))) != head:
-        wrong = "its beginning is another"
+        wrong = "its start differs"
     else:
         for chunk in buffer.pieces(locked.size):
             digest.update(chunk)
@@ -62,23 +61,23 @@ def check(chunks: Iterator[bytes], locked: Locked, called: str) -> None:
         if f"sha256:{digest.hexdigest()}" != locked.layer:
             wrong = f"its layer is sha256:{digest.hexdigest()}, not {locked.layer}"
         elif buffer.take(len(tail)) != tail or buffer.take(1):
-            wrong = "its end is another"
+            wrong = "its end differs"
     if wrong:
         raise ImageMismatchError(
             f"{called} is not the archive of the sealed image {locked.name!r}: {wrong}.",
-            "Get it again from where it came; `kiln images save` writes one.",
+            "Copy it again from its source, or write one with `kiln images save`.",
         )
 
 
 class _Buffer:
-    """Pieces of any size, taken in other sizes."""
+    """A stream of chunks, read in other sizes."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
         self._rest = b""
 
     def pieces(self, size: int) -> Iterator[bytes]:
-        """The next ``size`` bytes; fewer at the end."""
+        """Yield the next ``size`` bytes; fewer at the end."""
         while size:
             if not self._rest:
                 self._rest = next(self._chunks, b"")
@@ -89,18 +88,18 @@ class _Buffer:
             yield piece
 
     def take(self, size: int) -> bytes:
-        """The same in one."""
+        """Return the next ``size`` bytes in one piece."""
         return b"".join(self.pieces(size))
 
 
 def read(file: IO[bytes]) -> Iterator[bytes]:
-    """A file's bytes from where it stands."""
+    """Yield a file's bytes from its position."""
     while chunk := file.read(_CHUNK):
         yield chunk
 
 
 def reading(path: Path) -> Reader:
-    """A reader of a file."""
+    """Return a reader of a file."""
 
     def chunks() -> Iterator[bytes]:
         with path.open("rb") as file:
@@ -113,7 +112,7 @@ def reading(path: Path) -> Reader:
 
 
 def stored(store: Store, locked: Locked) -> str | None:
-    """SHA-256 of the image's archive, where the store says that it holds one."""
+    """Return the SHA-256 of the image's archive, if the store has a ref to one."""
     digest = (store.get_ref(_REF, locked.identity) or {}).get("sha256")
     if not isinstance(digest, str) or not store.has(digest):
         return None
@@ -124,13 +123,13 @@ def check_stored(store: Store, locked: Locked, digest: str) -> None:
     """Refuse a content of the store that is not the image's archive.
 
     Raises:
-        ImageMismatchError: it is another.
+        ImageMismatchError: it is another one.
     """
     check(reading(store.path(digest))(), locked, f"The content {digest}")
 
 
 def remember(store: Store, locked: Locked, digest: str) -> None:
-    """Let the store know which content is the image's archive; see :func:`check_stored`."""
+    """Record in the store which content is the image's archive; see :func:`check_stored`."""
     store.set_ref(_REF, locked.identity, {"sha256": digest})
 
 
@@ -139,9 +138,9 @@ def remember(store: Store, locked: Locked, digest: str) -> None:
 
 @contextlib.contextmanager
 def resealed(engine: Engine, image: str, locked: Locked, scratch: Path) -> Iterator[Reader]:
-    """The archive of the locked image, made from what the engine holds under the name ``image``.
+    """Make the archive of the locked image from what the engine holds under the name ``image``.
 
-    Whoever reads it to the end without an exception has read the locked image.
+    A reader that reaches the end without an exception has read the locked image.
 
     Raises:
         ImageMismatchError: at the end of reading, it is not the locked image.

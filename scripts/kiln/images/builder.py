@@ -1,4 +1,4 @@
-"""Building, sealing and finding images."""
+"""Build, seal and find images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OnEvent = Callable[..., None]
 
 
 def _silent(event: str, **fields: Any) -> None:
-    """The default listener."""
+    """Ignore progress; the default listener."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Images:
 
     Args:
         docker_dir: the project's ``docker/`` folder.
-        on_event: told about progress: ``download`` (name, done, total), ``image`` (image, phase,
+        on_event: receives progress: ``download`` (name, done, total), ``image`` (image, phase,
             detail).
         archives: files that may be archives of locked images.
-        may_build: whether :meth:`ensure` builds what is not to be had otherwise. Not where the
-            definitions are a stranger's.
+        may_build: whether :meth:`ensure` builds an image that is not available otherwise. Not
+            for untrusted definitions.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Images:
         *,
         may_build: bool = True,
     ) -> Images:
-        """On the first engine that answers, looked for (and swept) when it is first needed."""
+        """Use the first engine that answers, looked for (and swept) when first needed."""
         found: list[Engine] = []
 
         def engine() -> Engine:
@@ -110,12 +110,12 @@ class Images:
         return "not built" if archived.stored(self.store, locked) is None else "archived"
 
     def ensure(self, name: str) -> Locked:
-        """The locked image, brought now if the engine does not hold it: see :meth:`bring`.
+        """Make sure that the engine holds the locked image: see :meth:`bring`.
 
-        If it is not to be had, it is built and held against the lock.
+        If it is not available, it is built and checked against the lock.
 
         Raises:
-            ImageMismatchError: what was built is not what is locked; or it may not be built here.
+            ImageMismatchError: the build differs from the lock; or it may not be built here.
         """
         locked = locked_image(self.docker_dir, name)
         if not self.bring(locked):
@@ -123,7 +123,7 @@ class Images:
                 raise ImageMismatchError(
                     f"The engine does not hold the image {name!r}, and its definitions are not "
                     "this kiln's own, so it is not built from them.",
-                    "`kiln images load` takes its archive, KILN_IMAGE_REGISTRY names a registry.",
+                    "Load its archive with `kiln images load`, or set KILN_IMAGE_REGISTRY.",
                 )
             with self.store.lock(f"image-{name}"):
                 if not self.present(locked):
@@ -131,10 +131,10 @@ class Images:
         return locked
 
     def bring(self, locked: Locked) -> bool:
-        """Whether the engine holds a locked image, given to it now where that takes no build.
+        """Provide a locked image to the engine without a build; return whether it has it now.
 
         From one of the ``archives``; from an archive in the store; from the registry that
-        ``KILN_IMAGE_REGISTRY`` names. Each is held against the lock.
+        ``KILN_IMAGE_REGISTRY`` names. Each is checked against the lock.
         """
         if self.present(locked):
             return True
@@ -147,7 +147,7 @@ class Images:
             )
 
     def _from_files(self, locked: Locked) -> bool:
-        # Which image a file is of, its size tells; whether it is, all of its bytes.
+        # A file's size tells which image it may be; all its bytes decide.
         size = archived.size_of(locked)
         return any(
             self._taken(locked, path, str(path))
@@ -162,7 +162,7 @@ class Images:
         return self._taken(locked, self.store.path(digest), "The store's archive")
 
     def _taken(self, locked: Locked, path: Path, called: str) -> bool:
-        """Whether the engine was given a file that is the locked image's archive."""
+        """Load a file that is the locked image's archive; return whether it worked."""
         self.on_event("image", image=locked.name, phase="load", detail=called)
         try:
             self._load(locked, archived.reading(path), called)
@@ -180,23 +180,23 @@ class Images:
             with self.store.scratch() as scratch, disk_guard(scratch):
                 registry.pull(self.engine, locked, where, scratch)
         except (EngineFailedError, ImageMismatchError) as error:
-            self.on_event("note", message=f"{error.message} It is not taken from there.")
+            self.on_event("note", message=f"{error.message} This registry is not used.")
             return False
         self._told(locked)
         return True
 
     def _load(self, locked: Locked, chunks: archived.Reader, called: str) -> None:
-        """Give the engine an archive that is the locked image's.
+        """Load the locked image's archive into the engine.
 
         Raises:
-            ImageMismatchError: it is not, and the engine got nothing of it.
+            ImageMismatchError: it is not; nothing was loaded.
         """
         archived.check(chunks(), locked, called)
         transfer.load(self.engine, locked.name, chunks())
         if not self.present(locked):
             raise ImageMismatchError(
-                f"The engine took {called} of image {locked.name!r} for something else.",
-                "Look at the engine's own log and run the command again.",
+                f"The engine loaded {called} of image {locked.name!r} as another image.",
+                "Check the engine's log, then run the command again.",
             )
         self._told(locked)
 
@@ -205,12 +205,12 @@ class Images:
 
     @contextlib.contextmanager
     def archive(self, locked: Locked) -> Iterator[archived.Reader]:
-        """The archive of a locked image, from the store or from what the engine holds.
+        """Return the archive of a locked image, from the store or from the engine.
 
-        Whoever reads it to the end without an exception has read the locked image.
+        A reader that reaches the end without an exception has read the locked image.
 
         Raises:
-            ImageMismatchError: the engine does not hold the image, or what it holds is another.
+            ImageMismatchError: the engine does not hold the image, or holds another one.
         """
         digest = archived.stored(self.store, locked)
         if digest is not None:
@@ -221,7 +221,7 @@ class Images:
         if not self.present(locked):
             raise ImageMismatchError(
                 f"The engine does not hold the sealed image {locked.name!r}.",
-                f"`kiln images build {locked.name}` brings it.",
+                f"`kiln images build {locked.name}` provides it.",
             )
         with (
             self.store.scratch() as scratch,
@@ -231,7 +231,7 @@ class Images:
             yield chunks
 
     def save(self, name: str, target: Path) -> str:
-        """Write the archive of a locked image to a file; returns the file's SHA-256.
+        """Write the archive of a locked image to a file; return the file's SHA-256.
 
         Raises:
             ImageMismatchError: see :meth:`archive`.
@@ -246,10 +246,10 @@ class Images:
         return digest.hexdigest()
 
     def load(self, path: Path) -> Locked:
-        """Load the archive of any locked image into the engine; says which image it was.
+        """Load the archive of any locked image into the engine; return which image it was.
 
         Raises:
-            ImageMismatchError: it is none of them, or damaged; the engine got nothing of it.
+            ImageMismatchError: it is none of them, or damaged; nothing was loaded.
         """
         size = path.stat().st_size
         entries = read_lock(self.docker_dir).values()
@@ -258,7 +258,7 @@ class Images:
             raise ImageMismatchError(
                 f"{path} is not the archive of an image that docker/images.lock names: none of "
                 f"them has {size:,} bytes.",
-                "Get it again from where it came; `kiln images save` writes one.",
+                "Copy it again from its source, or write one with `kiln images save`.",
             )
         for locked in fitting[:-1]:
             with contextlib.suppress(ImageMismatchError):
@@ -280,7 +280,7 @@ class Images:
         shown = "\n".join(f"  {line}" for line in differences[:40])
         more = f"\n  ... and {len(differences) - 40} more" if len(differences) > 40 else ""
         if built.new:
-            self._discard(built.tag)  # nothing will ever use it
+            self._discard(built.tag)  # it is of no use
         raise ImageMismatchError(
             f"Image {built.name!r} is not the locked one: {len(differences)} differences.\n"
             f"{shown}{more}\n",
@@ -303,7 +303,7 @@ class Images:
         ``update_lock`` that identity is written to ``images.lock``.
 
         Args:
-            base: the tag of the image that it starts from, where that is at hand already.
+            base: the tag of its parent image, if it is available.
             limits: memory of each build container, and time for all of them; none by default.
         """
         definition = definitions.get(self.docker_dir, name)
@@ -365,7 +365,7 @@ class Images:
                 nocache=True,
                 rm=True,
                 forcerm=True,
-                # Of silence; without it a build that says nothing is waited for without end.
+                # Limits silence; without it kiln would wait forever for a silent build.
                 timeout=None if limits is None else int(limits.timeout) + 1,
                 container_limits=(
                     None if limits is None else {"memory": limits.memory, "memswap": limits.memory}
@@ -374,7 +374,7 @@ class Images:
             )
             for message in stream:
                 if until is not None and time.monotonic() > until:
-                    raise EngineFailedError("Too slow.")  # _in_time says it in words
+                    raise EngineFailedError("Too slow.")  # _in_time makes the message
                 text = str(message.get("stream", "")).strip()
                 if text:
                     log.append(text)
@@ -394,7 +394,7 @@ class Images:
         if not image_id:
             raise ImageBuildError(
                 f"The engine ended the build of image {definition.name!r} without an image.",
-                "Look at the engine's own log and run the command again.",
+                "Check the engine's log, then run the command again.",
             )
         return image_id
 
@@ -406,21 +406,21 @@ class Images:
             transfer.load(self.engine, name, sealer.archive())
         if sealer.sealed is None:
             raise ImageBuildError(
-                f"The engine took only a part of the sealed image {name!r}.",
-                "Look at the engine's own log and run the command again.",
+                f"The engine loaded only a part of the sealed image {name!r}.",
+                "Check the engine's log, then run the command again.",
             )
         return sealer.sealed
 
     def _discard(self, image_id: str) -> None:
-        # The unsealed image and its layers: only the sealed one is used.
+        # Remove the unsealed image and its layers: only the sealed one is used.
         transfer.discard(self.engine, image_id)
 
 
 @contextlib.contextmanager
 def _in_time(name: str, until: float | None) -> Iterator[None]:
-    """What ends a build after its time was up is that its time was up.
+    """Report any failure of a build after its time limit as exceeding the limit.
 
-    The engine stops it itself when nobody listens any more.
+    The engine stops the build itself once its client is gone.
     """
     try:
         yield
@@ -428,7 +428,7 @@ def _in_time(name: str, until: float | None) -> Iterator[None]:
         if until is None or time.monotonic() < until:
             raise
         raise ImageBuildError(
-            f"Building the image {name!r} takes longer than it may.",
+            f"Building the image {name!r} takes longer than its time limit.",
             "Give it more time with --timeout.",
         ) from error
 

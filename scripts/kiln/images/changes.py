@@ -1,4 +1,4 @@
-"""How two versions of an image differ, in words: packages, and files by what they belong to."""
+"""Describe how two versions of an image differ: packages, and files grouped by owner."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _DIST_INFO = re.compile(
     r"(?P<where>.*/site-packages)/(?P<name>[^/]+)-(?P<version>[^/-]+)\.dist-info(?:/.*)?"
 )
 _OWNER = re.compile(r"(?P<where>.*/site-packages)/(?P<name>[^/]+)")
-_DEPTH = 3  # folders that name a group of files outside of Python's packages
+_DEPTH = 3  # depth of the folders that group files outside Python's packages
 
 
 def python_packages(contents: Iterable[FileFact]) -> dict[str, str]:
-    """``<environment>: <package>`` -> version, of what is installed in an image.
+    """Map ``<environment>: <package>`` to version for all installed packages of an image.
 
     >>> path = "opt/odapi/lib/python3.9/site-packages/six-1.17.0.dist-info"
     >>> python_packages([FileFact(path, "d", 0o755, "0:0", 0, "")])
@@ -32,8 +32,8 @@ def python_packages(contents: Iterable[FileFact]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def in_words(old: Iterable[FileFact], new: Iterable[FileFact]) -> list[str]:
-    """What changed between two contents lists: a sentence a package, then one a group of files."""
+def describe(old: Iterable[FileFact], new: Iterable[FileFact]) -> list[str]:
+    """Describe the changes of two contents lists: a line a package, then one a group of files."""
     before, after = {f.path: f for f in old}, {f.path: f for f in new}
     return [*_packages(before, after), *_files(before, after)]
 
@@ -70,7 +70,7 @@ def _files(before: dict[str, FileFact], after: dict[str, FileFact]) -> list[str]
 
 
 def group_of(path: str) -> str:
-    """What a file is told under.
+    """Return the group under which a file is reported.
 
     >>> group_of("opt/odapi/lib/python3.9/site-packages/numpy/core/a.py")
     '/opt/odapi/lib/python3.9/site-packages/numpy'

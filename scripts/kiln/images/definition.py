@@ -1,4 +1,4 @@
-"""What each image is built from, and the build context made of it."""
+"""Define what each image is built from, and make its build context."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 DEFINITIONS = "images.toml"
 
-#: What an image may be called: a folder below ``docker/``, and a part of names in engines.
+#: A valid image name: a folder below ``docker/``, and a part of names in engines.
 IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 _MAX_IMAGES = 64
 _MAX_PATHS = 64
 _FIELDS = {"parent", "debian", "wheels", "tools", "files"}
 
-#: One part of a path in a definition: neither hidden, nor an option, nor "..".
+#: A valid part of a path in a definition: not hidden, not an option, not "..".
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _MAX_PARTS = 8
 
-#: What :func:`make_context` itself puts into a context.
+#: The files that :func:`make_context` itself puts into a context.
 _MADE = {"rootfs.tar", "wheels", "tools"}
 
-#: Every time stamp in every image: 2025-01-01T00:00:00Z. Any fixed instant would do.
+#: Every time stamp in every image: 2025-01-01T00:00:00Z, an arbitrary fixed instant.
 SOURCE_DATE_EPOCH = 1735689600
 
 
@@ -56,13 +56,13 @@ class Definition:
     files: tuple[Path, ...]
 
     def inputs(self) -> tuple[Path, ...]:
-        """Every file that decides what the image holds (beside its parent)."""
+        """List every file that decides the image's content (besides its parent)."""
         locks = [lock for lock in (self.debian, self.tools) if lock]
         return (self.folder / "Dockerfile", *self.files, *self.wheels, *locks)
 
 
 def load(docker_dir: Path) -> dict[str, Definition]:
-    """All image definitions, parents before children.
+    """Load all image definitions, parents before children.
 
     Raises:
         ImageBuildError: ``images.toml`` is missing or damaged.
@@ -79,12 +79,12 @@ def load(docker_dir: Path) -> dict[str, Definition]:
 
 
 def parse(text: bytes | str, docker_dir: Path) -> dict[str, Definition]:
-    """The definitions in an ``images.toml``, which may be a stranger's.
+    """Parse the definitions in an untrusted ``images.toml``.
 
-    Nothing is opened; every path in what comes back is one below ``docker_dir``.
+    Nothing is opened; every path in the result is below ``docker_dir``.
 
     Raises:
-        MalformedError: it is no TOML, or no definition of images.
+        MalformedError: it is not TOML, or not a definition of images.
     """
     table = parse_toml(text)
     if len(table) > _MAX_IMAGES:
@@ -99,7 +99,7 @@ def _definition(name: str, entry: Any, docker_dir: Path) -> Definition:
     if not IMAGE_NAME.fullmatch(name):
         raise MalformedError(f"defines an image with an impossible name, {name[:80]!r}")
     if not isinstance(entry, dict) or not entry.keys() <= _FIELDS:
-        raise MalformedError(f"has other fields for the image {name!r} than an image has")
+        raise MalformedError(f"has missing or unknown fields for the image {name!r}")
 
     def one(field: str) -> Path | None:
         return _inside(docker_dir, name, entry[field]) if field in entry else None
@@ -119,7 +119,7 @@ def _definition(name: str, entry: Any, docker_dir: Path) -> Definition:
         tools=one("tools"),
         files=several("files"),
     )
-    # A context is one folder: a second file of a name would take the first one's place there.
+    # A context is one folder: a second file of the same name would replace the first.
     taken = [*_MADE, *(path.name for path in made.inputs())]
     for file in taken:
         if taken.count(file) > 1:
@@ -128,10 +128,10 @@ def _definition(name: str, entry: Any, docker_dir: Path) -> Definition:
 
 
 def _inside(folder: Path, image: str, path: Any) -> Path:
-    """What a path in a definition means; it is one below ``folder``, or refused.
+    """Resolve a path in a definition; refuse it unless it is below ``folder``.
 
     Raises:
-        MalformedError: it is absolute, leaves the folder, or has a part that no file of ours has.
+        MalformedError: it is absolute, leaves the folder, or has an unusual part.
     """
     parts = path.split("/") if isinstance(path, str) else []
     if not 1 <= len(parts) <= _MAX_PARTS or not all(_PART.fullmatch(part) for part in parts):
@@ -144,7 +144,7 @@ def _check_parents(name: str, item: Definition, known: Mapping[str, Definition])
     seen = {name}
     while item.parent is not None:
         if not isinstance(item.parent, str) or item.parent not in known:
-            raise MalformedError(f"starts the image {name!r} from one that is not there")
+            raise MalformedError(f"starts the image {name!r} from one that does not exist")
         if item.parent in seen:
             raise MalformedError(f"starts the image {name!r} from itself")
         seen.add(item.parent)
@@ -152,7 +152,7 @@ def _check_parents(name: str, item: Definition, known: Mapping[str, Definition])
 
 
 def get(docker_dir: Path, name: str) -> Definition:
-    """One image's definition.
+    """Return one image's definition.
 
     Raises:
         UsageError: there is no such image.
@@ -164,7 +164,7 @@ def get(docker_dir: Path, name: str) -> Definition:
 
 
 def recipe_digest(docker_dir: Path, name: str) -> str:
-    """Digest of everything the image is built from, its parents included.
+    """Compute the digest of everything the image is built from, its parents included.
 
     Raises:
         ImageBuildError: one of the files is missing.
@@ -186,9 +186,9 @@ def digest_of_recipe(
     name: str,
     digest_of: Callable[[Path], str],
 ) -> str:
-    """:func:`recipe_digest` of definitions whose files ``digest_of`` gives the SHA-256 of.
+    """Compute :func:`recipe_digest` with ``digest_of`` for the SHA-256 of a file.
 
-    What ``digest_of`` raises passes; so does ``KeyError`` where an image is not defined.
+    Exceptions of ``digest_of`` pass through; ``KeyError`` means that an image is not defined.
     """
     definition = definitions[name]
     parent = None
@@ -213,7 +213,7 @@ def digest_of_recipe(
 def fetch(
     definition: Definition, store: Store, *, jobs: int = 4, on_progress: OnProgress | None = None
 ) -> dict[str, Mapping[str, str]]:
-    """Bring everything the image needs into the store: part -> file name -> SHA-256.
+    """Fetch everything the image needs into the store: part -> file name -> SHA-256.
 
     Parts are ``debian``, ``wheels`` and ``tools``.
     """
@@ -239,9 +239,9 @@ def fetch(
 def make_context(
     definition: Definition, parts: Mapping[str, Mapping[str, str]], store: Store, folder: Path
 ) -> None:
-    """Lay out a build context in ``folder``: Dockerfile, helper files, locks, wheels, rootfs.
+    """Write a build context to ``folder``: Dockerfile, helper files, locks, wheels, rootfs.
 
-    Everything in it comes from the store or from version control; a build needs nothing else.
+    Everything comes from the store or from version control; a build needs nothing else.
     """
     from kiln.images.rootfs import build_rootfs
 

@@ -1,10 +1,9 @@
-"""Whether a Dockerfile uses nothing but what ours use: for one that is a stranger's.
+"""Check that an untrusted Dockerfile only uses what kiln's own Dockerfiles use.
 
-Builders read more than they seem to: ``ADD`` of an address downloads as root, a comment in the
-first lines exchanges the parser, ``RUN --mount`` and ``COPY --from`` reach other images, a here
-document is a shell's script. So every line has to have one of the forms below, to the letter, in
-the order in which ours have them. That leaves what the images' own installer does, in a build
-container without a network.
+Builders can do a lot: ``ADD`` of an address downloads as root, a comment in the first lines
+replaces the parser, ``RUN --mount`` and ``COPY --from`` read other images, a here document is a
+shell script. So every line must match one of the forms below exactly, in the order of kiln's own
+Dockerfiles. What remains is the images' own installer, in a build container without a network.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import re
 
 from kiln.core.untrusted import MalformedError
 
-#: Bytes of a Dockerfile: twenty times the largest of ours.
+#: Most bytes of a Dockerfile: twenty times the largest of ours.
 MAX_BYTES = 32 << 10
 _MAX_INSTRUCTIONS = 64
 
@@ -24,9 +23,9 @@ _SETTING = r"[A-Z][A-Z0-9_]*=[A-Za-z0-9_./:-]*"
 _BASE = re.compile(r"ARG BASE=[a-z0-9./:-]+")
 _OWNER = ("ARG OWNER=", 'LABEL org.tflite-kiln.owner="${OWNER}"')
 
-#: Every form of an instruction after these: a helper file or all of the context copied; the root
-#: file system, which kiln made of locked packages; the installer or the removal of what it was
-#: given, both without a shell; and settings.
+#: All forms of the remaining instructions: copy a helper file or the whole context; add the root
+#: file system, which kiln made of locked packages; run the installer or remove its input, without a
+#: shell; and settings.
 _FORMS = tuple(
     re.compile(form)
     for form in (
@@ -40,18 +39,18 @@ _FORMS = tuple(
     )
 )
 
-#: A comment that a builder may take for an instruction to its parser.
+#: A comment that a builder may treat as a parser directive.
 _DIRECTIVE = re.compile(r"#\s*[A-Za-z_.-]+\s*=")
 
 
 def check(text: bytes | str, *, parent: bool) -> None:
-    """Refuse a Dockerfile that has something in it that none of ours has.
+    """Refuse a Dockerfile with an instruction that kiln's own do not have.
 
     Args:
         parent: whether the image starts from another one of kiln's; otherwise from nothing.
 
     Raises:
-        MalformedError: it has, and in which instruction.
+        MalformedError: it has one; the message names it.
     """
     lines = _lines(text)
     instructions = _instructions(lines)
@@ -66,28 +65,28 @@ def check(text: bytes | str, *, parent: bool) -> None:
             raise MalformedError(f"has {_shown(found)} where ours have `{wanted}`")
     for instruction in instructions:
         if not any(form.fullmatch(instruction) for form in _FORMS):
-            raise MalformedError(f"has an instruction that none of ours has: {_shown(instruction)}")
+            raise MalformedError(f"has an instruction that is not allowed: {_shown(instruction)}")
 
 
 def _lines(text: bytes | str) -> list[str]:
-    """The lines of the file, which every builder splits where this does."""
+    """Split the file into lines in the one way that all builders agree on."""
     if len(text) > MAX_BYTES:
         raise MalformedError(f"is larger than {MAX_BYTES:,} bytes")
     try:
         content = text if isinstance(text, str) else text.decode("ascii")
     except UnicodeDecodeError:
-        raise MalformedError("is no ASCII text") from None
+        raise MalformedError("is not ASCII text") from None
     lines = content.split("\n")
     for line in lines:
         if not line.isascii() or not (line.isprintable() and line == line.rstrip()):
-            raise MalformedError(f"has an odd character or a blank at the end in {_shown(line)}")
+            raise MalformedError(f"has an unusual character or trailing space in {_shown(line)}")
         if _DIRECTIVE.match(line.lstrip()):
-            raise MalformedError(f"has a comment that a builder may obey: {_shown(line)}")
+            raise MalformedError(f"has a comment that may be a parser directive: {_shown(line)}")
     return lines
 
 
 def _instructions(lines: list[str]) -> list[str]:
-    """Instructions, each in one line; a backslash at the end of a line joins it with the next."""
+    """Join continued lines into instructions (a backslash at the end continues a line)."""
     found: list[str] = []
     going_on = False
     for line in lines:

@@ -1,4 +1,4 @@
-"""``docker/images.lock``: the sealed identity of each image, and the list of its contents."""
+"""Read and write ``docker/images.lock``: each image's sealed identity and list of contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kiln.project import bounds
 
 LOCK_FILE = "images.lock"
 
-#: Bytes of an image's layer: some forty times the largest of ours.
+#: Most bytes of an image's layer: some forty times the largest of ours.
 _MAX_SIZE = 64 << 30
 
 _HEX = "[0-9a-f]{64}"
@@ -37,7 +37,7 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class Locked:
-    """What ``images.lock`` says of one image."""
+    """The lock entry of one image."""
 
     name: str
     identity: str
@@ -48,17 +48,17 @@ class Locked:
 
     @classmethod
     def of(cls, name: str, sealed: Sealed, recipe: str) -> Locked:
-        """What the lock says once ``sealed`` is recorded."""
+        """Make the lock entry for ``sealed``."""
         return cls(name, sealed.identity, sealed.layer, recipe, sealed.size, sealed.config.decode())
 
     @property
     def tag(self) -> str:
-        """The name under which engines know exactly this image."""
+        """The engine's tag for exactly this image."""
         return f"tflite-kiln/{self.name}:{self.identity.removeprefix('sha256:')[:16]}"
 
     @property
     def sound(self) -> bool:
-        """Whether the identity is that of the configuration, and this names the layer."""
+        """Whether the identity is that of the configuration, which names the layer."""
         config = self.config.encode()
         try:
             layers = parse_json_object(config)["rootfs"]["diff_ids"]
@@ -68,7 +68,7 @@ class Locked:
 
 
 def read_lock(docker_dir: Path) -> dict[str, Locked]:
-    """All locked images by name; empty when there is no lock yet.
+    """Read all locked images by name; empty when there is no lock yet.
 
     Raises:
         ImageMismatchError: the file is damaged.
@@ -83,10 +83,10 @@ def read_lock(docker_dir: Path) -> dict[str, Locked]:
 
 
 def parse_lock(text: bytes | str) -> dict[str, Locked]:
-    """The images in an ``images.lock``, which may be a stranger's.
+    """Parse the images of an untrusted ``images.lock``.
 
     Raises:
-        MalformedError: it is no TOML, or no lock of images.
+        MalformedError: it is not TOML, or not a lock of images.
     """
     return {name: _locked(name, entry) for name, entry in parse_toml(text).items()}
 
@@ -94,14 +94,14 @@ def parse_lock(text: bytes | str) -> dict[str, Locked]:
 def _locked(name: str, entry: Any) -> Locked:
     fields = {*_FORMS, "size", "config"}
     if not IMAGE_NAME.fullmatch(name) or not isinstance(entry, dict) or set(entry) != fields:
-        raise MalformedError(f"says something else of {name[:80]!r} than a lock says of an image")
+        raise MalformedError(f"has missing or unknown fields for the image {name[:80]!r}")
     for field, form in _FORMS.items():
         if not isinstance(entry[field], str) or not re.fullmatch(form, entry[field]):
-            raise MalformedError(f"has no {field} of the image {name!r} that can be one")
+            raise MalformedError(f"has an invalid {field} of the image {name!r}")
     if type(entry["size"]) is not int or not 0 < entry["size"] <= _MAX_SIZE:
-        raise MalformedError(f"has no size of the image {name!r} that can be one")
+        raise MalformedError(f"has an invalid size of the image {name!r}")
     if not isinstance(entry["config"], str):
-        raise MalformedError(f"has no configuration of the image {name!r}")
+        raise MalformedError(f"has no valid configuration of the image {name!r}")
     return Locked(name=name, **entry)
 
 
@@ -123,7 +123,7 @@ def write_lock(docker_dir: Path, name: str, sealed: Sealed, recipe: str) -> Lock
 
 
 def locked_contents(docker_dir: Path, name: str) -> list[FileFact]:
-    """The contents list of a locked image; empty when none is recorded.
+    """Read the contents list of a locked image; empty when none is recorded.
 
     Raises:
         ImageMismatchError: the list is damaged.
@@ -140,10 +140,10 @@ def locked_contents(docker_dir: Path, name: str) -> list[FileFact]:
 
 
 def locked_image(docker_dir: Path, name: str) -> Locked:
-    """What ``images.lock`` says of image ``name``.
+    """Return the lock entry of image ``name``.
 
     Raises:
-        ImageMismatchError: it says nothing, or was written for other sources.
+        ImageMismatchError: there is no entry, or it was written for other sources.
     """
     entry = read_lock(docker_dir).get(name)
     recipe = recipe_digest(docker_dir, name)

@@ -1,4 +1,4 @@
-"""Sealed images from a registry: fetched by name, trusted by identity only."""
+"""Pull and push sealed images: fetched by name, trusted by identity only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kiln.running.engine import Engine
 
 
 def registry() -> str | None:
-    """Where images may be had: ``KILN_IMAGE_REGISTRY``, without a slash at the end."""
+    """Return the registry ``KILN_IMAGE_REGISTRY`` without a trailing slash."""
     return os.environ.get("KILN_IMAGE_REGISTRY", "").strip().rstrip("/") or None
 
 
@@ -24,17 +24,17 @@ def _repository(where: str, locked: Locked) -> tuple[str, str]:
 
 
 def pull(engine: Engine, locked: Locked, where: str, scratch: Path) -> None:
-    """Bring the locked image from a registry into the engine, under its own name.
+    """Pull the locked image from a registry into the engine, under its own name.
 
-    What comes is held against the lock: the layer and the digest of the configuration. Where an
-    engine does not tell the latter, the image is sealed once more and compared.
+    It is checked against the lock: the layer and the digest of the configuration. Where an engine
+    does not report the latter, the image is sealed again and compared.
 
     Args:
         where: the registry, with a path if there is one.
         scratch: for what an engine exports.
 
     Raises:
-        EngineFailedError: the registry has no such image or cannot be asked.
+        EngineFailedError: the registry has no such image or cannot be reached.
         ImageMismatchError: it has another one under this name; the engine does not keep it.
     """
     repository, tag = _repository(where, locked)
@@ -50,7 +50,7 @@ def pull(engine: Engine, locked: Locked, where: str, scratch: Path) -> None:
             raise ImageMismatchError(
                 f"{reference} is not the sealed image {locked.name!r}: its layers are "
                 f"{', '.join(layers) or 'none'}, not {locked.layer}.",
-                "Tell whoever runs the registry.",
+                "Tell the registry's operator.",
             )
         if found["Id"] == locked.identity:
             name, _, version = locked.tag.rpartition(":")
@@ -59,14 +59,14 @@ def pull(engine: Engine, locked: Locked, where: str, scratch: Path) -> None:
             return
         with resealed(engine, reference, locked, scratch) as chunks:
             for _ in chunks():
-                pass  # to the end: it is the locked one
+                pass  # reading to the end proves that it is the locked one
             transfer.load(engine, locked.name, chunks())
     finally:
         transfer.discard(engine, reference)
 
 
 def push(engine: Engine, locked: Locked, where: str) -> str:
-    """Put the locked image, which the engine holds, into a registry; returns its name there.
+    """Push the locked image from the engine to a registry; return its name there.
 
     Raises:
         EngineFailedError: the registry refused.

@@ -1,4 +1,4 @@
-"""Recording images anew, on purpose: built twice, compared, written down, and told in words."""
+"""Record new identities of images: build twice, compare, write the lock, describe the changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kiln.core.errors import ImageMismatchError
 from kiln.images import definition as definitions
 from kiln.images.builder import Built, Images
-from kiln.images.changes import in_words
+from kiln.images.changes import describe
 from kiln.images.lock import Locked, locked_contents, read_lock, write_lock
 from kiln.images.seal import compare, compare_configs
 
@@ -18,12 +18,12 @@ _SHOWN = 40
 
 @dataclass(frozen=True)
 class Relocked:
-    """One image that ``images.lock`` now names.
+    """One image that was recorded in ``images.lock``.
 
     Attributes:
         before: the identity it had, or ``""``.
-        changes: what changed, in words; empty for a new image, or one that is what it was.
-        stale: images that start from this one, were locked for another, and are not to follow.
+        changes: descriptions of the changes; empty for a new image or an unchanged one.
+        stale: images that start from this one, were locked for another, and are not relocked.
     """
 
     locked: Locked
@@ -33,18 +33,18 @@ class Relocked:
 
     @property
     def same(self) -> bool:
-        """Whether the identity is what it was."""
+        """Whether the identity is unchanged."""
         return self.before == self.locked.identity
 
 
 def relock(images: Images, names: Sequence[str], *, once: bool = False) -> Iterator[Relocked]:
-    """Build images and record their identities, those they start from first.
+    """Build images and record their identities, parents first.
 
-    Each is told as soon as it is recorded.
+    Each is reported as soon as it is recorded.
 
     Args:
-        names: which; those they start from come with them where their record is out of date.
-        once: believe one build; otherwise a second one must come out the same.
+        names: which ones; their parents are included where their record is out of date.
+        once: build once; otherwise a second build must give the same image.
 
     Raises:
         ImageMismatchError: two builds in a row differ; nothing was recorded for this image.
@@ -59,8 +59,8 @@ def relock(images: Images, names: Sequence[str], *, once: bool = False) -> Itera
             _same(built, images.build(name))
         locked = write_lock(images.docker_dir, name, built.sealed, built.recipe)
         changes = []
-        if known is not None:  # of a new image, everything would be a change
-            changes = [*_changes(known, locked), *in_words(contents, built.sealed.contents)]
+        if known is not None:  # for a new image, everything would be a change
+            changes = [*_changes(known, locked), *describe(contents, built.sealed.contents)]
         stale = [
             child.name
             for child in definitions.load(images.docker_dir).values()
@@ -98,8 +98,8 @@ def _same(first: Built, second: Built) -> None:
     raise ImageMismatchError(
         f"Two builds of image {first.name!r} in a row differ, {len(lines)} differences:\n"
         f"{shown}{more}\n",
-        "Nothing was recorded. Find out what makes them differ (docs/images.md says what usually "
-        "does); docker/install.py and images/seal.py are where it is cured.",
+        "Nothing was recorded. Find out why they differ (docs/images.md lists the usual causes), "
+        "and fix it in docker/install.py or images/seal.py.",
     )
 
 

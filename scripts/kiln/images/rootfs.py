@@ -1,4 +1,4 @@
-"""A Debian root file system straight from ``.deb`` files.
+"""Build a Debian root file system directly from ``.deb`` files.
 
 The base image is a pure function of the locked packages: their payloads are merged into one
 tar, and the few things that maintainer scripts would have added (users, ``/bin/sh``, the package
@@ -24,7 +24,7 @@ from debian.debfile import DebError, DebFile
 
 from kiln.core.errors import ArchiveError
 
-#: Documentation nobody reads inside a sealed image; licences (``copyright``) stay.
+#: Documentation is not needed inside a sealed image; licences (``copyright``) stay.
 _DROPPED = re.compile(
     r"^(usr/share/(man|info|locale|lintian|bash-completion|menu|pixmaps|applications|binfmts)/"
     r"|usr/share/doc/(?!.*/copyright$)"
@@ -35,7 +35,7 @@ _DROPPED = re.compile(
 #: Links that packages make in their postinst (dash: diversion of sh; mawk: alternatives).
 _LINKS = {"bin/sh": "dash", "usr/bin/awk": "mawk", "var/run": "/run", "var/lock": "/run/lock"}
 
-#: What reading a damaged package raises, in this or the package library.
+#: Exceptions from reading a damaged package, here or in the package library.
 UNREADABLE = (
     ArError,
     tarfile.TarError,
@@ -133,7 +133,7 @@ def _merge(entries: dict[str, _Entry], owner: dict[str, str], new: _Entry, packa
 def _machine_independent_setup(
     entries: dict[str, _Entry], stanzas: dict[str, str]
 ) -> Iterator[_Entry]:
-    """What the packages' maintainer scripts would have made, without running them."""
+    """Yield what the packages' maintainer scripts would have made, without running them."""
     for path, target in _LINKS.items():
         info = tarfile.TarInfo(path)
         info.type, info.linkname, info.mode = tarfile.SYMTYPE, target, 0o777

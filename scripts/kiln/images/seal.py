@@ -1,10 +1,10 @@
-"""Sealing: turn whatever an engine built into one canonical layer.
+"""Seal images: turn whatever an engine built into one canonical layer.
 
 Engines disagree about layers, time stamps, entry order and the files they inject, so an image's
-own id says little. A sealed image has exactly one layer: the file system sorted by path, with
-times clamped, owner names dropped, engine-made files emptied, and a fixed configuration. Its
+own id is not reproducible. A sealed image has exactly one layer: the file system sorted by path,
+with times clamped, owner names dropped, engine-made files emptied, and a fixed configuration. Its
 identity is the SHA-256 of that configuration, which names the layer's digest (OCI image
-specification, ``diff_ids``), so every engine and every storage backend can be held against it.
+specification, ``diff_ids``), so it can be checked on every engine and every storage backend.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _DROPPED = (".dockerenv", "etc/mtab", "run/.containerenv", "root/.bash_history")
 
 _CHUNK = 1 << 20
 
-#: Bytes of a contents list as text: some twenty times the largest of ours.
+#: Most bytes of a contents list as text: some twenty times the largest of ours.
 _MAX_CONTENTS = 64 << 20
 
 
 @dataclass(frozen=True)
 class FileFact:
-    """One entry of an image: what makes it the same or different.
+    """One entry of an image: everything that counts in a comparison.
 
     ``kind`` is ``f`` file, ``d`` folder, ``l`` symbolic link, ``h`` hard link; ``mode`` are the
     permission bits; ``content`` is the first 16 hex digits of a file's SHA-256, or the target of
@@ -107,10 +107,10 @@ class Sealer:
         self.sealed: Sealed | None = None
 
     def archive(self) -> Iterator[bytes]:
-        """The ``docker load`` archive, in chunks; :attr:`sealed` is set at its end.
+        """Yield the ``docker load`` archive in chunks; :attr:`sealed` is set at its end.
 
         The layer comes first and the configuration, which needs the layer's digest, last: the
-        loader unpacks everything before it looks.
+        loader unpacks everything before it reads.
         """
         size = sum(_tar_size(item.info) for item in self._items.values()) + 2 * tarfile.BLOCKSIZE
         padded = -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
@@ -127,7 +127,7 @@ class Sealer:
         layer = f"sha256:{digest.hexdigest()}"
         config = _config(self._settings, layer, self._epoch)
         identity = hashlib.sha256(config).hexdigest()
-        # Named by its identity as it is loaded: no moment with a name that means something else.
+        # The name is its identity from the start: it never means another image.
         yield archive_tail(config, f"{self._repository}:{identity[:16]}")
         self.sealed = Sealed(f"sha256:{identity}", layer, config, padded, tuple(self._contents))
 
@@ -155,7 +155,7 @@ class Sealer:
 
 
 def _canonical(exported: IO[bytes]) -> dict[str, _Item]:
-    """The entries that belong to the image, cleaned and sorted by path."""
+    """Return the entries that belong to the image, cleaned and sorted by path."""
     items: dict[str, _Item] = {}
     try:
         with tarfile.open(fileobj=exported, mode="r:") as tar:
@@ -166,11 +166,11 @@ def _canonical(exported: IO[bytes]) -> dict[str, _Item]:
                 if not (info.isreg() or info.isdir() or info.issym() or info.islnk()):
                     continue  # devices, sockets, pipes: the engine makes its own
                 items[path] = _Item(_plain(path, info), info.offset_data)
-            # tarfile takes a file that stops between two entries, or a damaged header, for the
-            # end. A complete archive says that it ends, with a block of zeros.
+            # tarfile treats a file that stops between two entries, or a damaged header, as the
+            # end. A complete archive ends with a block of zeros.
             exported.seek(tar.offset)
             if exported.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it breaks off")
+                raise tarfile.ReadError("it is truncated")
     except tarfile.TarError as error:
         raise ImageBuildError(
             f"The engine's export of the image cannot be read ({error}).",
@@ -197,7 +197,7 @@ def _foreign(path: str) -> bool:
 def _sort_out_hard_links(items: dict[str, _Item]) -> None:
     """Make the first name in path order the file and every other name a link to it.
 
-    Which of several names an engine writes as the file depends on the order it reads folders in.
+    Which of several names an engine writes as the file depends on its directory order.
     """
     groups: dict[str, list[str]] = {}
     for path, item in items.items():
@@ -269,12 +269,12 @@ def _tar_size(info: tarfile.TarInfo) -> int:
 
 
 def archive_head(layer_size: int) -> bytes:
-    """What comes before the layer in an archive of a sealed image."""
+    """Return the bytes before the layer in an archive of a sealed image."""
     return tar_header("layer.tar", layer_size)
 
 
 def archive_tail(config: bytes, tag: str) -> bytes:
-    """What comes after the layer: the configuration, and which name the image is to get."""
+    """Return the bytes after the layer: the configuration, and the image's name."""
     name = f"{hashlib.sha256(config).hexdigest()}.json"
     manifest = [{"Config": name, "RepoTags": [tag], "Layers": ["layer.tar"]}]
     members = _member(name, config) + _member("manifest.json", json.dumps(manifest).encode())
@@ -282,7 +282,7 @@ def archive_tail(config: bytes, tag: str) -> bytes:
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The header of a plain file, 0644, of nobody, made at 1970-01-01."""
+    """Return the header of a plain file: mode 0644, no owner, time 1970-01-01."""
     info = tarfile.TarInfo(name)
     info.size = size
     return _tobuf(info)
@@ -293,7 +293,7 @@ def _member(name: str, data: bytes) -> bytes:
 
 
 def compare_configs(expected: bytes, actual: bytes) -> list[str]:
-    """What differs between two configurations: environment, command, working folder.
+    """List the differences of two configurations: environment, command, working folder.
 
     >>> old = b'{"config": {"Env": ["A=1"], "Cmd": ["sh"]}}'
     >>> compare_configs(old, b'{"config": {"Env": ["A=2"], "Cmd": ["sh"]}}')
@@ -308,7 +308,7 @@ def compare_configs(expected: bytes, actual: bytes) -> list[str]:
 
 
 def compare(expected: Iterable[FileFact], actual: Iterable[FileFact]) -> list[str]:
-    """What differs between two contents lists, one sentence per path, sorted by path.
+    """List the differences of two contents lists, one sentence per path, sorted by path.
 
     >>> a = FileFact("bin/x", "f", 0o755, "0:0", 10, "aa")
     >>> compare([a], [FileFact("bin/x", "f", 0o644, "0:0", 10, "bb")])
@@ -343,7 +343,7 @@ def _differences(old: FileFact, new: FileFact) -> Iterator[str]:
 
 
 def read_contents(packed: bytes) -> list[FileFact]:
-    """The contents list of a locked image (:func:`pack_contents`), which may be a stranger's.
+    """Read an untrusted contents list of a locked image (:func:`pack_contents`).
 
     Raises:
         lzma.LZMAError, ValueError: it is damaged, or larger than any of ours.
@@ -353,12 +353,12 @@ def read_contents(packed: bytes) -> list[FileFact]:
     decompressor = lzma.LZMADecompressor(memlimit=2 * _MAX_CONTENTS)
     text = decompressor.decompress(packed, _MAX_CONTENTS).decode()
     if not decompressor.eof:
-        raise ValueError("it is cut short, or unpacks to more than it may")
+        raise ValueError("it is truncated, or unpacks to more than the limit")
     return [FileFact.parse(line) for line in text.splitlines()]
 
 
 def pack_contents(contents: Sequence[FileFact]) -> bytes:
-    """A contents list as text, one :meth:`FileFact.line` each, xz-compressed."""
+    """Write a contents list as text, one :meth:`FileFact.line` each, xz-compressed."""
     import lzma
 
     return lzma.compress("".join(f"{fact.line()}\n" for fact in contents).encode(), preset=9)

@@ -1,4 +1,4 @@
-"""Sealed images in and out of an engine: what it holds, what it exports, what it is given."""
+"""Inspect, export and load images in an engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kiln.running.engine import OWNER_LABEL, Engine
 
 
 def inspect(engine: Engine, reference: str) -> dict[str, Any] | None:
-    """What the engine says of an image; None where it has none of that name."""
+    """Return the engine's data about an image; None where it has none of that name."""
     try:
         with engine.failures("looking for an image"):
             found: dict[str, Any] = engine.client.api.inspect_image(reference)
@@ -33,12 +33,12 @@ def present(engine: Engine, locked: Locked) -> bool:
     """Whether the engine holds exactly this sealed image."""
     found = inspect(engine, locked.tag)
     # The id is the configuration's digest on one storage backend and a manifest's on the other;
-    # the layer is the same on both, and the tag is only ever given to this identity.
+    # the layer is the same on both, and the tag is only given to this identity.
     return found is not None and found["RootFS"]["Layers"] == [locked.layer]
 
 
 def tags(engine: Engine, repository: str) -> set[str]:
-    """The names, all of one repository, under which the engine holds images."""
+    """List the tags of one repository that the engine holds."""
     with engine.failures("listing images"):
         found = engine.client.api.images(name=repository)
     return {tag for item in found for tag in item["RepoTags"] or ()}
@@ -48,10 +48,10 @@ def tags(engine: Engine, repository: str) -> set[str]:
 def exported(
     engine: Engine, image: str, scratch: Path
 ) -> Iterator[tuple[IO[bytes], dict[str, Any]]]:
-    """An image's file system as the engine exports it, seekable, and the image's settings.
+    """Export an image's file system, seekable, together with the image's settings.
 
     Args:
-        scratch: where the file lies, as large as the image, as long as the body runs.
+        scratch: a folder for the file, which is as large as the image, while the body runs.
     """
     api = engine.client.api
     with tempfile.TemporaryFile(dir=scratch) as file:
@@ -69,7 +69,7 @@ def exported(
 
 
 def load(engine: Engine, name: str, archive: Iterable[bytes]) -> None:
-    """Give the engine an archive of image ``name``.
+    """Load an archive of image ``name`` into the engine.
 
     Raises:
         ImageBuildError: it refused.
@@ -79,11 +79,11 @@ def load(engine: Engine, name: str, archive: Iterable[bytes]) -> None:
             if "error" in message:
                 raise ImageBuildError(
                     f"The engine refused the sealed image {name!r}: {message['error']}.",
-                    "Look at the engine's own log and run the command again.",
+                    "Check the engine's log, then run the command again.",
                 )
 
 
 def discard(engine: Engine, reference: str) -> None:
-    """Take an image's name away, and the image with its last name; silent where that fails."""
+    """Remove an image's name, and the image with its last name; failures are ignored."""
     with contextlib.suppress(docker.errors.DockerException):
         engine.client.api.remove_image(reference, force=True)

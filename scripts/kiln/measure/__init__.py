@@ -1,5 +1,5 @@
-"""Accuracy and latency of artefacts, and the files that figures are written to.
+"""Measure accuracy and latency of artefacts, and record the figures in files.
 
 Only the command line uses it: :mod:`kiln.measure.accuracy` and :mod:`kiln.measure.latency` measure,
-the other modules are what they need.
+the other modules support them.
 """

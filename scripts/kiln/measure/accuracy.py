@@ -1,12 +1,12 @@
-"""COCO's AP of a source model and of its artefacts: what conversion costs, on a real data set.
+"""Measure COCO's AP of a source model and of its artefacts: the cost of conversion on real data.
 
-Images are taken by file name, :data:`CHUNK` at a time. What one thing (the source, a variant)
-finds in one chunk is a step like those of a build, with a key made of the image's identity, the
-stage code, the thing and the images' digests, and with its result in the store. So an
-interrupted measurement goes on where it stopped, and one that is repeated runs nothing.
+Images are taken by file name, :data:`CHUNK` at a time. Running one subject (the source or a
+variant) on one chunk is a step like those of a build: its key is made of the image's identity, the
+stage code, the subject and the images' digests, and its result is in the store. So an interrupted
+measurement resumes, and a repeated one runs nothing.
 
-The images themselves are never in the store: they are lent to a container while it runs
-(``lent`` of :class:`kiln.running.local.Runner`).
+The images are never in the store: a container gets copies while it runs (``lent`` of
+:class:`kiln.running.local.Runner`).
 """
 
 from __future__ import annotations
@@ -44,29 +44,27 @@ from kiln.signing.statement_names import artefact_file
 from kiln.sources.fetcher import Options
 from kiln.sources.model import Acquired, acquire
 
-#: What the model before conversion is called in results.
+#: The name of the model before conversion in results.
 SOURCE = "source"
 
-#: Images a step. The source's steps begin with restoring the checkpoint, each container (all
-#: steps of a chunk) with importing TensorFlow: 6 to 9 s a chunk, which is 4 to 10 % of it for the
-#: samples (docs/accuracy.md). What an interruption loses is a step: a few minutes at most.
+#: Images a step. Each container starts with 6 to 9 s for TensorFlow and the checkpoint, 4 to 10 %
+#: of a chunk for the samples (docs/accuracy.md). An interruption loses one step: some minutes.
 CHUNK = 250
 
-#: The image that artefacts are run in, whichever made them: the one with the newer TensorFlow.
-#: The interpreter of the other (2.8) takes 2 s an image for a quantised EfficientDet-Lite0, this
-#: one's 0.04 s.
+#: The image that runs all artefacts: the one with the newer TensorFlow. The interpreter of the
+#: other (2.8) takes 2 s an image for a quantised EfficientDet-Lite0, this one 0.04 s.
 DETECT_IMAGE: ImageName = "odapi"
 
-#: Expected and seen AP may differ by so much where the recipe does not say.
+#: Allowed difference of expected and measured AP where the recipe states none.
 TOLERANCE = 0.01
 
-#: How far the ratio of sides may be from the annotated one: rounding of a resized copy.
+#: Allowed deviation of the aspect ratio from the annotated one: rounding of a resized copy.
 _RATIO = 0.02
 
-#: Reading an image takes milliseconds: telling of each would be most of the output.
+#: Reading an image takes milliseconds; an event for each would flood the output.
 _TELL_EVERY = 20
 
-#: Kind of the store's ref that holds which images of a chunk were found damaged.
+#: Kind of the store's ref that lists the damaged images of a chunk.
 _CHECKED = "checked-images"
 
 _DETECTIONS_FILE = "detections.json"
@@ -74,7 +72,7 @@ _DETECTIONS_FILE = "detections.json"
 
 @dataclass(frozen=True)
 class Measured:
-    """One thing's figures; ``expected`` is the AP that the recipe states, if it does."""
+    """The figures of one subject; ``expected`` is the AP that the recipe states, if it does."""
 
     what: str
     scores: Scores
@@ -84,7 +82,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, the source first.
+    """The result of a measurement, the source first.
 
     Attributes:
         model: its name.
@@ -94,9 +92,9 @@ class Report:
         images: how many were measured.
         all_images: how many the data set has.
         skipped: how many of the chosen ones were missing or damaged.
-        categories: how many of the data set's the model knows: those the figures are of.
+        categories: how many of the data set's the model knows; the figures are of these.
         all_categories: how many the data set has.
-        tolerance: of ``expected``.
+        tolerance: allowed deviation from ``expected``.
     """
 
     model: str
@@ -112,7 +110,7 @@ class Report:
     tolerance: float = TOLERANCE
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, as ``--save`` writes it."""
+        """Return plain data, as ``--save`` writes it."""
         return {
             "schema": 1,
             "model": self.model,
@@ -122,7 +120,7 @@ class Report:
         }
 
     def data_set(self) -> dict[str, Any]:
-        """On what was measured, as plain data."""
+        """Describe the data set as plain data."""
         return {
             "name": self.name,
             "annotations_sha256": self.annotations,
@@ -135,7 +133,7 @@ class Report:
         }
 
     def entries(self) -> list[accuracy_record.Entry]:
-        """What ``dist/accuracy.json`` says of the artefacts measured."""
+        """Return the entries of the measured artefacts for ``dist/accuracy.json``."""
         source = next((m for m in self.measured if m.what == SOURCE), None)
         return [
             accuracy_record.Entry(
@@ -152,20 +150,20 @@ class Report:
         ]
 
     def difference(self, item: Measured) -> float | None:
-        """AP of ``item`` minus that of the source; None without a source, and for itself."""
+        """Return AP of ``item`` minus that of the source; None without a source or for itself."""
         source = next((m for m in self.measured if m.what == SOURCE), None)
         if source is None or item is source:
             return None
         return item.scores.ap - source.scores.ap
 
     def judge(self) -> None:
-        """Hold every AP against the expected one, where there is one.
+        """Check every AP against the expected one, where there is one.
 
         Raises:
             CheckFailedError: one is further from it than the tolerance.
         """
         wrong = [
-            f"{m.what}: expected {m.expected:.3f}, seen {m.scores.ap:.3f}"
+            f"{m.what}: expected {m.expected:.3f}, measured {m.scores.ap:.3f}"
             for m in self.measured
             if m.expected is not None and abs(m.scores.ap - m.expected) > self.tolerance
         ]
@@ -176,7 +174,7 @@ class Report:
             causes.append(f"only {self.images} of the data set's {self.all_images} images measured")
         causes += ["another data set", "another image size (export.image_size)"]
         raise CheckFailedError(
-            f"{self.model}: AP is not what its recipe expects (tolerance {self.tolerance:g}): "
+            f"{self.model}: AP is not as its recipe expects (tolerance {self.tolerance:g}): "
             f"{'; '.join(wrong)}.",
             f"Likely causes: {', '.join(causes)}. If the new figures are right, put them into "
             "check.ap of the recipe.",
@@ -199,7 +197,7 @@ class _Chunk:
 
 @dataclass(frozen=True)
 class _Thing:
-    """Something that detects: the stage that runs it, where, and the input that it is."""
+    """A subject that detects: its stage, where the stage runs, and its input."""
 
     name: str
     image: ImageName
@@ -214,7 +212,7 @@ class Accuracy:
     """Measures one model on one data set.
 
     Args:
-        builder: knows project, store and engine, and takes events. Its ``dist`` is not used.
+        builder: has project, store and engine, and receives events. Its ``dist`` is not used.
         published: measure the files of this release instead of converting.
         chunk: images a step.
     """
@@ -233,16 +231,17 @@ class Accuracy:
         archive: Path | None = None,
         images: int | None = None,
     ) -> Report:
-        """Convert the model if that has not been done, run it and its source, and score both.
+        """Convert the model if necessary, run it and its source, and score both.
 
         Args:
-            variants: which; all there are when empty.
+            path: the recipe.
+            variants: which ones; all when empty.
             archive: see :class:`kiln.sources.fetcher.Options`.
-            images: only so many, the first by file name.
+            images: use only so many, the first by file name.
 
         Raises:
-            KilnError: of any kind that a build has; LabelMapError where model and data set have
-                no class in common; ImageSetError for what is wrong with the data set.
+            KilnError: any failure of a build; LabelMapError where model and data set share no
+                class; ImageSetError for a faulty data set.
         """
         options = Options(
             archive=archive,
@@ -253,7 +252,7 @@ class Accuracy:
         )
         acquired = acquire(recipe, self.builder.store, options)
         wanted = self._wanted(recipe, variants)
-        # The data set first: what is wrong with it shows before minutes of conversion.
+        # The data set first: report its faults before minutes of conversion.
         chosen = data.pictures[:images]
         parts = self._chunks(recipe.name, data, chosen)
         results, plan = self._converted(recipe, acquired, wanted)
@@ -312,12 +311,12 @@ class Accuracy:
     def _converted(
         self, recipe: Recipe, acquired: Acquired, wanted: Sequence[Variant]
     ) -> tuple[dict[str, StageResult], Plan]:
-        """The build's own steps: the artefacts, and the checkpoint that a stage makes."""
+        """Run the build's own steps for the artefacts and for a checkpoint made by a stage."""
         convert: Sequence[Variant] = wanted if self.published is None else ()
         identity = self._identity(recipe.image)
         contents, code = acquired.contents, self._code
         plan = make_plan(recipe, contents, convert, image=identity, code=code, checks=False)
-        # Not the comparison with the publisher's file; but the checkpoint, cached export or not.
+        # Skip the comparison with the publisher's file; always make the checkpoint.
         reports = _source_steps(recipe)
         if not convert and not reports:
             return {}, plan
@@ -337,8 +336,8 @@ class Accuracy:
         things = []
         if recipe.source.brings == "feature_vector":
             self._note(
-                f"{recipe.name}: its source has no prediction heads, so only what was made of it "
-                "is measured"
+                f"{recipe.name}: its source has no prediction heads, so only its artefacts "
+                "are measured"
             )
         else:
             things.append(_source(recipe, acquired, results))
@@ -347,7 +346,7 @@ class Accuracy:
                 digest = results[plan.artefacts[variant]].files["model.tflite"].sha256
             else:
                 digest = self.builder.store.add_file(self._published(recipe, variant))
-            # Every detection: a threshold would cut the end off the curve that AP is the area of.
+            # Every detection: a threshold would cut off the end of the precision-recall curve.
             params = {"max_results": DETECTIONS, "score_threshold": 0}
             model = {"model": Files({"": digest})}
             things.append(_Thing(variant, DETECT_IMAGE, "detect", params, model, digest))
@@ -356,7 +355,7 @@ class Accuracy:
     def _classes(
         self, recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResult]
     ) -> dict[int, tuple[str, ...]]:
-        """The label map: class id to its names."""
+        """Return the label map: class id to its names."""
         digest = acquired.contents.label_map
         if digest is None:
             inside = f"model/{acquired.contents.label_map_path}"
@@ -389,7 +388,7 @@ class Accuracy:
     # -- the images -----------------------------------------------------------------------------
 
     def _chunks(self, model: str, data: DataSet, chosen: tuple[Picture, ...]) -> tuple[_Chunk, ...]:
-        """Read every image once: its digest, and whether it can be decoded."""
+        """Read every image once: digest it, and check that it can be decoded."""
         unusable: dict[str, str] = {}
         parts = []
         done = 0
@@ -417,7 +416,7 @@ class Accuracy:
     def _damaged(
         self, model: str, data: DataSet, digests: Mapping[Picture, str]
     ) -> dict[Picture, str]:
-        """Which of a chunk's images a stage could not use, and why; remembered in the store."""
+        """Find a chunk's images that a stage could not use, and why; cached in the store."""
         described = {p.name: [digest, p.height, p.width] for p, digest in digests.items()}
         name = key_of(
             {"decoder": sha256_file(Path(stage_module("files.pixels").__file__)), **described}
@@ -451,7 +450,7 @@ class Accuracy:
     def _detect(
         self, recipe: Recipe, things: Sequence[_Thing], parts: Sequence[_Chunk], data: DataSet
     ) -> dict[tuple[str, int], StageResult]:
-        """What each thing finds in each chunk; for each chunk, one container for each image."""
+        """Run each subject on each chunk: one container for each chunk and image."""
         made = {part.number: self._steps(things, part) for part in parts}
         sizes = {s.id: len(part.pictures) for part in parts for s in made[part.number].values()}
         lent = {digest: data.path(p) for part in parts for p, digest in part.digests.items()}
@@ -494,12 +493,12 @@ class Accuracy:
             images = parse_json_object(data, size=most)["images"]
         except (MalformedError, KeyError) as error:
             raise StageFailedError(
-                f"A stage left {_DETECTIONS_FILE} that cannot be used: {error}.",
+                f"A stage wrote an unusable {_DETECTIONS_FILE}: {error}.",
                 "Report it, with the model's recipe.",
             ) from None
         return scoring.detections(images, part.pictures, matching.categories)
 
-    # -- what a build does as well ----------------------------------------------------------------
+    # -- shared with builds -- ----------------------------------------------------------------
 
     def _identity(self, image: ImageName) -> str:
         return locked_image(self.builder.project.docker, image).identity
@@ -530,7 +529,7 @@ class Accuracy:
 
 
 class _Overall:
-    """Passes events on, with each step's progress as that of the whole measurement.
+    """Forwards events, with each step's progress as progress of the whole measurement.
 
     Args:
         sizes: images of each step, by its id.
@@ -541,7 +540,7 @@ class _Overall:
         self._done: set[str] = set()
 
     def event(self, event: str, **fields: Any) -> None:
-        """Pass one event on."""
+        """Forward one event."""
         step_id = str(fields.get("id"))
         if event == "stage" and step_id in self._sizes:
             if fields["state"] in ("finished", "cached"):
@@ -555,7 +554,7 @@ class _Overall:
 
 
 def _source_steps(recipe: Recipe) -> tuple[str, ...]:
-    """The steps that the source itself comes from, where it is not files."""
+    """Return the steps that make the source itself, where it is not files."""
     if only_exported(recipe):
         return ("export",)
     made = recipe.source.made_by is not None or recipe.source.brings == "saved_model"
@@ -563,7 +562,7 @@ def _source_steps(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _source(recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResult]) -> _Thing:
-    """The model before conversion: its own net and its own post-processing."""
+    """Describe the model before conversion: its own network and post-processing."""
     files: Mapping[str, str] = acquired.contents.checkpoint
     steps = _source_steps(recipe)
     if steps == ("export",):
@@ -582,7 +581,7 @@ def _source(recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResul
 
 
 def _fault(path: Path, picture: Picture) -> str:
-    """What keeps an image from being used; empty if nothing does."""
+    """Return why an image cannot be used; empty if it can."""
     pixels = stage_module("files.pixels")
     if path.suffix.lower() not in pixels.SUFFIXES:
         return f"not one of {', '.join(pixels.SUFFIXES)}"
@@ -597,12 +596,12 @@ def _fault(path: Path, picture: Picture) -> str:
 
 
 def _expected(recipe: Recipe) -> tuple[Mapping[str, float], float]:
-    """What the recipe says of AP: by name of the thing, and the tolerance."""
+    """Return the recipe's expected AP by subject name, and the tolerance."""
     check = getattr(recipe, "check", None)
     return getattr(check, "ap", None) or {}, getattr(check, "ap_tolerance", None) or TOLERANCE
 
 
 def _with_time_for(recipe: Recipe, stages: int) -> Limits:
-    """The recipe's bounds with its time for each of a container's stages, not for all of them."""
+    """Return the recipe's limits, with its time for each of a container's stages."""
     limits = limits_of(recipe)
     return replace(limits, timeout=limits.timeout * max(1, stages))

@@ -1,7 +1,7 @@
-"""``dist/accuracy.json``: the AP of released files, and of the models that they were made of.
+"""Read and write ``dist/accuracy.json``: the AP of released files and of their source models.
 
-One entry for each model and variant; a new measurement takes the place of an older one. An entry
-holds everything that its figures mean: the file's digest, the data set, and the source's figures
+There is one entry for each model and variant; a new measurement replaces an older one. An entry
+holds everything its figures depend on: the file's digest, the data set, and the source's figures
 on the same images.
 """
 
@@ -17,7 +17,7 @@ from kiln.measure.measurements import Figures
 FILE = "accuracy.json"
 FIGURES = Figures(
     FILE, 1, "files", {"model": str, "variant": str, "sha256": str}, "figures",
-    "Remove it; what was measured is in the store, so measuring again is quick.",
+    "Remove it; the measurements are in the store, so measuring again is quick.",
 )  # fmt: skip
 
 
@@ -28,9 +28,9 @@ class Entry:
     Attributes:
         file: its name, and ``sha256`` its digest.
         dataset: see :meth:`kiln.measure.accuracy.Report.data_set`.
-        source: those of the model before conversion (:class:`kiln.measure.scoring.Scores` as plain
-            data); None where it has none.
-        result: those of the file.
+        source: figures of the model before conversion (:class:`kiln.measure.scoring.Scores` as
+            plain data); None where it has none.
+        result: figures of the file.
     """
 
     model: str
@@ -49,7 +49,7 @@ def save(dist: Path, entries: Sequence[Entry]) -> Path:
         The file that was written.
 
     Raises:
-        UsageError: there is a file of that name that is none of ours, or ``dist`` is no folder.
+        UsageError: a file of that name is not kiln's, or ``dist`` is not a folder.
         DiskFullError: no space left; the file is as it was.
     """
     known = {(entry["model"], entry["variant"]): entry for entry in load(dist)}
@@ -58,7 +58,7 @@ def save(dist: Path, entries: Sequence[Entry]) -> Path:
 
 
 def load(dist: Path) -> list[dict[str, Any]]:
-    """The entries of ``dist/accuracy.json``, none where there is no such file.
+    """Read the entries of ``dist/accuracy.json``; none where there is no such file.
 
     Raises:
         UsageError: the file is damaged, or of another schema.

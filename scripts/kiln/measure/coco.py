@@ -1,9 +1,9 @@
-"""A data set in the layout of COCO's validation set: found, read, and held against a label map.
+"""Find and read a data set in COCO's layout, and match its categories with a label map.
 
 The format is that of http://cocodataset.org/#format-data (object detection): ``images`` with
 ``id``, ``file_name``, ``height`` and ``width``; ``annotations`` with ``image_id``,
 ``category_id`` and ``bbox`` = [x, y, width, height] in pixels; ``categories`` with ``id`` and
-``name``. Everything else in it is left alone.
+``name``. Everything else in it is ignored.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from kiln.project import bounds
 
 IMAGE_FOLDERS = ("val2017", "images")
 ANNOTATION_FILES = ("annotations/instances_val2017.json", "instances.json")
-#: Where none of those is: the only file like this, directly in the folder or in `annotations`.
+#: Otherwise, the only file with this pattern, directly in the folder or in `annotations`.
 ANNOTATION_PATTERN = "instances*.json"
 
-#: Share of the images that may be missing or damaged. More is no accident but another data set,
-#: or half a download, and a figure measured on the rest would be taken for that of the whole.
+#: Share of the images that may be missing or damaged. More means another data set or half a
+#: download, and figures of the rest would be mistaken for those of the whole.
 MOST_UNUSABLE = 0.05
 
 _LONGEST_NAME = 80
@@ -47,7 +47,7 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """What a stage sees it as: one plain name, no other picture's, as COCO names its own."""
+        """The file name that a stage sees: plain and unique, like COCO's own names."""
         return f"{self.id:012}{Path(self.file).suffix.lower()}"
 
 
@@ -64,7 +64,7 @@ class Annotated:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What an annotation file says.
+    """The contents of an annotation file.
 
     Attributes:
         folder: where its images are.
@@ -73,7 +73,7 @@ class DataSet:
         pictures: by file name.
         objects: in the file's order.
         categories: id to name.
-        name: what it calls itself, or what its folder is called; one printable line.
+        name: its own name, or its folder's; one printable line.
     """
 
     folder: Path
@@ -85,13 +85,13 @@ class DataSet:
     name: str
 
     def path(self, picture: Picture) -> Path:
-        """Where a picture's file should be."""
+        """Return where a picture's file should be."""
         return self.folder / picture.file
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Which class of a model is which category of a data set.
+    """Which class of a model corresponds to which category of a data set.
 
     Attributes:
         categories: class id (of the label map, from 1) to category id.
@@ -105,11 +105,11 @@ class Matching:
 
 
 def find(root: Path) -> tuple[Path, Path]:
-    """The image folder and the annotation file of the data set in ``root``.
+    """Find the image folder and the annotation file of the data set in ``root``.
 
     Raises:
-        ImageSetError: one of them is not there, or it is not clear which file is meant; the
-            message says what was looked for.
+        ImageSetError: one of them is missing, or several files match; the message lists the names
+            that were looked for.
     """
     if not root.is_dir():
         raise ImageSetError(
@@ -150,7 +150,7 @@ def find(root: Path) -> tuple[Path, Path]:
 
 
 def read(root: Path) -> DataSet:
-    """The data set in the folder ``root`` (:func:`find`); the images are not looked at.
+    """Read the data set in the folder ``root`` (:func:`find`), without its images.
 
     Raises:
         ImageSetError: see :func:`find`; or the annotations cannot be read, lack something, or
@@ -177,7 +177,7 @@ def read(root: Path) -> DataSet:
             if item.picture not in known[0] or item.category not in known[1]:
                 raise ValueError(
                     f"an annotation names image {item.picture} and category {item.category}, "
-                    "and they are not both listed"
+                    "which are not both listed"
                 )
     except ValueError as error:
         raise _wrong(path, str(error)) from None
@@ -193,18 +193,18 @@ def read(root: Path) -> DataSet:
 
 
 def match(classes: Mapping[int, tuple[str, ...]], categories: Mapping[int, str]) -> Matching:
-    """Bring a model's classes and a data set's categories together by name.
+    """Match a model's classes with a data set's categories by name.
 
-    Never by id: ids agree by chance as easily as by design. Case, and whether words are parted
-    by spaces, ``_`` or ``-``, do not matter.
+    Never by id, since ids can agree by chance. Case does not matter, nor whether words are
+    separated by spaces, ``_`` or ``-``.
 
     Args:
-        classes: class id to its names, the one to show first (a label map's ``display_name`` and
+        classes: class id to its names, the preferred one first (a label map's ``display_name`` and
             ``name``).
         categories: category id to name.
 
     Raises:
-        LabelMapError: not one name in common.
+        LabelMapError: they have no name in common.
 
     >>> match({1: ("Person",), 7: ("Tree",)}, {9: "person", 4: "traffic light"})
     Matching(categories={1: 9}, unmeasured=('Tree',), unknown=('traffic light',))
@@ -230,7 +230,7 @@ def match(classes: Mapping[int, tuple[str, ...]], categories: Mapping[int, str])
 
 
 def chunks(items: tuple[_Value, ...], size: int) -> list[tuple[_Value, ...]]:
-    """``items`` in order, ``size`` at a time; the last may have fewer.
+    """Split ``items`` in order, ``size`` at a time; the last chunk may be shorter.
 
     >>> chunks((1, 2, 3, 4, 5), 2)
     [(1, 2), (3, 4), (5,)]
@@ -245,7 +245,7 @@ def _name(table: _Entry) -> str:
 
 
 def _plain(text: str) -> str:
-    """``text`` as one line of what can be printed, cut where nobody would read on.
+    """Make ``text`` one printable line of limited length.
 
     >>> _plain(" COCO 2017\\n Dataset ")
     'COCO 2017 Dataset'
@@ -255,12 +255,12 @@ def _plain(text: str) -> str:
 
 
 def check_usable(unusable: Mapping[str, str], all_pictures: int, folder: Path) -> str:
-    """What to warn of where images are missing or damaged; empty where none is.
+    """Return a warning about missing or damaged images; empty where there are none.
 
     Args:
         unusable: file name to what is wrong with it.
-        all_pictures: how many were looked at.
-        folder: where.
+        all_pictures: how many were examined.
+        folder: where they are.
 
     Raises:
         ImageSetError: more than :data:`MOST_UNUSABLE` of them, or all.
@@ -274,7 +274,7 @@ def check_usable(unusable: Mapping[str, str], all_pictures: int, folder: Path) -
             f"{what}.",
             "Complete the data set; for a part of it, use annotations that name only that part.",
         )
-    return f"{what}; measured without them."
+    return f"{what}; the measurement leaves them out."
 
 
 def _entries(table: Mapping[str, Any], key: str) -> list[_Entry]:
@@ -339,7 +339,7 @@ def _refuse_repeats(what: str, values: Iterable[int | str]) -> None:
     seen: set[int | str] = set()
     for value in values:
         if value in seen:
-            raise ValueError(f"the {what} {value!r} is there twice")
+            raise ValueError(f"the {what} {value!r} is listed twice")
         seen.add(value)
 
 
@@ -365,5 +365,5 @@ def _shown(entry: _Entry) -> str:
 
 def _wrong(path: Path, reason: str) -> ImageSetError:
     return ImageSetError(
-        f"{path}: {reason}.", "It has to be an annotation file in COCO's object detection format."
+        f"{path}: {reason}.", "Provide an annotation file in COCO's object detection format."
     )

@@ -1,9 +1,9 @@
-"""How long an artefact takes on this machine's processor, under LiteRT.
+"""Measure how long an artefact takes on this machine's processor, under LiteRT.
 
-All files are timed in one process apart (:mod:`kiln.checks.worker_process`), round after round, one
-inference of each: a machine that slows down for a while slows down all of them, so the ratios hold
-where the times themselves do not. (That the file before has just used the caches costs nothing that
-can be seen: first and second of two inferences in a row took the same, within 2 %.)
+All files are timed in one separate process (:mod:`kiln.checks.worker_process`), round after round,
+one inference of each. A machine that slows down for a while slows down all of them, so the ratios
+hold even where the times do not. (Cache effects of the previous file are not visible: the first and
+second of two inferences in a row took the same, within 2 %.)
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ FIGURES = Figures(
     "Remove it; measurements can be made again.",
 )  # fmt: skip
 BUSY = 0.5
-"""Load average for each processor from which the times deserve a warning."""
+"""Load average per processor above which the times deserve a warning."""
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A file to time: ``model`` and ``variant`` say what it is ("" where that is unknown)."""
+    """A file to time: ``model`` and ``variant`` are its names ("" where unknown)."""
 
     model: str
     variant: str
@@ -65,7 +65,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out: ``failed`` says by path why a file has no times."""
+    """The result of a measurement: ``failed`` maps a path to why it has no times."""
 
     runs: list[Latency]
     failed: dict[Path, str]
@@ -85,11 +85,11 @@ def measure(
     Args:
         artefacts: any ``.tflite`` files of fixed input shapes.
         threads: numbers of threads, one measurement each. They are not interleaved: idle workers
-            of a pool spin for a while, which the next file would have to pay for.
+            of a thread pool spin for a while, which would slow down the next file.
         warmup: rounds that are not counted.
         runs: rounds that are.
-        seconds: instead of ``runs``: rounds begin until so long has passed (at least one).
-        silence: seconds without a word from the process that are still fine.
+        seconds: instead of ``runs``: start rounds until so much time has passed (at least one).
+        silence: most seconds without a message from the process.
 
     Raises:
         UsageError: LiteRT is not installed, or a file cannot be read.
@@ -124,7 +124,7 @@ def measure(
 
 
 def statistics_of(times: Sequence[float]) -> dict[str, Any]:
-    """``runs``, and ``median_ms``, ``p90_ms`` (interpolated), ``min_ms``, ``mean_ms`` of times.
+    """Compute ``runs``, ``median_ms``, ``p90_ms`` (interpolated), ``min_ms``, ``mean_ms``.
 
     >>> statistics_of([4.0, 1.0, 2.0, 3.0, 10.0])["median_ms"]
     3.0
@@ -142,14 +142,14 @@ def statistics_of(times: Sequence[float]) -> dict[str, Any]:
 def _times(
     item: Mapping[str, Any], paths: Sequence[Path], failed: dict[Path, str], silence: float
 ) -> dict[str, Any]:
-    """The worker's result for the files that can be timed; adds the others to ``failed``."""
+    """Return the worker's result for the files that can be timed; add the others to ``failed``."""
     left = {str(path.absolute()): path for path in paths}
     while left:
         (outcome,) = worker_process.run([{**item, "models": list(left)}], silence=silence)
         if not isinstance(outcome, worker_process.Died):
             if "times" not in outcome:
                 words = [outcome[name] for name in ("unimportable", "failed") if name in outcome]
-                reason = words[0] if words else "it is not there"
+                reason = words[0] if words else "it is missing"
                 raise UsageError(
                     f"Latencies are measured in {LITERT}, which cannot be used: {reason}.",
                     "Install ai-edge-litert and name the Python that has it in "
@@ -158,7 +158,7 @@ def _times(
             for name, reason in outcome["not_timed"].items():
                 failed[left[name]] = reason
             return outcome
-        # The file it was at is the culprit; without one nothing more can be told apart.
+        # The file it was working on is the culprit; without one, nothing more is known.
         for name in [outcome.at] if outcome.at in left else list(left):
             failed[left.pop(name)] = outcome.reason
     return {}
@@ -172,7 +172,7 @@ def _digest(path: Path) -> str:
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -182,14 +182,14 @@ def processors() -> int:
 def save(dist: Path, runs: Sequence[Latency]) -> Path:
     """Add measurements to ``dist/latency.json``; one of the same file and threads is replaced.
 
-    "The same" goes by the file's digest. Entries of the same model and file name with another
-    digest speak of a file that is no more, and go.
+    "The same" means the same digest. Entries with the same model and file name but another digest
+    are about a file that no longer exists, and are removed.
 
     Returns:
         The file that was written.
 
     Raises:
-        UsageError: there is a file of that name that is none of ours, or ``dist`` is no folder.
+        UsageError: a file of that name is not kiln's, or ``dist`` is not a folder.
         DiskFullError: no space left; the file is as it was.
     """
     entries = {(entry["sha256"], entry["threads"]): entry for entry in load(dist)}
@@ -205,7 +205,7 @@ def save(dist: Path, runs: Sequence[Latency]) -> Path:
 
 
 def load(dist: Path) -> list[dict[str, Any]]:
-    """The entries of ``dist/latency.json``, none where there is no such file.
+    """Read the entries of ``dist/latency.json``; none where there is no such file.
 
     Raises:
         UsageError: the file is damaged, or of another schema.

@@ -1,4 +1,4 @@
-"""Files of figures in a release: ``{"schema": N, NAME: [entry, ...]}`` as JSON."""
+"""Read and write a release's files of figures: ``{"schema": N, NAME: [entry, ...]}`` as JSON."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kiln.project import bounds
 
 @dataclass(frozen=True)
 class Figures:
-    """A kind of such a file.
+    """One kind of such files.
 
     Args:
         file: its name in ``dist``.
         schema: the version that is written and read.
-        name: what its list is called.
-        fields: those that every entry has, and of which type.
-        what: what it is a list of, for messages.
+        name: the name of its list.
+        fields: the fields that every entry has, with their types.
+        what: what it lists, for messages.
         remedy: what to do about a damaged one.
     """
 
@@ -35,10 +35,10 @@ class Figures:
     remedy: str
 
     def write(self, dist: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
-        """Write all entries; returns the file that was written.
+        """Write all entries; return the path of the file.
 
         Raises:
-            UsageError: ``dist`` is no folder, or cannot be written to.
+            UsageError: ``dist`` is not a folder, or cannot be written to.
             DiskFullError: no space left; the file is as it was.
         """
         path = dist / self.file
@@ -53,7 +53,7 @@ class Figures:
         return path
 
     def read(self, dist: Path) -> list[dict[str, Any]]:
-        """The entries, none where there is no such file.
+        """Read the entries; none where there is no such file.
 
         Raises:
             UsageError: the file is damaged, or of another schema.
@@ -74,5 +74,5 @@ class Figures:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
             if isinstance(error, MalformedError):
                 what = f"it {error}"
-            raise UsageError(f"{path} is no list of {self.what}: {what}.", self.remedy) from None
+            raise UsageError(f"{path} is not a list of {self.what}: {what}.", self.remedy) from None
         return entries

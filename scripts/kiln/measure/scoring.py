@@ -1,4 +1,4 @@
-"""COCO's measures of a detector, by COCO's own code (pycocotools)."""
+"""Compute COCO's measures of a detector with COCO's own code (pycocotools)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from kiln.core.errors import ImageSetError, UsageError
 from kiln.measure.coco import Annotated, Picture
 
-#: Detections of one image that the measures look at, the best ones (COCOeval's ``maxDets``).
+#: Number of best detections of an image that count (COCOeval's ``maxDets``).
 DETECTIONS = 100
 
-# Places in COCOeval.stats after summarize() with its default parameters.
+# Positions in COCOeval.stats after summarize() with its default parameters.
 _AP, _AP50, _AP75, _AR100 = 0, 1, 2, 8
 
-#: What `kiln accuracy` imports that kiln itself does not need.
+#: Packages that only `kiln accuracy` imports.
 _MODULES = ("numpy", "PIL", "pycocotools")
 
 
@@ -43,7 +43,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Detection:
-    """Something found; ``box`` is [ymin, xmin, ymax, xmax] as fractions of the image."""
+    """A detection; ``box`` is [ymin, xmin, ymax, xmax] as fractions of the image."""
 
     picture: int
     category: int
@@ -52,10 +52,10 @@ class Detection:
 
 
 def require() -> None:
-    """Make sure that everything is there before hours of work begin.
+    """Check that all packages are installed, before hours of work begin.
 
     Raises:
-        UsageError: a package is not installed; it says how to get it.
+        UsageError: a package is not installed; the remedy says how to install it.
     """
     missing = [name for name in _MODULES if _missing(name)]
     if missing:
@@ -73,14 +73,14 @@ def score(
     categories: Iterable[int],
     found: Iterable[Detection],
 ) -> Scores:
-    """What COCOeval says of detections.
+    """Score detections with COCOeval.
 
     Only ``pictures`` and ``categories`` count: objects and detections of others are left out.
-    Boxes are clipped to their image: TFLite's detection operator does not do it, the source
-    models do, and whoever draws a box does.
+    Boxes are clipped to their image: TFLite's detection operator does not do it, but the source
+    models and applications that draw boxes do.
 
     Raises:
-        ImageSetError: there is no object to be found in these pictures.
+        ImageSetError: these pictures have no annotated object.
     """
     sizes = {picture.id: (picture.height, picture.width) for picture in pictures}
     kinds = sorted(set(categories))
@@ -100,7 +100,7 @@ def score(
         for item in found
         if item.picture in sizes and item.category in kinds
     ]
-    if not results:  # loadRes does not take an empty list
+    if not results:  # loadRes refuses an empty list
         return Scores(0.0, 0.0, 0.0, 0.0)
     coco: Any = importlib.import_module("pycocotools.coco").COCO()
     coco.dataset = {
@@ -124,7 +124,7 @@ def detections(
     pictures: Iterable[Picture],
     categories: Mapping[int, int],
 ) -> list[Detection]:
-    """What a stage wrote, for :func:`score`.
+    """Convert a stage's output for :func:`score`.
 
     Args:
         images: file name to detections, as stages write them (``box``, ``score``, ``class_id``).
@@ -148,7 +148,7 @@ def _missing(name: str) -> bool:
 
 
 def _pixels(box: Sequence[float], height: int, width: int) -> list[float]:
-    """[ymin, xmin, ymax, xmax] in fractions as COCO's [x, y, width, height], clipped."""
+    """Convert [ymin, xmin, ymax, xmax] in fractions to COCO's [x, y, width, height], clipped."""
     ymin, xmin, ymax, xmax = (min(max(side, 0.0), 1.0) for side in box)
     return [
         xmin * width,

@@ -1,7 +1,7 @@
-"""How much is read of what others wrote, by kind: data, beside the largest that is real.
+"""Bound the size of untrusted files, by kind, with the largest real size beside each bound.
 
-A file that is larger is refused by its size, before anything of it is read. Parsed JSON takes some
-thirty times the memory that its text does; the bounds of what is parsed are small enough for that.
+A larger file is refused by its size, before anything of it is read. Parsed JSON takes some thirty
+times the memory of its text; the bounds of parsed files are small enough for that.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 
 
 class Bound(NamedTuple):
-    """The most bytes that are read of a kind of file, and the largest real one there is."""
+    """Most bytes to read of a kind of file, and the size of the largest real one."""
 
     most: int
     largest: int
 
 
-#: The real ones are those of the three samples' release, unless something else is said.
+#: The real ones are from the three samples' release, unless noted.
 KEY = Bound(16 * _KIB, 268)  # a P-521 key's public half; private ones have twice that
 STATEMENT = Bound(4 * _MIB, 17_300)  # any sigstore bundle: the release's own is the largest
 MODEL_SIGNATURE = Bound(4 * _MIB, 7_227)
@@ -28,7 +28,7 @@ DETECTIONS = Bound(64 * _MIB, 5_000_000)  # 250 images with 100 detections each
 MEASUREMENTS = Bound(_MIB, 30_000)  # latency.json, accuracy.json
 SBOM = Bound(4 * _MIB, 99_281)
 SOURCE = Bound(32 * _MIB, 3_409_920)
-PREVIEW = Bound(2_000_000, 64_267)  # more would make a page that no phone opens
+PREVIEW = Bound(2_000_000, 64_267)  # larger previews make a page too large for phones
 LABELS = Bound(4 * _MIB, 20_000)  # the 601 classes of Open Images V4
 PAGE = Bound(64 * _MIB, 756_089)
 RECIPE = Bound(256 * _KIB, 2_268)

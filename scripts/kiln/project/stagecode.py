@@ -1,4 +1,4 @@
-"""The parts of the stage code that also run in the driver: readers that need no TensorFlow."""
+"""Load the parts of the stage code that also run in the driver: readers without TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from kiln.project.folders import own_resources
 
 
 def stage_module(name: str) -> Any:
-    """Module ``stages.<name>`` (standard library, at most numpy).
+    """Import module ``stages.<name>`` (standard library, maybe numpy).
 
-    The name leads through its package: ``"tflite.tflite_model"``. It is the driver's own, whatever
-    project is in use: looking at a file must not run code of the folder one happens to be in.
+    The name includes its package: ``"tflite.tflite_model"``. The module is always the driver's own,
+    whatever project is in use: reading a file must not run code from the current folder.
     """
     folder = str(own_resources() / "docker")
     if folder not in sys.path:

@@ -1,4 +1,4 @@
-"""Verifying a release in whatever form it comes: its folder, an archive, or one artefact."""
+"""Verify a release in any form: its folder, an archive of it, or one artefact."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kiln.signing.trust import Trust
 
 @dataclass(frozen=True)
 class Verified:
-    """What was verified, down to every byte.
+    """A release that was verified, every byte of it.
 
     Attributes:
-        release: what the release is called; empty for a single artefact.
+        release: the release's name; empty for a single artefact.
         models: the names of its models.
         files: all files of the models: path in the release, size in bytes, SHA-256.
-        signers: the names of those whose signatures held.
+        signers: the names of the signers whose signatures were valid.
     """
 
     release: str
@@ -30,16 +30,16 @@ class Verified:
 
 
 def verify_any(target: Path, trust: Trust, bundles: Sequence[Path] = ()) -> Verified:
-    """Check signatures, digests, provenance and that nothing is missing or was added.
+    """Verify signatures, digests and provenance, and that no file is missing or was added.
 
     Args:
         target: a release folder, an archive of one, or a ``.tflite`` file.
-        bundles: of a single file; by default those beside it.
+        bundles: the bundles of a single file; by default those beside it.
 
     Raises:
-        VerificationError: something does not hold.
-        ArchiveError: the archive is damaged, or unpacks to what no release is.
-        UsageError: ``bundles`` go with a single file only.
+        VerificationError: a check failed.
+        ArchiveError: the archive is damaged, or does not contain a release.
+        UsageError: ``bundles`` were given for something else than a single file.
     """
     place = target.absolute()
     if place.is_file() and not is_archive(place):
@@ -47,7 +47,9 @@ def verify_any(target: Path, trust: Trust, bundles: Sequence[Path] = ()) -> Veri
         file = ReleasedFile(place.name, found.size, found.sha256)
         return Verified("", (found.model,), (file,), found.signers)
     if bundles:
-        raise UsageError("Bundles go with a single file.", "A folder's bundles are inside it.")
+        raise UsageError(
+            "Bundles only apply to a single file.", "A folder's bundles are inside it."
+        )
     if place.is_file():
         with unpacked(place) as folder:
             return _verified(folder, trust)

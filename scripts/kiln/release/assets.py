@@ -1,4 +1,4 @@
-"""A release as flat files, for places that know no folders: one archive, and its files one by one.
+"""Write a release as flat files, for hosts without folders: one archive, and single files.
 
 ::
 
@@ -20,7 +20,7 @@ from kiln.core.listing import list_tree
 from kiln.images.definition import SOURCE_DATE_EPOCH
 from kiln.release.layout import KEY_FILE, SUMS_FILE
 
-#: What the archive is called, before the release's id.
+#: The archive's name starts with this, followed by the release's id.
 NAME = "tflite-kiln"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -31,10 +31,10 @@ def write_archive(dist: Path, top: str, target: Path) -> None:
     """Write ``dist`` as an uncompressed tar: files only, by path, of one time and no owner.
 
     Args:
-        top: the folder that everything in the archive is in.
+        top: the archive's top folder.
 
     Raises:
-        DiskFullError: no space left; there is no ``target``.
+        DiskFullError: no space left; ``target`` does not exist then.
     """
     files = [TarEntry(path, file) for path, file in list_tree(dist).files.items()]
     with disk_guard(target), target.open("xb") as out:
@@ -42,7 +42,7 @@ def write_archive(dist: Path, top: str, target: Path) -> None:
 
 
 def write_assets(dist: Path, release_id: str, folder: Path) -> list[Path]:
-    """Make ``folder`` hold exactly the flat files of the verified release ``dist``.
+    """Write the flat files of the verified release ``dist`` to ``folder``, and nothing else.
 
     Returns:
         The files, by name.
@@ -50,7 +50,7 @@ def write_assets(dist: Path, release_id: str, folder: Path) -> list[Path]:
     Raises:
         UsageError: the id cannot be part of a file name, two files would have one name, or there
             is something else in ``folder``.
-        StoreError, DiskFullError: it cannot be written; it is as it was.
+        StoreError, DiskFullError: it cannot be written; ``folder`` is unchanged.
     """
     if not _ID.fullmatch(release_id):
         raise UsageError(
@@ -58,15 +58,15 @@ def write_assets(dist: Path, release_id: str, folder: Path) -> list[Path]:
             "Use letters, digits, dots, hyphens and underscores only.",
         )
     top = f"{NAME}-{release_id}"
-    loose: dict[str, Path] = {}
+    flat: dict[str, Path] = {}
     for path, file in list_tree(dist).files.items():
         if path == KEY_FILE or path.endswith(_LOOSE):
-            if file.name in loose:
+            if file.name in flat:
                 raise UsageError(
-                    f"{path} and {loose[file.name].relative_to(dist)} have one name.",
+                    f"{path} and {flat[file.name].relative_to(dist)} have the same name.",
                     "Rename one of the models.",
                 )
-            loose[file.name] = file
+            flat[file.name] = file
     if folder.exists() and not (folder / SUMS_FILE).is_file() and any(folder.iterdir()):
         raise UsageError(
             f"{folder} holds other things than a release's assets.", "Name an empty folder."
@@ -77,7 +77,7 @@ def write_assets(dist: Path, release_id: str, folder: Path) -> list[Path]:
         with disk_guard(folder):
             aside.mkdir()
             write_archive(dist, top, aside / f"{top}.tar")
-            for name, file in loose.items():
+            for name, file in flat.items():
                 copy_file(file, aside / name)
             names = sorted(path.name for path in aside.iterdir())
             lines = [f"{sha256_file(aside / name)}  {name}\n" for name in names]

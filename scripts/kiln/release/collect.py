@@ -1,4 +1,4 @@
-"""One release out of parts that were built apart, each signed by the same key."""
+"""Collect one release from parts that were built separately, each signed by the same key."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from kiln.signing.trust import Trust
 
 @dataclass(frozen=True)
 class Collected:
-    """A release that verifies; ``models`` are those that came from the parts, in their order."""
+    """A verified release; ``models`` are those that came from the parts, in their order."""
 
     models: tuple[str, ...]
     report: VerifyReport
 
 
 def collect(parts: Sequence[Path], dist: Path, signer: Signer, trust: Trust) -> Collected:
-    """Bring the models of all parts into ``dist``, and make anew what is about all of them.
+    """Copy the models of all parts into ``dist``, and make page, sums and statement again.
 
     Every part is verified before anything is written. Model folders keep their signatures; page,
-    sums and what vouches for the whole are of ``dist`` alone. Latency that a part measured is left
-    behind: it compares files of one machine.
+    sums and the release's statement are made for ``dist``. Measured latency is not copied: it
+    compares files on one machine.
 
     Args:
-        signer: signs what is about all of them.
-        trust: who may have signed parts, and the whole.
+        signer: signs page, sums and the release's statement.
+        trust: who may have signed the parts.
 
     Raises:
         VerificationError: a part is not exactly what was signed; nothing was written.
-        UsageError: two parts hold one model, or ``dist`` is a part or no release.
+        UsageError: two parts hold one model, or ``dist`` is one of the parts or not a release.
         StoreError, DiskFullError, SigningKeyError: as :func:`kiln.release.publish.publish`.
     """
     publish.check_target(dist)
@@ -56,6 +56,6 @@ def collect(parts: Sequence[Path], dist: Path, signer: Signer, trust: Trust) -> 
         report = verify.verify_by(dist, trust)
     except VerificationError as error:
         raise VerificationError(
-            error.message, "Something wrote to it meanwhile, or it was damaged before: start over."
+            error.message, "Another process wrote to it, or it was damaged before. Start over."
         ) from error
     return Collected(tuple(folders), report)

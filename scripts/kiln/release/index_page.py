@@ -1,4 +1,4 @@
-"""The front of a release: its page and what goes with it, rendered anew and signed."""
+"""Render and sign the index page of a release."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from kiln.signing.signer import Signer
 
 
 def refresh(dist: Path, signer: Signer, *, measured: Collection[str] = ()) -> bool:
-    """Render ``dist/index.html`` from what is there, and have it vouched for.
+    """Render ``dist/index.html`` from the models in ``dist``, and sign it.
 
     Args:
-        measured: names of those of ``latency.json`` and ``accuracy.json`` that were just written
-            by us. The others stay only where the release's statement vouched for them before:
-            nobody else's figures are signed.
+        measured: which of ``latency.json`` and ``accuracy.json`` this process just wrote. The
+            others stay only if the release's statement already covered them: kiln does not sign
+            measurements of unknown origin.
 
     Returns:
-        False where nothing had changed, or there is no model to write about.
+        False where nothing had changed, or there are no models.
 
     Raises:
         UsageError, StoreError, DiskFullError, SigningKeyError: see
@@ -37,12 +37,12 @@ def refresh(dist: Path, signer: Signer, *, measured: Collection[str] = ()) -> bo
         if data is not None:
             found[name] = data
     if not found.keys() <= set(measured):
-        before = publish.vouched(dist, signer)
+        before = publish.covered(dist, signer)
         for name in found.keys() - set(measured):
             if before.get(name) != sha256_bytes(found[name]):
-                (dist / name).unlink()  # nor are they on the page
+                (dist / name).unlink()  # they are not on the page either
                 del found[name]
-    # The key that is about to sign: the ``kiln.pub`` of another one is replaced with the page.
+    # The key that is about to sign; another key's ``kiln.pub`` is replaced with the page.
     key_id = sha256_bytes(signer.public_pem) if signer.public_pem else ""
     page = render(dist, key_id).encode()
     return publish.publish_page(dist, {PAGE_FILE: page, **found}, signer)

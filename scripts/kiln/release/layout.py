@@ -1,4 +1,4 @@
-"""How a release lies on the disk: its names, its sums, and who may write there.
+"""Define the layout of a release folder: file names, checksums, and its lock.
 
 ::
 
@@ -10,7 +10,7 @@
     dist/SHA256SUMS                every file but itself and the next, in sha256sum's format
     dist/release.sigstore.json     signed statement: the release consists of just these files
 
-Nothing else may be in it.
+Nothing else is allowed in it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ PAGE_FILE, LATENCY_FILE, ACCURACY_FILE = "index.html", "latency.json", "accuracy
 MEASURED_FILES = (LATENCY_FILE, ACCURACY_FILE)
 PAGE_FILES = (PAGE_FILE, *MEASURED_FILES)
 
-#: What lies beside the models.
+#: Files beside the model folders.
 LOOSE = (SUMS_FILE, KEY_FILE, *PAGE_FILES, RELEASE_BUNDLE)
 
 
 @contextlib.contextmanager
 def locked(dist: Path, *, exclusive: bool) -> Iterator[None]:
-    """Hold the lock on the folder ``dist`` itself, so that no lock file is seen in it."""
+    """Lock the folder ``dist`` itself, so that it contains no lock file."""
     while True:
         fd = os.open(dist, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -51,7 +51,7 @@ def locked(dist: Path, *, exclusive: bool) -> Iterator[None]:
                     raise
             here, held = os.stat(dist), os.fstat(fd)  # noqa: PTH116 (pairs with fstat)
             if (here.st_dev, here.st_ino) != (held.st_dev, held.st_ino):
-                continue  # removed and made anew while we waited
+                continue  # replaced while we waited
             yield
             return
         finally:
@@ -59,17 +59,17 @@ def locked(dist: Path, *, exclusive: bool) -> Iterator[None]:
 
 
 def is_our_aside(name: str) -> bool:
-    """Whether a name is one that kiln writes under before it renames."""
+    """Whether kiln uses this kind of name for a file before renaming it."""
     return name.startswith(".") and name.endswith(".aside")
 
 
 def sums(digests: Mapping[str, str]) -> bytes:
-    """``sha256sum``'s lines, sorted as ``LC_ALL=C sort`` would sort the paths."""
+    """Format ``sha256sum`` lines, sorted as ``LC_ALL=C sort`` would sort the paths."""
     lines = {path.encode("utf-8", "surrogateescape"): digests[path].encode() for path in digests}
     return b"".join(b"%s  %s\n" % (lines[path], path) for path in sorted(lines))
 
 
-#: Bytes that are read of a file by its name, beside what is read of any other.
+#: Most bytes that are read of a file, by its name and for all others.
 _MOST = {
     KEY_FILE: bounds.KEY,
     SUMS_FILE: bounds.SUMS,
@@ -82,17 +82,17 @@ _MOST = {
 
 
 def read(path: Path) -> bytes:
-    """A file of a release, as large as one of its name may be.
+    """Read a file of a release, up to the size that its name allows.
 
     Raises:
-        MalformedError: it is larger, or no plain file.
+        MalformedError: it is larger, or not a plain file.
         OSError: it cannot be read.
     """
     return read_file(path, _MOST.get(path.name, bounds.STATEMENT).most)
 
 
 def read_or_none(path: Path) -> bytes | None:
-    """A file of a release; None where there is none that can be part of one (:func:`read`)."""
+    """Read a file of a release; None if it is missing or :func:`read` refuses it."""
     try:
         return read(path)
     except (FileNotFoundError, NotADirectoryError, MalformedError):

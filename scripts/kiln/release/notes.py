@@ -1,4 +1,4 @@
-"""The notes of a release, in Markdown: what is in it, how it was checked, how to verify it."""
+"""Write a release's notes in Markdown: what is in it, how it was checked, how to verify it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from kiln.core.plain_text import plain
 from kiln.page.contents import Model, Release, Variant, read_release
 from kiln.release.assets import NAME
 
-#: Who vouches for the identities of workflows.
+#: The issuer of workflow identities.
 ISSUER = "https://token.actions.githubusercontent.com"
 
-#: Everything that means something to a Markdown renderer, inside a cell of a table or outside.
+#: All characters with a meaning in Markdown, inside a table cell or outside.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~&])")
 
 
 def notes(dist: Path, release_id: str, identity: str = "") -> str:
-    """Notes of the release in ``dist``. Nothing is verified: that is for who reads them to do.
+    """Write the notes of the release in ``dist``. Nothing is verified here; readers verify.
 
     Args:
-        identity: who signed, where that was without a key.
+        identity: the signer's identity, where there is no key.
 
     Raises:
         UsageError: there is no model in ``dist``.
@@ -37,7 +37,7 @@ def notes(dist: Path, release_id: str, identity: str = "") -> str:
 
 
 def escaped(text: str) -> str:
-    r"""``text`` as Markdown that shows just that.
+    r"""Escape ``text`` so that Markdown shows it literally.
 
     >>> print(escaped("a|b <i> [x](y)"))
     a\|b \<i\> \[x\]\(y\)
@@ -68,7 +68,7 @@ def _cells(model: Model, variant: Variant, *, first: bool) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
-    """``text`` in a code span of a table, where nothing can be escaped but everything replaced."""
+    """Put ``text`` in a code span of a table; characters that cannot be escaped are replaced."""
     return f"`{re.sub('[`|]', '?', plain(' '.join(text.split())))}`" if text else ""
 
 
@@ -104,17 +104,17 @@ def _how_to_verify(release: Release, release_id: str, identity: str) -> str:
     return f"""\
 ## Verify
 
-{signed} (never one that came along):
+{signed} (never one that came with the release):
 
 ```sh
 kiln verify {top}.tar {trusted}
 ```
 
-With nothing but common tools, that the files are the ones of this release:
+To check the files of this release with common tools only:
 
 ```sh
 sha256sum --check --ignore-missing SHA256SUMS
 ```
 
 `{top}.tar` holds everything, with labels, reports and a page (`index.html`); the other files are
-copies out of it, for those who need just one."""
+copies of single files from it."""

@@ -1,12 +1,13 @@
-"""Publishing: what a user gets, complete, signed and verifiable (:mod:`kiln.release.layout`).
+"""Publish models into a release that is complete, signed and verifiable (see
+:mod:`kiln.release.layout`).
 
-A model folder is prepared aside and exchanged as a whole; ``SHA256SUMS`` and the statement about
-the whole release follow. A process killed between them leaves a statement that does not hold,
-never half a model, and the next :func:`publish` repairs it.
+A model folder is prepared aside and swapped in as a whole; then ``SHA256SUMS`` and the statement
+about the whole release are written. A process killed in between leaves an outdated statement, never
+half a model, and the next :func:`publish` repairs it.
 
-Nothing is signed because it lies there. Model folders have a signature of their own, by which a
-changed file is found whatever the release's statement says; of the loose files only what was just
-made, or was vouched for before, stays.
+Existing files are not signed merely because they are there. A model folder has its own signature,
+which reveals changed files independently of the release's statement; files beside the models stay
+only if this process just made them or the previous statement covered them.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from kiln.signing.statement_names import RELEASE_BUNDLE
 from kiln.signing.trust import Trust
 from kiln.statements.release_statement import read_release, release_id, release_statement
 
-#: Once the signature of the page, a model signature of a folder of this name. The statement about
-#: the whole release took its place; what it vouched for is believed once more, then it goes.
+#: Formerly the signature of the page: a model signature of a folder of this name. The release's
+#: statement replaced it; files it covers are accepted one last time, then it is removed.
 OLD_PAGE_SIGNATURE = "page.sig"
 _OLD_PAGE_NAME = "page"
 
@@ -51,16 +52,16 @@ _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Pinned:
-    """A file to release whose content must be that of its SHA-256."""
+    """A file to release whose content must match its SHA-256."""
 
     path: Path
     sha256: str
 
 
-#: What a released file is made from: a file to copy, or the bytes themselves.
+#: The source of a released file: a file to copy, or the bytes themselves.
 Content = Pinned | Path | bytes
 
-#: Path of a bundle below a model folder -> the statement that it holds.
+#: Path of a bundle below a model folder -> its statement.
 Statements = Mapping[str, Mapping[str, Any]]
 
 
@@ -78,15 +79,15 @@ def publish(
     Args:
         dist: the release folder; made if it is not there.
         model: the folder's name below it.
-        files: relative POSIX path -> content, or a file to copy (never linked: nobody who edits
-            dist may reach into the store).
-        statements: relative POSIX path of a bundle -> what it states.
+        files: relative POSIX path -> content, or a file to copy (never hard-linked: editing dist
+            must not change the store).
+        statements: relative POSIX path of a bundle -> its statement.
 
     Returns:
-        False when the folder already was exactly that and nothing in it was signed again.
+        False if the folder already was exactly that and nothing in it was signed again.
 
     Raises:
-        UsageError: ``dist`` holds things that are no release.
+        UsageError: ``dist`` holds other things than a release.
         StoreError: a name in ``files`` is impossible, a pinned file has another content, or a file
             cannot be read or written.
         DiskFullError: no space left; the model's former files are as they were.
@@ -108,10 +109,10 @@ def publish(
 
 
 def publish_page(dist: Path, files: Mapping[str, bytes], signer: Signer) -> bool:
-    """Make ``dist`` hold exactly ``files`` of :data:`PAGE_FILES`, vouched for by ``signer``.
+    """Make ``dist`` hold exactly ``files`` of :data:`PAGE_FILES`, signed by ``signer``.
 
     Returns:
-        False when it already was exactly that.
+        False if it already was exactly that.
 
     Raises:
         UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
@@ -122,7 +123,7 @@ def publish_page(dist: Path, files: Mapping[str, bytes], signer: Signer) -> bool
     with disk_guard(dist), _reporting(dist), locked(dist, exclusive=True):
         _sweep(dist)
         check_target(dist)
-        before = vouched(dist, signer)
+        before = covered(dist, signer)
         fresh = False
         for path in PAGE_FILES:
             there = read_or_none(dist / path)
@@ -136,9 +137,9 @@ def publish_page(dist: Path, files: Mapping[str, bytes], signer: Signer) -> bool
 
 
 def refresh_sums(dist: Path, signer: Signer) -> None:
-    """Make ``SHA256SUMS`` and the release's statement say what is there now.
+    """Update ``SHA256SUMS`` and the release's statement to the present files.
 
-    What is up to date is left alone.
+    Files that are up to date are not touched.
 
     Raises:
         UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
@@ -151,20 +152,20 @@ def refresh_sums(dist: Path, signer: Signer) -> None:
 
 
 def adopt(dist: Path, folders: Sequence[Path], signer: Signer, trust: Trust) -> list[str]:
-    """Make ``dist`` hold copies of model folders that somebody has signed already.
+    """Copy model folders that are already signed into ``dist``.
 
     The copies keep that signature, and all others in them.
 
     Args:
         folders: each is copied under its own name.
-        signer: signs what is about the whole release, once.
+        signer: signs the statement about the whole release, once.
         trust: who may have signed the folders.
 
     Returns:
-        The models that were not there already, signature for signature.
+        The models that were not yet there with the same signature.
 
     Raises:
-        VerificationError: nobody trusted signed what was copied; earlier folders are in ``dist``.
+        VerificationError: no trusted signer signed the copy; earlier folders are in ``dist``.
         UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
     """
     name = release_id()
@@ -192,10 +193,10 @@ def _adopt(dist: Path, folder: Path, trust: Trust) -> bool:
         with disk_guard(dist):
             prepared.mkdir(parents=True)
             _fill(prepared, {**files, SIGNATURE_FILE: signature or b""})
-        # The copy is asked, not what was copied: that may have changed meanwhile.
+        # Verify the copy, not the original: that may have changed meanwhile.
         if not _is_signed(prepared, trust):
             raise VerificationError(
-                f"{folder} is not what somebody trusted signed.",
+                f"{folder} does not match a trusted signature.",
                 "Do not use these files: build or fetch them again.",
             )
         _exchange(prepared, target)
@@ -204,8 +205,8 @@ def _adopt(dist: Path, folder: Path, trust: Trust) -> bool:
     return True
 
 
-def vouched(dist: Path, signer: Signer) -> dict[str, str]:
-    """Path -> SHA-256 of what the release's statement by ``signer`` says is in it.
+def covered(dist: Path, signer: Signer) -> dict[str, str]:
+    """Return path -> SHA-256 of the files that ``signer``'s statement about the release covers.
 
     Empty where there is no such statement.
     """
@@ -224,12 +225,12 @@ def vouched(dist: Path, signer: Signer) -> dict[str, str]:
 
 
 def check_target(dist: Path) -> None:
-    """Refuse to publish into a folder that holds something other than a release.
+    """Refuse to publish into a folder that holds other things than a release.
 
-    A folder that does not exist yet is fine. Worth asking before a long build.
+    A folder that does not exist yet is fine. Callers check this before a long build.
 
     Raises:
-        UsageError: there is something in ``dist`` that :func:`publish` did not put there.
+        UsageError: ``dist`` holds something that :func:`publish` did not write.
     """
     try:
         with os.scandir(dist) as scan:
@@ -251,17 +252,17 @@ def check_target(dist: Path) -> None:
             )
 
 
-# --- what goes on inside -------------------------------------------------------------------
+# --- internals ----------------------------------------------------------------------------
 
 
 def _finish(dist: Path, signer: Signer, name: str, made: Mapping[str, str]) -> None:
-    """Key, sums and the release's statement, each written only where it changes.
+    """Write key, sums and the release's statement, each only if it changed.
 
     Args:
-        name: what the release is called.
+        name: the release's name.
         made: path -> SHA-256 of the page's files that were just made.
     """
-    known = {**vouched(dist, signer), **made}
+    known = {**covered(dist, signer), **made}
     for path in PAGE_FILES:
         if (dist / path).exists() and sha256_file(dist / path) != known.get(path):
             remove(dist / path)
@@ -285,7 +286,7 @@ def _finish(dist: Path, signer: Signer, name: str, made: Mapping[str, str]) -> N
 
 
 def _states(data: bytes | None, payload: bytes, signer: Signer) -> bool:
-    """Whether a bundle holds just this statement, signed by ``signer``."""
+    """Whether a bundle holds exactly this statement, signed by ``signer``."""
     if data is None or dsse.payload_of(data) != payload:
         return False
     try:
@@ -299,7 +300,9 @@ def _check_names(model: str, files: Mapping[str, Content], stated: Mapping[str, 
     if not _MODEL_NAME.fullmatch(model):
         raise StoreError(f"{model!r} cannot be the name of a model folder.", "Rename the recipe.")
     if not files:
-        raise StoreError(f"{model} has no files to release.", "This is a fault of kiln: report it.")
+        raise StoreError(
+            f"{model} has no files to release.", "This is a bug in kiln: please report it."
+        )
     for name in [*files, *stated]:
         parts = PurePosixPath(name).parts
         plain = bool(parts) and str(PurePosixPath(name)) == name and name.isprintable()
@@ -314,13 +317,13 @@ def _check_names(model: str, files: Mapping[str, Content], stated: Mapping[str, 
         ):
             raise StoreError(
                 f"{name!r} cannot be the name of a released file of {model}.",
-                "This is a fault of kiln: report it.",
+                "This is a bug in kiln: please report it.",
             )
 
 
 @contextlib.contextmanager
 def _reporting(dist: Path) -> Iterator[None]:
-    """Turn an operating system error into a message; "no space" is disk_guard's."""
+    """Convert operating system errors to StoreError; disk_guard handles "no space"."""
     try:
         yield
     except OSError as error:
@@ -334,7 +337,7 @@ def _reporting(dist: Path) -> Iterator[None]:
 
 
 def _sweep(dist: Path) -> None:
-    # Whoever holds the lock is alone, so every leftover is dead, also another container's.
+    # Under the lock, every leftover belongs to a dead process, even one of another container.
     for path in dist.iterdir():
         if is_our_aside(path.name):
             remove(path)
@@ -367,7 +370,7 @@ def _is_published(
 
 
 def _is_signed(folder: Path, trust: Trust) -> bool:
-    """Whether a model folder holds just what somebody trusted signed."""
+    """Whether a model folder is exactly what a trusted signer signed."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     listing = list_tree(folder)
@@ -401,7 +404,7 @@ def _put(
     aside = aside_of(target)
     prepared = aside / model  # the folder's name is part of what is signed
     try:
-        with disk_guard(dist):  # asked before what is aside is removed, and there is room again
+        with disk_guard(dist):  # checks the space before the prepared files are removed
             prepared.mkdir(parents=True)
             _fill(prepared, files)
             for name, statement in statements.items():
@@ -427,11 +430,11 @@ def _fill(folder: Path, files: Mapping[str, Content]) -> None:
             place.chmod(0o644)
         elif isinstance(content, Pinned):
             copy_file(content.path, place)
-            # The copy is asked: it is what gets signed.
+            # Hash the copy: that is what gets signed.
             if sha256_file(place) != content.sha256:
                 raise StoreError(
                     f"{name}: its content in the store, {content.sha256}, is damaged.",
-                    "Run the build again: what is damaged is made anew.",
+                    "Run the build again; it replaces damaged files.",
                 )
         else:
             copy_file(content, place)

@@ -1,7 +1,7 @@
-"""A release that comes otherwise than as its folder: one artefact with its bundles, or an archive.
+"""Verify a release outside its folder: one artefact with its bundles, or an archive.
 
 An artefact is checked against its signed provenance and, where there is one, its test result. An
-archive is unpacked to scratch as something nobody vouches for, and its folder is checked as any.
+archive is unpacked to a scratch folder as untrusted data, and verified there like any release.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _REMEDY = "Do not use this file: fetch it and its bundles again, from the place 
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """One artefact that is what its provenance says.
+    """An artefact that matches its provenance.
 
     Attributes:
         path: as it was named.
         size: bytes.
         sha256: its digest, in hex.
-        model: whose it is, by its provenance.
-        result: of its checks, as signed; empty where there is no test result.
-        signers: whose signatures held.
+        model: the model it belongs to, by its provenance.
+        result: the signed result of its checks; empty where there is none.
+        signers: the signers whose signatures were valid.
     """
 
     path: Path
@@ -59,21 +59,21 @@ class VerifiedFile:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name is one of a release archive."""
+    """Whether the name is that of a release archive."""
     return path.name.lower().endswith(ARCHIVES)
 
 
 def verify_file(path: Path, trust: Trust, bundles: Sequence[Path] = ()) -> VerifiedFile:
-    """Check one artefact against the bundles that speak of it.
+    """Verify one artefact against the bundles about it.
 
     Args:
         path: the artefact.
-        trust: whose word counts.
-        bundles: the bundles; by default those of its name beside it and in ``attestations/``.
+        trust: who may sign what.
+        bundles: the bundles; by default those with its name beside it and in ``attestations/``.
 
     Raises:
-        VerificationError: no provenance is at hand, a bundle does not hold or speaks of another
-            file, or what the trust requires is not stated.
+        VerificationError: there is no provenance, a bundle is not valid or is about another file,
+            or a required statement is missing.
     """
     for place in (path.parent, path.parent.parent):
         with contextlib.suppress(OSError, MalformedError):
@@ -86,7 +86,7 @@ def verify_file(path: Path, trust: Trust, bundles: Sequence[Path] = ()) -> Verif
         ) from None
     found: dict[str, dict[str, Any]] = {}
     model = ""
-    # Provenance first: it says which model this is, and so whose word counts about its tests.
+    # Provenance first: it names the model, which decides who may sign test results.
     for role, bundle, data in _in_order(bundles or _bundles_of(path)):
         peeked = _model_of(bundle, data) if role == PROVENANCE else model
         statement = trust.open(data, role, peeked, str(bundle))
@@ -102,10 +102,12 @@ def verify_file(path: Path, trust: Trust, bundles: Sequence[Path] = ()) -> Verif
             f"Put {path.name}{PROVENANCE_SUFFIX} beside it, or name it with --bundle.",
         )
     unmet = trust.requirements.unmet_by_provenance(found[PROVENANCE])
-    if path.name != artefact_file(model, ORIGINAL):  # the publisher's own, which nobody tests here
+    if path.name != artefact_file(model, ORIGINAL):  # the publisher's file is not tested
         unmet += trust.requirements.unmet_by_test_result(found.get(TEST_RESULT))
     if unmet:
-        raise VerificationError(f"{path.name} {'; '.join(unmet)}.", "The trust file forbids that.")
+        raise VerificationError(
+            f"{path.name} {'; '.join(unmet)}.", "The trust file does not allow that."
+        )
     result = str(part(found.get(TEST_RESULT), "predicate", "result") or "")
     return VerifiedFile(path, size, digest, model, result, tuple(trust.used))
 
@@ -141,7 +143,7 @@ def _in_order(bundles: Sequence[Path]) -> list[tuple[str, Path, bytes]]:
 
 
 def _model_of(bundle: Path, data: bytes) -> str:
-    """The model that a provenance is about; as it says itself, before it is verified."""
+    """Return the model that a provenance claims to be about, before it is verified."""
     try:
         return str(
             dsse.peek_unverified(data)["predicate"]["buildDefinition"]["externalParameters"][
@@ -159,7 +161,9 @@ def _check_subject(path: Path, digest: str, bundle: Path, statement: Mapping[str
         (subject,) = statement["subject"]
         name, signed = str(subject["name"]), subject["digest"]["sha256"]
     except (KeyError, TypeError, ValueError):
-        raise VerificationError(f"{path.name}: {bundle} is about no one file.", _REMEDY) from None
+        raise VerificationError(
+            f"{path.name}: {bundle} is not about exactly one file.", _REMEDY
+        ) from None
     if signed != digest:
         what = "was changed" if name == path.name else f"is not {name}"
         raise VerificationError(
@@ -173,7 +177,7 @@ def _check_subject(path: Path, digest: str, bundle: Path, statement: Mapping[str
 
 @contextlib.contextmanager
 def unpacked(archive: Path) -> Iterator[Path]:
-    """The release folder inside an archive, unpacked to scratch as long as this lasts.
+    """Unpack an archive to scratch, and yield the release folder in it.
 
     Raises:
         VerificationError: it cannot be unpacked safely or completely, or holds no release.
@@ -196,6 +200,6 @@ def unpacked(archive: Path) -> Iterator[Path]:
         try:
             yield place
         except VerificationError as error:
-            # People know the archive, not the scratch folder.
+            # Users know the archive, not the scratch folder.
             message = error.message.replace(str(place), str(archive))
             raise VerificationError(message, error.remedy) from None

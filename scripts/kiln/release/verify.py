@@ -1,7 +1,7 @@
-"""Verifying a release: every byte of it, and that nothing is missing or was added.
+"""Verify a release: every byte of it, and that nothing is missing or was added.
 
-Signatures and statements are checked against somebody trusted beforehand; nothing in the folder
-is believed by itself. Every problem names its file.
+Signatures and statements are checked against signers that the user already trusts; nothing in the
+folder is trusted by itself. Every problem names its file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kiln.statements.release_statement import read_release
 from kiln.statements.verify import ModelFiles, statement_problems
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-_MOST_LINES = 20  # damaged ones that are named
+_MOST_LINES = 20  # damaged lines that are listed
 _REMEDY = (
     "Do not use these files: fetch the release again, or remove the named ones and run "
     "`kiln build`."
@@ -57,12 +57,12 @@ class ReleasedModel:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """A release that is exactly what was signed.
+    """A release that matches its signatures exactly.
 
     Attributes:
         models: sorted by name.
-        release: what the release is called.
-        signers: the names of those whose signatures held.
+        release: the release's name.
+        signers: the names of the signers whose signatures were valid.
     """
 
     models: tuple[ReleasedModel, ...]
@@ -71,39 +71,39 @@ class VerifyReport:
 
 
 def verify(dist: Path, public_pem: bytes) -> VerifyReport:
-    """Check a release against one trusted key, in PEM: see :func:`verify_by`.
+    """Verify a release against one trusted key in PEM: see :func:`verify_by`.
 
     The release's own ``kiln.pub`` must be the same key; it is never trusted by itself.
 
     Raises:
-        VerificationError: something does not hold; the message names every such file.
-        SigningKeyError: ``public_pem`` is no usable public key.
+        VerificationError: something is wrong; the message names every such file.
+        SigningKeyError: ``public_pem`` is not a usable public key.
     """
     return verify_by(dist, trust_in_key(public_pem))
 
 
 def verify_by(dist: Path, trust: Trust) -> VerifyReport:
-    """Check every byte of a release: signatures, statements, sums, and that nothing is missing.
+    """Verify every byte of a release: signatures, statements, sums, and that it is complete.
 
     Args:
         dist: the release folder.
         trust: who may sign what.
 
     Raises:
-        VerificationError: something does not hold; the message names every such file.
+        VerificationError: something is wrong; the message names every such file.
     """
     try:
         with locked(dist, exclusive=False):
             return _Verification(dist, trust).report()
     except OSError as error:
         raise VerificationError(
-            f"{dist} is no release folder: {error.strerror or error}.",
+            f"{dist} is not a release folder: {error.strerror or error}.",
             "Name the dist folder that `kiln build` wrote.",
         ) from None
 
 
 class _Verification:
-    """One pass over a release; gathers every problem, path -> reasons, each once."""
+    """One pass over a release; collects all problems, path -> reasons, without duplicates."""
 
     def __init__(self, dist: Path, trust: Trust) -> None:
         self.dist = dist
@@ -112,18 +112,18 @@ class _Verification:
         self.problems: dict[str, dict[str, None]] = {}
         self.listing = list_tree(dist)
         self.digests: dict[str, str] = {}
-        #: Digests and oddities by model, the paths below its folder; without its signature.
+        #: Digests and irregular files by model, paths below its folder; without its signature.
         self.model_digests: dict[str, dict[str, str]] = {}
         self.model_odd: dict[str, dict[str, str]] = {}
-        #: What a path must hold according to who is trusted, whatever SHA256SUMS says.
-        self.vouched: dict[str, str] = {}
+        #: The digest a path must have by trusted statements, whatever SHA256SUMS says.
+        self.trusted_digests: dict[str, str] = {}
 
     def report(self) -> VerifyReport:
         folders = {path.split("/")[0] for path in self.listing.files if "/" in path}
         models = sorted(folder for folder in folders if not is_our_aside(folder))
         if not models and not self.listing.files.keys() & {SUMS_FILE, KEY_FILE}:
             raise VerificationError(
-                f"{self.dist} is no release: it holds no signed model, {SUMS_FILE} or {KEY_FILE}.",
+                f"{self.dist} is not a release: it has no signed model, {SUMS_FILE} or {KEY_FILE}.",
                 "Name the dist folder that `kiln build` wrote.",
             )
         for path, what in self.listing.odd.items():
@@ -174,7 +174,7 @@ class _Verification:
         return VerificationError(head + lines, _REMEDY)
 
     def _read(self, path: str) -> bytes | None:
-        """A file of the release; None where it is missing, or cannot be read, which is noted."""
+        """Read a file of the release; None if it is missing or unreadable, which is recorded."""
         if path not in self.digests:
             return None
         try:
@@ -193,7 +193,7 @@ class _Verification:
                 self._problem(path, f"cannot be read: {error.strerror or error}")
 
     def _check_key(self) -> str:
-        """The id of the release's own key where it is a sound one but not the trusted one."""
+        """Return the id of the release's own key if it is valid but not the trusted one."""
         data = self._read(KEY_FILE)
         if data is None:
             if self.trust.by_key() and KEY_FILE not in self.problems:
@@ -203,7 +203,7 @@ class _Verification:
         try:
             other = keys.canonical_public_pem(data)
         except SigningKeyError:
-            self._problem(KEY_FILE, "is damaged: it is no public key")
+            self._problem(KEY_FILE, "is damaged: it is not a public key")
             return ""
         if not self.trust.knows_key(other):
             self._problem(KEY_FILE, "is not the trusted key")
@@ -211,14 +211,14 @@ class _Verification:
         if other != data:
             self._problem(KEY_FILE, "is not in its canonical form")
             return ""
-        self.vouched[KEY_FILE] = sha256_bytes(data)
+        self.trusted_digests[KEY_FILE] = sha256_bytes(data)
         return ""
 
     def _check_model(self, model: str) -> None:
         prefix = f"{model}/"
         signature = prefix + SIGNATURE_FILE
         if signature not in self.digests:
-            self._problem(signature, "is missing: nothing vouches for this folder")
+            self._problem(signature, "is missing: no signature covers this folder")
             return
         actual = self.model_digests[model]
         odd = self.model_odd.get(model, {})
@@ -233,7 +233,9 @@ class _Verification:
             return
         if signed.name != model:
             self._problem(signature, f"is the signature of {signed.name!r}, not of {model!r}")
-        self.vouched.update({prefix + name: digest for name, digest in signed.digests.items()})
+        self.trusted_digests.update(
+            {prefix + name: digest for name, digest in signed.digests.items()}
+        )
         problems = model_signature.compare(signed, actual, Listing(odd=odd))
         for name, what in problems.items():
             self._problem(prefix + name, what)
@@ -241,7 +243,7 @@ class _Verification:
             self._check_statements(model)
 
     def _check_statements(self, model: str) -> None:
-        """What is stated about each artefact of a model whose files are those that were signed."""
+        """Check the statements about each artefact of a model whose signature is valid."""
         prefix = f"{model}/"
         digests = self.model_digests[model]
         files = ModelFiles(model, digests, lambda name: read(self.dist / prefix / name))
@@ -253,14 +255,14 @@ class _Verification:
             self._check_requirements(files)
 
     def _check_requirements(self, files: ModelFiles) -> None:
-        """What the trust demands of statements that have been found to hold."""
+        """Check valid statements against the trust's requirements."""
         wanted = self.trust.requirements
         if wanted == Requirements():
             return
         for file in files.artefacts():
             path, result = provenance_path(file), result_path(file)
             unmet = wanted.unmet_by_provenance(dsse.peek_unverified(files.content(path)))
-            if file != artefact_file(files.model, ORIGINAL):  # the publisher's own, untouched
+            if file != artefact_file(files.model, ORIGINAL):  # the publisher's own file, unchanged
                 tested = result in files.digests
                 stated = dsse.peek_unverified(files.content(result)) if tested else None
                 unmet += wanted.unmet_by_test_result(stated)
@@ -268,9 +270,9 @@ class _Verification:
                 self._problem(f"{files.model}/{file}", what)
 
     def _check_release(self) -> None:
-        """The release's statement, which vouches for all files but itself."""
+        """Check the release's statement, which covers all other files."""
         if RELEASE_BUNDLE not in self.digests:
-            self._problem(RELEASE_BUNDLE, "is missing: nothing vouches for the release as a whole")
+            self._problem(RELEASE_BUNDLE, "is missing: no signature covers the whole release")
             return
         data = self._read(RELEASE_BUNDLE)
         if data is None:
@@ -283,9 +285,9 @@ class _Verification:
             return
         actual = {path: self.digests[path] for path in self.digests if path != RELEASE_BUNDLE}
         for path, digest in stated.items():
-            # A model's own signature comes first: it says more of its folder.
+            # A model's own signature comes first: it is more specific about its folder.
             if actual.get(path) == digest:
-                self.vouched.setdefault(path, digest)
+                self.trusted_digests.setdefault(path, digest)
         for path in sorted(stated.keys() | actual.keys()):
             what = _difference(stated.get(path), actual.get(path))
             if what and (path not in self.problems or path in LOOSE):
@@ -321,7 +323,7 @@ class _Verification:
     def _compare_sum(self, path: str, listed: str | None, actual: str | None) -> None:
         if listed == actual:
             return
-        if actual is not None and self.vouched.get(path) == actual:
+        if actual is not None and self.trusted_digests.get(path) == actual:
             what = "lacks" if listed is None else "has another digest for"
             self._problem(SUMS_FILE, f"{what} {path}")
         elif listed is None:
@@ -340,7 +342,7 @@ class _Verification:
 
 
 def _by_folder(items: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """What is said of paths, by their first folder and the rest; what lies in none is left out."""
+    """Group the entries of paths by first folder and rest; top-level files are left out."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for path, value in items.items():
         folder, slash, name = path.partition("/")
@@ -356,11 +358,11 @@ def _stray(path: str) -> str:
 
 
 def _difference(stated: str | None, actual: str | None) -> str:
-    """What is wrong with a file of which the release's statement says ``stated``; "" if nothing."""
+    """Describe how a file differs from the release's statement; "" if it does not."""
     if stated == actual:
         return ""
     if stated is None:
-        return f"was added: {RELEASE_BUNDLE} does not know it"
+        return f"was added: {RELEASE_BUNDLE} does not list it"
     if actual is None:
-        return f"is missing: {RELEASE_BUNDLE} names it"
-    return f"is not the one that {RELEASE_BUNDLE} names"
+        return f"is missing: {RELEASE_BUNDLE} lists it"
+    return f"is not the file that {RELEASE_BUNDLE} lists"

@@ -1,5 +1,5 @@
-"""A release's artefacts made again from their provenance alone, and the bytes compared.
+"""Rebuild a release's artefacts from their provenance alone, and compare the bytes.
 
-Neighbours open what a user points at with :mod:`kiln.reproduce.targets` and run it with
+Neighbours open what a user names with :mod:`kiln.reproduce.targets` and run it with
 :mod:`kiln.reproduce.rerun`.
 """

@@ -1,4 +1,4 @@
-"""The stage code and image definitions that an artefact was made with: out of its release."""
+"""Get an artefact's stage code and image definitions from its release."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _MAX_PARTS = 16
 
 @dataclass
 class ReleasedCode:
-    """Source archives, laid out once each.
+    """Source archives, each unpacked once.
 
     Args:
-        store: where archives are looked for by their digest (an imported bundle's).
-        checkout: the project in use; may stand in where there is no archive, if it is exactly what
-            is recorded.
-        scratch: a private folder to lay them out in.
-        given: the archive that the user named, for all.
+        store: archives are looked up there by digest (an imported bundle's).
+        checkout: the project in use; a substitute where there is no archive, if it matches the
+            records exactly.
+        scratch: a private folder to unpack them in.
+        given: the archive that the user named, for all artefacts.
     """
 
     store: Store
@@ -49,14 +49,14 @@ class ReleasedCode:
     _archives: dict[str, SourceArchive] = field(default_factory=dict)
 
     def docker_dir(self, recorded: Recorded) -> tuple[Path, str] | None:
-        """The folder with image definitions, locks and stage code, and what to say about it.
+        """Return the folder with image definitions, locks and stage code, and a note about it.
 
-        None where it is not to be had. What comes back holds exactly the recorded stage code,
-        and the lock of exactly the recorded image. All in it are plain files.
+        None if they are not available. The result holds exactly the recorded stage code, and the
+        lock of exactly the recorded image. Everything in it is a plain file.
 
         Raises:
-            VerificationError: there is an archive, and it is not the recorded one, or holds what
-                no archive of ours does.
+            VerificationError: there is an archive, but not the recorded one, or it holds files that
+                our archives never hold.
         """
         archive = self._archives.get(recorded.source)
         folder = self.scratch / f"source-{recorded.source[:16]}"
@@ -71,10 +71,10 @@ class ReleasedCode:
         return folder / _DOCKER, ""
 
     def _archive_of(self, recorded: Recorded) -> bytes | None:
-        """The archive with the recorded digest.
+        """Find the archive with the recorded digest.
 
         Raises:
-            VerificationError: where it should be, there is another one.
+            VerificationError: another archive is in its place.
         """
         beside = recorded.place.parent
         places = [self.given] if self.given else [beside / SOURCE_FILE, beside.parent / SOURCE_FILE]
@@ -121,16 +121,16 @@ class ReleasedCode:
             return None
         return docker, (
             f"{recorded.model}: there is no {SOURCE_FILE}. {self.checkout.described.capitalize()} "
-            "stands in for it: its stage code and image lock are exactly those recorded."
+            "is used instead: its stage code and image lock are exactly those recorded."
         )
 
 
 def _check(archive: SourceArchive, recorded: Recorded) -> None:
-    """Hold an archive against the statement.
+    """Check an archive against the statement.
 
     Raises:
-        VerificationError: stage code, a lock or the image's identity is another one; or the
-            definitions of images are none.
+        VerificationError: stage code, a lock or the image's identity differs; or the image
+            definitions are invalid.
     """
     wrong = [
         name
@@ -152,7 +152,7 @@ def _check(archive: SourceArchive, recorded: Recorded) -> None:
 
 
 def _locked_in(archive: SourceArchive, recorded: Recorded) -> Locked | None:
-    """What the archive's lock says of the image; its definitions of images are read, too."""
+    """Return the archive's lock entry of the image; its image definitions are parsed, too."""
     locked = None
     for name in (definition.DEFINITIONS, LOCK_FILE):
         path = f"{_DOCKER}{name}"
@@ -171,10 +171,10 @@ def _locked_in(archive: SourceArchive, recorded: Recorded) -> Locked | None:
 
 
 def _lay_out(archive: SourceArchive, folder: Path) -> None:
-    """Write the archive's ``docker/`` below a folder.
+    """Write the archive's ``docker/`` to a folder.
 
     Raises:
-        VerificationError: it holds a name that no archive of ours has.
+        VerificationError: it holds a name that our archives never hold.
     """
     for name, content in sorted(archive.files.items()):
         if not name.startswith(_DOCKER):

@@ -1,8 +1,8 @@
-"""The sealed images that plans were recorded in, brought by their identity.
+"""Provide the sealed images of recorded plans, by their identity.
 
-A Dockerfile runs as root, on the engine of whoever builds it. So none is built because a release
-says so: an image comes from where its identity vouches for it, or out of this kiln's own
-definitions, which the user has anyway. Anything else takes a person's explicit word.
+A Dockerfile runs as root on the user's engine, so kiln does not build one just because a release
+contains it. An image comes from a source that is verified by its identity, or is built from this
+kiln's own definitions, which the user trusts anyway. Anything else needs explicit consent.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from kiln.running.engine import Engine
 from kiln.running.limits import Limits
 from kiln.running.local import OnEvent
 
-#: Bytes of any file that an image is built from: some ten times the largest lock of ours.
+#: Most bytes of any file that an image is built from: some ten times our largest lock.
 _MAX_FILE = 1 << 20
 
 
 @dataclass
 class RecordedImages:
-    """Brings recorded images into the engine.
+    """Provides recorded images in the engine.
 
     Args:
         archives: files that may be archives of them.
-        checkout: the project in use; its definitions are built from where they make just the
-            recorded image.
-        strangers: whether a release's own definitions may be built from, too.
-        limits: of such a build's containers.
+        checkout: the project in use; an image is built from its definitions if they give exactly
+            the recorded image.
+        strangers: whether to build from a release's own definitions, too.
+        limits: for the containers of such a build.
     """
 
     engine: Callable[[], Engine]
@@ -47,14 +47,14 @@ class RecordedImages:
     limits: Limits = field(default_factory=Limits)
 
     def bring(self, docker: Path, name: str) -> Locked:
-        """The image that a release's lock names, in the engine.
+        """Provide the image that a release's lock names.
 
         Args:
             docker: the release's ``docker/``.
 
         Raises:
-            CannotReproduceError: it is not to be had.
-            ImageBuildError, ImageMismatchError: a build of it failed, or came out otherwise.
+            CannotReproduceError: it is not available.
+            ImageBuildError, ImageMismatchError: its build failed or gave another image.
         """
         locked = read_lock(docker).get(name)
         if locked is None or not locked.sound:
@@ -81,25 +81,25 @@ class RecordedImages:
         return Images(docker, self.engine, self.store, self.on_event, self.archives)
 
     def _same_here(self, checkout: Project, locked: Locked) -> bool:
-        """Whether the checkout builds the image from what the release did, and gets the same."""
+        """Whether the checkout builds the same image from the same definitions as the release."""
         try:
             return locked_image(checkout.docker, locked.name) == locked
         except KilnError:
             return False
 
     def _build(self, theirs: Images, locked: Locked) -> None:
-        """Build an image from a release's definitions, once they were looked at.
+        """Build an image from a release's definitions, after checking them.
 
         Raises:
-            ImageBuildError: there is something in them that none of ours has.
+            ImageBuildError: they contain something that our definitions never contain.
         """
         self._note(
-            f"image {locked.name}: built from the release's own definitions, as you asked for: "
+            f"image {locked.name}: built from the release's own definitions, as you asked: "
             "its install.py runs as root in a build container without a network"
         )
         item = definition.get(theirs.docker_dir, locked.name)
         _refuse_odd(item)
-        locked_image(theirs.docker_dir, locked.name)  # they are what was locked
+        locked_image(theirs.docker_dir, locked.name)  # they match the lock
         base = None
         if item.parent is not None:
             base = self.bring(theirs.docker_dir, item.parent).tag
@@ -113,10 +113,10 @@ class RecordedImages:
 
 
 def _refuse_odd(item: definition.Definition) -> None:
-    """Refuse a definition whose files are not of our kind.
+    """Refuse a definition whose files look unlike ours.
 
     Raises:
-        ImageBuildError: one is missing, too large, or the Dockerfile does what none of ours does.
+        ImageBuildError: one is missing, too large, or the Dockerfile has unusual instructions.
     """
     for path in item.inputs():
         try:

@@ -1,4 +1,4 @@
-"""Finding what a recorded plan reads: by digest, wherever it is."""
+"""Find the inputs of a recorded plan by digest."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ OnEvent = Callable[..., None]
 
 @dataclass
 class Inputs:
-    """Where contents are looked for, in this order.
+    """The places to look for inputs, in this order.
 
     Args:
-        store: the user's; what is downloaded goes there.
-        folders: of the user's, any files.
-        shipped: what came with kiln of models, such as what embedded samples are made from
-            (:attr:`kiln.project.folders.Project.shipped`); None where nothing did.
-        scratch: a private folder, for what is unpacked.
+        store: the user's; downloads go there.
+        folders: the user's, with any files.
+        shipped: the models folder that comes with kiln, such as the inputs of embedded samples
+            (:attr:`kiln.project.folders.Project.shipped`); None where there is none.
+        scratch: a private folder for unpacked archives.
         fetch: whether archives may be downloaded.
-        session: what downloads go through; by default one that asks public addresses only, since
-            a statement says which.
+        session: for downloads; by default it only contacts public addresses, since a statement
+            (untrusted) chooses them.
     """
 
     store: Store
@@ -53,12 +53,12 @@ class Inputs:
                 raise UsageError(f"There is no folder {folder}.", "Correct --inputs.")
 
     def find(self, wanted: Mapping[str, str], archive: Archive | None) -> dict[str, Path]:
-        """The files that hold the wanted contents; those that cannot be found are left out.
+        """Return the files with the wanted contents; those that cannot be found are left out.
 
-        Each was read just now and has its digest.
+        Each was just read and has its digest.
 
         Args:
-            wanted: SHA-256 -> what to call it.
+            wanted: SHA-256 -> name for messages.
             archive: the published archive that some of them are in.
         """
 
@@ -91,25 +91,25 @@ class Inputs:
         if sha256_file(path) == digest:
             self._found[digest] = path
         else:
-            self._note(f"{name}: the store's content is damaged, and is not used: {path}")
+            self._note(f"{name}: the store's copy is damaged, so it is not used: {path}")
 
     def _index(self, folder: Path) -> dict[str, Path]:
-        """Every file below a folder by its digest, read once."""
+        """Index every file below a folder by its digest; each folder is read once."""
         if folder not in self._indexed:
             found: dict[str, Path] = {}
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and ".git" not in path.relative_to(folder).parts:
-                    with contextlib.suppress(OSError):  # what cannot be read is of no help
+                    with contextlib.suppress(OSError):  # skip unreadable files
                         found[sha256_file(path)] = path
             self._indexed[folder] = found
         return self._indexed[folder]
 
     def _look_in_archive(self, archive: Archive) -> None:
-        """Unpack the published archive, fetched by its digest where it is not at hand."""
+        """Unpack the published archive; download it by digest if it was not found."""
         if not archive.sha256:
             return
         self._look_in_store(archive.sha256, archive.uri)
-        packed = self._found.get(archive.sha256)  # the user's folders have been looked through
+        packed = self._found.get(archive.sha256)  # the user's folders were searched before
         try:
             if packed is None:
                 packed = self._fetched(archive)
@@ -122,9 +122,9 @@ class Inputs:
 
     def _fetched(self, archive: Archive) -> Path:
         if not self.fetch or not archive.uri:
-            raise SourceUnavailableError("it is not at hand, and was not to be downloaded.")
+            raise SourceUnavailableError("it was not found, and downloads are off.")
         if not archive.addresses:
-            raise SourceUnavailableError("this is no http(s) address, so it is not asked.")
+            raise SourceUnavailableError("this is not an http(s) address, so it is not used.")
         from kiln.sources.download import Download, fetch  # slow to import, rarely needed
         from kiln.sources.http import public_session
 

@@ -1,4 +1,4 @@
-"""Recorded plans that agree, put together: what several artefacts need is made once."""
+"""Merge recorded plans that agree, so that shared steps run once."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from kiln.reproduce.recorded import Recorded
 
 @dataclass(frozen=True)
 class Group:
-    """Artefacts that one container can make; ``plan.artefacts`` goes from file to step."""
+    """Artefacts that one container can make; ``plan.artefacts`` maps file to step."""
 
     artefacts: tuple[Recorded, ...]
     plan: Plan
 
 
 def merge(artefacts: Sequence[Recorded]) -> list[Group]:
-    """Artefacts of one model in as few groups as possible, in their order.
+    """Merge the artefacts of one model into as few groups as possible, in their order.
 
-    Two go together where image, stage code, source archive and limits are the same, and steps
-    with the same id have the same key: then they are the same step.
+    Two belong together if image, stage code, source archive and limits are the same, and steps
+    with the same id have the same key, so they are the same step.
     """
     groups: list[list[Recorded]] = []
     for item in artefacts:
@@ -49,7 +49,7 @@ def _merged(plans: Sequence[Plan]) -> Plan:
     depths: dict[str, int] = {}
     for step in steps.values():  # upstream first, in each plan
         depths[step.id] = 1 + max((depths[other] for other in step.upstream()), default=0)
-    # All of one depth follow each other: steps of one environment can share a process.
+    # Steps of one depth follow each other: those of one environment can share a process.
     ordered: list[Step] = sorted(steps.values(), key=lambda step: depths[step.id])
     artefacts = {file: step for plan in plans for file, step in plan.artefacts.items()}
     first = plans[0]

@@ -1,4 +1,4 @@
-"""What the provenance of one artefact says, read into plain values."""
+"""Parse the provenance of one artefact into plain values."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _FILE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,199}\.tflite")
 #: A path in a source archive, such as ``docker/odapi/Dockerfile``.
 _PLACE = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_./+-]{0,399}")
 
-#: An address that may be asked for an archive: not this machine's files, nothing but HTTP.
+#: An address to download an archive from: HTTP only, not this machine's files.
 _ADDRESS = re.compile(r"https?://[!-~]{1,2000}", re.IGNORECASE)
 _MAX_MIRRORS = 16
 
-#: Characters of what is only shown.
+#: Most characters of texts that are only shown.
 _MAX_SHOWN = 300
 
-#: Bytes and seconds beyond which no limit says anything.
+#: Bytes and seconds above which a limit is meaningless.
 _ALL_MEMORY = 1 << 60
 _FOREVER = 1e9
 
 _HEX = re.compile("[0-9a-f]{64}")
-_REMEDY = "Get the release again; `kiln verify` says whether it is whole."
+_REMEDY = "Get the release again; `kiln verify` checks that it is complete."
 
-#: What the plan's inputs are called where they are no part of a published archive.
+#: Names of the plan's inputs that are not part of a published archive.
 _LOCAL_INPUTS = frozenset({"images", "label_map"})
 
 ARCHIVE = "source/archive"
@@ -46,9 +46,9 @@ _LOCK = "lock/"
 
 @dataclass(frozen=True)
 class Archive:
-    """A published archive that inputs come from; ``sha256`` may be unknown ("").
+    """A published archive that contains inputs; ``sha256`` may be unknown ("").
 
-    ``uri`` is for people and may be anything. What is asked are the ``addresses``, HTTP only.
+    ``uri`` is only shown and may be anything. Downloads use the ``addresses``, HTTP only.
     """
 
     uri: str
@@ -57,25 +57,25 @@ class Archive:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where it may be fetched from, best first."""
+        """Addresses to download it from, best first."""
         return tuple(url for url in (self.uri, *self.mirrors) if _ADDRESS.fullmatch(url))
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What one statement says of the artefact that it is about.
+    """The contents of one statement about an artefact.
 
     Args:
         place: where the statement was read.
         file: the artefact's name; ``sha256`` is that of its content.
         plan: the steps that make it; its only artefact is called ``file``.
         image: the name of the sealed image, whose identity is ``plan.identity``.
-        limits: of the container that made it, finite; whoever runs the plan bounds them.
-        locks: path below the source archive -> SHA-256, of what the image is made from.
+        limits: of the container that made it, finite; the caller bounds them for a run.
+        locks: path below the source archive -> SHA-256, of the files the image is made from.
         source: SHA-256 of the source archive, "" where there was none.
         cpu: the processor that it was made on, "" where that is unknown.
         origin: where the recipe came from, for people; "" where that is unknown.
-        byproducts: name -> SHA-256 of what was written beside it.
+        byproducts: name -> SHA-256 of the files written beside it.
     """
 
     place: Path
@@ -100,7 +100,7 @@ class Recorded:
         return any(step.params.get("exact_batch_norm") is False for step in self.plan.steps)
 
     def inputs(self) -> dict[str, str]:
-        """SHA-256 -> what the plan calls it, of every content that is read."""
+        """Return SHA-256 -> name in the plan, of every content that is read."""
         found: dict[str, str] = {}
         for step in self.plan.steps:
             for name, item in step.inputs.items():
@@ -110,17 +110,17 @@ class Recorded:
         return found
 
     def came_from(self, name: str) -> str:
-        """Where an input could be had, "" where nobody knows; ``name`` as in :meth:`inputs`."""
+        """Return where an input is available, "" if unknown; ``name`` as in :meth:`inputs`."""
         if self.archive is not None and name.split("/")[1] not in _LOCAL_INPUTS:
             return self.archive.uri
         return self.origin
 
 
 def read(statement: Mapping[str, Any], place: Path) -> Recorded:
-    """What a provenance statement says.
+    """Parse a provenance statement.
 
     Raises:
-        VerificationError: it is none of kiln's, contradicts itself, or cannot be understood.
+        VerificationError: it is not kiln's, contradicts itself, or cannot be understood.
     """
     try:
         return _read(statement, place)
@@ -129,7 +129,7 @@ def read(statement: Mapping[str, Any], place: Path) -> Recorded:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         why = _shown(f"{type(error).__name__}: {error}")
         raise VerificationError(
-            f"{place} is no provenance that kiln understands ({why}).",
+            f"{place} is not a provenance that kiln understands ({why}).",
             _REMEDY,
         ) from None
 
@@ -138,7 +138,7 @@ def _read(statement: Mapping[str, Any], place: Path) -> Recorded:
     predicate = statement["predicate"]
     build, run = predicate["buildDefinition"], predicate["runDetails"]
     if statement["predicateType"] != PROVENANCE_TYPE or build["buildType"] != BUILD_TYPE:
-        raise VerificationError(f"this is no provenance of a {BUILD_TYPE}.", _REMEDY)
+        raise VerificationError(f"this is not a provenance of a {BUILD_TYPE}.", _REMEDY)
     (subject,) = statement["subject"]
     outside, inside = build["externalParameters"], build["internalParameters"]
     file, model = _text(subject["name"], _FILE), _text(outside["model"], _NAME)
@@ -178,9 +178,9 @@ def _text(value: Any, pattern: re.Pattern[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A text that is only shown to people: one short line, without a character that acts."""
+    """Convert a text for display: one short line without control characters."""
     if not isinstance(value, str):
-        raise TypeError(f"a {type(value).__name__} where there is text")
+        raise TypeError(f"a {type(value).__name__} where a text belongs")
     return "".join(char if char.isprintable() else "?" for char in value[:_MAX_SHOWN])
 
 
@@ -190,7 +190,7 @@ def _digest(item: Mapping[str, Any] | None) -> str:
 
 
 def _image(materials: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
-    """The name of the image that the plan runs in.
+    """Return the name of the image that the plan runs in.
 
     Raises:
         VerificationError: the statement's list of materials does not hold that image.
@@ -217,15 +217,15 @@ def _archive(item: Mapping[str, Any] | None, recipe: Any) -> Archive | None:
 
 
 def _address(value: Any) -> str:
-    """An address as it is, or anything else as a text that is only shown."""
+    """Return an address unchanged, or anything else as a text for display."""
     whole = isinstance(value, str) and _ADDRESS.fullmatch(value)
     return str(value) if whole else _shown(value)
 
 
 def _mirrors(recipe: Any) -> tuple[str, ...]:
-    """Further addresses of the archive; a recipe that says it otherwise some day has none."""
+    """Read further addresses of the archive; none if a recipe has them in an unknown form."""
     if not isinstance(recipe, str):
-        raise TypeError(f"a {type(recipe).__name__} where there is a recipe's text")
+        raise TypeError(f"a {type(recipe).__name__} where a recipe's text belongs")
     try:
         mirrors = parse_toml(recipe).get("source", {}).get("mirrors", ())
         return tuple(_address(item) for item in mirrors[:_MAX_MIRRORS])

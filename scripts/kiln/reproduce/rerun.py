@@ -1,4 +1,4 @@
-"""Recorded plans, executed as recorded, and what came out held against what was released."""
+"""Run recorded plans as recorded, and compare the results with the release."""
 
 from __future__ import annotations
 
@@ -48,29 +48,29 @@ if TYPE_CHECKING:
     from kiln.running.engine import Engine
     from kiln.tflite.diff import Difference
 
-#: What a record ends in that is not laid out as ours.
+#: Exceptions from reading a record of an unexpected form.
 _NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
 
-#: What ends the whole work: it would end every artefact's, for the same reason.
+#: Failures that stop all the work: they would stop every artefact for the same reason.
 _FINAL = (EngineUnavailableError, CancelledError, DiskFullError)
 
 
 @dataclass
 class Reproducer:
-    """Makes artefacts again on this machine.
+    """Rebuilds artefacts on this machine.
 
     Args:
         store: inputs and images may come from here; results never do.
-        checkout: may help with embedded samples and, where it is exactly the same, with code.
-        on_event: told what :class:`kiln.running.local.Runner` tells, and ``verdict`` for each
-            artefact.
-        folders: where inputs may be, too.
-        source: the source archive, where it is not beside the statement.
-        archives: files that may be archives of the images it was made in.
-        keep: a folder for files that came out otherwise.
+        checkout: may provide embedded samples and, where it matches exactly, code.
+        on_event: receives the events of :class:`kiln.running.local.Runner`, and ``verdict`` for
+            each artefact.
+        folders: more places for inputs.
+        source: the source archive, if it is not beside the statement.
+        archives: files that may be archives of the images.
+        keep: a folder for files that differ.
         fetch: whether published archives may be downloaded.
         strangers_image: whether an image may be built from the release's own definitions.
-        most: what one container gets, whatever a statement says.
+        most: limits of one container, whatever a statement asks for.
     """
 
     store: Store
@@ -87,7 +87,7 @@ class Reproducer:
     _engine: list[Engine] = field(default_factory=list)
 
     def engine(self) -> Engine:
-        """The engine, found once; leftovers of dead runs are removed on the way."""
+        """The engine, found once; leftovers of dead runs are removed first."""
         if not self._engine:
             from kiln.running.engine import Engine
 
@@ -96,11 +96,11 @@ class Reproducer:
         return self._engine[0]
 
     def run(self, artefacts: Sequence[Recorded]) -> list[Verdict]:
-        """A verdict for each artefact; what fails for one model does not stop the others.
+        """Return a verdict for each artefact; a failure of one model does not stop the others.
 
         Raises:
-            VerificationError: a source archive is not the recorded one; nothing has run then.
-            EngineUnavailableError, CancelledError, DiskFullError: nothing more can be done.
+            VerificationError: a source archive is not the recorded one; nothing was run.
+            EngineUnavailableError, CancelledError, DiskFullError: the work cannot continue.
         """
         with self.store.scratch() as scratch:
             code = ReleasedCode(self.store, self.checkout, scratch, self.source)
@@ -112,7 +112,7 @@ class Reproducer:
                 self.on_event,
                 self.fetch,
             )
-            # All that can be refused is refused before anything runs.
+            # Check everything that can be refused before anything runs.
             folders = [self._docker_dir(code, item) for item in artefacts]
             results = Store(scratch / "results")
             done: dict[int, Verdict] = {}
@@ -156,15 +156,13 @@ class Reproducer:
             causes = []
             if missing:
                 causes.append(
-                    Cause("input", f"{len(missing)} of {len(wanted)} inputs are not at hand.")
+                    Cause("input", f"{len(missing)} of {len(wanted)} inputs were not found.")
                 )
             if docker[id(item)] is None:
                 missing.append(
                     Missing(SOURCE_FILE, item.source, "the model's folder in the release")
                 )
-                causes.append(
-                    Cause("code", "its stage code and image definitions are not at hand.")
-                )
+                causes.append(Cause("code", "its stage code and image definitions were not found."))
             if missing:
                 done[id(item)] = self._told(
                     Verdict(item, IMPOSSIBLE, causes=tuple(causes), missing=tuple(missing))
@@ -193,9 +191,9 @@ class Reproducer:
         except _FINAL:
             raise
         except KilnError as error:
-            # (A mismatch's remedy is for whoever changes an image on purpose.)
+            # (The remedy of a mismatch is for people who change an image on purpose.)
             said = error.message if isinstance(error, ImageMismatchError) else str(error)
-            why = f"the recorded image is not to be had: {said}"
+            why = f"the recorded image is not available: {said}"
             missing = Missing(
                 f"image {first.image}",
                 first.plan.identity.removeprefix("sha256:"),
@@ -217,7 +215,7 @@ class Reproducer:
         return [self._judged(item, known, results, failure) for item in group.artefacts]
 
     def _limits(self, group: Group) -> Limits:
-        """What the container of a group gets: what is recorded, as far as this machine allows."""
+        """Return the limits for a group's container: as recorded, within this machine's bounds."""
         said = group.artefacts[0].limits
         for what, recorded, most in (
             ("memory", said.memory / (1 << 20), self.most.memory / (1 << 20)),
@@ -231,7 +229,7 @@ class Reproducer:
                     f"{recorded:,.0f} {unit}; here a container gets {most:,.0f} {unit} "
                     f"at most (--{what})",
                 )
-        # The time was given to the one that recorded it; here they share a container.
+        # The recorded time was for one artefact; here several share a container.
         time = said.timeout * len(group.artefacts)
         return replace(
             self.most,
@@ -240,7 +238,7 @@ class Reproducer:
         )
 
     def _image(self, docker: Path, item: Recorded) -> str:
-        """The tag of exactly the recorded image, brought or built if the engine lacks it."""
+        """Return the tag of exactly the recorded image; fetch or build it if it is missing."""
         images = RecordedImages(
             self.engine,
             self.store,
@@ -253,7 +251,7 @@ class Reproducer:
         return images.bring(docker, item.image).tag
 
     def _with_log(self, error: KilnError, model: str, results: Store) -> KilnError:
-        """The failure, its log where it outlives this run."""
+        """Add the log to the failure, if the log is kept after this run."""
         log = results.root / "logs" / f"{model}.log"
         kept = self.store.root / "logs" / f"reproduce-{model}.log"
         if log.is_file():
@@ -266,7 +264,7 @@ class Reproducer:
                 "with --timeout."
             )
         if isinstance(error, StageOutOfMemoryError):
-            error.remedy = f"If it may have more than that, say so with --memory. Log: {kept}"
+            error.remedy = f"Allow it more with --memory. Log: {kept}"
         return error
 
     def _judged(
@@ -327,13 +325,13 @@ class Reproducer:
 
 
 def _beside(item: Recorded, name: str) -> list[Path]:
-    """Where a file of the release may be: the model's folder, or beside the statement."""
+    """List where a file of the release may be: the model's folder, or beside the statement."""
     folder = item.place.parent
     return [folder.parent / name, folder / name] if folder.name == ATTESTATIONS else [folder / name]
 
 
 def _where(item: Recorded, built: bool) -> str:
-    """How somebody may come by the image that an artefact was made in."""
+    """Describe how to get the image that an artefact was made in."""
     ways = [
         f"its archive, with --image (`kiln images save {item.image}` writes it where the image is)",
         "a bundle (`kiln bundle create --release`), with --bundle",
@@ -347,7 +345,7 @@ def _where(item: Recorded, built: bool) -> str:
 
 @contextlib.contextmanager
 def _writable(target: Path) -> Iterator[None]:
-    """Say in words that the folder of --keep cannot be written to."""
+    """Report a folder of --keep that cannot be written to."""
     try:
         yield
     except OSError as error:
@@ -358,9 +356,9 @@ def _writable(target: Path) -> Iterator[None]:
 
 
 def _first_difference(item: Recorded, known: Mapping[str, StageResult]) -> str | None:
-    """The first step that made other files than the release's own record says.
+    """Find the first step whose files differ from the release's own record.
 
-    "" where all made the same, None where there is no such record.
+    "" where none differs, None where there is no such record.
     """
     digest = item.byproducts.get(CONVERSION_FILE)
     for path in _beside(item, CONVERSION_FILE):

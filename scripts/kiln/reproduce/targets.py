@@ -1,4 +1,4 @@
-"""What a user points at, opened: the provenance in it, signatures first."""
+"""Open what a user wants reproduced: verify signatures, then read the provenance."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from kiln.reproduce.recorded import Recorded, read
 from kiln.signing import dsse
 from kiln.signing.statement_names import ATTESTATIONS, PROVENANCE_SUFFIX, STATEMENT_TYPE
 
-#: Opens a bundle about a model (content, model, what messages call it): the statement, once its
-#: signature was found to be trusted.
+#: Opens a bundle about a model (content, model, name for messages); returns the statement after
+#: verifying its signature.
 Open = Callable[[bytes, str, str], dict[str, Any]]
 
-#: Statements of one release: some hundred times what ours have.
+#: Most statements of one release: some hundred times what ours have.
 _MAX_STATEMENTS = 2_000
 
 
 def recorded_in(target: Path, open_bundle: Open | None) -> list[Recorded]:
-    """What is recorded of the artefacts at ``target``, by model and file.
+    """Read the records of the artefacts at ``target``, by model and file.
 
     Args:
         target: a release folder, a model's folder in it, an artefact, a provenance bundle, or a
             statement in plain JSON.
-        open_bundle: verifies; None: nobody vouches for what is read, and the user knows.
+        open_bundle: verifies; None reads without verification, as the user asked.
 
     Raises:
         UsageError: there is no provenance at ``target``.
-        VerificationError: a signature does not hold, or a statement cannot be understood.
+        VerificationError: a signature is not valid, or a statement cannot be understood.
     """
     found: dict[tuple[str, str], Recorded] = {}
     places = _places(target)
     if len(places) > _MAX_STATEMENTS:
         raise VerificationError(
-            f"There are {len(places):,} statements at {target}; {_MAX_STATEMENTS:,} are the most.",
+            f"There are {len(places):,} statements at {target}, more than {_MAX_STATEMENTS:,}.",
             "Name one model's folder, or one file.",
         )
     for place in places:
@@ -46,8 +46,8 @@ def recorded_in(target: Path, open_bundle: Open | None) -> list[Recorded]:
         before = found.setdefault((item.model, item.file), item)
         if (before.sha256, before.plan) != (item.sha256, item.plan):
             raise VerificationError(
-                f"{before.place} and {place} say different things of one file.",
-                "Name the one that is meant.",
+                f"{before.place} and {place} say different things about one file.",
+                "Name the one you mean.",
             )
     return [found[key] for key in sorted(found)]
 
@@ -55,7 +55,7 @@ def recorded_in(target: Path, open_bundle: Open | None) -> list[Recorded]:
 def chosen(
     artefacts: Sequence[Recorded], models: Sequence[str], variants: Sequence[str]
 ) -> list[Recorded]:
-    """Those of the named models and variants; all where none is named.
+    """Select the artefacts of the named models and variants; all where none is named.
 
     Raises:
         UsageError: there is no such model or variant.
@@ -104,8 +104,8 @@ def _statement(place: Path, open_bundle: Open | None, *, named: bool) -> dict[st
     if isinstance(parsed, dict) and parsed.get("_type") == STATEMENT_TYPE:
         if open_bundle is not None:
             raise VerificationError(
-                f"{place} is a statement that nobody signed.",
-                f"Name the file *{PROVENANCE_SUFFIX}; or, if it came from a place that you trust, "
+                f"{place} is a statement without a signature.",
+                f"Name the file *{PROVENANCE_SUFFIX}; or, if you trust its source, "
                 "add --unverified.",
             )
         return parsed

@@ -1,4 +1,4 @@
-"""What became of one artefact, and why it may differ."""
+"""Represent the outcome for one artefact, and why it may differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMPOSSIBLE: Outcome = "cannot be rebuilt"
 class Cause:
     """Why a file may differ or cannot be made.
 
-    ``kind`` is ``image``, ``code``, ``input``, ``cpu``, ``statement`` (it is not true), ``stage``
+    ``kind`` is ``image``, ``code``, ``input``, ``cpu``, ``statement`` (it is wrong), ``stage``
     (one failed) or ``unknown``.
     """
 
@@ -31,7 +31,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that is needed and not to be had: ``uri`` says where it could come from."""
+    """Something that is needed but not available: ``uri`` says where it could come from."""
 
     name: str
     sha256: str
@@ -43,14 +43,14 @@ class Missing:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one artefact.
+    """The outcome for one artefact.
 
     Args:
-        rebuilt: SHA-256 of what was made, "" where nothing was.
-        difference: how the files differ, where the released one was at hand.
+        rebuilt: SHA-256 of the rebuilt file, "" if there is none.
+        difference: how the files differ, if the released one is there.
         first: the first step whose files differ from what ``conversion.json`` records, "" where
             that is unknown.
-        kept: where the file that was made is.
+        kept: where the rebuilt file is.
     """
 
     recorded: Recorded
@@ -63,7 +63,7 @@ class Verdict:
     kept: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """Return plain values for JSON."""
         item = self.recorded
         return {
             "model": item.model,
@@ -83,32 +83,32 @@ class Verdict:
         }
 
     def lines(self) -> list[str]:
-        """What there is to say beside the outcome, for people."""
+        """Return details beyond the outcome, for people."""
         found = []
         if self.difference is not None:
             found += self.difference.text().splitlines()
         if self.first:
-            found.append(f"The first step that made something else: {self.first}.")
+            found.append(f"The first step with a different result: {self.first}.")
         word = "Suspected cause" if self.outcome == DIFFERS else "Cause"
         found += [f"{word} ({cause.kind}): {cause.text}" for cause in self.causes]
         for uri in dict.fromkeys(thing.uri for thing in self.missing):
             found += [f"Missing: {thing}" for thing in self.missing if thing.uri == uri]
-            where = uri or "nobody wrote down where; any folder that holds it will do (--inputs)"
-            found.append(f"  which could come from: {where}")
+            where = uri or "unknown; name a folder that holds it with --inputs"
+            found.append(f"  available from: {where}")
         if self.kept is not None:
-            found.append(f"What was made is kept in {self.kept}.")
+            found.append(f"The rebuilt file is kept in {self.kept}.")
         return found
 
 
 def suspects(
     recorded: Recorded, machine: str, cpu: str, *, contradicted: bool = False
 ) -> tuple[Cause, ...]:
-    """What may have made a file differ; the machine and processor are those of this run.
+    """List possible causes of a difference; machine and processor are those of this run.
 
     ``contradicted``: every step made what the release's own record says.
 
-    Image, stage code and inputs were the recorded ones, each by its digest: nothing is rebuilt
-    with others. What is left is the machine, and what nobody has thought of.
+    Image, stage code and inputs were the recorded ones, each by its digest, so the machine or an
+    unknown cause is left.
     """
     there = ", ".join(filter(None, (recorded.machine, recorded.cpu))) or "an unknown processor"
     here = ", ".join(filter(None, (machine, cpu)))
@@ -131,7 +131,7 @@ def suspects(
         Cause(
             "unknown",
             f"image, stage code and inputs are those recorded, and so is the processor ({here}). "
-            "Either the statement is about a file that was made otherwise, or a stage does not "
-            "repeat itself: reproduce it once more, and compare with --keep.",
+            "Either the statement is about a file that was made differently, or a stage is not "
+            "deterministic: reproduce it again, and compare with --keep.",
         ),
     )

@@ -1,8 +1,8 @@
-"""What the store still knows of a plan, and which steps must run for what is wanted of it.
+"""Look up a plan's results in the store, and decide which steps must run.
 
-A result has two parts that get lost separately: what is remembered of a stage (facts, digests of
-its files), and the files. A record needs the first of every step; the second is needed of what is
-published, and of what steps read that run now.
+A result has two parts that can be lost separately: the record of a stage (facts, digests of its
+files), and the files. A build's record needs the first for every step; the second is needed for
+files that are published or read by steps that run now.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from kiln.recipes.steps import Files, Output, Plan, Step
 
 @dataclass(frozen=True)
 class Known:
-    """A plan, as far as the store has it.
+    """The part of a plan that the store has.
 
     Args:
-        results: by step id, of every step that is remembered; files of some may be lost.
+        results: by step id, for every step with a record; files of some may be lost.
         whole: ids of those whose files are there, too.
-        todo: the steps that must run for what is wanted, in order.
+        todo: the steps that must run, in order.
     """
 
     results: dict[str, StageResult]
@@ -38,13 +38,13 @@ def look_up(
     read: bool = True,
     lent: Collection[str] = (),
 ) -> Known:
-    """Hold a plan against the store.
+    """Look up a plan in the store.
 
     Args:
         files: ids of the steps whose files are wanted.
-        facts: ids of those that only have to be remembered.
+        facts: ids of steps that only need a record.
         read: also read the files that will be used; a damaged one is discarded and counts as
-            lost. Without it only sizes are compared, and nothing is changed.
+            lost. Otherwise only sizes are compared, and nothing is changed.
         lent: digests of inputs that do not come from the store.
 
     Raises:
@@ -82,7 +82,7 @@ def _published(
 
 
 def _inputs(todo: Iterable[Step], results: Mapping[str, StageResult]) -> Iterator[tuple[str, str]]:
-    """What steps read of others' files: the id of the step that made it, and the content."""
+    """Yield what steps read of others' files: the id of the producing step, and the content."""
     for step in todo:
         for item in step.inputs.values():
             if isinstance(item, Output) and item.step in results:
@@ -92,7 +92,7 @@ def _inputs(todo: Iterable[Step], results: Mapping[str, StageResult]) -> Iterato
 
 
 def _is_sound(digest: str, store: Store, checked: set[str]) -> bool:
-    """Whether a content is that of its digest; ``checked`` are those that were read already."""
+    """Whether a content matches its digest; ``checked`` are those that were read already."""
     if digest not in checked and store.sound(digest):
         checked.add(digest)
     return digest in checked
@@ -102,7 +102,7 @@ def _check_sources(todo: Iterable[Step], store: Store, checked: set[str]) -> Non
     for step in todo:
         for name, item in step.inputs.items():
             for path, digest in item.files.items() if isinstance(item, Files) else ():
-                # What is missing altogether is told when the step's inputs are laid out.
+                # A missing input is reported when the step's inputs are laid out.
                 if store.has(digest) and not _is_sound(digest, store, checked):
                     what = "/".join(filter(None, (step.id, name, path)))
                     raise DamagedContentError(digest, what)

@@ -1,7 +1,7 @@
-"""The container engine: find one that answers, and run one container hermetically.
+"""Find a container engine that answers, and run one isolated container.
 
-Everything that speaks to the Docker API is here and in ``kiln.images``; the rest of the package
-knows neither sockets nor containers.
+All use of the Docker API is here and in ``kiln.images``; the rest of the package does not deal with
+sockets or containers.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from kiln.core.errors import CancelledError, EngineFailedError, EngineUnavailabl
 from kiln.core.lease import is_abandoned, is_ours, tagged_name
 from kiln.running.limits import Limits, Outcome
 
-#: On every container and intermediate image we make; its value carries the owner's tag.
+#: A label on every container and intermediate image we make; its value is the owner's tag.
 OWNER_LABEL = "org.tflite-kiln.owner"
 
-#: Seconds an engine may take to say that it is there, and to answer anything else.
+#: Seconds an engine may take to answer at all, and to answer any later request.
 _PING_TIMEOUT, _TIMEOUT = 10, 600
 
-#: Seconds that an engine gets to remove the containers of a command that was stopped.
+#: Seconds an engine gets to remove the containers of a stopped command.
 _STOP_PATIENCE = 5.0
 
-#: How often a running container is looked after, and how long an engine may take to kill one.
+#: How often a running container is checked, and how long an engine may take to kill one.
 _WATCH_SECONDS, _KILL_PATIENCE = 0.25, 8.0
 
-#: What the engine keeps of a container's output; what is shown and kept is read as it comes.
+#: What the engine keeps of a container's output; kiln reads the output as it comes.
 _LOG_SIZE = "4m"
 
-#: What a stage's process sees of time, language and hashing, whatever the host says.
+#: Environment of a stage's process: time, language and hashing do not depend on the host.
 FIXED_ENVIRONMENT = {
     "HOME": "/tmp",  # noqa: S108
     "LC_ALL": "C.UTF-8",
@@ -59,7 +59,7 @@ _STREAM_FAILURES = (
 
 
 def candidate_sockets() -> list[str]:
-    """Addresses where an engine may listen, in the order they are tried.
+    """List addresses where an engine may listen, in the order they are tried.
 
     ``DOCKER_HOST`` alone when it is set; otherwise Docker's default socket, the rootless and
     Docker Desktop ones, then Podman's Docker-compatible sockets.
@@ -97,7 +97,7 @@ class Engine:
         """Connect to the first engine that answers (:func:`candidate_sockets`).
 
         Raises:
-            EngineUnavailableError: none does; says what was tried.
+            EngineUnavailableError: none answers; the message lists what was tried.
         """
         tried = []
         for address in candidate_sockets():
@@ -132,13 +132,13 @@ class Engine:
 
     @functools.cached_property
     def is_podman(self) -> bool:
-        """Whether it is Podman that answers as if it were Docker."""
+        """Whether it is Podman behind the Docker API."""
         with self.failures("describing itself"):
             parts = self.client.version().get("Components") or []
         return any("Podman" in part.get("Name", "") for part in parts)
 
     def describe(self) -> str:
-        """Name, version and storage of the engine, for people."""
+        """Return name, version and storage of the engine, for people."""
         with self.failures("describing itself"):
             version, info = self.client.version(), self.client.info()
         name = "Podman" if self.is_podman else "Docker"
@@ -146,7 +146,7 @@ class Engine:
 
     @contextlib.contextmanager
     def failures(self, doing: str) -> Iterator[None]:
-        """Turn the client's exceptions into :class:`EngineFailedError`."""
+        """Convert the client's exceptions to :class:`EngineFailedError`."""
         try:
             yield
         except docker.errors.APIError as error:
@@ -158,7 +158,7 @@ class Engine:
         except _STREAM_FAILURES as error:
             raise EngineFailedError(
                 f"The engine at {self.address} went away while {doing}.",
-                "Start it again and repeat the command: finished stages are kept.",
+                "Start it again, then repeat the command; finished stages are kept.",
             ) from error
 
     def run(
@@ -173,18 +173,18 @@ class Engine:
         user: str,
         watch: Callable[[], None] | None = None,
     ) -> Outcome:
-        """Run ``command`` in a fresh, sealed-off container and wait for its end.
+        """Run ``command`` in a fresh, isolated container and wait for its end.
 
         No network, read-only root, a tmpfs at ``/tmp``, no capabilities, no new privileges, a
         fixed host name and environment; only ``mounts`` (host path -> (place, ``ro``/``rw``)) come
-        from outside. The container is removed whatever happens, Ctrl-C included.
+        from outside. The container is always removed, also after Ctrl-C.
 
         Args:
-            on_stdout: called with each chunk of standard output as it comes. A ``KilnError`` of
-                its stops the container, and is the outcome's ``refused``.
+            on_stdout: called with each chunk of standard output as it comes. If it raises a
+                ``KilnError``, the container is stopped, and the error is the outcome's ``refused``.
             user: ``uid:gid`` of the process.
-            watch: called every now and then while the container runs; the same goes for its
-                errors.
+            watch: called at intervals while the container runs; its errors are treated the same
+                way.
 
         Raises:
             EngineFailedError: the engine refused, went away, or does not stop the container.
@@ -206,7 +206,7 @@ class Engine:
                 mem_limit=limits.memory,
                 memswap_limit=limits.memory,
                 pids_limit=limits.pids,
-                # Neither a single file nor what the engine logs of it may fill the disk.
+                # Neither a single file nor the engine's log may fill the disk.
                 ulimits=self._file_size_limit(limits),
                 log_config=LogConfig(
                     type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}
@@ -222,7 +222,7 @@ class Engine:
         self._running.add(container)
         hung = False
         try:
-            if self._stopped:  # looked at after the add: stop_all sees either us or the flag
+            if self._stopped:  # checked after the add: stop_all sees either us or the flag
                 raise CancelledError("Stopped.")
             with self.failures("running a stage"):
                 stream = container.attach(stream=True, logs=True, demux=True)
@@ -251,10 +251,10 @@ class Engine:
                 self.remove(container)
 
     def _file_size_limit(self, limits: Limits) -> list[Ulimit]:
-        """What no single file may grow beyond, between two looks of who watches.
+        """Limit the size of single files, which could grow between two checks of their use.
 
-        Podman then sets limits of its own as well, and an ordinary user's engine may not be
-        allowed to: there, watching has to do.
+        Podman then sets its own limits as well, which an ordinary user's engine may not be
+        allowed to do; there, only the checks apply.
         """
         if self.rootless or self.is_podman:
             return []
@@ -263,11 +263,11 @@ class Engine:
     def stop_all(self) -> None:
         """Remove every container this process is running; their :meth:`run` calls then end.
 
-        Whoever calls :meth:`run` from now on gets a :class:`CancelledError`. What a hung engine
-        has not removed after a few seconds, the next command removes.
+        Later calls of :meth:`run` raise :class:`CancelledError`. If a hung engine has not removed
+        a container after a few seconds, the next command removes it.
         """
         self._stopped = True
-        # In threads: an engine that hangs answers none of these, and nobody should wait for it.
+        # In threads: an engine that hangs answers none of these requests.
         helpers = [
             threading.Thread(target=self.remove, args=(container,), daemon=True)
             for container in list(self._running)
@@ -279,14 +279,14 @@ class Engine:
             helper.join(max(0.0, until - time.monotonic()))
 
     def remove(self, container: Any) -> None:
-        """Kill and remove a container; silent when it, or the engine, is gone already."""
+        """Kill and remove a container; silent if it, or the engine, is already gone."""
         with contextlib.suppress(*_STREAM_FAILURES):
             container.remove(force=True, v=True)
 
     def sweep(self, *, foreign: bool = False) -> int:
-        """Remove the containers of kiln processes that no longer live; returns how many.
+        """Remove the containers of dead kiln processes; return how many.
 
-        ``foreign`` takes those as well whose owner cannot be seen from here (started before the
+        ``foreign`` includes those whose owner cannot be seen from here (started before the
         last boot, or inside another container), unless they are running.
         """
         count = 0
@@ -313,7 +313,7 @@ def _why_not(error: Exception) -> str:
 
 
 def _listen(stream: Any, on_stdout: Callable[[bytes], None], guard: _Guard) -> bytearray:
-    """Pass on what a container writes until it ends; returns the end of its standard error."""
+    """Pass on a container's output until it ends; return the end of its standard error."""
     log = bytearray()
     for out, err in stream:
         if out and guard.refused is None:
@@ -323,14 +323,14 @@ def _listen(stream: Any, on_stdout: Callable[[bytes], None], guard: _Guard) -> b
                 guard.refuse(error)
         if err:
             log += err
-            del log[: -(1 << 20)]  # the end of a log is what tells
+            del log[: -(1 << 20)]  # the end of a log is the useful part
     return log
 
 
 def _end_of(container: Any, guard: _Guard) -> Mapping[str, Any] | None:
-    """How a container ended; None where the engine does not end it.
+    """Wait for the end of a container; None where the engine does not end it.
 
-    One that has closed its output may still run: until its time is up.
+    A container that closed its output may still run, until its time is up.
     """
     while not guard.hung:
         try:
@@ -345,10 +345,10 @@ def _end_of(container: Any, guard: _Guard) -> Mapping[str, Any] | None:
 
 
 class _Guard:
-    """Watches over a running container from a thread of its own, and stops it.
+    """Watches a running container from a separate thread, and stops it if necessary.
 
-    Whatever the container or the engine do, whoever reads ``stream`` gets to its end: if the
-    engine does not stop the container in time, the connection is cut.
+    The reader of ``stream`` always reaches its end: if the engine does not stop the container in
+    time, the connection is cut.
     """
 
     def __init__(
@@ -371,7 +371,7 @@ class _Guard:
         self._done.set()
 
     def refuse(self, error: KilnError) -> None:
-        """Stop the container for what it said or did; the first reason counts."""
+        """Stop the container for a violation; the first reason counts."""
         with self._lock:
             if self.refused is None:
                 self.refused = error
@@ -382,7 +382,7 @@ class _Guard:
             if self._stopping_since is not None:
                 return
             self._stopping_since = time.monotonic()
-        # Not waited for: an engine that hangs does not answer.
+        # Do not wait: an engine that hangs does not answer.
         threading.Thread(target=self._kill, daemon=True).start()
 
     def _kill(self) -> None:

@@ -1,4 +1,4 @@
-"""Bounds and outcome of one container: plain data, free of any engine's client library."""
+"""Define bounds and outcome of one container as plain data, independent of any engine's client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Limits:
 
 
 def limits_of(recipe: Recipe) -> Limits:
-    """The bounds of a recipe's containers: its own, else the usual ones."""
+    """Return the limits of a recipe's containers: its own, else the defaults."""
     default = Limits()
     return Limits(
         memory=recipe.limits.memory or default.memory,
@@ -39,9 +39,9 @@ def limits_of(recipe: Recipe) -> Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a container ended.
+    """The outcome of one container.
 
-    ``refused`` is why it was stopped from this side: for what it said, or for what it wrote.
+    ``refused`` is why kiln stopped it: for its messages, or for its files.
     """
 
     exit_code: int

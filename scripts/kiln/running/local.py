@@ -1,4 +1,4 @@
-"""Plan to results: look up what is known, run the rest in one container, keep what came out."""
+"""Turn a plan into results: look up the cache, run the rest in one container, store the output."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Runner:
 
     Args:
         stages: the folder of stage code, mounted read-only.
-        on_event: told ``stage`` events: model, id, state (started, progress, warning, finished,
-            cached), and their fields.
-        keep_failed: keep what a failed container saw and wrote in the store, for a look.
-        lent: contents that the store does not hold and need not (images by the thousand), digest
-            to file. A container gets copies of them, checked against their digests.
+        on_event: receives ``stage`` events: model, id, state (started, progress, warning,
+            finished, cached), and their fields.
+        keep_failed: keep a failed container's inputs and output in the store, for debugging.
+        lent: contents that the store does not hold (thousands of images), digest to file. A
+            container gets copies, checked against their digests.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Runner:
         self.lent = lent or {}
 
     def known(self, plan: Plan) -> dict[str, StageResult]:
-        """The results of the plan that the store holds, by step id."""
+        """Return the results of the plan that the store holds, by step id."""
         found = {step.id: self.store.get_result(step.key) for step in plan.steps}
         return {step_id: result for step_id, result in found.items() if result is not None}
 
@@ -84,15 +84,15 @@ class Runner:
         files: Collection[str] | None = None,
         facts: Collection[str] = (),
     ) -> dict[str, StageResult]:
-        """Bring what is wanted of ``plan`` into the store; returns the results by step id.
+        """Run the parts of ``plan`` that are not cached; return all results by step id.
 
-        Files of results that nobody wants, and that no step had to read, may be lost.
+        Files of results that are not requested, and that no step had to read, may be missing.
 
         Args:
             limits: of the container (:func:`kiln.running.limits.limits_of` a recipe).
-            image: gives the tag of the sealed image; only called when something has to run.
-            files: ids of the steps whose files are wanted; those of artefacts and reports.
-            facts: ids of those whose facts and digests are, too.
+            image: returns the tag of the sealed image; only called when something has to run.
+            files: ids of the steps whose files are needed; by default artefacts and reports.
+            facts: ids of those whose facts and digests are needed, too.
 
         Raises:
             KilnError: of the kind that the failed stage reported.
@@ -166,10 +166,10 @@ class _Session:
         return self._done
 
     def _on_stdout(self, chunk: bytes) -> None:
-        """Read what the container says.
+        """Read the container's messages.
 
         Raises:
-            KilnError: it is to be stopped: for what it said, or because the user wants it.
+            KilnError: the container must stop: for a bad message, or because the user wants it.
         """
         try:
             self._events.feed(chunk)
@@ -183,7 +183,7 @@ class _Session:
             raise self._about_model(error) from None
 
     def _with_last_look(self, outcome: Outcome) -> Outcome:
-        """A container that met a bound may have ended because of that, between two looks."""
+        """Check the limits again: a container may have ended because of one between two checks."""
         if outcome.refused is None and outcome.exit_code != 0:
             try:
                 self._watch()
@@ -195,13 +195,13 @@ class _Session:
         return type(error)(f"{self._plan.model}: {error.message}", error.remedy)
 
     def _keep_for_a_look(self, scratch: Path, error: KilnError) -> None:
-        """Keep everything the failed container saw and wrote (inputs, stage code, outputs)."""
+        """Keep all inputs, stage code and outputs of the failed container for debugging."""
         kept = self._store.root / "kept" / self._plan.model
         remove(kept)
         kept.mkdir(parents=True)
         for name in ("in", "out", "stages"):
             (scratch / name).rename(kept / name)
-        error.remedy = f"{error.remedy} What the stage saw and wrote is in {kept}.".strip()
+        error.remedy = f"{error.remedy} The stage's inputs and output are kept in {kept}.".strip()
 
     def _request(self, step: Step, folder: Path) -> dict[str, Any]:
         inputs = {}
@@ -232,7 +232,7 @@ class _Session:
         return facts[name]
 
     def _lay_out(self, place: str, item: Files | Output, folder: Path) -> str:
-        """Put an input that is at hand below ``folder``; returns its path there."""
+        """Put an available input below ``folder``; return its path there."""
         if isinstance(item, Files) and not self._runner.lent.keys().isdisjoint(item.files.values()):
             self._borrow(item.files, folder / place)
             return place
@@ -257,10 +257,10 @@ class _Session:
         return place
 
     def _borrow(self, files: Mapping[str, str], folder: Path) -> None:
-        """Copy lent contents, each once in a container, and make sure that it is them.
+        """Copy lent contents, each once in a container, and check their digests.
 
         Raises:
-            DigestMismatchError: a file has other bytes than when it was looked at, or is gone.
+            DigestMismatchError: a file has changed since it was read, or is gone.
         """
         for name, digest in files.items():
             target = folder / name
@@ -273,13 +273,13 @@ class _Session:
                 copy_file(source, target)
             except (FileNotFoundError, PermissionError) as error:
                 raise DigestMismatchError(
-                    f"{source} was there a moment ago and cannot be read now: {error.strerror}.",
-                    "Run the command again: it looks at all files anew.",
+                    f"{source} disappeared or became unreadable: {error.strerror}.",
+                    "Run the command again; it reads all files again.",
                 ) from error
             if sha256_file(target) != digest:
                 raise DigestMismatchError(
-                    f"{source} was changed while it was in use.",
-                    "Run the command again: it looks at all files anew.",
+                    f"{source} changed while it was in use.",
+                    "Run the command again; it reads all files again.",
                 )
             self._borrowed[digest] = target
 
@@ -299,7 +299,7 @@ class _Session:
         )
 
     def _keep(self, step_id: str) -> None:
-        """Take a finished step's files into the store; its container lives on."""
+        """Store a finished step's files; its container keeps running."""
         step = self._plan.step(step_id)
         try:
             report = self._report(step_id)
@@ -320,7 +320,7 @@ class _Session:
         return dict(sorted(found.items()))
 
     def _report(self, step_id: str) -> dict[str, Any]:
-        """What a stage says of itself: its facts, seconds and peak memory."""
+        """Read a stage's own report: its facts, seconds and peak memory."""
         try:
             said = parse_json_object(self._output.report(step_id), size=MAX_REPORT)
         except MalformedError as error:
@@ -334,7 +334,7 @@ class _Session:
             and 0 <= cast("float", seconds) < 1e9
         )
         if not sound:
-            raise refused(f"{step_id}/result.json", "it does not say what a result has to")
+            raise refused(f"{step_id}/result.json", "it does not have the fields of a result")
         return {"facts": facts, "seconds": seconds, "peak_rss": peak}
 
     def _judge(self, outcome: Outcome, limits: Limits) -> None:
@@ -367,7 +367,7 @@ class _Session:
         if outcome.exit_code == 137:
             raise StageFailedError(
                 f"{where}: killed from outside.",
-                "Somebody stopped its container, or the machine ran out of memory: look at the "
+                "Somebody stopped its container, or the machine ran out of memory. Check the "
                 f"kernel's log, then run the command again. Log: {log}",
             )
         raise StageFailedError(
@@ -378,12 +378,12 @@ class _Session:
 
 def _odd(model: str, step_id: str, what: str) -> StageFailedError:
     return StageFailedError(
-        f"{model}, stage {step_id}: it {what}.", "This is a fault of the stage's code."
+        f"{model}, stage {step_id}: it {what}.", "This is a bug in the stage's code."
     )
 
 
 def _stage_code(folder: Path, target: Path) -> Path:
-    """A snapshot of the stage code; what the checkout's files may be read by does not matter."""
+    """Take a snapshot of the stage code, readable regardless of the checkout's permissions."""
     target.mkdir()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -394,6 +394,6 @@ def _stage_code(folder: Path, target: Path) -> Path:
 
 
 def _let_read(folder: Path) -> None:
-    """Open a folder and those below to every user: the stage's user is not ours, umask or not."""
+    """Make a folder and those below readable to every user: the stage runs as another user."""
     for place, _, _ in os.walk(folder):
         Path(place).chmod(0o755)

@@ -1,8 +1,8 @@
-"""What a running container says: JSON-lines events, read as a network protocol.
+"""Read a running container's messages: JSON-lines events, treated as an untrusted protocol.
 
-Its code may be a stranger's. Each line is bounded, each event is one of five, with just its own
-fields, about a stage that was asked for; the first thing that is anything else ends it. Text is
-made fit to be shown here, once, for all who show it.
+The code inside may be untrusted. Each line is bounded; each event is one of five, with exactly its
+own fields, about a requested stage; the first violation ends the container. Text is made safe to
+display here, once, for all users of the events.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from kiln.core.plain_text import plain, shortened
 from kiln.core.untrusted import MalformedError, parse_json_object
 
-#: Bounds of one container's events. The longest line of ours names some 300 variables, 30 kB; the
-#: most talkative stage reports progress a few hundred times.
+#: Bounds of one container's events. Our longest line names some 300 variables, 30 kB; our most
+#: verbose stage reports progress a few hundred times.
 MAX_LINE = 256 << 10
 MAX_EVENTS = 100_000
 _MAX_DEPTH = 4
@@ -25,7 +25,7 @@ MAX_TEXT = 32 << 10
 
 _TEXT, _COUNT, _SECONDS = "a text", "a whole number", "a number of seconds"
 
-#: Event -> its fields; each has all of them, and no other beside ``event`` and ``stage``.
+#: Event -> its fields; each event has exactly these, besides ``event`` and ``stage``.
 _EVENTS: Mapping[str, Mapping[str, str]] = {
     "started": {},
     "progress": {"done": _COUNT, "total": _COUNT, "message": _TEXT},
@@ -35,8 +35,8 @@ _EVENTS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-#: The failures that a stage may report (``KINDS`` in its own code). Later stage code may know more;
-#: what is the driver's to say (no engine, a signature that does not hold) it cannot.
+#: The failures that a stage may report (``KINDS`` in its own code). Later stage code may have more,
+#: but not failures of the driver (no engine, an invalid signature).
 REPORTABLE = frozenset(
     {
         "unsupported-model",
@@ -51,7 +51,7 @@ REPORTABLE = frozenset(
 
 
 class ProtocolError(Exception):
-    """The container said something that is no event; ``stage`` is the id of the last one begun."""
+    """The container sent something that is not an event; ``stage`` is the last one begun."""
 
     def __init__(self, stage: str, what: str) -> None:
         super().__init__(what)
@@ -63,7 +63,7 @@ class ProtocolError(Exception):
 class StageEvent:
     """One event: ``kind`` is ``started``, ``progress``, ``warning``, ``finished`` or ``failed``.
 
-    ``stage`` is the id of a stage that was asked for; "" only where a request failed as a whole.
+    ``stage`` is the id of a requested stage; "" only if a request failed as a whole.
     """
 
     kind: str
@@ -75,8 +75,8 @@ class EventReader:
     """Reassembles events from chunks of standard output.
 
     Args:
-        stages: the ids of the stages that were asked for.
-        on_event: told each event; of no stage after it has ended.
+        stages: the ids of the requested stages.
+        on_event: receives each event; none about a stage that has ended.
     """
 
     def __init__(self, stages: Collection[str], on_event: Callable[[StageEvent], None]) -> None:
@@ -91,7 +91,7 @@ class EventReader:
         """Take the next bytes.
 
         Raises:
-            ProtocolError: they are no events; what went before has been passed on.
+            ProtocolError: they are not events; earlier events were passed on.
         """
         self._rest += chunk
         *lines, rest = self._rest.split(b"\n")
@@ -116,7 +116,7 @@ class EventReader:
         kind, stage = event.pop("event", None), event.pop("stage", None)
         if not isinstance(kind, str) or kind not in _EVENTS:
             raise self._wrong(f"reported an event {_named(kind)}, which does not exist")
-        # A request that cannot be read fails before any stage begins.
+        # An unreadable request fails before any stage begins.
         if not isinstance(stage, str) or (
             stage not in self._stages and (kind, stage) != ("failed", "")
         ):
@@ -127,7 +127,9 @@ class EventReader:
         fields = _EVENTS[kind]
         if event.keys() != fields.keys():
             odd = sorted(event.keys() ^ fields.keys())
-            raise self._wrong(f"reported '{kind}' with other fields than it has: {_named(odd[0])}")
+            raise self._wrong(
+                f"reported '{kind}' with a missing or unknown field: {_named(odd[0])}"
+            )
         for name, wanted in fields.items():
             if not _is(event[name], wanted):
                 raise self._wrong(f"reported '{kind}' whose {name} is not {wanted}")

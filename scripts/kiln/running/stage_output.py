@@ -1,10 +1,9 @@
-"""What a container writes, taken by descriptor: nothing it does leads out of its folder.
+"""Read the files that a container wrote, by descriptor: nothing leads out of its folder.
 
-The stage's code may be a stranger's, and its container may still live while files are taken. So
-no path below the folder is followed by name: each step down is opened from the descriptor of the
-one above it, links are not followed, and what was opened is looked at before it is read. Contents
-are copied while they are counted and hashed, so what is kept is what was looked at, whatever
-becomes of the file.
+The stage's code may be untrusted, and its container may still run while files are read. So no path
+below the folder is followed by name: each folder is opened from its parent's descriptor, links are
+not followed, and an opened file is checked before it is read. Contents are hashed while they are
+copied, so the stored bytes are the checked ones, even if the file changes.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from kiln.core.errors import DiskFullError, StageOutputError
 from kiln.core.plain_text import plain, shortened
 from kiln.running.limits import Limits
 
-#: Folders below each other, and bytes of a path. The deepest of ours, a SavedModel, has three.
+#: Most nested folders, and bytes of a path. Our deepest, a SavedModel, has three.
 MAX_DEPTH = 16
 MAX_PATH = 1024
 
-#: What a stage says of itself in its ``result.json``, in bytes; the largest of ours has 60 kB.
+#: Most bytes of a stage's ``result.json``; the largest of ours has 60 kB.
 MAX_REPORT = 4 << 20
 
-#: The share of the free disk space that a container may not use up: others write there, too.
+#: The share of the free disk space that a container must leave: others write there, too.
 _RESERVE = 0.05
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Opening a FIFO to read would wait for a writer.
+# Opening a FIFO for reading would block until there is a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class TakenFile:
-    """A file of a stage's, open at ``fd`` while its turn lasts; ``name`` is its relative path."""
+    """A stage's file, open at ``fd`` during its iteration; ``name`` is its relative path."""
 
     name: str
     fd: int
@@ -61,14 +60,14 @@ class StageOutput:
         self._free = _free_bytes(self._fd) * (1 - _RESERVE)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder."""
         os.close(self._fd)
 
     def report(self, step_id: str) -> bytes:
-        """The content of a finished step's ``result.json``.
+        """Read a finished step's ``result.json``.
 
         Raises:
-            StageOutputError: there is none that may be read.
+            StageOutputError: it is missing or must not be read.
         """
         with (
             self._opened(self._fd, step_id, step_id, _FOLDER) as folder,
@@ -81,11 +80,11 @@ class StageOutput:
             return bytes(data)
 
     def files(self, step_id: str) -> Iterator[TakenFile]:
-        """A finished step's files, in no order; each is open until the next one is asked for.
+        """Yield a finished step's files, in no order; each is open until the next one.
 
         Raises:
-            StageOutputError: there is something that is no plain file or folder of the stage's,
-                or more of it than allowed.
+            StageOutputError: something is not a plain file or folder of the stage's user, or there
+                is more than allowed.
         """
         with (
             self._opened(self._fd, step_id, step_id, _FOLDER) as folder,
@@ -138,26 +137,26 @@ class StageOutput:
     def _check_file(self, fd: int, where: str) -> None:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
-            raise refused(where, "it is no plain file")
+            raise refused(where, "it is not a plain file")
         if about.st_uid != self._owner:
             raise refused(where, f"it belongs to user {about.st_uid}, not to the stage's")
         if about.st_nlink != 1:
             raise refused(where, f"it has {about.st_nlink} names")
 
     def check_use(self) -> None:
-        """See how much the container has written so far; asked again and again while it runs.
+        """Check how much the container has written so far; called repeatedly while it runs.
 
-        What it has removed and keeps open shows in the free space alone.
+        Files that it removed but keeps open only show in the free space.
 
         Raises:
-            StageOutputError: it is more, or it is in more files, than allowed.
+            StageOutputError: it wrote more bytes or files than allowed.
             DiskFullError: the disk is nearly full.
         """
         used, count = self._use()
         if used >= self._limits.output:
             raise StageOutputError(
-                f"It wrote all of the {self._limits.output >> 20:,} MiB that it may.",
-                "This is a fault of the stage's code; nothing of this stage is used.",
+                f"It wrote the {self._limits.output >> 20:,} MiB that are its limit.",
+                "This is a bug in the stage's code; the stage's output is not used.",
             )
         if count > self._limits.output_files:
             raise _too_many("it", self._limits)
@@ -168,7 +167,7 @@ class StageOutput:
             )
 
     def _use(self) -> tuple[int, int]:
-        """Bytes on the disk and number of things, counted until one of them is too many."""
+        """Sum up bytes on disk and number of entries, until a limit is exceeded."""
         used = count = 0
         pending = [(os.dup(self._fd), 0)]
         try:
@@ -179,10 +178,10 @@ class StageOutput:
                         count += 1
                         if count > self._limits.output_files or used > self._limits.output:
                             return used, count
-                        with contextlib.suppress(OSError):  # gone again, or not to be opened
+                        with contextlib.suppress(OSError):  # removed meanwhile, or not readable
                             about = os.stat(name, dir_fd=fd, follow_symlinks=False)
                             used += about.st_blocks * 512
-                            # Deeper ones are refused when they are taken.
+                            # Deeper folders are refused when files are taken.
                             if stat.S_ISDIR(about.st_mode) and depth < MAX_DEPTH + 2:
                                 pending.append((os.open(name, _FOLDER, dir_fd=fd), depth + 1))
                 finally:
@@ -194,7 +193,7 @@ class StageOutput:
 
 
 def chunks_of(fd: int, limit: int, where: str) -> Iterator[bytes]:
-    """The bytes of an open file, refused as soon as they are more than ``limit``."""
+    """Yield the bytes of an open file; refuse it as soon as they exceed ``limit``."""
     left = limit
     while chunk := os.read(fd, 1 << 20):
         left -= len(chunk)
@@ -204,17 +203,17 @@ def chunks_of(fd: int, limit: int, where: str) -> Iterator[bytes]:
 
 
 def refused(where: str, why: str) -> StageOutputError:
-    """The error for something in a stage's output; ``where`` is its path there."""
+    """Build the error for something in a stage's output; ``where`` is its path there."""
     return StageOutputError(
         f"{shortened(plain(where), 200)} was not taken: {why}.",
-        "This is a fault of the stage's code; nothing of this stage is used.",
+        "This is a bug in the stage's code; the stage's output is not used.",
     )
 
 
 def _too_many(what: str, limits: Limits) -> StageOutputError:
     return StageOutputError(
         f"{what} left more than {limits.output_files:,} files and folders.",
-        "This is a fault of the stage's code; nothing of this stage is used.",
+        "This is a bug in the stage's code; the stage's output is not used.",
     )
 
 
@@ -230,7 +229,7 @@ def _check_name(name: str, where: str) -> None:
     except UnicodeEncodeError:
         raise refused(where, "its name is not UTF-8") from None
     if plain(name) != name or "\\" in name:
-        raise refused(where, "its name has a character that cannot be shown")
+        raise refused(where, "its name has an unprintable character")
 
 
 def _free_bytes(fd: int) -> int:

@@ -1,4 +1,4 @@
-"""Who stages run as where the driver is root: a user id that nobody on this machine has."""
+"""Choose the user id of stages where the driver is root: one that is unused on this machine."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pwd
 from collections.abc import Iterable
 from pathlib import Path
 
-#: Above everything that is given out: people and services (up to 60,000), subordinate ids (from
-#: 100,000), systemd's containers (up to 1,879,048,191), and below 2**31, where ids end for many.
+#: Above all usual ids: people and services (up to 60,000), subordinate ids (from 100,000),
+#: systemd's containers (up to 1,879,048,191); and below 2**31, where many systems' ids end.
 PREFERRED = 2_000_000_000
 
 _SUBORDINATE = ("/etc/subuid", "/etc/subgid")
 
 
 def stage_user(*, rootless: bool) -> tuple[int, int]:
-    """User and group ids of a stage's process, inside the container.
+    """Return user and group ids of a stage's process, inside the container.
 
-    A rootless engine maps the container's root to the user who runs it, and everyone else to ids
-    that cannot write that user's folders. Under any other engine an ordinary user's stages run as
-    that user, who has to read what they write, and root's as nobody's id: the first user of the
-    machine (1000, on most) could write into the memory of a process of their own id.
+    A rootless engine maps the container's root to the user who runs it, and other ids to ids that
+    cannot write that user's folders. Under any other engine an ordinary user's stages run as that
+    user, who has to read what they write; root's run as an unused id, because the first user of the
+    machine (1000, mostly) could write into the memory of processes with the same id.
     """
     if rootless:
         return 0, 0
@@ -34,13 +34,13 @@ def stage_user(*, rootless: bool) -> tuple[int, int]:
 
 
 def owner_outside(*, rootless: bool) -> int:
-    """The user id that a stage's files have on this side of the container."""
+    """Return the user id that a stage's files have outside the container."""
     return os.getuid() if rootless else stage_user(rootless=False)[0]
 
 
 @functools.cache
 def free_id() -> int:
-    """An id that is neither a user's nor a group's, nor given to one for containers."""
+    """Find an id that is not used by a user, a group or a container mapping."""
     given = [span for name in _SUBORDINATE for span in subordinate_ranges(_lines(Path(name)))]
     mapped = _mapped_ids()
     candidate = PREFERRED if PREFERRED in mapped else mapped.stop - 2  # the last one means "none"
@@ -58,7 +58,7 @@ def _is_known(number: int) -> bool:
 
 
 def subordinate_ranges(lines: Iterable[str]) -> list[range]:
-    """The ranges of a file like ``/etc/subuid``; what is not of its form is passed over.
+    """Parse the ranges of a file like ``/etc/subuid``; skip other lines.
 
     >>> subordinate_ranges(["me:100000:65536", "# a comment"])
     [range(100000, 165536)]
@@ -73,7 +73,7 @@ def subordinate_ranges(lines: Iterable[str]) -> list[range]:
 
 
 def _mapped_ids() -> range:
-    """The last range of ids that exist here: a container's root may have few of them."""
+    """Return the last range of mapped ids: inside a container there may be few of them."""
     spans = [
         range(int(inside), int(inside) + int(count))
         for inside, _, count in (line.split() for line in _lines(Path("/proc/self/uid_map")))

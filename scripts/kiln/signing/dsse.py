@@ -1,14 +1,14 @@
-"""Statements in sigstore bundles v0.3 (DSSE), signed with an elliptic curve key.
+"""Seal statements in sigstore bundles v0.3 (DSSE) with an elliptic curve key, and open them.
 
-A bundle has one possible spelling: canonical JSON with just these fields, a newline at its end::
+A bundle has exactly one valid encoding: canonical JSON with these fields, a newline at its end::
 
     {"dsseEnvelope": {"payload": base64, "payloadType": ..., "signatures": [{"sig": base64}]},
      "mediaType": ...,
      "verificationMaterial": {"publicKey": {"hint": key id}}}
 
-A reader that ignores what it does not know, or takes two spellings of base64 for one, lets bits
-flip unseen; :func:`open_bundle` refuses anything but that spelling. The payload is an in-toto
-Statement v1, in canonical JSON too.
+A reader that ignores unknown fields, or accepts two spellings of the same base64, misses flipped
+bits; :func:`open_bundle` refuses any other encoding. The payload is an in-toto Statement v1, in
+canonical JSON too.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from kiln.signing.statement_names import (
 
 REMEDY = "Do not use these files: fetch the release again, or make it again with `kiln build`."
 
-#: What is longer is not even parsed.
+#: Larger files are not even parsed.
 MAX_BYTES = bounds.STATEMENT.most
 
 _BAD_JSON = (ValueError, TypeError)
 
 
 def seal(statement: Mapping[str, Any], key: SigningKey) -> bytes:
-    """``statement`` as a bundle signed with ``key``; signatures differ at each call.
+    """Sign ``statement`` with ``key`` and return the bundle; signatures differ at each call.
 
     Raises:
         SigningKeyError: the key cannot be used.
@@ -52,7 +52,7 @@ def seal(statement: Mapping[str, Any], key: SigningKey) -> bytes:
 
 
 def open_bundle(data: bytes, public_pem: bytes, name: str = "the bundle") -> dict[str, Any]:
-    """The statement in a bundle, once its signature by the trusted key has been verified.
+    """Verify a bundle's signature by the trusted key and return its statement.
 
     Args:
         data: the file's content.
@@ -60,16 +60,16 @@ def open_bundle(data: bytes, public_pem: bytes, name: str = "the bundle") -> dic
         name: what messages call the file.
 
     Raises:
-        VerificationError: no bundle of this kind, not in its one spelling, made by another key,
-            damaged, or holding something other than an in-toto statement.
-        SigningKeyError: ``public_pem`` is no usable public key.
+        VerificationError: not a bundle of this kind, not in its canonical encoding, made by another
+            key, damaged, or holding something other than an in-toto statement.
+        SigningKeyError: ``public_pem`` is not a usable public key.
     """
     trusted = keys.parse_public_key(public_pem)
     bundle = parse_bundle(data, name)
     material = bundle["verificationMaterial"]
     named = material.get("publicKey")
     if set(material) != {"publicKey"} or not isinstance(named, dict) or set(named) != {"hint"}:
-        raise bad(name, "does not say that it was signed with a key, and with which")
+        raise bad(name, "does not name the key that it was signed with")
     hint = named["hint"]
     if not isinstance(hint, str) or not re.fullmatch("[0-9a-f]{64}", hint):
         raise bad(name, "is damaged: it names no key")
@@ -80,26 +80,26 @@ def open_bundle(data: bytes, public_pem: bytes, name: str = "the bundle") -> dic
         raise bad(name, "is not a valid signature of the trusted key")
     statement = statement_in(payload, name)
     if _wants_low_s(statement) and signature != keys.low(signature, trusted.curve):
-        raise bad(name, "has its signature in another form than the one that was made")
+        raise bad(name, "has its signature in a form other than the original one")
     return statement
 
 
 def _wants_low_s(statement: Mapping[str, Any]) -> bool:
-    """Whether a signature over this has to be in its low form, by what was signed.
+    """Whether this statement requires its signature in low form, by what was signed.
 
-    Older statements do not say so, and half of their signatures are in the other form.
+    Older statements do not require it, and half of their signatures are in the high form.
     """
     predicate = statement.get("predicate")
     return isinstance(predicate, dict) and predicate.get(SIGNATURE_FORM) == LOW_S
 
 
 def peek_unverified(data: bytes, name: str = "the bundle") -> dict[str, Any]:
-    """The statement in a bundle, whoever made it: NO signature is looked at.
+    """Return the statement in a bundle WITHOUT verifying any signature.
 
-    For what only needs to know what a statement claims; whoever acts on it verifies first.
+    Only for code that needs to know what a statement claims; verify before acting on it.
 
     Raises:
-        VerificationError: no bundle in its one spelling, or no statement in it.
+        VerificationError: not a bundle in its canonical encoding, or no statement in it.
     """
     return statement_in(envelope_parts(parse_bundle(data, name))[0], name)
 
@@ -108,7 +108,7 @@ def peek_unverified(data: bytes, name: str = "the bundle") -> dict[str, Any]:
 
 
 def pae(payload: bytes) -> bytes:
-    """What is really signed: DSSE's pre-authentication encoding of the payload.
+    """Return the bytes that are signed: DSSE's pre-authentication encoding of the payload.
 
     https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
     """
@@ -116,7 +116,7 @@ def pae(payload: bytes) -> bytes:
 
 
 def bundle_bytes(payload: bytes, signature: bytes, material: Mapping[str, Any]) -> bytes:
-    """A bundle in its one spelling; ``material`` says what it is verified with."""
+    """Encode a bundle canonically; ``material`` says what to verify it with."""
     bundle = {
         "mediaType": BUNDLE_TYPE,
         "verificationMaterial": material,
@@ -130,12 +130,12 @@ def bundle_bytes(payload: bytes, signature: bytes, material: Mapping[str, Any]) 
 
 
 def parse_bundle(data: bytes, name: str = "the bundle") -> dict[str, Any]:
-    """A bundle's JSON, its spelling and its envelope's fields checked; no signature is.
+    """Parse a bundle's JSON; check encoding and envelope fields, but no signature.
 
-    ``verificationMaterial`` is an object; what is in it is for the caller to check.
+    ``verificationMaterial`` is an object; the caller checks its contents.
 
     Raises:
-        VerificationError: it is none, or is spelled otherwise than :func:`bundle_bytes` does.
+        VerificationError: it is not a bundle, or not encoded as :func:`bundle_bytes` does.
     """
     if len(data) > MAX_BYTES:
         raise bad(name, "is too large to be a bundle")
@@ -143,7 +143,7 @@ def parse_bundle(data: bytes, name: str = "the bundle") -> dict[str, Any]:
         bundle = parse_json(data, size=MAX_BYTES)
         canonical = canonical_json(bundle) + b"\n"
     except _BAD_JSON:
-        raise bad(name, "is damaged or no sigstore bundle") from None
+        raise bad(name, "is damaged or not a sigstore bundle") from None
     if not isinstance(bundle, dict) or bundle.get("mediaType") != BUNDLE_TYPE:
         raise bad(name, "is not a sigstore bundle v0.3")
     if canonical != data:
@@ -156,7 +156,7 @@ def parse_bundle(data: bytes, name: str = "the bundle") -> dict[str, Any]:
 
 
 def _check_fields(bundle: Mapping[str, Any]) -> None:
-    """``ValueError``, ``KeyError`` or ``TypeError`` where a field is missing, added or odd."""
+    """Raise ``ValueError``, ``KeyError`` or ``TypeError`` if a field is missing, added or wrong."""
     envelope = bundle["dsseEnvelope"]
     (signature,) = envelope["signatures"]
     fields = (
@@ -175,7 +175,7 @@ def _check_fields(bundle: Mapping[str, Any]) -> None:
 
 
 def envelope_parts(bundle: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """Payload and signature of a bundle that :func:`parse_bundle` took."""
+    """Return payload and signature of a bundle that :func:`parse_bundle` accepted."""
     envelope = bundle["dsseEnvelope"]
     return (
         base64.b64decode(envelope["payload"]),
@@ -184,10 +184,10 @@ def envelope_parts(bundle: Mapping[str, Any]) -> tuple[bytes, bytes]:
 
 
 def statement_in(payload: bytes, name: str = "the bundle") -> dict[str, Any]:
-    """The in-toto Statement v1 that a payload is.
+    """Parse a payload as an in-toto Statement v1.
 
     Raises:
-        VerificationError: it is none, or not in canonical JSON.
+        VerificationError: it is not one, or not in canonical JSON.
     """
     try:
         statement = parse_json(payload, size=MAX_BYTES)
@@ -202,7 +202,7 @@ def statement_in(payload: bytes, name: str = "the bundle") -> dict[str, Any]:
 
 
 def payload_of(data: bytes) -> bytes | None:
-    """The payload of a bundle, unverified; None where it is none."""
+    """Return the payload of a bundle, unverified; None if it is not a bundle."""
     try:
         return envelope_parts(parse_bundle(data))[0]
     except VerificationError:
@@ -210,5 +210,5 @@ def payload_of(data: bytes) -> bytes | None:
 
 
 def bad(name: str, what: str) -> VerificationError:
-    """The error that says what is wrong with the bundle ``name``."""
+    """Build the error about the bundle ``name``."""
     return VerificationError(f"{name} {what}.", REMEDY)

@@ -1,11 +1,11 @@
-"""Signatures without a key of one's own: by an identity, through sigstore.
+"""Sign and verify by identity instead of a long-lived key, through sigstore.
 
-A CI proves who it is with an OpenID Connect token; a certificate authority (Fulcio) binds that
+A CI proves its identity with an OpenID Connect token; a certificate authority (Fulcio) binds that
 identity to a key that lives for minutes, and a public log (Rekor) witnesses the signature's time.
-All of it is done by the ``sigstore`` library, here for DSSE statements; its certificate, log entry
-and proof travel inside the bundle, so that verification needs no network, only the *trusted root*:
-the keys of the authority and the logs. On top of what the library checks, nothing in a bundle may
-be left unchecked: a bit that no signature covers is refused by form.
+The ``sigstore`` library does all of it, here for DSSE statements. Certificate, log entry and proof
+travel inside the bundle, so verification needs no network, only the *trusted root*: the keys of
+the authority and the logs. Bits of a bundle that the library leaves unchecked must have their one
+valid form; anything else is refused.
 
 ``sigstore`` costs most of a second to import and is imported only here.
 """
@@ -48,7 +48,7 @@ class Identity:
 
     Attributes:
         subject: an address of a workflow, or an e-mail address.
-        issuer: who vouched for it to the certificate authority.
+        issuer: the OpenID Connect issuer that confirmed it.
     """
 
     subject: str
@@ -56,7 +56,7 @@ class Identity:
 
 
 def is_keyless(data: bytes) -> bool:
-    """Whether a bundle brings a certificate; says nothing about whether it is any good."""
+    """Whether a bundle brings a certificate; nothing is verified."""
     try:
         return "certificate" in _parsed(data)["verificationMaterial"]
     except (ValueError, KeyError, TypeError):
@@ -68,11 +68,11 @@ def _parsed(data: bytes | str) -> dict[str, Any]:
 
 
 class KeylessVerifier:
-    """Opens bundles against one trusted root.
+    """Verifies bundles against one trusted root.
 
     Args:
-        trusted_root: a ``trusted_root.json``; by default the one of the public instance as the
-            library last saw it (it comes with a copy). Never the network.
+        trusted_root: a ``trusted_root.json``; by default the public instance's, from the copy
+            that the library brings. The network is never used.
 
     Raises:
         VerificationError: the trusted root cannot be read.
@@ -83,13 +83,13 @@ class KeylessVerifier:
         from sigstore.models import ClientTrustConfig, TrustedRoot
         from sigstore.verify import Verifier
 
-        # It warns that it is offline: so it is meant.
+        # The library warns about offline use, which is intended here.
         logging.getLogger("sigstore._internal.tuf").setLevel(logging.ERROR)
         try:
             if trusted_root is None:
                 root = ClientTrustConfig.production(offline=True).trusted_root
             else:
-                # Within bounds, which the library knows none of.
+                # Bounds checked here; the library has none.
                 parse_json(read_named(trusted_root, bounds.TRUSTED_ROOT.most))
                 root = TrustedRoot.from_file(str(trusted_root))
             self._verifier: Verifier = Verifier(trusted_root=root)
@@ -104,23 +104,23 @@ class KeylessVerifier:
     def open(
         self, data: bytes, name: str = "the bundle", *, canonical: bool = True
     ) -> tuple[dict[str, Any], Identity]:
-        """The statement in a bundle and who signed it, verified.
+        """Verify a bundle; return its statement and the identity that signed it.
 
-        Whether that is somebody to trust is the caller's question.
+        The caller decides whether to trust that identity.
 
         Args:
             data: the bundle.
             name: what messages call it.
-            canonical: refuse one that is not spelt as :meth:`KeylessSigner.seal` spells it.
+            canonical: refuse an encoding other than :meth:`KeylessSigner.seal`'s.
 
         Raises:
-            VerificationError: not a bundle, or any of its proofs does not hold.
+            VerificationError: not a bundle, or one of its proofs is invalid.
         """
         from sigstore.models import Bundle
 
         who = _Recorder()
         try:
-            plain = _parsed(data)  # within bounds, which the library knows none of
+            plain = _parsed(data)  # bounds checked here; the library has none
             bundle = Bundle.from_json(data)
             kind, payload = self._verifier.verify_dsse(bundle, who)
             _refuse_unchecked(plain, bundle)
@@ -128,11 +128,11 @@ class KeylessVerifier:
                 raise ValueError("the bundle is not in its canonical form")
             statement = _parsed(payload)
         except Exception as error:
-            # Damaged certificates and entries make the libraries below raise whatever they like;
-            # all of it means that the signature does not hold.
+            # Damaged certificates and entries make the libraries below raise arbitrary
+            # exceptions; each of them means that the signature is invalid.
             why = " ".join(str(error).split())[:200]
             raise VerificationError(
-                f"{name} is no valid signature by an identity: {why}.", _REMEDY
+                f"{name} is not a valid signature by an identity: {why}.", _REMEDY
             ) from None
         if kind != _PAYLOAD_TYPE or not isinstance(statement, dict) or who.identity is None:
             raise VerificationError(f"{name} holds no in-toto statement.", _REMEDY)
@@ -140,7 +140,7 @@ class KeylessVerifier:
 
 
 class _Recorder:
-    """A policy of the library's that notes who signed, after all the proofs have held."""
+    """A policy for the library that records who signed, after all proofs were verified."""
 
     identity: Identity | None = None
 
@@ -176,29 +176,29 @@ def _issuer_of(cert: Certificate) -> str:
 
 
 def _refuse_unchecked(plain: Mapping[str, Any], bundle: Bundle) -> None:
-    """Whatever the library passes over must have its one possible form."""
+    """Refuse a bundle in which anything the library does not check deviates from its one form."""
     from sigstore._internal.rekor.checkpoint import SignedCheckpoint
 
     if canonical_json(plain) != canonical_json(_parsed(bundle.to_json())):
-        raise ValueError("the bundle holds something that nobody checks")
+        raise ValueError("the bundle holds an unverified field")
     if plain["mediaType"] != _BUNDLE_TYPE:
         raise ValueError("the bundle is not of version 0.3")
     (signature,) = plain["dsseEnvelope"]["signatures"]
     if signature.get("keyid"):
-        raise ValueError("the bundle names a key that nobody checks")
+        raise ValueError("the bundle names a key that is not verified")
     entry = bundle.log_entry._inner
     proof = entry.inclusion_proof
     if proof.checkpoint is None:
-        raise ValueError("the log signed no checkpoint")
+        raise ValueError("the log entry has no signed checkpoint")
     envelope = proof.checkpoint.envelope
     checkpoint = SignedCheckpoint.from_text(envelope)
     if checkpoint.checkpoint.log_size != proof.tree_size:
-        raise ValueError("the log's size is not the one that the log signed")
+        raise ValueError("the log's size is not the signed one")
     note, _, lines = envelope.partition("\n\n")
     name, _, _ = note.partition("\n")
     signer = name.split(" - ")[0]
     if len(checkpoint.signed_note.signatures) != 1:
-        raise ValueError("others than the log signed its checkpoint, which nobody checks")
+        raise ValueError("the checkpoint has signatures that are not verified")
     own = checkpoint.signed_note.signatures[0]
     packed = own.sig_hash + base64.b64decode(own.signature)
     if lines != f"\u2014 {signer} {base64.b64encode(packed).decode()}\n":
@@ -206,11 +206,11 @@ def _refuse_unchecked(plain: Mapping[str, Any], bundle: Bundle) -> None:
     if entry.inclusion_promise is None and (
         entry.integrated_time or entry.log_index != proof.log_index
     ):
-        raise ValueError("the log's entry states what nobody checks")
+        raise ValueError("the log's entry has an unverified field")
 
 
 def _canonical(bundle: Bundle) -> bytes:
-    """A fresh bundle as one canonical line of JSON, without other witnesses' signatures."""
+    """Encode a fresh bundle as one canonical line of JSON, without other witnesses' signatures."""
     plain = _parsed(bundle.to_json())
     proof = plain["verificationMaterial"]["tlogEntries"][0]["inclusionProof"]
     note, _, lines = proof["checkpoint"]["envelope"].partition("\n\n")
@@ -223,9 +223,9 @@ def _canonical(bundle: Bundle) -> bytes:
 class KeylessSigner:
     """Signs with the identity that the environment proves.
 
-    ``SIGSTORE_ID_TOKEN`` holds a token, else the CI is asked for one (GitHub Actions with
-    ``id-token: write``, and others that sigstore knows). ``KILN_SIGSTORE_CONFIG`` names the client
-    trust configuration of an instance of one's own; by default it is the public one.
+    ``SIGSTORE_ID_TOKEN`` holds a token; otherwise the CI is asked for one (GitHub Actions with
+    ``id-token: write``, and others that sigstore supports). ``KILN_SIGSTORE_CONFIG`` names the
+    client trust configuration of a private instance; by default the public one is used.
     """
 
     def __init__(self) -> None:
@@ -234,10 +234,10 @@ class KeylessSigner:
         self._made = 0.0
 
     def seal(self, statement: Mapping[str, Any]) -> bytes:
-        """A bundle around ``statement``, signed and logged.
+        """Sign and log ``statement``; return the bundle.
 
         Raises:
-            SigningKeyError: there is no identity to sign with, or it is not accepted.
+            SigningKeyError: there is no identity to sign with, or it was not accepted.
             SourceUnavailableError: an authority or a log does not answer.
         """
         from sigstore.dsse import Statement
@@ -258,10 +258,10 @@ class KeylessSigner:
 
 
 def identity_token() -> str:
-    """A token that says who we are, fresh from the environment.
+    """Get a fresh identity token from the environment.
 
     Raises:
-        SigningKeyError: nothing here knows who we are.
+        SigningKeyError: the environment proves no identity.
     """
     from sigstore.oidc import IdentityError, detect_credential
 
@@ -282,7 +282,7 @@ def identity_token() -> str:
 
 
 def trust_config_path() -> Path | None:
-    """The file that ``KILN_SIGSTORE_CONFIG`` names, if it names one."""
+    """Return the file that ``KILN_SIGSTORE_CONFIG`` names, if set."""
     value = os.environ.get(CONFIG_VARIABLE, "")
     return Path(value).expanduser() if value else None
 
@@ -295,17 +295,17 @@ def _trust_config() -> ClientTrustConfig:
         return ClientTrustConfig.production()
     try:
         data = read_named(path, bounds.TRUSTED_ROOT.most)
-        parse_json(data)  # within bounds, which the library knows none of
+        parse_json(data)  # bounds checked here; the library has none
         return ClientTrustConfig.from_json(data.decode("utf-8"))
     except (OSError, ValueError):
         raise UsageError(
-            f"{path} is no client trust configuration of sigstore's.", f"Correct {CONFIG_VARIABLE}."
+            f"{path} is not a sigstore client trust configuration.", f"Correct {CONFIG_VARIABLE}."
         ) from None
 
 
 @contextlib.contextmanager
 def explaining() -> Iterator[None]:
-    """Turn what the library raises while signing into failures of ours."""
+    """Convert what the library raises while signing to kiln's errors."""
     import requests
     from sigstore._internal.fulcio.client import FulcioClientError
     from sigstore._internal.rekor import RekorClientError

@@ -1,9 +1,9 @@
-"""The key that signs a release: made at first use, kept private, found again.
+"""Create, load and check the key that signs releases.
 
-An elliptic curve key (P-256; P-384 and P-521 are taken too) in PEM. By default
-``signing-key.pem`` in the user's configuration folder with its public half beside it in
-``signing-key.pub``; ``KILN_SIGNING_KEY`` names another one, and ``KILN_SIGNING_KEY_PEM`` holds one
-itself, as the secrets of a CI do. ``KILN_SIGNING_KEY_PASSWORD`` opens any of them.
+An elliptic curve key (P-256; P-384 and P-521 are accepted too) in PEM. By default it is
+``signing-key.pem`` in the user's configuration folder, with the public half beside it in
+``signing-key.pub``. ``KILN_SIGNING_KEY`` names another file, and ``KILN_SIGNING_KEY_PEM`` holds the
+PEM itself, for CI secrets. ``KILN_SIGNING_KEY_PASSWORD`` is the password of any of them.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ KEY_VARIABLE = "KILN_SIGNING_KEY"
 PEM_VARIABLE = "KILN_SIGNING_KEY_PEM"
 PASSWORD_VARIABLE = "KILN_SIGNING_KEY_PASSWORD"  # noqa: S105 (a name, not a password)
 
-#: The curves sigstore's key algorithms and ``model_signing`` both have.
+#: The curves that both sigstore's key algorithms and ``model_signing`` support.
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
-#: How many points each has, as FIPS 186-4 (D.1.2) and SEC 2 list them.
+#: The order of each curve's group, from FIPS 186-4 (D.1.2) and SEC 2.
 _ORDERS = {
     "secp256r1": 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
     "secp384r1": int(
@@ -58,19 +58,19 @@ _ORDERS = {
     ),
 }
 
-_LOCKED = b"ENCRYPTED"  # in the first lines of an encrypted PEM, old form or new
+_LOCKED = b"ENCRYPTED"  # in the first lines of an encrypted PEM, in either format
 
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key that was found to be usable.
+    """A private key that was checked and can be used.
 
     Attributes:
-        private_path: the PEM file; only a name where the key came from the environment.
+        private_path: the PEM file; a placeholder where the key came from the environment.
         public_pem: the public half, SubjectPublicKeyInfo in PEM.
-        key_id: SHA-256 of ``public_pem``, 64 hex digits; what a signature names its key by.
+        key_id: SHA-256 of ``public_pem``, 64 hex digits; signatures name their key by it.
         password: what the PEM is encrypted with, or None.
-        private_pem: the PEM itself, of a key that is in no file.
+        private_pem: the PEM itself, of a key from the environment.
     """
 
     private_path: Path
@@ -81,15 +81,15 @@ class SigningKey:
 
     @property
     def public_path(self) -> Path:
-        """Where the public half lies, if it lies beside the private one."""
+        """Path of the public half, beside the private one."""
         return _public_path(self.private_path)
 
     @contextlib.contextmanager
     def as_file(self) -> Iterator[tuple[Path, bytes | None]]:
-        """The key as a PEM file with its password, for a library that wants one.
+        """Provide the key as a PEM file with its password, for a library that needs a file.
 
-        A key from the environment lies, as long as this lasts, in a folder of its own, encrypted
-        with a password that nothing but this process knows.
+        A key from the environment is written to a private temporary folder for that time,
+        encrypted with a random password.
         """
         if self.private_pem is None:
             yield self.private_path, self.password
@@ -103,19 +103,19 @@ class SigningKey:
 
 
 def default_key_path() -> Path:
-    """``signing-key.pem`` in the user's configuration folder for kiln; it may not exist yet."""
+    """Return ``signing-key.pem`` in the user's configuration folder; it may not exist yet."""
     import platformdirs
 
     return platformdirs.user_config_path("tflite-kiln") / "signing-key.pem"
 
 
 def key_id(public_pem: bytes) -> str:
-    """The name of a public key: SHA-256 of its canonical PEM, 64 hex digits."""
+    """Return the id of a public key: SHA-256 of its canonical PEM, 64 hex digits."""
     return hashlib.sha256(public_pem).hexdigest()
 
 
 def canonical_public_pem(pem: bytes, name: str = "the public key") -> bytes:
-    """``pem`` in the one spelling that key ids and ``kiln.pub`` use.
+    """Normalise ``pem`` to the encoding that key ids and ``kiln.pub`` use.
 
     Raises:
         SigningKeyError: not the PEM of a public key on a supported curve; ``name`` says which.
@@ -124,7 +124,7 @@ def canonical_public_pem(pem: bytes, name: str = "the public key") -> bytes:
 
 
 def parse_public_key(pem: bytes, name: str = "the public key") -> EllipticCurvePublicKey:
-    """The public key in ``pem``.
+    """Parse the public key in ``pem``.
 
     Raises:
         SigningKeyError: not the PEM of a public key on a supported curve; ``name`` says which.
@@ -143,7 +143,7 @@ def parse_public_key(pem: bytes, name: str = "the public key") -> EllipticCurveP
 
 @functools.lru_cache(maxsize=8)
 def _parsed(pem: bytes) -> EllipticCurvePublicKey | None:
-    """The key in ``pem``, None for one of another kind; a verification asks dozens of times."""
+    """Parse a key, None for another kind; cached, since one verification asks dozens of times."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -158,7 +158,7 @@ def _parsed(pem: bytes) -> EllipticCurvePublicKey | None:
 
 
 def load_public_key(path: Path | None = None) -> bytes:
-    """The key to trust in a verification, as canonical PEM; never makes one.
+    """Load the key to trust in a verification, as canonical PEM; never create one.
 
     Args:
         path: a PEM file with the public key; by default the public half of the user's own
@@ -174,7 +174,7 @@ def load_public_key(path: Path | None = None) -> bytes:
         if own == default_key_path() and not own.exists():
             raise SigningKeyError(
                 "There is no key to verify with: this user has not signed anything yet.",
-                "Name the public key of whoever made the release with --key FILE.",
+                "Name the public key of the release's maker with --key FILE.",
             )
         beside = _public_path(own)
         if not os.environ.get(PASSWORD_VARIABLE) and beside.exists() and is_locked(own):
@@ -183,16 +183,16 @@ def load_public_key(path: Path | None = None) -> bytes:
 
 
 def load_or_create_key(path: Path | None = None) -> SigningKey:
-    """The user's signing key.
+    """Load the user's signing key, or create it at first use.
 
     Args:
-        path: use this key, and make it if it is not there. By default the key in
+        path: use this key, and create it if it is missing. By default the key in
             ``KILN_SIGNING_KEY_PEM``, else the one named by ``KILN_SIGNING_KEY`` (which must
-            exist), else :func:`default_key_path`, made at first use, without a password.
+            exist), else :func:`default_key_path`, created at first use, without a password.
 
     Raises:
         SigningKeyError: the key is missing, unreadable, open to other users, of the wrong kind,
-            locked with another password, or does not belong to the public key beside it.
+            encrypted with another password, or does not belong to the public key beside it.
     """
     pem = os.environ.get(PEM_VARIABLE, "") if path is None else ""
     if pem:
@@ -208,7 +208,7 @@ def load_or_create_key(path: Path | None = None) -> SigningKey:
 
 
 def load_key(path: Path, password: bytes | None = None) -> SigningKey:
-    """The key in the file ``path``; ``KILN_SIGNING_KEY_PASSWORD`` opens it unless another does.
+    """Load the key in the file ``path``; the default password is ``KILN_SIGNING_KEY_PASSWORD``.
 
     Raises:
         SigningKeyError: as :func:`load_or_create_key`.
@@ -217,7 +217,7 @@ def load_key(path: Path, password: bytes | None = None) -> SigningKey:
 
 
 def sign(key: SigningKey, data: bytes) -> bytes:
-    """An ECDSA signature of ``data`` (:func:`low`); another one at each call.
+    """Sign ``data`` with ECDSA (:func:`low` form); the signature differs at each call.
 
     Raises:
         SigningKeyError: see :func:`load_private_key`.
@@ -227,12 +227,12 @@ def sign(key: SigningKey, data: bytes) -> bytes:
 
 
 def low(signature: bytes, curve: EllipticCurve) -> bytes:
-    """A signature in the one of its two forms whose ``s`` is at most half the group's order.
+    """Convert a signature to its low form: ``s`` is at most half the group's order.
 
-    Where (r, s) is one, (r, n - s) is one as well: anybody can write down the other form.
+    If (r, s) is valid, so is (r, n - s): anybody can compute the other form.
 
     Raises:
-        ValueError: these bytes are no signature.
+        ValueError: these bytes are not a signature.
     """
     from cryptography.hazmat.primitives.asymmetric.utils import (
         decode_dss_signature,
@@ -245,7 +245,7 @@ def low(signature: bytes, curve: EllipticCurve) -> bytes:
 
 
 def signature_holds(trusted: EllipticCurvePublicKey, data: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` is one of ``data`` by that key."""
+    """Whether ``signature`` over ``data`` was made by that key."""
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -256,7 +256,7 @@ def signature_holds(trusted: EllipticCurvePublicKey, data: bytes, signature: byt
 
 
 def _ecdsa(curve: EllipticCurve) -> ECDSA:
-    """The digest goes with the curve's size, as sigstore's key algorithms have it."""
+    """Choose the digest by the curve's size, as sigstore's key algorithms do."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 
@@ -264,10 +264,10 @@ def _ecdsa(curve: EllipticCurve) -> ECDSA:
 
 
 def load_private_key(key: SigningKey) -> EllipticCurvePrivateKey:
-    """The private half of a key that was found to be usable.
+    """Load the private half of a key that was already checked.
 
     Raises:
-        SigningKeyError: it is not there any more, or is another one.
+        SigningKeyError: it is missing now, or was replaced.
     """
     pem = key.private_pem or _read_private(key.private_path)
     private = _parse_private(pem, key.private_path, key.password)
@@ -280,7 +280,7 @@ def load_private_key(key: SigningKey) -> EllipticCurvePrivateKey:
 
 
 def own_key_path() -> Path:
-    """The file that the user's key is in: ``KILN_SIGNING_KEY``, else the default one."""
+    """Return the path of the user's key: ``KILN_SIGNING_KEY``, else the default one."""
     value = os.environ.get(KEY_VARIABLE, "")
     return Path(value).expanduser() if value else default_key_path()
 
@@ -296,12 +296,12 @@ def is_locked_pem(pem: bytes) -> bool:
 
 
 def write_public(key: SigningKey) -> None:
-    """Write a key's public half beside it, where the folder lets us."""
+    """Write a key's public half beside it, if the folder is writable."""
     _write_public(key.public_path, key.public_pem)
 
 
 def create_key(path: Path, password: bytes | None = None) -> None:
-    """Make a P-256 key at ``path``; whoever comes second keeps the first one's key.
+    """Create a P-256 key at ``path``; if another process was first, keep its key.
 
     Raises:
         SigningKeyError: it cannot be written there.
@@ -315,7 +315,7 @@ def _password() -> bytes | None:
 
 def _from_environment(pem: bytes) -> SigningKey:
     name = Path(PEM_VARIABLE)
-    # Secrets are often stored with their line ends escaped.
+    # CI secrets are often stored with escaped line ends.
     pem = pem.replace(b"\\n", b"\n").strip() + b"\n"
     password = _password() if _LOCKED in pem else None
     public_pem = _pem_of(_parse_private(pem, name, password).public_key())
@@ -338,14 +338,14 @@ def _load(path: Path, password: bytes | None) -> SigningKey:
         if not matches:
             raise SigningKeyError(
                 f"{beside} is not the public half of {path}.",
-                f"If {path.name} is the right key, remove {beside}; kiln writes it anew.",
+                f"If {path.name} is the right key, remove {beside}; kiln writes it again.",
             )
     locked = _LOCKED in pem
     return SigningKey(path, public_pem, key_id(public_pem), password if locked else None)
 
 
 def _read_private(path: Path) -> bytes:
-    """The file's bytes; refused where others may read or write it, or put another in its place."""
+    """Read the file's bytes; refuse it if other users can read, change or replace it."""
     try:
         refuse_open_folders(path)
         with path.open("rb") as file:
@@ -365,41 +365,41 @@ def _read_private(path: Path) -> bytes:
 
 
 def refuse_open_folders(path: Path) -> None:
-    """Make sure that nobody else can put another file, or another folder, in the place of a key.
+    """Refuse a key path where another user could replace the key or a folder above it.
 
-    Both ways to it count: as it is named, and where links on it lead. In a folder with the sticky
-    bit (``/tmp``) nobody can touch what others own.
+    Both the path as named and the targets of links on it are checked. In a folder with the sticky
+    bit (``/tmp``) users cannot touch each other's files.
 
     Args:
         path: the file; it need not exist.
 
     Raises:
         SigningKeyError: a folder above it may be written to by others.
-        OSError: one cannot be looked at.
+        OSError: one cannot be examined.
     """
     named, real = path.absolute(), Path(os.path.realpath(path))
     for folder in dict.fromkeys([named.parent, *real.parents, *named.parents]):
         try:
             about = folder.stat()
         except FileNotFoundError:
-            continue  # whoever could make it may write to one above
+            continue  # only a user who can write to the folder above can create it
         if about.st_mode & stat.S_ISVTX:
             continue
-        # Higher up, a group that the owner is alone in is nobody else: many systems give everybody
-        # one, and a umask that lets it write.
+        # A group whose only member is the owner is as good as the owner: many systems give each
+        # user one, with a umask that makes folders group-writable.
         nearest = folder in (named.parent, real.parent)
         group = about.st_mode & stat.S_IWGRP and (nearest or not _is_alone(about))
         if group or about.st_mode & stat.S_IWOTH:
             raise SigningKeyError(
                 f"The folder {folder} of the signing key {path} may be written to by other users "
-                f"(mode {stat.S_IMODE(about.st_mode):04o}): they can exchange the key.",
+                f"(mode {stat.S_IMODE(about.st_mode):04o}): they can replace the key.",
                 f"Run `chmod go-w {shlex.quote(str(folder))}`; if others may have changed "
                 "something there, make a new key.",
             )
 
 
 def _is_alone(about: os.stat_result) -> bool:
-    """Whether a folder's group is its owner's own, and has no other members."""
+    """Whether a folder's group is the owner's private group, without other members."""
     try:
         owner = pwd.getpwuid(about.st_uid).pw_name
         group = grp.getgrgid(about.st_gid)
@@ -418,7 +418,7 @@ def _read(path: Path) -> bytes:
 
 
 def _no_key(path: Path, why: str) -> SigningKeyError:
-    return SigningKeyError(f"{path} {why}: this is no key.", "Name a key in PEM.")
+    return SigningKeyError(f"{path} {why}: this is not a key.", "Name a key in PEM.")
 
 
 def _parse_private(pem: bytes, path: Path, password: bytes | None) -> EllipticCurvePrivateKey:
@@ -477,15 +477,15 @@ def _create(path: Path, password: bytes | None) -> None:
         with disk_guard(path):
             make_private(path.parent)
             if path == default_key_path():
-                # Our own folder: it may be closed to others also where it was there before.
+                # kiln's own folder: close it to others even if it already existed.
                 path.parent.chmod(0o700)
             fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
-                os.fchmod(fd, 0o600)  # whatever the umask
+                os.fchmod(fd, 0o600)  # independent of the umask
                 file.write(pem)
                 file.flush()
                 os.fsync(file.fileno())
-            # A link, unlike a rename, never replaces the key another process just made.
+            # Unlike a rename, a link never replaces a key that another process just created.
             with contextlib.suppress(FileExistsError):
                 path.hardlink_to(aside)
             sync_folder(path.parent)
@@ -500,7 +500,7 @@ def _create(path: Path, password: bytes | None) -> None:
 
 
 def _write_public(path: Path, public_pem: bytes) -> None:
-    # Only a convenience for people: a read-only folder is no reason to fail.
+    # Only a convenience: a read-only folder is not a failure.
     with contextlib.suppress(OSError):
         write_atomic(path, public_pem, 0o644)
 

@@ -1,10 +1,9 @@
-"""OpenSSF model signatures: a folder's files, signed with an elliptic curve key.
+"""Sign and verify a folder's files with OpenSSF model signatures.
 
-Signatures are made by the ``model_signing`` library (a sigstore bundle v0.3 around a DSSE
-envelope with an in-toto statement), so that its own command line verifies them. Verification is
-written out here on top of ``cryptography``: it names the file that is wrong, is stricter than
-the library (nothing but the signature itself may be left out of it) and costs 0.1 s where
-importing the library alone costs 0.9 s.
+The ``model_signing`` library makes the signatures (a sigstore bundle v0.3 around a DSSE envelope
+with an in-toto statement), so its own command line verifies them. Verification is implemented here
+on top of ``cryptography``: it names the wrong file, is stricter than the library (only the
+signature itself may be left out of it) and takes 0.1 s where importing the library takes 0.9 s.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ _REMEDY = "Do not use these files: fetch the release again, or make it again wit
 
 @dataclass(frozen=True)
 class SignedFolder:
-    """What a valid signature vouches for.
+    """The contents of a valid signature.
 
     Attributes:
         name: the folder's name when it was signed.
@@ -79,7 +78,7 @@ def sign_folder(folder: Path, key: SigningKey | KeylessSigner) -> None:
     """Sign every file in ``folder`` and write ``model.sig`` there, in one step.
 
     Raises:
-        StoreError: the folder holds something that no signature can cover (a symbolic link, an
+        StoreError: the folder holds something that a signature cannot cover (a symbolic link, an
             empty folder), or cannot be read.
         DiskFullError: no space left for the signature.
         SigningKeyError, SourceUnavailableError: without a key: see :class:`KeylessSigner`.
@@ -94,10 +93,10 @@ def sign_folder(folder: Path, key: SigningKey | KeylessSigner) -> None:
         raise StoreError(
             f"{folder} cannot be signed: {printable(path)} {problem}.", "Remove it and build again."
         )
-    # Imported here: it takes most of a second. Untyped, hence by name.
+    # Imported here: it takes most of a second. The library is untyped, so it is imported by name.
     hashing: Any = import_module("model_signing.hashing")
     what = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
-    # Beside the folder and not in /tmp: what a killed process leaves there is swept.
+    # Beside the folder and not in /tmp: leftovers of a killed process are removed from here.
     made = aside_of(folder)
     try:
         with _library_signer(key) as signer:
@@ -119,7 +118,7 @@ def sign_folder(folder: Path, key: SigningKey | KeylessSigner) -> None:
 
 @contextlib.contextmanager
 def _library_signer(key: SigningKey | KeylessSigner) -> Iterator[Any]:
-    """The library's configuration that signs with ``key``."""
+    """Configure the library to sign with ``key``."""
     signing: Any = import_module("model_signing.signing")
     if isinstance(key, SigningKey):
         with key.as_file() as (private, password):
@@ -132,25 +131,24 @@ def _library_signer(key: SigningKey | KeylessSigner) -> Iterator[Any]:
 
 
 def _in_low_form(data: bytes, curve: EllipticCurve) -> bytes:
-    """The library's bundle with its signature in the form that :func:`kiln.signing.keys.low`
-    gives."""
+    """Return the library's bundle with its signature in :func:`~kiln.signing.keys.low` form."""
     (signature,) = parse_json(data)["dsseEnvelope"]["signatures"]
     again = base64.b64encode(low(base64.b64decode(signature["sig"]), curve))
     return data.replace(signature["sig"].encode(), again, 1)
 
 
 def _payload_of(data: bytes) -> Any:
-    """What a bundle states, unverified: one that was made a moment ago."""
+    """Return the statement of a bundle that was just made, unverified."""
     return parse_json(base64.b64decode(parse_json(data)["dsseEnvelope"]["payload"]))
 
 
 def verify_folder(folder: Path, public_pem: bytes) -> None:
-    """Check that ``folder`` holds exactly the files its ``model.sig`` vouches for.
+    """Check that ``folder`` holds exactly the files that its ``model.sig`` covers.
 
     Raises:
         VerificationError: no or no valid signature by this key, or a file is changed, missing,
             added, or a link; every such file is named.
-        SigningKeyError: ``public_pem`` is no usable public key.
+        SigningKeyError: ``public_pem`` is not a usable public key.
     """
     try:
         listing = list_tree(folder)
@@ -174,35 +172,35 @@ def verify_folder(folder: Path, public_pem: bytes) -> None:
 
 
 def compare(signed: SignedFolder, actual: Mapping[str, str], listing: Listing) -> dict[str, str]:
-    """What differs between a signature and a folder: path -> what is wrong with it.
+    """Compare a signature with a folder: path -> what is wrong with it.
 
     Args:
-        signed: what the signature vouches for.
+        signed: the contents of the signature.
         actual: relative path -> SHA-256 of the folder's files without the signature.
-        listing: the same folder's listing, for what is neither file nor folder.
+        listing: the same folder's listing, to find what is neither file nor folder.
     """
     problems = dict(listing.odd)
     for path in sorted(signed.digests.keys() | actual.keys()):
         if path not in actual:
             problems.setdefault(path, "is missing")
         elif path not in signed.digests:
-            problems.setdefault(path, "was added: the signature does not know it")
+            problems.setdefault(path, "was added: the signature does not cover it")
         elif actual[path] != signed.digests[path]:
             problems.setdefault(path, "was changed: its digest is not the signed one")
     return problems
 
 
 def read_signature(data: bytes, public_pem: bytes) -> SignedFolder:
-    """Verify a sigstore bundle against a public key; what it vouches for.
+    """Verify a sigstore bundle against a public key and return the files it covers.
 
     Args:
         data: the content of a ``model.sig``.
-        public_pem: the trusted key; the signature must be its.
+        public_pem: the trusted key; it must have made the signature.
 
     Raises:
         VerificationError: not a bundle of the supported kind, made by another key, damaged, or
             stating something other than the digests of a folder's files.
-        SigningKeyError: ``public_pem`` is no usable public key.
+        SigningKeyError: ``public_pem`` is not a usable public key.
     """
     trusted = parse_public_key(public_pem)
     try:
@@ -217,7 +215,7 @@ def read_signature(data: bytes, public_pem: bytes) -> SignedFolder:
 
 
 def folder_of(statement: Mapping[str, Any]) -> SignedFolder:
-    """What a verified statement says about a folder; the model signature's own form is checked.
+    """Read a verified statement about a folder, and check that its form is a model signature's.
 
     Raises:
         VerificationError: it states something other than the digests of a folder's files.
@@ -237,7 +235,7 @@ def _check_hint(hint: object, public_pem: bytes) -> None:
 
 
 def _signed_payload(envelope: Mapping[str, Any], trusted: EllipticCurvePublicKey) -> Any:
-    """The envelope's JSON payload, after its signature has been verified."""
+    """Verify the envelope's signature and return its JSON payload."""
     payload = base64.b64decode(envelope["payload"], validate=True)
     (signature,) = envelope["signatures"]
     if envelope["payloadType"] != PAYLOAD_TYPE:
@@ -259,7 +257,7 @@ def _folder_of(statement: Mapping[str, Any]) -> SignedFolder:
         raise _bad("states something other than a model signature")
     if (how["method"], how["hash_type"], how["allow_symlinks"]) != ("files", "sha256", False):
         raise _bad("does not list plain files by SHA-256")
-    # A signature that leaves files out would let them be changed.
+    # Files that a signature leaves out could be changed unnoticed.
     if left_out := set(how.get("ignore_paths", [])) - {SIGNATURE_FILE}:
         raise _bad(f"leaves out {', '.join(sorted(map(str, left_out)))}")
     digests: dict[str, str] = {}
@@ -273,7 +271,7 @@ def _folder_of(statement: Mapping[str, Any]) -> SignedFolder:
         digests[name] = digest
         together.update(bytes.fromhex(digest))
     if together.hexdigest() != subject["digest"]["sha256"]:
-        raise _bad("contradicts itself: its total is not that of its files")
+        raise _bad("contradicts itself: its total digest does not match its files")
     return SignedFolder(str(subject["name"]), digests)
 
 

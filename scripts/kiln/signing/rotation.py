@@ -1,8 +1,8 @@
-"""From one signing key to the next: made in one step, with a statement that others can follow.
+"""Rotate the signing key, and let others follow with a signed rotation statement.
 
 A rotation statement is an in-toto statement about the new public key's file, signed by the *old*
-key. Whoever trusts the old key can check it (``cosign verify-blob-attestation`` does, too) and
-from then on accept the new one; the trust file names it in ``rotated``.
+key. Users who trust the old key can check it (``cosign verify-blob-attestation`` can, too) and
+then accept the new one; a trust file names the statement in ``rotated``.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from kiln.signing import dsse, keys
 from kiln.signing.keys import SigningKey
 
 PREDICATE_TYPE = "https://tflite-kiln.github.io/predicates/key-rotation/v1"
-"""Of the statement; docs/trust.md says what is in it."""
+"""Predicate type of the statement; docs/trust.md describes it."""
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """What a rotation left.
+    """The files after a rotation.
 
     Attributes:
-        old: the key that is no longer used, where it lies now.
+        old: where the key that is no longer used was moved.
         new: the key that signs from now on.
-        statement: the file by which others can follow.
+        statement: the rotation statement for others.
     """
 
     old: SigningKey
@@ -37,9 +37,9 @@ class Rotation:
 
 
 def rotate(path: Path, old_password: bytes | None, new_password: bytes | None) -> Rotation:
-    """Put a new P-256 key in the place of the one at ``path``; the old one is kept beside it.
+    """Replace the key at ``path`` with a new P-256 key; keep the old one beside it.
 
-    At every moment ``path`` is a whole key, the old or the new one. The old one comes to lie in
+    At every moment ``path`` is a complete key, the old or the new one. The old one is moved to
     ``<name>-<first 16 digits of its id>.pem``.
 
     Raises:
@@ -52,7 +52,7 @@ def rotate(path: Path, old_password: bytes | None, new_password: bytes | None) -
     fresh = stem.with_name(f"{stem.name}-new.pem")
     try:
         with disk_guard(path):
-            fresh.unlink(missing_ok=True)  # of a rotation that was killed
+            fresh.unlink(missing_ok=True)  # left by a killed rotation
             fresh.with_suffix(".pub").unlink(missing_ok=True)
             keys.create_key(fresh, new_password)
             new = keys.load_key(fresh, new_password)
@@ -63,7 +63,7 @@ def rotate(path: Path, old_password: bytes | None, new_password: bytes | None) -
             if not kept.exists():
                 kept.hardlink_to(path)
             write_atomic(kept.with_suffix(".pub"), old.public_pem)
-            # First the public half goes: one that does not belong would be refused.
+            # Remove the public half first: kiln refuses one that does not match its key.
             old.public_path.unlink(missing_ok=True)
             fresh.replace(path)
             write_atomic(path.with_suffix(".pub"), new.public_pem)
@@ -71,17 +71,17 @@ def rotate(path: Path, old_password: bytes | None, new_password: bytes | None) -
     except OSError as error:
         raise SigningKeyError(
             f"The key {path} cannot be rotated: {error.strerror or error}.",
-            "Make its folder writable; the old key is still there.",
+            "Make its folder writable. The old key is still in place.",
         ) from None
     return Rotation(keys.load_key(kept, old_password), keys.load_key(path, new_password), statement)
 
 
 def rotation_statement(old_pem: bytes, new_pem: bytes) -> dict[str, Any]:
-    """What the old key's owner says: from now on it is this key.
+    """State, for the old key to sign, that the new key replaces it.
 
     Args:
         old_pem: the canonical PEM of the key that signs the statement.
-        new_pem: the canonical PEM of the key that follows; its digest is the statement's subject.
+        new_pem: the canonical PEM of the new key; its digest is the statement's subject.
     """
     return {
         "_type": "https://in-toto.io/Statement/v1",
@@ -96,16 +96,16 @@ def rotation_statement(old_pem: bytes, new_pem: bytes) -> dict[str, Any]:
 
 
 def follow(data: bytes, old_pem: bytes) -> bytes:
-    """The canonical PEM of the key that a rotation statement by the key ``old_pem`` names.
+    """Verify a rotation statement by the key ``old_pem``; return the new key's canonical PEM.
 
     Raises:
-        VerificationError: it is no such statement, or not by that key.
+        VerificationError: it is not such a statement, or not by that key.
     """
     statement = dsse.open_bundle(data, old_pem)
     new_pem = _new_key(statement)
     if statement != rotation_statement(keys.canonical_public_pem(old_pem), new_pem):
         raise VerificationError(
-            "A rotation statement says something other than which key follows.",
+            "A rotation statement does not say which key follows.",
             "Get it again from the key's owner.",
         )
     return new_pem
@@ -119,13 +119,13 @@ def _new_key(statement: Mapping[str, Any]) -> bytes:
         return keys.canonical_public_pem(text)
     except (KeyError, TypeError, ValueError, SigningKeyError):
         raise VerificationError(
-            "This is no statement about a key's rotation.",
+            "This is not a statement about a key's rotation.",
             "Name the rotation-….sigstore.json that `kiln keys rotate` wrote.",
         ) from None
 
 
 def fingerprint(public_pem: bytes) -> str:
-    """SHA-256 of the key's DER form, as ``openssl pkey -pubin -outform DER`` gives it, in hex."""
+    """Return SHA-256 of the key's DER form (``openssl pkey -pubin -outform DER``), in hex."""
     import hashlib
 
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat

@@ -1,7 +1,7 @@
-"""Who signs, and who is trusted: the one place where kinds of keys differ.
+"""Define signers and verifiers: the one place where kinds of keys differ.
 
-Publishing knows a :class:`Signer`, verifying a :class:`Verifier`, and neither what is behind
-them. Here they are a key; whatever else signs has to do no more than these protocols say.
+Publishing uses a :class:`Signer`, verifying a :class:`Verifier`, independent of the kind of key.
+Here they are implemented for a key and for an identity; other kinds implement these protocols.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ SIGN_VARIABLE = "KILN_SIGN"
 
 
 class Verifier(Protocol):
-    """Tells whether somebody trusted signed something."""
+    """Checks that a trusted signer signed something."""
 
     @property
     def public_pem(self) -> bytes | None:
-        """The trusted key in canonical PEM, which ``kiln.pub`` holds; None where there is none."""
+        """The trusted key in canonical PEM, as in ``kiln.pub``; None where there is none."""
 
     def open_bundle(self, data: bytes, name: str = "the bundle") -> dict[str, Any]:
-        """The statement in a bundle; ``VerificationError`` unless somebody trusted signed it."""
+        """Return a bundle's statement; ``VerificationError`` unless a trusted signer made it."""
 
     def read_signature(self, data: bytes) -> SignedFolder:
-        """What a ``model.sig`` vouches for; ``VerificationError`` likewise."""
+        """Return what a ``model.sig`` covers; ``VerificationError`` likewise."""
 
 
 class Signer(Verifier, Protocol):
-    """Signs, and knows its own signatures again."""
+    """Signs, and recognises its own signatures."""
 
     def seal(self, statement: Mapping[str, Any]) -> bytes:
-        """``statement`` in a signed bundle; ``SigningKeyError`` where that is impossible."""
+        """Seal ``statement`` in a signed bundle; ``SigningKeyError`` where that is impossible."""
 
     def sign_folder(self, folder: Path) -> None:
         """Write ``model.sig`` over all other files of ``folder``
@@ -75,9 +75,9 @@ class KeySigner:
 
 
 class IdentitySigner:
-    """Signs by the identity that a CI proves, each run with a certificate of its own.
+    """Signs by the identity that a CI proves, with a new certificate in each run.
 
-    So it does not know what an earlier run signed: all of it is signed anew.
+    It cannot recognise signatures of earlier runs, so everything is signed again.
     """
 
     public_pem = None
@@ -97,23 +97,23 @@ class IdentitySigner:
         model_signature.sign_folder(folder, self._keyless)
 
     def open_bundle(self, data: bytes, name: str = "the bundle") -> dict[str, Any]:
-        """The statement in a bundle that was sealed here; ``VerificationError`` for any other."""
+        """Return the statement in a bundle sealed in this run; refuse any other."""
         if data not in self._made:
             raise VerificationError(f"{name} was not signed in this run.")
         return self._made[data]
 
     def read_signature(self, data: bytes) -> SignedFolder:
-        """No folder is known to be signed already."""
-        raise VerificationError("model.sig is made anew in each run.")
+        """Refuse every folder: none counts as already signed."""
+        raise VerificationError("model.sig is signed again in each run.")
 
 
 def own_signer() -> Signer:
-    """Who signs here: the user's own key, made at first use.
+    """Choose the signer: by default the user's own key, created at first use.
 
     With ``KILN_SIGN=keyless`` it is the identity that the environment proves.
 
     Raises:
-        UsageError: ``KILN_SIGN`` says something unknown.
+        UsageError: ``KILN_SIGN`` has an unknown value.
         SigningKeyError: see :func:`kiln.signing.keys.load_or_create_key`.
     """
     how = os.environ.get(SIGN_VARIABLE, "") or "key"

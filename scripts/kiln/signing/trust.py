@@ -1,8 +1,8 @@
-"""Whom a verification trusts with what: keys, identities, and what they must have stated.
+"""Decide which keys and identities to trust with what, and what they must have stated.
 
-A :class:`Trust` opens bundles and model signatures. The statement comes out only if somebody who
-is trusted signed it and may sign that kind of thing for that model. Trusting one key with
-everything is the plain case; :mod:`kiln.signing.trust_file` reads the finer ones from a trust file.
+A :class:`Trust` opens bundles and model signatures. It returns the statement only if a trusted
+signer signed it and may sign that kind of thing for that model. Trusting one key with everything
+is the simple case; :mod:`kiln.signing.trust_file` reads finer rules from a trust file.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 RELEASE, MODEL, PROVENANCE, TEST_RESULT = "release", "model", "provenance", "test-result"
 ROLES = (RELEASE, MODEL, PROVENANCE, TEST_RESULT)
-"""What can be signed: the whole release, a model's folder, how a file was made, how it tested."""
+"""What can be signed: a whole release, a model's folder, a provenance, a test result."""
 
-_REMEDY = "Do not use these files unless you know and trust whoever signed them."
+_REMEDY = "Do not use these files unless you know and trust the signer."
 
 
 @dataclass(frozen=True)
 class Signer:
-    """Somebody who is trusted, by a key or by an identity.
+    """A trusted signer: a key or an identity.
 
     Attributes:
         name: what to call them.
@@ -41,7 +41,7 @@ class Signer:
             the id is known.
         key_id: of the key; "" for an identity.
         identity: pattern of what a certificate must name (``*`` stands for anything).
-        issuer: who must have vouched for the identity, exactly.
+        issuer: the identity's issuer, exactly.
         models: patterns of the models that they may sign for.
         may: which of :data:`ROLES` they may sign.
     """
@@ -55,7 +55,7 @@ class Signer:
     may: tuple[str, ...] = ROLES
 
     def lacks(self, role: str, model: str | None) -> str:
-        """Why they may not sign this; empty if they may."""
+        """Return why they may not sign this; empty if they may."""
         if role not in self.may:
             return f"may not sign a {role}" if role != MODEL else "may not sign a model's folder"
         if model is not None and not any(fnmatch.fnmatchcase(model, one) for one in self.models):
@@ -65,14 +65,14 @@ class Signer:
 
 @dataclass(frozen=True)
 class Requirements:
-    """What provenance and test results must say, beyond being signed.
+    """What provenance and test results must state, besides being signed.
 
     Attributes:
-        clean_git: the sources were committed.
+        clean_git: the sources must have been committed.
         test_result: ``PASSED``, or ``WARNED`` for that or better; empty for anything.
         repository: pattern of the repository's address.
-        images: identities of sealed images, 64 hex digits, one of which made the file.
-        builders: patterns of who ran the build.
+        images: identities (64 hex digits) of the sealed images that may have made the file.
+        builders: patterns of allowed builders.
     """
 
     clean_git: bool = False
@@ -82,7 +82,7 @@ class Requirements:
     builders: tuple[str, ...] = ()
 
     def unmet_by_provenance(self, statement: Mapping[str, Any]) -> list[str]:
-        """What a provenance statement lacks, in words that follow the file's name."""
+        """List the requirements that a provenance misses, phrased to follow the file's name."""
         if not (self.clean_git or self.repository or self.images or self.builders):
             return []
         try:
@@ -117,7 +117,7 @@ class Requirements:
         return found
 
     def unmet_by_test_result(self, statement: Mapping[str, Any] | None) -> list[str]:
-        """The same for a test result; None stands for a file that has none."""
+        """List the requirements that a test result misses; None is a file without one."""
         if not self.test_result:
             return []
         if statement is None:
@@ -128,7 +128,7 @@ class Requirements:
 
 
 def part(item: object, *path: str) -> Any:
-    """What lies below ``item`` at ``path``; None where nothing does."""
+    """Return the value at ``path`` below ``item``; None where there is none."""
     for key in path:
         item = item.get(key) if isinstance(item, Mapping) else None
     return item
@@ -136,13 +136,13 @@ def part(item: object, *path: str) -> Any:
 
 @dataclass
 class Trust:
-    """Who is trusted.
+    """The trusted signers and what they must have stated.
 
     Attributes:
-        signers: in the order to look through.
+        signers: tried in this order.
         requirements: what must be stated.
         trusted_root: file with the keys behind identities; by default sigstore's public instance.
-        used: the names of those whose signatures held, in order of first use.
+        used: the names of the signers whose signatures were valid, in order of first use.
     """
 
     signers: tuple[Signer, ...]
@@ -152,7 +152,7 @@ class Trust:
     _keyless: KeylessVerifier | None = None
 
     def offer_key(self, pem: bytes) -> None:
-        """Take a key that lies beside a release, for signers of whom only the id is known."""
+        """Accept a key that comes with a release, for signers known by key id only."""
         try:
             canonical = keys.canonical_public_pem(pem)
         except SigningKeyError:
@@ -174,16 +174,16 @@ class Trust:
     def open(
         self, data: bytes, role: str, model: str | None = None, name: str = "the bundle"
     ) -> dict[str, Any]:
-        """The statement in a bundle, if somebody signed it who may.
+        """Return the statement in a bundle if an authorised signer made it.
 
         Args:
             data: the bundle.
             role: which of :data:`ROLES` it has.
-            model: of which model it speaks; None for a whole release.
+            model: the model it is about; None for a whole release.
             name: what messages call it.
 
         Raises:
-            VerificationError: it is damaged, or nobody signed it who is trusted with this.
+            VerificationError: it is damaged, or its signer is not trusted with this.
         """
         if is_keyless(data):
             statement, who = self._verifier().open(data, name)
@@ -195,7 +195,7 @@ class Trust:
         return statement
 
     def open_model_signature(self, data: bytes, model: str) -> SignedFolder:
-        """What a ``model.sig`` vouches for, if somebody signed it who may; see :meth:`open`."""
+        """Return what a ``model.sig`` covers if an authorised signer made it; see :meth:`open`."""
         if is_keyless(data):
             statement, who = self._verifier().open(data, SIGNATURE_FILE, canonical=False)
             self._admit(self._by_identity(who, SIGNATURE_FILE), MODEL, model, SIGNATURE_FILE)
@@ -217,7 +217,7 @@ class Trust:
         raise VerificationError(f"{name} {why}.", _REMEDY)
 
     def _by_key(self, data: bytes, name: str) -> list[Signer]:
-        """Who may have signed, judged by the hint; the signature itself is still to be checked."""
+        """List possible signers by the key hint; the signature itself is checked later."""
         known = [one for one in self.signers if one.key_id]
         if not known:
             raise VerificationError(
@@ -225,12 +225,12 @@ class Trust:
                 "Name the trusted key with --key, or in the trust file.",
             )
         hint = _hint_of(data)
-        # With no such signer, let the check itself say what is wrong: another key, or damage.
+        # If no signer matches, the signature check reports why: another key, or damage.
         found = [one for one in known if one.key_id == hint] or known
         with_key = [one for one in found if one.public_pem]
         if not with_key:
             raise VerificationError(
-                f"{name} is signed by {found[0].name}, whose public key is not at hand.",
+                f"{name} is signed by {found[0].name}, whose public key is missing.",
                 "Name its file with `key` in the trust file.",
             )
         return with_key
@@ -260,7 +260,7 @@ class Trust:
 
 @dataclass(frozen=True)
 class ModelTrust:
-    """Opens what belongs to one model; what a bundle's role is, its name says."""
+    """Opens the bundles of one model; a bundle's file name gives its role."""
 
     trust: Trust
     model: str
@@ -280,7 +280,7 @@ def trust_in_key(public_pem: bytes) -> Trust:
     """Trust one key with everything.
 
     Raises:
-        SigningKeyError: ``public_pem`` is no usable public key.
+        SigningKeyError: ``public_pem`` is not a usable public key.
     """
     canonical = keys.canonical_public_pem(public_pem)
     known = keys.key_id(canonical)
@@ -288,7 +288,7 @@ def trust_in_key(public_pem: bytes) -> Trust:
 
 
 def trust_in_identity(identity: str, issuer: str, trusted_root: Path | None = None) -> Trust:
-    """Trust whoever a certificate names so with everything."""
+    """Trust one certificate identity with everything."""
     signer = Signer(f"{identity} ({issuer})", identity=identity, issuer=issuer)
     return Trust((signer,), trusted_root=trusted_root)
 

@@ -1,4 +1,4 @@
-"""Whom to trust, as the options of a command or the arguments of a function say it."""
+"""Choose whom to trust from the options of a command or the arguments of a function."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ def choose_trust(
     policy: Path | None = None,
     trusted_root: Path | None = None,
 ) -> Trust:
-    """A trust file, an identity, or a key; by default the user's own key.
+    """Return the trust in a trust file, an identity or a key; by default the user's own key.
 
     Raises:
-        UsageError: they exclude each other, or the trust file is not to be used.
+        UsageError: they cannot be combined, or the trust file is not usable.
         SigningKeyError: there is no such key.
     """
     if sum(item is not None for item in (key, identity, policy)) > 1:
         raise UsageError(
-            "--key, --identity and --policy exclude each other.",
+            "--key, --identity and --policy cannot be combined.",
             "A trust file (--policy) can name several keys and identities.",
         )
     if (identity is None) != (issuer is None):
         raise UsageError(
-            "--identity and --issuer go together.",
-            "An identity is worth something only with whoever vouches for it.",
+            "--identity and --issuer need each other.",
+            "An identity is only meaningful together with its issuer.",
         )
     if policy is not None:
-        from kiln.signing.trust_file import load_policy  # and with it what reads trust files
+        from kiln.signing.trust_file import load_policy  # imports the reader of trust files
 
         return load_policy(policy, trusted_root)
     if identity is not None and issuer is not None:

@@ -1,6 +1,6 @@
-"""The trust file: who may sign what, and what must have been stated, in TOML.
+"""Read a trust file: TOML that says who may sign what, and what must have been stated.
 
-docs/trust.md shows and explains one. Files it names are relative to its own folder.
+docs/trust.md shows and explains one. File names in it are relative to its own folder.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class RequireTable(_Table):
 
 
 class KeylessTable(_Table):
-    """``[keyless]``: what stands behind identities."""
+    """``[keyless]``: the trusted root for identities."""
 
     trusted_root: Words | None = None
 
@@ -86,9 +86,9 @@ def load_policy(path: Path, trusted_root: Path | None = None) -> Trust:
         trusted_root: instead of the one that the file names.
 
     Raises:
-        UsageError: it cannot be read, or says something wrong; every problem is named.
+        UsageError: it cannot be read, or has wrong values; every problem is named.
         SigningKeyError: a key that it names cannot be used.
-        VerificationError: a rotation that it names does not hold.
+        VerificationError: a rotation that it names is not valid.
     """
     try:
         table = parse_toml(read_named(path, bounds.TRUST_FILE.most))
@@ -128,7 +128,7 @@ def load_policy(path: Path, trusted_root: Path | None = None) -> Trust:
 
 
 def _signers_of(item: SignerTable, folder: Path, number: str) -> list[Signer]:
-    """The signer, and the ones that its key was rotated to."""
+    """Return the signer and the keys that its key was rotated to."""
     rights = Signer("", models=tuple(item.models), may=tuple(item.may))
     if item.identity is not None and item.issuer is not None:
         name = item.name or f"{item.identity} ({item.issuer})"

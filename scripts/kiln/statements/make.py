@@ -1,4 +1,4 @@
-"""The statements about a model's artefacts, from what a build has at hand."""
+"""Make the statements about a model's artefacts from the data of its build."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from kiln.statements.test_result import test_result_statement
 
 @dataclass(frozen=True)
 class Sources:
-    """What a model is built with: ``source.tar``, the recipe's place in it, and whose code it is.
+    """The sources of a model's build: ``source.tar``, the recipe's path in it, and whose code.
 
     Attributes:
-        repository: the checkout's state, where it is one.
+        repository: the checkout's state, where it is a git checkout.
         package: the installed kiln, where it is one.
     """
 
@@ -53,7 +53,7 @@ class Sources:
     package: Package | None = None
 
     def files(self, image: str) -> dict[str, bytes]:
-        """What of it goes into the model's folder: the archive, the image's list of components."""
+        """Return the files for the model's folder: the archive and the image's SBOM."""
         sbom = sbom_in(self.archive, image)
         more = {SBOM_FILE: self.archive.files[sbom]} if sbom else {}
         return {SOURCE_FILE: self.data, **more}
@@ -61,7 +61,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class About:
-    """An artefact that statements are about; the step ``step`` makes it."""
+    """An artefact to make statements about; the step ``step`` makes it."""
 
     variant: str
     file: str
@@ -76,20 +76,20 @@ def gather(
     repository: Repository | None,
     package: Package | None = None,
 ) -> Sources:
-    """The sources that a build starts with.
+    """Collect the sources that a build starts with.
 
     Args:
         code: digest of the stage code that the build is planned with.
 
     Raises:
-        StoreError: see :func:`kiln.statements.source_archive.source_archive`; or the stage code was
+        StoreError: see :func:`kiln.statements.source_archive.source_archive`; or the stage code
             changed meanwhile.
     """
     data = source_archive(project, recipe)
     archive = SourceArchive.read(data)
     if archive.stage_code() != code:
         raise StoreError(
-            "The stage code changed while the build began.", "Run again when it is at rest."
+            "The stage code changed while the build began.", "Run again when nobody is editing it."
         )
     return Sources(data, archive, archived_recipe_path(project, recipe), repository, package)
 
@@ -102,7 +102,7 @@ def statements(
     artefacts: Iterable[About],
     records: Mapping[str, bytes],
 ) -> dict[str, dict[str, Any]]:
-    """Path of a bundle below the model folder -> what it states.
+    """Make the statements: path of a bundle below the model folder -> statement.
 
     Args:
         limits: bounds of the containers.

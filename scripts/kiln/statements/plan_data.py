@@ -1,4 +1,4 @@
-"""How one artefact is made, as plain data: written into its provenance, read back from there.
+"""Convert the plan of one artefact to plain data for its provenance, and back.
 
 ::
 
@@ -7,9 +7,8 @@
                 "inputs": {name: {"files": {path: sha256}} | {"step": id, "path": path}},
                 "params_from": {name: {"step": id, "fact": name}}, "key": "<hex>"}]}
 
-The steps are those that the artefact needs, upstream first, and no other; checks are none of
-them. Reading computes every key anew and refuses where one differs: a plan that was read makes
-what its keys say.
+The data holds only the steps that the artefact needs, upstream first; no checks. Reading computes
+every key again and refuses a plan where one differs, so a plan that was read matches its keys.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepLi
 _HEX = re.compile("[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
-#: A step's folder lies beside ``request.json``, so it has no dot in its name.
+#: A step's folder is next to ``request.json``, so its name has no dot.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
-#: Bounds of a plan from anybody, several times what the largest of ours has.
+#: Bounds of an untrusted plan, several times the size of our largest.
 _MAX_STEPS = 256
 _MAX_FILES = 100_000
 _MAX_PATH = 1_000
@@ -40,7 +39,7 @@ _REMEDY = "It was damaged, or written by another version of kiln: fetch the rele
 
 
 def plan_as_data(plan: Plan, step_id: str) -> dict[str, Any]:
-    """The part of ``plan`` that makes the artefact of one step; JSON's own types only."""
+    """Return the part of ``plan`` that makes the artefact of one step, in JSON's own types."""
     data = {
         "protocol": PROTOCOL,
         "image": plan.identity,
@@ -75,18 +74,18 @@ def _as_data(step: Step) -> dict[str, Any]:
 def plan_from_data(
     data: Any, *, model: str = "recorded", image: str = "", variant: str = "artefact"
 ) -> Plan:
-    """The plan that :func:`plan_as_data` wrote.
+    """Read a plan that :func:`plan_as_data` wrote.
 
     Args:
-        data: parsed JSON, from anybody.
+        data: parsed JSON, untrusted.
         model: the plan's model; records do not hold it, and no key depends on it.
         image: the image's name, likewise.
-        variant: what the artefact is called in ``Plan.artefacts``, likewise.
+        variant: the artefact's name in ``Plan.artefacts``, likewise.
 
     Raises:
-        VerificationError: it is no such plan: something is missing, unknown, impossible (a path
-            that leaves its folder) or not needed for the artefact, or a key is not the one that
-            follows from the rest.
+        VerificationError: it is not such a plan: something is missing, unknown, impossible (a path
+            that leaves its folder) or not needed for the artefact, or a key does not follow from
+            the rest.
     """
     try:
         return _read(data, model, image, variant)
@@ -106,7 +105,7 @@ def _read(data: Any, model: str, image: str, variant: str) -> Plan:
         raise _bad("names no image or no stage code")
     steps = StepList(identity, code)
     if not isinstance(data["steps"], list) or len(data["steps"]) > _MAX_STEPS:
-        raise _bad(f"is no list of at most {_MAX_STEPS} steps")
+        raise _bad(f"is not a list of at most {_MAX_STEPS} steps")
     for entry in data["steps"]:
         _fields(entry, "id", "stage", "params", "inputs", "params_from", "key")
         step_id = _name(entry["id"], _ID)
@@ -121,7 +120,7 @@ def _read(data: Any, model: str, image: str, variant: str) -> Plan:
             {_name(name): _fact(item) for name, item in entry["params_from"].items()},
         )
         if steps.steps[step_id].key != entry["key"]:
-            raise _bad(f"contradicts itself: the key of the step {step_id} is another one")
+            raise _bad(f"contradicts itself: the key of the step {step_id} does not match")
     artefact = data["artefact"]
     if artefact not in steps.steps:
         raise _bad("does not make its artefact")
@@ -133,7 +132,7 @@ def _read(data: Any, model: str, image: str, variant: str) -> Plan:
 
 def _fields(entry: Mapping[str, Any], *names: str) -> None:
     if not isinstance(entry, dict) or set(entry) != set(names):
-        raise _bad("is damaged: it has other fields than a plan has")
+        raise _bad("is damaged: it does not have the fields of a plan")
 
 
 def _name(text: str, form: re.Pattern[str] = _NAME) -> str:
@@ -166,7 +165,7 @@ def _fact(item: Mapping[str, Any]) -> Fact:
 
 
 def _path(text: str) -> str:
-    """A path that stays in its folder; ``""`` is a file without a name of its own."""
+    """Check that a path stays in its folder; ``""`` is a file without a name."""
     path = PurePosixPath(text)
     plain = text == "" or (str(path) == text and text.isprintable() and text != ".")
     long = (
@@ -181,7 +180,7 @@ def _path(text: str) -> str:
 
 def _plain(params: Any) -> None:
     if not isinstance(params, dict):
-        raise _bad("is damaged: a step's parameters are no table")
+        raise _bad("is damaged: a step's parameters are not a table")
 
 
 def _bad(what: str) -> VerificationError:

@@ -1,8 +1,8 @@
-"""SLSA provenance v1 of one artefact; ``docs/build-type.md`` says what every part of it means.
+"""Make the SLSA provenance v1 of one artefact; ``docs/build-type.md`` explains every part.
 
-The same build on the same machine gives the same statement: there is no time in it. Most of it
-follows from the plan and the source archive; whoever verifies makes the statement again from
-those and compares.
+The same build on the same machine gives the same statement: it contains no time. Most of it
+follows from the plan and the source archive; a verifier makes the statement again from those and
+compares.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ class Host:
 
 @dataclass(frozen=True)
 class Build:
-    """What all artefacts of one model's build have in common.
+    """The common data of all artefacts of one model's build.
 
     Attributes:
         archive: the sources that it was made with.
         recipe_path: of the recipe, in that archive.
-        shared: what :func:`shared_dependencies` says.
+        shared: the result of :func:`shared_dependencies`.
         limits: bounds of the containers.
         conversion: SHA-256 of ``conversion.json``.
-        repository: the checkout's state, where it is one.
+        repository: the checkout's state, where it is a git checkout.
         package: the installed kiln, where it is one.
-        builder: who ran it, and which run it was ("" where nobody counts runs).
+        builder: the builder's id, and the run's id ("" where runs have none).
         version: of kiln.
     """
 
@@ -77,11 +77,11 @@ class Build:
 def provenance_statement(
     build: Build, plan: Mapping[str, Any], *, variant: str, file: str, sha256: str
 ) -> dict[str, Any]:
-    """The statement about ``file``.
+    """Make the statement about ``file``.
 
     Args:
-        plan: what makes it (:func:`kiln.statements.plan_data.plan_as_data`).
-        variant: which it is.
+        plan: the plan that makes it (:func:`kiln.statements.plan_data.plan_as_data`).
+        variant: the name of its variant.
         file: its name in the model folder.
         sha256: its digest.
     """
@@ -126,15 +126,15 @@ def provenance_statement(
 def shared_dependencies(
     archive: SourceArchive, image: str, source: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """What all artefacts of a model are made of, as far as archive and source tell.
+    """List the dependencies that all artefacts of a model share, from archive and source.
 
     Args:
-        archive: the sources they were made with.
+        archive: the sources of the build.
         image: name of the image in the archive's ``docker/images.lock``.
         source: where the model came from, as ``conversion.json`` has it.
 
     Raises:
-        VerificationError: the archive's images.toml or images.lock is none.
+        VerificationError: the archive's images.toml or images.lock is invalid.
         KeyError, ValueError, TypeError, AttributeError: the archive's locks are missing, damaged
             or do not name the image.
     """
@@ -156,7 +156,7 @@ def shared_dependencies(
 
 
 def locked_in(archive: SourceArchive, image: str) -> Locked:
-    """What the archive's lock says of an image; errors as of :func:`shared_dependencies`."""
+    """Return the archive's lock entry of an image; errors as of :func:`shared_dependencies`."""
     path = f"docker/{lock.LOCK_FILE}"
     try:
         return lock.parse_lock(archive.files[path])[image]
@@ -165,14 +165,14 @@ def locked_in(archive: SourceArchive, image: str) -> Locked:
 
 
 def recipe_digest_in(archive: SourceArchive, image: str) -> str:
-    """Digest of an image's sources in the archive; errors as of :func:`shared_dependencies`."""
+    """Return the digest of an image's sources in the archive; errors likewise."""
     return definition.digest_of_recipe(
         _definitions(archive), Path("docker"), image, lambda path: archive.digest(path.as_posix())
     )
 
 
 def sbom_in(archive: SourceArchive, image: str) -> str | None:
-    """Path of the image's list of components in the archive, where it has one."""
+    """Return the path of the image's SBOM in the archive, where it has one."""
     path = f"docker/{image}/{SBOM_FILE}"
     return path if path in archive.files else None
 
@@ -193,7 +193,7 @@ def _no_definitions(path: str, error: MalformedError) -> VerificationError:
 
 
 def _locks(archive: SourceArchive, image: str) -> list[str]:
-    """Every file that decides what the image holds, its parents' too, by path in the archive."""
+    """List the archive's paths of all files that decide an image's content, its parents' too."""
     definitions = _definitions(archive)
     paths = {f"docker/{lock.LOCK_FILE}", f"docker/{definition.DEFINITIONS}"}
     name: str | None = image
@@ -204,7 +204,7 @@ def _locks(archive: SourceArchive, image: str) -> list[str]:
 
 
 def _inputs(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every content that the plan reads: name of the dependency, SHA-256."""
+    """Yield every content that the plan reads: name of the dependency, SHA-256."""
     for step in plan["steps"]:
         for name, item in step["inputs"].items():
             for path, digest in item.get("files", {}).items():
@@ -212,7 +212,7 @@ def _inputs(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def builder_of(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Who runs this build, and which run it is: a GitHub workflow, or this machine and ``""``.
+    """Return builder and run: a GitHub workflow and its run, or this machine and ``""``.
 
     >>> builder_of({})[1]
     ''

@@ -1,4 +1,4 @@
-"""The statement about a whole release: which files it consists of, and what it is called."""
+"""Make and read the statement about a whole release: its files and its name."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def release_id() -> str:
-    """What the release being made is called: ``KILN_RELEASE``, else ``local``.
+    """Return the name of the release being made: ``KILN_RELEASE``, else ``local``.
 
     Raises:
-        UsageError: that is no name for one.
+        UsageError: that is not a valid name.
     """
     name = os.environ.get(RELEASE_VARIABLE, "") or LOCAL
     if not _ID.fullmatch(name):
         raise UsageError(
-            f"{RELEASE_VARIABLE} is {name!r}, which is no name for a release.",
+            f"{RELEASE_VARIABLE} is {name!r}, which is not a valid release name.",
             "Use up to 100 letters, digits, dots, hyphens and underscores, such as v1.2.0.",
         )
     return name
 
 
 def release_statement(digests: Mapping[str, str], name: str) -> dict[str, Any]:
-    """The statement that a release consists of just these files.
+    """Make the statement that a release consists of exactly these files.
 
     Args:
         digests: path -> SHA-256 of every file but ``release.sigstore.json``.
-        name: what the release is called.
+        name: the release's name.
     """
     return {
         "_type": STATEMENT_TYPE,
@@ -61,24 +61,24 @@ def release_statement(digests: Mapping[str, str], name: str) -> dict[str, Any]:
 
 
 def read_release(statement: Mapping[str, Any]) -> tuple[dict[str, str], str]:
-    """Files (path -> SHA-256) and name of the release that a verified statement is about.
+    """Return the files (path -> SHA-256) and name of a release from its verified statement.
 
     Raises:
-        VerificationError: it is another kind of statement, or has something unknown in it.
+        VerificationError: it is another kind of statement, or has unknown fields.
     """
     try:
         digests = {item["name"]: item["digest"]["sha256"] for item in statement["subject"]}
         name = statement["predicate"]["releaseId"]
         sound = _ID.fullmatch(name) and all(isinstance(one, str) for one in digests.values())
         again = release_statement(digests, name)
-        if SIGNATURE_FORM not in statement["predicate"]:  # as kiln once made them
+        if SIGNATURE_FORM not in statement["predicate"]:  # statements of older versions
             del again["predicate"][SIGNATURE_FORM]
         same = sound and again == statement
     except (KeyError, TypeError, AttributeError):
         same = False
     if not same:
         raise VerificationError(
-            f"{RELEASE_BUNDLE} is no statement about a release.",
+            f"{RELEASE_BUNDLE} is not a statement about a release.",
             "Do not use these files: fetch the release again.",
         )
     return digests, name

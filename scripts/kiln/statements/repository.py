@@ -1,4 +1,4 @@
-"""Which commit of which repository the checkout is at: git's own words, where there is git."""
+"""Ask git which commit of which repository the checkout is at."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-#: What a build can be influenced by; a changed README makes no tree dirty.
+#: Paths that can influence a build; a changed README does not make a tree dirty.
 TRACKED = ("docker", "scripts", "models", "pyproject.toml", "Makefile", "LICENSE", "NOTICE")
 
-#: Seconds that git gets; where it does not answer (a dead network disk) nothing is said.
+#: Seconds that git may take; if it hangs (a dead network disk), the state is unknown.
 PATIENCE = 5.0
 
 
@@ -22,9 +22,9 @@ class Repository:
 
     Attributes:
         uri: ``git+`` and the address of the remote ``origin`` without user and password;
-            ``git+unknown`` where there is none that others could reach.
+            ``git+unknown`` where it has no public address.
         commit: 40 (or 64) hex digits.
-        dirty: whether anything of :data:`TRACKED` is not as in that commit.
+        dirty: whether any path of :data:`TRACKED` differs from that commit.
     """
 
     uri: str
@@ -33,7 +33,7 @@ class Repository:
 
 
 def repository_of(root: Path) -> Repository | None:
-    """The state of the checkout at ``root``; None where it is none, or git does not say."""
+    """Return the state of the checkout at ``root``; None if it is not one, or git fails."""
     if not (root / ".git").exists():
         return None
     status = _git(root, "status", "--porcelain=v2", "--branch", "--", *TRACKED)
@@ -46,7 +46,7 @@ def repository_of(root: Path) -> Repository | None:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    # Not the repository of a hook that we run in; and no lock that a user's git would meet.
+    # Ignore the repository of a git hook that runs us, and take no lock that blocks a user's git.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(
@@ -63,7 +63,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def public_address(remote: str) -> str:
-    """A remote's address without user, password, query and fragment; "" where it is a local path.
+    """Strip user, password, query and fragment from a remote's address; "" for a local path.
 
     >>> public_address("https://me:secret@example.com/kiln.git?token=1")
     'https://example.com/kiln.git'

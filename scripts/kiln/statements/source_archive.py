@@ -1,9 +1,9 @@
-"""``source.tar``: all that a model is made with, in one file that comes out the same anywhere.
+"""Build ``source.tar``: everything that decides a model's bytes, in one reproducible archive.
 
 It holds ``docker/`` (image definitions, locks and stage code), ``scripts/``, the files beside
-them, and the recipe with the text files it names. No weights and no images: those are inputs,
-named by digest in the provenance. Where kiln is installed, its package stands at ``scripts/kiln/``:
-the code that did it is in the archive either way.
+them, and the recipe with the text files it names. Weights and images are not included: they are
+inputs, named by digest in the provenance. Where kiln is installed as a package, the package is at
+``scripts/kiln/`` in the archive, so the code of the build is always included.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _STRING = re.compile(r""" "(?:[^"\\\n]|\\.)*" | '[^'\n]*' """, re.VERBOSE)
 
 _FILES = ("pyproject.toml", "Makefile", "LICENSE", "NOTICE")
 
-#: What installing and running leaves in ``scripts/``. In ``docker/`` only caches are passed over:
-#: the digest of the stage code counts everything else.
+#: Leftovers of installing and running in ``scripts/``. In ``docker/`` only caches are skipped: the
+#: digest of the stage code covers everything else.
 _LEFT_BY_TOOLS = (*CACHE_PATTERNS, "*.egg-info", ".*")
 
-#: Bytes of a text file beside a recipe; a label map of 10,000 classes has half of it.
+#: Most bytes of a text file beside a recipe; a label map of 10,000 classes has half as many.
 MAX_TEXT = 1 << 20
 
 
 def source_archive(project: Project, recipe: Recipe) -> bytes:
-    """The archive for one recipe; same contents, same bytes, whatever times, owners or umask.
+    """Build the archive for one recipe; same contents, same bytes, whatever times, owners, umask.
 
-    A recipe below the project's models folder keeps its place, another goes to
-    ``models/<name>/``. Its text is that which was read, whatever the file holds by now.
+    A recipe below the project's models folder keeps its path, another goes to ``models/<name>/``.
+    Its text is the text that was read, even if the file has changed since.
 
     Raises:
         StoreError: a file cannot be read, or is a link, a device or of a name that is not UTF-8.
@@ -64,7 +64,7 @@ def source_archive(project: Project, recipe: Recipe) -> bytes:
 
 
 def archived_recipe_path(project: Project, recipe: Recipe) -> str:
-    """Where the recipe is in the archive, such as ``models/samples/toy/recipe.toml``."""
+    """Return the recipe's path in the archive, such as ``models/samples/toy/recipe.toml``."""
     path = recipe.file.path
     if path.is_relative_to(project.models.absolute()):
         return f"models/{path.relative_to(project.models.absolute()).as_posix()}"
@@ -130,10 +130,10 @@ def _recipe_entries(project: Project, recipe: Recipe) -> list[TarEntry]:
 
 
 def published_recipe(recipe: Recipe) -> bytes:
-    """The recipe as it is archived: without the folders of this machine.
+    """Return the recipe as it is archived, without this machine's absolute paths.
 
-    An absolute path (only recipes of one's own files may have some) becomes its last part. What
-    is there counts by digest; where it lay is nobody's business.
+    An absolute path (only recipes of a user's own files may have some) becomes its last part.
+    Files count by digest; where they were is private.
 
     Raises:
         RecipeError: such a path is in a comment, or in a string of several lines.
@@ -152,9 +152,9 @@ def published_recipe(recipe: Recipe) -> bytes:
     text = _STRING.sub(shorter, recipe.file.data.decode("utf-8"))
     if any(path in text for path in private):
         raise RecipeError(
-            f"The recipe of {recipe.name!r} has an absolute path in a comment or in a string of "
-            "several lines, and would be published with it.",
-            "Write the path as a plain string, and nowhere else.",
+            f"The recipe of {recipe.name!r} has an absolute path in a comment or in a "
+            "multi-line string; the release would publish it.",
+            "Write the path only as a plain string.",
         )
     return text.encode("utf-8")
 

@@ -1,4 +1,4 @@
-"""Reading a ``source.tar`` that nobody vouches for yet, into memory."""
+"""Read an untrusted ``source.tar`` into memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAGES = "docker/stages/"
 DRIVER = "scripts/kiln/"
 
 MAX_BYTES = bounds.SOURCE.most
-MAX_ENTRIES = 5_000  # ten times what the archive has today
+MAX_ENTRIES = 5_000  # ten times as many as the archive has today
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class SourceArchive:
 
     @classmethod
     def read(cls, data: bytes) -> SourceArchive:
-        """The archive in ``data``.
+        """Read the archive in ``data``.
 
         Raises:
-            VerificationError: no tar, a damaged one, one larger than any of ours, or one that
-                holds something other than plain files, a name twice, or a path that leaves it.
+            VerificationError: not a tar, damaged, larger than any of ours, or holding something
+                other than plain files, a name twice, or a path that leaves it.
         """
         files: dict[str, bytes] = {}
         executable = set()
@@ -61,21 +61,21 @@ class SourceArchive:
                         executable.add(name)
         except (
             *(tarfile.TarError, EOFError, ValueError, OverflowError, OSError),
-            RecursionError,  # tarfile calls itself for each of a chain of long names
+            RecursionError,  # tarfile recurses for each of a chain of long names
         ) as error:
-            raise _bad(f"is damaged or no tar ({error or type(error).__name__})") from None
+            raise _bad(f"is damaged or not a tar ({error or type(error).__name__})") from None
         return cls(sha256_bytes(data), files, frozenset(executable))
 
     def digest(self, path: str) -> str:
-        """SHA-256 of a file of it; ``KeyError`` where there is none."""
+        """Return SHA-256 of one of its files; ``KeyError`` where there is none."""
         return sha256_bytes(self.files[path])
 
     def stage_code(self) -> str:
-        """What :func:`kiln.core.digest.tree_digest` says of ``docker/stages``, unpacked."""
+        """Compute the :func:`kiln.core.digest.tree_digest` of its ``docker/stages``."""
         return self._tree(STAGES)
 
     def driver_code(self) -> str:
-        """The same of ``scripts/kiln``."""
+        """Compute the same digest of ``scripts/kiln``."""
         return self._tree(DRIVER)
 
     def _tree(self, folder: str) -> str:

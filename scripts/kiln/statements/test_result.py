@@ -1,4 +1,4 @@
-"""Test result of one artefact: the gates of ``checks.json``, as an in-toto test result v0.1."""
+"""Make the test result of one artefact: ``checks.json``'s gates as an in-toto statement v0.1."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 from kiln.signing.statement_names import CHECKS_FILE, STATEMENT_TYPE, TEST_RESULT_TYPE
 
-#: What ``checks.json`` calls a gate's outcome, and the list of the statement it goes to. A gate
-#: that was skipped was not tested: it is in none.
+#: A gate's outcome in ``checks.json`` -> the list of the statement it goes to. A skipped gate was
+#: not tested, so it is in none.
 _LISTS = {"passed": "passedTests", "allowed": "warnedTests", "failed": "failedTests"}
 
 
 def test_result_statement(
     checks: Mapping[str, Any], checks_sha256: str, *, variant: str, file: str, sha256: str
 ) -> dict[str, Any]:
-    """The statement about ``file``.
+    """Make the statement about ``file``.
 
     Args:
         checks: the content of ``checks.json``.
         checks_sha256: its digest.
-        variant: which of it the file is.
+        variant: the file's variant.
         file: its name in the model folder.
         sha256: its digest.
 
     Raises:
-        KeyError, TypeError: ``checks`` does not judge that variant, or has another form.
+        KeyError, TypeError: ``checks`` has no verdict on that variant, or has another form.
     """
     lists: dict[str, list[str]] = {name: [] for name in _LISTS.values()}
     for gate in checks["variants"][variant]["gates"]:
@@ -48,5 +48,5 @@ def test_result_statement(
     }
 
 
-# Not a test, whatever pytest makes of its name where a test imports it.
+# Not a test, although pytest would collect it by its name where a test imports it.
 test_result_statement.__test__ = False  # type: ignore[attr-defined]

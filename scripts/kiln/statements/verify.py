@@ -1,8 +1,8 @@
-"""What is stated about the artefacts of a model folder, held against what lies there.
+"""Verify the statements about a model folder's artefacts against its files.
 
-Each statement must be signed by somebody trusted, and say just what follows from the files: it is
-made again from them and compared, part by part. What cannot be computed again (the machine, the
-builder, the commit) is believed of whoever signed.
+Each statement must be signed by a trusted signer and say exactly what follows from the files: it
+is made again from them and compared, part by part. What cannot be computed again (the machine, the
+builder, the commit) is believed on the signer's word.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from kiln.statements.repository import Repository
 from kiln.statements.source_archive_reader import SourceArchive
 from kiln.statements.test_result import test_result_statement
 
-#: What reading something that has another form than expected ends in.
+#: Exceptions from reading data of an unexpected form.
 _OTHER_FORM = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 
 
@@ -60,7 +60,7 @@ class ModelFiles:
     Attributes:
         model: the folder's name.
         digests: relative POSIX path -> SHA-256, of every file but ``model.sig``.
-        read: gives the content of one; ``MalformedError`` or ``OSError`` where it cannot.
+        read: reads one; raises ``MalformedError`` or ``OSError``.
     """
 
     model: str
@@ -68,7 +68,7 @@ class ModelFiles:
     read: Callable[[str], bytes]
 
     def content(self, path: str) -> bytes:
-        """The content of a file; ``VerificationError`` where it is not that of its digest."""
+        """Read a file; ``VerificationError`` if it does not match its digest."""
         try:
             data = self.read(path)
         except MalformedError as error:
@@ -82,12 +82,12 @@ class ModelFiles:
         return data
 
     def artefacts(self) -> list[str]:
-        """The names of the artefacts, sorted."""
+        """Return the names of the artefacts, sorted."""
         return sorted(path for path in self.digests if path.endswith(".tflite"))
 
 
 def statement_problems(files: ModelFiles, verifier: Verifier) -> dict[str, list[str]]:
-    """What does not hold in the statements of a model folder: path -> reasons; empty if all does.
+    """Find problems in the statements of a model folder: path -> reasons; empty if there are none.
 
     Each artefact must have one provenance, and one test result where ``checks.json`` judged it;
     there may be no other statement.
@@ -97,7 +97,7 @@ def statement_problems(files: ModelFiles, verifier: Verifier) -> dict[str, list[
 
 @dataclass(frozen=True)
 class _Companions:
-    """What statements are made from again, each found to be in order by itself."""
+    """The files that statements are derived from, each checked by itself."""
 
     archive: SourceArchive
     conversion: Mapping[str, Any]
@@ -124,10 +124,10 @@ class _Checking:
         wanted |= {result_path(file) for file in artefacts if file in judged}
         for path in sorted(there):
             if path.startswith(f"{ATTESTATIONS}/") and path not in wanted:
-                self.found[path].append("is no statement about a file of this folder")
+                self.found[path].append("is not a statement about a file of this folder")
         for path in sorted(wanted - there.keys()):
             self.found[path].append(
-                f"is missing: nothing is stated about {_about(path)}",
+                f"is missing: {_about(path)} has no such statement",
             )
         companions = self._companions()
         for file in artefacts:
@@ -137,13 +137,13 @@ class _Checking:
                 self._check(result_path(file), self._result, file, (checks, judged[file]))
         return {path: reasons for path, reasons in self.found.items() if reasons}
 
-    # -- what statements are made from -----------------------------------------------------
+    # -- files that statements are derived from -----------------------------------------------
 
     def _companions(self) -> _Companions | None:
-        """None where one of them is missing or damaged, and said to be."""
+        """None where one of them is missing or damaged; that is reported."""
         for path in (SOURCE_FILE, CONVERSION_FILE):
             if path not in self.files.digests:
-                self.found[path].append("is missing: statements about artefacts rest on it")
+                self.found[path].append("is missing: the statements about artefacts depend on it")
                 return None
         conversion = self._json(CONVERSION_FILE)
         archive = self._archive()
@@ -157,13 +157,13 @@ class _Checking:
             self.found[SOURCE_FILE].append(_reason(error, SOURCE_FILE))
             return None
         except _OTHER_FORM:
-            self.found[SOURCE_FILE].append("holds no sound lock of its recipe's image")
+            self.found[SOURCE_FILE].append("holds no valid lock of its recipe's image")
             return None
         try:
             self.found[CONVERSION_FILE] += self._disagreements(archive, conversion, path, image)
             shared = shared_dependencies(archive, image, conversion["source"])
         except _OTHER_FORM:
-            self.found[CONVERSION_FILE].append("is damaged: it has another form than kiln's")
+            self.found[CONVERSION_FILE].append("is damaged: it does not have kiln's form")
             return None
         self._check_sbom(archive, image)
         return _Companions(archive, conversion, path, recipe, shared)
@@ -185,7 +185,7 @@ class _Checking:
             return None
 
     def _recipe(self, archive: SourceArchive) -> tuple[str, dict[str, Any]]:
-        """Path and content of the archive's only recipe, which must be this model's."""
+        """Return path and content of the archive's only recipe, which must be this model's."""
         paths = [path for path in archive.files if fnmatchcase(path, "models/*/recipe.toml")]
         if len(paths) != 1:
             raise VerificationError(f"{SOURCE_FILE} holds {len(paths)} recipes, not one.")
@@ -196,14 +196,14 @@ class _Checking:
             fitting = False
         if not fitting:
             raise VerificationError(
-                f"{SOURCE_FILE} holds a recipe that is not one of {self.files.model!r}."
+                f"{SOURCE_FILE} holds the recipe of another model than {self.files.model!r}."
             )
         return paths[0], recipe
 
     def _disagreements(
         self, archive: SourceArchive, conversion: Mapping[str, Any], path: str, image: str
     ) -> list[str]:
-        """Where the record and the archive say different things."""
+        """List contradictions between the record and the archive."""
         locked = locked_in(archive, image)
         named = {"name": locked.name, "identity": locked.identity, "layer": locked.layer}
         said = {
@@ -222,7 +222,7 @@ class _Checking:
         path = sbom_in(archive, image)
         there = self.files.digests.get(SBOM_FILE)
         if path is None and there is not None:
-            self.found[SBOM_FILE].append(f"is no list of components of {SOURCE_FILE}'s image")
+            self.found[SBOM_FILE].append(f"is not the SBOM of {SOURCE_FILE}'s image")
         elif path is not None and there != archive.digest(path):
             what = "is missing" if there is None else f"is not the one in {SOURCE_FILE}"
             self.found[SBOM_FILE].append(what)
@@ -238,15 +238,15 @@ class _Checking:
         except VerificationError as error:
             self.found[path].append(_reason(error, path))
         except _OTHER_FORM:
-            self.found[path].append("is damaged: it is no statement of kiln's form")
+            self.found[path].append("is damaged: it is not a statement of kiln's form")
 
     def _provenance(self, statement: dict[str, Any], file: str, base: _Companions) -> list[str]:
         model, digest = self.files.model, self.files.digests[file]
         definition = statement["predicate"]["buildDefinition"]
         if statement["predicateType"] != PROVENANCE_TYPE or definition["buildType"] != BUILD_TYPE:
-            return ["is no provenance of a build of kiln's"]
+            return ["is not a provenance of a kiln build"]
         if not file.startswith(f"{model}_"):
-            return [f"is about {file}, which is no file of the model {model!r}"]
+            return [f"is about {file}, which is not a file of the model {model!r}"]
         variant = file.removeprefix(f"{model}_").removesuffix(".tflite")
         inside = definition["internalParameters"]
         plan = plan_from_data(inside["plan"])
@@ -277,7 +277,7 @@ class _Checking:
         )
         problems = _differences(statement, again)
         if variant not in (*base.recipe["variants"], ORIGINAL):
-            problems.append(f"is about a variant that the recipe does not list, {variant!r}")
+            problems.append(f"is about the variant {variant!r}, which the recipe does not list")
         locked = locked_in(base.archive, base.recipe["image"])
         if plan.identity != locked.identity:
             problems.append(f"has a plan for another image than {SOURCE_FILE} locks")
@@ -289,21 +289,21 @@ class _Checking:
         if any(stages.get(step.id, {}).get("key") != step.key for step in plan.steps):
             problems.append(f"has a plan other than the one in {CONVERSION_FILE}")
         elif stages[artefact]["files"].get("model.tflite") != digest:
-            problems.append(f"is about other bytes than those that {CONVERSION_FILE} has of {file}")
+            problems.append(f"is about other bytes than {CONVERSION_FILE} records for {file}")
         if variant != ORIGINAL and (
             record is None or (record["file"], record["sha256"]) != (file, digest)
         ):
-            problems.append(f"is about a file that {CONVERSION_FILE} does not have, {file}")
+            problems.append(f"is about {file}, which {CONVERSION_FILE} does not list")
         return problems
 
     def _judged(self, checks: Mapping[str, Any] | None) -> dict[str, str]:
-        """File -> variant, of what ``checks.json`` judged."""
+        """Map the files that ``checks.json`` has a verdict on to their variants."""
         if checks is None:
             return {}
         try:
             return {entry["file"]: name for name, entry in checks["variants"].items()}
         except _OTHER_FORM:
-            self.found[CHECKS_FILE].append("is damaged: it has another form than kiln's")
+            self.found[CHECKS_FILE].append("is damaged: it does not have kiln's form")
             return {}
 
     def _result(
@@ -312,7 +312,7 @@ class _Checking:
         checks, variant = base
         digest = self.files.digests[file]
         if checks["variants"][variant]["sha256"] != digest:
-            return [f"rests on {CHECKS_FILE}, which judged other bytes than those of {file}"]
+            return [f"is based on {CHECKS_FILE}, which checked other bytes than those of {file}"]
         again = test_result_statement(
             checks, self.files.digests[CHECKS_FILE], variant=variant, file=file, sha256=digest
         )
@@ -320,14 +320,14 @@ class _Checking:
             return []
         if statement["subject"] != again["subject"]:
             return [f"is about other bytes than those of {file}"]
-        return [f"does not say what {CHECKS_FILE} says of {file}"]
+        return [f"does not match what {CHECKS_FILE} says about {file}"]
 
 
 # --- parts -------------------------------------------------------------------------------------
 
 
 def _lock_problems(archive: SourceArchive, image: str) -> list[str]:
-    """Where the archive's lock contradicts itself, or the files that the image is built from."""
+    """List contradictions in the archive's lock, and with the files the image is built from."""
     locked = locked_in(archive, image)
     config = locked.config.encode("utf-8")
     problems = []
@@ -368,7 +368,7 @@ def _package(stated: list[Mapping[str, Any]], version: str) -> Package | None:
 
 
 def _differences(statement: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
-    """Which parts of a provenance are not what its files give; names what is wrong with them."""
+    """List the parts of a provenance that do not follow from its files."""
     if canonical_json(statement) == canonical_json(again):
         return []
     problems = []
@@ -384,17 +384,17 @@ def _differences(statement: Mapping[str, Any], again: Mapping[str, Any]) -> list
         name for name in stated.keys() | actual.keys() if stated.get(name) != actual.get(name)
     )
     if wrong:
-        problems.append(f"names other dependencies than the files give: {', '.join(wrong)}")
+        problems.append(f"names other dependencies than follow from the files: {', '.join(wrong)}")
     if (
         statement["predicate"]["runDetails"]["byproducts"]
         != again["predicate"]["runDetails"]["byproducts"]
     ):
         problems.append(f"was made with another {CONVERSION_FILE}")
-    return problems or ["has something in it that is no part of kiln's provenance"]
+    return problems or ["has a field that is not part of kiln's provenance"]
 
 
 def _about(path: str) -> str:
-    """The artefact that a bundle would be about, by its path."""
+    """Return the artefact that a bundle would be about, by its path."""
     return path.removeprefix(f"{ATTESTATIONS}/").rsplit(".", 3)[0]
 
 

@@ -1,8 +1,8 @@
-"""The content of a ``.tflite`` file without the accidents of how it was written.
+"""Reduce a ``.tflite`` file to its content, independent of how it was serialised.
 
-Two FlatBuffers may hold the same model in other bytes: tables in another order, other padding,
+Two FlatBuffers may hold the same model in different bytes: tables in another order, other padding,
 buffers and operator codes numbered differently, defaults written out. Here indices into shared
-lists are replaced by what they lead to, so equal contents are equal values.
+lists are replaced by the items they point to, so equal contents are equal values.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _MAX_PATHS = 200
 
 
 def content(file: TfliteFile) -> dict[str, Any]:
-    """Every field of the file but its metadata, description and schema version."""
+    """Return every field of the file except metadata, description and schema version."""
     model = {key: item for key, item in file.tree.model.items() if key not in _METADATA_APART}
     codes = model.pop("operator_codes")
     model.pop("buffers")
     graphs = []
-    # Each once, however many tensors share it.
+    # Each buffer counts once, however many tensors share it.
     buffers = [bytes(buffer) for buffer in file.model.buffers]
     for graph in model["subgraphs"]:
         tensors = [{**tensor, "buffer": buffers[tensor["buffer"]]} for tensor in graph["tensors"]]
@@ -36,15 +36,15 @@ def content(file: TfliteFile) -> dict[str, Any]:
 
 
 def same_content(a: TfliteFile, b: TfliteFile) -> bool:
-    """Whether two files hold the same model, as far as the schema reaches.
+    """Whether two files hold the same model, as far as the schema knows their fields.
 
-    Files with fields that the schema does not know are never called the same.
+    Files with fields that the schema does not know are never reported as the same.
     """
     return not (a.tree.unknown or b.tree.unknown) and content(a) == content(b)
 
 
 def first_differences(a: TfliteFile, b: TfliteFile) -> Iterator[tuple[str, Any, Any]]:
-    """Fields that differ, as path and both values; the first few hundred."""
+    """Yield the fields that differ, as path and both values; the first few hundred."""
     for number, found in enumerate(_walk(content(a), content(b), "")):
         if number >= _MAX_PATHS:
             return
@@ -52,13 +52,13 @@ def first_differences(a: TfliteFile, b: TfliteFile) -> Iterator[tuple[str, Any, 
 
 
 def _code(code: dict[str, Any]) -> tuple[int, str, int]:
-    # Files for old runtimes repeat the code in the older field; which one is set says nothing.
+    # Files for old runtimes repeat the code in the older field; which one is set does not matter.
     builtin = max(code["deprecated_builtin_code"], code["builtin_code"])
     return builtin, code["custom_code"], code["version"]
 
 
 def _plain(value: Any) -> Any:
-    """Views as bytes, and an empty quantisation as none: converters write both for "none"."""
+    """Return views as bytes, and an empty quantisation as None: converters use both."""
     if isinstance(value, dict):
         return {
             key: None if key == "quantization" and not _any(item) else _plain(item)

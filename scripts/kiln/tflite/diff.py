@@ -1,4 +1,4 @@
-"""How two ``.tflite`` files differ, in an engineer's terms: the matter of ``kiln diff``."""
+"""Compare two ``.tflite`` files (``kiln diff``)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Difference:
     Attributes:
         verdict: one sentence.
         identical: every byte is the same.
-        same_model: the graph and every weight are the same; only what surrounds them differs.
+        same_model: the graph and every weight are the same; only metadata or packed files differ.
         sections: what differs, empty where ``identical``.
     """
 
@@ -42,7 +42,7 @@ class Difference:
     sections: tuple[Section, ...]
 
     def as_json(self, all_items: bool = False) -> dict[str, Any]:
-        """The same as plain values (strict JSON); few of each kind, or all."""
+        """Return plain values for strict JSON; few of each kind, or all."""
         result: dict[str, Any] = wording.plain(
             {
                 "verdict": self.verdict,
@@ -70,7 +70,7 @@ class Difference:
         return result
 
     def text(self, all_items: bool = False) -> str:
-        """The same for people: the verdict, then a block for each kind of difference."""
+        """Return the report for people: the verdict, then a block for each kind of difference."""
         if self.identical:
             return self.verdict
         lines = [self.verdict, "", f"  A  {shown(self.a.name, 400)}"]
@@ -91,7 +91,7 @@ def compare(a: bytes | Path, b: bytes | Path, name_a: str = "", name_b: str = ""
 
     Raises:
         UsageError: a file does not exist, or cannot be read.
-        UnsupportedModelError: one is no TFLite model, or a truncated or damaged one.
+        UnsupportedModelError: one is not a TFLite model, or is truncated or damaged.
     """
     first = load(a, name_a or ("A" if isinstance(a, bytes) else ""))
     second = load(b, name_b or ("B" if isinstance(b, bytes) else ""))
@@ -131,6 +131,6 @@ def _ordered(sections: dict[str, Section]) -> tuple[Section, ...]:
     order = list(_ORDER)
     weights = sections.get("weights")
     if weights is not None and not weights.summary["differing_tensors"]:
-        order.remove("weights")  # other constants follow from another graph: behind it
+        order.remove("weights")  # the constants differ because the graph does: list them after it
         order.insert(order.index("tensors"), "weights")
     return tuple(sections[name] for name in order if name in sections)

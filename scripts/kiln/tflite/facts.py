@@ -1,4 +1,4 @@
-"""What a graph says about itself when it is looked at as a whole: weights, precision, roles."""
+"""Derive facts about a whole graph: weights, precision, output roles, labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METADATA_ROLES = {
     "score": "scores",
     "number of detections": "count",
 }
-"""What mobile readers call the outputs of a detector, and what kiln calls them."""
+"""Output names that mobile runtimes use for detectors -> kiln's names."""
 
 
 def is_constant(model: Any, tensor: Any) -> bool:
@@ -33,12 +33,12 @@ def is_constant(model: Any, tensor: Any) -> bool:
 
 
 def producers(graph: Graph) -> dict[int, int]:
-    """Tensor -> index of the operator that makes it."""
+    """Map each tensor to the index of the operator that produces it."""
     return {tensor: i for i, op in enumerate(graph.operators) for tensor in op.outputs}
 
 
 def stored_constant(file: TfliteFile, graph: Graph, makers: dict[int, int], tensor: int) -> int:
-    """The constant tensor that ``tensor`` is, or is dequantised from; -1 if it is computed."""
+    """Return the constant that ``tensor`` is or is dequantised from; -1 if it is computed."""
     for _ in range(3):
         if tensor < 0:
             return -1
@@ -57,7 +57,7 @@ def stored_constant(file: TfliteFile, graph: Graph, makers: dict[int, int], tens
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the constants: of one type, or read by one kind of operator."""
+    """The constants of one type, or those read by one kind of operator."""
 
     name: str
     tensors: int
@@ -75,7 +75,7 @@ class Weights:
 
 
 def weights(file: TfliteFile) -> Weights:
-    """The constants by type, and by the operator that first reads them.
+    """Sum up the constants by type, and by the operator that first reads them.
 
     A constant behind DEQUANTIZE (how float16 files store weights) belongs to the operator that
     reads the result.
@@ -129,9 +129,9 @@ class Precision:
     Attributes:
         kind: ``float32``, ``float16 weights``, ``dynamic range``, ``full integer``,
             ``integer with float islands`` or ``not quantised``.
-        words: the same as a sentence.
-        islands: the parts of an integer model that compute in floats, each as its operators
-            with their number, in the order of the graph.
+        words: the kind as a sentence.
+        islands: the parts of an integer model that compute in floats, each as a count of its
+            operators by name, in the order of the graph.
     """
 
     kind: str
@@ -140,7 +140,7 @@ class Precision:
 
 
 def precision(file: TfliteFile) -> Precision:
-    """How the model computes, told from types and quantisation of its tensors."""
+    """Determine how the model computes, from the types and quantisation of its tensors."""
     integer: Counter[str] = Counter()
     floating = total = 0
     islands: list[dict[str, int]] = []
@@ -195,7 +195,7 @@ def _integer(
 
 
 def _computes(file: TfliteFile, graph: Graph, index: int) -> tuple[str, bool]:
-    """The quantised type an operator computes in (or ""), and whether it computes in floats."""
+    """Return the quantised type an operator computes in (or ""), and if it computes in floats."""
     op = graph.operators[index]
     moving = [graph.tensors[t] for t in op.outputs if t >= 0]
     moving += [
@@ -213,7 +213,7 @@ def _computes(file: TfliteFile, graph: Graph, index: int) -> tuple[str, bool]:
 
 
 def _islands(graph: Graph, floats: list[int], between: list[int]) -> list[dict[str, int]]:
-    """Groups of operators that hand each other tensors that are not quantised.
+    """Group the operators that pass unquantised tensors to each other.
 
     Operators on plain integers (``between``) belong to an island, but do not make one.
     """
@@ -242,9 +242,9 @@ def _islands(graph: Graph, floats: list[int], between: list[int]) -> list[dict[s
 
 
 def graph_roles(file: TfliteFile) -> dict[int, str]:
-    """Position of an output -> boxes, classes, scores or count, as the graph tells it.
+    """Map output positions to boxes, classes, scores or count, derived from the graph.
 
-    Empty where the model is no detector that is understood.
+    Empty where the model is not a detector of a known form.
     """
     graph = file.graphs[0]
     for op in graph.operators:
@@ -261,7 +261,7 @@ def graph_roles(file: TfliteFile) -> dict[int, str]:
 
 
 def metadata_roles(file: TfliteFile) -> dict[int, str]:
-    """Position of an output -> role, as the metadata tells it."""
+    """Map output positions to roles, as the metadata states them."""
     outputs = file.metadata.outputs if file.metadata else ()
     return {
         index: METADATA_ROLES[item.name]
@@ -271,7 +271,7 @@ def metadata_roles(file: TfliteFile) -> dict[int, str]:
 
 
 def signature_names(file: TfliteFile) -> tuple[dict[int, str], dict[int, str]]:
-    """Tensor -> name, of inputs and of outputs, in the first signature of the first graph."""
+    """Map tensors to names, for inputs and outputs, by the first signature of the first graph."""
     for signature in file.model.signatures:
         if signature.subgraph == 0:
             return (
@@ -282,7 +282,7 @@ def signature_names(file: TfliteFile) -> tuple[dict[int, str], dict[int, str]]:
 
 
 def postprocessing(file: TfliteFile) -> dict[str, Any] | None:
-    """The decoded options of ``TFLite_Detection_PostProcess``; ``None`` where there is none."""
+    """Decode the options of ``TFLite_Detection_PostProcess``; ``None`` where there is none."""
     for graph in file.graphs:
         for op in graph.operators:
             if op.name == POSTPROCESS:
@@ -305,7 +305,7 @@ _POSTPROCESS_ORDER = (
 # --- labels -------------------------------------------------------------------------------
 
 GAP = "???"
-"""The line of a class that does not exist."""
+"""The placeholder line for a class that does not exist."""
 
 
 def looks_like_pbtxt(lines: list[str]) -> bool:
@@ -317,7 +317,7 @@ def looks_like_pbtxt(lines: list[str]) -> bool:
 
 
 def iterate_constants(file: TfliteFile, graph: Graph) -> Iterator[int]:
-    """The indices of a graph's constant tensors, in the file's order."""
+    """Yield the indices of a graph's constant tensors, in the file's order."""
     for index, tensor in enumerate(graph.tensors):
         if is_constant(file.model, tensor):
             yield index

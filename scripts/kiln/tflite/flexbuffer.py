@@ -1,9 +1,9 @@
-"""Decodes FlexBuffers: how custom operators carry their options.
+"""Decode FlexBuffers, the format of custom operators' options.
 
 The format is that of FlatBuffers' ``flexbuffers.h``: read from the end, where the last byte is the
 width of the root value and the one before it its packed type (kind times four, plus the binary
-logarithm of the width its own items have). Everything is bounds-checked; values that refer to
-themselves end in an error, not in a recursion. Standard library only.
+logarithm of the width its own items have). Everything is bounds-checked; cyclic values end in an
+error, not in infinite recursion. Standard library only.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _MAX_VALUES, _SPARE_BYTES = 100_000, 100_000
 
 
 class FlexError(ValueError):
-    """The data is no FlexBuffer, or a truncated or damaged one."""
+    """The data is not a FlexBuffer, or is truncated or damaged."""
 
 
 def decode(data: bytes) -> Any:
-    """The value in ``data``: ``None``, a number, text, bytes, a list or a dict.
+    """Decode ``data`` to ``None``, a number, text, bytes, a list or a dict.
 
     Raises:
-        FlexError: it is no FlexBuffer, or a truncated or damaged one.
+        FlexError: it is not a FlexBuffer, or is truncated or damaged.
     """
     if len(data) < 3:
-        raise FlexError(f"{len(data)} bytes are no FlexBuffer")
+        raise FlexError(f"{len(data)} bytes are not a FlexBuffer")
     width, packed = data[-1], data[-2]
     if width not in (1, 2, 4, 8):
-        raise FlexError("not a FlexBuffer: its last byte is no width")
+        raise FlexError("not a FlexBuffer: its last byte is not a width")
     return _Decoder(data).value(len(data) - 2 - width, width, packed, 0)
 
 
@@ -52,7 +52,7 @@ class _Decoder:
         self.bytes = 4 * len(data) + _SPARE_BYTES
 
     def value(self, position: int, width: int, packed: int, depth: int) -> Any:
-        """What stands at ``position``, in a parent whose items are ``width`` bytes wide."""
+        """Return the value at ``position``, in a parent whose items are ``width`` bytes wide."""
         self.left -= 1
         if depth > _MAX_DEPTH or self.left < 0:
             raise FlexError("nested too deeply or too large: damaged")
@@ -102,7 +102,7 @@ class _Decoder:
         vector = self.follow(place, width)
         key_width = self.number(place + width, width, _UINT)
         if key_width not in (1, 2, 4, 8) or self.length(vector, key_width) != count:
-            raise FlexError("a map whose keys are not there: damaged")
+            raise FlexError("a map without its keys: damaged")
         return [
             self.key(self.follow(vector + key_width * index, key_width)) for index in range(count)
         ]
@@ -110,7 +110,7 @@ class _Decoder:
     def number(self, position: int, width: int, kind: int) -> Any:
         code = _CODES[kind][width.bit_length() - 1]
         if code == " ":
-            raise FlexError("a fraction of one byte: damaged")
+            raise FlexError("a floating-point number of one byte: damaged")
         self.check(position, width)
         return struct.unpack_from("<" + code, self.data, position)[0]
 
@@ -138,7 +138,7 @@ class _Decoder:
         return self.data[start:end].decode("utf-8", errors="replace")
 
     def spend(self, size: int) -> None:
-        """Texts may be shared, but not without end."""
+        """Refuse data whose texts are shared so often that decoding would not end soon."""
         self.bytes -= size
         if self.bytes < 0:
             raise FlexError("its texts refer to each other over and over: damaged")

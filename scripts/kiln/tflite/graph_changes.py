@@ -1,4 +1,4 @@
-"""How the graphs of two files differ: operators, inputs and outputs, signatures."""
+"""Compare the graphs of two files: operators, inputs and outputs, signatures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kiln.tflite.wording import count, shown
 
 
 def operators(both: Both) -> Iterable[Item]:
-    """Sequence, versions, options and inputs of operators that differ."""
+    """Yield operators that differ in sequence, version, options or inputs."""
     if len(both.a.graphs) != len(both.b.graphs):
         numbers = len(both.a.graphs), len(both.b.graphs)
         yield Item(
@@ -30,7 +30,7 @@ def operators(both: Both) -> Iterable[Item]:
 
 
 def interface(both: Both) -> Iterable[Item]:
-    """Inputs and outputs that differ, or stand in another order."""
+    """Yield inputs and outputs that differ, or are in another order."""
     for kind in ("inputs", "outputs"):
         ends = [_ends(file, kind) for file in (both.a, both.b)]
         partners = both.pairings[0].tensors
@@ -53,7 +53,7 @@ def interface(both: Both) -> Iterable[Item]:
 
 
 def signatures(both: Both) -> Iterable[Item]:
-    """Signatures that differ in name, inputs, outputs, or what these lead to."""
+    """Yield signatures that differ in name, inputs, outputs, or the tensors they name."""
     sides = [_signature_maps(file) for file in (both.a, both.b)]
     for key in dict.fromkeys([*sides[0], *sides[1]]):
         one, other = sides[0].get(key), sides[1].get(key)
@@ -99,10 +99,10 @@ def _signature(
 
 
 def postprocess(both: Both) -> list[Item]:
-    """Options of ``TFLite_Detection_PostProcess`` that differ."""
+    """List the options of ``TFLite_Detection_PostProcess`` that differ."""
     one, other = facts.postprocessing(both.a), facts.postprocessing(both.b)
     if one is None or other is None:
-        return []  # a missing operator is among the operators
+        return []  # a missing operator is reported by operators()
     return fields(one, other)
 
 
@@ -159,7 +159,7 @@ def _options(a: Graph, b: Graph, paired: pairing.Pairing, place: str) -> Iterabl
     for i, j in paired.operators:
         one, other = a.operators[i], b.operators[j]
         if one.name == POSTPROCESS:
-            continue  # a section of its own
+            continue  # reported by postprocess()
         first, second = one.settings(), other.settings()
         for option in dict.fromkeys([*first, *second]):
             values_ = wording.plain(first.get(option)), wording.plain(second.get(option))
@@ -203,7 +203,7 @@ def _wiring(a: Graph, b: Graph, paired: pairing.Pairing, place: str) -> Iterable
             continue
         for first, partner, second in zip(here, partners, there, strict=True):
             if first in paired.copies_a or second in paired.copies_b:
-                continue  # among the weights
+                continue  # reported with the weights
             if partner is not None and second >= 0 and partner != second:
                 names = a.tensors[first].name, b.tensors[second].name
                 before, after = wording.shown_apart(*names)
@@ -220,7 +220,7 @@ def _wiring(a: Graph, b: Graph, paired: pairing.Pairing, place: str) -> Iterable
 
 
 def _run(names: list[str]) -> str:
-    """A sequence of operators, runs of the same one shortened."""
+    """Describe a sequence of operators, with runs of the same one shortened."""
     runs: list[tuple[str, int]] = []
     for name in names:
         if runs and runs[-1][0] == name:

@@ -1,4 +1,4 @@
-"""What is in a ``.tflite`` file, in an engineer's terms: the matter of ``kiln inspect``."""
+"""Describe the contents of a ``.tflite`` file (``kiln inspect``)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONG_TEXT = 600
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything that ``kiln inspect`` tells about one file."""
+    """Everything that ``kiln inspect`` reports about one file."""
 
     file: TfliteFile
     precision: facts.Precision
@@ -29,7 +29,7 @@ class Inspection:
     warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain values (strict JSON: no NaN, no bytes)."""
+        """Return plain values for strict JSON: no NaN, no bytes."""
         file = self.file
         labels = file.labels
         result: dict[str, Any] = wording.plain(
@@ -93,7 +93,7 @@ class Inspection:
         return result
 
     def text(self) -> str:
-        """The same for people."""
+        """Return the report for people."""
         file = self.file
         blocks = [_head(file, self.precision)]
         for kind in ("inputs", "outputs"):
@@ -121,7 +121,7 @@ class Inspection:
 
 
 def inspect(source: Path | bytes, name: str = "") -> Inspection:
-    """Look at a ``.tflite`` file.
+    """Inspect a ``.tflite`` file.
 
     Args:
         source: where it is, or its bytes.
@@ -129,7 +129,7 @@ def inspect(source: Path | bytes, name: str = "") -> Inspection:
 
     Raises:
         UsageError: there is no such file, or it cannot be read.
-        UnsupportedModelError: it is no TFLite model, or a truncated or damaged one.
+        UnsupportedModelError: it is not a TFLite model, or is truncated or damaged.
     """
     file = load(source, name)
     return Inspection(
@@ -138,7 +138,7 @@ def inspect(source: Path | bytes, name: str = "") -> Inspection:
 
 
 def _doubts(file: TfliteFile) -> list[str]:
-    """What reads well, but cannot be right."""
+    """List contradictions: parts that can be read, but cannot be right."""
     found = []
     graph, metadata = facts.graph_roles(file), facts.metadata_roles(file)
     for index in sorted(set(graph) & set(metadata)):
@@ -170,7 +170,7 @@ def _entry(file: TfliteFile, name: str) -> str | None:
 
 
 def _converter(file: TfliteFile) -> str | None:
-    """The TensorFlow that converted the model (``conversion_metadata.fbs``), where it says so."""
+    """Return the TensorFlow version that converted the model, from ``conversion_metadata.fbs``."""
     data = file.model.metadata.get(_CONVERSION)
     if data is None:
         return None
@@ -290,7 +290,7 @@ def _head(file: TfliteFile, precision: facts.Precision) -> str:
 
 
 def _fold(line: str, indent: int, width: int = 98) -> str:
-    """``line`` over several lines, where it is too long and has commas to break at."""
+    """Break ``line`` at commas where it is too long."""
     if len(line) <= width or ", " not in line[indent:]:
         return line
     lines = [line[:indent]]
@@ -411,7 +411,7 @@ def _metadata_text(file: TfliteFile) -> str:
     if meta["score_threshold"] is not None:
         rows.append(["score threshold", number(meta["score_threshold"])])
     if not rows:
-        return "metadata\n  present, but it says nothing"
+        return "metadata\n  present, but empty"
     width = max(len(row[0]) for row in rows)
     lines = []
     for key, value in rows:

@@ -1,4 +1,4 @@
-"""How what surrounds the graphs of two files differs: metadata, labels, packed files, bytes."""
+"""Compare what surrounds the graphs of two files: metadata, labels, packed files, bytes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kiln.tflite.wording import count, shown
 
 _METADATA = "TFLITE_METADATA"
 
-#: Different lines of label files that are told one by one, equal neighbours as one. Detectors have
-#: some hundred classes; a file of millions of lines is made to make its reader write them all.
+#: How many differing lines of label files are listed; equal neighbours count as one. Detectors
+#: have some hundred classes; a hostile file with millions of lines must not flood the report.
 _MOST_LINES = 10_000
 
 
 def metadata(both: Both) -> Section | None:
-    """Metadata entries and, field by field, what they say."""
+    """Compare metadata entries and, field by field, their contents."""
     items: list[Item] = []
     a, b = both.a, both.b
     for name in ("version", "description"):
@@ -42,7 +42,7 @@ def metadata(both: Both) -> Section | None:
         if one_raw == other_raw:
             continue
         if name == _METADATA and None in (sides[0], sides[1]) and None in entries:
-            continue  # said above
+            continue  # reported above
         if name == _METADATA and parsed:
             continue
         items.append(_entry_item(name, one_raw, other_raw))
@@ -50,7 +50,7 @@ def metadata(both: Both) -> Section | None:
 
 
 def labels(both: Both) -> Section | None:
-    """Label files, line by line."""
+    """Compare label files, line by line."""
     one, other = both.a.labels, both.b.labels
     if one is None or other is None:
         if one is not other:
@@ -80,7 +80,7 @@ def labels(both: Both) -> Section | None:
 
 
 def packed(both: Both) -> Section | None:
-    """Names, sizes, dates, checksums and contents of packed files."""
+    """Compare names, sizes, dates, checksums and contents of packed files."""
     sides = [{item.name: item for item in file.packing.files} for file in (both.a, both.b)]
     items = []
     for name in dict.fromkeys([*sides[0], *sides[1]]):
@@ -106,7 +106,7 @@ def packed(both: Both) -> Section | None:
 
 
 def other_fields(both: Both) -> Iterable[Item]:
-    """Fields that differ, by their path; for files where nothing else does."""
+    """Yield fields that differ, by their path; for files where nothing else does."""
     for path, one, other in first_differences(both.a, both.b):
         yield changed(path, one, other)
     unknown = sorted(both.a.tree.unknown | both.b.tree.unknown)
@@ -118,7 +118,7 @@ def other_fields(both: Both) -> Iterable[Item]:
 
 
 def raw_bytes(both: Both) -> Iterable[Item]:
-    """Sizes, and where and how much the bytes differ."""
+    """Compare sizes, and find where and how much the bytes differ."""
     a, b = both.a, both.b
     if len(a.data) != len(b.data):
         yield changed("size", len(a.data), len(b.data))
@@ -154,7 +154,7 @@ def _entry_item(name: str, one: bytes | None, other: bytes | None) -> Item:
 
 
 def _first_difference(a: bytes, b: bytes) -> int:
-    """The first position where two different byte strings differ."""
+    """Return the first position where two different byte strings differ."""
     low, high = 0, min(len(a), len(b))
     one, other = memoryview(a), memoryview(b)
     while low < high:
@@ -167,7 +167,7 @@ def _first_difference(a: bytes, b: bytes) -> int:
 
 
 def _differing_bytes(a: bytes, b: bytes) -> int:
-    """How many bytes of two equally long strings differ."""
+    """Count the bytes in which two equally long strings differ."""
     step, found = 1 << 16, 0
     for start in range(0, len(a), step):
         one, other = a[start : start + step], b[start : start + step]

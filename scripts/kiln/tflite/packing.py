@@ -1,7 +1,7 @@
-"""The zip archive behind a ``.tflite`` file's FlatBuffer, with what a plain reader leaves out.
+"""Describe the zip archive behind a ``.tflite`` file's FlatBuffer, even a damaged one.
 
 :func:`stages.tflite.tflite_model.packed_files` gives names and contents and refuses what devices
-could not read. Here even a bad archive is described: dates, checksums, and what is wrong with it.
+could not read. This module also reports dates, checksums, and what is wrong with the archive.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class PackedFile:
     Attributes:
         name: as the archive spells it.
         size: in bytes, unpacked.
-        date: "YYYY-MM-DD hh:mm:ss", local time of whoever packed it.
+        date: "YYYY-MM-DD hh:mm:ss", local time where it was packed.
         crc: the CRC-32 that the archive states, eight hexadecimal digits.
         stored: not compressed, as the readers on devices need it.
-        content: ``None`` where it was not read: compressed, or ``problem``.
+        content: ``None`` where it was not read: it is compressed, or has a ``problem``.
         problem: what is wrong with the entry, or "".
     """
 
@@ -43,7 +43,7 @@ class Packing:
     Attributes:
         start: where the archive starts, in bytes; the size of the file where there is none.
         files: in the archive's order.
-        problem: why there is an archive that cannot be read, or "".
+        problem: why the archive cannot be read, or "".
     """
 
     start: int
@@ -57,7 +57,7 @@ def read(data: bytes) -> Packing:
     try:
         if not zipfile.is_zipfile(io.BytesIO(data)):
             return Packing(nothing, (), "")
-        # Each entry of the directory begins so; there is an object for each once it is open.
+        # Each entry of the directory begins so. zipfile would make an object for each of them.
         if data.count(b"PK\1\2") > _MOST_FILES:
             return Packing(nothing, (), f"there are more than {_MOST_FILES:,} of them")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

@@ -1,8 +1,8 @@
-"""Which operator and which tensor of one graph is which of another.
+"""Find which operators and tensors of two graphs correspond.
 
 Operators are aligned by their names, in order and without QUANTIZE and DEQUANTIZE, so that the
 float32, float16 and int8 forms of one network line up. Tensors are paired by name and, where a
-name has no partner, by their place at an aligned operator.
+name has no partner, by their position at an aligned operator.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 from kiln.tflite.facts import CONVERTERS, is_constant, producers
 from kiln.tflite.reading import Graph, TfliteFile, type_name
 
-_SIMILAR = 0.8  # below that share of operators in common, places say nothing about tensors
-_TOO_MANY = 4_000_000  # pairs of operators above which alignment by position has to do
-_STEPS = 10_000_000  # of aligning all graphs of two files: seconds; the samples take up to 31,000
+_SIMILAR = 0.8  # below this share of common operators, positions tell nothing about tensors
+_TOO_MANY = 4_000_000  # above this many pairs of operators, they are aligned by position only
+_STEPS = 10_000_000  # to align all graphs of two files: seconds; the samples take up to 31,000
 
 
 COMMUTATIVE = ("ADD", "MUL", "MAXIMUM", "MINIMUM", "LOGICAL_AND", "LOGICAL_OR")
-"""Operators of two inputs whose order says nothing."""
+"""Operators of two inputs whose order does not matter."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """Operators ``a`` of one graph stand where ``b`` stand in the other (indices)."""
+    """Operators ``a`` of one graph are replaced by ``b`` in the other (indices)."""
 
     a: tuple[int, ...]
     b: tuple[int, ...]
@@ -43,12 +43,12 @@ class Pairing:
         edits: where the sequences of operators differ.
         common: share of operators in common, 0 to 1.
         tensors: tensor of the first graph -> tensor of the second.
-        renamed: those of ``tensors`` that were paired by their place.
+        renamed: those of ``tensors`` that were paired by their position.
         only_a: tensors of the first graph without a partner.
         only_b: tensors of the second graph without a partner.
-        copies_a: constants of the first graph without a partner -> the constant that the second
-            graph has in their place, where it has one for several.
-        copies_b: the same the other way round.
+        copies_a: constants of the first graph without a partner -> the one constant that the
+            second graph shares in place of several.
+        copies_b: the same in the other direction.
     """
 
     operators: tuple[tuple[int, int], ...]
@@ -79,13 +79,13 @@ class Both:
         return cls(a, b, graphs, tuple(pair(a, one, b, other, effort) for one, other in graphs))
 
     def place(self, graph: int) -> str:
-        """What to put before a difference in a graph: its number, where there are several."""
+        """Return a prefix with the graph's number, where there are several graphs."""
         return f"graph {graph}, " if max(len(self.a.graphs), len(self.b.graphs)) > 1 else ""
 
 
 @dataclass
 class Effort:
-    """How much may still be spent on aligning: difflib takes the cube of what it is given."""
+    """The remaining budget for aligning; difflib can take cubic time."""
 
     left: int = _STEPS
 
@@ -95,7 +95,7 @@ class _TooMuchError(Exception):
 
 
 class _Matcher(difflib.SequenceMatcher[str]):
-    """difflib's, with its steps counted."""
+    """difflib's matcher with its steps counted."""
 
     def __init__(self, a: Sequence[str], b: Sequence[str], effort: Effort) -> None:
         super().__init__(None, a, b, autojunk=False)
@@ -157,9 +157,9 @@ def pair(
 def align(
     a: Sequence[str], b: Sequence[str], effort: Effort | None = None
 ) -> list[tuple[bool, tuple[int, int], tuple[int, int]]]:
-    """Runs of equal and of different items, as (equal?, range in a, range in b).
+    """Split into runs of equal and of different items, as (equal?, range in a, range in b).
 
-    Where that would be too much ``effort``, all between a common beginning and end is different.
+    Over budget, everything between the common beginning and end is reported as different.
 
     >>> align("xyz", "xz")
     [(True, (0, 1), (0, 1)), (False, (1, 2), (1, 1)), (True, (2, 3), (1, 2))]
@@ -186,7 +186,7 @@ def align(
 
 
 def source(graph: Graph, makers: dict[int, int], tensor: int) -> int:
-    """The tensor that ``tensor`` is a requantised or dequantised form of (or itself)."""
+    """Return the tensor that ``tensor`` is a requantised or dequantised form of (or itself)."""
     for _ in range(4):
         maker = makers.get(tensor)
         if maker is None:
@@ -200,8 +200,8 @@ def source(graph: Graph, makers: dict[int, int], tensor: int) -> int:
 
 def _by_name(file_a: TfliteFile, a: Graph, file_b: TfliteFile, b: Graph) -> dict[int, int]:
     def key(file: TfliteFile, tensor: Any) -> tuple[str, int]:
-        # Converters hand a name on to whatever takes its place: constants of another size that
-        # share a name (a kernel here, a bias there) are not the same thing.
+        # Converters reuse the name for whatever replaces a tensor: constants of different size
+        # that share a name (a kernel here, a bias there) are not the same thing.
         constant = is_constant(file.model, tensor)
         return tensor.name, _size(tensor.shape) if constant else -1
 
@@ -267,9 +267,9 @@ def _inputs(
     makers_b: dict[int, int],
     j: int,
 ) -> list[tuple[int, int]]:
-    """The inputs of two aligned operators, put beside each other; none if their number differs.
+    """Pair the inputs of two aligned operators; none if their number differs.
 
-    Where the order of two inputs says nothing, a constant is put beside a constant.
+    Where the order of two inputs does not matter, a constant is paired with a constant.
     """
     one = [source(a, makers_a, tensor) for tensor in a.operators[i].inputs]
     other = [source(b, makers_b, tensor) for tensor in b.operators[j].inputs]
@@ -317,7 +317,7 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _family(tensor: Any) -> str:
-    """Numbers that stand for real ones, whatever their form; else the type itself."""
+    """Return one name for all types that stand for real numbers; else the type itself."""
     name = type_name(tensor)
     real = name.startswith(("float", "bfloat")) or tensor.quantization is not None
     return "real" if real else name

@@ -1,4 +1,4 @@
-"""One ``.tflite`` file, read as far as it can be: what ``kiln inspect`` and ``kiln diff`` see."""
+"""Read a ``.tflite`` file as far as possible, for ``kiln inspect`` and ``kiln diff``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kiln.tflite import flexbuffer, packing
 from kiln.tflite.schema import ENUMS, OPERATORS
 from kiln.tflite.tree import Tree
 
-_METADATA_BYTES = 2**28  # parts of the metadata times its size: what reading it may take at most
-_MAX_RANK = 64  # eight is the most that a kernel takes
-_SHARED, _SPARE_BYTES = 16, 1 << 20  # how many tensors may share all contents; what is no matter
+_METADATA_BYTES = 2**28  # parts of the metadata times its size: most work that reading it may take
+_MAX_RANK = 64  # kernels take at most eight
+_SHARED, _SPARE_BYTES = 16, 1 << 20  # most tensors to share all contents; harmless size
 _CUSTOM = OPERATORS.index("CUSTOM")
 POSTPROCESS = "TFLite_Detection_PostProcess"
 
@@ -35,7 +35,7 @@ class Operator:
         inputs: tensor indices, -1 for an optional one that is left out.
         outputs: tensor indices.
         options: of a builtin operator, by name; "options" is the kind of table.
-        custom: what a custom operator carries, not decoded.
+        custom: a custom operator's options, not decoded.
         extra: every other field of the operator's table.
     """
 
@@ -49,9 +49,9 @@ class Operator:
     extra: dict[str, Any]
 
     def settings(self) -> dict[str, Any]:
-        """The options to show: of a builtin operator, or decoded from a FlexBuffer.
+        """Return the options to show: of a builtin operator, or decoded from a FlexBuffer.
 
-        Options of a custom operator that are in another format are there as their bytes.
+        Custom options in another format are returned as their bytes.
         """
         if self.kind == "builtin":
             return {name: value for name, value in self.options.items() if name != "options"}
@@ -87,7 +87,7 @@ class TfliteFile:
         graphs: the same graphs as ``model.subgraphs``.
         metadata: as :class:`stages.tflite.tflite_meta.Metadata`, or ``None``.
         packing: what is packed behind the FlatBuffer.
-        warnings: what is wrong with parts that the runtime does not need.
+        warnings: problems in parts that the runtime does not need.
     """
 
     name: str
@@ -102,10 +102,10 @@ class TfliteFile:
 
     @cached_property
     def labels(self) -> tuple[str, list[str]] | None:
-        """Name and lines of the label file, ``None`` where none is packed, or one far too large.
+        """Return name and lines of the label file; ``None`` if there is none or it is too large.
 
         It is the one that the metadata declares for an output; where the metadata declares none,
-        the only packed ``.txt`` file. Bytes that are no UTF-8 are replaced.
+        the only packed ``.txt`` file. Bytes that are not UTF-8 are replaced.
         """
         declared = [
             item.name
@@ -133,7 +133,7 @@ def load(source: Path | bytes, name: str = "") -> TfliteFile:
 
     Raises:
         UsageError: there is no such file, or it cannot be read.
-        UnsupportedModelError: it is no TFLite model, or a truncated or damaged one.
+        UnsupportedModelError: it is not a TFLite model, or is truncated or damaged.
     """
     if isinstance(source, Path):
         shown = name or str(source)
@@ -147,7 +147,7 @@ def _bytes_of(path: Path, shown: str) -> bytes:
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
-            raise UsageError(f"{shown} is no file.", "Name a .tflite file.")
+            raise UsageError(f"{shown} is not a file.", "Name a .tflite file.")
         with path.open("rb") as file:
             head = file.read(8)
             if head[4:8] != b"TFL3":
@@ -156,7 +156,7 @@ def _bytes_of(path: Path, shown: str) -> bytes:
             if info.st_size > most:
                 raise UnsupportedModelError(
                     f"{shown} has {info.st_size:,} bytes, more than {most:,}.",
-                    "Detectors end well below that; is it the right file?",
+                    "Detectors are much smaller; check that it is the right file.",
                 )
             return head + file.read(most)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
@@ -177,7 +177,7 @@ def _not_a_model(shown: str, head: bytes, size: int) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{shown} is not a TFLite model"
         + (f": it looks like {what}." if what else ": the identifier TFL3 is missing."),
-        "Name a .tflite file; if it was one, copy or download it again.",
+        "Name a .tflite file; if it is one, copy or download it again.",
     )
 
 
@@ -190,7 +190,7 @@ def _parse(data: bytes, shown: str) -> TfliteFile:
     except flat.FlatError as error:
         raise UnsupportedModelError(
             f"{shown} is a TFLite file that cannot be read: {error}.",
-            "Copy or download it again; its size and SHA-256 say whether it is whole.",
+            "Copy or download it again; compare its size and SHA-256 with the original's.",
         ) from error
     warnings = [
         f"the file has fields that kiln's schema does not know: {', '.join(sorted(tree.unknown))}"
@@ -218,13 +218,13 @@ def _parse(data: bytes, shown: str) -> TfliteFile:
 
 
 def read_model(data: bytes) -> tuple[Tree, Any]:
-    """Every field of a file, and the stage code's view of it.
+    """Read every field of a file, and the stage code's view of it.
 
-    That view is made for files that kiln's own stages wrote. Here, it is only made of what takes
-    about the memory and time that the file's size suggests.
+    The stage code's reader was made for files of kiln's own stages. It only runs here after a
+    check that memory and time stay in proportion to the file's size.
 
     Raises:
-        FlatError: it is no TFLite model, or a truncated or damaged one (a ValueError).
+        FlatError: it is not a TFLite model, or is truncated or damaged (a ValueError).
     """
     flat = stage_module("tflite.flatbuffer")
     tree = Tree(data)
@@ -240,22 +240,22 @@ def read_model(data: bytes) -> tuple[Tree, Any]:
 
 
 def read_metadata(model: Any) -> Any:
-    """The metadata of such a file, as the stage code's reader gives it; ``None`` without any.
+    """Read the metadata of such a file with the stage code's reader; ``None`` without any.
 
     Raises:
         FlatError: it is truncated or damaged (a ValueError).
     """
     flat = stage_module("tflite.flatbuffer")
     if not _metadata_is_honest(flat, model):
-        raise flat.FlatError("it refers to itself over and over")
+        raise flat.FlatError("its parts refer to each other over and over")
     return stage_module("tflite.tflite_meta").read(model)
 
 
 def _metadata_is_honest(flat: Any, model: Any) -> bool:
     """Whether reading the metadata takes about as much memory as its size suggests.
 
-    Its parts may be shared; metadata made to exhaust its reader shares them without end. Real
-    metadata has a few kilobytes and a dozen parts.
+    Its parts may be shared; hostile metadata shares them without end. Real metadata has a few
+    kilobytes and a dozen parts.
     """
     meta = stage_module("tflite.tflite_meta")
     data = model.metadata.get(meta.ENTRY)
@@ -284,7 +284,7 @@ def _packing_warnings(metadata: Any, packed: packing.Packing) -> list[str]:
         found.append(f"the files packed in the model cannot be read: {packed.problem}")
     found += [f"packed file {item.name}: {item.problem}" for item in packed.files if item.problem]
     found += [
-        f"{item.name} has {item.size:,} bytes: nobody's labels, and not looked at"
+        f"{item.name} has {item.size:,} bytes: too large for labels, and not read"
         for item in packed.files
         if item.name.endswith(".txt") and item.size > bounds.LABELS.most
     ]
@@ -321,7 +321,7 @@ _EXTRA = ("mutating_variable_inputs", "intermediates", "custom_options_format")
 
 
 def operator_name(builtin: int, custom: str) -> tuple[str, str]:
-    """Name and kind of an operator code (see :class:`Operator`).
+    """Return name and kind of an operator code (see :class:`Operator`).
 
     >>> operator_name(3, ""), operator_name(32, "FlexErf"), operator_name(999, "")
     (('CONV_2D', 'builtin'), ('FlexErf', 'select-tf'), ('operator 999', 'unknown'))
@@ -334,7 +334,7 @@ def operator_name(builtin: int, custom: str) -> tuple[str, str]:
 
 
 def type_name(tensor: Any) -> str:
-    """The name of a tensor's type, also of types newer than the stage code's list."""
+    """Return the name of a tensor's type, also of types newer than the stage code's list."""
     name = str(tensor.type)
     if name.startswith("type "):
         number = int(name[5:])
@@ -344,7 +344,7 @@ def type_name(tensor: Any) -> str:
 
 
 def text_of(data: memoryview) -> str | None:
-    """The text in a metadata buffer (padded with zeros), ``None`` if it is no plain text."""
+    """Decode the text in a zero-padded metadata buffer; ``None`` if it is not plain text."""
     raw = bytes(data).rstrip(b"\0")
     try:
         text = raw.decode("ascii")

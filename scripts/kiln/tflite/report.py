@@ -1,4 +1,4 @@
-"""What a comparison says: single differences, and sections of them."""
+"""Build the report of a comparison from differences and sections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kiln.tflite.wording import number, shown
 
 @dataclass(frozen=True)
 class Item:
-    """One difference: a line for people, and the same as plain values.
+    """One difference: a line for people, and plain values for JSON.
 
     ``cells`` are the same as ``text``, for sections that have a table.
     """
@@ -45,7 +45,7 @@ class Section:
     head: tuple[str, ...] = ()
 
     def lines(self, few: int | None) -> list[str]:
-        """The section for people, at most ``few`` items of it."""
+        """Return the section for people, at most ``few`` items of it."""
         kept = self.items[:few]
         rows = [item.cells for item in kept if item.cells]
         lines = table(list(self.head), [list(row) for row in rows]).splitlines() if rows else []
@@ -62,13 +62,13 @@ def section(
     head: tuple[str, ...] = (),
     **summary: Any,
 ) -> Section | None:
-    """A section, or ``None`` where nothing differs."""
+    """Build a section, or return ``None`` where nothing differs."""
     kept = tuple(items)
     return Section(name, title, kept, summary, head) if kept else None
 
 
 def changed(what: str, one: Any, other: Any, **more: Any) -> Item:
-    """A value that is another one in the second file."""
+    """Describe a value that differs in the second file."""
     return Item(
         f"{shown(what)}: {value_text(one)} -> {value_text(other)}",
         {"what": what, "a": one, "b": other, **more},
@@ -76,7 +76,7 @@ def changed(what: str, one: Any, other: Any, **more: Any) -> Item:
 
 
 def fields(one: dict[str, Any], other: dict[str, Any]) -> list[Item]:
-    """The fields whose values differ."""
+    """List the fields whose values differ."""
     return [
         changed(name, one.get(name), other.get(name))
         for name in dict.fromkeys([*one, *other])
@@ -85,7 +85,7 @@ def fields(one: dict[str, Any], other: dict[str, Any]) -> list[Item]:
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested values as one dict, keys like ``outputs[0].box.type``."""
+    """Flatten nested values to one dict, keys like ``outputs[0].box.type``."""
     if isinstance(value, dict):
         items = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
     elif isinstance(value, (list, tuple)) and any(isinstance(item, dict) for item in value):
@@ -96,7 +96,7 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def value_text(value: Any) -> str:
-    """A value for people."""
+    """Format a value for people."""
     if value is None or value in ("", (), []):
         return "none"
     if isinstance(value, bool):
@@ -109,5 +109,5 @@ def value_text(value: Any) -> str:
 
 
 def names_text(names: list[str]) -> str:
-    """Several names for people."""
+    """Format several names for people."""
     return ", ".join(shown(name, 40) for name in names) or "none"

@@ -1,4 +1,4 @@
-"""How the tensors of two files differ: weights, quantisation, names, types and shapes."""
+"""Compare the tensors of two files: weights, quantisation, names, types and shapes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WEIGHT_HEAD = ("tensor", "worst at", "A", "B", "off by", "of largest", "values 
 
 
 def weights(both: Both) -> Section | None:
-    """Constant tensors whose values differ, the worst first, and those without a partner."""
+    """Compare the values of constant tensors, the worst first, and list those without a partner."""
     found: list[tuple[values.ValueDifference, Item]] = []
     compared = 0
     stored: Counter[tuple[str, str]] = Counter()
@@ -121,7 +121,7 @@ def _weight_section(
 
 
 def quantisation(both: Both) -> Iterable[Item]:
-    """Scales and zero points that differ, the largest relative difference first."""
+    """Yield scales and zero points that differ, the largest relative difference first."""
     found: list[tuple[float, Item]] = []
     gained: Counter[tuple[str, str]] = Counter()
     for index, ((a, b), paired) in enumerate(zip(both.graphs, both.pairings, strict=True)):
@@ -146,7 +146,7 @@ def quantisation(both: Both) -> Iterable[Item]:
 
 
 def tensors(both: Both) -> Iterable[Item]:
-    """Shapes, types and names that differ, and tensors without a partner."""
+    """Yield shapes, types and names that differ, and tensors without a partner."""
     types: dict[tuple[str, str], list[str]] = defaultdict(list)
     for index, ((a, b), paired) in enumerate(zip(both.graphs, both.pairings, strict=True)):
         place = both.place(index)
@@ -208,7 +208,7 @@ def _weight_item(one: Any, other: Any, change: values.ValueDifference, place: st
 
 
 def percent(relative: float) -> str:
-    """A difference as a share of the largest value in its tensor."""
+    """Express a difference as a share of the largest value in its tensor."""
     percent = 100 * relative
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
 
@@ -264,7 +264,7 @@ def _unpaired(
     for index in alone:
         tensor = graph.tensors[index]
         if facts.is_constant(file.model, tensor):
-            continue  # among the weights
+            continue  # reported with the weights
         maker = makers.get(index)
         if maker is not None and graph.operators[maker].name in facts.CONVERTERS:
             between += 1

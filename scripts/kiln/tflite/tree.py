@@ -1,9 +1,8 @@
-"""A whole ``.tflite`` FlatBuffer as plain values, read by :mod:`kiln.tflite.schema`.
+"""Read a whole ``.tflite`` FlatBuffer as plain values, by the layout in :mod:`kiln.tflite.schema`.
 
-:mod:`stages.tflite.tflite_model` reads what kiln's own stages need. This reads every field there
-is, so that two files can be compared without overlooking one: operator options, sparsity, blockwise
-quantisation and whatever else the schema knows. Fields that even the schema does not know are
-counted. Standard library only.
+:mod:`stages.tflite.tflite_model` reads only what kiln's own stages need. This module reads every
+field, so that a comparison overlooks none: operator options, sparsity, blockwise quantisation and
+so on. Fields that the schema does not know are counted. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any
 from kiln.project.stagecode import stage_module
 from kiln.tflite.schema import ENUMS, TABLES, UNIONS
 
-_DEPTH = 16  # the schema's own nesting ends at 5
+_DEPTH = 16  # the schema itself nests 5 levels deep
 _SPARE_TABLES, _SPARE_NUMBERS, _SPARE_BYTES = 10_000, 100_000, 1 << 20
 
-#: More than any real file has. An EfficientDet D0 that was converted node by node, the largest of
-#: a detector that has been seen, has some 160,000 tables; reading as many as this takes seconds.
+#: More than any real file has. The largest detector seen, an EfficientDet D0 converted node by
+#: node, has some 160,000 tables; reading as many as this takes seconds.
 _MOST_TABLES, _MOST_NUMBERS = 250_000, 10_000_000
 
 
@@ -36,13 +35,13 @@ class Tree:
         """Read ``data``.
 
         Raises:
-            FlatError: it is no TFLite model, or a truncated or damaged one (a ValueError).
+            FlatError: it is not a TFLite model, or is truncated or damaged (a ValueError).
         """
         flat = stage_module("tflite.flatbuffer")
         self._flat = flat
         self.unknown: set[str] = set()
-        # Parts may be shared, but a file in which everything is reached over and over again is
-        # made to exhaust its reader: each table, number and byte of an honest file takes its place.
+        # Parts may be shared, but a hostile file can make its reader visit everything again and
+        # again. In an honest file each table, number and byte takes its own space.
         self._tables = min(len(data) // 4 + _SPARE_TABLES, _MOST_TABLES)
         self._numbers = min(4 * len(data) + _SPARE_NUMBERS, _MOST_NUMBERS)
         self._bytes = 2 * len(data) + _SPARE_BYTES
@@ -54,7 +53,7 @@ class Tree:
         self._tables -= 1
         self._check_tables(0)
         if depth > _DEPTH:
-            raise flat.FlatError("its tables are inside each other over and over: damaged")
+            raise flat.FlatError("its tables are nested over and over: damaged")
         fields = _fields(name)
         vtable = table.position - flat.scalar(table.view, table.position, "i")
         slots = (flat.scalar(table.view, vtable, "H") - 4) // 2
@@ -134,7 +133,7 @@ class Tree:
 
 @cache
 def _fields(name: str) -> tuple[tuple[str, str, Any], ...]:
-    """Name, type and default of every slot; a default of ``None`` is the type's own."""
+    """Return name, type and default of every slot; a default of ``None`` is the type's own."""
     fields: list[tuple[str, str, Any]] = []
     for word in TABLES[name].split():
         field, _, kind = word.partition(":")

@@ -1,4 +1,4 @@
-"""Compares two constant tensors as numbers, whatever either is stored as.
+"""Compare two constant tensors as numbers, independent of how they are stored.
 
 float32 against float16 or bfloat16, and integers with a scale against floats or against integers
 with another scale, are compared as the real numbers they stand for: scale * (stored -
@@ -33,7 +33,7 @@ class ValueDifference:
     Attributes:
         values: how many there are; 0 where they could only be compared as bytes.
         differing: how many of them differ (as real numbers; NaN is equal to NaN).
-        largest: the largest absolute difference; infinite where only one is finite.
+        largest: the largest absolute difference; infinite where only one of the two is finite.
         relative: ``largest`` over the largest finite magnitude in either tensor.
         index: where the largest difference is.
         a: the value there in the first tensor.
@@ -84,7 +84,7 @@ class Values:
             self.numeric = False
 
     def stored(self, start: int, stop: int) -> Sequence[float]:
-        """The numbers as they are stored."""
+        """Return the numbers as they are stored."""
         if self.type in _NIBBLES:
             return self._nibbles(start, stop)
         if self.type == "bfloat16":  # the upper half of a float32
@@ -103,11 +103,11 @@ class Values:
         return [n - 16 if n > 7 else n for n in found] if self.type == "int4" else found
 
     def scales(self, start: int, stop: int) -> list[float]:
-        """The scale of each value; only where the tensor is quantised."""
+        """Return the scale of each value; only where the tensor is quantised."""
         return self._spread(self.quantization.scale, start, stop)
 
     def real(self, start: int, stop: int) -> Sequence[float]:
-        """The real numbers the values stand for."""
+        """Return the real numbers the values stand for."""
         stored = self.stored(start, stop)
         if self.quantization is None:
             return stored
@@ -140,7 +140,7 @@ def comparable(a: Any, raw_a: memoryview, b: Any, raw_b: memoryview) -> bool:
 
 
 def compare(a: Any, raw_a: memoryview, b: Any, raw_b: memoryview) -> ValueDifference | None:
-    """How two constant tensors differ.
+    """Compare two constant tensors.
 
     Args:
         a: a tensor of :mod:`stages.tflite.tflite_model`.

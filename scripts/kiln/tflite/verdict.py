@@ -1,4 +1,4 @@
-"""The first line of a comparison."""
+"""Sum up a comparison in one sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kiln.tflite.tensor_changes import percent
 from kiln.tflite.wording import count, shown
 
 GRAPH_SECTIONS = ("operators", "tensors", "interface", "signatures", "postprocess", "other")
-"""Sections that say the graph is another one."""
+"""Sections whose presence means that the graph differs."""
 
 _TITLES = {
     "operators": "the operators' details",
@@ -23,10 +23,10 @@ _TITLES = {
 
 
 def verdict(both: Both, sections: dict[str, Section], unchanged: bool) -> str:
-    """The whole comparison in one sentence.
+    """Sum up the whole comparison in one sentence.
 
     Args:
-        both: the two files, which are not the same bytes.
+        both: the two files, whose bytes differ.
         sections: what differs, by name.
         unchanged: whether graphs and weights are the same.
     """
@@ -51,7 +51,7 @@ def verdict(both: Both, sections: dict[str, Section], unchanged: bool) -> str:
         if differing:
             parts.append(f"different weights: {_weight_words(sections)}")
         elif "weights" in sections:
-            parts.append("other constants, or shared differently; no value that both have differs")
+            parts.append("other constants, or shared differently; no common value differs")
         if "quantisation" in sections:
             some = len(sections["quantisation"].items)
             parts.append(f"other quantisation of {count(some, 'tensor')}")

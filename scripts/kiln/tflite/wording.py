@@ -1,4 +1,4 @@
-"""How values from a file are shown: one line, no control characters, not too long."""
+"""Format values from a file for display: one line, no control characters, not too long."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _LONG = 72
 
 
 def shown(text: str, limit: int = _LONG) -> str:
-    """A name from a file, fit for a terminal.
+    """Make a name from a file safe to show on a terminal.
 
-    The converter joins the names of merged nodes with ``;``: only the first is kept where all of
-    them would be too long.
+    The converter joins the names of merged nodes with ``;``: only the first is kept where the
+    whole would be too long.
 
     >>> shown("a\\x1b[31m"), shown("x" * 50 + ";" + "y" * 50)[-6:]
     ('a\\\\x1b[31m', 'x (+1)')
@@ -30,7 +30,7 @@ def shown(text: str, limit: int = _LONG) -> str:
 
 
 def shown_apart(a: str, b: str) -> tuple[str, str]:
-    """Two names of which at least what tells them apart is shown.
+    """Shorten two names so that their difference stays visible.
 
     >>> shown_apart("x" * 80 + ";a", "x" * 80 + ";b")[1]
     '...;b'
@@ -43,7 +43,7 @@ def shown_apart(a: str, b: str) -> tuple[str, str]:
 
 
 def number(value: float) -> str:
-    """A number with as many digits as say something.
+    """Format a number with its significant digits.
 
     >>> number(0.5), number(3.14159265e-7), number(12), number(1234567)
     ('0.5', '3.14159e-07', '12', '1,234,567')
@@ -52,7 +52,7 @@ def number(value: float) -> str:
 
 
 def apart(a: float, b: float) -> tuple[str, str]:
-    """Two numbers with as many digits as it takes to tell them apart.
+    """Format two numbers with as many digits as it takes to tell them apart.
 
     >>> apart(0.1, 0.10000001), apart(1.0, 2.0)
     (('0.1', '0.10000001'), ('1', '2'))
@@ -65,7 +65,7 @@ def apart(a: float, b: float) -> tuple[str, str]:
 
 
 def numbers(values: Sequence[float], limit: int = 4) -> str:
-    """Several numbers, one if all are equal.
+    """Format several numbers, or one if all are equal.
 
     >>> numbers([1.0, 1.0, 1.0]), numbers([1, 2])
     ('1', '1, 2')
@@ -77,7 +77,7 @@ def numbers(values: Sequence[float], limit: int = 4) -> str:
 
 
 def count(number_of: int, what: str, plural: str = "") -> str:
-    """A count with its noun.
+    """Format a count with its noun.
 
     >>> count(1, "entry", "entries"), count(1200, "value")
     ('1 entry', '1,200 values')
@@ -86,7 +86,7 @@ def count(number_of: int, what: str, plural: str = "") -> str:
 
 
 def shape(tensor: Any) -> str:
-    """The shape of a tensor; ``?`` is a size that may change from call to call."""
+    """Format the shape of a tensor; ``?`` is a dimension that may change from call to call."""
     sizes = tensor.shape_signature or tensor.shape
     if len(sizes) != len(tensor.shape):
         sizes = tensor.shape
@@ -94,7 +94,7 @@ def shape(tensor: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """``value`` for strict JSON: bytes as hexadecimal digits, NaN and infinities as text."""
+    """Convert ``value`` for strict JSON: bytes as hexadecimal, NaN and infinities as text."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

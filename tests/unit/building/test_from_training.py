@@ -170,11 +170,15 @@ def test_arguments_that_are_wrong(plain: Given, training: Path, photos: Path) ->
     config = training / "pipeline.config"
     for changes, error, words in (
         ({"variants": ("int8",)}, UsageError, "needs images to measure"),
-        ({"variants": ("prebuilt",)}, UsageError, "a checkpoint has none"),
+        ({"variants": ("prebuilt",)}, UsageError, "a checkpoint does not have"),
         ({"variants": ("float23",)}, UsageError, "'float23'"),
         ({"spec": "efficientdet_lite9"}, UsageError, "'efficientdet_lite9'"),
-        ({"spec": "efficientdet_lite0", "pipeline_config": config}, UsageError, "go together"),
-        ({"name": "Boats!"}, UsageError, "no name for a model"),
+        (
+            {"spec": "efficientdet_lite0", "pipeline_config": config},
+            UsageError,
+            "cannot be combined",
+        ),
+        ({"name": "Boats!"}, UsageError, "not a valid model name"),
         ({"allow": ("everything",)}, UsageError, "'everything'"),
         ({"calibration": empty}, ImageSetError, "no images in .*empty"),
         ({"images": photos / "nowhere"}, ImageSetError, "no images in .*nowhere"),
@@ -302,7 +306,7 @@ def test_from_below_the_current_folder(
 def test_another_name_than_the_folders(plain: Given, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'boats' is not 'ships'"):
         settle(replace(plain, name="ships"), folder=tmp_path / "boats")
-    with pytest.raises(UsageError, match="'My Boats' is no name") as caught:
+    with pytest.raises(UsageError, match="'My Boats' is not a valid model name") as caught:
         settle(plain, folder=tmp_path / "My Boats")
     assert "'my_boats'" in caught.value.remedy
 
@@ -387,12 +391,12 @@ def test_init_where_nothing_can_be_written(kiln, training: Path) -> None:  # typ
     ("arguments", "code", "words"),
     [
         ((), 2, "Missing option"),
-        (("--image-size", "320"), 2, "'320' is no image size"),
-        (("--image-size", "16x320"), 2, "'16x320' is no image size"),
+        (("--image-size", "320"), 2, "'320' is not an image size"),
+        (("--image-size", "16x320"), 2, "'16x320' is not an image size"),
         (("--max-detections", "0"), 2, "--max-detections"),
         (("--score-threshold", "1.5"), 2, "--score-threshold"),
         (("--variant", "int8"), 2, "--calibration"),
-        (("--name", "A b"), 2, "'a_b' would be one"),
+        (("--name", "A b"), 2, "'a_b' is a valid name"),
         (("--checkpoint", "nowhere/ckpt-1"), 15, "neither a folder nor a checkpoint"),
         (("--label-map", "absent.pbtxt"), 16, "absent.pbtxt"),
         (("-o", "thesis"), 2, "thesis.tex"),

@@ -81,24 +81,30 @@ def other_size(index: dict[str, Any]) -> None:
 LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a wheel that the pin does not name": (
         lie("pypi.sha256", EVIL_DIGEST),
-        "may stand for the pin",
+        "the pin allows",
     ),
     "a file of another package": (
         lie("pypi.filename", "pip-1.0-py3-none-any.whl"),
-        "is no file of",
+        "is not a file of",
     ),
-    "a file of another version": (lie("pypi.filename", "Toy_One-9-py3-none-any.whl"), "no file of"),
-    "a path for a name": (lie("pypi.filename", "../Toy_One-1.0.tar.gz"), "is no file of"),
+    "a file of another version": (
+        lie("pypi.filename", "Toy_One-9-py3-none-any.whl"),
+        "not a file of",
+    ),
+    "a path for a name": (lie("pypi.filename", "../Toy_One-1.0.tar.gz"), "is not a file of"),
     "a pin of nothing": (lie("pypi.hashes", []), "hashes"),
     "no digest": (lie("archive.sha256", "../../../etc/passwd"), "sha256"),
-    "an archive that is not there": (lie("archive.sha256", "0" * 64), "is spoken of and not there"),
+    "an archive that is not there": (
+        lie("archive.sha256", "0" * 64),
+        "is used but not in the list",
+    ),
     "a model with a path for a name": (lie("archive.model", "../x"), "model"),
     "a ref of another kind": (
         lambda index: index["refs"].append({"kind": "archive-tree", "files": {}}),
         "archive-tree",
     ),
     "a word more": (lambda index: index.update(results=[]), "results"),
-    "a size": (other_size, "there is something else"),
+    "a size": (other_size, "unexpected data"),
     "a much larger size": (lambda index: index["blobs"][0].update(size=10**9), "bytes instead of"),
     "no order": (lambda index: index["blobs"].reverse(), "not in order"),
     "a number that is text": (lambda index: index["blobs"][0].update(size="7"), "size"),

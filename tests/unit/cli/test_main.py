@@ -158,7 +158,7 @@ def test_models_lists_recipes(kiln: Kiln) -> None:
         "odapi",
         "archive,",
         "not",
-        "here",
+        "downloaded",
         "float32",
         "-",
     ]
@@ -186,7 +186,7 @@ def test_models_tells_how_the_last_build_ended(kiln: Kiln) -> None:
     assert (event["last"]["ok"], event["last"]["kind"]) == (False, "engine-unavailable")
     assert abs(event["last"]["when"] - time.time()) < 600
     shown = kiln("models").stdout
-    assert "archive, at hand" in shown
+    assert "archive, available" in shown
     assert "failed: engine-unavailable" in shown
 
 

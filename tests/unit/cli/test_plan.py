@@ -85,8 +85,8 @@ def test_the_matrix_of_some_variants(kiln: Kiln) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("--github-matrix",), "No recipe fits that could be built anywhere."),
-        (("--github-matrix", "mine"), "is on this machine only"),
+        (("--github-matrix",), "No matching recipe can be built on another machine."),
+        (("--github-matrix", "mine"), "is only on this machine"),
         (("--github-matrix", "--json"), "--github-matrix is JSON already."),
         (("min",), "Did you mean 'mine'?"),
         (("mine", "--variant", "int8"), "has no variant 'int8'"),

@@ -202,7 +202,7 @@ def test_materialize_refuses_what_is_not_whole(store: Store, tmp_path: Path) -> 
     with pytest.raises(StoreError, match="no content"):
         store.materialize({"a": KEY}, tmp_path / "out", link=True)
     store.materialize({"a": digest}, tmp_path / "out", link=False)
-    with pytest.raises(StoreError, match="there already"):
+    with pytest.raises(StoreError, match="exists already"):
         store.materialize({"a": digest}, tmp_path / "out", link=False)
 
 

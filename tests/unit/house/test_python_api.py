@@ -98,7 +98,7 @@ def test_failures_are_kilns_own(tmp_path: Path) -> None:
         kiln.diff(tmp_path / "text.tflite", FIXTURES / "toy_ssd.tflite")
     with pytest.raises(VerificationError):
         kiln.verify(tmp_path, key=_key(tmp_path))
-    with pytest.raises(UsageError, match="go together"):
+    with pytest.raises(UsageError, match="need each other"):
         kiln.verify(tmp_path, identity="somebody")
     with pytest.raises(kiln.KilnError) as caught:
         kiln.inspect(tmp_path / ("x" * 5000))

@@ -64,7 +64,7 @@ def test_outside_of_the_tolerance() -> None:
     with pytest.raises(CheckFailedError) as caught:
         report(SOURCE, INT8, images=4).judge()
     error = caught.value
-    assert "int8: expected 0.280, seen 0.250" in error.message
+    assert "int8: expected 0.280, measured 0.250" in error.message
     assert "0.02" in error.message
     assert "source" not in error.message
     assert "only 4 of the data set's 10 images" in error.remedy

@@ -52,7 +52,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_none_of_ours(tmp_path: Path, text: str) -> None:
     (tmp_path / "accuracy.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UsageError, match=r"accuracy\.json is no list of figures"):
+    with pytest.raises(UsageError, match=r"accuracy\.json is not a list of figures"):
         accuracy_record.save(tmp_path, [ENTRY])
     assert (tmp_path / "accuracy.json").read_bytes() == text.encode("latin-1")
 
@@ -79,13 +79,13 @@ def test_signed_with_the_page(tmp_path: Path) -> None:
     assert not refresh(dist, signer)
     assert b"COCO AP" in (dist / "index.html").read_bytes()
     assert "  accuracy.json\n" in (dist / "SHA256SUMS").read_text()
-    assert publish.vouched(dist, signer)["accuracy.json"] == page_dist.sha256(
+    assert publish.covered(dist, signer)["accuracy.json"] == page_dist.sha256(
         dist / "accuracy.json"
     )
     (dist / "accuracy.json").unlink()
     assert refresh(dist, signer)
     assert (dist / "index.html").read_bytes() == without
-    assert "accuracy.json" not in publish.vouched(dist, signer)
+    assert "accuracy.json" not in publish.covered(dist, signer)
 
 
 def test_refused_before_anything_is_measured(tmp_path: Path) -> None:
@@ -102,5 +102,5 @@ def test_refused_before_anything_is_measured(tmp_path: Path) -> None:
     (tmp_path / "accuracy.json").write_text("{}")
     ended = subprocess.run(command, env=env, capture_output=True, text=True)
     assert ended.returncode == UsageError.exit_code
-    assert "accuracy.json is no list of figures" in ended.stderr
+    assert "accuracy.json is not a list of figures" in ended.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.json"]

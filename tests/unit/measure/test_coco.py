@@ -99,19 +99,19 @@ Change = Callable[[dict[str, Any]], object]
         (lambda t: t["images"][0].update(height=0), "'height' is not a whole number from 1"),
         (lambda t: t["images"][0].update(file_name="../x.jpg"), "leaves the image folder"),
         (lambda t: t["images"][0].update(file_name="/x.jpg"), "leaves the image folder"),
-        (lambda t: t["images"][0].update(id=3), "the image id 3 is there twice"),
-        (lambda t: t["images"][0].update(file_name="a.PNG"), "'a.PNG' is there twice"),
+        (lambda t: t["images"][0].update(id=3), "the image id 3 is listed twice"),
+        (lambda t: t["images"][0].update(file_name="a.PNG"), "'a.PNG' is listed twice"),
         (lambda t: t["annotations"][0].update(bbox=[1, 2, 3]), "'bbox' is not four numbers"),
         (lambda t: t["annotations"][0].update(bbox=[1, 2, 3, "4"]), "'bbox'"),
         (
             lambda t: t["annotations"][0].update(bbox=[1, 2, 3, float("nan")]),
-            "NaN, which is no num",
+            "NaN, which is not a num",
         ),
         (lambda t: t["annotations"][0].update(area="big"), "'area' is not a number"),
         (lambda t: t["annotations"][0].update(image_id=8), "names image 8 and category 90"),
         (lambda t: t["annotations"][0].update(category_id=5), "names image 7 and category 5"),
         (lambda t: t["categories"][0].update(name="  "), "'name' is not a text"),
-        (lambda t: t["categories"][0].update(name="CAT"), "category name 'cat' is there twice"),
+        (lambda t: t["categories"][0].update(name="CAT"), "category name 'cat' is listed twice"),
     ],
 )
 def test_annotations_that_cannot_be_right(tmp_path: Path, change: Change, words: str) -> None:
@@ -126,7 +126,7 @@ def test_annotations_that_cannot_be_right(tmp_path: Path, change: Change, words:
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '"\ud800"'])
 def test_no_json_object(tmp_path: Path, text: str) -> None:
     (data_set(tmp_path) / "instances.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(ImageSetError, match=r": (is no JSON|is not valid JSON|nests deeper)"):
+    with pytest.raises(ImageSetError, match=r": (is not a JSON|is not valid JSON|nests deeper)"):
         coco.read(tmp_path)
 
 

@@ -148,7 +148,7 @@ def test_times_of_an_artefact_that_was_replaced_go(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path, text: str) -> None:
     (tmp_path / "latency.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UsageError, match=r"latency\.json is no list of latencies"):
+    with pytest.raises(UsageError, match=r"latency\.json is not a list of latencies"):
         latency.save(tmp_path, [RUN])
     assert (tmp_path / "latency.json").read_bytes() == text.encode("latin-1")
 
@@ -246,7 +246,7 @@ def test_save(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (("--variant", "int4"), "no variant 'int4'"),
         (("net", "--variant", "int8"), "nothing to time"),
         (("nothing.tflite",), "no file nothing.tflite"),
-        (("--runs", 1, "--seconds", 1), "do not go together"),
+        (("--runs", 1, "--seconds", 1), "cannot be combined"),
         ((FIXTURES / "toy_ssd.tflite", "--save"), "is not in"),
     ],
 )

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 
-from kiln.images.changes import group_of, in_words
+from kiln.images.changes import describe as describe_files
+from kiln.images.changes import group_of
 from kiln.images.seal import FileFact
 from kiln.sources import debian, pypi
 from locks.changes import compare, describe, parse
@@ -158,7 +159,7 @@ def installed(version: str, content: str = "aa", size: int = 10) -> list[FileFac
 
 
 def test_an_update_is_told_once_and_its_files_counted() -> None:
-    assert in_words(installed("1.16.0"), installed("1.17.0", "bb", 12)) == [
+    assert describe_files(installed("1.16.0"), installed("1.17.0", "bb", 12)) == [
         "odapi: six: 1.16.0 -> 1.17.0",
         f"/{SITE}/six: 1 added, 1 removed (+0 bytes)",
         f"/{SITE}/six.py: 1 changed (+2 bytes)",
@@ -166,15 +167,15 @@ def test_an_update_is_told_once_and_its_files_counted() -> None:
 
 
 def test_packages_that_come_and_go() -> None:
-    assert in_words([], installed("1.17.0"))[0] == "odapi: six: added, 1.17.0"
-    assert in_words(installed("1.17.0"), [])[0] == "odapi: six: removed, was 1.17.0"
-    assert in_words(installed("1.17.0"), installed("1.17.0")) == []
+    assert describe_files([], installed("1.17.0"))[0] == "odapi: six: added, 1.17.0"
+    assert describe_files(installed("1.17.0"), [])[0] == "odapi: six: removed, was 1.17.0"
+    assert describe_files(installed("1.17.0"), installed("1.17.0")) == []
 
 
 def test_every_differing_path_is_counted() -> None:
     old = [file(f"usr/lib/x/{n}") for n in range(5)] + [file("bin/a"), file("usr/b")]
     new = [file(f"usr/lib/x/{n}", "bb") for n in range(2, 7)] + [file("bin/a")]
-    assert in_words(old, new) == [
+    assert describe_files(old, new) == [
         "/usr: 1 removed (-10 bytes)",
         "/usr/lib/x: 2 added, 3 changed, 2 removed (+0 bytes)",
     ]

@@ -258,7 +258,7 @@ def test_a_recipe_that_is_not_utf8(tmp_path: Path, bad: bytes) -> None:
 def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="No such file"):
         recipe.load(tmp_path / "toy" / "recipe.toml")
-    with pytest.raises(RecipeError, match="no plain file"):
+    with pytest.raises(RecipeError, match="not a plain file"):
         recipe.load(tmp_path)
     path = write(tmp_path, "#" * (1 << 20) + "#")
     with pytest.raises(RecipeError, match="larger than 262,144 bytes"):

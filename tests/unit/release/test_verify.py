@@ -175,14 +175,14 @@ def test_sums_made_anew_do_not_cover_a_change(dist: Path, key: SigningKey) -> No
     assert "toy/labelmap.txt: was changed" in message
     assert "toy/new: was added" in message
     assert "other/labelmap.txt: is missing" in message
-    assert "SHA256SUMS: is not the one that release.sigstore.json names" in message
+    assert "SHA256SUMS: is not the file that release.sigstore.json lists" in message
 
 
 def test_a_model_that_was_taken_away_is_missed(dist: Path, key: SigningKey) -> None:
     shutil.rmtree(dist / "other")
     sum_again(dist)
     message = refused(dist, key.public_pem).message
-    assert "other/model.sig: is missing: release.sigstore.json names it" in message
+    assert "other/model.sig: is missing: release.sigstore.json lists it" in message
     assert "other/other_dynamic.tflite: is missing" in message
     assert "toy/" not in message
 
@@ -193,12 +193,12 @@ def test_a_statement_about_another_release_is_none_about_this_one(
     publish_toy(tmp_path / "earlier", "toy", toy, signer)
     shutil.copy(tmp_path / "earlier" / "release.sigstore.json", dist)
     message = refused(dist, key.public_pem).message
-    assert "other/model.sig: was added: release.sigstore.json does not know it" in message
+    assert "other/model.sig: was added: release.sigstore.json does not list it" in message
     (dist / "release.sigstore.json").write_bytes(
         (dist / "toy" / "attestations" / "toy_float32.tflite.provenance.sigstore.json").read_bytes()
     )
     message = refused(dist, key.public_pem).message
-    assert "release.sigstore.json: is no statement about a release" in message
+    assert "release.sigstore.json: is not a statement about a release" in message
 
 
 def test_an_older_model_in_a_newer_release_is_found(
@@ -211,7 +211,7 @@ def test_an_older_model_in_a_newer_release_is_found(
     shutil.copytree(tmp_path / "earlier" / "toy", dist / "toy")
     sum_again(dist)
     message = refused(dist, key.public_pem).message
-    assert "toy/toy_float32.tflite: is not the one that release.sigstore.json names" in message
+    assert "toy/toy_float32.tflite: is not the file that release.sigstore.json lists" in message
     assert "other/" not in message
 
 

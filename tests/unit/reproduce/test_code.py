@@ -76,7 +76,7 @@ def test_a_checkout_only_if_it_is_exactly_the_same(
     (release.folder / "source.tar").unlink()
     same = make_project(tmp_path / "same")
     assert set(outcomes(machine.run(release, checkout=same)).values()) == {"identical"}
-    assert any("stands in for it" in note for note in machine.notes())
+    assert any("is used instead" in note for note in machine.notes())
     other = make_project(tmp_path / "other")
     (other.stages / "__main__.py").write_text("print('something else')\n")
     verdict = machine.run(release, checkout=other)["toy_int8.tflite"]

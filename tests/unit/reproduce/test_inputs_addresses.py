@@ -54,7 +54,7 @@ def test_no_file_of_this_machine_is_read_because_a_statement_says_so(
     digest = sha256_file(packed_model)
     for url in (packed_model.as_uri(), str(packed_model), f"FILE://{packed_model}"):
         assert not asked.find(Archive(url, digest, (url,)))
-        assert "no http(s) address" in asked.notes[-1]
+        assert "not an http(s) address" in asked.notes[-1]
     for url in ("file:///dev/zero", "ftp://127.0.0.1/x", "data:,x", "http:", "http://a b/c", ""):
         assert not asked.find(Archive(url, digest))
     assert list((asked.root / "store" / "downloads").iterdir()) == []

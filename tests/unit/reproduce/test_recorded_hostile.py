@@ -102,7 +102,7 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
         ([("docker/images.toml", b"[odapi]\nfiles = " + b"[" * 2000)], "images.toml that nests"),
         ([("docker/images.toml", b"x" + b".x" * 2000 + b"=1")], "images.toml that has a"),
         ([("docker/images.lock", b"[odapi]\nsize = inf")], "images.lock that holds"),
-        ([("docker/images.lock", b"odapi = 1")], "images.lock that says"),
+        ([("docker/images.lock", b"odapi = 1")], "images.lock that has"),
         ([("docker/images.lock", b"\xff")], "images.lock that is not valid TOML"),
     ],
 )

@@ -29,7 +29,7 @@ def test_a_bare_statement_only_where_nobody_is_asked_to_vouch(
 ) -> None:
     path = tmp_path / "statement.json"
     path.write_text(json.dumps(release.statement("int8")))
-    with pytest.raises(VerificationError, match="nobody signed") as caught:
+    with pytest.raises(VerificationError, match="without a signature") as caught:
         recorded_in(path, lambda *_: {})
     assert "--unverified" in caught.value.remedy
     assert recorded_in(path, None)[0].variant == "int8"
@@ -62,5 +62,5 @@ def test_two_statements_about_one_file(release: ToyRelease) -> None:
     kept = other.read_bytes()
     release.write()
     other.write_bytes(kept)
-    with pytest.raises(VerificationError, match="different things of one file"):
+    with pytest.raises(VerificationError, match="different things about one file"):
         release.read()

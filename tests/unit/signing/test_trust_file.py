@@ -173,10 +173,10 @@ def test_a_key_of_which_only_the_id_is_known(
 ) -> None:
     trusted = trust(folder, f'[[signer]]\nkey_id = "{mine.key_id}"')
     data = dsse.seal(STATEMENT, mine)
-    assert "not at hand" in refused(trusted, data, PROVENANCE)
+    assert "public key is missing" in refused(trusted, data, PROVENANCE)
     trusted.offer_key(theirs.public_pem)
     trusted.offer_key(b"junk")
-    assert "not at hand" in refused(trusted, data, PROVENANCE)
+    assert "public key is missing" in refused(trusted, data, PROVENANCE)
     trusted.offer_key(mine.public_pem)
     assert trusted.open(data, PROVENANCE, "toy") == STATEMENT
     assert trusted.knows_key(mine.public_pem)

@@ -215,10 +215,10 @@ def test_of_model_maker(given: Given, tmp_path: Path) -> None:
         ({"checkpoint": Path("x")}, ["--checkpoint and --saved-model"]),
         ({"mean": (1.0,)}, ["--mean and --std"]),
         ({"std": (1.0,)}, ["--mean and --std"]),
-        ({"mean": (1.0,), "std": (1.0,), "spec": SPEC}, ["not for this model"]),
+        ({"mean": (1.0,), "std": (1.0,), "spec": SPEC}, ["only apply to an exported SavedModel"]),
         (
             {"mean": (1.0,), "std": (1.0,), "saved_model": None, "checkpoint": Path("x")},
-            ["not for this model"],
+            ["only apply to an exported SavedModel"],
         ),
         ({"max_detections": 5}, ["--max-detections", "graph"]),
         ({"image_size": (64, 64)}, ["--image-size", "graph"]),

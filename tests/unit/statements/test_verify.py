@@ -44,8 +44,8 @@ LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "another name": (lambda it: it["subject"][0].update(name="x.tflite"), "is about other bytes"),
     "two subjects": (lambda it: it["subject"].append(it["subject"][0]), "is about other bytes"),
-    "no provenance": (lambda it: it.update(predicateType=TEST_RESULT_TYPE), "is no provenance"),
-    "build type": (lambda it: definition(it).update(buildType="x"), "is no provenance"),
+    "no provenance": (lambda it: it.update(predicateType=TEST_RESULT_TYPE), "is not a provenance"),
+    "build type": (lambda it: definition(it).update(buildType="x"), "is not a provenance"),
     "recipe text": (
         lambda it: definition(it)["externalParameters"]["recipe"].update(text="x"),
         "has another recipe, model or variant",
@@ -103,11 +103,11 @@ LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "one more": (
         lambda it: definition(it)["resolvedDependencies"].append({"name": "z", "digest": {}}),
-        "names other dependencies than the files give: z",
+        "names other dependencies than follow from the files: z",
     ),
     "order": (
         lambda it: definition(it)["resolvedDependencies"].reverse(),
-        "has something in it that is no part of kiln's provenance",
+        "has a field that is not part of kiln's provenance",
     ),
     "byproduct": (
         lambda it: details(it)["byproducts"][0]["digest"].update(sha256="0" * 64),
@@ -116,19 +116,19 @@ LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "plan": (lambda it: inside(it)["plan"]["steps"][0]["params"].update(x=1), "recorded plan"),
     "no plan": (lambda it: inside(it).pop("plan"), "is damaged"),
     "limits": (lambda it: inside(it)["limits"].update(memory="x"), "is damaged"),
-    "more limits": (lambda it: inside(it)["limits"].update(x=1), "no part of kiln's"),
+    "more limits": (lambda it: inside(it)["limits"].update(x=1), "not part of kiln's"),
     "host": (lambda it: inside(it).update(host={"machine": 1, "cpu": "x"}), "is damaged"),
     "builder": (lambda it: details(it)["builder"].update(id=""), "is damaged"),
-    "more of the builder": (lambda it: details(it)["builder"].update(x=1), "no part of kiln's"),
+    "more of the builder": (lambda it: details(it)["builder"].update(x=1), "not part of kiln's"),
     "dirty": (
         lambda it: dependency(it, "repository")["annotations"].update(dirty="no"),
         "is damaged",
     ),
     "time": (
         lambda it: details(it)["metadata"].update(startedOn="2025-01-01T00:00:00Z"),
-        "no part of kiln's",
+        "not part of kiln's",
     ),
-    "more at the top": (lambda it: it.update(x=1), "no part of kiln's"),
+    "more at the top": (lambda it: it.update(x=1), "not part of kiln's"),
     "nothing": (lambda it: it.pop("predicate"), "is damaged"),
 }
 
@@ -164,10 +164,10 @@ def test_a_statement_too_few_or_too_many(toy: ToyModel, signer: KeySigner) -> No
     for path in (ONE, RESULT):
         rest = {name: one for name, one in toy.statements.items() if name != path}
         (reason,) = problems(replace(toy, statements=rest), signer)[path]
-        assert reason == f"is missing: nothing is stated about {FILE}"
+        assert reason == f"is missing: {FILE} has no such statement"
     more = {"attestations/x.provenance.sigstore.json": toy.statements[ONE]}
     found = problems(replace(toy, statements={**toy.statements, **more}), signer)
-    assert found == {next(iter(more)): ["is no statement about a file of this folder"]}
+    assert found == {next(iter(more)): ["is not a statement about a file of this folder"]}
     found = problems(other_files(toy, **{"sub/x.tflite": b"x"}), signer)
     assert found.keys() == {provenance_path("sub/x.tflite")}
 
@@ -227,9 +227,9 @@ def test_checks_that_say_something_else(toy: ToyModel, signer: KeySigner) -> Non
     checks = json.loads(toy.files["checks.json"])
     checks["variants"]["float32"]["gates"][0]["status"] = "failed"
     found = problems(other_files(toy, **{"checks.json": json.dumps(checks).encode()}), signer)
-    assert found[RESULT] == [f"does not say what checks.json says of {FILE}"]
+    assert found[RESULT] == [f"does not match what checks.json says about {FILE}"]
     found = problems(lied(toy, RESULT, lambda it: it["predicate"].update(result="PASSED")), signer)
-    assert found == {RESULT: [f"does not say what checks.json says of {FILE}"]}
+    assert found == {RESULT: [f"does not match what checks.json says about {FILE}"]}
 
 
 def repacked(toy: ToyModel, **files: bytes | None) -> ToyModel:
@@ -250,17 +250,23 @@ def repacked(toy: ToyModel, **files: bytes | None) -> ToyModel:
     ("files", "words"),
     [
         ({"docker/install.py": b"evil"}, "other sources of the image 'odapi' than were locked"),
-        ({"docker/images.lock": None}, "no sound lock"),
+        ({"docker/images.lock": None}, "no valid lock"),
         ({"docker/images.lock": b"["}, "holds a docker/images.lock that is not valid TOML"),
-        ({"docker/images.lock": b"[odapi]\n"}, "images.lock that says something else of"),
+        (
+            {"docker/images.lock": b"[odapi]\n"},
+            "images.lock that has missing or unknown fields for",
+        ),
         ({"docker/images.toml": b"[odapi]\nfiles = ['../../dev/zero']\n"}, "impossible path"),
         ({"docker/images.toml": b"[odapi]\nparent = 'odapi'\n"}, "from itself"),
-        ({"docker/images.toml": b""}, "no sound lock"),
-        ({"docker/odapi/Dockerfile": None}, "no sound lock"),
+        ({"docker/images.toml": b""}, "no valid lock"),
+        ({"docker/odapi/Dockerfile": None}, "no valid lock"),
         ({"models/toy/recipe.toml": None}, "0 recipes"),
         ({"models/x/recipe.toml": b""}, "2 recipes"),
-        ({"models/toy/recipe.toml": b"name = 'other'\nimage = 'odapi'\n"}, "not one of 'toy'"),
-        ({"models/toy/recipe.toml": b"\xff"}, "not one of 'toy'"),
+        (
+            {"models/toy/recipe.toml": b"name = 'other'\nimage = 'odapi'\n"},
+            "another model than 'toy'",
+        ),
+        ({"models/toy/recipe.toml": b"\xff"}, "another model than 'toy'"),
     ],
 )
 def test_source_archives_that_contradict_themselves(

@@ -62,8 +62,8 @@ def test_a_missing_input_is_named(tmp_path: Path) -> None:
         (_with(0, params=[]), "must be objects"),
         (_with(0, inputs={"x": {"path": "/etc/passwd"}}), "leaves its root"),
         (_with(0, inputs={"x": {"path": "inputs/../../x"}}), "leaves its root"),
-        (_with(0, inputs={"x": {"path": "x", "from": "b-1"}}), "no earlier stage"),
-        (_with(0, inputs={"x": {"path": "x", "from": "a"}}), "no earlier stage"),
+        (_with(0, inputs={"x": {"path": "x", "from": "b-1"}}), "not an earlier stage"),
+        (_with(0, inputs={"x": {"path": "x", "from": "a"}}), "not an earlier stage"),
         (_with(0, inputs={"x": "inputs/x"}), "not an object"),
     ],
 )

@@ -80,8 +80,8 @@ def test_a_report_without_the_fact_is_named(tmp_path: Path, report: str | None) 
         ({"n": "gives"}, "needs 'from' and 'fact'"),
         ({"n": {"from": "gives"}}, "needs 'from' and 'fact'"),
         ({"n": {"from": "gives", "fact": "n", "default": 1}}, "needs 'from' and 'fact'"),
-        ({"n": {"from": "takes", "fact": "n"}}, "no earlier stage"),
-        ({"n": {"from": ["gives"], "fact": "n"}}, "no earlier stage"),
+        ({"n": {"from": "takes", "fact": "n"}}, "not an earlier stage"),
+        ({"n": {"from": ["gives"], "fact": "n"}}, "not an earlier stage"),
     ],
 )
 def test_nonsense_is_refused(tmp_path: Path, value: Any, words: str) -> None:

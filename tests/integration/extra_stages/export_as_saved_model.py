@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages import make_hub_module
 from stages.lite import efficientdet_lite, model_maker
 from stages.odapi import restoration
 from stages.protocol.request import REQUIRED
-from stages.steps import modelmaker_export
+from stages.steps import make_hub_module, modelmaker_export
 
 ENVIRONMENT = "main"
 

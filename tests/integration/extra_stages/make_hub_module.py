@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages import make_lite_checkpoint
 from stages.lite import efficientdet_lite, model_maker
 from stages.protocol.request import REQUIRED
+from stages.steps import make_lite_checkpoint
 
 ENVIRONMENT = "main"
 

@@ -195,7 +195,7 @@ def test_an_installed_kiln_is_stated_as_such(
     names = {item["name"] for item in definition(model.statements[ONE])["resolvedDependencies"]}
     assert "repository" not in names
     lies: dict[str, Callable[[Any], Any]] = {
-        "names other dependencies than the files give: package": lambda it: dependency(
+        "names other dependencies than follow from the files: package": lambda it: dependency(
             it, "package"
         )["digest"].update(kilnTree="0" * 64),
         "package": lambda it: dependency(it, "package").update(uri="pkg:pypi/tflite-kiln@99"),

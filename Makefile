@@ -235,6 +235,10 @@ relock: env engine ## build the images twice and record them in images.lock
 sbom: env ## list what is in the images, docker/*/sbom.cdx.json
 	@$(KILN) images sbom
 
+.PHONY: schema
+schema: dev ## generate the .tflite tables again, from LiteRT's schema
+	@$(PROGRAM) schemas.generate_tflite
+
 .PHONY: train
 train: env engine ## train a sample's weights again: SAMPLE=name OUT=folder
 	@$(PROGRAM) samples.train $(SAMPLE) --out $(OUT)

@@ -128,7 +128,7 @@ def verify(
     """
     from kiln.core.files import system_guard
     from kiln.release.any_form import verify_any
-    from kiln.signing.trust_choice import choose_trust
+    from kiln.signing.trust_options import choose_trust
 
     with system_guard():
         chosen = choose_trust(_path(key), identity, issuer, _path(policy), _path(trusted_root))

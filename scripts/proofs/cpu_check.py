@@ -25,15 +25,16 @@ from kiln.cli.reporters import JsonReporter, TextReporter
 from kiln.core.digest import key_of, tree_digest
 from kiln.core.errors import StageFailedError, UsageError, VerificationError
 from kiln.core.output import table
-from kiln.core.store import StageResult, Store
+from kiln.core.stage_result import StageResult
+from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
 from kiln.project.folders import Project
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import VARIANTS, Recipe, Variant, discover, load
 from kiln.running.engine import Engine
+from kiln.running.executor import Runner
 from kiln.running.limits import Limits, limits_of
-from kiln.running.local import Runner
 from kiln.running.stage_user import stage_user
 from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire

@@ -28,8 +28,8 @@ from kiln.project.folders import Project
 from kiln.recipes.plan import make_plan
 from kiln.recipes.recipe import discover, load
 from kiln.running.engine import Engine
+from kiln.running.executor import Runner
 from kiln.running.limits import Limits, limits_of
-from kiln.running.local import Runner
 from kiln.running.stage_user import stage_user
 from kiln.sources.model import acquire
 from shared import program

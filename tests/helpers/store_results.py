@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from kiln.core.store import Blob, StageResult, Store
+from kiln.core.stage_result import Blob, StageResult
+from kiln.core.store import Store
 
 KEY = "ab" * 32
 

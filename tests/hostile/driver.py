@@ -22,8 +22,8 @@ from kiln.core.errors import KilnError
 from kiln.core.store import Store
 from kiln.recipes.plan import Plan, Step
 from kiln.running.engine import Engine
+from kiln.running.executor import Runner
 from kiln.running.limits import Limits
-from kiln.running.local import Runner
 
 MODEL, STEP = "hostile", "work"
 

@@ -1,7 +1,7 @@
 """A driver that takes a stage's output the way one should not: the harness must find it out.
 
 Files are taken by name while the container lives, links are followed, nothing is bounded, and
-reports are believed. It shares nothing with ``kiln.running.local``.
+reports are believed. It shares nothing with ``kiln.running.executor``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import secrets
 from pathlib import Path
 
 from kiln.core.lease import tagged_name
-from kiln.core.store import Blob, StageResult, Store
+from kiln.core.stage_result import Blob, StageResult
+from kiln.core.store import Store
 from kiln.recipes.plan import Plan
 from kiln.running.engine import OWNER_LABEL, Engine
 from kiln.running.limits import Limits

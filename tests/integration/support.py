@@ -20,13 +20,14 @@ from places import ROOT
 
 from kiln.core.digest import key_of, tree_digest
 from kiln.core.lease import is_abandoned
-from kiln.core.store import StageResult, Store
+from kiln.core.stage_result import StageResult
+from kiln.core.store import Store
 from kiln.images.lock import Locked
 from kiln.recipes.plan import Files, Output, Plan, Step
 from kiln.recipes.recipe import Recipe
 from kiln.running.engine import OWNER_LABEL, Engine
+from kiln.running.executor import Runner
 from kiln.running.limits import limits_of
-from kiln.running.local import Runner
 
 EXTRA_STAGES = Path(__file__).parent / "extra_stages"
 SAMPLE = "ssd_mobilenet_v2_oidv4"

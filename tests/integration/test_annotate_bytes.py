@@ -13,7 +13,7 @@ from annotate_cases import CASES
 from places import FIXTURES
 from support import Stages, Wanted
 
-from kiln.core.store import StageResult
+from kiln.core.stage_result import StageResult
 
 
 @pytest.fixture(scope="module")

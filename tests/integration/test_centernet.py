@@ -12,7 +12,7 @@ import zoo
 from support import VARIANTS, Kiln, Stages, Wanted
 
 from kiln.core.errors import KilnError
-from kiln.core.store import StageResult
+from kiln.core.stage_result import StageResult
 from stages.detect import detector, matching
 from stages.files import pixels
 from stages.tflite import tflite_meta, tflite_model

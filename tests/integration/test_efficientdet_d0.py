@@ -10,7 +10,7 @@ import pytest
 import zoo
 from support import Kiln, Stages, Wanted
 
-from kiln.core.store import StageResult
+from kiln.core.stage_result import StageResult
 from stages.detect import matching
 from stages.tflite import tflite_meta, tflite_model
 

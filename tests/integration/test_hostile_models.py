@@ -14,7 +14,7 @@ import pytest
 from support import Kiln, Stages, Wanted
 
 from kiln.core.errors import StageTimeoutError
-from kiln.core.store import StageResult
+from kiln.core.stage_result import StageResult
 
 LABEL_MAP = "item { id: 1 name: 'cat' }\n"
 

@@ -9,7 +9,7 @@ import zoo
 from families import FAMILIES, LABEL_MAP
 from support import Kiln, Stages, Wanted
 
-from kiln.core.store import StageResult
+from kiln.core.stage_result import StageResult
 
 #: Family to: size, and what is said of it (nothing where it is fine).
 SIZES = {

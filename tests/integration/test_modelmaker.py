@@ -10,7 +10,7 @@ import pytest
 from support import VARIANTS, Kiln, Stages, Wanted, iou
 
 from kiln.core.errors import CheckpointError
-from kiln.core.store import StageResult
+from kiln.core.stage_result import StageResult
 from stages.detect import detector, matching
 from stages.files import pixels
 from stages.tflite import packed_files, tflite_meta, tflite_model
@@ -209,7 +209,7 @@ def test_the_nets_own_post_processing_finds_the_same_best(found: dict[str, Detec
 
 
 def test_float16_repeats(ran: dict[str, StageResult], lite_stages: Stages, tmp_path: Path) -> None:
-    """TensorFlow 2.8 numbers the tensors anew in each process; see stages.tflite.tensor_order."""
+    """TensorFlow 2.8 numbers tensors by process; stages.tflite.dequantize_order sorts them."""
     store = lite_stages.store
     folder = tmp_path / "saved_model"
     files = {name.removeprefix("saved_model/"): blob for name, blob in ran["export"].files.items()}

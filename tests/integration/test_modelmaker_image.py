@@ -15,7 +15,8 @@ from places import ROOT
 from support import Stages, Wanted
 
 from kiln.core.errors import StageFailedError
-from kiln.core.store import StageResult, Store
+from kiln.core.stage_result import StageResult
+from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.lock import Locked
 from kiln.running.engine import Engine

@@ -14,7 +14,7 @@ from places import ROOT
 from support import SAMPLE, SAMPLES, Ended, Kiln, Stages, Wanted
 
 from kiln.core.digest import sha256_file
-from kiln.core.store import StageResult
+from kiln.core.stage_result import StageResult
 from kiln.recipes.recipe import load
 from kiln.recipes.source import StageSource
 from stages.files.normalizations import three

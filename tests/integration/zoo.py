@@ -10,7 +10,8 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kiln.core.store import StageResult, Store
+from kiln.core.stage_result import StageResult
+from kiln.core.store import Store
 
 TOP = "ssd_mobilenet_v2_random"
 DATA = "checkpoint/ckpt-0.data-00000-of-00001"

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from stages.detect import matching
 from stages.files.labelmap import GAP
-from stages.gates.gate import Gate
+from stages.gates.result import Gate
 
 NAME = "labels"
 

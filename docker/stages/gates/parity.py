@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from stages.detect import matching
-from stages.gates.gate import Gate, beside
+from stages.gates.result import Gate, beside
 
 NAME = "parity"
 

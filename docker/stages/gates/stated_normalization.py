@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.files.normalizations import Normalization, named, three
-from stages.gates.gate import Gate
+from stages.gates.result import Gate
 
 _CLEARLY = 2.0
 """Another one fits better if the stated one is this many times as far away."""

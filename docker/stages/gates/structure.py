@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Optional
 
-from stages.gates.gate import Gate
+from stages.gates.result import Gate
 from stages.protocol.failures import StageError
 from stages.tflite import output_roles, tflite_meta, tflite_model
 

@@ -1,6 +1,6 @@
 """Stage: check an artefact against its source model.
 
-The gates (:mod:`stages.gates.gate`) examine the file, then run it by its own metadata only and
+The gates (:mod:`stages.gates.result`) examine the file, then run it by its own metadata only and
 compare its detections with the source model's. A gate that fails is a result, not a failure of this
 stage: the driver decides whether to publish.
 """
@@ -16,7 +16,7 @@ from stages.detect import detector
 from stages.files import labelmap, pixels
 from stages.files.normalizations import Normalization, named, three
 from stages.gates import diagnosis, label_proof, parity, stated_normalization, structure
-from stages.gates.gate import SKIPPED, Gate, beside
+from stages.gates.result import SKIPPED, Gate, beside
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.steps import annotate
@@ -66,7 +66,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     :mod:`stages.steps.reference` for these images (left out where there is no model to compare
     with).
 
-    Writes ``out/check.json``: ``gates`` (a list, :meth:`stages.gates.gate.Gate.as_json`),
+    Writes ``out/check.json``: ``gates`` (a list, :meth:`stages.gates.result.Gate.as_json`),
     ``detections`` (by image, of the artefact) and ``source`` (by image, or null), with labels,
     down to half of the threshold. Runtimes that resize pictures themselves feed whole pixels: for
     them, of the first images, ``rounded`` (the artefact's detections in such a picture) and

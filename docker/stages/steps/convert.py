@@ -18,7 +18,7 @@ from stages.files import pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.steps.export import FACTS_FILE
-from stages.tflite import float_tail, tensor_order
+from stages.tflite import dequantize_order, float_tail
 
 ENVIRONMENT = "main"
 
@@ -83,7 +83,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         converter.representative_dataset = lambda: _representative(files, size, norm, emit)
         facts["calibration_images"] = [path.name for path in files]
     with float_tail.decoding_in_float():
-        data = tensor_order.canonical(_convert(converter))
+        data = dequantize_order.canonical(_convert(converter))
     (out / "model.tflite").write_bytes(data)
     facts.update(describe(tf, data))
     if norm is not None and _same_for_all_channels(norm):

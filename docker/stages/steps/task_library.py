@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.gates import parity
-from stages.gates.gate import Gate
+from stages.gates.result import Gate
 
 ENVIRONMENT = "metadata"
 

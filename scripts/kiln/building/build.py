@@ -16,7 +16,8 @@ from kiln.checks import verdict, worker_process
 from kiln.core.digest import tree_digest
 from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.core.files import system_guard, write_atomic
-from kiln.core.store import StageResult, Store
+from kiln.core.stage_result import StageResult
+from kiln.core.store import Store
 from kiln.core.version import __version__
 from kiln.images.lock import locked_image
 from kiln.project.folders import Project
@@ -27,8 +28,8 @@ from kiln.recipes.selection import Selection
 from kiln.release import publish
 from kiln.release.layout import PAGE_FILE
 from kiln.running.cached import look_up
+from kiln.running.executor import OnEvent, Runner
 from kiln.running.limits import limits_of
-from kiln.running.local import OnEvent, Runner
 from kiln.signing.signer import Signer, own_signer
 from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL, artefact_file
 from kiln.sources.fetcher import Options

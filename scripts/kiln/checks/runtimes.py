@@ -323,7 +323,7 @@ def _difference(
     matching = stage_module("detect.matching")
     without_cut, beside = (
         stage_module("gates.parity").without_cut,
-        stage_module("gates.gate").beside,
+        stage_module("gates.result").beside,
     )
     total = _Difference()
     for name in expected:
@@ -373,7 +373,7 @@ def _problems(
         f"{title} computes differently from TensorFlow, or reads the file's metadata differently "
         "(normalisation, order of the outputs, boxes, labels)"
     )
-    beside = stage_module("gates.gate").beside
+    beside = stage_module("gates.result").beside
     found = []
     unmatched = len(difference.missed) + len(difference.extra)
     allowed = unmatched <= limits.unmatched * (figures["pairs"] + unmatched)

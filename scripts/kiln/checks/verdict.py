@@ -16,7 +16,8 @@ from typing import Any
 from kiln.checks import worker_process
 from kiln.core.digest import key_of
 from kiln.core.errors import CheckFailedError, StageFailedError
-from kiln.core.store import DamagedContentError, StageResult, Store
+from kiln.core.stage_result import StageResult
+from kiln.core.store import DamagedContentError, Store
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.project import bounds
 from kiln.recipes.check_steps import CHECK_FILE, check_id, library_id

@@ -46,7 +46,7 @@ def verify(
     from kiln.project.folders import Project
     from kiln.release import single_file
     from kiln.release.verify import verify_by
-    from kiln.signing.trust_choice import choose_trust
+    from kiln.signing.trust_options import choose_trust
 
     place = (target or Project.find().root / "dist").absolute()
     single = place.is_file() and not single_file.is_archive(place)

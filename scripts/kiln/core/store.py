@@ -26,8 +26,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -47,43 +46,14 @@ from kiln.core.files import (
     write_atomic,
 )
 from kiln.core.lease import is_abandoned, tagged_name
+from kiln.core.stage_result import MANIFEST_VERSION, Blob, StageResult, parse_result, safe_name
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4 << 20
 _BLOB_MODE = 0o444
-_MANIFEST_VERSION = 1
 # Errors for which a hard link fails but a copy works: other file system, not permitted, too many
 # links, not supported.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
-
-
-@dataclass(frozen=True)
-class Blob:
-    """A content in the store: its SHA-256 (64 hex digits) and its size in bytes."""
-
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """The result of one stage.
-
-    Args:
-        key: digest of everything that could influence it, 64 hex digits.
-        stage: the stage's name.
-        files: relative posix path to content.
-        facts: plain data the stage reported (strings, numbers, lists, mappings).
-        seconds: wall time.
-        peak_rss: largest resident memory in bytes; 0 where it was not measured.
-    """
-
-    key: str
-    stage: str
-    files: dict[str, Blob]
-    facts: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    peak_rss: int = 0
 
 
 class FileMismatchError(DigestMismatchError):
@@ -382,7 +352,7 @@ class Store:
         with disk_guard(dest), self._usable():
             dest.mkdir(parents=True, exist_ok=True)
             for name, what in files.items():
-                target = dest / _safe_name(name)
+                target = dest / safe_name(name)
                 source = self.path(what if isinstance(what, str) else what.sha256)
                 if isinstance(what, Blob) and source.stat().st_size != what.size:
                     raise StoreError(
@@ -432,14 +402,14 @@ class Store:
             StoreError: a content is missing, or the key or a name is malformed.
         """
         for name, blob in result.files.items():
-            _safe_name(name)
+            safe_name(name)
             if not self._whole(blob.sha256, blob.size):
                 raise StoreError(
                     f"The result of stage {result.stage!r} names {name!r}, which the store lacks.",
                     "Run the build again.",
                 )
         manifest = {
-            "version": _MANIFEST_VERSION,
+            "version": MANIFEST_VERSION,
             "key": result.key,
             "stage": result.stage,
             "files": {n: {"sha256": b.sha256, "size": b.size} for n, b in result.files.items()},
@@ -470,7 +440,7 @@ class Store:
         manifest = self._read_json(place)
         if manifest is None:
             return None
-        result = _parse_result(manifest, key)
+        result = parse_result(manifest, key)
         if result is None:
             with self._usable():
                 place.unlink(missing_ok=True)
@@ -612,13 +582,6 @@ def _file_name(name: str) -> str:
     )
 
 
-def _safe_name(name: str) -> str:
-    parts = name.split("/")
-    if not name or "\0" in name or any(part in {"", ".", ".."} for part in parts):
-        raise StoreError(f"{name!r} is not a relative file name.", "This is a bug in the stage.")
-    return str(PurePosixPath(name))
-
-
 def _files_below(top: Path) -> list[str]:
     found: list[str] = []
     pending = [(top, "")]
@@ -637,35 +600,3 @@ def _files_below(top: Path) -> list[str]:
                         "Only plain files can be stored.",
                     )
     return sorted(found)
-
-
-def _parse_result(manifest: dict[str, Any], key: str) -> StageResult | None:
-    try:
-        if manifest["version"] != _MANIFEST_VERSION or manifest["key"] != key:
-            return None
-        files = {
-            _safe_name(name): Blob(entry["sha256"], entry["size"])
-            for name, entry in manifest["files"].items()
-        }
-        result = StageResult(
-            key=key,
-            stage=manifest["stage"],
-            files=files,
-            facts=manifest["facts"],
-            seconds=float(manifest["seconds"]),
-            peak_rss=manifest["peak_rss"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, StoreError):
-        return None
-    sound = (
-        isinstance(result.stage, str)
-        and isinstance(result.facts, dict)
-        and type(result.peak_rss) is int
-        and all(
-            isinstance(blob.sha256, str)
-            and _HEX64.fullmatch(blob.sha256)
-            and type(blob.size) is int
-            for blob in files.values()
-        )
-    )
-    return result if sound else None

@@ -6,7 +6,7 @@ stage code, the subject and the images' digests, and its result is in the store.
 measurement resumes, and a repeated one runs nothing.
 
 The images are never in the store: a container gets copies while it runs (``lent`` of
-:class:`kiln.running.local.Runner`).
+:class:`kiln.running.executor.Runner`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kiln.core.errors import (
     UsageError,
     error_for_kind,
 )
-from kiln.core.store import StageResult
+from kiln.core.stage_result import StageResult
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.images.lock import locked_image
 from kiln.measure import accuracy_record, coco, scoring
@@ -38,8 +38,8 @@ from kiln.recipes.check_steps import only_exported, reference_stage
 from kiln.recipes.plan import Files, Plan, Step, make_plan
 from kiln.recipes.recipe import ImageName, Recipe, Variant
 from kiln.recipes.steps import lone_step
+from kiln.running.executor import OnEvent, Runner
 from kiln.running.limits import Limits, limits_of
-from kiln.running.local import OnEvent, Runner
 from kiln.signing.statement_names import artefact_file
 from kiln.sources.fetcher import Options
 from kiln.sources.model import Acquired, acquire

@@ -22,7 +22,8 @@ from kiln.core.errors import (
 )
 from kiln.core.files import copy_file, disk_guard, write_atomic
 from kiln.core.machine import cpu_name
-from kiln.core.store import StageResult, Store
+from kiln.core.stage_result import StageResult
+from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, parse_json_object, read_file
 from kiln.project import bounds
 from kiln.project.folders import Project
@@ -40,8 +41,8 @@ from kiln.reproduce.verdict import (
     Verdict,
     suspects,
 )
+from kiln.running.executor import OnEvent, Runner
 from kiln.running.limits import Limits
-from kiln.running.local import OnEvent, Runner
 from kiln.signing.statement_names import ATTESTATIONS, CONVERSION_FILE, SOURCE_FILE
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Reproducer:
     Args:
         store: inputs and images may come from here; results never do.
         checkout: may provide embedded samples and, where it matches exactly, code.
-        on_event: receives the events of :class:`kiln.running.local.Runner`, and ``verdict`` for
+        on_event: receives the events of :class:`kiln.running.executor.Runner`, and ``verdict`` for
             each artefact.
         folders: more places for inputs.
         source: the source archive, if it is not beside the statement.

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from kiln.core.store import DamagedContentError, StageResult, Store
+from kiln.core.stage_result import StageResult
+from kiln.core.store import DamagedContentError, Store
 from kiln.recipes.steps import Files, Output, Plan, Step
 
 

@@ -20,7 +20,8 @@ from kiln.core.errors import (
     UntrainedModelError,
     UsageError,
 )
-from kiln.core.store import Blob, StageResult, Store
+from kiln.core.stage_result import Blob, StageResult
+from kiln.core.store import Store
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import make_plan
 from kiln.recipes.recipe import discover, load

@@ -9,7 +9,8 @@ from toy_engine import ToyEngine, serve
 
 from kiln.building.clean import clean
 from kiln.core.lease import tagged_name
-from kiln.core.store import StageResult, Store
+from kiln.core.stage_result import StageResult
+from kiln.core.store import Store
 from kiln.running.engine import OWNER_LABEL
 
 

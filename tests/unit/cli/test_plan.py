@@ -14,7 +14,8 @@ from places import ROOT
 from toy_project import add_recipe, make_project, small_archive
 
 from kiln.building.dry_run import forecast
-from kiln.core.store import Blob, StageResult, Store
+from kiln.core.stage_result import Blob, StageResult
+from kiln.core.store import Store
 from kiln.project.folders import Project
 from kiln.recipes.recipe import discover, load
 from kiln.recipes.selection import for_release

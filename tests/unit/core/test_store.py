@@ -13,7 +13,8 @@ from store_results import KEY, result_of, sha
 
 from kiln.core import files as kiln_files
 from kiln.core.errors import DigestMismatchError, DiskFullError, StoreError
-from kiln.core.store import Blob, DamagedContentError, StageResult, Store
+from kiln.core.stage_result import Blob, StageResult
+from kiln.core.store import DamagedContentError, Store
 
 
 def everything(store: Store) -> list[str]:

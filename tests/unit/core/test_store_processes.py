@@ -71,7 +71,8 @@ with store.scratch() as folder:
 ADDING = """
 import os, sys
 from pathlib import Path
-from kiln.core.store import Blob, StageResult, Store
+from kiln.core.stage_result import Blob, StageResult
+from kiln.core.store import Store
 from kiln.core.digest import key_of
 store = Store(Path(sys.argv[1]))
 outside = Path(sys.argv[2])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kiln.core.errors import VerificationError
-from kiln.core.store import Blob, StageResult, Store
+from kiln.core.stage_result import Blob, StageResult
+from kiln.core.store import Store
 from kiln.recipes.plan import Files, Output, Plan, Step
 from proofs.cpu_check import (
     FreshStore,

@@ -18,7 +18,7 @@ from kiln.core.errors import (
     ImageMismatchError,
     NotReproducedError,
 )
-from kiln.core.store import Blob, StageResult
+from kiln.core.stage_result import Blob, StageResult
 from kiln.reproduce.recorded import Recorded, read
 from kiln.reproduce.verdict import suspects
 from kiln.running.limits import Limits, Outcome

@@ -16,7 +16,7 @@ from places import FIXTURES
 
 from kiln.tflite.schema import ENUMS, OPERATORS, TABLES, UNIONS
 from kiln.tflite.tree import Tree
-from schemas import tflite as generator
+from schemas import generate_tflite as generator
 from stages.tflite import flatbuffer
 
 MODELS = sorted(FIXTURES.glob("*.tflite"))
@@ -40,7 +40,7 @@ def snake(name: str) -> str:
 
 
 def test_the_schema_is_the_generated_one(litert: Any) -> None:
-    """`python scripts/schemas/tflite.py` writes it anew after an update of ai-edge-litert."""
+    """`make schema` writes it, after an update of ai-edge-litert."""
     assert generator.OUTPUT.read_text("utf-8") == generator.generate(*generator.installed())
 
 

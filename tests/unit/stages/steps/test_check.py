@@ -23,7 +23,7 @@ from places import FIXTURES, ROOT
 from stages.detect import detector
 from stages.files import pixels
 from stages.gates import label_proof, parity, structure
-from stages.gates.gate import beside
+from stages.gates.result import beside
 from stages.protocol.events import Emitter, EventStream
 from stages.protocol.failures import StageError
 from stages.protocol.request import complete_params

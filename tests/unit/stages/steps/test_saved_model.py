@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stages.files.normalizations import Normalization, three
-from stages.gates.gate import Gate
+from stages.gates.result import Gate
 from stages.gates.stated_normalization import confirmed, examine
 from stages.protocol.failures import StageError
 from stages.saved.saved_model_detector import decode, select

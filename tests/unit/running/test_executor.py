@@ -26,13 +26,14 @@ from kiln.core.errors import (
     StageOutputError,
     StageTimeoutError,
 )
-from kiln.core.store import StageResult, Store
+from kiln.core.stage_result import StageResult
+from kiln.core.store import Store
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import Files, Plan, make_plan
 from kiln.recipes.steps import lone_step
 from kiln.running.engine import Limits, Outcome
+from kiln.running.executor import Runner
 from kiln.running.limits import limits_of
-from kiln.running.local import Runner
 
 
 class Bench:
@@ -81,7 +82,7 @@ class Bench:
         self.store.put_result(StageResult(step.key, step.stage, blobs, facts))
 
     def _blob(self, data: bytes) -> Any:
-        from kiln.core.store import Blob
+        from kiln.core.stage_result import Blob
 
         return Blob(self.store.add_bytes(data), len(data))
 

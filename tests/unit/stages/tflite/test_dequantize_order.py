@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.tflite import tensor_order, tflite_model
+from stages.tflite import dequantize_order, tflite_model
 
 pytest.importorskip("ai_edge_litert")
 flatbuffers = pytest.importorskip("flatbuffers")
@@ -88,15 +88,15 @@ def test_any_order_gives_the_same_bytes_and_answers() -> None:
     orders = list(itertools.permutations(WEIGHTS))
     files = {_model(order, placed) for order, placed in itertools.product(orders, orders)}
     assert len(files) == len(orders) ** 2
-    (canonical,) = {tensor_order.canonical(data) for data in files}
+    (canonical,) = {dequantize_order.canonical(data) for data in files}
     right = (IMAGE + WEIGHTS["a"]) * WEIGHTS["b"] + WEIGHTS["c"]
     np.testing.assert_array_equal(_answer(_model(orders[3], orders[4])), right.astype(np.float32))
     np.testing.assert_array_equal(_answer(canonical), right.astype(np.float32))
-    assert tensor_order.canonical(canonical) == canonical
+    assert dequantize_order.canonical(canonical) == canonical
 
 
 def test_a_weight_is_dequantised_before_it_is_read() -> None:
-    model = tflite_model.read(tensor_order.canonical(_model(("c", "a", "b"), ("b", "c", "a"))))
+    model = tflite_model.read(dequantize_order.canonical(_model(("c", "a", "b"), ("b", "c", "a"))))
     names = [model.graph.tensors[op.outputs[0]].name for op in model.graph.operators]
     weights = [f"{name}_dequantize" for name in WEIGHTS]
     assert names == [weights[0], "sum", weights[1], "product", weights[2], "answer"]
@@ -104,7 +104,7 @@ def test_a_weight_is_dequantised_before_it_is_read() -> None:
 
 
 def test_buffers_stay_aligned() -> None:
-    data = tensor_order.canonical(_model(("c", "a", "b"), ("b", "c", "a")))
+    data = dequantize_order.canonical(_model(("c", "a", "b"), ("b", "c", "a")))
     for values in WEIGHTS.values():
         assert data.index(np.array(values, np.float16).tobytes()) % 16 == 0
 
@@ -112,4 +112,4 @@ def test_buffers_stay_aligned() -> None:
 def test_other_files_are_left_alone() -> None:
     """Later TensorFlow versions give such tensors other names, and one order."""
     data = _model(("c", "a", "b"), ("b", "c", "a"), suffix="1")
-    assert tensor_order.canonical(data) is data
+    assert dequantize_order.canonical(data) is data

@@ -23,7 +23,8 @@ from kiln.core.errors import (
 )
 from kiln.core.files import copy_file, disk_guard, remove, write_atomic
 from kiln.core.plain_text import plain
-from kiln.core.store import Blob, StageResult, Store
+from kiln.core.stage_result import Blob, StageResult
+from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.recipes.plan import PROTOCOL, Files, Output, Plan, Step
 from kiln.running.cached import look_up

@@ -149,7 +149,7 @@ def compared(
 
 
 def show(rows: Sequence[Row]) -> str:
-    """Format the figures as a table; ``!`` marks a ratio, or a figure without one, over its bound."""
+    """Format the figures as a table; ``!`` marks a ratio or lone figure over its bound."""
     lines = []
     for row in rows:
         bound = row.get("bound")

@@ -1,1 +1,1 @@
-"""Measurements of ``make bench``: kiln beside the hand-written way, in the same image."""
+"""Measurements of ``make bench``: kiln compared with hand-written scripts in the same image."""

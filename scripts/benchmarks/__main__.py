@@ -1,7 +1,7 @@
-"""``make bench``: time kiln and the hand-written way, in the same image, in one run.
+"""Time kiln and hand-written scripts in the same image, in one run (``make bench``).
 
 The two take turns, so that a slow moment of the machine affects both. Figures are medians; the
-ratio is what counts.
+bounds are on their ratios.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Measurement = Callable[[Path, int], list[Row]]
 
 
 def measurements(project: Project, engine: Engine) -> dict[str, Measurement]:
-    """By name; each takes a folder of its own and the number of rounds."""
+    """Return the measurements by name; each takes an empty folder and the number of rounds."""
     sealed = Images(project.docker, lambda: engine, Store(Store.default_root()))
 
     def image(name: str) -> str:
@@ -45,7 +45,7 @@ def measurements(project: Project, engine: Engine) -> dict[str, Measurement]:
 
 
 def main() -> None:
-    """Measure and print; exit code 1 when a figure is over its bound."""
+    """Measure and print; exit with code 1 if a figure is over its bound."""
     parser = argparse.ArgumentParser("bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="times each way is run [3]")
     parser.add_argument("--only", action="append", default=[], help="only this measurement")

@@ -1,4 +1,4 @@
-"""What all measurements share: running kiln, running the other way, comparing, showing."""
+"""Run kiln and hand-written scripts, compare their figures, and format them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ KILN = (str(Path(sys.executable).parent / "kiln"),)
 UNCHECKED = (sys.executable, str(Path(__file__).resolve().parent / "unchecked.py"))
 BASELINE = Path(__file__).resolve().parent / "baseline"
 
-#: One line of the result: ``what``, ``kiln``, and where there is another way ``other``, ``ratio``
-#: and the ``bound`` that the ratio should keep.
+#: One line of the result: ``what``, ``kiln``, and for a comparison ``other``, ``ratio`` and the
+#: ``bound`` on the ratio.
 Row = dict[str, Any]
 
 
@@ -43,14 +43,14 @@ class Run:
 def build(
     project: Project, folder: Path, arguments: Sequence[str], program: Sequence[str] = KILN
 ) -> Run:
-    """``kiln build`` as a user runs it, with the store and dist in ``folder``."""
+    """Run ``kiln build`` as a user does, with the store and dist in ``folder``."""
     return kiln(project, folder, ["build", *arguments, "--dist", str(folder / "dist")], program)
 
 
 def kiln(
     project: Project, folder: Path, arguments: Sequence[str], program: Sequence[str] = KILN
 ) -> Run:
-    """A kiln command as a user runs it, with the store in ``folder``."""
+    """Run a kiln command as a user does, with the store in ``folder``."""
     command = [*program, *arguments, "--json"]
     environment = {**os.environ, "KILN_STORE": str(folder / "store")}
     environment["KILN_PROJECT"] = str(project.root)
@@ -65,7 +65,7 @@ def kiln(
 
 
 def empty(folder: Path) -> None:
-    """Forget the store and dist of :func:`build`."""
+    """Remove the store and dist of :func:`build`."""
     for name in ("store", "dist"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -73,7 +73,7 @@ def empty(folder: Path) -> None:
 def by_hand(
     engine: Engine, image: str, command: Sequence[str], mounts: Mapping[Path, tuple[str, str]]
 ) -> Run:
-    """A command in the sealed image whose processes print ``peak BYTES`` at their end."""
+    """Run a command in the sealed image, whose processes print ``peak BYTES`` at their end."""
     output = bytearray()
     start = time.monotonic()
     outcome = engine.run(
@@ -94,8 +94,10 @@ def by_hand(
 
 
 def prepared(project: Project, folder: Path, model: str, variant: str) -> dict[str, Any]:
-    """Build a sample into ``folder/prepared``, lay its checkpoint out in ``folder/in/model``, and
-    give its ``conversion.json``."""
+    """Build a sample into ``folder/prepared`` and return its ``conversion.json``.
+
+    Its checkpoint is copied to ``folder/in/model``.
+    """
     store = Store(Store.default_root())
     builder = Builder(project, store, folder / "prepared", lambda *_, **__: None)
     chosen = select(project.models, discover(project.models), [model])
@@ -109,7 +111,7 @@ def prepared(project: Project, folder: Path, model: str, variant: str) -> dict[s
 
 
 def out_folder(folder: Path) -> Path:
-    """A folder that the container's user can write."""
+    """Make a folder that the container's user can write to."""
     out = folder / "hand-out"
     out.mkdir(exist_ok=True)
     out.chmod(0o777)
@@ -117,7 +119,7 @@ def out_folder(folder: Path) -> Path:
 
 
 def take_turns(rounds: int, ways: Mapping[str, Callable[[], Run]]) -> dict[str, list[Run]]:
-    """Run every way once per round, in turn: a slow moment of the machine hits all of them."""
+    """Run every way once per round, in turn, so that a slow moment affects all of them."""
     runs: dict[str, list[Run]] = {name: [] for name in ways}
     for number in range(rounds):
         for name, way in ways.items():
@@ -130,7 +132,7 @@ def take_turns(rounds: int, ways: Mapping[str, Callable[[], Run]]) -> dict[str, 
 def compared(
     what: str, ours: Sequence[Run], other: Sequence[Run], bound: float, *, memory: bool = True
 ) -> list[Row]:
-    """Rows for time and memory: medians, the median of the rounds' ratios, and the bound."""
+    """Make rows for time and memory: medians, the median of the rounds' ratios, the bound."""
     seconds = [statistics.median(run.seconds for run in way) for way in (ours, other)]
     ratios = sorted(a.seconds / b.seconds for a, b in zip(ours, other, strict=True))
     rows: list[Row] = [
@@ -147,7 +149,7 @@ def compared(
 
 
 def show(rows: Sequence[Row]) -> str:
-    """The figures as a table; ``!`` marks a ratio, or a figure without one, over its bound."""
+    """Format the figures as a table; ``!`` marks a ratio or lone figure over its bound."""
     lines = []
     for row in rows:
         bound = row.get("bound")
@@ -163,5 +165,5 @@ def show(rows: Sequence[Row]) -> str:
 
 
 def over(row: Row) -> bool:
-    """Whether a row's ratio (its figure, where there is none) is over its bound."""
+    """Whether a row's ratio (or its figure, if there is none) is over its bound."""
     return bool(row.get("ratio", row["kiln"]) > row.get("bound", float("inf")))

@@ -1,4 +1,4 @@
-"""Images: how long they take from packages at hand, and how large they are."""
+"""Measure images: build time from fetched packages, and size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kiln.images.lock import locked_image
 from kiln.project.folders import Project
 from kiln.running.engine import Engine
 
-#: Seconds that building and sealing an image may take, packages at hand.
+#: Seconds that building and sealing an image may take, with all packages fetched.
 COLD = 180
 
 _UV = Path(sys.executable).parent / "uv"
@@ -23,7 +23,7 @@ _PLATFORM = ["--python-version", "3.9", "--python-platform", "x86_64-manylinux_2
 
 
 def cold(project: Project, engine: Engine) -> list[Row]:
-    """Build every image from wheels at hand, without any cache; build and seal, seconds."""
+    """Time building and sealing every image from fetched wheels, without a cache."""
     store = Store(Store.default_root())
     images = Images(project.docker, lambda: engine, store)
     rows: list[Row] = []
@@ -38,12 +38,11 @@ def cold(project: Project, engine: Engine) -> list[Row]:
 
 
 def sizes(project: Project, folder: Path) -> list[Row]:
-    """Each environment's size beside a plain installation of the same requirements.
+    """Compare each environment's size with a plain installation of the same requirements.
 
-    Plain: what is asked for by name with every requirement the packages declare, only pins that
-    contradict each other overridden, as pip would unpack it: no ``.pyc``, nothing left out. uv
-    resolves, because pip does not come to an end. For modelmaker that resolution is a lock of
-    its own (``full.lock``).
+    Plain: the named packages with every requirement that they declare, as pip would unpack them,
+    without ``.pyc`` and with nothing left out. Only contradictory pins are overridden. uv resolves,
+    because pip does not finish. For modelmaker that resolution is a separate lock (``full.lock``).
     """
     overrides = folder / "overrides.txt"
     overrides.write_text("protobuf==3.20.3\npyparsing==2.4.7\n")
@@ -70,7 +69,7 @@ def _row(project: Project, image: str, plain: list[int], bound: float | None) ->
 
 
 def _installed(lock: Path, folder: Path) -> int:
-    """Bytes of a lock's packages, installed as they are."""
+    """Count the bytes of a lock's packages, installed unchanged."""
     target = folder / "plain"
     subprocess.run(
         [_UV, "pip", "install", "--no-deps", "--target", target, "--requirement", lock,

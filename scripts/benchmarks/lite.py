@@ -1,7 +1,8 @@
-"""EfficientDet-Lite0, int8: a bare Model Maker script in the same image, from the same checkpoint.
+"""Compare EfficientDet-Lite0 in int8 with a bare Model Maker script.
 
-The script (``baseline/lite/export.py``) does what Model Maker offers for it: restore the
-weights into its own net, ``ObjectDetector.export``, metadata included.
+Both start from the same checkpoint in the same image. The script (``baseline/lite/export.py``) uses
+only Model Maker: it restores the weights into its network and calls ``ObjectDetector.export``,
+which also writes the metadata.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MODEL = "bench_lite0"
 
 
 def measure(project: Project, engine: Engine, image: str, folder: Path, rounds: int) -> list[Row]:
-    """The int8 variant, by kiln and by hand."""
+    """Compare the int8 variant made by kiln and by hand."""
     _prepare(project, folder)
     mounts = {
         folder / "in": ("/in", "ro"),
@@ -43,7 +44,7 @@ def measure(project: Project, engine: Engine, image: str, folder: Path, rounds: 
 
 
 def _prepare(project: Project, folder: Path) -> None:
-    """The sample's checkpoint as an archive with a recipe, and as plain files."""
+    """Prepare the sample's checkpoint as an archive with a recipe, and as plain files."""
     common.prepared(project, folder, SAMPLE, "int8")
     images = project.models / "samples" / "shapes"
     (folder / "in" / "images").mkdir()

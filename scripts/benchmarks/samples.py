@@ -1,4 +1,4 @@
-"""All samples, all variants: two models at a time beside one at a time, and what checks cost."""
+"""Measure all samples: two models at a time compared with one, and the cost of checks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmarks.common import Row, Run
 from kiln.project.folders import Project
 from kiln.recipes.recipe import discover, load
 
-#: What checks may add to a conversion's wall time, as a part of it.
+#: Share of a conversion's wall time that checks may add.
 BOUND = 0.35
 
 
 def measure(project: Project, folder: Path, rounds: int) -> list[Row]:
-    """``--jobs 2`` against ``--jobs 1``, images at hand, an empty store each time; then checks."""
+    """Compare ``--jobs 2`` with ``--jobs 1`` from an empty store; then measure checks."""
 
     def kiln(jobs: int) -> Run:
         common.empty(folder)
@@ -33,7 +33,7 @@ def measure(project: Project, folder: Path, rounds: int) -> list[Row]:
 
 
 def _checks(project: Project, folder: Path, rounds: int) -> list[Row]:
-    """Each sample with all its checks, those outside of the image too, beside one without any."""
+    """Compare each sample with all its checks, inside and outside of the image, and without."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for model, path in discover(project.models).items():
         if not load(path, project.models).sample:
@@ -67,7 +67,7 @@ def _checks(project: Project, folder: Path, rounds: int) -> list[Row]:
 
 
 def _verified(project: Project, folder: Path, rounds: int) -> Row:
-    """``kiln verify`` of the release that is there now, its start included."""
+    """Time ``kiln verify`` of the present release, including its start."""
     arguments = ["verify", str(folder / "dist")]
     seconds = statistics.median(
         common.kiln(project, folder, arguments).seconds for _ in range(max(rounds, 3))

@@ -1,6 +1,6 @@
-"""SSD: the package's export command, then one conversion and one metadata process a variant.
+"""Compare an SSD with the notebooks' way: export, then two processes for each variant.
 
-That is what the notebooks do (``baseline/ssd/``). Both ways start from the same
+These are one conversion and one metadata process (``baseline/ssd/``). Both ways start from the same
 checkpoint and run in the same sealed image.
 """
 
@@ -23,7 +23,7 @@ MODEL = "bench_ssd"
 
 
 def measure(project: Project, engine: Engine, image: str, folder: Path, rounds: int) -> list[Row]:
-    """Four variants, one variant, and nothing changed."""
+    """Measure four variants, one variant, and a build with nothing to do."""
     _prepare(project, folder)
 
     def kiln(variants: Sequence[str]) -> Run:
@@ -64,7 +64,7 @@ def measure(project: Project, engine: Engine, image: str, folder: Path, rounds: 
 
 
 def _convert(project: Project, engine: Engine, image: str, folder: Path, rounds: int) -> list[Row]:
-    """``kiln convert`` of a training's folder, checks included, beside bare export + convert."""
+    """Compare ``kiln convert`` of a training, with checks, with bare export and conversion."""
     training = folder / "in" / "model"
     arguments = ["convert", "--checkpoint", str(training / "checkpoint")]
     arguments += ["--pipeline-config", str(training / "pipeline.config")]
@@ -111,7 +111,7 @@ def _script(variants: Sequence[str], *, metadata: bool = True) -> str:
 
 
 def _prepare(project: Project, folder: Path) -> None:
-    """The sample's checkpoint as a zoo-layout archive with a recipe, and as plain files."""
+    """Prepare the sample's checkpoint as a zoo-layout archive with a recipe, and as plain files."""
     common.prepared(project, folder, SAMPLE, "dynamic")
     sample = project.models / "samples" / SAMPLE
     images = project.models / "samples" / "images"

@@ -1,4 +1,4 @@
-"""``kiln`` as it would be without checks: what they cost is measured beside it."""
+"""Run ``kiln`` without checks, to measure their cost."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def verify(
             file with its bundles beside it.
         key: the trusted public key; by default your own.
         identity: whom to trust in the place of a key, with ``issuer``.
-        issuer: the address of whoever vouches for ``identity``.
+        issuer: the address of the identity provider that issued ``identity``.
         policy: a trust file, which says who may sign what.
         trusted_root: the keys behind identities; by default sigstore's public ones.
 

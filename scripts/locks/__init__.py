@@ -1,1 +1,1 @@
-"""Resolving what kiln, its tests and its images are made of, and telling what changed."""
+"""Resolve the requirements of kiln, its tests and its images, and list changes."""

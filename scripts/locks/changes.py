@@ -1,7 +1,7 @@
-"""Compare two versions of a lock. Pure: texts in, sentences out.
+"""Compare two versions of a lock; no I/O.
 
-Two kinds are known: pip's format (``name==version`` with hashes, several versions of one package
-where markers choose) and our own list of Debian packages (``name version arch sha256 …``).
+Two formats are supported: pip's (``name==version`` with hashes, several versions of one package
+where markers choose) and kiln's list of Debian packages (``name version arch sha256 …``).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ _HASH = re.compile(r"--hash=(\S+)")
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)\s*(?:;\s*([^\\]*))?")
 
 Pins = Mapping[str, Mapping[str, tuple[str, frozenset[str]]]]
-"""Package -> marker (``""`` where there is none) -> version, and what its files may be."""
+"""Package -> marker (``""`` without one) -> version, and the hashes of its files."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """How one lock differs from another; sorted by name.
+    """Differences between two locks, sorted by name.
 
     Attributes:
         updated: (package, old versions, new versions).
         added: (package, versions); ``removed`` likewise.
-        rehashed: packages whose versions stayed, and whose files did not.
+        rehashed: packages with the same versions and other files.
     """
 
     updated: tuple[tuple[str, str, str], ...] = ()
@@ -37,7 +37,7 @@ class Changes:
 
 
 def parse(text: str) -> Pins:
-    """The packages of a lock of either kind; what is no package is passed over.
+    """Parse a lock of either format; lines that are not packages are skipped.
 
     >>> parse("six==1.17.0 ; sys_platform == 'linux' \\\\\\n    --hash=sha256:aa")
     {'six': {"sys_platform == 'linux'": ('1.17.0', frozenset({'sha256:aa'}))}}
@@ -58,7 +58,7 @@ def parse(text: str) -> Pins:
 
 
 def compare(old: str, new: str) -> Changes:
-    """How the lock ``new`` differs from the lock ``old``."""
+    """Compare the lock ``new`` with the lock ``old``."""
     before, after = parse(old), parse(new)
     updated, rehashed = [], []
     for name in sorted(before.keys() & after.keys()):
@@ -90,7 +90,7 @@ def _one(version: str, marker: str) -> str:
 
 
 def describe(changes: Changes) -> list[str]:
-    """One sentence a package, updates first.
+    """Describe each changed package in one line, updates first.
 
     >>> describe(compare("a==1\\nb==1 --hash=x:1", "a==2\\nb==1 --hash=x:2\\nc==3"))
     ['a: 1 -> 2', 'c: added, 3', 'b: the same version, other files']

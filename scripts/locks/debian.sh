@@ -2,8 +2,8 @@
 # Resolves docker/base/packages.in against Debian 11 with a private apt state and writes
 # docker/base/debian.lock. Needs apt (Debian or Ubuntu); changes nothing on the host.
 #   usage: scripts/locks/debian.sh [--exclude-newer DATE] [OUTPUT]
-# A mirror has one state, today's. With a date, one that was changed after that day is refused: name
-# a snapshot archive of the day in KILN_DEBIAN_MIRROR then.
+# A mirror has only today's state. With a date, a mirror that changed after that day is refused: set
+# KILN_DEBIAN_MIRROR to a snapshot archive of that day.
 # The mirror is the host's own (apt configuration) or KILN_DEBIAN_MIRROR.
 set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)

@@ -3,7 +3,7 @@
 # later: requirements.lock to run kiln, requirements-dev.lock to test it too, and apart from both
 # requirements-runtimes.lock, the runtimes of `make runtimes`. Needs uv; writes no index addresses.
 #   usage: scripts/locks/driver.sh [--upgrade] [--exclude-newer DATE]
-# Without --upgrade, what a lock names already stays as long as it fits.
+# Without --upgrade, versions in a lock stay as long as they satisfy the requirements.
 set -eu
 cd "$(dirname "$0")/../.."
 date=2026-11-01 upgrade=
@@ -20,7 +20,7 @@ lock() { # OUT ARGUMENTS... (more requirements on standard input)
 build='setuptools>=77'
 echo "$build" | lock scripts/locks/requirements.lock pyproject.toml -
 echo "$build" | lock scripts/locks/requirements-dev.lock pyproject.toml - --extra dev
-# MediaPipe asks for the OpenCV with windows, which needs libraries of a desktop; the group in
-# pyproject.toml names the one without.
+# MediaPipe requires the OpenCV with a GUI, which needs a desktop's libraries; the group in
+# pyproject.toml names the headless one.
 lock scripts/locks/requirements-runtimes.lock --group pyproject.toml:runtimes \
     --no-emit-package opencv-contrib-python

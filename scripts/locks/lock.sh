@@ -1,7 +1,7 @@
 #!/bin/sh
 # Updates all locks to the newest versions that existed on a day, and lists the changes.
 #   usage: scripts/locks/lock.sh [DATE]     a day, YYYY-MM-DD; a week ago when none is given
-# A week: a release that turns out to be malicious or broken is usually gone by then.
+# A week: a malicious or broken release has usually been removed by then.
 set -eu
 cd "$(dirname "$0")/../.."
 date=${1:-$(date -u -d '7 days ago' +%Y-%m-%d)}

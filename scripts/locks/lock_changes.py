@@ -2,7 +2,7 @@
 
 python -m locks.lock_changes                    # since the last commit
 python -m locks.lock_changes --since REVISION
-python -m locks.lock_changes --before FOLDER    # since a copy that was kept of them
+python -m locks.lock_changes --before FOLDER    # since a saved copy
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def locks(root: Path) -> list[str]:
-    """The locks of packages in a checkout, by path; ``images.lock`` is of another kind."""
+    """List the paths of the package locks in a checkout, so without ``images.lock``."""
     found = {*root.glob("docker/**/*.lock"), *root.glob("scripts/**/*.lock")}
     return sorted(p.relative_to(root).as_posix() for p in found if p.name != "images.lock")
 
 
 def at_revision(root: Path, revision: str) -> dict[str, str]:
-    """Path -> text of the locks at a revision.
+    """Read the locks at a revision: path -> text.
 
     Raises:
         subprocess.CalledProcessError: there is no such revision, or no repository.
@@ -42,7 +42,7 @@ def at_revision(root: Path, revision: str) -> dict[str, str]:
 
 
 def summary(before: dict[str, str], after: dict[str, str]) -> str:
-    """What changed, a paragraph a lock."""
+    """Describe the changes, in one paragraph per lock."""
     parts = []
     for path in sorted(before.keys() | after.keys()):
         lines = describe(compare(before.get(path, ""), after.get(path, "")))
@@ -52,7 +52,7 @@ def summary(before: dict[str, str], after: dict[str, str]) -> str:
 
 
 def main() -> int:
-    """Print the changes; the exit code."""
+    """Print the changes; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--since", default="HEAD", metavar="REVISION")
     parser.add_argument("--before", type=Path, metavar="FOLDER")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Resolves every docker/*/*.in into a hash lock. Needs uv; writes no index addresses.
 #   usage: scripts/locks/python.sh [--upgrade] [--exclude-newer DATE]
-# Without --upgrade, what a lock names already stays as long as it fits.
+# Without --upgrade, versions in a lock stay as long as they satisfy the requirements.
 set -eu
 cd "$(dirname "$0")/../../docker"
 date=2026-11-01 upgrade=
@@ -19,9 +19,9 @@ lock() { # IN OUT [OVERRIDES [CONSTRAINTS]]
 lock build-tools.in build-tools.lock
 lock odapi/requirements.in odapi/requirements.lock odapi/overrides.txt
 lock odapi/metadata.in odapi/metadata.lock odapi/metadata-overrides.txt
-# Model Maker is no longer maintained and sets few upper bounds: later releases of what it needs
-# (model optimization, Keras) do not go with it. This date has nothing to do with the one above.
+# Model Maker is no longer maintained and sets few upper bounds: later releases of its requirements
+# (model optimization, Keras) do not work with it. This date is independent of the one above.
 date=2024-02-01
 lock modelmaker/requirements.in modelmaker/full.lock modelmaker/full-overrides.txt
-# The same versions, or a comparison of the two would say nothing.
+# The same versions, so that the two can be compared.
 lock modelmaker/requirements.in modelmaker/requirements.lock modelmaker/overrides.txt modelmaker/full.lock

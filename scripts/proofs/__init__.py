@@ -1,1 +1,1 @@
-"""Showing that bytes stay the same: elsewhere, on other processors, and made again."""
+"""Prove that bytes are reproducible: elsewhere, on other processors, and in a rebuild."""

@@ -2,8 +2,8 @@
 
 One plan runs from its source, without any earlier result, in the same sealed image: natively, on
 one core, and on emulated processors. Every artefact must have the same digest.
-``--control`` adds the conversion of an export without exact batch norms, which must *not*: the
-proof that this check can fail.
+``--control`` adds the conversion of an export without exact batch norms, whose digests must
+*differ*: it proves that this check can fail.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from proofs.variations.emulation import emulated, find_emulator, one_core
 from shared import program
 
 CPUS = ("Haswell", "SandyBridge")
-"""Emulated when none is named. Haswell: AVX2 and FMA, no AVX-512. SandyBridge: AVX and no FMA,
-the least that TensorFlow's wheels start on."""
+"""Processors emulated by default. Haswell: AVX2 and FMA, no AVX-512. SandyBridge: AVX and no FMA,
+the least that TensorFlow's wheels need."""
 
 NATIVE, ONE_CORE = "native", "one core"
 
@@ -59,24 +59,24 @@ _TELLING = ("AVX", "AVX2", "FMA3", "AVX512F")
 
 
 class FreshStore(Store):
-    """A store that shares all contents, but knows only the results of its own lifetime."""
+    """A store with shared contents that knows only the results of its own lifetime."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._own: dict[str, StageResult] = {}
 
     def remembered(self, key: str) -> StageResult | None:
-        """What :meth:`put_result` was given in this very object."""
+        """Return the result that :meth:`put_result` stored in this object."""
         return self._own.get(key)
 
     def put_result(self, result: StageResult) -> None:
-        """Remember a result here and nowhere else."""
+        """Store a result in this object only."""
         self._own[result.key] = result
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Something to convert on: the engine as it is or behind a launcher, and what it made."""
+    """A machine to convert on: an engine, perhaps with a launcher, and the store of its results."""
 
     name: str
     engine: Engine
@@ -85,7 +85,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Run:
-    """What one plan gave on one machine; ``seconds`` of wall time."""
+    """Results of one plan on one machine; ``seconds`` of wall time."""
 
     machine: str
     results: dict[str, StageResult]
@@ -94,12 +94,12 @@ class Run:
 
 @dataclass
 class Check:
-    """Runs plans on machines and compares.
+    """Runs plans on machines and compares the results.
 
     Args:
-        store: contents are kept there, results are not.
-        scratch: a folder that lives as long as this check.
-        jobs: machines at a time.
+        store: keeps contents, but no results.
+        scratch: a folder that exists as long as this check.
+        jobs: number of machines at a time.
     """
 
     project: Project
@@ -109,7 +109,7 @@ class Check:
     jobs: int
 
     def __post_init__(self) -> None:
-        # One snapshot for all machines: an edit during the run must not pass for a difference.
+        # One snapshot for all machines: an edit during the run must not look like a difference.
         self.stages = self.scratch / "stages"
         shutil.copytree(
             self.project.stages, self.stages, ignore=shutil.ignore_patterns("__pycache__")
@@ -117,7 +117,7 @@ class Check:
         self.stages.chmod(0o755)
 
     def machines(self, cpus: Sequence[str]) -> list[Machine]:
-        """The native one, one core of it, and ``cpus`` emulated."""
+        """List the machines: the native one, one core of it, and ``cpus`` emulated."""
         engine = Engine.find()
         engine.sweep()
         emulator = find_emulator(self.store)
@@ -130,10 +130,10 @@ class Check:
         ]
 
     def probe(self, machine: Machine, image: str) -> dict[str, Any]:
-        """What numpy sees of ``machine`` in a container: ``cores``, ``features``.
+        """Return what numpy sees of ``machine`` in a container: ``cores``, ``features``.
 
         Raises:
-            StageFailedError: the interpreter does not start there, or TensorFlow could not.
+            StageFailedError: Python or TensorFlow cannot start there.
         """
         said = bytearray()
         outcome = machine.engine.run(
@@ -169,7 +169,7 @@ class Check:
     def run(
         self, machines: Sequence[Machine], plan: Plan, recipe: Recipe, image: str, *, control: bool
     ) -> Verdict:
-        """All of ``plan`` that a machine has not run yet, on every machine; native first."""
+        """Run the missing steps of ``plan`` on every machine, and compare; native first."""
         with ThreadPoolExecutor(self.jobs) as pool:
             tasks = [
                 pool.submit(self._run, machine, plan, recipe, image, control)
@@ -179,7 +179,7 @@ class Check:
                 for task in as_completed(tasks):
                     task.result()
             except BaseException:
-                # Ctrl-C, or one failed: the others would only keep the user waiting.
+                # Interrupted, or one failed: do not wait for the others.
                 pool.shutdown(wait=False, cancel_futures=True)
                 for machine in machines:
                     machine.engine.stop_all()
@@ -189,9 +189,9 @@ class Check:
     def conversions(
         self, machines: Sequence[Machine], plan: Plan, recipe: Recipe, image: str, *, control: bool
     ) -> Verdict:
-        """``plan``, exported natively and converted on every processor.
+        """Export natively, convert on every processor, and compare.
 
-        An export takes minutes when it is emulated. One core is the same processor, and left out.
+        An emulated export takes minutes. One core is the same processor, so it is left out.
         """
         native, *others = [machine for machine in machines if machine.name != ONE_CORE]
         first = self.run([native], plan, recipe, image, control=control)
@@ -216,23 +216,23 @@ class Check:
 
 
 def plain(plan: Plan) -> Plan:
-    """``plan`` with the package's own export: batch norms are left to the converter."""
+    """Return ``plan`` with the package's own export, which leaves batch norms to the converter."""
     steps = []
     for step in plan.steps:
         if step.id == "export":
             step = dataclasses.replace(step, params={**step.params, "exact_batch_norm": False})
         if step.upstream() or step.id == "export":
-            # It no longer makes what its key says.
+            # Its result is no longer that of its key.
             step = dataclasses.replace(step, key=key_of({"plain": step.key}))
         steps.append(step)
     return dataclasses.replace(plan, steps=tuple(steps))
 
 
 def differences(plan: Plan, one: Run, other: Run) -> dict[str, list[str]]:
-    """Per artefact (and ``checkpoint``, where a stage makes it) the steps that differ.
+    """List the differing steps of each artefact (and ``checkpoint``, if a stage makes it).
 
-    A ``saved_model.pb`` is not compared: TensorFlow numbers its functions as it pleases, which
-    does not reach the artefact.
+    A ``saved_model.pb`` is not compared: TensorFlow numbers its functions arbitrarily, which does
+    not affect the artefact.
     """
 
     def differ(step_id: str) -> bool:
@@ -253,7 +253,7 @@ def differences(plan: Plan, one: Run, other: Run) -> dict[str, list[str]]:
 
 
 def changed_bytes(one: Path, other: Path) -> tuple[int, int]:
-    """How many bytes differ, and how many the longer file has."""
+    """Count the differing bytes, and the bytes of the longer file."""
     a, b = one.read_bytes(), other.read_bytes()
     longer = max(len(a), len(b))
     return sum(x != y for x, y in zip(a, b, strict=False)) + longer - min(len(a), len(b)), longer
@@ -268,11 +268,11 @@ class Verdict:
     control: bool = False
 
     def differing(self, run: Run) -> dict[str, list[str]]:
-        """:func:`differences` between the native run and ``run``."""
+        """Return the :func:`differences` between the native run and ``run``."""
         return differences(self.plan, self.runs[0], run)
 
     def rows(self, store: Store) -> list[list[str]]:
-        """Table rows: model, artefact, native digest, then a word for every other machine."""
+        """Make table rows: model, artefact, native digest, then a result per other machine."""
         native, *others = self.runs
         found = [self.differing(run) for run in others]
         mark = " (control)" if self.control else ""
@@ -337,16 +337,16 @@ def check_all(
         run = check.conversions if short else check.run
         verdicts.append(run(machines, plan, recipe, image, control=False))
         if control:
-            # One variant will do, the quickest: what differs is the export, before all of them.
+            # One variant is enough, the quickest: the export before all variants differs.
             quickest = [item for item in variants if item == "float32"] or variants[:1]
             plan = plain(plan_of(quickest))
-            # It is the converter that folds the batch norms of such an export.
+            # The converter folds the batch norms of such an export, so only it must be emulated.
             verdicts.append(check.conversions(machines, plan, recipe, image, control=True))
     return verdicts
 
 
 def judge(verdicts: Sequence[Verdict]) -> None:
-    """Raise what is wrong.
+    """Raise an error unless every verdict is as expected.
 
     Raises:
         VerificationError: an artefact differs, or a control does not.
@@ -363,12 +363,12 @@ def judge(verdicts: Sequence[Verdict]) -> None:
     if wrong:
         raise VerificationError(
             f"The bytes depend on the processor: {'; '.join(wrong)}.",
-            "The first step that differs in the --json events is where to look.",
+            "Look at the first differing step in the --json events.",
         )
     if unable:
         raise VerificationError(
             f"The control came out identical: {'; '.join(unable)}.",
-            "There this check proves nothing; name another processor with --cpu.",
+            "The check proves nothing on these; name another processor with --cpu.",
         )
 
 

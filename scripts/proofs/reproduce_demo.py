@@ -1,4 +1,4 @@
-"""``make reproduce-demo``: release the samples, bundle the inputs, and build them again.
+"""Release the samples, bundle the inputs, and rebuild them (``make reproduce-demo``).
 
 1. Build every sample into a release, signed with the user's key, and pack all inputs into one
    bundle.
@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COSIGN = ROOT / ".tools" / "cosign"
 KILN = (sys.executable, "-m", "kiln.cli")
 
-#: Runs kiln where socket(2) fails for all but local sockets; needs no rights.
+#: Runs kiln where socket(2) fails for all but local sockets; needs no privileges.
 _CUT_OFF = """\
 import sys
 from kiln.checks import runtime_worker
@@ -67,7 +67,7 @@ class FailedError(Exception):
 
 
 def main() -> int:
-    """Show it all; the exit code."""
+    """Run the demonstration; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=ROOT / ".kiln" / "reproduce-demo")
     parser.add_argument("--keep-images", action="store_true", help="leave the engine's images")
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def show(work: Path, models: Sequence[str], *, keep_images: bool) -> None:
-    """All of it, in order."""
+    """Run all steps, in order."""
     dist, bundle = work / "dist", work / "demo.tar"
     chosen = list(models) or ["--samples"]
     tell("A release, and all of its inputs in one file")
@@ -103,7 +103,7 @@ def show(work: Path, models: Sequence[str], *, keep_images: bool) -> None:
         remove_images()
     empty = {"KILN_STORE": str(work / "empty-store")}
     run([*offline, "bundle", "import", bundle], empty)
-    # From here on there is nothing but the release, and what the bundle brought.
+    # From here on only the release and the imported bundle exist.
     (work / "nowhere").mkdir()
     tell("Built again")
     run(
@@ -133,7 +133,7 @@ def remove_images() -> None:
     """Remove the sealed images from the engine; each one is in the bundle.
 
     Raises:
-        EngineFailedError: one is in use, or stays for another reason.
+        EngineFailedError: one could not be removed, for instance because it is in use.
     """
     engine = Engine.find()
     here = [locked for locked in read_lock(ROOT / "docker").values() if present(engine, locked)]
@@ -151,7 +151,7 @@ def remove_images() -> None:
 
 
 def without_network() -> list[str]:
-    """How to run kiln so that it reaches nothing but the engine's local socket."""
+    """Return a command that runs kiln with access to the engine's local socket only."""
     if urls := [value for value in (os.environ.get("DOCKER_HOST", ""),) if value.startswith("tcp")]:
         print(f"The engine is at {urls[0]}: kiln stays on the network to reach it.")
         return list(KILN)
@@ -167,7 +167,7 @@ def without_network() -> list[str]:
 
 
 def cosign(dist: Path, work: Path) -> None:
-    """Have every bundle verified by cosign, where there is one."""
+    """Verify every bundle with cosign, if it is installed."""
     program = shutil.which("cosign") or (str(COSIGN) if COSIGN.is_file() else None)
     if program is None:
         print("cosign is not here, and is left out (`make test-tools` unpacks one).")
@@ -198,7 +198,7 @@ def cosign(dist: Path, work: Path) -> None:
 
 
 def tell(text: str) -> None:
-    """A headline."""
+    """Print a headline."""
     print(f"\n== {text}", flush=True)
 
 
@@ -210,7 +210,7 @@ def run(
     quiet: bool = False,
     shown: bool = True,
 ) -> None:
-    """Run a command, shown as it is typed; what it says is only shown if it fails where ``quiet``.
+    """Run a command and show it as typed; if ``quiet``, show its output only on failure.
 
     Raises:
         FailedError: it failed.
@@ -238,7 +238,7 @@ def run(
 
 
 def readable(words: Sequence[str]) -> str:
-    """The command, without what only this interpreter needs."""
+    """Format a command, without this interpreter's path and options."""
     text = shlex.join(words)
     for said in (shlex.join(KILN), shlex.join([sys.executable, "-c", _CUT_OFF])):
         text = text.replace(said, "kiln")
@@ -251,7 +251,7 @@ def works(command: Sequence[str]) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder; read-only contents, too."""
+    """Remove a file or folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,8 +1,8 @@
-"""Prove that bytes do not depend on the user, the place, the time and the machine of a build.
+"""Prove that bytes do not depend on the user, path, time and machine of a build.
 
-Every sample is built again from its source, and every image from its locks, under one circumstance
-after the other (``proofs/variations/circumstances.py``). All must have the digests of the first
-build, which is an ordinary one.
+Every sample is rebuilt from its source, and every image from its locks, under each circumstance
+(``proofs/variations/circumstances.py``). All must have the digests of the first build, which is an
+ordinary one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Row:
 
     Attributes:
         digests: "model variant" or "images name" -> SHA-256 in hex.
-        skipped: why this machine cannot provide it; "" if it can.
+        skipped: why this machine cannot provide the circumstance; "" if it can.
         seconds: wall time.
     """
 
@@ -63,10 +63,10 @@ class Matrix:
     rows: list[Row] = field(default_factory=list)
 
     def run(self, items: Sequence[Circumstance], scratch: Path) -> None:
-        """Build under each of them, one after the other.
+        """Build under each circumstance, one after the other.
 
         Raises:
-            StageFailedError: a build failed; says under which circumstance, and its words.
+            StageFailedError: a build failed; the message names the circumstance and the reason.
         """
         library = faketime(self.store, scratch)
         for number, item in enumerate(items):
@@ -114,7 +114,7 @@ class Matrix:
 
     @property
     def wanted(self) -> dict[str, str]:
-        """What every row must have: the first build's artefacts, and the lock's images."""
+        """The expected digests: the first build's artefacts, and the lock's images."""
         locked = read_lock(self.project.docker)
         images = {f"{IMAGES} {name}": locked[name].identity for name in self.images}
         return {
@@ -123,7 +123,7 @@ class Matrix:
         }
 
     def differing(self, row: Row) -> list[str]:
-        """The names of a row's results that differ."""
+        """List the names of a row's results that differ."""
         wanted = self.wanted
         return [name for name, digest in row.digests.items() if wanted.get(name) != digest]
 
@@ -132,7 +132,7 @@ class Matrix:
         return f"DIFFERS: {', '.join(differing)}" if differing else "all the same"
 
     def cells(self, row: Row) -> list[str]:
-        """The cells of a row: one for each model, one for the images."""
+        """Make the cells of a row: one for each model, one for the images."""
         differing = set(self.differing(row))
         cells = []
         for group in (*self.models, *([IMAGES] if self.images else [])):
@@ -149,14 +149,14 @@ class Matrix:
         return cells
 
     def head(self) -> list[str]:
-        """Headings of :meth:`cells`."""
+        """List the headings of :meth:`cells`."""
         return [*self.models, *([IMAGES] if self.images else [])]
 
     def judge(self) -> None:
-        """Fail if a result differs.
+        """Raise an error if a result differs.
 
         Raises:
-            VerificationError: one does.
+            VerificationError: a result differs.
         """
         wrong = {row.item.name: self.differing(row) for row in self.rows}
         lines = [f"{name} ({', '.join(found)})" for name, found in wrong.items() if found]
@@ -167,7 +167,7 @@ class Matrix:
             )
 
     def documentation(self) -> str:
-        """The matrix as a table in Markdown, with what it was made on."""
+        """Format the matrix as a Markdown table, with the machine it was made on."""
         lines = [
             f"| circumstance | what is different | {' | '.join(f'`{n}`' for n in self.head())} |",
             f"|---|---|{'---|' * len(self.head())}",
@@ -234,7 +234,7 @@ def command(
     chosen = [item for item in CIRCUMSTANCES[1:] if not only or item.name in only]
     store = Store(Store.default_root())
     store.sweep()
-    # Not in the store: another user has to reach it.
+    # Not in the store: another user needs access.
     with tempfile.TemporaryDirectory(prefix="kiln-reproducibility-") as made:
         scratch = Path(made)
         scratch.chmod(0o755)

@@ -1,1 +1,1 @@
-"""Generators of the modules that hold a file format's schema as data."""
+"""Generate the modules that hold a file format's schema as data."""

@@ -21,8 +21,8 @@ import click
 OUTPUT = Path(__file__).parents[1] / "kiln" / "tflite" / "schema.py"
 _WIDTH = 100  # characters of a line, as ruff is set
 
-# Enumerations that are shown by name: ours, LiteRT's, and the fields that hold one. A field is
-# meant in every table where it is one signed byte, or in the table that is named with it.
+# Enumerations shown by name: kiln's name, LiteRT's, and the fields that hold one. A field applies
+# to every table where it is one signed byte, or only to the table named with it.
 _ENUMERATIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "TensorType",
@@ -55,7 +55,7 @@ _NUMBERS = {
     "Float32": "f",
     "Float64": "d",
 }
-# Beside the method that reads a vector there are three that tell about it.
+# Three more methods of a vector describe it and do not read it.
 _NO_READER = re.compile(r"_tab\.(VectorLen|GetVectorAsNumpy)\(|return o == 0")
 _HEAD = '''\
 """The layout of ``.tflite`` files as data: operators, option tables, enumerations.
@@ -83,7 +83,7 @@ brackets: a vector. ``-`` is a slot that the schema has given up.
 
 
 class SchemaError(Exception):
-    """LiteRT's module is not made as this program expects."""
+    """LiteRT's module does not have the expected form."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ class _Field:
 
 
 def generate(module: str, version: str) -> str:
-    """The text of ``schema.py``.
+    """Generate the text of ``schema.py``.
 
     Args:
         module: the text of ``schema_py_generated.py``.
         version: of the package that it comes from.
 
     Raises:
-        SchemaError: the text is not made as expected.
+        SchemaError: the text does not have the expected form.
     """
     classes = {node.name: node for node in ast.parse(module).body if isinstance(node, ast.ClassDef)}
     tables = _reachable(classes)
@@ -135,7 +135,7 @@ def generate(module: str, version: str) -> str:
 
 
 def _reachable(classes: Mapping[str, ast.ClassDef]) -> dict[str, list[_Field]]:
-    """The tables that a model can hold, with their fields."""
+    """Find the tables that a model can hold, with their fields."""
     tables: dict[str, list[_Field]] = {}
     todo = ["Model"]
     used: set[str] = set()
@@ -164,7 +164,7 @@ def _as_enumeration(table: str, field: _Field, used: set[str]) -> _Field:
 
 
 def _names(field: _Field, mark: str) -> list[str]:
-    """The table or union that a field's type names behind ``mark``."""
+    """Return the table or union that a field's type names after ``mark``."""
     kind = field.type.strip("[]")
     return [kind.removeprefix(mark)] if kind.startswith(mark) else []
 
@@ -182,7 +182,7 @@ def _fields(classes: Mapping[str, ast.ClassDef], name: str) -> Iterator[_Field]:
 
 
 def _type(classes: Mapping[str, ast.ClassDef], table: str, method: str, text: str) -> str:
-    """A field's type, from the method that reads it."""
+    """Return a field's type, from the method that reads it."""
     number = re.search(r"_tab\.Get\(flatbuffers\.number_types\.(\w+)Flags,", text)
     inner = re.search(r"\bobj = (\w+)\(\)", text)
     if "self._tab.Union(" in text:
@@ -203,7 +203,7 @@ def _type(classes: Mapping[str, ast.ClassDef], table: str, method: str, text: st
 
 
 def _default(method: ast.FunctionDef, kind: str) -> str:
-    """What the method returns where the field is absent; "" for what goes without saying."""
+    """Return the method's value for an absent field; "" if it is the type's default."""
     last = method.body[-1]
     if not isinstance(last, ast.Return) or last.value is None:
         raise SchemaError(f"{method.name} has no default.")
@@ -218,7 +218,7 @@ def _class(classes: Mapping[str, ast.ClassDef], name: str) -> ast.ClassDef:
 
 
 def _constants(classes: Mapping[str, ast.ClassDef], name: str) -> list[str]:
-    """The names of an enumeration, whose values must be 0, 1, 2 and so on."""
+    """Return the names of an enumeration, whose values must be 0, 1, 2 and so on."""
     found: dict[int, str] = {}
     for node in _class(classes, name).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -229,12 +229,12 @@ def _constants(classes: Mapping[str, ast.ClassDef], name: str) -> list[str]:
 
 
 def _snake(name: str) -> str:
-    """``StrideW`` as ``stride_w``, ``BuiltinOptions2`` as ``builtin_options_2``."""
+    """Convert ``StrideW`` to ``stride_w``, ``BuiltinOptions2`` to ``builtin_options_2``."""
     return re.sub(r"(?<!^)(?=[A-Z])|(?<=Options)(?=\d)", "_", name).lower()
 
 
 def _line_up(fields: list[_Field]) -> list[str]:
-    """The fields by slot, with ``-`` where there is none any more."""
+    """Order the fields by slot, with ``-`` for a removed one."""
     by_slot = {field.slot: str(field) for field in fields}
     return [by_slot.get(slot, "-") for slot in range(max(by_slot, default=-1) + 1)]
 
@@ -250,7 +250,7 @@ def _entry(name: str, words: list[str]) -> str:
 
 
 def _call(words: list[str], indent: str) -> str:
-    """A call of ``_words``."""
+    """Format a call of ``_words``."""
     text = " ".join(words)
     if len(text) < 60:
         return f'_words("{text}")'
@@ -266,7 +266,7 @@ def _strings(words: list[str], indent: str) -> str:
 
 
 def installed() -> tuple[str, str]:
-    """The schema module of the installed package, and the package's version.
+    """Read the schema module of the installed package, and the package's version.
 
     Raises:
         SchemaError: this Python has no ai-edge-litert.

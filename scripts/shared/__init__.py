@@ -1,1 +1,1 @@
-"""What the developers' programs have in common."""
+"""Code shared by the developers' programs."""

@@ -1,4 +1,4 @@
-"""Write a table into a document, between two marks, and say when and where it was made."""
+"""Write a table into a document, between two marks, with date and machine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from kiln.core.files import write_atomic
 from kiln.core.machine import cpu_name
 
 END = "<!-- end of table -->"
-"""What stands below a table that a program writes into a document."""
+"""Mark below a table that a program writes into a document."""
 
 
 def begin_mark(target: str) -> str:
-    """What stands above the table that ``make TARGET`` writes into a document."""
+    """Return the mark above the table that ``make TARGET`` writes into a document."""
     return f"<!-- table: `make {target}` writes it -->"
 
 
 def write_table(path: Path, target: str, text: str) -> None:
-    """Put a table into a document, between its two marks.
+    """Write a table into a document, between its two marks.
 
     Raises:
         UsageError: the document has no such marks.
@@ -36,7 +36,7 @@ def write_table(path: Path, target: str, text: str) -> None:
 
 
 def made_here(seconds: float) -> str:
-    """When, where and how fast a table was made: the beginning of the sentence below it."""
+    """Describe date, machine and duration, as the beginning of the sentence below a table."""
     when = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     host = f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores"
     return f"Made on {when} ({host}) in {seconds / 60:.0f} minutes"

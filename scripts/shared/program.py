@@ -1,4 +1,4 @@
-"""Start and end a developer's program the way ``kiln`` does."""
+"""Run a developer's program with the signals and exit codes of ``kiln``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start and end ``kiln`` and the developers' programs: signals, failures, exit codes."""
+"""Run ``kiln`` and the developers' programs: signals, errors, exit codes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def run_command(command: click.Command, name: str) -> NoReturn:
 
 
 def run(program: Callable[[], object], name: str) -> NoReturn:
-    """Run a program, and end the process; every failure becomes one message and an exit code.
+    """Run a program and exit; every failure becomes one message and an exit code.
 
     Args:
-        program: returns the exit code, or ``None`` if all went well.
-        name: what messages begin with.
+        program: returns the exit code, or ``None`` on success.
+        name: the program's name in messages.
     """
     try:
         with _guard():
@@ -49,7 +49,7 @@ def _guard() -> Iterator[None]:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were loaded
             signal.signal(signal.SIGINT, signal.default_int_handler)
         watch_output()
-        # Likely failures have their own messages where they happen; this is for the rest.
+        # Likely failures are reported where they happen; this is for the rest.
         with system_guard():
             try:
                 yield
@@ -98,7 +98,7 @@ def _fail(error: KilnError, name: str) -> NoReturn:
 
 
 def complain(error: KilnError, name: str) -> None:
-    """Print what failed and what to do next; as a JSON event with ``--json``."""
+    """Print an error and its remedy; as a JSON event with ``--json``."""
     if "--json" in sys.argv:
         JsonReporter().event(
             "error",
@@ -108,7 +108,7 @@ def complain(error: KilnError, name: str) -> None:
             exit_code=error.exit_code,
         )
         return
-    # Names and reasons in it may come from an untrusted file.
+    # Its text may come from an untrusted file.
     print(f"{name}: {plain(error.message, keep=_SHOWN)}", file=sys.stderr)
     if error.remedy:
         print(f"{' ' * len(name)}  {plain(error.remedy, keep=_SHOWN)}", file=sys.stderr)

@@ -55,19 +55,19 @@ def unpack(
     max_entries: int = MAX_ENTRIES,
     refuse_litter: bool = False,
 ) -> None:
-    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (told by content, not by name) into ``dest``.
+    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (detected by content, not by name) into ``dest``.
 
-    Everything is written aside and appears in one rename, or not at all. Files come out 0644 or
-    0755 and folders 0755, owned by us, whatever the archive says. AppleDouble files (``._x``,
-    ``__MACOSX``) and ``PaxHeaders`` folders are left out. Links are made only when they end at
-    something inside the archive.
+    Everything is written aside and appears in one rename, or not at all. Files get mode 0644 or
+    0755 and folders 0755, and belong to the current user, whatever the archive says. AppleDouble
+    files (``._x``, ``__MACOSX``) and ``PaxHeaders`` folders are left out. Links are made only if
+    they end at something inside the archive.
 
     Args:
         archive: the file.
         dest: the folder to make; it must be missing or empty.
-        root: a top folder that must be there (it stays: ``dest / root`` exists afterwards).
-        max_bytes: unpacked bytes beyond which the archive counts as a bomb.
-        max_entries: number of files, folders and links beyond which it does.
+        root: a top folder that must exist (it stays: ``dest / root`` exists afterwards).
+        max_bytes: limit on unpacked bytes; an archive beyond it counts as a bomb.
+        max_entries: limit on files, folders and links; likewise.
         refuse_litter: refuse what would be left out, for archives in which every entry counts.
 
     Raises:
@@ -129,7 +129,7 @@ def _shown(name: str) -> str:
 
 @dataclass
 class _Guard:
-    """The rules for entries, the same for tar and zip; none is written before it was admitted."""
+    """The rules for entries of tar and zip; none is written before it is admitted."""
 
     archive: Path
     base: Path
@@ -151,7 +151,7 @@ class _Guard:
         )
 
     def admit(self, raw: str, kind: _Kind, size: int = 0) -> str | None:
-        """Claim an entry's path, and make the folders above it; None for what is to be left out."""
+        """Claim an entry's path, and make the folders above it; None for an entry to skip."""
         self.where = f"in the entry {_shown(raw)}"
         self.count(raw, size)
         if raw.startswith("/"):
@@ -196,7 +196,7 @@ class _Guard:
             raise _bad(self.archive, f"more than {self.max_entries:,} entries")
 
     def _claim(self, raw: str, path: str, kind: _Kind) -> None:
-        """Take the path, and those of the folders above it that no entry has named."""
+        """Record the path, and those of the folders above it that no entry has named."""
         before = self.kinds.get(path)
         if before is not None and not (before == kind == "folder"):
             raise self.refuse(raw, "appears twice")
@@ -218,7 +218,7 @@ class _Guard:
             (self.base / path).parent.mkdir(parents=True, exist_ok=True)
 
     def _inside(self, raw: str, target: str, start: str = "") -> str:
-        """Where a link's target is: inside, or it is refused."""
+        """Resolve a link's target; refuse one outside of the archive."""
         if len(target) > _MAX_PATH:
             raise self.refuse(raw, "is a link with an impossible target")
         end = posixpath.normpath(posixpath.join(start, target))
@@ -231,9 +231,9 @@ class _Guard:
         path = self.admit(raw, "link")
         if path is not None:
             self._inside(raw, target, posixpath.dirname(path))
-            # Made at the very end: while there are no links, nothing can be written through one.
-            # tarfile's own filter is not enough, it was led astray by chains of links (fixed in
-            # Python 3.10.18, 3.11.13, 3.12.11 and 3.13.4).
+            # Made at the end: while there are no links, nothing can be written through one.
+            # tarfile's own filter is not enough: chains of links bypassed it (fixed in Python
+            # 3.10.18, 3.11.13, 3.12.11 and 3.13.4).
             self.links[path] = target
 
     def hardlink(self, raw: str, target: str) -> None:
@@ -244,18 +244,18 @@ class _Guard:
         if source == path or self.kinds.get(source) != "file":
             raise self.refuse(raw, f"is a link to {_shown(target)}, which is no earlier file")
         self.count(raw, (self.base / source).stat().st_size)
-        # A copy: one inode under two names surprises whoever changes one of them.
+        # A copy: with one inode under two names, changing one file would change the other.
         shutil.copy(self.base / source, self.base / path)
 
     def finish(self, root: str | None) -> None:
-        """Make the links, check where they really end, and look for ``root``."""
+        """Make the links, check where they end, and check that ``root`` exists."""
         if not self.kinds:
             raise _bad(self.archive, "the archive holds nothing")
         for path, target in self.links.items():
             (self.base / path).symlink_to(target)
         base = self.base.resolve()
         for path, target in self.links.items():
-            # A link through another link can end elsewhere than its text suggests.
+            # A link through another link may end outside although its text does not.
             try:
                 end = Path(os.path.realpath(self.base / path, strict=True))
             except OSError:
@@ -285,7 +285,7 @@ _DEVICES = {"con", "prn", "aux", "nul"}.union(
 
 
 def _is_portable(part: str) -> bool:
-    """Whether Windows, and what is shared with it, can hold a file of that name."""
+    """Whether Windows can hold a file of that name."""
     stem = part.partition(".")[0].rstrip(" ").casefold()
     return not set(part) & set('<>:"|?*') and part[-1] not in " ." and stem not in _DEVICES
 
@@ -320,7 +320,7 @@ def _reader_for(archive: Path, file: BinaryIO) -> _Reader:
 
 
 def _is_old_tar(head: bytes) -> bool:
-    """Whether a block is a tar header from before ``ustar``: its checksum holds."""
+    """Whether a block is a tar header older than ``ustar``: its checksum is right."""
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
@@ -341,19 +341,19 @@ _CORRUPT = (
     RuntimeError,
 )
 
-# What a seek to a place that no file has ends in: the archive says where to look.
+# Errors of a seek to an impossible offset, which a bad archive can state.
 _IMPOSSIBLE_PLACE = {errno.EINVAL, errno.EOVERFLOW}
 
 
 @contextlib.contextmanager
 def _corruption(guard: _Guard) -> Iterator[None]:
-    """Turn whatever a parser throws at a bad archive into one message."""
+    """Turn a parser's exceptions about a bad archive into an :class:`ArchiveError`."""
     try:
         yield
     except (*_CORRUPT, OSError) as error:
         odd_place = isinstance(error, OSError) and error.errno in _IMPOSSIBLE_PLACE
         if isinstance(error, OSError) and error.errno is not None and not odd_place:
-            raise  # the machine's trouble (a full disk), not the archive's
+            raise  # a fault of the machine (a full disk), not of the archive
         cut = isinstance(error, EOFError) or "unexpected end" in str(error)
         said = "it names an impossible place" if odd_place else error or type(error).__name__
         why = "it is truncated" if cut else f"it is corrupt ({said})"
@@ -370,10 +370,10 @@ class _Readable(Protocol):
 
 
 class _TarStream:
-    """What tarfile reads from: forward only, and nothing that takes it long or fills the memory.
+    """A forward-only stream for tarfile that bounds the size of headers.
 
-    tarfile reads an entry's headers whole, in a time that grew with the square of their length
-    until Python 3.12.6 (CVE-2024-6232).
+    tarfile reads an entry's headers whole, and until Python 3.12.6 in quadratic time
+    (CVE-2024-6232).
     """
 
     def __init__(self, file: _Readable, guard: _Guard) -> None:
@@ -382,7 +382,7 @@ class _TarStream:
         self._at = 0
         self._header_type = b""
         self.header_end: int | None = _MAX_HEADER
-        """While headers are read: where they have to end."""
+        """The offset where headers must end; None while contents are read."""
         # An entry costs a header and padding beside its content.
         self._spare = _MAX_HEADER + guard.max_entries * 4 * _BLOCK
 
@@ -409,7 +409,7 @@ class _TarStream:
         return data
 
     def _take(self, size: int) -> bytes:
-        if size < 0:  # a header says so; read() would take it for everything
+        if size < 0:  # from a bad header; read() would read everything
             raise tarfile.ReadError("an impossible size")
         data = self._file.read(size)
         self._at += len(data)
@@ -424,8 +424,10 @@ class _TarStream:
 def _check_records(data: bytes) -> None:
     """Check that a pax header is a list of records that each state their length.
 
+    tarfile would take long to detect a bad one.
+
     Raises:
-        ReadError: it is not; tarfile would take long to find that out.
+        ReadError: it is not such a list.
     """
     at = 0
     while at < len(data) and data[at]:
@@ -441,7 +443,7 @@ def _check_records(data: bytes) -> None:
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header that is whole: tarfile takes a damaged one for the archive's end."""
+    """A tar header that refuses damage, which tarfile takes for the archive's end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
@@ -458,11 +460,11 @@ class _Header(tarfile.TarInfo):
 def _read_tar(file: _Readable, guard: _Guard) -> None:
     stream = _TarStream(file, guard)
     tar = tarfile.TarFile(fileobj=cast(IO[bytes], stream), tarinfo=_Header, errorlevel=2)
-    # A second look at every entry. Pythons before 3.10.12 and 3.11.4 (Debian 12's is one) have no
-    # filter; what the guard admits is safe without.
+    # A second check of every entry. Python before 3.10.12 and 3.11.4 (such as Debian 12's) has no
+    # filter; entries that the guard admits are safe without it.
     tar.extraction_filter = getattr(tarfile, "data_filter", None)
     while (member := tar.next()) is not None:
-        cast(Any, tar).members.clear()  # tarfile would keep all headers that it has read
+        cast(Any, tar).members.clear()  # tarfile would keep all headers in memory
         if len(tar.pax_headers) > _MAX_GLOBALS:
             raise _bad(guard.archive, f"more than {_MAX_GLOBALS:,} global headers")
         stream.header_end = None
@@ -500,7 +502,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, guard: _Guard) -> No
 
 
 class _ZipFileReader(io.BufferedReader):
-    """A zip file of whose directory no more is read at once than the permitted entries need."""
+    """A zip file that limits the size of the directory to what the permitted entries need."""
 
     most = 0
 
@@ -520,13 +522,13 @@ def _read_zip(file: BinaryIO, guard: _Guard) -> None:
 
 
 def _extract_from_zip(bag: zipfile.ZipFile, info: zipfile.ZipInfo, guard: _Guard) -> None:
-    name = info.orig_filename  # zipfile cuts the other one at a zero
+    name = info.orig_filename  # zipfile cuts `filename` at a zero byte
     mode = info.external_attr >> 16
     kind = stat.S_IFMT(mode)
     if info.flag_bits & 0x1:
         raise guard.refuse(name, "is encrypted")
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        # zipfile unpacks other methods without bound: a few KB fill the memory.
+        # zipfile unpacks other methods without a limit: a few KB can fill the memory.
         raise guard.refuse(name, "is packed by another method than deflate")
     if info.is_dir():
         path = guard.admit(name, "folder")

@@ -41,14 +41,14 @@ def deterministic_tar(
     0777), one mtime for all. The bytes are equal from Python 3.9 to 3.13.
 
     Args:
-        out: where to write, strictly forward (a socket will do).
-        source: a folder (taken without the folder itself; links stay links), or entries.
+        out: where to write, strictly forward (a socket works).
+        source: a folder (without the folder itself; links stay links), or entries.
         mtime: seconds since the epoch for every entry.
         prefix: put before every name, for instance ``"stages/"``.
 
     Raises:
-        ArchiveError: two entries with one name, or something in the folder that is neither
-            file, folder nor link, or a file that changes its size while it is read.
+        ArchiveError: two entries have one name, the folder holds something other than files,
+            folders and links, or a file's size changes while it is read.
         OSError: a file cannot be read, or ``out`` cannot be written.
     """
     entries = _folder_entries(source, "") if isinstance(source, Path) else list(source)

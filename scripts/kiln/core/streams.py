@@ -1,4 +1,4 @@
-"""Standard output and standard error of a program: what becomes of a write that nobody reads."""
+"""Handle closed standard output and standard error."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _NAMES = ("stdout", "stderr")
 
 
 class _Watched(io.FileIO):
-    """A stream that says which write it was that nobody reads.
+    """A stream that reports a closed pipe as an ``OutputClosedError``.
 
-    A ``BrokenPipeError`` could come from any socket, and too much handles an ``OSError`` on its
-    way up: a download is tried again, click ends with code 1.
+    A ``BrokenPipeError`` could come from any socket, and callers would handle it as any
+    ``OSError``: a download would be retried, click would exit with code 1.
     """
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
-            raise OutputClosedError("Nobody reads the output any more.") from None
+            raise OutputClosedError("The reader of the output has closed it.") from None
 
 
 def watch_output() -> None:
-    """Let writes to standard output and error that nobody reads end in ``OutputClosedError``.
+    """Make writes to closed standard output or error raise ``OutputClosedError``.
 
-    Streams that the process was started without lead to nowhere from here on, so that no file
-    that is opened later takes their place. Those that a test put in their place stay as they are.
+    Streams that were closed when the process started lead to the null device, so that no file
+    opened later takes their number. Replacements by a test are left unchanged.
     """
     for number in range(3):
         try:
@@ -61,10 +61,10 @@ def _watched(stream: io.TextIOWrapper, number: int) -> io.TextIOWrapper:
 
 
 def flush_output() -> None:
-    """Write what is still buffered.
+    """Flush standard output and error.
 
     Raises:
-        OutputClosedError: nobody reads it.
+        OutputClosedError: the reader has closed it.
         OSError: it cannot be written.
     """
     for name in _NAMES:
@@ -72,7 +72,7 @@ def flush_output() -> None:
 
 
 def discard_output() -> None:
-    """Let what is still buffered, and all that follows, go nowhere."""
+    """Discard buffered output and everything written later."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number, _ in enumerate(_NAMES, start=1):
         os.dup2(nowhere, number)

@@ -1,8 +1,8 @@
-"""What packages say of themselves: licences, makers, requirements.
+"""Read licences, makers and requirements from packages' own metadata.
 
-Debian packages say it in their control file and in ``/usr/share/doc/<package>/copyright`` (Debian
-Policy 12.5), Python packages in their core metadata. Nothing is guessed: a package that names no
-licence in a form a program can read has none here.
+For Debian packages these are the control file and ``/usr/share/doc/<package>/copyright`` (Debian
+Policy 12.5), for Python packages the core metadata. Nothing is guessed: a package without a
+machine-readable licence has none here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from packaging.utils import canonicalize_name
 from kiln.core.errors import ArchiveError
 from kiln.images.rootfs import UNREADABLE
 
-#: What markers of requirements see in the images: Debian 11's Python on x86-64, no extras.
+#: Environment markers in the images: Debian 11's Python on x86-64, no extras.
 _MARKERS = {
     "extra": "",
     "implementation_name": "cpython",
@@ -45,11 +45,11 @@ _MARKERS = {
     "python_version": "3.9",
     "sys_platform": "linux",
 }
-# An old spelling of a format's address is nothing that a user could mend.
+# It warns of an outdated format address, which a user cannot change.
 logging.getLogger("debian.copyright").setLevel(logging.ERROR)
 
 _SPDX = get_spdx_licensing()
-# What machine-readable copyright files (DEP-5) call licences that SPDX knows by another name.
+# Licence names of machine-readable copyright files (DEP-5) that differ from SPDX's.
 _DEBIAN_NAMES = {"Artistic": "Artistic-1.0-Perl", "Artistic-2": "Artistic-2.0", "Expat": "MIT"}
 _WORD = re.compile(r"\S+")
 _COMMON = re.compile(r"/usr/share/common-licenses/([A-Za-z]+(?:-\d+(?:\.\d+)?)?)\b")
@@ -57,13 +57,14 @@ _COMMON = re.compile(r"/usr/share/common-licenses/([A-Za-z]+(?:-\d+(?:\.\d+)?)?)
 
 @dataclass(frozen=True)
 class PackageFacts:
-    """What a package says.
+    """The metadata of a package.
 
     Args:
-        licences: SPDX identifiers and expressions, or names in the package's own words.
-        maker: who is named as its maintainer or author, without address.
-        requires: names of packages (of those that ``provides`` speaks of too).
-        shares_licence_of: a Debian package whose copyright file is this one's, too.
+        licences: SPDX identifiers and expressions, or the package's own names.
+        maker: its maintainer or author, without address.
+        requires: names of required packages, including names that others provide.
+        provides: other names that the package satisfies.
+        shares_licence_of: a Debian package with the same copyright file.
     """
 
     licences: tuple[str, ...] = ()
@@ -74,16 +75,16 @@ class PackageFacts:
 
 
 def spdx(text: str) -> str | None:
-    """``text`` as an SPDX expression in its one spelling; None where it is none.
+    """Normalise ``text`` as an SPDX expression; None if it is not one.
 
     >>> spdx("apache-2.0"), spdx("Apache 2.0")
     ('Apache-2.0', None)
     """
     try:
         expression = _SPDX.parse(text, validate=True, strict=True)
-    except Exception:  # more kinds than the parser's own: "( and MIT" fails an assertion in it
+    except Exception:  # not only the parser's own: "( and MIT" fails an assertion in it
         return None
-    # The library also knows names that a scanner of licences made up.
+    # The library also knows names invented by a licence scanner.
     made_up = expression is None or "LicenseRef-" in str(expression)
     return None if made_up else str(expression)
 
@@ -92,10 +93,10 @@ def spdx(text: str) -> str | None:
 
 
 def debian_facts(path: Path) -> PackageFacts:
-    """What a ``.deb`` says.
+    """Read the facts of a ``.deb``.
 
     Raises:
-        ArchiveError: it is no readable package.
+        ArchiveError: it is not a readable package.
     """
     try:
         with path.open("rb") as stream:
@@ -136,11 +137,11 @@ def _names(control: Packages, *fields: str) -> tuple[str, ...]:
 
 
 def licences_of(text: str) -> tuple[str, ...]:
-    """The licences that a copyright file names, sorted.
+    """List the licences that a copyright file names, sorted.
 
-    Of a machine-readable one the short names; of another the licences that it refers to in
-    ``/usr/share/common-licenses``, by the names they have there: which says nothing of later
-    versions.
+    These are the short names of a machine-readable file; else the files in
+    ``/usr/share/common-licenses`` that it refers to, whose names do not tell whether later versions
+    are allowed.
 
     >>> licences_of("Format: https://www.debian.org/...\\nLicense: GPL-2+ or Expat\\n")
     ('GPL-2.0-or-later OR MIT',)
@@ -148,7 +149,7 @@ def licences_of(text: str) -> tuple[str, ...]:
     ('GPL-3',)
     """
     try:
-        # Their fields are made at run time, out of any type's sight.
+        # Typed as Any: their fields are created at run time.
         paragraphs: list[Any] = list(Copyright(io.StringIO(text), strict=False))
         found = {item.license.synopsis for item in paragraphs if item.license}
     except (NotMachineReadableError, ValueError):
@@ -157,7 +158,7 @@ def licences_of(text: str) -> tuple[str, ...]:
 
 
 def _spdx_name(word: re.Match[str]) -> str:
-    """SPDX's name for Debian's; of the GNU licences Debian leaves the ``.0`` of a version out."""
+    """Return SPDX's name for Debian's, which omits the ``.0`` of GNU licence versions."""
     return _DEBIAN_NAMES.get(word[0]) or re.sub(r"(GPL-\d)(?=\+?$)", r"\1.0", word[0])
 
 
@@ -165,11 +166,11 @@ def _spdx_name(word: re.Match[str]) -> str:
 
 
 def python_facts(path: Path, filename: str) -> PackageFacts:
-    """What a wheel or a source package says.
+    """Read the facts of a wheel or a source package.
 
     Args:
-        path: where its content is.
-        filename: what it is called.
+        path: the file.
+        filename: its published name.
 
     Raises:
         ArchiveError: it has no metadata.
@@ -213,8 +214,7 @@ def _source_metadata(path: Path) -> bytes | None:
 
 
 def _python_licences(metadata: RawMetadata) -> tuple[str, ...]:
-    """The licence expression; or else the field that came before it, where it is but a name, or
-    the classifiers."""
+    """Return the licence expression, else a short ``License`` field, else the classifiers."""
     if expression := metadata.get("license_expression"):
         return (spdx(expression) or expression,)
     text = (metadata.get("license") or "").strip()
@@ -231,7 +231,7 @@ def _required(lines: Iterable[str]) -> tuple[str, ...]:
     for line in lines:
         try:
             requirement = Requirement(line)
-        except InvalidRequirement:  # of before there was a rule
+        except InvalidRequirement:  # older than the standard
             continue
         if requirement.marker is None or requirement.marker.evaluate(_MARKERS):
             found.add(str(canonicalize_name(requirement.name)))

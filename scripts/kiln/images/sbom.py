@@ -1,8 +1,8 @@
-"""Write what is in a sealed image as a CycloneDX 1.6 document beside its lock.
+"""Write an image's software bill of materials (SBOM): CycloneDX 1.6, beside the image's lock.
 
-It names every package of the image's locks and of those it starts from, with version, file digest,
-licences and requirements. The document is a function of the locks and the packages: its serial
-number follows from the image's identity, and its time is the one that everything in the image has.
+It lists every package of the image's locks and of its parents', with version, file digest, licences
+and requirements. The document is a function of the locks and the packages: its serial number
+follows from the image's identity, and its time is that of all files in the image.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ SBOM_FILE = "sbom.cdx.json"
 
 
 def sbom_path(docker_dir: Path, image: str) -> Path:
-    """Where the document of an image is kept."""
+    """Return the path of an image's document."""
     return docker_dir / image / SBOM_FILE
 
 
 def debian_purl(name: str, version: str, arch: str) -> PackageURL:
-    """The package URL of a Debian package.
+    """Return the package URL of a Debian package.
 
     >>> str(debian_purl("libstdc++6", "1:10.2.1-6", "amd64"))
     'pkg:deb/debian/libstdc%2B%2B6@1:10.2.1-6?arch=amd64&distro=bullseye'
@@ -59,7 +59,7 @@ def debian_purl(name: str, version: str, arch: str) -> PackageURL:
 
 
 def python_purl(name: str, version: str) -> PackageURL:
-    """The package URL of a Python package.
+    """Return the package URL of a Python package.
 
     >>> str(python_purl("Keras_Applications", "1.0.8"))
     'pkg:pypi/keras-applications@1.0.8'
@@ -70,11 +70,11 @@ def python_purl(name: str, version: str) -> PackageURL:
 def make_sbom(
     docker_dir: Path, image: str, store: Store, *, on_progress: OnProgress | None = None
 ) -> bytes:
-    """The document of a locked image; packages that the store lacks are fetched.
+    """Make the document of a locked image; packages missing in the store are fetched.
 
     Raises:
-        ImageMismatchError: the lock is not of the present sources.
-        SourceUnavailableError, DigestMismatchError: a package cannot be had.
+        ImageMismatchError: the lock does not match the present sources.
+        SourceUnavailableError, DigestMismatchError: a package cannot be fetched.
         ArchiveError: a package cannot be read.
     """
     locked = locked_image(docker_dir, image)
@@ -88,7 +88,7 @@ def make_sbom(
     bom = _document(docker_dir, locked, components.values())
     for ref, others in requires.items():
         bom.register_dependency(components[ref], [components[other] for other in others])
-    # In one spelling, whatever order the library's versions write the fields in.
+    # Sorted, because versions of the library order the fields differently.
     document = parse_json(JsonV1Dot6(bom).output_as_string())
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
@@ -100,7 +100,7 @@ def _lineage(docker_dir: Path, image: str) -> Iterator[Definition]:
     yield item
 
 
-# What a lock pins (package URL, SHA-256, file name), what the package says, and what it requires.
+# Package URL, SHA-256 and file name from the lock, the package's facts, and its requirements.
 _Package = tuple[PackageURL, str, str, PackageFacts, set[str]]
 
 
@@ -191,7 +191,7 @@ def _sha256(digest: str) -> HashType:
 
 
 def _licences(names: tuple[str, ...]) -> list[License]:
-    """Several names are several licences; an expression has to stand alone, says the schema."""
+    """Convert licence names; the schema allows several licences, or a single expression."""
     if len(names) == 1 and not is_supported_id(names[0]) and spdx(names[0]) == names[0]:
         return [LicenseExpression(names[0])]
     return [
@@ -204,12 +204,12 @@ def _licences(names: tuple[str, ...]) -> list[License]:
 
 
 def outdated(docker_dir: Path, image: str) -> list[str]:
-    """How an image's document differs from the locks, one sentence each; empty where it does not.
+    """List how an image's document differs from the locks; empty if it matches.
 
     Needs no packages: identity, names, versions and file digests are compared.
 
     Raises:
-        ImageMismatchError: the lock is not of the present sources.
+        ImageMismatchError: the lock does not match the present sources.
     """
     locked = locked_image(docker_dir, image)
     try:
@@ -238,7 +238,7 @@ def outdated(docker_dir: Path, image: str) -> list[str]:
 
 
 def _wanted(docker_dir: Path, image: str) -> Iterator[tuple[str, set[tuple[str, str | None, str]]]]:
-    """What may stand for each package URL: name, version, and the SHA-256 of a file."""
+    """Yield the accepted name, version and file's SHA-256 of each package URL."""
     for item in _lineage(docker_dir, image):
         pins = [
             (debian_purl(deb.name, deb.version, deb.arch), {deb.sha256})
@@ -251,17 +251,17 @@ def _wanted(docker_dir: Path, image: str) -> Iterator[tuple[str, set[tuple[str, 
 
 
 def refuse_outdated(docker_dir: Path, images: Iterable[str]) -> None:
-    """Refuse documents that are not of the locks.
+    """Refuse documents that do not match the locks.
 
     Raises:
-        ImageMismatchError: one is not; says how.
+        ImageMismatchError: one differs; the message says how.
     """
     for image in images:
         problems = outdated(docker_dir, image)
         if problems:
             more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise ImageMismatchError(
-                f"{sbom_path(docker_dir, image)} is not of the locks: "
+                f"{sbom_path(docker_dir, image)} does not match the locks: "
                 f"{'; '.join(problems[:5])}{more}.",
-                "Write it anew with `kiln images sbom`, and commit it.",
+                "Write it again with `kiln images sbom`, and commit it.",
             )

@@ -1,4 +1,4 @@
-"""Read the figures in ``accuracy.json`` that belong to the files as they are."""
+"""Read the figures in ``accuracy.json`` that were measured on the present files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kiln.page.records import Record
 
 @dataclass(frozen=True)
 class Scores:
-    """COCO's figures, each from 0 to 1; only AP is always there."""
+    """COCO's figures, each from 0 to 1; only AP is always present."""
 
     ap: float
     ap50: float | None
@@ -19,7 +19,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class DataSet:
-    """On what was measured; ``annotations`` and ``pictures`` are digests, or empty."""
+    """The data set of a measurement; ``annotations`` and ``pictures`` are digests, or empty."""
 
     name: str
     annotations: str
@@ -31,7 +31,7 @@ class DataSet:
     all_categories: int | None
 
     def count(self) -> str:
-        """How many images; empty where that is unknown."""
+        """Describe the number of images; empty if it is unknown."""
         if self.images is None:
             return ""
         words = f"{self.images:,} image{'' if self.images == 1 else 's'}"
@@ -42,7 +42,7 @@ class DataSet:
         return words
 
     def words(self) -> str:
-        """Name and number of images.
+        """Describe the data set by name and number of images.
 
         >>> DataSet("scenes", "", "", 10, 40, 0, None, None).words()
         'scenes, 10 images (the first by file name of 40)'
@@ -59,12 +59,12 @@ class Accuracy:
     data: DataSet
 
     def change(self) -> float | None:
-        """AP after conversion minus that before it."""
+        """Return AP after conversion minus AP before it."""
         return None if self.source is None else self.result.ap - self.source.ap
 
 
 def find(record: Record, model: str, variant: str, digest: str) -> Accuracy | None:
-    """What ``accuracy.json`` says of one file; nothing where it speaks of other bytes."""
+    """Find a file's figures in ``accuracy.json``; None if they are of other bytes."""
     for item in record.list("files"):
         entry = Record(item)
         same = (entry.text("model"), entry.text("variant"), entry.text("sha256"))
@@ -80,7 +80,7 @@ def _scores(record: Record) -> Scores | None:
 
 
 def _share(value: float | None) -> float | None:
-    # pycocotools says -1 where there is nothing to measure.
+    # pycocotools gives -1 where there is nothing to measure.
     return value if value is not None and 0 <= value <= 1 else None
 
 

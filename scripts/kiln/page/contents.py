@@ -1,4 +1,4 @@
-"""Read what is in ``dist`` as plain data; nothing is trusted, and every gap is named."""
+"""Read an untrusted ``dist`` as plain data, and report what is missing or damaged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _GATES = (
     "runtime-tensorflow", "runtime-task-library", "runtime-litert", "runtime-mediapipe",
 )  # fmt: skip
 
-#: What one model's part of the page may show. A recipe makes five files; some forty images are
+#: Limits on what the page shows of one model. A recipe makes five files; some forty images are
 #: checked, with a hundred detections at most. All of them are compared with each other.
 _MOST_VARIANTS, _MOST_PICTURES, _MOST_DETECTIONS = 20, 200, 200
 _MAX_SIDE = 65_535  # JPEG's own limit, in pixels
@@ -43,7 +43,7 @@ Detection = dict[str, Any]
 
 @dataclass(frozen=True)
 class Problem:
-    """What a gate found wrong, in the words of the check."""
+    """A problem that a gate found, as the check describes it."""
 
     code: str
     expected: str
@@ -53,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Gate:
-    """One check of one file; ``status`` is passed, failed, allowed, skipped, or unknown here."""
+    """One check of one file; ``status`` is passed, failed, allowed, skipped, or unknown."""
 
     name: str
     status: str
@@ -63,7 +63,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Latency:
-    """How long one inference takes, in milliseconds."""
+    """Duration of one inference, in milliseconds."""
 
     median_ms: float
     p90_ms: float | None
@@ -80,14 +80,14 @@ class Variant:
 
     Attributes:
         name: ``float32``, ``int8``, ...
-        default: whether it is the one that is meant when none is named.
-        sha256: of the file that is there now; empty where there is none.
-        notes: what is wrong with the file or with its records, as sentences.
+        default: whether it is the default variant.
+        sha256: of the present file; empty if there is none.
+        notes: problems of the file or its records, as sentences.
         model: its ``stages.tflite.tflite_model.Model``, and ``metadata`` its
-            ``stages.tflite.tflite_meta.Metadata``; ``None`` where it cannot be read (a note says
-            so).
-        passed: what the checks say; ``None`` where it was not checked.
-        detections: by image name; empty where it was not checked.
+            ``stages.tflite.tflite_meta.Metadata``; ``None`` if it cannot be read (a note says
+            why).
+        passed: whether it passed its checks; ``None`` if it was not checked.
+        detections: by image name; empty if it was not checked.
         figures: of the parity gate, by name.
     """
 
@@ -108,7 +108,7 @@ class Variant:
 
     @property
     def verdict(self) -> tuple[str, str]:
-        """Its status over all gates, and the words for it."""
+        """Its status over all gates, and the text for it."""
         if self.passed is None:
             return "skipped", "not checked"
         if not self.passed:
@@ -134,10 +134,10 @@ class Model:
     """One model folder; variants have the default one first.
 
     Attributes:
-        problems: what is wrong with the folder's own files, as sentences.
+        problems: problems of the folder's own files, as sentences.
         source: the source model's detections by image name, or ``None``.
         checked: whether there is a readable ``checks.json``.
-        signed_by: the key that ``model.sig`` names; nothing is verified here.
+        signed_by: the key that ``model.sig`` names, unverified.
     """
 
     name: str
@@ -156,7 +156,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Release:
-    """All of ``dist``; ``key_id`` is that of its ``kiln.pub`` (empty where there is none)."""
+    """All of ``dist``; ``key_id`` is that of its ``kiln.pub`` (empty if there is none)."""
 
     models: tuple[Model, ...]
     key_id: str
@@ -166,7 +166,7 @@ def read_release(dist: Path) -> Release:
     """Read ``dist``.
 
     Raises:
-        UsageError: it is no folder, or holds no model.
+        UsageError: it is not a folder, or holds no model.
     """
     try:
         folders = sorted(
@@ -295,7 +295,7 @@ def _variant(
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The regular file called ``name`` directly in ``folder``; records may say anything."""
+    """Return the regular file ``name`` directly in ``folder``, else None; ``name`` is untrusted."""
     path = folder / name
     try:
         fine = bool(name) and Path(name).name == name and not path.is_symlink() and path.is_file()
@@ -318,7 +318,7 @@ def _metadata(path: Path) -> tuple[Any, Any, str]:
         return None, None, f"The file {error}."
     except ValueError as error:  # FlatError is one
         return None, None, f"The file cannot be read: {error}."
-    # A view would keep the whole file in memory, and a page is about many.
+    # A view would keep the whole file in memory, and a page shows many files.
     model = dataclasses.replace(model, buffers=(), metadata={})
     if metadata is None:
         return model, None, "The file carries no metadata."
@@ -340,7 +340,7 @@ def _gate(item: Record) -> Gate:
 
 
 def _detections(images: Any) -> dict[str, list[Detection]]:
-    """The sound detections by image, of each image the best."""
+    """Return the valid detections of each image; only the best if there are too many."""
     found = {}
     for name, items in Record(images).fields().items():
         if isinstance(items, list):
@@ -352,7 +352,7 @@ def _detections(images: Any) -> dict[str, list[Detection]]:
 
 
 def _too_many(variants: list[str], checks: Record) -> list[str]:
-    """Say what the page leaves out of a model's records."""
+    """Describe what the page leaves out of a model's records."""
     said = [checks.raw("source", "detections")]
     said += [record.raw("detections") for _, record in checks.records("variants")]
     most = max(
@@ -390,7 +390,7 @@ def _latency(latency: Record, model: str, variant: str, digest: str) -> Latency 
     for item in latency.list("runs"):
         run = Record(item)
         median = run.number("median_ms")
-        # Measured on other bytes, a time says nothing about these.
+        # A time measured on other bytes does not apply to these.
         same = (run.text("model"), run.text("variant"), run.text("sha256"))
         if same == (model, variant, digest) and median is not None:
             runs, threads = run.number("runs"), run.number("threads")
@@ -437,7 +437,7 @@ def _signed_by(path: Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Every file below the folder with its SHA-256, previews left out (there are many)."""
+    """Yield the files in the folder with their SHA-256, without previews (there are many)."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.is_symlink():
             yield path.name, sha256_file(path)

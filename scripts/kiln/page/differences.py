@@ -1,7 +1,7 @@
 """Find and describe where a variant's detections differ from the source model's.
 
 An object counts when its score reaches the threshold on either side. The other side's score may be
-lower, so that one just below the threshold is no missing object.
+lower, so an object just below the threshold does not count as missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SAME, CHANGED, EXTRA, MISSED = "same", "changed", "extra", "missed"
 
 @dataclass(frozen=True)
 class Drawn:
-    """A detection to draw; a missed one is the source's, drawn where it should be."""
+    """A detection to draw; for a missed object, the source's detection."""
 
     detection: Detection
     kind: str
@@ -28,12 +28,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant beside its source on one image.
+    """Comparison of a variant with its source on one image.
 
     Attributes:
         drawn: what to draw for the variant, best score first.
-        objects: how many objects either side found.
-        differences: one sentence part for each that differs.
+        objects: number of objects that either side found.
+        differences: a phrase for each object that differs.
     """
 
     drawn: tuple[Drawn, ...]
@@ -41,7 +41,7 @@ class Comparison:
     differences: tuple[str, ...]
 
     def summary(self) -> str:
-        """The comparison as a sentence.
+        """Describe the comparison in one sentence.
 
         >>> Comparison((), 3, ("a cat is missing",)).summary()
         '1 of 3 differs: a cat is missing.'
@@ -63,7 +63,7 @@ def compare(
     """Compare ``variant`` with ``source``.
 
     Args:
-        source, variant: detections, those below the threshold included where they are known.
+        source, variant: detections, including known ones below the threshold.
         threshold: score from which a detection counts.
 
     Pairs are those of ``stages.detect.matching`` (same class, IoU of at least 0.5).
@@ -118,7 +118,7 @@ def _change(was: Detection, now: Detection, iou: float) -> list[str]:
 
 
 def _renamed(was: Detection, variant: Sequence[Detection], free: set[int]) -> int | None:
-    """The unpaired detection of another class around the same object, if there is one."""
+    """Return the unpaired detection of another class for the same object, if there is one."""
     matching = stage_module("detect.matching")
     around = [
         (-overlap, j)

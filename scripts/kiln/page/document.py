@@ -21,34 +21,34 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(dist: Path, key_id: str | None = None) -> str:
-    """The page for a release: HTML that needs no other file and no network.
+    """Render the page for a release: HTML that needs no other file and no network.
 
     The same files in ``dist`` always give the same page; an earlier ``index.html`` and
     ``SHA256SUMS`` are not read. A model folder with damaged or missing records still gets its
-    section, which says so.
+    section, which reports them.
 
     Args:
-        dist: the release folder; ``latency.json`` and ``accuracy.json`` in it are used where
-            they are there.
+        dist: the release folder; ``latency.json`` and ``accuracy.json`` in it are used if
+            present.
         key_id: of the key that the page will be signed with, empty for none; by default that of
-            the ``kiln.pub`` that is there.
+            the ``kiln.pub`` in ``dist``.
 
     Raises:
-        UsageError: ``dist`` is no folder, or holds no model.
+        UsageError: ``dist`` is not a folder, or holds no model.
     """
     release = read_release(dist)
     if key_id is not None:
         release = replace(release, key_id=key_id)
     page = environment().get_template("page.html").render(page=page_view(release))
-    # The whole page, so that no text is left out: a name must not reorder the words around it.
-    # By lines, since those with pictures are plain ASCII, which is soon seen.
+    # Applied to the whole page, so that no text is missed: a name must not reorder the text around
+    # it. Line by line, because the lines with pictures are ASCII, which is quick to see.
     return "\n".join(plain(line, keep="\t") for line in page.split("\n"))
 
 
 @cache
 def environment() -> Environment:
-    """Jinja, set up for the page's templates: every value that they show is escaped."""
-    # Here, not above: a build that has nothing to do publishes no page.
+    """Set up Jinja for the page's templates; every value is escaped."""
+    # Imported here: a build that has nothing to do publishes no page.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -7,7 +7,7 @@ import hashlib
 
 
 def megabytes(size: int | None) -> str:
-    """A file's size.
+    """Format a file's size.
 
     >>> megabytes(5_353_278), megabytes(2_110)
     ('5.4 MB', '2.1 kB')
@@ -18,7 +18,7 @@ def megabytes(size: int | None) -> str:
 
 
 def fixed(value: float, digits: int) -> str:
-    """A number with just so many decimals.
+    """Format a number with a fixed number of decimals.
 
     >>> fixed(0.25, 3)
     '0.250'
@@ -27,7 +27,7 @@ def fixed(value: float, digits: int) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference of AP.
+    """Format a difference of AP.
 
     >>> signed(-0.0212), signed(0.0), signed(0.0034)
     ('−0.021', '0.000', '+0.003')
@@ -37,7 +37,7 @@ def signed(value: float) -> str:
 
 
 def difference(value: float | None) -> str:
-    """A small number, as exact as it matters.
+    """Format a small number with two or three significant digits.
 
     >>> difference(0.0181), difference(6.4e-7), difference(0.0)
     ('0.018', '6.4e−7', '0')
@@ -53,7 +53,7 @@ def difference(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A number up to 1, never rounded up to look better than it is.
+    """Format a number up to 1, rounded down.
 
     >>> share(0.99999), share(1.0), share(0.9412)
     ('0.9999', '1', '0.9412')
@@ -64,7 +64,7 @@ def share(value: float | None) -> str:
 
 
 def count(number: int, what: str) -> str:
-    """A number and its noun.
+    """Format a number and its noun.
 
     >>> count(1, "file"), count(3, "file")
     ('1 file', '3 files')
@@ -73,7 +73,7 @@ def count(number: int, what: str) -> str:
 
 
 def units(value: float) -> str:
-    """A length in drawing units.
+    """Format a length in drawing units.
 
     >>> units(640.0), units(3.14159)
     ('640', '3.1')
@@ -82,7 +82,7 @@ def units(value: float) -> str:
 
 
 def anchor(*names: str) -> str:
-    """An element's id, made of names that may hold anything.
+    """Make an element's id from untrusted names.
 
     >>> anchor("gate", "a b", "parity")
     'gate-a_20b-parity'
@@ -94,5 +94,5 @@ def anchor(*names: str) -> str:
 
 
 def csp_source(code: str) -> str:
-    """The source expression that lets a Content Security Policy allow just this style or script."""
+    """Return the source expression for this style or script in a Content Security Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"

@@ -10,7 +10,7 @@ from kiln.page.accuracy import Accuracy, DataSet, Scores
 from kiln.page.contents import Detection, Gate, Model, Picture, Problem, Variant
 from kiln.page.differences import SAME, Drawn, compare
 from kiln.page.formats import anchor, count
-from kiln.page.pictures import Canvas, Mark, canvas, in_words, marks
+from kiln.page.pictures import Canvas, Mark, canvas, marks, names_and_scores
 from kiln.page.snippets import Snippet, snippets
 
 _MEANINGS = {
@@ -25,13 +25,13 @@ _MEANINGS = {
     "runtime-mediapipe": "MediaPipe Tasks runs the file.",
 }
 
-#: Levels of a source's record that become rows of their own.
+#: Levels of a source's record that become separate rows.
 _SOURCE_DEPTH = 4
 
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence, marked with a status."""
+    """A sentence with a status."""
 
     status: str
     words: str
@@ -39,12 +39,12 @@ class Notice:
 
 @dataclass(frozen=True)
 class Figure:
-    """What one file, or the source model, finds in a picture.
+    """Detections of one file, or of the source model, in a picture.
 
     Attributes:
-        label: what the drawing shows, for those who do not see it.
-        words: what is written below it.
-        differs: from the source model.
+        label: accessible name of the drawing.
+        words: text below it.
+        differs: whether it differs from the source model.
     """
 
     name: str
@@ -56,10 +56,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture with what the source model and every file find in it.
+    """One picture with the detections of the source model and of every file.
 
     Attributes:
-        source: ``None`` where there is no source model to compare with.
+        source: ``None`` without a source model to compare with.
     """
 
     name: str
@@ -74,13 +74,13 @@ class Panel:
 
     @property
     def objects(self) -> int:
-        """The most that is drawn for a file."""
+        """The largest number of detections drawn for a file."""
         return max((len(figure.marks) for figure in self.files), default=0)
 
 
 @dataclass(frozen=True)
 class Check:
-    """A gate's row: its result for each checked file, ``None`` where it was not run."""
+    """A gate's row: its result for each checked file, ``None`` if it was not run."""
 
     name: str
     meaning: str
@@ -88,7 +88,7 @@ class Check:
 
     @property
     def alike(self) -> bool:
-        """Whether one cell can speak for several files."""
+        """Whether one cell can show the result of several files."""
         return len(self.gates) > 1 and len({g and (g.status, g.summary) for g in self.gates}) == 1
 
 
@@ -103,7 +103,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Measured:
-    """Files that were measured on the same data set, beside the same source's figures."""
+    """Files measured on the same data set, with the figures of their source."""
 
     data: DataSet
     source: Scores | None
@@ -112,7 +112,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Use:
-    """A file with the code that runs it; ``id`` names it in the page."""
+    """A file with the code that runs it; ``id`` identifies it in the page."""
 
     id: str
     variant: Variant
@@ -121,7 +121,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Fact:
-    """A named value, or a name and a list of files to fold away."""
+    """A named value, or a name and a collapsed list of files."""
 
     name: str
     value: str
@@ -129,14 +129,14 @@ class Fact:
 
     @property
     def is_digest(self) -> bool:
-        """Whether the value looks like one."""
+        """Whether the value looks like a digest."""
         value = self.value.removeprefix("sha256:")
         return len(value) >= 40 and not set(" /") & set(value)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage took."""
+    """Time and memory that a stage took."""
 
     name: str
     seconds: float | None
@@ -146,14 +146,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class ModelView:
-    """What ``model.html`` shows of a model; text that is unknown is empty.
+    """The data that ``model.html`` shows of a model; unknown text is empty.
 
     Attributes:
         id: of the section.
-        source_runtime: which ran the source model.
-        first_panel: number of the picture that is shown at first: the first that differs, or has
+        source_runtime: the runtime that ran the source model.
+        first_panel: number of the picture shown first: the first that differs, or the one with
             the most objects.
-        checked: files that ``checks.json`` has a verdict on.
+        checked: files that have a verdict in ``checks.json``.
     """
 
     id: str
@@ -178,7 +178,7 @@ class ModelView:
 
 
 def model_view(model: Model) -> ModelView:
-    """All that the page shows of a model."""
+    """Describe a model for the page."""
     export = model.conversion.record("stages", "export", "facts")
     stages = [stage for _, stage in model.conversion.records("stages")]
     descriptions = (stage.text("params", "description") for stage in stages)
@@ -270,7 +270,7 @@ def _panel(model: Model, picture: Picture) -> Panel:
     below = canvas(picture)
 
     def figure(name: str, drawn: Sequence[Drawn], words: str, differs: bool = False) -> Figure:
-        label = f"{picture.name}, {name}: {in_words(item.detection for item in drawn)}"
+        label = f"{picture.name}, {name}: {names_and_scores(item.detection for item in drawn)}"
         return Figure(name, marks(below, drawn), label, words, differs)
 
     def alone(name: str, found: list[Detection], nothing: str) -> Figure:
@@ -286,9 +286,9 @@ def _panel(model: Model, picture: Picture) -> Panel:
         if source is None:
             files.append(alone(variant.name, found, "0 objects."))
         else:
-            held = compare(source, found, model.score_threshold)
-            differs = bool(held.differences)
-            files.append(figure(variant.name, held.drawn, held.summary(), differs))
+            result = compare(source, found, model.score_threshold)
+            differs = bool(result.differences)
+            files.append(figure(variant.name, result.drawn, result.summary(), differs))
     shown = None if source is None else alone("source", source, "Nothing found.")
     return Panel(picture.name, below, shown, tuple(files))
 
@@ -322,7 +322,7 @@ def _origin(model: Model) -> Iterator[Fact]:
 
 
 def _flat(name: str, value: Any, depth: int = 0) -> Iterator[Fact]:
-    """A record of any form as rows; long lists of files are folded away."""
+    """Flatten a record of any form into rows; long lists of files are collapsed."""
     if isinstance(value, dict) and depth < _SOURCE_DEPTH:
         leaves = {key: item for key, item in sorted(value.items()) if isinstance(item, str)}
         if depth > 0 and len(leaves) == len(value) > 3:

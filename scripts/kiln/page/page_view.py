@@ -14,18 +14,18 @@ from kiln.page.snippets import verification
 
 @dataclass(frozen=True)
 class PageView:
-    """What ``page.html`` shows.
+    """The data that ``page.html`` shows.
 
     Attributes:
-        title: how many models and files there are.
+        title: number of models and files.
         size: bytes of all files.
-        made_by: the versions of kiln that made them; empty where that is unknown.
+        made_by: the versions of kiln that made them; empty if unknown.
         key_id: of the signing key; empty without one.
-        verdict: how many files passed, failed, ...
-        accuracy_note, latency_note: what was measured on what; empty where nothing was.
-        commands: that verify the release.
+        verdict: number of files that passed, failed, ...
+        accuracy_note, latency_note: conditions of the measurements; empty without any.
+        commands: shell commands that verify the release.
         canvases: the pictures, each once.
-        most_panels: that any choice of the page has.
+        most_panels: the largest number of panels in any choice of the page.
     """
 
     title: str
@@ -42,7 +42,7 @@ class PageView:
 
 
 def page_view(release: Release) -> PageView:
-    """All that the page shows of a release."""
+    """Describe a release for the page."""
     models = tuple(model_view(model) for model in release.models)
     variants = [variant for model in release.models for variant in model.variants]
     versions = sorted({model.conversion.text("kiln") for model in release.models} - {""})
@@ -83,7 +83,7 @@ def _verdict(variants: list[Variant]) -> list[Notice]:
 
 
 def _accuracy_note(release: Release) -> str:
-    """On what AP was measured: figures of two data sets cannot be compared."""
+    """Name the data sets that AP was measured on: only figures of one set can be compared."""
     found: dict[str, list[str]] = {}
     before = ""
     for model in release.models:
@@ -100,7 +100,7 @@ def _accuracy_note(release: Release) -> str:
 
 
 def _latency_note(variants: list[Variant]) -> str:
-    """Where the times were taken: a time without its machine says nothing."""
+    """Name the machines that the times were measured on."""
     said = set()
     for found in (variant.latency for variant in variants):
         if found is None:

@@ -15,7 +15,7 @@ from kiln.project.stagecode import stage_module
 SIDE = 640.0
 _TEXT, _PLATE, _MARGIN, _LINE = 29.0, 38.0, 7.0, 4.0
 
-#: Before the name of what differs from the source: never told by colour alone.
+#: Signs before the name of a differing detection, so that it is not told by colour alone.
 _SIGNS = {SAME: "", CHANGED: "≠ ", EXTRA: "+ ", MISSED: "− "}
 
 #: Characters that are much narrower or wider than others.
@@ -31,7 +31,7 @@ class Canvas:
     """A check image as the page embeds it, with its size in drawing units.
 
     Attributes:
-        id: of the picture and its size: the same picture is embedded once.
+        id: digest of the picture and its size, so that the same picture is embedded once.
         uri: the preview as a data URI.
     """
 
@@ -42,7 +42,7 @@ class Canvas:
 
     @property
     def view_box(self) -> str:
-        """All of it, as SVG says it."""
+        """The whole canvas as an SVG ``viewBox``."""
         return f"0 0 {units(self.width)} {units(self.height)}"
 
 
@@ -58,12 +58,12 @@ class Box:
 
 @dataclass(frozen=True)
 class Mark:
-    """A detection as it is drawn: an outline, and a plate with its name.
+    """A drawn detection: an outline, and a plate with its name.
 
     Attributes:
         kind: one of those of :mod:`kiln.page.differences`.
         paint, ink: colours of outline and plate, and of the text on it.
-        text_left, baseline, text_width: where the text stands.
+        text_left, baseline, text_width: position of the text.
     """
 
     kind: str
@@ -79,7 +79,7 @@ class Mark:
 
 
 def canvas(picture: Picture) -> Canvas:
-    """The picture, scaled to :data:`SIDE`."""
+    """Scale the picture to :data:`SIDE`."""
     scale = SIDE / max(picture.width, picture.height)
     width, height = picture.width * scale, picture.height * scale
     content = f"{width} {height} {picture.uri}".encode()
@@ -87,18 +87,18 @@ def canvas(picture: Picture) -> Canvas:
 
 
 def marks(below: Canvas, drawn: Sequence[Drawn]) -> tuple[Mark, ...]:
-    """Detections, the best score first, as they are drawn on a picture."""
+    """Lay out detections, best score first, on a picture."""
     plates = _Plates((below.width, below.height))
     return tuple(_mark(item, below, plates) for item in drawn)
 
 
-def in_words(detections: Iterable[Detection]) -> str:
-    """Names and scores, for a drawing's accessible name."""
+def names_and_scores(detections: Iterable[Detection]) -> str:
+    """List names and scores, for a drawing's accessible name."""
     return ", ".join(f"{d['label']} {d['score']:.2f}" for d in detections) or "nothing"
 
 
 class _Plates:
-    """Places for names: above their boxes where there is room, never one on another if possible."""
+    """Places names above their boxes where there is room, and avoids overlaps if possible."""
 
     def __init__(self, size: tuple[float, float]) -> None:
         self._size = size
@@ -157,7 +157,7 @@ def _outline(left: float, top: float, right: float, bottom: float) -> Box:
 
 
 def _fitted(name: str, score: str, widest: float) -> tuple[str, float]:
-    """The text of a plate, shortened until it fits into the picture, and the plate's width."""
+    """Return a plate's text, shortened to fit into the picture, and the plate's width."""
     shown = name
     if len(name) > 1 and _width(name + score) > widest:
         room = (widest - _width("…" + score)) / _TEXT
@@ -177,7 +177,7 @@ def _width(words: str) -> float:
 
 
 def _advance(char: str) -> float:
-    """About how wide a character of a sans-serif face is, in ems."""
+    """Estimate the width of a character of a sans-serif font, in ems."""
     if char in _NARROW:
         return 0.32
     if char in _WIDE:
@@ -188,7 +188,7 @@ def _advance(char: str) -> float:
 
 
 def _luminance(red: int, green: int, blue: int) -> float:
-    """Relative luminance as WCAG 2 defines it; above 0.179 black text has more contrast."""
+    """Return WCAG 2's relative luminance; above 0.179 black text has more contrast."""
     linear = [
         value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
         for value in (red / 255, green / 255, blue / 255)

@@ -1,4 +1,4 @@
-"""Read JSON records without trust: a value of another kind counts as absent."""
+"""Read untrusted JSON records: a value of an unexpected type counts as absent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Record:
     """A JSON object, read by key paths.
 
     Args:
-        value: what was parsed; anything but an object counts as an empty one.
+        value: the parsed JSON; anything but an object counts as an empty one.
     """
 
     def __init__(self, value: Any = None) -> None:
@@ -25,43 +25,43 @@ class Record:
         return bool(self._fields)
 
     def raw(self, *keys: str) -> Any:
-        """The value at a key path, or ``None``."""
+        """Return the value at a key path, or ``None``."""
         value: Any = self._fields
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
     def text(self, *keys: str, default: str = "") -> str:
-        """The text at a key path."""
+        """Return the text at a key path, or ``default``."""
         value = self.raw(*keys)
         return value if isinstance(value, str) else default
 
     def number(self, *keys: str) -> float | None:
-        """The finite number at a key path."""
+        """Return the finite number at a key path, or ``None``."""
         return number(self.raw(*keys))
 
     def record(self, *keys: str) -> Record:
-        """The object at a key path; an empty one where there is none."""
+        """Return the object at a key path, or an empty one."""
         return Record(self.raw(*keys))
 
     def records(self, *keys: str) -> Iterator[tuple[str, Record]]:
-        """The objects inside the object at a key path, by name."""
+        """Yield the objects inside the object at a key path, sorted by name."""
         for name, value in sorted(self.record(*keys)._fields.items()):
             if isinstance(value, dict):
                 yield name, Record(value)
 
     def list(self, *keys: str) -> list[Any]:
-        """The list at a key path; an empty one where there is none."""
+        """Return the list at a key path, or an empty one."""
         value = self.raw(*keys)
         return value if isinstance(value, list) else []
 
     def fields(self) -> dict[str, Any]:
-        """All of it, sorted by name."""
+        """Return all fields, sorted by name."""
         return dict(sorted(self._fields.items()))
 
 
 def number(value: Any) -> float | None:
-    """``value`` where it is a finite number (truth values are none)."""
+    """Return ``value`` if it is a finite number and not a bool, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -71,11 +71,11 @@ def number(value: Any) -> float | None:
 
 
 def load(path: Path) -> tuple[Record, str]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Returns:
-        It and ``""``; or an empty record and the reason, to follow the file's name. A file that
-        does not exist "is not there".
+        The object and ``""``; or an empty record and the reason, phrased to follow the file's
+        name. A missing file "is not there".
     """
     try:
         if path.is_symlink() or not path.is_file():

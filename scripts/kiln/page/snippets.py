@@ -1,4 +1,4 @@
-"""Write code that uses an artefact, with this very file's numbers filled in.
+"""Write sample code that runs an artefact, with the artefact's own values filled in.
 
 The templates are the files in ``snippets/``; the tests run the Python ones.
 """
@@ -24,12 +24,12 @@ MAX_RESULTS = 10
 
 
 class UnusableError(Exception):
-    """There is no snippet for this file; the reason is the end of a sentence."""
+    """There is no snippet for this file; the text says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """Code to show: ``code`` is empty where ``reason`` says why there is none."""
+    """Code to show; if there is none, ``code`` is empty and ``reason`` says why."""
 
     title: str
     language: str
@@ -38,7 +38,7 @@ class Snippet:
 
 
 def snippets(model: Model, variant: Variant) -> list[Snippet]:
-    """What to show for one artefact."""
+    """List the snippets for one artefact."""
     threshold = model.score_threshold
     found = [
         Snippet("MediaPipe Tasks, Python", "Python", mediapipe_python(variant, threshold)),
@@ -53,11 +53,11 @@ def snippets(model: Model, variant: Variant) -> list[Snippet]:
 
 
 def litert_python(variant: Variant, threshold: float) -> str:
-    """A program that runs the artefact with LiteRT, by what its metadata says.
+    """Write a program that runs the artefact with LiteRT as its metadata describes.
 
     Raises:
-        UnusableError: the file's metadata is missing, or describes a detector in another form than
-            the ones that kiln writes.
+        UnusableError: the file's metadata is missing, or its detector is of another form than
+            kiln's own.
     """
     meta = stage_module("tflite.tflite_meta")
     if variant.metadata is None:
@@ -98,12 +98,12 @@ def litert_python(variant: Variant, threshold: float) -> str:
 
 
 def mediapipe_python(variant: Variant, threshold: float) -> str:
-    """A program that runs the artefact with MediaPipe Tasks."""
+    """Write a program that runs the artefact with MediaPipe Tasks."""
     return _fill("mediapipe.py", file=_python(variant.file), score=str(threshold))
 
 
 def verification(models: Sequence[str]) -> str:
-    """The commands that check a release of these models."""
+    """Write the commands that verify a release of these models."""
     lines = []
     for model in models:
         folder, signature = shlex.quote(model), shlex.quote(f"{model}/{SIGNATURE_FILE}")
@@ -115,7 +115,7 @@ def verification(models: Sequence[str]) -> str:
 
 
 def _kotlin(name: str, variant: Variant, threshold: float) -> str:
-    # JSON's escapes are Kotlin's, but for the dollar, which would begin a template.
+    # JSON's escapes are valid in Kotlin; only the dollar would begin a template.
     literal = json.dumps(variant.file).replace("$", "\\$")
     return _fill(
         f"{name}.kt",
@@ -127,7 +127,7 @@ def _kotlin(name: str, variant: Variant, threshold: float) -> str:
 
 
 def _python(words: str) -> str:
-    """A Python literal, in double quotes where that needs no thought."""
+    """Write a Python string literal, in double quotes where no escape is needed."""
     easy = words.isascii() and words.isprintable() and not set(words) & set('\\"')
     return f'"{words}"' if easy else repr(words)
 
@@ -154,6 +154,6 @@ def _values(kind: str, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
 
 
 def _fill(template: str, **values: str) -> str:
-    """A template with every ``{{name}}`` replaced, in one pass: values are not looked into."""
+    """Fill in every ``{{name}}`` of a template in one pass, so values are not expanded."""
     text = (_TEMPLATES / f"{template}.txt").read_text("utf-8")
     return _SLOT.sub(lambda slot: values[slot[1]], text)

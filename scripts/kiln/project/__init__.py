@@ -1,3 +1,4 @@
-"""What is particular to this project: its folders, how large its kinds of files may be, and the
-stage code that the driver shares. Every package but ``core`` may use all of it.
+"""Define the project's folders, the size bounds of its files, and access to shared stage code.
+
+Every package but ``core`` may use all of it.
 """

@@ -1,4 +1,4 @@
-"""Where the project's folders are: a checkout's, or those that the installed package brings."""
+"""Find the project's folders: those of a checkout, or of the installed package."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from kiln.core.errors import UsageError
 #: The driver's own code, ``kiln/``.
 PACKAGE = Path(__file__).resolve().parents[1]
 
-#: What the wheel has of the checkout (``kiln._data`` in pyproject.toml), laid out like one.
+#: The wheel's copy of parts of the checkout (``kiln._data`` in pyproject.toml), laid out like one.
 DATA = PACKAGE / "_data"
 
 _MARK = Path("docker") / "images.toml"
 
 
 def is_installed() -> bool:
-    """Whether this driver is an installed package, not the code of a checkout."""
+    """Whether this driver is an installed package, not a checkout."""
     return (DATA / _MARK).is_file()
 
 
 def own_resources() -> Path:
-    """The folder with the ``docker/`` that belongs to this driver, whatever project is in use."""
+    """Return the folder with this driver's own ``docker/``, whatever project is in use."""
     return DATA if is_installed() else PACKAGE.parents[1]
 
 
@@ -33,8 +33,8 @@ class Project:
 
     Attributes:
         root: a checkout of the project, or a folder laid out like one; for an installed kiln
-            anywhere else, the folder that one is in.
-        package: what the installed package brings in the place of a checkout; None in a checkout.
+            outside of a checkout, the current folder.
+        package: the installed package's replacement for a checkout; None in a checkout.
     """
 
     root: Path
@@ -57,17 +57,17 @@ class Project:
 
     @property
     def sample_images(self) -> Path:
-        """Photographs of everyday objects, for models that bring no images of their own."""
+        """Photographs of everyday objects, for models without images of their own."""
         return self.shipped / "samples" / "images"
 
     @property
     def shipped(self) -> Path:
-        """What kiln brings of models: label maps and photographs; in a checkout, samples too."""
+        """Model files that come with kiln: label maps and photographs; in a checkout, samples."""
         return self._resources / "models"
 
     @property
     def described(self) -> str:
-        """Whose image definitions and stage code these are, for messages."""
+        """Owner of the image definitions and stage code, for messages."""
         return "this checkout" if self.package is None else "the installed kiln"
 
     @property
@@ -75,24 +75,23 @@ class Project:
         return self.root if self.package is None else self.package
 
     def refuse_changes(self) -> None:
-        """Refuse to write into ``docker/`` where it is not the user's own.
+        """Refuse to write into the installed package's ``docker/``.
 
         Raises:
-            UsageError: it is the installed package's.
+            UsageError: the project is the installed package's.
         """
         if self.package is not None:
             raise UsageError(
-                "The image definitions here are those of the installed kiln, which stay as they "
-                "are.",
+                "The image definitions here belong to the installed kiln and cannot be changed.",
                 "Change into a checkout of kiln, or name one in KILN_PROJECT.",
             )
 
     @classmethod
     def find(cls) -> Project:
-        """``KILN_PROJECT``, or the nearest checkout upwards, or where this package lives.
+        """Find the project: ``KILN_PROJECT``, the nearest checkout upwards, or this package's own.
 
-        An installed package lives in no checkout: it brings what it needs, and recipes and
-        artefacts are looked for in the folder that one is in.
+        Outside of a checkout, an installed package uses its own files, and the current folder for
+        recipes and artefacts.
 
         Raises:
             UsageError: none of them holds ``docker/images.toml``.

@@ -1,4 +1,4 @@
-"""Load the parts of the stage code that also run in the driver: readers without TensorFlow."""
+"""Import the parts of the stage code that also run in the driver and need no TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kiln.project.folders import own_resources
 
 
 def stage_module(name: str) -> Any:
-    """Import module ``stages.<name>`` (standard library, maybe numpy).
+    """Import the module ``stages.<name>``, which needs at most numpy.
 
     The name includes its package: ``"tflite.tflite_model"``. The module is always the driver's own,
     whatever project is in use: reading a file must not run code from the current folder.

@@ -1,4 +1,4 @@
-"""The steps that hold artefacts against their source model. Pure: no I/O at all."""
+"""Plan the steps that check artefacts against their source model; no I/O."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from kiln.recipes.recipe import Recipe
 from kiln.recipes.steps import Fact, Files, Output, StepList
 
-#: Images that each artefact is checked on. More say little more and cost time: what goes wrong
-#: in a conversion goes wrong in every image.
+#: Images that each artefact is checked on. More cost time and show little more: a faulty
+#: conversion is wrong in every image.
 IMAGES = 6
 
 #: TensorFlow 2.8, in the image with Model Maker, takes 10 to 40 times as long for EfficientDet's
@@ -17,22 +17,23 @@ IMAGES = 6
 SLOW_IMAGES = 2
 SLOW = {("modelmaker", "dynamic"), ("modelmaker", "int8")}
 
-#: A detection that counts: twice the noise of the samples' images, and below every object in them.
+#: Score from which a detection counts: twice the noise in the samples' images, and below every
+#: object in them.
 SCORE_THRESHOLD = 0.3
 
 CHECK_FILE = "check.json"
 
-#: What the stage that runs a SavedModel has to be told by the one that looked at it.
+#: Facts that the stage that runs a SavedModel needs from the stage that inspected it.
 REFERENCE_FACTS = ("normalization", "normalization_from", "weights")
 
 
 def check_id(variant: str) -> str:
-    """The id of the step that checks ``variant``."""
+    """Return the id of the step that checks ``variant``."""
     return f"check-{variant}"
 
 
 def library_id(variant: str) -> str:
-    """The id of the step that runs ``variant`` in the Task Library."""
+    """Return the id of the step that runs ``variant`` in the Task Library."""
     return f"task-library-{variant}"
 
 
@@ -45,12 +46,12 @@ def add_checks(
     images: Mapping[str, str],
     calibration: Mapping[str, str],
 ) -> tuple[str, ...]:
-    """Add the steps that check ``artefacts``; returns the ids of those run for what they say.
+    """Add the steps that check ``artefacts``; return the ids of those whose reports are needed.
 
     Args:
         artefacts: variant -> id of the step that makes it.
-        checkpoint: the source model; None: there is none to compare with.
-        images: name -> SHA-256; none: nothing is checked.
+        checkpoint: the source model; None if there is none to compare with.
+        images: name -> SHA-256; if empty, nothing is checked.
         calibration: the images that ``adopt`` ran the checkpoint on, name -> SHA-256.
     """
     if not images:
@@ -74,12 +75,12 @@ def add_checks(
 
 
 def only_exported(recipe: Recipe) -> bool:
-    """Whether the source is a graph that was exported for TFLite already."""
+    """Whether the source is a graph already exported for TFLite."""
     return recipe.source.brings == "saved_model" and recipe.efficientdet is None
 
 
 def choose(images: Mapping[str, str], wanted: Iterable[str], limit: int) -> dict[str, str]:
-    """``limit`` images: those ``wanted`` first, then others evenly over the sorted names."""
+    """Choose up to ``limit`` images: those ``wanted``, then others spread over the names."""
     names = [name for name in dict.fromkeys(wanted) if name in images]
     rest = sorted(set(images) - set(names))
     room = max(0, limit - len(names))
@@ -106,14 +107,14 @@ def _reference(
 
 
 def reference_stage(recipe: Recipe) -> tuple[str, dict[str, Any]]:
-    """The stage that runs a recipe's checkpoint itself, and its parameters."""
+    """Return the stage that runs a recipe's checkpoint itself, and its parameters."""
     if recipe.efficientdet is not None:
         return "modelmaker_reference", {**overrides(recipe), "spec": recipe.efficientdet.spec}
     return "reference", overrides(recipe)
 
 
 def overrides(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe changes of its model's configuration, as the stages that build it take it."""
+    """Return a recipe's changes to its model's configuration, as stage parameters."""
     size = recipe.export.image_size
     return {
         "max_detections": recipe.export.max_detections,
@@ -129,8 +130,8 @@ def _check(
     label_map: Files | Output,
     images: Mapping[str, str],
 ) -> None:
-    # Nothing here may depend on which other variants are built: the key of a variant's check has
-    # to be the same whether it was built alone or with others.
+    # Nothing here may depend on which other variants are built: the key of a variant's check must
+    # be the same whether it is built alone or with others.
     slow = (recipe.image, variant) in SLOW
     expected = [item for item in recipe.check.expect if item.image in images]
     if slow:
@@ -142,7 +143,8 @@ def _check(
         "score_threshold": SCORE_THRESHOLD if least is None else least,
         "limits": limits.model_dump(exclude_none=True) if limits else {},
         "expect": [item.model_dump() for item in expected],
-        # Where five runs for one cost too long, the same graph's float32 file has been asked.
+        # Takes five runs instead of one. Where that is too slow, the float32 file of the same
+        # graph has shown it.
         "prove_normalization": not slow,
         "reference_kernels": slow,
     }
@@ -154,7 +156,7 @@ def _check(
     origin = "export"
     if variant == "prebuilt":
         origin = "adopt"
-        # It ran the checkpoint already, at the file's own size.
+        # That step has run the checkpoint, at the file's own size.
         inputs["source"] = Output("adopt", "detections.json")
     elif artefacts[variant] == "create":
         origin = "create"

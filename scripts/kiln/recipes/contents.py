@@ -1,4 +1,4 @@
-"""What a plan starts from, by digest: the contents of a recipe's source and the files beside it."""
+"""Contents that a plan starts from, by digest: a recipe's source and the files beside it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Contents:
-    """The contents a recipe starts from, by digest.
+    """The contents that a plan starts from, by digest.
 
     Args:
         checkpoint: the files of a checkpoint or hub module (path -> SHA-256); empty where a stage
             makes it.
-        saved_model: the folder of an exported model, where that is all there is.
-        config: SHA-256 of the ``pipeline.config`` given beside it.
+        saved_model: the folder of an exported model, where there is no checkpoint.
+        config: SHA-256 of the ``pipeline.config`` given with it.
         inputs: named files of the stage that makes the checkpoint.
         prebuilt: SHA-256 of the archive's ready ``.tflite``.
-        label_map: SHA-256 of the label map when it is a file at hand.
-        label_map_path: its path inside the source otherwise.
+        label_map: SHA-256 of the label map, if it is in the store.
+        label_map_path: otherwise its path inside the source.
         images: calibration images, name -> SHA-256.
         check_images: images that artefacts are checked on, name -> SHA-256.
     """

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words: pydantic's errors as one line each, with the key path."""
+"""Turn pydantic's errors about a recipe into one line each, with the key path."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _PATTERN_WORDS = {
 
 
 def describe(error: ErrorDetails, recipe: type[BaseModel]) -> str:
-    """One problem as ``key path: what is wrong``.
+    """Describe one problem as ``key path: what is wrong``.
 
     Args:
-        error: one of pydantic's.
+        error: pydantic's error.
         recipe: the model of the whole recipe; unknown keys are compared with its keys.
     """
     loc, kind, context = error["loc"], error["type"], error.get("ctx", {})
@@ -85,20 +85,20 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _key_path(loc: tuple[int | str, ...], kinds: list[str]) -> str:
-    """``("source", "archive", "files", 0, "size")`` -> ``source.files[0].size``."""
+    """Format ``("source", "archive", "files", 0, "size")`` as ``source.files[0].size``."""
     text = ""
     for at, part in enumerate(loc):
         if isinstance(part, int):
             text += f"[{part}]"
         elif at == 1 and loc[0] == "source" and part in kinds:
-            continue  # pydantic names the union's branch; it is no key
+            continue  # pydantic's name of the union's branch, not a key
         elif part != "[key]":
             text += f".{part}" if text else part
     return text
 
 
 def source_kinds(recipe: type[BaseModel]) -> list[str]:
-    """The values ``source.kind`` may have."""
+    """List the values that ``source.kind`` may have."""
     return [
         get_args(model.model_fields["kind"].annotation)[0]
         for model in models_in(recipe.model_fields["source"].annotation)
@@ -106,14 +106,14 @@ def source_kinds(recipe: type[BaseModel]) -> list[str]:
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The recipe tables that a field's type may hold, looking through unions and containers."""
+    """List the recipe tables that a field's type may hold, inside unions and containers too."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for item in get_args(annotation) for model in models_in(item)]
 
 
 def _known_keys(loc: tuple[int | str, ...], recipe: type[BaseModel]) -> list[str]:
-    """The keys of the table that holds the unknown key at ``loc``."""
+    """List the keys of the table that holds the unknown key at ``loc``."""
     kinds = source_kinds(recipe)
     models: list[type[BaseModel]] = [recipe]
     for part in loc[:-1]:

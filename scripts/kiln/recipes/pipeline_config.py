@@ -1,8 +1,8 @@
-"""A light look at a ``pipeline.config``, before any image is there to read it properly.
+"""Read the architecture and class count from a ``pipeline.config`` without an image.
 
-The file is protobuf's text format of ``TrainEvalPipelineConfig``. Only its shape is read here
-(blocks, fields, strings), without the schema: enough to say at once that a model cannot be
-converted. The whole check is the stage's (:mod:`stages.odapi.pipeline`), with the real parser.
+The file is protobuf's text format of ``TrainEvalPipelineConfig``. Only its structure is parsed
+(blocks, fields, strings), without the schema: enough to report early that a model cannot be
+converted. The stage checks it fully with protobuf's parser (:mod:`stages.odapi.pipeline`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _OPENING, _CLOSING = "{<", "}>"
-_MAX_BYTES = 4 << 20  # the zoo's have 4 kB
-_MAX_DEPTH = 100  # the parser's own limit on nested messages
+_MAX_BYTES = 4 << 20  # those of the model zoo have 4 kB
+_MAX_DEPTH = 100  # protobuf's own limit on nested messages
 
 _REMEDY = "Name the pipeline.config that the model was trained with."
 
 
 @contextlib.contextmanager
 def told_by_stages(before: str = "") -> Iterator[None]:
-    """What stage code refuses, as the driver's own failure of the same kind.
+    """Turn a failure of stage code into the driver's error of the same kind.
 
     Args:
         before: put before the message.
@@ -51,8 +51,8 @@ def told_by_stages(before: str = "") -> Iterator[None]:
 class Block:
     """One message of the text: its fields in order, with repeats.
 
-    Has the two methods of a protobuf message that :mod:`stages.odapi.pipeline` asks of one whose
-    architecture it refuses.
+    It has the two methods of a protobuf message that :mod:`stages.odapi.pipeline` calls when it
+    refuses an architecture.
     """
 
     fields: tuple[tuple[str, str | Block], ...] = ()
@@ -60,7 +60,7 @@ class Block:
 
     def __post_init__(self) -> None:
         for name, value in self.fields:
-            self._names[name] = value  # of repeats the last counts, as in protobuf
+            self._names[name] = value  # the last of repeats counts, as in protobuf
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -69,22 +69,22 @@ class Block:
         return int(value) if isinstance(value, str) and value.isdigit() else value
 
     def HasField(self, name: str) -> bool:  # noqa: N802 (protobuf's name)
-        """Whether the text says something of the field."""
+        """Whether the text sets the field."""
         return name in self._names
 
     def WhichOneof(self, _: str) -> str | None:  # noqa: N802 (protobuf's name)
-        """The only field of a message that holds one of several."""
+        """Return the only field of a message that holds one of several."""
         return self.fields[0][0] if self.fields else None
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What a ``pipeline.config`` says of its model.
+    """The model that a ``pipeline.config`` describes.
 
     Args:
         meta: the Object Detection API's name of the architecture (``ssd``, ``center_net``).
-        extractor: type of the feature extractor; empty where there is none.
-        num_classes: background not counted; ``None`` where the text does not say.
+        extractor: type of the feature extractor; empty if there is none.
+        num_classes: number of classes without the background; ``None`` if it is not stated.
     """
 
     meta: str
@@ -93,18 +93,18 @@ class Pipeline:
 
     @property
     def architecture(self) -> str:
-        """What a recipe calls it: EfficientDet is an SSD whose feature extractor says so."""
+        """Its name in a recipe: EfficientDet is an SSD with an EfficientNet as extractor."""
         if self.meta == "center_net":
             return "centernet"
         return "efficientdet" if "efficientnet" in self.extractor else "ssd"
 
 
 def read(path: Path) -> Pipeline:
-    """The model that the ``pipeline.config`` at ``path`` describes.
+    """Read the model that the ``pipeline.config`` at ``path`` describes.
 
     Raises:
-        UnsupportedModelError: it is not in protobuf's text format, names no model, or one that
-            cannot be converted (the message says why).
+        UnsupportedModelError: it is not in protobuf's text format, names no model, or names one
+            that cannot be converted (the message says why).
     """
     try:
         with path.open("rb") as file:
@@ -120,7 +120,7 @@ def read(path: Path) -> Pipeline:
         root = parse(text)
     except (UnicodeDecodeError, ValueError) as error:
         why = "it is not a text file in UTF-8" if isinstance(error, UnicodeDecodeError) else error
-        raise UnsupportedModelError(f"{path} is no pipeline.config: {why}.", _REMEDY) from None
+        raise UnsupportedModelError(f"{path} is not a pipeline.config: {why}.", _REMEDY) from None
     return _pipeline(root, path)
 
 
@@ -130,11 +130,11 @@ def _pipeline(root: Block, path: Path) -> Pipeline:
     meta = model.WhichOneof("model") or ""
     described = getattr(model, meta) if meta else Block()
     if not isinstance(described, Block):
-        raise UnsupportedModelError(f"{path}: {meta} is no block.", _REMEDY)
+        raise UnsupportedModelError(f"{path}: {meta} is not a block.", _REMEDY)
     inner = described.feature_extractor
     extractor = inner.type if isinstance(inner, Block) else ""
     extractor = extractor if isinstance(extractor, str) else ""
-    # An SSD's check needs the API's own list of extractors: left to the stage. Not so the rest.
+    # For an SSD the check needs the API's own list of extractors, which only the stage has.
     if meta != "ssd" and (meta not in stage.SUPPORTED or extractor):
         with told_by_stages(f"{path}: "):
             stage.check_architecture(Block((("model", model),)))
@@ -143,10 +143,10 @@ def _pipeline(root: Block, path: Path) -> Pipeline:
 
 
 def parse(text: str) -> Block:
-    """The outermost message of protobuf's text format.
+    """Parse the outermost message of protobuf's text format.
 
     Raises:
-        ValueError: the text has another form; the message says what is on which line.
+        ValueError: the text has another form; the message names the token and its line.
     """
     return _block(_tokens(text), None, 0)
 
@@ -198,7 +198,7 @@ def _block(tokens: Iterator[tuple[str, str, int]], closing: str | None, depth: i
 
 
 def _skip_list(tokens: Iterator[tuple[str, str, int]]) -> tuple[str, str, int]:
-    """Pass over a list in brackets, which nothing asked here is in; the token after it."""
+    """Skip a list in brackets, which holds nothing needed here; return the token after it."""
     depth = 1
     while depth:
         kind, word, _ = next(tokens)

@@ -1,9 +1,9 @@
-"""Recipe to plan: which stages, in which order, with which keys. Pure: no I/O at all.
+"""Plan a recipe: which stages run, in which order, with which keys; no I/O.
 
 A stage's key is the digest of everything that can influence its result: the sealed image, the
-stage code, its name and parameters, and its inputs, where an input made by another stage counts
-by that stage's *key*. So the whole plan is known before anything runs, and two machines that
-agree on the keys agree on what they are about to do.
+stage code, its name and parameters, and its inputs. An input made by another stage counts by that
+stage's *key*. So the whole plan is known before anything runs, and equal keys on two machines mean
+equal work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepLi
 
 __all__ = ["PROTOCOL", "Fact", "Files", "Output", "Plan", "Step", "make_plan"]
 
-#: Seeds the fresh heads of the seed profile: the original recipe's differed on every run.
+#: Random seed for the untrained heads of the seed profile: the original recipe set none.
 SEED = 2021
 
 
@@ -38,7 +38,7 @@ def make_plan(
     Args:
         image: identity of the sealed image, ``sha256:<hex>``.
         code: digest of the stage code.
-        checks: whether artefacts are held against their source, too.
+        checks: whether to also check artefacts against their source.
 
     Raises:
         UsageError: the recipe has no such variant.
@@ -82,7 +82,7 @@ def make_plan(
         )
         for variant in variants
     }
-    # One after the other: steps of the other environment that follow each other share a process.
+    # Consecutive steps of the metadata environment share a process.
     for variant in variants:
         _annotate(steps, f"annotate-{variant}", recipe, made[variant], label_map)
     artefacts = {variant: f"annotate-{variant}" for variant in variants}
@@ -94,7 +94,7 @@ def make_plan(
 
 
 def refuse_missing(recipe: Recipe, variants: Sequence[Variant]) -> None:
-    """Raise UsageError where the recipe has not all of these variants."""
+    """Raise a UsageError if the recipe lacks one of these variants."""
     for variant in variants:
         if variant not in recipe.variants:
             raise UsageError(
@@ -107,7 +107,7 @@ def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None
     params: dict[str, Any] = {
         "max_detections": recipe.export.max_detections,
         "image_size": _image_size(recipe),
-        # The original recipe exported plainly, so its bytes depend on the CPU; so must these.
+        # The original recipe did not, so its bytes depend on the CPU; the seed profile keeps that.
         "exact_batch_norm": recipe.profile != "seed",
     }
     stage = "export"
@@ -119,7 +119,7 @@ def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None
 def _take_saved_model(
     steps: StepList, recipe: Recipe, contents: Contents, label_map: Files | Output
 ) -> None:
-    """What was exported already, in the place of an export."""
+    """Add the step that takes an already exported model instead of exporting one."""
     said = recipe.source.stated_normalization
     inputs: dict[str, Files | Output] = {
         "saved_model": Files(contents.saved_model),
@@ -182,7 +182,7 @@ def _annotate(
 
 
 def _compare(steps: StepList, contents: Contents, artefacts: Mapping[str, str]) -> tuple[str, ...]:
-    """The publisher's own file against our conversion of the same checkpoint."""
+    """Add the step that compares the publisher's own file with the conversion made here."""
     if not {"prebuilt", "float32"} <= set(artefacts):
         return ()
     steps.add(
@@ -213,7 +213,7 @@ def _add_checks(
 def _create(
     steps: StepList, recipe: Recipe, contents: Contents, label_map: Files | Output
 ) -> dict[str, str]:
-    """Model Maker's own way: an untrained detector on a hub module, its own metadata."""
+    """Add the step for Model Maker's untrained detector on a hub module, with its own metadata."""
     assert recipe.efficientdet is not None  # the recipe's own check
     steps.add(
         "create",

@@ -1,12 +1,10 @@
-"""The typed recipe: what a model is made from, how, and into which variants.
+"""Read and validate recipes: what a model is made from, how, and into which variants.
 
-A recipe is ``models/<name>/recipe.toml``. :func:`load` reads one and reports everything that is
-wrong with it in a single :class:`~kiln.core.errors.RecipeError`, each problem with its key path;
-:func:`discover` lists the recipes below a folder without reading them, so that one broken
-recipe does not hide the others.
+A recipe is ``models/<name>/recipe.toml``. :func:`load` reads one and reports all its problems in a
+single :class:`~kiln.core.errors.RecipeError`, each with its key path; :func:`discover` lists the
+recipes below a folder without reading them, so that one broken recipe does not hide the others.
 
-Nothing here looks at the files a recipe names: whether they exist and have their digests is
-found out where they are used.
+The files that a recipe names are not read here: they are checked where they are used.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ from kiln.recipes.values import (
 
 RECIPE_FILE = "recipe.toml"
 
-#: Key of the validation context: the :class:`RecipeFile` that is read.
+#: Key of the validation context: the :class:`RecipeFile` being read.
 FILE = "file"
 
 Variant = Literal["float32", "float16", "dynamic", "int8", "prebuilt"]
@@ -69,7 +67,7 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 #: The variants that the converter makes; ``prebuilt`` is the publisher's own file.
 CONVERTED: tuple[Variant, ...] = ("float32", "float16", "dynamic", "int8")
 
-#: What the seed profile makes: exactly what the hand-written recipe made, of each architecture.
+#: Variant of each architecture in the seed profile: the one that the hand-written recipe made.
 SEED_VARIANTS: dict[Architecture, Variant] = {"ssd": "dynamic", "efficientdet": "int8"}
 
 
@@ -80,7 +78,7 @@ def _not_empty(values: tuple[Variant, ...]) -> tuple[Variant, ...]:
 
 
 class Labels(Part):
-    """Where the label map is: beside the recipe (``file``) or ``in_source``; exactly one."""
+    """Location of the label map: beside the recipe (``file``) or ``in_source``; exactly one."""
 
     file: RecipePath | None = None
     in_source: SourcePath | None = None
@@ -96,7 +94,7 @@ class Export(Part):
     """Overrides of the model's own configuration; an absent key leaves the model's own value.
 
     ``image_size`` is ``(height, width)`` in pixels. ``score_threshold`` (0 to 1) is declared in
-    the metadata: what scores less is not worth showing.
+    the metadata: apps should not show detections below it.
     """
 
     max_detections: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -113,8 +111,11 @@ class Calibration(Part):
 
 
 class Expectation(Part):
-    """An object that the model has to find: ``label`` in ``image``, a file of the check images,
-    with a score of ``least_score`` or more."""
+    """An object that the model must find.
+
+    ``image`` is the name of a check image; ``label`` must be found in it with a score of
+    ``least_score`` or more.
+    """
 
     image: FileName
     label: Text
@@ -122,7 +123,7 @@ class Expectation(Part):
 
 
 class CheckLimits(Part):
-    """How far a variant's detections may be from the source model's; ``None``: the usual limit.
+    """Limits on how a variant's detections may differ from the source's; ``None``: the default.
 
     ``score_difference`` is the largest between paired detections, ``iou`` the smallest overlap of
     their boxes (one pair in twenty left out), ``unmatched`` the largest share of detections
@@ -136,7 +137,7 @@ class CheckLimits(Part):
 
 
 class Check(Part):
-    """What a variant is held against before it is published.
+    """What a variant is checked against before it is published.
 
     ``images`` is a folder; ``None``: the calibration images. ``score_threshold`` is the score from
     which detections count. ``ap`` is the COCO AP expected of a variant, or of the ``source``.
@@ -165,14 +166,14 @@ class Limits(Part):
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """The file of a recipe: its absolute path, and what was in it when it was read."""
+    """The file of a recipe: its absolute path, and its bytes as they were read."""
 
     path: Path
     data: bytes
 
 
 class Recipe(Part):
-    """One model's recipe. Compare and copy it freely; it cannot be changed."""
+    """One model's recipe; immutable."""
 
     format: Annotated[Literal[1], BeforeValidator(not_bool)] = Field(alias="schema")
     name: ModelName
@@ -198,7 +199,7 @@ class Recipe(Part):
     _file: RecipeFile = PrivateAttr(default=RecipeFile(Path(), b""))
 
     def model_post_init(self, context: Any, /) -> None:
-        """Keep the file that the recipe was read from."""
+        """Store the file that the recipe was read from."""
         if context and FILE in context:
             self._file = context[FILE]
 
@@ -264,12 +265,15 @@ class Recipe(Part):
         return self._file
 
     def resolve(self, relative: str) -> Path:
-        """The absolute path of a file that the recipe names relative to its folder."""
+        """Return the absolute path of a file that the recipe names relative to its folder."""
         return self.folder / relative
 
     def local_paths(self) -> dict[str, str]:
-        """Key path -> path relative to the recipe's folder (or absolute, where the source is
-        local or a SavedModel), for every file or folder on this machine."""
+        """Map the key path of every local file or folder to its path.
+
+        Paths are relative to the recipe's folder, or absolute where the source is local or a
+        SavedModel.
+        """
         found = {}
         if self.labels.file is not None:
             found["labels.file"] = self.labels.file
@@ -283,13 +287,13 @@ class Recipe(Part):
 
 
 def discover(models_dir: Path) -> dict[str, Path]:
-    """Every recipe below ``models_dir``: model name (the folder's name) -> ``recipe.toml``.
+    """List the recipes below ``models_dir``: model name (the folder's name) -> ``recipe.toml``.
 
     Sorted by name. The recipes are not read; :func:`load` refuses one whose ``name`` differs
     from its folder's.
 
     Raises:
-        RecipeError: ``models_dir`` is no folder, or two recipes have the same name.
+        RecipeError: ``models_dir`` is not a folder, or two recipes have the same name.
     """
     if not models_dir.is_dir():
         raise RecipeError(
@@ -310,16 +314,16 @@ def discover(models_dir: Path) -> dict[str, Path]:
 
 
 def load(path: Path, models_dir: Path | None = None) -> Recipe:
-    """Read and check the recipe at ``path``.
+    """Read and validate the recipe at ``path``.
 
     Args:
         path: the ``recipe.toml``.
-        models_dir: the folder no path in the recipe may leave, unless its source is on this
-            machine only; by default the folder that holds the recipe's own folder.
+        models_dir: the folder that no path in the recipe may leave, unless its source is only on
+            this machine; by default the folder that holds the recipe's own folder.
 
     Raises:
-        RecipeError: the file cannot be read, is not TOML, or says something wrong; the message
-            names the file and the key path of every problem.
+        RecipeError: the file cannot be read, is not TOML, or is invalid; the message names the
+            file and the key path of every problem.
     """
     folder = path.parent.absolute()
     root = (models_dir if models_dir is not None else folder.parent).absolute()
@@ -342,7 +346,7 @@ def load(path: Path, models_dir: Path | None = None) -> Recipe:
 
 
 def _is_only_here(table: dict[str, Any]) -> bool:
-    """Whether a recipe's source is of a kind that is on this machine only."""
+    """Whether a recipe's source is of a kind that is only on this machine."""
     source = table.get("source")
     kind = str(source.get("kind")) if isinstance(source, dict) else ""
     return kind in KINDS and KINDS[kind].only_here
@@ -355,10 +359,10 @@ def _read(path: Path) -> bytes:
         reason = error.strerror or str(error)
         raise RecipeError(
             f"{path}: the recipe cannot be read: {reason}.",
-            "Check the path; `kiln models` shows the recipes there are.",
+            "Check the path; `kiln models` lists the recipes.",
         ) from None
     except MalformedError as error:
-        raise _recipe_error(path, [f"{error}: this is no recipe"]) from None
+        raise _recipe_error(path, [f"{error}: this is not a recipe"]) from None
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The recipes that a command is about, each read once: those named, or all that fit."""
+"""Select the recipes that a command is about: those named, or all that fit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kiln.recipes.recipe import VARIANTS, Recipe, load
 
 @dataclass(frozen=True)
 class Selection:
-    """Recipes by name, in the order in which they were asked for.
+    """Selected recipes by name, in the order of the request.
 
     Attributes:
-        names: of the models that are meant.
+        names: the selected models.
         recipes: those that could be read.
-        broken: what is wrong with the others.
+        broken: the errors of the others.
     """
 
     names: tuple[str, ...]
@@ -27,14 +27,14 @@ class Selection:
 
     @classmethod
     def of(cls, *recipes: Recipe) -> Selection:
-        """Recipes that were read already."""
+        """Select recipes that were already read."""
         return cls(tuple(item.name for item in recipes), {item.name: item for item in recipes})
 
     def unbroken(self) -> list[Recipe]:
-        """All recipes, in order.
+        """Return all recipes, in order.
 
         Raises:
-            RecipeError: the first that cannot be read.
+            RecipeError: one cannot be read; the first such error.
         """
         for name in self.names:
             if name in self.broken:
@@ -66,15 +66,15 @@ def select(
     samples: bool = False,
     variants: Sequence[str] = (),
 ) -> Selection:
-    """Read the recipes of the models that are meant.
+    """Read the recipes of the selected models.
 
     Args:
         folder: where the recipes are.
         found: model name -> recipe file (:func:`kiln.recipes.recipe.discover`).
-        named: taken as they are; when there are none, every model that fits, and every recipe
-            that is broken: so that it is reported.
-        samples: only embedded samples.
-        variants: only models that have all of them.
+        named: models to select; if empty, every model that fits, and every broken recipe, so that
+            it is reported.
+        samples: select only embedded samples.
+        variants: select only models that have all of them.
 
     Raises:
         UsageError: a model or variant does not exist, or no model fits.
@@ -96,9 +96,9 @@ def select(
 
 
 def for_release(recipe: Recipe) -> bool:
-    """Whether a release holds this model without being told to.
+    """Whether a release holds this model by default.
 
-    Its source has to be obtainable by anybody. Models of the seed profile are left out: they show
-    what was wrong once.
+    Its source must be obtainable by anyone. Models of the seed profile are left out: they
+    reproduce the faults of the original recipe.
     """
     return recipe.profile != "seed" and recipe.source.obtainable

@@ -1,8 +1,7 @@
-"""The kinds of source that a recipe may name.
+"""Define the kinds of source that a recipe may name.
 
-A source is what a model is made from. All that other packages have to know of a kind is asked of
-its class, by the properties of :class:`Source`: so a new kind is a class here, in
-:data:`AnySource`, and what fetches it (:mod:`kiln.sources.kinds`).
+A source is what a model is made from. Other packages use only the properties of :class:`Source`,
+so a new kind needs a class here, in :data:`AnySource`, and a fetcher (:mod:`kiln.sources.kinds`).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from kiln.recipes.values import (
 if TYPE_CHECKING:
     from kiln.recipes.recipe import Recipe
 
-#: What a source holds, which decides the first steps of a plan.
+#: What a source holds; it decides the first steps of a plan.
 Brings = Literal["checkpoint", "feature_vector", "saved_model"]
 
 
@@ -68,7 +67,7 @@ def _one_or_three(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class Normalization(Part):
-    """How a graph wants its pixels: (pixel - mean) / std, pixels from 0 to 255.
+    """Input normalisation of a graph: (pixel - mean) / std, pixels from 0 to 255.
 
     One number for all channels, or one each for red, green and blue.
     """
@@ -78,14 +77,14 @@ class Normalization(Part):
 
 
 class Source(Part):
-    """Base of the kinds of source, with the answers that fit most of them.
+    """Base of the kinds of source, with defaults that fit most of them.
 
     Attributes:
-        kind: what a recipe calls it.
+        kind: its name in a recipe.
         brings: what it holds.
-        only_here: whether it is nowhere but on this machine. The paths of such a recipe may leave
-            the models folder: an engineer's training is where it is, and a copy of it would go
-            stale. Such a recipe is about its author's own files; nothing is ever written to them.
+        only_here: whether it is only on this machine. The paths of such a recipe may leave the
+            models folder, so that a training needs no copy, which would go stale. Its files are
+            never written to.
     """
 
     brings: ClassVar[Brings] = "checkpoint"
@@ -95,31 +94,31 @@ class Source(Part):
 
     @property
     def obtainable(self) -> bool:
-        """Whether the source can be had on any machine, and is known by a digest.
+        """Whether any machine can get the source, and a digest identifies it.
 
-        An archive that would be trusted because it is the first one seen is not.
+        False for an archive that is only trusted on first use.
         """
         return False
 
     @property
     def made_by(self) -> StageCall | None:
-        """The stage that makes the checkpoint of files kept with the recipe, if one does."""
+        """The stage that makes the checkpoint from files kept with the recipe, if any."""
         return None
 
     @property
     def stated_normalization(self) -> Normalization | None:
-        """How the model wants its pixels, where the recipe has to say so."""
+        """The model's input normalisation, if the recipe states it."""
         return None
 
     def local_paths(self) -> dict[str, str]:
-        """Key path below ``source`` -> path, of every file or folder on this machine."""
+        """Map the key path below ``source`` of every local file or folder to its path."""
         return {}
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse a recipe that does not go with this kind of source.
+        """Refuse a recipe that does not fit this kind of source.
 
         Raises:
-            PydanticCustomError: it does not; the message says why.
+            PydanticCustomError: it does not fit; the message says why.
         """
         if "prebuilt" in recipe.variants:
             raise wrong("variant 'prebuilt' needs source.prebuilt, a .tflite in the archive")
@@ -128,7 +127,7 @@ class Source(Part):
 
 
 def _check_config(recipe: Recipe, config: str | None) -> None:
-    """Refuse a checkpoint without the configuration it needs, or with one that nothing reads."""
+    """Refuse a checkpoint without the configuration it needs, or with an unused one."""
     if recipe.image == "odapi" and config is None:
         raise wrong("image 'odapi' needs source.pipeline_config")
     _refuse_unread_config(recipe, config)
@@ -140,11 +139,11 @@ def _refuse_unread_config(recipe: Recipe, config: str | None) -> None:
 
 
 class ArchiveSource(Source):
-    """An archive with a checkpoint: downloaded from ``url`` or a mirror, or handed over.
+    """An archive with a checkpoint: downloaded from ``url`` or a mirror, or a local file.
 
     ``checkpoint`` (a folder or a checkpoint prefix), ``pipeline_config`` (Object Detection API
     models have one), ``prebuilt`` (a ready ``.tflite``) and the paths in ``files`` are relative
-    to ``root``, the archive's top folder; ``None``: the only folder at its top, whatever its name.
+    to ``root``, the archive's top folder; ``None``: the only folder at its top, of any name.
     """
 
     kind: Literal["archive"]
@@ -169,7 +168,7 @@ class ArchiveSource(Source):
         return bool(self.sha256 or self.git_blob_sha1 or self.files)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse a recipe without the configuration, or with a variant that is not in it."""
+        """Refuse a recipe without the configuration, or with a variant it cannot have."""
         if self.prebuilt is None:
             super().check_recipe(recipe)
         elif recipe.image == "modelmaker" and "prebuilt" in recipe.variants:
@@ -178,10 +177,10 @@ class ArchiveSource(Source):
 
 
 class HubSource(Source):
-    """A TF-Hub feature vector: from a hub cache, downloaded, or handed over by the user.
+    """A TF-Hub feature vector: from a hub cache, downloaded, or a local file.
 
     ``handle`` is the module's address on the hub, which also names its folder in a
-    ``TFHUB_CACHE_DIR``; ``url`` is where the packed module is, by default
+    ``TFHUB_CACHE_DIR``; ``url`` is the address of the packed module, by default
     ``<handle>?tf-hub-format=compressed``. The paths in ``files`` are relative to the module.
     """
 
@@ -201,7 +200,7 @@ class HubSource(Source):
 
     @property
     def address(self) -> str:
-        """Where the packed module is downloaded from."""
+        """The address that the packed module is downloaded from."""
         return self.url or f"{self.handle}?tf-hub-format=compressed"
 
     @property
@@ -210,7 +209,7 @@ class HubSource(Source):
         return bool(self.sha256 or self.files)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse what would make a detector of a module that is none."""
+        """Refuse to make a detector of a feature vector, except in the seed profile."""
         super().check_recipe(recipe)
         if recipe.image != "modelmaker":
             raise wrong("a source of kind 'hub' goes with image 'modelmaker'")
@@ -225,14 +224,14 @@ class LocalFile(SourceFile):
     """Fingerprint of one file of a local source.
 
     ``path`` is the file's name beside the checkpoint (``ckpt-7.index``), or ``pipeline.config``
-    for the configuration, whatever that file is called.
+    for the configuration, whatever its file name.
     """
 
     path: FileName
 
 
 class LocalSource(Source):
-    """A checkpoint that is on this machine already, such as a training just left it.
+    """A local checkpoint, such as a training leaves it.
 
     ``checkpoint`` is a folder or a checkpoint prefix (``training/ckpt-7``), ``pipeline_config``
     the configuration it was trained with (Object Detection API models have one). Both are
@@ -265,12 +264,13 @@ class LocalSource(Source):
 
 
 class SavedModelSource(Source):
-    """A model of which there is only an exported SavedModel, on this machine.
+    """A local SavedModel, for a model without a checkpoint.
 
     ``path`` is its folder: one that the Object Detection API exported for TFLite, or one of TFLite
-    Model Maker (image ``modelmaker``). ``normalization`` is what its graph wants, where nothing
-    else tells; ``pipeline_config`` is another way to tell. Paths may lead anywhere, as those of a
-    :class:`LocalSource`; those in ``files`` are relative to the SavedModel, or ``pipeline.config``.
+    Model Maker (image ``modelmaker``). ``normalization`` states the graph's input normalisation,
+    where nothing else does; ``pipeline_config`` is another way to state it. Paths may lead
+    anywhere, as those of a :class:`LocalSource`; those in ``files`` are relative to the SavedModel,
+    or ``pipeline.config``.
     """
 
     brings: ClassVar[Brings] = "saved_model"
@@ -289,7 +289,7 @@ class SavedModelSource(Source):
 
     @property
     def stated_normalization(self) -> Normalization | None:
-        """What the recipe says of its graph."""
+        """The normalisation that the recipe states."""
         return self.normalization
 
     def local_paths(self) -> dict[str, str]:
@@ -300,7 +300,7 @@ class SavedModelSource(Source):
         return found
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse what would change a graph that was exported already."""
+        """Refuse options that would change an already exported graph."""
         super().check_recipe(recipe)
         _refuse_unread_config(recipe, self.pipeline_config)
         if recipe.profile == "seed":
@@ -311,7 +311,7 @@ class SavedModelSource(Source):
             return
         for key in ("max_detections", "image_size"):
             if getattr(recipe.export, key) is not None:
-                raise wrong(f"export.{key}: an exported graph has its own, which nothing changes")
+                raise wrong(f"export.{key}: an exported graph has its own, which cannot be changed")
 
 
 class PinnedFile(Part):
@@ -350,7 +350,7 @@ AnySource = Annotated[
     Field(discriminator="kind"),
 ]
 
-#: What a recipe may say in ``source.kind`` -> its class.
+#: Value of ``source.kind`` in a recipe -> its class.
 KINDS: dict[str, type[Source]] = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind
     for kind in models_in(AnySource)

@@ -1,4 +1,4 @@
-"""Steps of a plan: stages with everything they depend on, and the keys that follow from that."""
+"""Steps of a plan: stages with everything they depend on, and their keys."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from kiln.core.digest import key_of
 
-#: Bumped when the meaning of requests or results changes: old results no longer match.
+#: Raised when the meaning of requests or results changes, so that old results no longer match.
 PROTOCOL = 1
 
 
 @dataclass(frozen=True)
 class Files:
-    """An input whose content is at hand: relative path -> SHA-256. One file has the path ``""``."""
+    """An input from the store: relative path -> SHA-256. A single file has the path ``""``."""
 
     files: Mapping[str, str]
 
@@ -54,9 +54,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps of one model, upstream first, and which step makes which variant's artefact.
+    """All steps of one model, upstream first, and the step that makes each variant's artefact.
 
-    ``reports`` are the steps that are run for what they find out. ``image`` is the image's name;
+    ``reports`` are the steps that are run for their findings. ``image`` is the image's name;
     ``identity`` and ``code`` are the sealed image and the stage code that the keys were made with.
     """
 
@@ -69,20 +69,20 @@ class Plan:
     code: str = ""
 
     def step(self, step_id: str) -> Step:
-        """The step with that id."""
+        """Return the step with that id."""
         return next(step for step in self.steps if step.id == step_id)
 
     def ids(self) -> list[str]:
-        """The ids of all steps, in order."""
+        """Return the ids of all steps, in order."""
         return [step.id for step in self.steps]
 
     def published(self) -> list[str]:
-        """The steps whose files a published model is made of: also what its publisher made."""
+        """Return the steps whose files are published, with the publisher's own file."""
         originals = ["adopt"] if "prebuilt" in self.artefacts else []
         return [*originals, *self.artefacts.values(), *self.reports]
 
     def closure(self, wanted: Iterable[str], have: Iterable[str]) -> list[Step]:
-        """The steps that must run to have ``wanted``, given that ``have`` need not; in order."""
+        """Return the steps that ``wanted`` need, without those in ``have``; in order."""
         at_hand = set(have)
         needed: set[str] = set()
         stack = [step_id for step_id in wanted if step_id not in at_hand]
@@ -95,7 +95,7 @@ class Plan:
 
 
 class StepList:
-    """Steps as they are planned; keys follow from what was added before.
+    """Collects the steps of a plan; a step's key includes the keys of those it depends on.
 
     Args:
         image: identity of the sealed image.
@@ -114,7 +114,7 @@ class StepList:
         inputs: Mapping[str, Files | Output],
         params_from: Mapping[str, Fact] | None = None,
     ) -> None:
-        """Add a :class:`Step`; what it depends on must be there already."""
+        """Add a :class:`Step`; the steps that it depends on must have been added."""
         facts = params_from or {}
         described: dict[str, Any] = {}
         for name, item in inputs.items():
@@ -148,7 +148,7 @@ def lone_step(
     image: str,
     code: str,
 ) -> Step:
-    """A step that needs no other one; ``image`` and ``code`` as in :class:`StepList`."""
+    """Make a step without upstream steps; ``image`` and ``code`` as in :class:`StepList`."""
     steps = StepList(image, code)
     steps.add(step_id, stage, params, inputs)
     return steps.steps[step_id]

@@ -1,6 +1,6 @@
-"""The single values a recipe is made of: sizes, durations, names, digests, paths.
+"""Validate the single values of a recipe: sizes, durations, names, digests, paths.
 
-Each is a type for pydantic, or a function that says in plain words what is wrong with a value.
+Each is a type for pydantic, or a function that raises a clear error for an invalid value.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _TIME_UNITS = {"s": 1, "min": 60, "h": 3600}
 
 
 def parse_size(text: str) -> int:
-    """Bytes in a size such as ``6GiB``, ``1.5 GiB`` or ``500MB``.
+    """Parse a size such as ``6GiB``, ``1.5 GiB`` or ``500MB`` into bytes.
 
     Raises:
-        ValueError: ``text`` is no positive size with a known unit.
+        ValueError: ``text`` is not a positive size with a known unit.
 
     >>> parse_size("6GiB")
     6442450944
@@ -46,10 +46,10 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> int:
-    """Seconds in a duration such as ``30min``, ``90s`` or ``1h30min``.
+    """Parse a duration such as ``30min``, ``90s`` or ``1h30min`` into seconds.
 
     Raises:
-        ValueError: ``text`` is no positive duration in hours, minutes and seconds.
+        ValueError: ``text`` is not a positive duration in hours, minutes and seconds.
 
     >>> parse_duration("1h30min")
     5400
@@ -67,7 +67,7 @@ def parse_duration(text: str) -> int:
 
 
 def plain_path(text: str) -> str:
-    """Refuse what is no relative POSIX path in normal form (``..`` only at the front)."""
+    """Refuse all but a relative POSIX path."""
     if not text or text != text.strip() or any(ord(c) < 32 for c in text):
         raise ValueError("must be a relative path")
     if "\\" in text:
@@ -78,7 +78,7 @@ def plain_path(text: str) -> str:
 
 
 def local_path(text: str) -> str:
-    """Refuse what cannot name a file of this machine; relative or absolute, ``..`` anywhere."""
+    """Refuse what cannot be a local path; it may be absolute and hold ``..``."""
     if not text or "\0" in text:
         raise ValueError("must be a path")
     if text == "~" or text.startswith("~/"):
@@ -86,12 +86,12 @@ def local_path(text: str) -> str:
     return text
 
 
-#: Key of the validation context: true where a recipe's paths may lead anywhere on this machine.
+#: Key of the validation context: whether a recipe's paths may lead anywhere on this machine.
 ANYWHERE = "anywhere"
 
 
 def recipe_path(text: str, info: ValidationInfo) -> str:
-    """A path to a file that the recipe names, by the rule for the recipe's kind of source."""
+    """Check a path in a recipe by the rule for its kind of source."""
     return local_path(text) if (info.context or {}).get(ANYWHERE) else plain_path(text)
 
 
@@ -115,7 +115,7 @@ def web_address(text: str) -> str:
 
 
 def finite_json(value: Any) -> Any:
-    """Stage parameters become canonical JSON in keys: no dates, no NaN, no infinity."""
+    """Refuse what canonical JSON, and so a stage's key, cannot hold: dates, NaN, infinity."""
     if isinstance(value, Mapping):
         return {str(key): finite_json(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -168,7 +168,7 @@ class Part(BaseModel):
 
 
 def tuples(value: Any) -> Any:
-    """TOML arrays as tuples: strict validation takes nothing else for an immutable field."""
+    """Turn TOML arrays into tuples, as strict validation requires for immutable fields."""
     if isinstance(value, dict):
         return {key: tuples(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""An archive with a checkpoint, such as those of the model zoo."""
+"""Fetch an archive with a checkpoint, such as those of the model zoo."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ArchiveFetcher(Fetcher[ArchiveSource]):
         return at_hand(self.packed, self.store)
 
     def fetch(self, options: Options) -> Fetched:
-        """Take the checkpoint, its configuration and the ready file out of the archive.
+        """Take the checkpoint, its configuration and the ready ``.tflite`` out of the archive.
 
         Raises:
             SourceUnavailableError, DigestMismatchError, ArchiveError: see
@@ -47,7 +47,7 @@ class ArchiveFetcher(Fetcher[ArchiveSource]):
         return Fetched(Contents(checkpoint=checkpoint, prebuilt=prebuilt), record, files)
 
     def _checkpoint(self, files: Mapping[str, str]) -> dict[str, str]:
-        """Only what the export reads: the configuration and the checkpoint, in the zoo's layout."""
+        """Select the configuration and the checkpoint, which the export reads, in zoo layout."""
         source, model = self.source, self.recipe.name
         chosen = {}
         if source.pipeline_config is not None:
@@ -75,7 +75,7 @@ class ArchiveFetcher(Fetcher[ArchiveSource]):
         return {**chosen, **checkpoint}
 
     def _prebuilt(self, files: Mapping[str, str]) -> str | None:
-        """SHA-256 of the archive's ready ``.tflite``, where the recipe names one."""
+        """Return the SHA-256 of the archive's ready ``.tflite``, if the recipe names one."""
         if self.source.prebuilt is None:
             return None
         if self.source.prebuilt not in files:

@@ -1,4 +1,4 @@
-"""Debian packages by lock, from whatever mirror the host knows."""
+"""Fetch locked Debian packages from the mirrors that the host is configured with."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def _parse(fields: list[str]) -> tuple[DebPin | None, str]:
     name, version, arch, sha256, size, archive, path = fields
     parts = path.split("/")
     checks = (
-        (re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name), f"{name!r} is no package name"),
+        (re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name), f"{name!r} is not a package name"),
         (arch in {"amd64", "all"}, f"{arch!r} is neither amd64 nor all"),
-        (re.fullmatch(r"[0-9a-f]{64}", sha256), f"{sha256!r} is no SHA-256"),
-        (re.fullmatch(r"[1-9][0-9]*", size), f"{size!r} is no size in bytes"),
-        (archive in ARCHIVES, f"{archive!r} is none of {', '.join(ARCHIVES)}"),
+        (re.fullmatch(r"[0-9a-f]{64}", sha256), f"{sha256!r} is not a SHA-256"),
+        (re.fullmatch(r"[1-9][0-9]*", size), f"{size!r} is not a size in bytes"),
+        (archive in ARCHIVES, f"{archive!r} is not one of {', '.join(ARCHIVES)}"),
         (
             parts[0] == "pool" and path.endswith(".deb") and not {"", ".", ".."} & set(parts),
-            f"{path!r} is no path of a package in the pool",
+            f"{path!r} is not the path of a package in the pool",
         ),
     )
     for holds, why in checks:
@@ -94,15 +94,15 @@ def _parse(fields: list[str]) -> tuple[DebPin | None, str]:
 
 
 def mirrors(*, apt: Path = APT, environ: Mapping[str, str] | None = None) -> dict[str, list[str]]:
-    """Base addresses of each archive, best first, without a slash at the end.
+    """List the base addresses of each archive, best first, without a trailing slash.
 
     First ``KILN_DEBIAN_MIRROR`` (the security archive's is ``KILN_DEBIAN_SECURITY_MIRROR``, or
-    the same with ``-security``), then what the host's apt uses for Debian, last
+    the same with ``-security``), then the mirrors of the host's apt, last
     ``KILN_DEBIAN_SNAPSHOT`` (its ``debian`` folder is ``debian-security`` for that archive).
 
     Args:
-        apt: apt's configuration folder; unreadable files in it are passed over.
-        environ: instead of the process's environment.
+        apt: apt's configuration folder; unreadable files in it are skipped.
+        environ: used instead of the process's environment.
     """
     env = os.environ if environ is None else environ
     found: dict[str, list[str]] = {archive: [] for archive in ARCHIVES}
@@ -183,19 +183,19 @@ def fetch_lock(
     on_progress: OnProgress | None = None,
     bases: Mapping[str, list[str]] | None = None,
 ) -> dict[str, str]:
-    """Bring every package of a lock into the store; returns file name to digest, sorted.
+    """Fetch every package of a lock into the store; return file name to digest, sorted.
 
     Args:
         lock_path: see :func:`read_lock`.
-        store: where to.
-        jobs: how many at once.
+        store: where the packages go.
+        jobs: number of parallel downloads.
         on_progress: see :data:`kiln.sources.download.OnProgress`.
-        bases: instead of :func:`mirrors`.
+        bases: used instead of :func:`mirrors`.
 
     Raises:
         RecipeError: see :func:`read_lock`.
         SourceUnavailableError: no mirror is known, or none has a package.
-        DigestMismatchError: a package has other bytes than locked; nothing of it is kept.
+        DigestMismatchError: a package's bytes are not the locked ones; they are not kept.
     """
     pins = read_lock(lock_path)
     bases = mirrors() if bases is None else bases
@@ -204,7 +204,8 @@ def fetch_lock(
         urls = tuple(f"{base}/{quote(pin.path, safe='/+~')}" for base in bases.get(pin.archive, []))
         if not urls and not store.has(pin.sha256):
             raise SourceUnavailableError(
-                f"No mirror of the {pin.archive} archive is known, to get {pin.filename} from.",
+                f"No mirror of the {pin.archive} archive is known; {pin.filename} "
+                "cannot be fetched.",
                 _REMEDY,
             )
         downloads.append(Download(urls, pin.size, pin.sha256, pin.filename))

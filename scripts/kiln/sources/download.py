@@ -1,4 +1,4 @@
-"""Downloads into the store: parallel, resumed, from several mirrors, and checked."""
+"""Download files into the store: in parallel, from several mirrors, resumed and verified."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CHUNK = 64 << 10  # small enough to notice a stop soon on a slow line
 _NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 OnProgress = Callable[[str, int, "int | None"], None]
-"""Called with a download's name, the bytes at hand and the total if known; one call at a time,
+"""Called with a download's name, the bytes received and the total if known; one call at a time,
 from several threads."""
 
 
@@ -36,11 +36,11 @@ class Download:
     """A file to fetch.
 
     Args:
-        urls: where it can be had, best first; ``http``, ``https`` or ``file``.
+        urls: its addresses, best first; ``http``, ``https`` or ``file``.
         size: its size in bytes, if known.
         sha256: its digest, 64 hex digits, if known.
-        name: what to call it.
-        most: bytes of which no more are taken, where the size is not known.
+        name: its name in messages and results.
+        most: limit in bytes where the size is not known.
     """
 
     urls: tuple[str, ...]
@@ -58,23 +58,23 @@ def fetch(
     on_progress: OnProgress | None = None,
     session: requests.Session | None = None,
 ) -> dict[str, str]:
-    """Bring files into the store; returns each download's name and digest, in the given order.
+    """Fetch files into the store; return each download's name and digest, in the given order.
 
-    Files whose pinned digest the store holds are not asked for. A broken download is resumed, by
-    the same run or a later one, after checking that the server still means the same file. When a
-    mirror cannot help, the next one is asked. After the first failure nothing new is begun.
+    Files whose pinned digest the store holds are not requested. A broken download is resumed, by
+    the same run or a later one, after checking that the server still has the same file. When a
+    mirror fails, the next one is tried. After the first failure no new download starts.
 
     Args:
-        downloads: what to fetch; names must be unique.
-        store: where to.
-        jobs: how many at once.
+        downloads: the files to fetch; names must be unique.
+        store: where the files go.
+        jobs: number of parallel downloads.
         on_progress: see :data:`OnProgress`.
         session: used for all requests; by default one that follows the environment.
 
     Raises:
-        SourceUnavailableError: no mirror could deliver; the message has a reason for each.
-        DigestMismatchError: a file came, with another size or digest than pinned; it is removed.
-        RecipeError: one name stands for two files.
+        SourceUnavailableError: every mirror failed; the message has a reason for each.
+        DigestMismatchError: a file's size or digest is not the pinned one; it is removed.
+        RecipeError: two files have the same name.
         StoreError, DiskFullError: the store cannot be written.
     """
     named: dict[str, Download] = {}
@@ -108,19 +108,19 @@ def fetch(
 
 
 class _StoppedError(Exception):
-    """Another download failed, or the user stopped the work."""
+    """Another download failed, or the user interrupted the run."""
 
 
 class _MirrorError(Exception):
-    """This mirror cannot help; the text says why."""
+    """This mirror cannot deliver the file; the text says why."""
 
 
 class _RestartError(Exception):
-    """What we have and what the server has do not go together: begin again from byte 0."""
+    """The partial file does not match the server's file: restart from byte 0."""
 
 
 class _WrongBytesError(Exception):
-    """The mirror delivered a complete file that is not the pinned one."""
+    """The mirror delivered a file that is not the pinned one."""
 
     def __init__(self, expected: str, got: str) -> None:
         super().__init__(f"expected {expected}, got {got}")
@@ -166,7 +166,7 @@ class _Fetcher:
         lock = self._store.lock(f"download-{self._key}", while_waiting=self._check_stop)
         try:
             with lock:
-                # Another process may have brought it while we waited.
+                # Another process may have fetched it while we waited.
                 return self._at_hand() or self._from_mirrors()
         except OSError as error:
             raise StoreError(
@@ -207,8 +207,8 @@ class _Fetcher:
         if wrong is not None:
             raise DigestMismatchError(
                 f"{name} is not the file that was pinned ({told}).",
-                "Either the publisher has changed the file, or something on the way has; nothing "
-                "was kept. Find out which before you change the pin.",
+                "Either the publisher changed the file, or something on the way did; nothing was "
+                "kept. Find out which before you change the pin.",
             )
         raise SourceUnavailableError(f"Cannot download {name} ({told}).", REMEDY)
 
@@ -254,7 +254,10 @@ class _Fetcher:
         self._about.unlink(missing_ok=True)
 
     def _validator(self, url: str) -> str | None:
-        """The If-Range value for what we have, "" if it needs none, None if it cannot be used."""
+        """Return the If-Range value for the partial file.
+
+        Empty if it needs none, None if the partial file cannot be used.
+        """
         try:
             about = parse_json_object(read_file(self._about))
         except (OSError, MalformedError):
@@ -262,8 +265,8 @@ class _Fetcher:
         validator = about.get("validator") if about.get("url") == url else None
         if self._want.sha256 is not None:
             return validator if isinstance(validator, str) else ""
-        # No digest will tell whether the parts fit together, nor whether a power failure has
-        # left zeros at the end: insist on the server's word and on the same boot.
+        # Without a digest, neither a mixed-up file nor zeros left by a power failure would be
+        # noticed: require the server's validator and the same boot.
         same_boot = about.get("boot") == boot_id() != ""
         return validator if isinstance(validator, str) and validator and same_boot else None
 
@@ -284,7 +287,7 @@ class _Fetcher:
         if want.size is not None and size != want.size:
             raise _WrongBytesError(f"{want.size:,} bytes", f"{size:,} bytes")
         if not self._part.exists():
-            self._part.touch()  # a file of no bytes
+            self._part.touch()  # an empty file
         try:
             digest = self._store.add_file(self._part, move=True, expect=want.sha256)
         except FileMismatchError as error:
@@ -296,7 +299,7 @@ class _Fetcher:
     # -- the wire -------------------------------------------------------------------------------
 
     def _transfer(self, url: str) -> None:
-        """Fill the partial file up from ``url``; returns when it is complete."""
+        """Complete the partial file from ``url``."""
         if urlsplit(url).scheme == "file":
             self._copy_local(url)
             return
@@ -327,7 +330,7 @@ class _Fetcher:
     def _read_head(
         self, url: str, response: requests.Response, have: int
     ) -> tuple[int, int | None]:
-        """Check the answer; returns the offset its body starts at and the file's total size."""
+        """Check the response; return the offset its body starts at and the file's total size."""
         status, headers = response.status_code, response.headers
         if self._patience.may_change(response):
             raise _Retry(_status(response), response)
@@ -406,7 +409,7 @@ class _Fetcher:
 
 
 class _Retry(Exception):  # noqa: N818 - an instruction more than an error
-    """The mirror may do better in a moment; its answer may say when."""
+    """The request may succeed later; the response may say when."""
 
     def __init__(self, why: str, response: requests.Response | None = None) -> None:
         super().__init__(why)
@@ -414,7 +417,7 @@ class _Retry(Exception):  # noqa: N818 - an instruction more than an error
 
 
 def _retry_or_not(error: BaseException) -> Exception:
-    # A certificate does not become trusted by waiting, nor an address valid.
+    # Retrying does not help against an untrusted certificate or an invalid address.
     final = (
         requests.exceptions.SSLError,
         requests.exceptions.InvalidSchema,

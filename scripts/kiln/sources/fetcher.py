@@ -1,4 +1,4 @@
-"""The interface of every kind of source: what it is asked, and what it gives."""
+"""The interface that every kind of source implements."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SourceT = TypeVar("SourceT", bound=Source)
 
 @dataclass(frozen=True)
 class Options:
-    """How a source is fetched.
+    """Options for fetching a source.
 
     Args:
-        archive: a file the user has already, used instead of downloading the recipe's archive.
-        on_progress: told of a download as it goes on.
-        on_note: told what a user should know.
+        archive: a local file to use instead of downloading the recipe's archive.
+        on_progress: called as a download proceeds.
+        on_note: called with what the user should know.
     """
 
     archive: Path | None = None
@@ -37,12 +37,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A source that is in the store, verified.
+    """A verified source in the store.
 
     Args:
-        contents: what of it a plan starts from.
-        record: where it came from, as plain data. It is published: no path of this machine.
-        files: everything in it (path -> SHA-256), the label map perhaps; empty where a recipe
+        contents: the part that a plan starts from.
+        record: its origin, as plain data. It is published, so it holds no local path.
+        files: all its files (path -> SHA-256), perhaps with the label map; empty where the recipe
             names each file.
     """
 
@@ -55,9 +55,9 @@ class Fetcher(ABC, Generic[SourceT]):
     """Fetches the source of one recipe; a subclass for each kind.
 
     Args:
-        recipe: which names files relative to its folder.
-        source: the recipe's own.
-        store: where everything fetched goes.
+        recipe: names files relative to its folder.
+        source: the recipe's source.
+        store: where fetched files go.
     """
 
     def __init__(self, recipe: Recipe, source: SourceT, store: Store) -> None:
@@ -70,15 +70,15 @@ class Fetcher(ABC, Generic[SourceT]):
 
     @abstractmethod
     def at_hand(self) -> bool:
-        """Whether fetching needs no download."""
+        """Whether the source can be used without a download."""
 
     @abstractmethod
     def fetch(self, options: Options) -> Fetched:
-        """Bring the source into the store, verified.
+        """Fetch the source into the store and verify it.
 
         Raises:
-            SourceUnavailableError, DigestMismatchError, ArchiveError: it cannot be had, or is
-                another.
+            SourceUnavailableError, DigestMismatchError, ArchiveError: it cannot be fetched, or is
+                not the pinned one.
             CheckpointError, RecipeError: it is not where the recipe says.
-            UnsupportedModelError: it is of a model that cannot be converted.
+            UnsupportedModelError: its model cannot be converted.
         """

@@ -1,4 +1,4 @@
-"""One way to talk HTTP: the environment's proxies and certificates, and reasons in words."""
+"""Make HTTP sessions with the environment's proxies and certificates; retry and explain errors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TIMEOUT = (15.0, 60.0)
 """Seconds to wait for a connection, and for the next bytes."""
 
 ATTEMPTS = 4
-"""Tries in a row without progress before a mirror is given up."""
+"""Attempts without progress before a mirror is given up."""
 
 BACKOFF = 0.5
-"""Seconds, doubled for each further try, that are waited from the second repetition on."""
+"""Seconds to wait from the second retry on, doubled for each further one."""
 
 LONGEST_PAUSE = 30.0
-"""Seconds that are waited at most, whatever a server asks for in ``Retry-After``."""
+"""Longest wait in seconds, whatever a server asks for in ``Retry-After``."""
 
-_RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})  # may be different in a moment
+_RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})  # transient failures
 
 REMEDY = (
     "Check the network, HTTPS_PROXY and, behind a proxy that opens TLS, REQUESTS_CA_BUNDLE; "
@@ -36,10 +36,10 @@ REMEDY = (
 
 
 def make_session(connections: int = 10) -> requests.Session:
-    """A session that several threads may use for plain GETs.
+    """Make a session that several threads may use for GET requests.
 
     ``requests`` itself follows HTTP(S)_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE;
-    SSL_CERT_FILE is honoured here when neither of the latter is set.
+    SSL_CERT_FILE is used here when neither of the latter is set.
     """
     session = requests.Session()
     adapter = requests.adapters.HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
@@ -54,11 +54,11 @@ def make_session(connections: int = 10) -> requests.Session:
 
 
 class Patience:
-    """How often a server is asked again, and after which pauses: urllib3's back-off.
+    """Retry policy for one server: urllib3's count and back-off, with waits that can be stopped.
 
-    It is counted here and not in the session's adapter. There a pause could not be interrupted,
-    an error page would be read to its end however long it is, and an address that is refused
-    (:func:`public_session`) would not be looked up again before each try.
+    Retries are counted here and not in the session's adapter. There a wait could not be
+    interrupted, an error page of any length would be read to its end, and an address would not
+    be checked again before each attempt (:func:`public_session`).
     """
 
     def __init__(self, stop: threading.Event) -> None:
@@ -66,17 +66,17 @@ class Patience:
         self.renew()
 
     def renew(self) -> None:
-        """Begin to count anew: there was progress."""
+        """Reset the count after progress."""
         self._retry = urllib3.Retry(
             total=ATTEMPTS - 1, status_forcelist=_RETRY_STATUS, backoff_factor=BACKOFF
         )
 
     def may_change(self, response: requests.Response) -> bool:
-        """Whether the server may answer differently in a moment."""
+        """Whether the response is a transient failure."""
         return self._retry.is_retry("GET", response.status_code)
 
     def wait(self, response: requests.Response | None = None) -> bool:
-        """Wait as long as is due; False when enough was tried, or when the work was stopped."""
+        """Wait before the next attempt; False when there is none left, or the run was stopped."""
         try:
             self._retry = self._retry.increment()
         except urllib3.exceptions.MaxRetryError:
@@ -92,21 +92,21 @@ class Patience:
             return 0.0  # neither seconds nor a date
 
 
-#: Whether an address may be asked.
+#: Whether requests may go to an address.
 Allowed = Callable[["IPv4Address | IPv6Address"], bool]
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address is one of the Internet: not this machine's, nor its own network's."""
+    """Whether an address is public: not this machine's, nor its local network's."""
     inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return (inner or address).is_global and not (inner or address).is_multicast
 
 
 def public_session(allowed: Allowed = is_public) -> requests.Session:
-    """As :func:`make_session`, for addresses that a stranger wrote down.
+    """Make a session as :func:`make_session` does, for untrusted addresses.
 
-    Every address that is asked, those it is sent on to as well, has to be allowed. Behind a proxy
-    it is the proxy that asks, and that looks them up.
+    Every address that a request goes to, after redirects too, has to be allowed. Behind a proxy
+    nothing is checked: the proxy resolves the names and sends the requests.
     """
     session = make_session()
     session.max_redirects = _MAX_REDIRECTS
@@ -119,7 +119,7 @@ _MAX_REDIRECTS = 5
 
 
 class _Guarded(requests.adapters.HTTPAdapter):
-    """Refuses to send a request to an address that is not allowed."""
+    """Adapter that refuses requests to addresses that are not allowed."""
 
     def __init__(self, allowed: Allowed) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class _Guarded(requests.adapters.HTTPAdapter):
 
 
 def host_of(url: str) -> str:
-    """What to call a URL in a message: its host (never its credentials), or a local path."""
+    """Return what messages call a URL: its host without credentials, or a local path."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return parts.path
@@ -152,7 +152,7 @@ def host_of(url: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why a request failed, in a few words and without URLs (they may hold credentials)."""
+    """Describe briefly why a request failed, without URLs (they may hold credentials)."""
     text = str(error)
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP {error.response.status_code} {error.response.reason or ''}".strip()

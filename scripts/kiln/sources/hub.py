@@ -1,4 +1,4 @@
-"""A TF-Hub feature vector: from a hub cache on this machine, or as a packed download."""
+"""Fetch a TF-Hub feature vector from a local hub cache, or as a packed download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kiln.recipes.source import HubSource
 from kiln.sources.fetcher import Fetched, Fetcher, Options
 from kiln.sources.packed import Packed, archive_files, at_hand, check_files
 
-#: Set by whoever uses TF-Hub offline; tensorflow_hub reads the same variable.
+#: Set to use TF-Hub offline; tensorflow_hub reads the same variable.
 CACHE_VARIABLE = "TFHUB_CACHE_DIR"
 
 _TREE_REF = "hub-tree"
@@ -23,9 +23,9 @@ _GRAPH = "saved_model.pb"
 
 
 def cache_folder(handle: str) -> Path | None:
-    """Where a hub cache keeps the module, if there is a cache and it holds the module.
+    """Return the module's folder in a hub cache; None if there is none.
 
-    The folder is called by the SHA-1 of the handle, as in tensorflow_hub's ``resolver.py``.
+    Its name is the SHA-1 of the handle, as in tensorflow_hub's ``resolver.py``.
     """
     cache = os.environ.get(CACHE_VARIABLE)
     if not cache:
@@ -52,15 +52,15 @@ class HubFetcher(Fetcher[HubSource]):
         )
 
     def at_hand(self) -> bool:
-        """Whether the module is here: in a cache, or packed in the store."""
+        """Whether the module is in a local cache, or packed in the store."""
         return cache_folder(self.source.handle) is not None or at_hand(self.packed, self.store)
 
     def fetch(self, options: Options) -> Fetched:
         """Take the module out of a cache or an archive.
 
-        A cache is used where it can be compared with something: the recipe's pins of files, or,
-        where the recipe pins nothing, the files first used here. A recipe that only pins the packed
-        module gets that.
+        A cache is used where its files can be verified: against the recipe's pins of files, or,
+        where the recipe pins nothing, against the files first used here. A recipe that pins only
+        the packed module gets that.
 
         Raises:
             SourceUnavailableError, DigestMismatchError, ArchiveError: see
@@ -87,10 +87,10 @@ class HubFetcher(Fetcher[HubSource]):
         return Fetched(Contents(checkpoint=files), record, files)
 
     def _refuse_another(self, files: dict[str, str]) -> None:
-        """Refuse another module than the one that was first used for the model.
+        """Refuse a module other than the one that was first used for the model.
 
         Raises:
-            DigestMismatchError: it is another.
+            DigestMismatchError: the files differ.
         """
         model, handle = self.recipe.name, self.source.handle
         known = self.store.get_ref(_TREE_REF, model)
@@ -115,7 +115,7 @@ def _cached_files(folder: Path, store: Store) -> dict[str, str]:
         listing = list_tree(folder)
     except TooMuchError as error:
         raise ArchiveError(
-            f"{folder} is no module: {error}.", "Fetch the module into the hub cache again."
+            f"{folder} is not a module: {error}.", "Fetch the module into the hub cache again."
         ) from None
     for name, why in sorted(listing.odd.items()):
         if why != EMPTY:  # TensorFlow leaves an empty assets/

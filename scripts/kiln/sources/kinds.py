@@ -1,4 +1,4 @@
-"""Which class fetches which kind of source."""
+"""Select the fetcher for a kind of source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kiln.sources.local import LocalFetcher
 from kiln.sources.saved_model import SavedModelFetcher
 from kiln.sources.stage import StageFetcher
 
-#: ``source.kind`` in a recipe -> what fetches it.
+#: ``source.kind`` in a recipe -> the class that fetches it.
 FETCHERS: Mapping[str, type[Fetcher[Any]]] = {
     "archive": ArchiveFetcher,
     "hub": HubFetcher,
@@ -25,5 +25,5 @@ FETCHERS: Mapping[str, type[Fetcher[Any]]] = {
 
 
 def fetcher_of(recipe: Recipe, store: Store) -> Fetcher[Any]:
-    """What fetches the source of ``recipe``."""
+    """Return the fetcher for the source of ``recipe``."""
     return FETCHERS[recipe.source.kind](recipe, recipe.source, store)

@@ -1,6 +1,6 @@
-"""A checkpoint that is on this machine: the right one of a training's many, whole, as pinned.
+"""Find and verify a local checkpoint: the right one of a training, complete, as pinned.
 
-Everything that can be said without TensorFlow is said here, before any image is needed.
+Everything that can be checked without TensorFlow is checked here, before an image is needed.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _INCOMPLETE = "Copy all of its files again, or name another checkpoint of the tr
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint.
+    """A complete checkpoint.
 
     Args:
         prefix: path without ``.index``.
         files: its files, sorted by name.
-        others: how many other checkpoints are beside it.
+        others: number of other checkpoints beside it.
     """
 
     prefix: Path
@@ -50,11 +50,11 @@ class Checkpoint:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Looking at a user's files, which may be anything.
+    """Turn failed access to a user's files into a :class:`CheckpointError`.
 
     Raises:
-        CheckpointError: the system refuses to say what is at a path (no permission, a name too
-            long, a loop of links).
+        CheckpointError: a path cannot be accessed (no permission, a name too long, a loop of
+            links).
     """
     try:
         yield
@@ -69,7 +69,7 @@ class LocalFetcher(Fetcher[LocalSource]):
     """Fetches a :class:`~kiln.recipes.source.LocalSource`."""
 
     def at_hand(self) -> bool:
-        """Whether there is a whole checkpoint."""
+        """Whether there is a complete checkpoint."""
         try:
             self._checkpoint()
         except CheckpointError:
@@ -80,14 +80,13 @@ class LocalFetcher(Fetcher[LocalSource]):
     def fetch(self, options: Options) -> Fetched:
         """Take the chosen checkpoint's files, in the zoo's layout.
 
-        Not the training's other checkpoints, and not its state file, which names folders of the
-        machine it was trained on.
+        The training's other checkpoints are left out, and so is its state file, which names
+        folders of the machine it was trained on.
 
         Raises:
-            CheckpointError: there is no whole checkpoint, or something else in its place; or no
-                configuration.
-            UnsupportedModelError: the configuration is of a model that cannot be converted.
-            LabelMapError: the label map is none, or of another number of classes.
+            CheckpointError: there is no complete checkpoint, or no configuration.
+            UnsupportedModelError: the configuration's model cannot be converted.
+            LabelMapError: the label map is invalid, or has another number of classes.
             DigestMismatchError: a file is not the pinned one.
         """
         recipe, source = self.recipe, self.source
@@ -124,17 +123,17 @@ class LocalFetcher(Fetcher[LocalSource]):
 
 @reading()
 def find(path: Path, *, tf1: bool = False) -> Checkpoint:
-    """The checkpoint at ``path``: a prefix, or a folder that holds one or several.
+    """Find the checkpoint at ``path``: a prefix, or a folder that holds one or several.
 
-    Of several it is the one that TensorFlow's state file names, whatever folder it names it in,
-    else the one with the highest number (:func:`stages.files.checkpoint_files.find_checkpoint`).
+    Of several, take the one that TensorFlow's state file names, in whatever folder, else the one
+    with the highest number (:func:`stages.files.checkpoint_files.find_checkpoint`).
 
     Args:
         path: the folder or prefix.
-        tf1: whether a checkpoint of TensorFlow 1 will do (automl's).
+        tf1: whether to accept a checkpoint of TensorFlow 1 (automl's).
 
     Raises:
-        CheckpointError: there is none, it is not whole, or it is something else; the message
+        CheckpointError: there is none, it is incomplete, or it is something else; the message
             says what.
     """
     if path.is_dir():
@@ -143,7 +142,7 @@ def find(path: Path, *, tf1: bool = False) -> Checkpoint:
         try:
             with told_by_stages(f"{path}: "):
                 prefix: Path = stage_module("files.checkpoint_files").find_checkpoint(path)
-        except CheckpointError as error:  # it speaks of archives, which there is none of
+        except CheckpointError as error:  # its remedy is for archives
             raise CheckpointError(error.message, _INCOMPLETE) from None
     elif _with(path, _INDEX).is_file():
         prefix = path
@@ -162,17 +161,17 @@ def find(path: Path, *, tf1: bool = False) -> Checkpoint:
 
 
 def chosen(checkpoint: Checkpoint) -> str:
-    """Which of several checkpoints was taken, in words."""
+    """Describe which of several checkpoints was taken."""
     folder, name, others = checkpoint.prefix.parent, checkpoint.prefix.name, checkpoint.others
     left = f"{others} other{'' if others == 1 else 's'} in {folder}"
     return f"taking checkpoint {name}, and none of the {left}"
 
 
 def find_config(path: Path) -> Path:
-    """The ``pipeline.config`` at ``path``: a file, or a folder that holds one.
+    """Find the ``pipeline.config`` at ``path``: a file, or a folder that holds one.
 
     Raises:
-        CheckpointError: there is none, or this user may not read it.
+        CheckpointError: there is none, or it is not readable.
     """
     config = path / CONFIG if path.is_dir() else path
     if not config.is_file():
@@ -186,10 +185,10 @@ def find_config(path: Path) -> Path:
 
 @reading()
 def check_labels(path: Path, num_classes: int | None) -> None:
-    """Read a label map, and hold it against the model's number of classes where that is known.
+    """Read a label map, and check it against the model's number of classes if that is known.
 
     Raises:
-        LabelMapError: there is no such file, it is no label map, or one of another model.
+        LabelMapError: it does not exist, is not a label map, or is another model's.
     """
     if not path.is_file():
         raise LabelMapError(
@@ -204,10 +203,10 @@ def check_labels(path: Path, num_classes: int | None) -> None:
 
 
 def readable(path: Path) -> Path:
-    """``path`` with links followed.
+    """Return ``path`` with links resolved.
 
     Raises:
-        CheckpointError: this user may not read it.
+        CheckpointError: it is not readable.
     """
     wanted = os.R_OK | os.X_OK if path.is_dir() else os.R_OK
     if not os.access(path, wanted):
@@ -216,11 +215,11 @@ def readable(path: Path) -> Path:
 
 
 def whole(prefix: Path, what: str = "checkpoint") -> tuple[Path, ...]:
-    """The files of a checkpoint: its index and every one of its shards.
+    """List the files of a checkpoint: all of its shards, and its index.
 
     Args:
         prefix: path without ``.index``.
-        what: it belongs to, for messages.
+        what: what messages call it.
 
     Raises:
         CheckpointError: one is missing or empty.
@@ -257,7 +256,7 @@ def _check_pins(
                 f"{', '.join(sorted(found))}.",
                 _pin_remedy(),
             )
-        # What is in the store, which nobody changes any more.
+        # Check the stored copy: the user's file could change after the check.
         problem = mismatch(pinned, stored[pinned.path])
         if problem:
             raise DigestMismatchError(
@@ -275,10 +274,10 @@ def _pin_remedy() -> str:
 
 
 def _refuse_other_folders(folder: Path) -> None:
-    """Say what a folder without a checkpoint holds instead.
+    """Refuse a folder without a checkpoint, naming what it holds instead.
 
     Raises:
-        CheckpointError: it holds something else that can be recognised.
+        CheckpointError: the folder holds no checkpoint.
     """
     places = [place for place in (folder, folder / "checkpoint") if place.is_dir()]
     if any(path.is_file() for place in places for path in place.glob(f"*{_INDEX}")):

@@ -1,4 +1,4 @@
-"""A recipe's source, fetched and verified: everything a plan starts from, by digest."""
+"""Fetch and verify everything a plan starts from: a recipe's source, label map and images."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from kiln.sources.fetcher import Options
 from kiln.sources.kinds import fetcher_of
 from kiln.sources.local import check_labels
 
-#: Decoded by Pillow inside the image; anything else in an image folder (licences) is left alone.
+#: Decoded by Pillow inside the image; other files in an image folder (licences) are ignored.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 
 
 @dataclass(frozen=True)
 class Acquired:
-    """What a recipe starts from, with a record of where it came from.
+    """A recipe's inputs in the store, with a record of their origin.
 
     Attributes:
-        contents: by digest. Its ``check_images`` are those of the recipe.
+        contents: the inputs by digest. Its ``check_images`` are those of the recipe.
         record: plain data for ``conversion.json``.
     """
 
@@ -33,10 +33,11 @@ class Acquired:
 
 
 def acquire(recipe: Recipe, store: Store, options: Options | None = None) -> Acquired:
-    """Bring everything ``recipe`` starts from into the store, verified.
+    """Fetch everything ``recipe`` starts from into the store, and verify it.
 
     Raises:
-        SourceUnavailableError, DigestMismatchError, ArchiveError: the archive.
+        SourceUnavailableError, DigestMismatchError, ArchiveError: the archive cannot be fetched,
+            is not the pinned one, or cannot be unpacked.
         CheckpointError: there is no checkpoint where the recipe says.
         UnsupportedModelError: a local model cannot be converted.
         LabelMapError, ImageSetError, RecipeError: a file the recipe names is missing.
@@ -72,7 +73,7 @@ def acquire(recipe: Recipe, store: Store, options: Options | None = None) -> Acq
 
 
 def source_at_hand(recipe: Recipe, store: Store) -> bool:
-    """Whether a build would need no download for this model's source."""
+    """Whether a build needs no download for this model's source."""
     return fetcher_of(recipe, store).at_hand()
 
 
@@ -104,10 +105,12 @@ def _images(recipe: Recipe, store: Store) -> dict[str, str]:
 
 
 def _check_images(recipe: Recipe, store: Store, calibration: Mapping[str, str]) -> dict[str, str]:
-    """Name -> SHA-256 of the images that variants are checked on: by default the calibration's.
+    """Return the images that variants are checked on, name -> SHA-256.
+
+    By default these are the calibration images.
 
     Raises:
-        ImageSetError: there is none, or not the one that a ``check.expect`` names.
+        ImageSetError: there is none, or one that ``check.expect`` names is missing.
     """
     found = dict(calibration)
     if recipe.check.images is not None:
@@ -131,10 +134,10 @@ def _check_images(recipe: Recipe, store: Store, calibration: Mapping[str, str]) 
 def _image_folder(
     recipe: Recipe, relative: str, store: Store, what: str, remedy: str
 ) -> dict[str, str]:
-    """The images of a folder, name -> SHA-256, by name.
+    """Return the images of a folder, name -> SHA-256, sorted by name.
 
     Raises:
-        ImageSetError: there is no such folder, or no image in it.
+        ImageSetError: the folder does not exist, or holds no image.
     """
     folder = recipe.resolve(relative)
     found = images_in(folder, store)
@@ -146,7 +149,7 @@ def _image_folder(
 
 
 def images_in(folder: Path, store: Store) -> dict[str, str]:
-    """Name -> SHA-256 of the images in a folder, by name; empty where there is no such folder."""
+    """Return the images of a folder, name -> SHA-256, sorted by name; empty without a folder."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return {
         path.name: store.add_file(path.resolve())
@@ -156,6 +159,6 @@ def images_in(folder: Path, store: Store) -> dict[str, str]:
 
 
 def with_images_to_check(acquired: Acquired, samples: Path, store: Store) -> Acquired:
-    """``acquired`` with images to check on: its own, or where it has none those in ``samples``."""
+    """Return ``acquired`` with images to check on: its own, else those in ``samples``."""
     images = acquired.contents.check_images or images_in(samples, store)
     return replace(acquired, contents=replace(acquired.contents, check_images=images))

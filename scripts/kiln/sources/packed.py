@@ -1,4 +1,4 @@
-"""An archive that a source is published as: fetched, verified, unpacked into the store."""
+"""Fetch, verify and unpack the archive that a source is published as."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _TREE_REF = "archive-tree"
 
 @dataclass(frozen=True)
 class Packed:
-    """What a recipe says of its archive.
+    """A recipe's archive.
 
     Args:
         model: the recipe's name.
-        root: the archive's top folder; ``""``: its files are at the top; ``None``: the only
-            folder there.
+        root: the archive's top folder; ``""`` where its files are at the top; ``None`` for the
+            only folder there.
         files: pins of files inside.
     """
 
@@ -41,19 +41,19 @@ class Packed:
 
 
 def trusted_digest(packed: Packed, store: Store) -> str | None:
-    """SHA-256 of the only archive that will do: pinned, or the first one used here."""
+    """Return the SHA-256 that the archive must have: pinned, or of the first one used here."""
     known = remembered(store, packed.model)
     return packed.sha256 or (known[1] if known and known[0] == packed.url else None)
 
 
 def remembered(store: Store, model: str) -> tuple[str, str] | None:
-    """Address and SHA-256 of the archive that was first used for a model whose recipe pins none."""
+    """Return address and SHA-256 of the archive first used for a model without a pin."""
     known = store.get_ref(_ARCHIVE_REF, model)
     return None if known is None else (known["url"], known["sha256"])
 
 
 def remember(store: Store, model: str, url: str, digest: str) -> None:
-    """From now on only these bytes will do on this machine for ``model`` from ``url``."""
+    """Record these bytes as the only ones accepted here for ``model`` from ``url``."""
     store.set_ref(_ARCHIVE_REF, model, {"url": url, "sha256": digest})
 
 
@@ -66,10 +66,11 @@ def at_hand(packed: Packed, store: Store) -> bool:
 def archive_files(
     packed: Packed, store: Store, options: Options
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """The verified contents of the archive (path below its root -> SHA-256), and a record.
+    """Return the archive's verified files (path below its root -> SHA-256), and a record.
 
     Raises:
-        SourceUnavailableError, DigestMismatchError, ArchiveError: the archive.
+        SourceUnavailableError, DigestMismatchError, ArchiveError: the archive cannot be fetched,
+            is not the pinned one, or cannot be unpacked.
         UsageError: there is no file ``options.archive``.
     """
     archive = options.archive
@@ -116,10 +117,10 @@ def archive_files(
 
 @contextlib.contextmanager
 def _first_use_holds(packed: Packed, trusted: str | None) -> Iterator[None]:
-    """Say of another archive than the one first used how to accept it: there is no pin to change.
+    """Explain how to accept an archive other than the first one used, which no pin names.
 
     Raises:
-        DigestMismatchError: the body met one.
+        DigestMismatchError: the body raised one.
     """
     try:
         yield
@@ -136,7 +137,7 @@ def _first_use_holds(packed: Packed, trusted: str | None) -> Iterator[None]:
 
 def _unpack_and_verify(packed: Packed, store: Store, digest: str) -> dict[str, str]:
     path = store.path(digest)
-    if not store.sound(digest):  # not every kind of archive would notice
+    if not store.sound(digest):  # not every archive format detects damage
         raise DamagedContentError(digest, f"the archive of {packed.model}")
     try:
         if packed.git_blob_sha1 and git_blob_sha1_file(path) != packed.git_blob_sha1:
@@ -149,7 +150,7 @@ def _unpack_and_verify(packed: Packed, store: Store, digest: str) -> dict[str, s
             try:
                 unpack(path, scratch / "tree", root=packed.root or None)
             except ArchiveError as error:
-                # In the store it is called by its digest, which nobody would recognise.
+                # The store's file name is a digest, which says nothing to the user.
                 told = error.message.replace(path.name, f"The archive of {packed.model!r}")
                 raise ArchiveError(told, error.remedy) from error
             blobs = store.add_tree(_top(scratch / "tree", packed))
@@ -160,10 +161,10 @@ def _unpack_and_verify(packed: Packed, store: Store, digest: str) -> dict[str, s
 
 
 def _top(tree: Path, packed: Packed) -> Path:
-    """The folder of the unpacked archive that the recipe's paths start from.
+    """Return the folder of the unpacked archive that the recipe's paths start from.
 
     Raises:
-        ArchiveError: the recipe names none, and there is not just one.
+        ArchiveError: the recipe names none, and the archive does not have exactly one.
     """
     if packed.root is not None:
         return tree / packed.root
@@ -171,18 +172,18 @@ def _top(tree: Path, packed: Packed) -> Path:
     if len(found) != 1 or not found[0].is_dir():
         names = ", ".join(repr(path.name) for path in found[:8])
         raise ArchiveError(
-            f"The archive of {packed.model!r} has not one folder at its top but {names}.",
+            f"The archive of {packed.model!r} has {names} at its top, not one folder.",
             "Name the folder in the recipe, in source.root.",
         )
     return found[0]
 
 
 def check_files(packed: Packed, store: Store, files: Mapping[str, str]) -> None:
-    """Hold unpacked files (path -> SHA-256) against their pins.
+    """Check unpacked files (path -> SHA-256) against their pins.
 
     Raises:
-        DigestMismatchError: one is missing or another.
-        DamagedContentError: the store has lost what it was.
+        DigestMismatchError: one is missing or differs.
+        DamagedContentError: the stored copy is damaged.
     """
     for pinned in packed.files:
         if pinned.path not in files:

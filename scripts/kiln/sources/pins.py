@@ -1,4 +1,4 @@
-"""Files against their pins in a recipe."""
+"""Compare files with their pins in a recipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kiln.recipes.source import SourceFile
 
 
 def mismatch(pinned: SourceFile, path: Path) -> str | None:
-    """How a file differs from its pin, as text; ``None`` where it does not."""
+    """Describe how a file differs from its pin; ``None`` if it matches."""
     size = path.stat().st_size
     if pinned.size is not None and size != pinned.size:
         return f"{size} bytes, not {pinned.size}"

@@ -1,4 +1,4 @@
-"""Python packages by lock: which file each pin stands for, and bringing it into the store."""
+"""Fetch locked Python packages: choose the file for each pin, and bring it into the store."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ PYTHON = "3.9"
 """The Python of the images."""
 
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
-_ASKING = 8  # index pages asked for at once
+_ASKING = 8  # parallel requests for index pages
 
 
 @dataclass(frozen=True)
 class Pin:
-    """One package of a lock: ``hashes`` are the SHA-256 of all files that may stand for it."""
+    """One package of a lock; ``hashes`` are the SHA-256 of all files that satisfy it."""
 
     name: str
     version: str
@@ -60,12 +60,14 @@ class Pin:
 
 
 def read_lock(path: Path) -> list[Pin]:
-    """Read a lock in pip's format: ``name==version`` with ``--hash=sha256:…`` and ``\\`` at the
-    end of a line that goes on; ``#`` begins a comment.
+    """Read a lock in pip's format.
+
+    A line is ``name==version`` with ``--hash=sha256:…``, continued after ``\\``; ``#`` begins a
+    comment.
 
     Raises:
-        RecipeError: the file cannot be read, or a line is not a pin with hashes. Options, index
-            addresses, environment markers and ranges have no place in a lock for one platform.
+        RecipeError: the file cannot be read, or a line is not a pin with hashes. A lock for one
+            platform has no options, index addresses, environment markers or version ranges.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -83,7 +85,7 @@ def read_lock(path: Path) -> list[Pin]:
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with continuations joined and comments gone, with the number they begin at."""
+    """Yield lines with continuations joined and comments removed, and their first line number."""
     parts: list[str] = []
     begin = 0
     for number, raw in enumerate(text.splitlines(), 1):
@@ -103,7 +105,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 def _bad_line(path: Path, number: int, why: str) -> RecipeError:
     return RecipeError(
         f"{path}, line {number}: {why}.",
-        "Make the lock anew, for one platform and with hashes and without index addresses.",
+        "Generate the lock again, for one platform, with hashes and without index addresses.",
     )
 
 
@@ -136,7 +138,7 @@ def _parse_pin(path: Path, number: int, line: str) -> Pin:
 
 
 def supported_tags(python: str, platforms: Sequence[str]) -> dict[Tag, int]:
-    """Wheel tags of CPython ``python`` (``"3.9"``) on ``platforms``, with their rank (0 best)."""
+    """Rank the wheel tags of CPython ``python`` (``"3.9"``) on ``platforms``; 0 is best."""
     major, minor = (int(part) for part in python.split("."))
     interpreter = f"cp{major}{minor}"
     tags = [
@@ -147,7 +149,7 @@ def supported_tags(python: str, platforms: Sequence[str]) -> dict[Tag, int]:
 
 
 def _rank(filename: str, tags: dict[Tag, int]) -> tuple[int, int, BuildTag, str] | None:
-    """The larger, the better the file fits; None when it does not. A wheel beats an sdist."""
+    """Rank how well a file fits, higher is better; None if it does not. A wheel beats an sdist."""
     if filename.endswith(".whl"):
         try:
             _, _, build, carried = parse_wheel_filename(filename)
@@ -195,14 +197,14 @@ def resolve(
     platforms: Sequence[str] = PLATFORMS,
     session: requests.Session | None = None,
 ) -> list[Download]:
-    """Ask the index which file each pin stands for, in the given order.
+    """Choose each pin's file from the index, in the given order.
 
     Of the files whose SHA-256 the pin names, the one that fits ``python`` and ``platforms`` best
     is taken; a wheel before an sdist. Yanked files are taken: the pin is more precise.
 
     Raises:
-        SourceUnavailableError: the index does not answer, has none of a pin's files any more, or
-            none that fits.
+        SourceUnavailableError: the index does not answer, no longer has a pin's files, or has none
+            that fits.
     """
     if not pins:
         return []
@@ -258,8 +260,8 @@ def _packages(
 
 def _gone(pin: Pin, why: str) -> SourceUnavailableError:
     return SourceUnavailableError(
-        f"The package {pin.name} {pin.version} cannot be had: {why}.",
-        "Set KILN_PYPI_INDEX to an index (or mirror) that has it, or make the lock anew.",
+        f"The package {pin.name} {pin.version} cannot be fetched: {why}.",
+        "Set KILN_PYPI_INDEX to an index (or mirror) that has it, or generate the lock again.",
     )
 
 
@@ -287,7 +289,7 @@ _REF = "pypi"
 
 @dataclass(frozen=True)
 class Chosen:
-    """The file that stands for a pin; ``size`` in bytes where the index told it."""
+    """The file chosen for a pin; ``size`` in bytes if the index states it."""
 
     filename: str
     sha256: str
@@ -295,14 +297,14 @@ class Chosen:
 
 
 def _choice_key(pin: Pin, python: str, platforms: Sequence[str]) -> str:
-    # The choice depends on all of these, and on nothing else that can change.
+    # Everything that the choice depends on.
     return key_of([pin.name, pin.version, sorted(pin.hashes), python, list(platforms)])
 
 
 def recall(
     store: Store, pin: Pin, *, python: str = PYTHON, platforms: Sequence[str] = PLATFORMS
 ) -> Chosen | None:
-    """The file that was chosen for a pin, if it is known and the store has it."""
+    """Return the file chosen earlier for a pin; None if it is unknown or not in the store."""
     known = store.get_ref(_REF, _choice_key(pin, python, platforms)) or {}
     filename, digest = known.get("filename"), known.get("sha256")
     if isinstance(filename, str) and digest in pin.hashes and store.has(str(digest)):
@@ -318,7 +320,7 @@ def remember(
     python: str = PYTHON,
     platforms: Sequence[str] = PLATFORMS,
 ) -> None:
-    """Keep in mind which file was chosen for a pin."""
+    """Record which file was chosen for a pin."""
     file = {"filename": chosen.filename, "sha256": chosen.sha256, "size": chosen.size}
     about = {**file, "name": pin.name, "version": pin.version}
     store.set_ref(_REF, _choice_key(pin, python, platforms), about)
@@ -336,10 +338,10 @@ def fetch_lock(
     python: str = PYTHON,
     platforms: Sequence[str] = PLATFORMS,
 ) -> dict[str, str]:
-    """Bring every package of a lock into the store; returns file name to digest, sorted.
+    """Fetch every package of a lock into the store; return file name to digest, sorted.
 
-    Which file a pin stands for is remembered, so that once all are at hand no index is asked and
-    a build repeats without a network.
+    The file chosen for each pin is recorded, so that once the store has all of them no index is
+    asked and a build can be repeated without a network.
 
     Raises:
         RecipeError: see :func:`read_lock`.

@@ -1,7 +1,7 @@
-"""An exported SavedModel that is on this machine: the folder, whole, as pinned.
+"""Find and verify a local SavedModel: a complete folder whose files match their pins.
 
-What the graph is, the stage says (``docker/stages/saved/saved_model_graph.py``); here are the
-files.
+Only files are handled here; the stage reads the graph
+(``docker/stages/saved/saved_model_graph.py``).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from kiln.sources.pins import mismatch
 GRAPH = "saved_model.pb"
 VARIABLES = "variables/variables"
 
-#: What our own export leaves beside its graph (``docker/stages/steps/export.py``).
+#: Written by kiln's own export beside its graph (``docker/stages/steps/export.py``).
 FACTS = "assets.extra/export.json"
 
-#: The stand-in for TFLite's detection operator carries this name; a CenterNet has none.
+#: Name of the placeholder for TFLite's detection operator; a CenterNet has none.
 _POSTPROCESS = b"TFLite_Detection_PostProcess"
 
 _REMEDY = (
@@ -40,8 +40,8 @@ class SavedModel:
     """An exported SavedModel.
 
     Args:
-        folder: that holds ``saved_model.pb``.
-        files: what TensorFlow reads of it: path inside -> file.
+        folder: holds ``saved_model.pb``.
+        files: the files that TensorFlow reads: path inside -> file.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class SavedModel:
 
     @property
     def architecture(self) -> Architecture:
-        """What a recipe calls it, as far as the bytes of its graph tell."""
+        """Its architecture as a recipe calls it, guessed from the bytes of its graph."""
         with self.files[GRAPH].open("rb") as file:
             if not self.files[GRAPH].stat().st_size:
                 return "ssd"
@@ -59,14 +59,14 @@ class SavedModel:
 
 @reading()
 def find_saved_model(path: Path) -> SavedModel:
-    """The SavedModel at ``path``: its folder, its ``saved_model.pb``, or the folder above.
+    """Find the SavedModel at ``path``: its folder, its ``saved_model.pb``, or the folder above.
 
-    Only what TensorFlow reads counts, and the facts that our own export leaves: other files, such
-    as notes beside it, have no part in what comes out.
+    Only the files that TensorFlow reads are taken, and the facts that kiln's own export writes;
+    other files, such as notes, do not influence the result.
 
     Raises:
-        CheckpointError: there is none, it is not whole, this user may not read it, or one of its
-            files is a link that leads out of the folder.
+        CheckpointError: there is none, it is incomplete or not readable, or one of its files is a
+            link that leads out of the folder.
     """
     folder = path.parent if path.name == GRAPH and path.is_file() else path
     if not (folder / GRAPH).is_file() and (folder / "saved_model" / GRAPH).is_file():
@@ -96,10 +96,10 @@ def find_saved_model(path: Path) -> SavedModel:
 
 
 def _refuse_links_out(folder: Path, files: Mapping[str, Path]) -> None:
-    """Refuse a SavedModel that brings more than itself.
+    """Refuse links that lead out of a SavedModel's folder.
 
-    Its graph can read every file of it. Whoever made the folder would choose which file of this
-    machine that is.
+    Its graph can read every file in it. With such a link, an untrusted SavedModel could read any
+    file of this machine.
     """
     root = folder.resolve()
     for path in files.values():
@@ -115,7 +115,7 @@ class SavedModelFetcher(Fetcher[SavedModelSource]):
     """Fetches a :class:`~kiln.recipes.source.SavedModelSource`."""
 
     def at_hand(self) -> bool:
-        """Whether there is a whole SavedModel."""
+        """Whether there is a complete SavedModel."""
         try:
             find_saved_model(self.recipe.resolve(self.source.path))
         except CheckpointError:
@@ -127,9 +127,10 @@ class SavedModelFetcher(Fetcher[SavedModelSource]):
         """Take the files of the SavedModel, and its configuration.
 
         Raises:
-            CheckpointError: there is no whole SavedModel, or no configuration where one is named.
-            UnsupportedModelError: the configuration is of a model that cannot be converted.
-            LabelMapError: the label map is none, or of another number of classes.
+            CheckpointError: there is no complete SavedModel, or no configuration where one is
+                named.
+            UnsupportedModelError: the configuration's model cannot be converted.
+            LabelMapError: the label map is invalid, or has another number of classes.
             DigestMismatchError: a file is not the pinned one.
         """
         recipe, source = self.recipe, self.source
@@ -140,7 +141,7 @@ class SavedModelFetcher(Fetcher[SavedModelSource]):
             check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
         files = {name: self.store.add_file(path) for name, path in sorted(found.items())}
         for pinned in source.files:
-            # What is in the store, which nobody changes any more.
+            # Check the stored copy: the user's file could change after the check.
             digest = files.get(pinned.path)
             problem = mismatch(pinned, self.store.path(digest)) if digest else "it is not there"
             if problem:

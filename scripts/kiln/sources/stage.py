@@ -1,4 +1,4 @@
-"""The files kept with a recipe that one of our own stages makes a checkpoint of."""
+"""Take the files kept with a recipe, from which a stage makes the checkpoint."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def gather(
     archive = SourceArchive.read(data)
     if archive.stage_code() != code:
         raise StoreError(
-            "The stage code changed while the build began.", "Run again when nobody is editing it."
+            "The stage code changed while the build began.",
+            "Run again without editing it meanwhile.",
         )
     return Sources(data, archive, archived_recipe_path(project, recipe), repository, package)
 

@@ -1,1 +1,1 @@
-"""The circumstances of ``proofs/reproducibility.py``, and running kiln under them."""
+"""Define the circumstances of ``proofs/reproducibility.py``, and run kiln under them."""

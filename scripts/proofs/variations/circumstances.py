@@ -1,11 +1,11 @@
-"""The circumstances under which the samples are built again: plain data."""
+"""Circumstances under which the samples are rebuilt, as plain data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Id of another user; any unused one will do.
+#: Id of another user; any unused one works.
 USER = 12345
 
 CLOCK = "@2041-02-03 04:05:06"
@@ -22,14 +22,15 @@ class Circumstance:
         what: a description, for the documentation.
         before: lines of sh that run before kiln does.
         environment: of kiln's process.
-        inside: what stages see, see :mod:`proofs.variations.patched_kiln`.
+        inside: differences inside stages, see :mod:`proofs.variations.patched_kiln`.
         user: whether kiln runs as another user.
         elsewhere: whether kiln runs in a copy of the checkout, from another folder.
-        clock: whether kiln's process believes another date.
-        engine: whether an engine of its own is started.
-        images: whether the images are built again, too.
-        needs: programs that must be there.
-        root: whether only root can bring it about.
+        reverse: whether folders list backwards, and the copy is written backwards.
+        clock: whether kiln's process sees another date.
+        engine: whether a separate engine is started.
+        images: whether the images are rebuilt, too.
+        needs: programs that must be installed.
+        root: whether it needs root.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Circumstance:
 _NAMED = (f"hostname {HOST}",)
 _ZONE = {"TZ": "Asia/Kathmandu"}
 _PLAIN = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-_ZONE_INSIDE = "export TZ=KIL-05:45"  # by rule: the images hold no table of zones
+_ZONE_INSIDE = "export TZ=KIL-05:45"  # as a rule: the images have no time zone database
 _PLAIN_INSIDE = "export LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0"
 
 AS_IT_IS = Circumstance("as it is", "the build that the others are compared with", images=False)
@@ -116,4 +117,4 @@ CIRCUMSTANCES = (
         elsewhere=True, reverse=True, clock=True, needs=("unshare", "taskset"), root=True,
     ),
 )  # fmt: skip
-"""In the order of the table; the first is what the others are compared with."""
+"""In the order of the table; the others are compared with the first."""

@@ -1,9 +1,9 @@
-"""Other processors for stages: emulated ones (qemu-user), or one core of this one.
+"""Run stages on other processors: emulated ones (qemu-user), or one core of this one.
 
-A stage's container stays what it is; only its interpreter is started through a launcher that is
-mounted read-only beside the stage code. An emulated processor has other features than this one
+A stage's container is unchanged; only its interpreter is started through a launcher that is
+mounted read-only beside the stage code. An emulated processor has other features than the real one
 (so libraries choose other code), and its approximate instructions (``rsqrtps``) give other bits,
-as another maker's processor would.
+as another vendor's processor would.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PACKAGES = ("qemu-user-static", "qemu-user")
 """Debian packages with a statically linked one: the first up to Debian 12, later the second."""
 
 SLOWDOWN = 30
-"""An emulated stage may take so many times its time limit; 8 to 25 times as long was measured."""
+"""Factor on the time limit of an emulated stage; a slowdown of 8 to 25 was measured."""
 
 PLACE = "/kiln/launcher"
 """Where a container sees the launcher's folder."""
@@ -49,20 +49,20 @@ ONE_CORE = (
 
 @dataclass(frozen=True)
 class Emulator:
-    """A statically linked ``qemu-x86_64``, and its version in its own words."""
+    """A statically linked ``qemu-x86_64``, and the version that it states."""
 
     program: Path
     version: str
 
 
 def find_emulator(store: Store) -> Emulator:
-    """The installed emulator, or the one in Debian's package, fetched into ``store``.
+    """Find the installed emulator, or fetch the one in Debian's package into ``store``.
 
     Nothing is installed: apt fetches and verifies the package, and only its program is kept.
 
     Raises:
         SourceUnavailableError: there is none, and none can be fetched.
-        UsageError: this is no x86-64 machine.
+        UsageError: this is not an x86-64 machine.
     """
     if platform.machine().lower() not in {"x86_64", "amd64"}:
         raise UsageError(
@@ -106,13 +106,13 @@ def _version(program: Path) -> str:
 
 
 def _from_package(scratch: Path) -> Path:
-    """The emulator unpacked below ``scratch``, fetched with apt."""
+    """Fetch the emulator with apt and unpack it below ``scratch``."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise SourceUnavailableError("There is no qemu-user emulator on this machine.", _REMEDY)
     debs, lists = scratch / "debs", scratch / "lists"
     debs.mkdir()
     (lists / "partial").mkdir(parents=True)
-    # The host's package lists first; where it has none, lists of our own: the host stays as it is.
+    # The host's package lists first, else separate ones, so that the host is not changed.
     own = [f"Dir::State::Lists={lists}", f"Dir::Cache={scratch / 'cache'}"]
     reason = ""
     for settings in ([], own):
@@ -136,7 +136,7 @@ def _from_package(scratch: Path) -> Path:
 
 
 def _apt(command: list[str], settings: Sequence[str], folder: Path) -> str:
-    """Run apt-get in ``folder``; returns the last line of its complaint, or nothing."""
+    """Run apt-get in ``folder``; return the last line of its error, or nothing."""
     # Only root can see a scratch folder, so apt must not become its own user there.
     options = [f"-o{setting}" for setting in ("APT::Sandbox::User=root", *settings)]
     done = subprocess.run(
@@ -151,7 +151,7 @@ def _apt(command: list[str], settings: Sequence[str], folder: Path) -> str:
 
 
 def emulated(engine: Engine, emulator: Emulator, cpu: str, folder: Path) -> Engine:
-    """``engine``, with the processor ``cpu`` (a name of ``qemu-x86_64 -cpu help``) emulated.
+    """Return ``engine`` with an emulated processor, a name of ``qemu-x86_64 -cpu help``.
 
     Args:
         folder: a new folder for the launcher; must live as long as the engine is used.
@@ -161,9 +161,9 @@ def emulated(engine: Engine, emulator: Emulator, cpu: str, folder: Path) -> Engi
     """
     open_folder(folder)
     qemu = folder / "qemu"
-    # A copy: what the store holds is not executable.
+    # A copy: files in the store are not executable.
     copy_file(emulator.program, qemu, 0o755)
-    # Itself is the one program at hand that needs no libraries.
+    # The trial program is qemu itself, because it needs no libraries.
     trial: list[str | Path] = [qemu, "-cpu", cpu, qemu, "--version"]
     if (
         not _CPU.fullmatch(cpu)
@@ -175,9 +175,9 @@ def emulated(engine: Engine, emulator: Emulator, cpu: str, folder: Path) -> Engi
             "`qemu-x86_64 -cpu help` lists what it can.",
         )
     start = f"exec {PLACE}/qemu -cpu {cpu}"
-    # The kernel would start a child of an emulated process on the real processor. Where both
-    # environments are one, there is no child (stages.protocol.runner), and it must stay
-    # recognisable.
+    # The kernel would run a child of an emulated process on the real processor, so the metadata
+    # interpreter needs a launcher too. If both environments are the same, there is no child
+    # (stages.protocol.runner), and the variable must still show that.
     write_script(
         folder / "python",
         f"""main=$(command -v python)
@@ -192,7 +192,7 @@ fi
 
 
 def one_core(engine: Engine, folder: Path) -> Engine:
-    """``engine``, with every process kept on one core; ``folder`` as in :func:`emulated`."""
+    """Return ``engine`` with all processes on one core; ``folder`` as in :func:`emulated`."""
     open_folder(folder)
     # Children inherit the affinity.
     write_script(folder / "python", f'exec python -c \'{ONE_CORE}\' "$(command -v python)" "$@"')
@@ -202,7 +202,7 @@ def one_core(engine: Engine, folder: Path) -> Engine:
 def open_folder(folder: Path) -> None:
     """Make a folder for a launcher."""
     folder.mkdir()
-    folder.chmod(0o755)  # the stage's user reads it, whatever our umask is
+    folder.chmod(0o755)  # the stage's user must read it, whatever the umask
 
 
 def write_script(path: Path, line: str) -> None:
@@ -234,7 +234,7 @@ class LaunchedEngine(Engine):
         user: str,
         watch: Callable[[], None] | None = None,
     ) -> Outcome:
-        """:meth:`Engine.run` with ``command[0]``, which must be ``python``, launched."""
+        """Run as :meth:`Engine.run` does, with ``command[0]`` (``python``) through the launcher."""
         assert command[0] == "python"
         return super().run(
             image,

@@ -1,7 +1,7 @@
-"""Run kiln's command line with stages that see another environment.
+"""Run kiln's command line with a varied environment for stages.
 
-``proofs/reproducibility.py`` starts it. The environment variable ``VARIATION`` says what is
-different for stages, as JSON::
+``proofs/reproducibility.py`` starts it. The environment variable ``VARIATION`` defines the
+differences for stages, as JSON::
 
     {"launcher": "a new folder", "cpu": "Haswell", "one_core": true,
      "clock": "@2041-02-03 04:05:06", "reversed": true, "shell": ["export TZ=..."],
@@ -38,14 +38,14 @@ _HERE = Path(__file__).resolve().parent
 
 
 def engine_for(engine: Engine, wanted: dict[str, Any]) -> Engine:
-    """``engine`` whose stages see what ``wanted`` says (the module's text)."""
+    """Return ``engine`` with the differences in ``wanted`` (see the module's docstring)."""
     if wanted.get("container"):
         create = engine.client.containers.create
 
         def varied(*arguments: Any, **settings: Any) -> Any:
             return create(*arguments, **{**settings, **wanted["container"]})
 
-        # `containers` is made anew at each access; its class is what all of them share.
+        # Each access to `containers` makes a new object, so its class is patched.
         type(engine.client.containers).create = staticmethod(varied)  # type: ignore[method-assign]
     folder = Path(wanted["launcher"])
     if "cpu" in wanted:
@@ -71,7 +71,7 @@ def engine_for(engine: Engine, wanted: dict[str, Any]) -> Engine:
 
 
 def main() -> None:
-    """Run kiln's command line with the engine and the plans that ``VARIATION`` asks for."""
+    """Run kiln's command line with the engine and the plans that ``VARIATION`` defines."""
     wanted = json.loads(os.environ.get("VARIATION", "{}"))
     find = Engine.find
     if wanted.get("launcher"):

@@ -29,16 +29,16 @@ LIBRARY = "usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 _COPIED = ("docker", "models", "scripts", "pyproject.toml", "LICENSE", "NOTICE")
 _ENGINE_PATIENCE = 60.0  # seconds until a new engine must answer
-#: What a store remembers of downloads; results of stages and of checks are left behind.
+#: References to downloads, which are copied; results of stages and checks are not.
 _REFS = ("pypi", "archive", "hub")
 
-#: Settings of the caller's that would lead to its own folders, keys and identity.
+#: Prefix of the caller's variables for keys and identity, which must not be passed on.
 _OWN = "KILN_SIGN"
 _SOCKET = "/var/run/docker.sock"
 
 
 def why_not(item: Circumstance) -> str:
-    """Why this machine cannot provide the circumstance; "" if it can."""
+    """Say why this machine cannot provide the circumstance; "" if it can."""
     if item.root and os.getuid() != 0:
         return "only root can"
     missing = [name for name in item.needs if shutil.which(name) is None]
@@ -50,7 +50,7 @@ def why_not(item: Circumstance) -> str:
 
 
 def faketime(store: Store, scratch: Path) -> Path:
-    """The library that fakes the date, unpacked from its Debian package.
+    """Unpack the library that fakes the date from its Debian package.
 
     Raises:
         SourceUnavailableError, DigestMismatchError: see :func:`kiln.sources.debian.fetch_lock`.
@@ -70,10 +70,10 @@ Outcome = tuple[int, list[dict[str, Any]]]
 
 @dataclass
 class Varied:
-    """A circumstance that has been prepared in ``folder``.
+    """A circumstance prepared in ``folder``.
 
     Args:
-        folder: empty, for this circumstance alone.
+        folder: a new folder for this circumstance only.
         tools: a store with the emulator.
         library: see :func:`faketime`.
     """
@@ -97,16 +97,16 @@ class Varied:
 
     @property
     def dist(self) -> Path:
-        """Where it publishes."""
+        """The folder that it publishes to."""
         return self.folder / "dist"
 
     def run(
         self, arguments: Sequence[str], address: str | None
     ) -> tuple[int, list[dict[str, Any]]]:
-        """Run kiln with ``--json``; its exit code and events.
+        """Run kiln with ``--json``; return its exit code and events.
 
         Args:
-            address: of the engine, where it is another than the usual one.
+            address: of the engine, if not the usual one.
         """
         item = self.item
         if item.user:
@@ -149,11 +149,11 @@ class Varied:
         return done.returncode, events
 
     def _prefix(self) -> list[str]:
-        """What leads to kiln's process."""
+        """Build the command prefix that starts kiln's process."""
         parts: list[str] = []
         shell = list(self.item.before)
         if self.item.clock:
-            # In the shell and not in our environment: the programs before it need no lie.
+            # Set in the shell, so that it does not apply to the programs before it.
             shell.append(f'export FAKETIME="{CLOCK}" FAKETIME_DONT_FAKE_MONOTONIC=1')
             shell.append(f'export LD_PRELOAD="{self.library}"')
         if any(line.startswith("hostname ") for line in shell):
@@ -183,15 +183,15 @@ class Varied:
 
     @contextlib.contextmanager
     def engine(self) -> Iterator[str | None]:
-        """The address of an engine of its own, which ends with the context; else ``None``.
+        """Start a separate engine for the context and yield its address, if needed, else ``None``.
 
         Raises:
-            EngineUnavailableError: it does not start.
+            EngineUnavailableError: the engine does not start.
         """
         if not self.item.engine:
             yield None
             return
-        # Short: the path of a socket may have 107 bytes.
+        # Short names: a socket's path may have at most 107 bytes.
         root = self.folder / "e"
         address = f"unix://{root}/s"
         log = self.folder / "engine.log"
@@ -214,13 +214,13 @@ class Varied:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(daemon.pid, signal.SIGKILL)
             daemon.wait()
-            # It mounts its data folder on itself and does not always undo that.
+            # dockerd mounts its data folder on itself and does not always unmount it.
             for mounted in _mounts_below(root):
                 subprocess.run(["umount", "--lazy", mounted], capture_output=True, check=False)
 
 
 def copy_checkout(root: Path, target: Path, *, reverse: bool) -> None:
-    """Copy what kiln needs of a checkout, file by file; ``reverse``: last name first."""
+    """Copy the needed parts of a checkout, file by file; ``reverse``: last name first."""
     paths = [root / name for name in _COPIED if (root / name).is_file()]
     for name in _COPIED:
         paths += [path for path in (root / name).rglob("*") if path.is_file()]
@@ -234,7 +234,7 @@ def copy_checkout(root: Path, target: Path, *, reverse: bool) -> None:
 
 
 def share_contents(store: Store, target: Path) -> None:
-    """Give a new store the contents of another, without any result of a stage."""
+    """Fill a new store with the contents of another, without results of stages."""
     for name in ("blobs", *(f"refs/{kind}" for kind in _REFS)):
         if (store.root / name).is_dir():
             shutil.copytree(store.root / name, target / name, copy_function=_linked)
@@ -248,7 +248,7 @@ def _linked(source: str, target: str) -> None:
 
 
 def _interpreter_for_others() -> str:
-    """A Python that another user can run and that finds kiln's requirements; "" if none does."""
+    """Find a Python with kiln's requirements that another user can run; "" if there is none."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for path in (sys.executable, f"/usr/bin/{version}"):
         found = subprocess.run(
@@ -263,7 +263,7 @@ def _interpreter_for_others() -> str:
 
 
 def _mounts_below(folder: Path) -> list[str]:
-    """What is mounted below a folder, innermost first."""
+    """List the mount points below a folder, innermost first."""
     lines = Path("/proc/self/mounts").read_text("utf-8", "surrogateescape").splitlines()
     places = [
         re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split()[1]) for line in lines

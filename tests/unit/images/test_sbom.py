@@ -192,7 +192,7 @@ def test_what_is_not_of_the_locks_is_told(
     path.write_text(json.dumps(found))
     (problem,) = outdated(docker, "odapi")
     assert word in problem
-    with pytest.raises(ImageMismatchError, match=r"sbom\.cdx\.json is not of the locks"):
+    with pytest.raises(ImageMismatchError, match=r"sbom\.cdx\.json does not match the locks"):
         refuse_outdated(docker, ["odapi"])
 
 

@@ -98,7 +98,7 @@ def test_what_cannot_be_converted(tmp_path: Path, model: str, words: list[str]) 
         ("", "names no model"),
         ("train_config { }", "names no model"),
         ("model: 3", "names no model"),
-        ("model { ssd: 3 }", "ssd is no block"),
+        ("model { ssd: 3 }", "ssd is not a block"),
         ("model { ssd {", "the end of the file on line 1"),
         ("model { ssd { } }\n}", "'}' on line 2"),
         ("model { ssd { num_classes: } }", "where a value should be"),

@@ -332,7 +332,7 @@ def test_a_training_that_went_on(
     [
         ("pipeline.config", None, CheckpointError, "no pipeline.config"),
         ("pipeline.config", "model { faster_rcnn { } }", UnsupportedModelError, "crops"),
-        ("pipeline.config", "{", UnsupportedModelError, "no pipeline.config"),
+        ("pipeline.config", "{", UnsupportedModelError, "not a pipeline.config"),
         ("labels.pbtxt", None, LabelMapError, "There is no label map"),
         ("labels.pbtxt", "item {{{", LabelMapError, "labels.pbtxt"),
         ("labels.pbtxt", "item { id: 1 name: 'cat' }", LabelMapError, "has 2 classes"),

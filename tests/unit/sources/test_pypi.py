@@ -186,7 +186,9 @@ def test_an_index_in_html(index: Index) -> None:
 
 def test_pins_no_index_has(index: Index) -> None:
     index.project("foo", "foo-2.tar.gz")
-    with pytest.raises(SourceUnavailableError, match=r"foo 1 cannot be had: .* none of the pinned"):
+    with pytest.raises(
+        SourceUnavailableError, match=r"foo 1 cannot be fetched: .* none of the pin"
+    ):
         resolve([Pin("foo", "1", frozenset({A}))])
     with pytest.raises(SourceUnavailableError, match=r"bar 1 .* no project of that name") as caught:
         resolve([Pin("bar", "1", frozenset({A}))])

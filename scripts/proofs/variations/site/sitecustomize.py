@@ -1,7 +1,7 @@
-"""Folders list backwards in every interpreter that starts with this on its path.
+"""List folders backwards in every interpreter that has this file on its path.
 
-What a file system says first is its own affair, so nothing that is made may depend on it. All of
-Python's ways to list a folder (``os.walk``, ``pathlib``, ``glob``, ``shutil``) go through these.
+The order of a folder's entries depends on the file system, so no result may depend on it. All of
+Python's ways to list a folder (``os.walk``, ``pathlib``, ``glob``, ``shutil``) use these two.
 """
 
 import os
@@ -12,7 +12,8 @@ _listdir, _scandir = os.listdir, os.scandir
 class Listdir:
     """:func:`os.listdir`, last name first.
 
-    No function: the standard library keeps it in a class, where a function would become a method.
+    Not a function: the standard library keeps it in a class, where a function would become a
+    method.
     """
 
     def __call__(self, path="."):
@@ -40,7 +41,7 @@ class scandir:  # noqa: N801 (stands in for os.scandir)
         self.close()
 
     def close(self):
-        """Forget what is left, as the original does."""
+        """Drop the remaining entries, as the original does."""
         self._entries = iter(())
 
 

@@ -21,7 +21,7 @@ def release(sample: Any, tmp_path: Path) -> Iterator[Kiln]:
 
 
 def test_untouched(release: Kiln) -> None:
-    out = release("verify", release.dist).ok().out
+    out = release("verify", "--all", release.dist).ok().out
     assert f"{SAMPLE}_float32.tflite" in out
     assert "nothing changed, missing or added" in out
 

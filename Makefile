@@ -178,7 +178,7 @@ unit: dev ## fast tests, no engine needed
 .PHONY: test
 test: test-offer dev lint ## all that CI runs; no engine, no integration tests
 	@scripts/setup/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
-	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile
+	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-offer
 test-offer: ## say which tests want `make test-tools`

@@ -31,6 +31,27 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
     return load_or_create_key(tmp_path_factory.mktemp("key") / "theirs.pem")
 
 
+#: Files that take minutes, the longest first: begun last, one of them would keep a single process
+#: busy while the others have nothing left. (Measured by ``--durations``, set-up included.)
+LONGEST_FIRST = (
+    "test_cpu.py",
+    "test_families.py",
+    "test_centernet.py",
+    "test_saboteurs.py",
+    "test_where_it_runs.py",
+    "test_modelmaker.py",
+    "test_own_saved_model.py",
+    "test_own_model.py",
+    "test_hostile_models.py",
+    "test_zoo.py",
+    "test_killed.py",
+    "test_circumstances.py",
+    "test_determinism.py",
+    "test_wheel.py",
+    "test_sample_accuracy.py",
+    "test_bad_input.py",
+)
+
 _isolation = pytest.StashKey[Isolation]()
 
 
@@ -53,6 +74,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     config.stash[_isolation] = Isolation(home)
     config.stash[_isolation].enter(integration=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by :data:`LONGEST_FIRST`, integration tests before unit tests."""
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        unit = item.get_closest_marker("integration") is None
+        return rank.get(item.path.name, len(rank)) if not unit else len(rank), unit
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -200,7 +200,7 @@ def test_an_installed_kiln_is_stated_as_such(
         )["digest"].update(kilnTree="0" * 64),
         "package": lambda it: dependency(it, "package").update(uri="pkg:pypi/tflite-kiln@99"),
         "is damaged": lambda it: dependency(it, "package")["annotations"].update(dirty="no"),
-        "no part of kiln's provenance": lambda it: definition(it)["resolvedDependencies"].append(
+        "not part of kiln's provenance": lambda it: definition(it)["resolvedDependencies"].append(
             dependency(it, "package")
         ),
     }

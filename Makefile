@@ -261,14 +261,14 @@ $(VENV)/.dev: REQUIREMENTS = scripts/locks/requirements-dev.lock
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 $(VENV)/.run: $(VENV)/bin/python scripts/locks/requirements.lock pyproject.toml
-	@echo "env: installing the locked requirements of $(REQUIREMENTS)"
+	@echo "env: installing the locked requirements of $(REQUIREMENTS)" >&2
 	@$(PIP_INSTALL) --require-hashes -r $(REQUIREMENTS)
 	@PIP_CONFIG_FILE=/dev/null $(PIP_INSTALL) --isolated --no-build-isolation --no-index -e .
 	@cksum < $(REQUIREMENTS) > $@
 
 $(VENV)/.dev: $(VENV)/.run scripts/locks/requirements-dev.lock
 	@test "$$(cat $<)" = "$$(cksum < $(REQUIREMENTS))" || { \
-		echo "env: installing the locked requirements of $(REQUIREMENTS)"; \
+		echo "env: installing the locked requirements of $(REQUIREMENTS)" >&2; \
 		$(PIP_INSTALL) --require-hashes -r $(REQUIREMENTS); }
 	@touch $@
 
@@ -278,7 +278,7 @@ $(VENV)/.dev: $(VENV)/.run scripts/locks/requirements-dev.lock
 $(RUNTIMES)/.installed: scripts/locks/requirements-runtimes.lock
 	@test ! -L $(RUNTIMES) || { echo "runtimes: $(RUNTIMES) is a link, and what it leads to is not up to date; remove the link" >&2; exit 2; }
 	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
-	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock"
+	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock" >&2
 	@$(PYTHON) -m venv --clear $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
 	@$(RUNTIMES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/locks/requirements-runtimes.lock
 	@touch $@

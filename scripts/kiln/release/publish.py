@@ -96,15 +96,11 @@ def publish(
     stated = {path: canonical_json(one) for path, one in (statements or {}).items()}
     _check_names(model, files, stated)
     name = release_id()
-    with disk_guard(dist), _reporting(dist):
-        dist.mkdir(parents=True, exist_ok=True)
-        with locked(dist, exclusive=True):
-            _sweep(dist)
-            check_target(dist)
-            fresh = not _is_published(dist / model, files, stated, signer)
-            if fresh:
-                _put(dist, model, files, statements or {}, signer)
-            _finish(dist, signer, name, {})
+    with _changing(dist):
+        fresh = not _is_published(dist / model, files, stated, signer)
+        if fresh:
+            _put(dist, model, files, statements or {}, signer)
+        _finish(dist, signer, name, {})
     return fresh
 
 
@@ -169,13 +165,9 @@ def adopt(dist: Path, folders: Sequence[Path], signer: Signer, trust: Trust) -> 
         UsageError, StoreError, DiskFullError, SigningKeyError: as :func:`publish`.
     """
     name = release_id()
-    with disk_guard(dist), _reporting(dist):
-        dist.mkdir(parents=True, exist_ok=True)
-        with locked(dist, exclusive=True):
-            _sweep(dist)
-            check_target(dist)
-            fresh = [folder.name for folder in folders if _adopt(dist, folder, trust)]
-            _finish(dist, signer, name, {})
+    with _changing(dist):
+        fresh = [folder.name for folder in folders if _adopt(dist, folder, trust)]
+        _finish(dist, signer, name, {})
     return fresh
 
 
@@ -319,6 +311,17 @@ def _check_names(model: str, files: Mapping[str, Content], stated: Mapping[str, 
                 f"{name!r} cannot be the name of a released file of {model}.",
                 "This is a bug in kiln: please report it.",
             )
+
+
+@contextlib.contextmanager
+def _changing(dist: Path) -> Iterator[None]:
+    """Hold the release folder for changes: created, locked, swept, and certainly a release."""
+    with disk_guard(dist), _reporting(dist):
+        dist.mkdir(parents=True, exist_ok=True)
+        with locked(dist, exclusive=True):
+            _sweep(dist)
+            check_target(dist)
+            yield
 
 
 @contextlib.contextmanager

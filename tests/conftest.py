@@ -34,7 +34,6 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
 #: Files that take minutes, the longest first: begun last, one of them would keep a single process
 #: busy while the others have nothing left. (Measured by ``--durations``, set-up included.)
 LONGEST_FIRST = (
-    "test_cpu.py",
     "test_families.py",
     "test_centernet.py",
     "test_saboteurs.py",
@@ -50,6 +49,7 @@ LONGEST_FIRST = (
     "test_wheel.py",
     "test_sample_accuracy.py",
     "test_bad_input.py",
+    "test_cpu.py",
 )
 
 _isolation = pytest.StashKey[Isolation]()

@@ -303,9 +303,8 @@ def check_all(
     recipes: Iterable[tuple[Recipe, Sequence[Variant]]],
     cpus: Sequence[str],
     control: bool,
-    short: bool = False,
 ) -> list[Verdict]:
-    """Run and compare every recipe's variants on every machine; ``short``: only conversions."""
+    """Run and compare every recipe's variants on every machine."""
     machines = check.machines(cpus)
     verdicts, probed = [], set()
     for recipe, variants in recipes:
@@ -334,8 +333,7 @@ def check_all(
             return make_plan(recipe, contents, chosen, image=identity, code=code, checks=False)
 
         plan = plan_of(variants)
-        run = check.conversions if short else check.run
-        verdicts.append(run(machines, plan, recipe, image, control=False))
+        verdicts.append(check.run(machines, plan, recipe, image, control=False))
         if control:
             # One variant is enough, the quickest: the export before all variants differs.
             quickest = [item for item in variants if item == "float32"] or variants[:1]
@@ -403,14 +401,12 @@ def tell(verdicts: Sequence[Verdict], store: Store, as_json: bool) -> None:
 @click.option("--variant", "variants", multiple=True, help="Only this variant; may be repeated.")
 @click.option("--jobs", type=click.IntRange(1, 64), help="Machines at a time [one per core].")
 @click.option("--control", is_flag=True, help="Also prove that the check can fail.")
-@click.option("--short", is_flag=True, help="Emulate conversions alone, of native exports.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable events, one a line.")
 def command(
     models: tuple[str, ...],
     cpus: tuple[str, ...],
     variants: tuple[str, ...],
     control: bool,
-    short: bool,
     jobs: int | None,
     as_json: bool,
 ) -> None:
@@ -444,7 +440,7 @@ def command(
     with store.scratch() as scratch:
         with JsonReporter() if as_json else TextReporter() as reporter:
             check = Check(project, store, scratch, reporter.event, jobs or os.cpu_count() or 1)
-            verdicts = check_all(check, chosen, list(dict.fromkeys(cpus)) or CPUS, control, short)
+            verdicts = check_all(check, chosen, list(dict.fromkeys(cpus)) or CPUS, control)
         tell(verdicts, store, as_json)
     judge(verdicts)
     if not as_json:

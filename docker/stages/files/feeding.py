@@ -82,6 +82,16 @@ def letterbox(
     return Feeding(LETTERBOX, TOP_LEFT, limited, sampling, interpolation)
 
 
+def usual(fit: str, described: Feeding) -> Feeding:
+    """Return the way to feed a model that most programs have: half-pixel centres, bilinear.
+
+    Args:
+        fit: ``letterbox`` or ``stretch``.
+        described: of the model; a letterbox has its filling, or a black one.
+    """
+    return letterbox(described.fill or (0.0,) * 3) if fit == LETTERBOX else ASSUMED
+
+
 def read(value: Any) -> Feeding:
     """Read the plain data of :meth:`Feeding.as_fact`.
 

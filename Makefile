@@ -239,6 +239,10 @@ sbom: env ## list what is in the images, docker/*/sbom.cdx.json
 schema: dev ## generate the .tflite tables again, from LiteRT's schema
 	@$(PROGRAM) schemas.generate_tflite
 
+.PHONY: pipeline-schema
+pipeline-schema: env engine ## generate the pipeline.config tables again, from the image
+	@$(PROGRAM) schemas.generate_pipeline
+
 .PHONY: train
 train: env engine ## train a sample's weights again: SAMPLE=name OUT=folder
 	@$(PROGRAM) samples.train $(SAMPLE) --out $(OUT)

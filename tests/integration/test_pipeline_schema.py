@@ -1,4 +1,4 @@
-"""The driver's tables of a pipeline.config against the Object Detection API in the image."""
+"""What driver and stages make of a pipeline.config, by the Object Detection API in the image."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ CONFIGS: dict[str, str | bytes] = {
     "yes-numbers": SSD.replace("iou_threshold: 0.6", "iou_threshold: .6e0f"),
     "yes-truth": SSD.replace("encode_background_as_zeros: true", "encode_background_as_zeros: 1"),
     "yes-enumeration": SSD.replace("SIGMOID", "1"),
+    "yes-unpadded": SSD.replace(
+        "fixed_shape_resizer { height: 160 width: 160 }",
+        "keep_aspect_ratio_resizer { min_dimension: 100 max_dimension: 160 resize_method: AREA }",
+    ),
+    "yes-a-class": SSD.replace("per_class: 100", "per_class: 20")
+    + "graph_rewriter { quantization { delay: 1 weight_bits: 8 activation_bits: 8 } }",
+    "yes-keypoints": CENTERNET.replace(
+        "use_depthwise: true",
+        'use_depthwise: true keypoint_label_map_path: "/gone" '
+        'keypoint_estimation_task { task_name: "pose" }',
+    ),
     "no-field": SSD.replace("num_classes:", "num_classes: 3 fine_tune_checkpoint: 'x' min_depth:"),
     "no-block": SSD + "box_coder { }",
     "no-words": SSD.replace("num_classes: 6", "num_classes: 'six'"),
@@ -56,6 +67,17 @@ CONFIGS: dict[str, str | bytes] = {
 }
 
 
+#: Name -> height, width and detections of what is built.
+BUILT = {
+    "yes-ssd_mobilenet_v2": [160, 160, 100],
+    "yes-efficientdet_d0": [256, 256, 100],
+    "yes-centernet_mobilenet_v2_fpn": [192, 192, 10],
+    "yes-training": [160, 320, 100],
+    "yes-unpadded": [160, 160, 100],
+    "yes-a-class": [160, 160, 100],
+}
+
+
 @dataclass(frozen=True)
 class Told:
     """What the API's own code says."""
@@ -63,6 +85,7 @@ class Told:
     messages: dict[str, dict[str, Any]]
     extractors: dict[str, list[str]]
     verdicts: dict[str, str]
+    differences: dict[str, list[dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +103,15 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(stages: Stages, configs: Path) -> Told:
-    result = stages.run(Wanted("probe", "config_probe", {}, {"configs": configs}))["probe"]
+    wanted = Wanted("probe", "config_probe", {"built": BUILT}, {"configs": configs})
+    result = stages.run(wanted)["probe"]
     schema = stages.json(result, "messages.json")
-    return Told(schema["messages"], schema["extractors"], stages.json(result, "verdicts.json"))
+    return Told(
+        schema["messages"],
+        schema["extractors"],
+        stages.json(result, "verdicts.json"),
+        result.facts["differences"],
+    )
 
 
 def test_the_messages(told: Told) -> None:
@@ -130,3 +159,34 @@ def test_the_driver_refuses_what_the_stages_refuse(told: Told, configs: Path) ->
         assert not name.startswith("yes-" if why else "no-"), (name, why)
         refused += bool(why)
     assert refused > 60
+
+
+def test_differences_of_real_messages(told: Told) -> None:
+    """With the API's own defaults for what a configuration leaves out."""
+    usual = ("suppression of overlaps", "within each class", "across classes, one class a box")
+    expected = {
+        "yes-ssd_mobilenet_v2": [usual],
+        "yes-efficientdet_d0": [usual],
+        "yes-centernet_mobilenet_v2_fpn": [("detections, at most", "100", "10")],
+        "yes-training": [("input size", "160x160", "160x320"), usual],
+        "yes-unpadded": [
+            ("padding", "none: pictures keep their shape", "filled up to 160x160"),
+            (
+                "scale of pictures",
+                "shorter side 100 pixels, longer at most 160",
+                "longer side 160 pixels",
+            ),
+            ("resize method", "area", "the application's own"),
+            usual,
+        ],
+        "yes-a-class": [
+            usual,
+            ("detections of one class, at most", "20", "no limit"),
+            ("quantisation", "graph_rewriter: in training", "after training"),
+        ],
+    }
+    found = {
+        name: [(item["what"], item["config"], item["built"]) for item in items]
+        for name, items in told.differences.items()
+    }
+    assert found == expected

@@ -6,19 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.odapi import pipeline
+from stages.odapi import config_differences, pipeline
 from stages.protocol.failures import StageError
 
 ENVIRONMENT = "main"
 
-PARAMS: dict[str, Any] = {}
+PARAMS: dict[str, Any] = {
+    "built": {},  # file name -> [height, width, detections] of what was built
+}
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Write ``out/messages.json`` (of the API), and ``out/verdicts.json``.
 
     The latter says for each file of ``inputs["configs"]`` why the stages refuse it; empty: they
-    do not.
+    do not. Facts: ``differences`` of those in ``built``.
     """
     from stages.odapi import tensorflow_setup
 
@@ -34,18 +36,23 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     }
     told = {"messages": found, "extractors": extractors}
     (out / "messages.json").write_text(json.dumps(told, sort_keys=True))
-    verdicts = {}
+    verdicts, differences = {}, {}
     for path in sorted(inputs["configs"].iterdir()):
         folder = out / "one"
         folder.mkdir(exist_ok=True)
         (folder / "pipeline.config").write_bytes(path.read_bytes())
         try:
-            pipeline.read_pipeline(folder)
+            config = pipeline.read_pipeline(folder)
             verdicts[path.name] = ""
         except StageError as error:
             verdicts[path.name] = error.message
+            continue
+        if path.name in params["built"]:
+            height, width, most = params["built"][path.name]
+            built = config_differences.Built((height, width), most)
+            differences[path.name] = config_differences.differences(config, built)
     (out / "verdicts.json").write_text(json.dumps(verdicts))
-    return {}
+    return {"differences": differences}
 
 
 def _walk(message: Any, found: dict[str, Any]) -> None:

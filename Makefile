@@ -180,6 +180,10 @@ test: test-offer dev lint ## all that CI runs; no engine, no integration tests
 	@scripts/setup/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
 	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile --no-loadscope-reorder
 
+.PHONY: nightly
+nightly: dev engine ## models of the zoo's real size (an hour, 8 GB of memory)
+	@$(VENV)/bin/pytest -q -m nightly tests/integration
+
 .PHONY: test-offer
 test-offer: ## say which tests want `make test-tools`
 	@scripts/setup/test-tools.sh --offer
@@ -238,6 +242,10 @@ sbom: env ## list what is in the images, docker/*/sbom.cdx.json
 .PHONY: schema
 schema: dev ## generate the .tflite tables again, from LiteRT's schema
 	@$(PROGRAM) schemas.generate_tflite
+
+.PHONY: pipeline-schema
+pipeline-schema: env engine ## generate the pipeline.config tables again, from the image
+	@$(PROGRAM) schemas.generate_pipeline
 
 .PHONY: train
 train: env engine ## train a sample's weights again: SAMPLE=name OUT=folder

@@ -11,15 +11,15 @@ import ast
 import importlib.metadata
 import importlib.util
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from schemas.formatting import call, entry
+
 OUTPUT = Path(__file__).parents[1] / "kiln" / "tflite" / "schema.py"
-_WIDTH = 100  # characters of a line, as ruff is set
 
 # Enumerations shown by name: kiln's name, LiteRT's, and the fields that hold one. A field applies
 # to every table where it is one signed byte, or only to the table named with it.
@@ -118,16 +118,16 @@ def generate(module: str, version: str) -> str:
     return "".join(
         (
             _HEAD.format(version=version),
-            f"OPERATORS = {_call(_constants(classes, 'BuiltinOperator'), '')}\n",
+            f"OPERATORS = {call(_constants(classes, 'BuiltinOperator'), '')}\n",
             '"""Names of ``BuiltinOperator``, by value."""\n\n',
             "UNIONS: dict[str, tuple[str, ...]] = {\n",
-            *(f'    "{name}": {_call(_constants(classes, name), "    ")},\n' for name in unions),
+            *(f'    "{name}": {call(_constants(classes, name), "    ")},\n' for name in unions),
             '}\n"""The tables a union can hold, by the value of its type field (0: none)."""\n\n',
             "ENUMS: dict[str, tuple[str, ...]] = {\n",
-            *(f'    "{name}": {_call(words, "    ")},\n' for name, words in enums.items()),
+            *(f'    "{name}": {call(words, "    ")},\n' for name, words in enums.items()),
             '}\n"""Names of enumerations, by value, each stored in one signed byte."""\n\n',
             "TABLES: dict[str, str] = {\n",
-            *(_entry(name, _line_up(fields)) for name, fields in sorted(tables.items())),
+            *(entry(name, _line_up(fields)) for name, fields in sorted(tables.items())),
             "}\n",
             _ABOUT_TABLES,
         )
@@ -237,32 +237,6 @@ def _line_up(fields: list[_Field]) -> list[str]:
     """Order the fields by slot, with ``-`` for a removed one."""
     by_slot = {field.slot: str(field) for field in fields}
     return [by_slot.get(slot, "-") for slot in range(max(by_slot, default=-1) + 1)]
-
-
-# -- the text: as ruff would format it ----------------------------------------------------------
-
-
-def _entry(name: str, words: list[str]) -> str:
-    line = f'    "{name}": "{" ".join(words)}",\n'
-    if len(line) <= _WIDTH + 1:
-        return line
-    return f'    "{name}": (\n{_strings(words, " " * 8)}    ),\n'
-
-
-def _call(words: list[str], indent: str) -> str:
-    """Format a call of ``_words``."""
-    text = " ".join(words)
-    if len(text) < 60:
-        return f'_words("{text}")'
-    return f"_words(\n{_strings(words, indent + '    ')}{indent})"
-
-
-def _strings(words: list[str], indent: str) -> str:
-    lines = textwrap.wrap(
-        " ".join(words), _WIDTH - len(indent) - 3, break_long_words=False, break_on_hyphens=False
-    )
-    ends = [" "] * (len(lines) - 1) + [""]
-    return "".join(f'{indent}"{line}{end}"\n' for line, end in zip(lines, ends, strict=True))
 
 
 def installed() -> tuple[str, str]:

@@ -6,6 +6,8 @@ import io
 import tarfile
 from pathlib import Path
 
+from training_folder import CONFIG as PIPELINE
+
 from kiln.core.digest import canonical_json, sha256_bytes
 from kiln.images.definition import recipe_digest
 from kiln.images.lock import write_lock
@@ -81,7 +83,8 @@ def small_archive(path: Path) -> str:
     """A small archive in the zoo's layout; returns its address."""
     with tarfile.open(path, "w:gz") as tar:
         for name in ("pipeline.config", "checkpoint/ckpt-0.index", "checkpoint/ckpt-0.data"):
+            data = PIPELINE.encode() if name == "pipeline.config" else b"abc"
             info = tarfile.TarInfo(f"toy/{name}")
-            info.size = 3
-            tar.addfile(info, io.BytesIO(b"abc"))
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
     return path.as_uri()

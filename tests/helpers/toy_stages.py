@@ -21,6 +21,7 @@ from places import ROOT
 from tflite_files import fixture
 from toy_container import Container, Doorman
 from toy_project import add_recipe, make_project
+from training_folder import CONFIG
 
 from kiln.building.build import Builder
 from kiln.core.store import Store
@@ -170,7 +171,7 @@ def add_toy(project: Project) -> Path:
     packed = project.root / "toy.tar"  # uncompressed: nothing in it notices a flipped bit
     ready = fixture("toy_ssd")
     contents = {
-        "pipeline.config": b"model {}",
+        "pipeline.config": CONFIG.encode(),
         "checkpoint/ckpt-0.index": b"index",
         "checkpoint/ckpt-0.data": ready + b"weights",
         "toy.tflite": ready,

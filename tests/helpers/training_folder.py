@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CONFIG = "model { ssd { num_classes: 2 feature_extractor { type: 'ssd_mobilenet_v2_keras' } } }\n"
+CONFIG = (
+    "model { ssd { num_classes: 2 feature_extractor { type: 'ssd_mobilenet_v2_keras' } "
+    "box_coder { faster_rcnn_box_coder { } } image_resizer { fixed_shape_resizer { } } } }\n"
+)
 LABELS = "item { id: 1 name: 'cat' }\nitem { id: 2 name: 'dog' }\n"
 STATE = 'model_checkpoint_path: "{}"\nall_model_checkpoint_paths: "/gone/ckpt-1"\n'
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training_folder import CONFIG
+
 from hostile.cases import Case, FindingError, Verdict
 from hostile.commands import Desk, Said, desk
 from hostile.odd_values import flipped
@@ -74,7 +76,9 @@ class Archives:
             else:
                 path = here.given / "model.tar.gz"
                 inside = ("pipeline.config", "checkpoint/ckpt-0.index", "checkpoint/ckpt-0.data")
-                _pack(path, {f"toy/{n}": n.encode() for n in inside}, way, kind, dice, canary)
+                files = {f"toy/{n}": n.encode() for n in inside}
+                files["toy/pipeline.config"] = CONFIG.encode()
+                _pack(path, files, way, kind, dice, canary)
                 said = self._build(here, path)
                 # The engine of these is out of reach: what is sound gets as far as asking for it.
                 if said.code == 0 or (sound and said.code != 20):

@@ -116,9 +116,10 @@ def _mobilenet_v2(seed: int) -> Family:
     return Family(text, "ssd", side, seed)
 
 
-def _pyramid(extractor: str, seed: int, *, depthwise: bool) -> Family:
+def _pyramid(
+    extractor: str, seed: int, *, depthwise: bool, side: int = 160, depth: int = 64
+) -> Family:
     """SSD with a feature pyramid and shared heads: FPNLite (depthwise) and RetinaNet."""
-    side, depth = 160, 64
     separable = "use_depthwise: true" if depthwise else ""
     text = _SSD.format(
         classes=len(CLASSES),
@@ -138,9 +139,11 @@ def _pyramid(extractor: str, seed: int, *, depthwise: bool) -> Family:
     return Family(text, "ssd", side, seed)
 
 
-def _efficientdet(size: str, seed: int, *, filters: int, repeats: int) -> Family:
-    """EfficientDet: swish, weighted bidirectional pyramid, scores without a background class."""
-    side = 256  # what the pyramid needs: a multiple of 128, more than 128
+def _efficientdet(size: str, seed: int, *, filters: int, repeats: int, side: int = 256) -> Family:
+    """EfficientDet: swish, weighted bidirectional pyramid, scores without a background class.
+
+    The pyramid needs a ``side`` that is a multiple of 128, and more than 128.
+    """
     text = _SSD.format(
         classes=len(CLASSES),
         resizer=_PADDED % (side, side),
@@ -188,4 +191,12 @@ FAMILIES: dict[str, Family] = {
     "efficientdet_d1": _efficientdet("b1", 5, filters=88, repeats=4),
     "centernet_mobilenet_v2_fpn": _centernet("mobilenet_v2_fpn", 6),
     "centernet_mobilenet_v2_fpn_sep_conv": _centernet("mobilenet_v2_fpn_sep_conv", 11),
+}
+
+#: The zoo's own sizes and depths, for `make nightly`: minutes each, and gigabytes.
+FULL_SIZE: dict[str, Family] = {
+    "ssd_resnet50_v1_fpn_640": _pyramid(
+        "ssd_resnet50_v1_fpn_keras", 3, depthwise=False, side=640, depth=256
+    ),
+    "efficientdet_d1_640": _efficientdet("b1", 5, filters=88, repeats=4, side=640),
 }

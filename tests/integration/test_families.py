@@ -2,6 +2,7 @@
 
 Weights are random, but scores are spread as a trained detector's are (``stand_out`` of
 ``make_checkpoint``): some dozens of detections, from 0.3 to about 0.9, each with its own score.
+`make nightly` runs the same with models of the zoo's own size.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import zoo
-from families import CLASSES, FAMILIES, LABEL_MAP
+from families import CLASSES, FAMILIES, FULL_SIZE, LABEL_MAP
 from support import FRONT, Kiln, Stages, Wanted
 
 from stages.detect import detector, matching
@@ -23,13 +24,18 @@ from stages.files import pixels
 PHOTOS = ("camera.png", "chelsea.png", "coffee.png")
 VARIANTS = ("float32", "dynamic")
 
+ALL = {**FAMILIES, **FULL_SIZE}
+NAMES = (*FAMILIES, *(pytest.param(name, marks=pytest.mark.nightly) for name in FULL_SIZE))
+
 #: Where detections are compared, and how many reach it on all photos together.
 SURE, LEAST, MOST = 0.3, 20, 60
+
+_LIMIT = 1800  # seconds; the small ones take a minute on a busy machine
 
 
 @dataclass(frozen=True)
 class Made:
-    """All families, converted into one release; ``found`` is what each checkpoint itself finds."""
+    """Families, converted into one release; ``found`` is what each checkpoint itself finds."""
 
     kiln: Kiln
     photos: Path
@@ -46,11 +52,16 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(
+    request: pytest.FixtureRequest,
     session_kiln: Kiln,
     stages: Stages,
     images_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Made:
+    """The families that the tests of this run name."""
+    here = [item for item in request.session.items if item.path == request.path]
+    named = {item.callspec.params["name"] for item in here if hasattr(item, "callspec")}
+    families = {name: family for name, family in ALL.items() if name in named} or FAMILIES
     place = tmp_path_factory.mktemp("families")
     photos = place / "photos"
     photos.mkdir()
@@ -58,7 +69,7 @@ def made(
         (photos / name).write_bytes((images_folder / name).read_bytes())
     (place / "labels.pbtxt").write_text(LABEL_MAP)
     wanted = []
-    for name, family in FAMILIES.items():
+    for name, family in families.items():
         config = place / f"{name}.config"
         config.write_text(family.config)
         given = {"pipeline_config": config, "images": photos}
@@ -71,7 +82,7 @@ def made(
         ]
     ran = stages.run(*wanted)
     found = {}
-    for name in FAMILIES:
+    for name in families:
         for path, data in zoo.files_of(ran[name], stages.store).items():
             target = place / "trained" / name / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,23 +96,23 @@ def made(
 
     def convert(name: str) -> None:
         checkpoint = place / "trained" / name
-        kiln("convert", "--checkpoint", checkpoint, "--name", name, *options, timeout=600).ok()
+        kiln("convert", "--checkpoint", checkpoint, "--name", name, *options, timeout=_LIMIT).ok()
 
     with ThreadPoolExecutor(2) as pool:  # two models at a time, into one release
-        list(pool.map(convert, FAMILIES))
+        list(pool.map(convert, families))
     return Made(kiln, photos, found)
 
 
 def test_one_release(made: Made) -> None:
     assert made.kiln("verify", made.kiln.dist).code == 0
     assert {name.split("/")[0] for name in made.kiln.published()} == {
-        *FRONT, *FAMILIES,
+        *FRONT, *made.found,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_it_is(made: Made, name: str) -> None:
-    family = FAMILIES[name]
+    family = ALL[name]
     facts = made.facts(name, "export")
     assert facts["feature_extractor"] in family.config
     assert facts["num_classes"] == len(CLASSES)
@@ -114,7 +125,7 @@ def test_what_it_is(made: Made, name: str) -> None:
     assert labels == list(CLASSES)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_its_detections_are_spread(made: Made, name: str) -> None:
     """What the comparisons below are worth: not all scores 0 or 1, nor a crowd of equals."""
     scores = [item["score"] for items in made.found[name].values() for item in items]
@@ -126,13 +137,13 @@ def test_its_detections_are_spread(made: Made, name: str) -> None:
     assert max(len(items) for items in made.found[name].values()) == 100
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_float32_is_the_checkpoint(made: Made, name: str) -> None:
     model = detector.load(made.artefact(name, "float32"))
     compared = 0
     for photo in PHOTOS:
         found = model.detect(pixels.load_rgb(made.photos / photo))
-        if FAMILIES[name].architecture == "centernet":  # its own boxes end where the image does
+        if ALL[name].architecture == "centernet":  # its own boxes end where the image does
             for item in found:
                 item["box"] = [min(max(side, 0.0), 1.0) for side in item["box"]]
         sure = [item for item in made.found[name][photo] if item["score"] >= SURE]
@@ -145,7 +156,7 @@ def test_float32_is_the_checkpoint(made: Made, name: str) -> None:
     assert compared >= LEAST
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_dynamic_is_near(made: Made, name: str) -> None:
     models = [detector.load(made.artefact(name, variant)) for variant in VARIANTS]
     for photo in PHOTOS:

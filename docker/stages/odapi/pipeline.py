@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+from stages.odapi import config_text
 from stages.protocol.failures import StageError
 
 SUPPORTED = ("ssd", "center_net")
+
+SIZED_RESIZERS = ("fixed_shape_resizer", "keep_aspect_ratio_resizer")
+"""Image resizers that say how large a model's input is."""
+
+TF1_EXTRACTORS = "ssd of TensorFlow 1"
+"""Key of those in a mapping of extractors."""
 
 _REASONS = {
     "faster_rcnn": "it crops a different number of regions for every image, which TFLite's"
     " detection operators cannot express",
     "experimental_model": "its graph is defined outside of the Object Detection API",
 }
+
+_CONVERTED = (
+    "SSD-like models (SSD, RetinaNet, EfficientDet) and CenterNet of TensorFlow 2 can be converted."
+)
 
 _OTHER_TASKS = (
     "deepmac_mask_estimation",
@@ -43,55 +56,102 @@ def read_pipeline(model_folder: Path) -> Any:
         )
     pipeline = pipeline_pb2.TrainEvalPipelineConfig()
     try:
-        text_format.Parse(path.read_text(encoding="utf-8"), pipeline)
+        text = config_text.decode(path.read_bytes())
+        try:
+            text_format.Parse(text, pipeline)
+        except text_format.ParseError:
+            # Perhaps it is in a part that a conversion never needs.
+            pipeline.Clear()
+            text_format.Parse(config_text.needed(text), pipeline)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise StageError(
             "unsupported-model",
             f"pipeline.config cannot be read: {str(error).strip()}",
-            "Line and column are given first; an unknown field means a newer or changed Object"
-            " Detection API.",
+            "Line and column are given first. A field that is not known is in the wrong block, or"
+            " belongs to a changed Object Detection API, whose models cannot be converted.",
         ) from error
     check_architecture(pipeline)
+    check_extractor(pipeline, _known_extractors())
+    check_parts(pipeline)
     _spell_out_separable(pipeline)
     return pipeline
 
 
 def check_architecture(pipeline: Any) -> None:
-    """Refuse what the exporter cannot convert, with the reason.
+    """Refuse an architecture that the exporter cannot convert, with the reason.
 
     Raises:
-        StageError: ``pipeline`` is not an SSD-like or CenterNet model for TensorFlow 2.
+        StageError: ``pipeline`` is not an SSD-like or CenterNet model.
     """
     architecture = pipeline.model.WhichOneof("model")
-    remedy = (
-        "SSD-like models (SSD, RetinaNet, EfficientDet) and CenterNet of TensorFlow 2 can be"
-        " converted."
-    )
     if architecture is None:
-        raise StageError("unsupported-model", "pipeline.config names no model.", remedy)
+        raise StageError("unsupported-model", "pipeline.config names no model.", _CONVERTED)
     if architecture not in SUPPORTED:
         name, reason = architecture, _REASONS.get(architecture, "there is no exporter for it")
         if architecture == "faster_rcnn":
             name = _rcnn_name(pipeline.model.faster_rcnn)
-        raise StageError("unsupported-model", f"{name} cannot be converted: {reason}.", remedy)
-    extractor = feature_extractor_type(pipeline)
+        raise StageError("unsupported-model", f"{name} cannot be converted: {reason}.", _CONVERTED)
+
+
+def check_extractor(pipeline: Any, known: Mapping[str, Collection[str]]) -> None:
+    """Refuse a feature extractor that TensorFlow 2's Object Detection API does not have.
+
+    Args:
+        known: names of extractors by architecture; and, with the key :data:`TF1_EXTRACTORS`, those
+            of TensorFlow 1 where they are known.
+
+    Raises:
+        StageError: there is none, or it is not known.
+    """
+    architecture, extractor = pipeline.model.WhichOneof("model"), feature_extractor_type(pipeline)
     if not extractor:
-        raise StageError("unsupported-model", "pipeline.config names no feature extractor.", remedy)
-    if architecture == "ssd":
-        _check_ssd(pipeline.model.ssd, extractor)
-    else:
-        _check_center_net(pipeline.model.center_net)
-
-
-def _check_ssd(ssd: Any, extractor: str) -> None:
-    from object_detection.builders import model_builder
-
-    if extractor not in model_builder.SSD_KERAS_FEATURE_EXTRACTOR_CLASS_MAP:
+        raise StageError(
+            "unsupported-model", "pipeline.config names no feature extractor.", _CONVERTED
+        )
+    if extractor in known[architecture]:
+        return
+    if extractor in known.get(TF1_EXTRACTORS, ()) or f"{extractor}_keras" in known[architecture]:
         raise StageError(
             "unsupported-model",
-            f"The feature extractor {extractor!r} is not one of TensorFlow 2's.",
-            "Models of the TensorFlow 1 zoo (without '_keras' in this name) cannot be converted.",
+            f"The feature extractor {extractor!r} is one of TensorFlow 1's.",
+            "Only models of the TensorFlow 2 Object Detection API can be converted; another name"
+            " here does not help, because their checkpoints differ. Train the model with it, or"
+            " convert it with TensorFlow 1's own tools.",
         )
+    names = sorted(known[architecture])
+    near = difflib.get_close_matches(extractor, names, 1, cutoff=0.85)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+    raise StageError(
+        "unsupported-model",
+        f"The feature extractor {extractor!r} is none of the Object Detection API's.",
+        f"A model of a changed API, with an extractor of its own, cannot be converted. {hint}",
+    )
+
+
+def check_parts(pipeline: Any) -> None:
+    """Refuse parts of a supported model that the exporter cannot convert.
+
+    Raises:
+        StageError: it has such a part; the message names it.
+    """
+    architecture = pipeline.model.WhichOneof("model")
+    if architecture == "ssd":
+        _check_ssd(pipeline.model.ssd)
+    else:
+        _check_center_net(pipeline.model.center_net)
+    _refuse_greyscale(getattr(pipeline.model, architecture).image_resizer)
+
+
+def _known_extractors() -> dict[str, Collection[str]]:
+    from object_detection.builders import model_builder
+
+    return {
+        "ssd": model_builder.SSD_KERAS_FEATURE_EXTRACTOR_CLASS_MAP,
+        "center_net": model_builder.CENTER_NET_EXTRACTOR_FUNCTION_MAP,
+    }
+
+
+def _check_ssd(ssd: Any) -> None:
     coder = ssd.box_coder.WhichOneof("box_coder_oneof")
     if coder != "faster_rcnn_box_coder":
         # The exporter would read the (empty) faster_rcnn_box_coder and write wrong scales.
@@ -112,6 +172,19 @@ def _check_center_net(center_net: Any) -> None:
                 " write.",
                 "CenterNet with boxes (and keypoints, which are left out) can be converted.",
             )
+
+
+def _refuse_greyscale(resizer: Any) -> None:
+    kind = resizer.WhichOneof("image_resizer_oneof")
+    # A configuration that the driver has read gives the word, as it is written.
+    told = getattr(getattr(resizer, kind), "convert_to_grayscale", False) if kind else False
+    if told in (True, "true", "True", "t"):
+        raise StageError(
+            "unsupported-model",
+            "The model takes greyscale images.",
+            "TFLite's metadata and the runtimes' detector APIs know RGB only: train the model"
+            " without convert_to_grayscale.",
+        )
 
 
 def _spell_out_separable(pipeline: Any) -> None:
@@ -223,14 +296,10 @@ def fix_image_size(pipeline: Any, image_size: Optional[list[int]]) -> tuple[int,
         raise StageError(
             "unsupported-model",
             f"The model's image resizer ({kind or 'none'}) has no fixed size.",
-            "Set image_size in the recipe.",
+            "Set one with export.image_size in the recipe (--image-size).",
         )
     if kind == "fixed_shape_resizer":
         fixed = resizer.fixed_shape_resizer
-        if fixed.convert_to_grayscale:
-            raise StageError(
-                "unsupported-model", "The model takes greyscale images.", "Use an RGB model."
-            )
         fixed.height, fixed.width = height, width
     else:
         resizer.fixed_shape_resizer.height = height

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 from stages.files.checkpoint_files import find_checkpoint
-from stages.odapi import detection_model, pipeline, resizing, restoration, saved_model_names
+from stages.odapi import (
+    config_differences,
+    detection_model,
+    pipeline,
+    resizing,
+    restoration,
+    saved_model_names,
+)
 from stages.odapi.exact_batch_norm import exact_batch_norms
 from stages.odapi.lean_save import lean_save
 from stages.protocol.failures import StageError
@@ -40,9 +47,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         width in pixels), ``max_detections``, ``normalization`` (mean and std per channel, in
         pixel values, as the exported graph wants them), ``feeding``
         (:mod:`stages.files.feeding`), ``resizer`` (:func:`stages.odapi.resizing.as_text`),
-        ``score_conversion``, ``checkpoint`` (name of the prefix),
-        ``variables`` (restored and compared), ``exact_batch_norms``, ``untrained`` (texts: reasons
-        to think that it was never trained).
+        ``score_conversion``, ``checkpoint`` (name of the prefix), ``variables`` (restored and
+        compared), ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never
+        trained), ``differences`` from its configuration (:mod:`stages.odapi.config_differences`).
 
     Raises:
         StageError: the model cannot be converted, or the checkpoint does not fit it.
@@ -56,6 +63,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(folder)
     restoration.open_checkpoint(prefix)
     resizer = resizing.as_text(resizing.as_built(config, params["image_size"]))
+    trained = config_differences.copy(config)
     size = pipeline.fix_image_size(config, params["image_size"])
     max_detections = pipeline.set_max_detections(config, params["max_detections"])
 
@@ -86,6 +94,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "variables": variables,
         "exact_batch_norms": exact,
         "untrained": detection_model.untrained(model),
+        "differences": config_differences.differences(
+            trained, config_differences.Built(size, max_detections)
+        ),
     }
     if params["exact_batch_norm"]:
         saved_model_names.canonicalize(out / "saved_model")

@@ -15,7 +15,7 @@ from typing import Any
 
 from stages.files import feeding
 from stages.lite import automl_checkpoint, efficientdet_lite, model_maker
-from stages.odapi import saved_model_names
+from stages.odapi import config_differences, saved_model_names
 from stages.odapi.exact_batch_norm import exact_batch_norms
 from stages.odapi.lean_save import lean_save
 from stages.protocol.model_cache import Kept
@@ -41,7 +41,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         std per channel, in pixel values, as the exported graph wants them), ``feeding``
         (:mod:`stages.files.feeding`), ``checkpoint`` (name of the prefix), ``checkpoint_kind``
         (:mod:`stages.lite.automl_checkpoint`), ``variables`` (restored and compared),
-        ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never trained).
+        ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never trained),
+        ``differences`` from its spec (as those of :mod:`stages.odapi.config_differences` from a
+        configuration).
 
     Raises:
         StageError: the checkpoint is not an EfficientDet-Lite's, or does not fit the spec.
@@ -72,6 +74,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "variables": variables,
         "exact_batch_norms": exact,
         "untrained": efficientdet_lite.untrained(net.class_net.classes, net.box_net.boxes, scores),
+        "differences": _differences(params, spec),
     }
     if params["exact_batch_norm"]:
         saved_model_names.canonicalize(folder)
@@ -81,6 +84,18 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     (extra / FACTS_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
     emit.progress(3, 3, "exported")
     return facts
+
+
+def _differences(params: dict[str, Any], spec: Any) -> list[dict[str, str]]:
+    """List what was built otherwise than the spec has it."""
+    if params["image_size"] is None and params["max_detections"] is None:
+        return []
+    own = efficientdet_lite.model_spec(params["spec"], 1).config
+    built = spec.config
+    return [
+        *config_differences.input_size(tuple(own.image_size), tuple(built.image_size)),
+        *config_differences.most_detections(own.tflite_max_detections, built.tflite_max_detections),
+    ]
 
 
 _kept = Kept()

@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from stages.files import feeding, labelmap
 from stages.files.normalizations import Normalization, named, three
-from stages.odapi import detection_model, pipeline, resizing
+from stages.odapi import config_differences, detection_model, pipeline, resizing
 from stages.protocol.failures import StageError
 from stages.saved import saved_model_graph
 from stages.steps.export import FACTS_FILE
@@ -45,8 +45,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         ``max_detections`` (None where the graph does not say), ``normalization``, ``feeding``,
         ``resizer`` (None where no file tells it: the feeding is then an assumption),
         ``checkpoint``, ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0),
-        ``untrained``.
-        And ``normalization_from`` (``given``, ``export.json``, ``graph`` or ``pipeline.config``),
+        ``untrained``, ``differences`` (where there is a configuration, or our own export left
+        them). And ``normalization_from`` (``given``, ``export.json``, ``graph`` or
+        ``pipeline.config``),
         ``batch_norms`` (left to the converter, which folds them with the CPU's approximate square
         root), ``same_on_every_cpu`` (whether there are none).
 
@@ -65,6 +66,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(inputs["config"]) if "config" in inputs else None
     classes = _num_classes(graph, inputs["label_map"], config)
     left = _left_facts(folder)
+    differences = _differences(graph, config, left)
     emit.progress(1, 2, "checking its input")
     resizer = _resizer(left, config, size)
     norm, origin = _normalization(params["normalization"], left, graph, config, size)
@@ -102,6 +104,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "same_on_every_cpu": not graph.batch_norms,
         # Our own exports state it; for other graphs it is unknown.
         "untrained": [str(why) for why in left.get("untrained", ())],
+        "differences": differences,
     }
 
 
@@ -126,6 +129,40 @@ def _num_classes(graph: saved_model_graph.SavedGraph, label_map: Path, config: A
     if own is None:
         own = max(item.id for item in labelmap.load(label_map))
     return own
+
+
+def _differences(
+    graph: saved_model_graph.SavedGraph, config: Any, left: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """Compare the graph with its configuration; else, take what our own export found."""
+    if config is None:
+        found = left.get("differences", [])
+        return found if isinstance(found, list) and _are_differences(found) else []
+    own = graph.postprocess
+    built = config_differences.Built(
+        size=(graph.height, graph.width),
+        max_detections=graph.max_detections,
+        suppression=own
+        and {
+            "regular": own.use_regular_nms,
+            "score_threshold": own.score_threshold,
+            "iou_threshold": own.iou_threshold,
+            "detections_per_class": own.detections_per_class,
+        },
+        scales=own and own.scales,
+        exported=True,
+    )
+    return config_differences.differences(config, built)
+
+
+def _are_differences(found: list[Any]) -> bool:
+    keys = {"what", "config", "built", "effect"}
+    return all(
+        isinstance(item, dict)
+        and set(item) == keys
+        and all(isinstance(text, str) for text in item.values())
+        for item in found
+    )
 
 
 def _left_facts(folder: Path) -> Mapping[str, Any]:

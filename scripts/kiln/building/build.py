@@ -21,6 +21,7 @@ from kiln.core.store import Store
 from kiln.core.version import __version__
 from kiln.images.lock import locked_image
 from kiln.project.folders import Project
+from kiln.project.stagecode import stage_module
 from kiln.recipes.check_steps import check_id, library_id
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import Recipe, Variant
@@ -252,6 +253,7 @@ class Builder:
                 facts=plan.ids(),
             )
             self._check_trained(recipe, results)
+            self._tell_differences(recipe, results)
             report = self._check(recipe, plan, results, ahead)
             files, stated, artefacts = self._collect(
                 recipe, acquired, plan, results, sources, report
@@ -309,6 +311,21 @@ class Builder:
                 f'to publish it anyway, write allow = ["{UNTRAINED}"] in its recipe.',
             )
         self._tell("note", message=f"{found} Published anyway: its recipe allows it.")
+
+    def _tell_differences(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
+        """Tell what the files do otherwise than the model's configuration says.
+
+        What TFLite's detection operator does in every file is left to the record and the page.
+        """
+        found = differences_of(results)
+        if not found:
+            return
+        usual = stage_module("odapi.config_differences").ACROSS_CLASSES
+        origin = "its spec" if recipe.efficientdet is not None else "pipeline.config"
+        for item in found:
+            if item["what"] != usual:
+                said = f"{item['what']}: {origin} says {item['config']}, built is {item['built']}"
+                self._tell("note", message=f"{recipe.name}: {said}. {item['effect']}")
 
     def _check(
         self,
@@ -414,6 +431,7 @@ def conversion_record(
         "profile": recipe.profile,
         "default_variant": recipe.default_variant,
         "untrained": untrained_reasons(results),
+        "differences": differences_of(results),
         "recipe": {"sha256": recipe_sha256},
         "source": acquired.record,
         "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
@@ -440,6 +458,14 @@ def conversion_record(
 def untrained_reasons(results: Mapping[str, StageResult]) -> list[str]:
     """Return the reasons why the model cannot have been trained; empty if it was."""
     return sorted({why for item in results.values() for why in item.facts.get("untrained", [])})
+
+
+def differences_of(results: Mapping[str, StageResult]) -> list[dict[str, str]]:
+    """Return what was built otherwise than the configuration says.
+
+    Each has the keys of :mod:`stages.odapi.config_differences`, which finds them.
+    """
+    return [item for result in results.values() for item in result.facts.get("differences", [])]
 
 
 def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:

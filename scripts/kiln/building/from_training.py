@@ -329,6 +329,7 @@ def _checkpoint(given: Given) -> _Found:
     if given.spec is None:
         config = _config(given.pipeline_config, path)
         pipeline = pipeline_config.read(config)
+        pipeline_config.check_size(pipeline, given.image_size)
         architecture, classes = pipeline.architecture, pipeline.num_classes
     check_labels(given.label_map, classes)
     checkpoint = find(path, tf1=given.spec is not None)

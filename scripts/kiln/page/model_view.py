@@ -11,6 +11,7 @@ from kiln.page.contents import Detection, Gate, Model, Picture, Problem, Variant
 from kiln.page.differences import SAME, Drawn, compare
 from kiln.page.formats import anchor, count
 from kiln.page.pictures import Canvas, Mark, canvas, marks, names_and_scores
+from kiln.page.records import Record
 from kiln.page.snippets import Snippet, snippets
 
 _MEANINGS = {
@@ -28,6 +29,7 @@ _MEANINGS = {
 
 #: Levels of a source's record that become separate rows.
 _SOURCE_DEPTH = 4
+_MOST_DIFFERENCES = 50  # the stages find a dozen kinds
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,16 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """What a model's configuration says and its files do otherwise."""
+
+    what: str
+    config: str
+    built: str
+    effect: str
+
+
+@dataclass(frozen=True)
 class ModelView:
     """The data that ``model.html`` shows of a model; unknown text is empty.
 
@@ -166,6 +178,7 @@ class ModelView:
     max_detections: str
     licence: str
     notices: tuple[Notice, ...]
+    differences: tuple[Difference, ...]
     source_runtime: str
     panels: tuple[Panel, ...]
     first_panel: int
@@ -199,6 +212,7 @@ def model_view(model: Model) -> ModelView:
         max_detections="" if most is None else f"{most:g}",
         licence=model.conversion.text("licence"),
         notices=tuple(_notices(model)),
+        differences=tuple(_differences(model)),
         source_runtime=model.checks.text("source", "runtime"),
         panels=panels,
         first_panel=max(
@@ -265,6 +279,13 @@ def _notices(model: Model) -> Iterator[Notice]:
     for variant in model.variants:
         for note in variant.notes:
             yield Notice("failed", f"{variant.name}: {note}")
+
+
+def _differences(model: Model) -> Iterator[Difference]:
+    for item in model.conversion.list("differences")[:_MOST_DIFFERENCES]:
+        said = Record(item)
+        if said.text("what"):
+            yield Difference(*(said.text(key) for key in ("what", "config", "built", "effect")))
 
 
 def _panel(model: Model, picture: Picture) -> Panel:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from kiln.core.errors import CheckpointError
+from kiln.recipes import pipeline_config
 from kiln.recipes.contents import Contents
 from kiln.recipes.source import ArchiveSource
 from kiln.sources.fetcher import Fetched, Fetcher, Options
@@ -38,6 +39,7 @@ class ArchiveFetcher(Fetcher[ArchiveSource]):
         Raises:
             SourceUnavailableError, DigestMismatchError, ArchiveError: see
                 :func:`kiln.sources.packed.archive_files`.
+            UnsupportedModelError: the configuration's model cannot be converted.
             CheckpointError: the archive does not hold what the recipe names.
             UsageError: there is no file ``options.archive``.
         """
@@ -57,6 +59,9 @@ class ArchiveFetcher(Fetcher[ArchiveSource]):
                     "Correct source.pipeline_config in the recipe.",
                 )
             chosen["pipeline.config"] = files[source.pipeline_config]
+            path = self.store.path(files[source.pipeline_config])
+            pipeline = pipeline_config.read(path, f"{model}: {source.pipeline_config}")
+            pipeline_config.check_size(pipeline, self.recipe.export.image_size)
         prefix = source.checkpoint.rstrip("/")
         # "." is the archive's root, where automl's archives have their checkpoints.
         starts = ("",) if prefix == "." else (f"{prefix}/", f"{prefix}.")

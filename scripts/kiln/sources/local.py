@@ -94,6 +94,7 @@ class LocalFetcher(Fetcher[LocalSource]):
         if source.pipeline_config is not None:
             config = find_config(recipe.resolve(source.pipeline_config))
             pipeline = pipeline_config.read(config)
+            pipeline_config.check_size(pipeline, recipe.export.image_size)
             check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
         checkpoint = self._checkpoint()
         if options.on_note and checkpoint.others and recipe.resolve(source.checkpoint).is_dir():

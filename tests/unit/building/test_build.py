@@ -10,7 +10,13 @@ import pytest
 from patience import PATIENCE
 from toy_project import SEALED, add_recipe, make_project, small_archive
 
-from kiln.building.build import Builder, ModelBuild, conversion_record, failure_of
+from kiln.building.build import (
+    Builder,
+    ModelBuild,
+    conversion_record,
+    differences_of,
+    failure_of,
+)
 from kiln.core.errors import (
     ArchiveError,
     CancelledError,
@@ -132,6 +138,24 @@ def test_whoever_waits_for_another_kiln_can_be_stopped(private: Path) -> None:
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert [type(error) for error in raised] == [CancelledError]
+
+
+def test_what_is_built_otherwise_than_configured_is_told(private: Path) -> None:
+    builder, events = make_builder(private)
+    recipe = load(add_recipe(builder.project, "toy"))
+    told = {"what": "input size", "config": "300x300", "built": "480x640", "effect": "Worse."}
+    usual = {**told, "what": "suppression of overlaps"}
+    facts = {"differences": [told, usual]}
+    results = {
+        "convert-int8": StageResult("1" * 64, "convert", {}, {}),
+        "export": StageResult("2" * 64, "export", {}, facts),
+    }
+    builder._tell_differences(recipe, results)
+    assert [event["message"] for event in events] == [
+        "toy: input size: pipeline.config says 300x300, built is 480x640. Worse."
+    ]
+    assert differences_of(results) == [told, usual]
+    assert differences_of({}) == []
 
 
 def test_the_conversion_record_says_what_went_in(private: Path) -> None:

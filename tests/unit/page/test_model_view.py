@@ -9,7 +9,7 @@ import page_dist
 import pytest
 
 from kiln.page.contents import read_release
-from kiln.page.model_view import Fact, ModelView, model_view
+from kiln.page.model_view import Difference, Fact, ModelView, model_view
 
 pytest.importorskip("ai_edge_litert")
 
@@ -62,3 +62,17 @@ def test_lists_of_files_are_folded_away(tmp_path: Path) -> None:
     assert found["Source, calibration images"].files[0].is_digest
     assert not found["Source, path"].is_digest
     assert found["Source, urls"].value == "x, y"
+
+
+def test_what_is_built_otherwise_than_configured(tmp_path: Path) -> None:
+    folder = page_dist.toy_dist(tmp_path / "dist")
+    told = {"what": "input size", "config": "300x300", "built": "480x640", "effect": "Worse."}
+    page_dist.change(
+        folder / "conversion.json", differences=[told, {"what": 3}, "no", {}, *[told] * 99]
+    )
+    found = viewed(folder).differences
+    assert found[0] == Difference("input size", "300x300", "480x640", "Worse.")
+    assert set(found) == {found[0]}
+    assert len(found) < 60
+    page_dist.change(folder / "conversion.json", differences="none")
+    assert viewed(folder).differences == ()

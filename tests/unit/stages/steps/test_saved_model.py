@@ -16,7 +16,7 @@ from stages.protocol.failures import StageError
 from stages.saved.saved_model_detector import decode, select
 from stages.saved.saved_model_graph import Postprocess, SavedGraph
 from stages.saved.saved_model_statistics import divergence
-from stages.steps.saved_model import _normalization, _num_classes, _read
+from stages.steps.saved_model import _differences, _normalization, _num_classes, _read
 
 SCALES = (10.0, 10.0, 5.0, 5.0)
 
@@ -228,3 +228,12 @@ def test_how_many_classes(tmp_path: Path) -> None:
     for ends, config in ((said(), Config("ssd", 3)), (None, Config("ssd", 5))):
         with pytest.raises(StageError, match=r"pipeline\.config is not this SavedModel's"):
             _num_classes(graph(ends), labels, config)
+
+
+def test_differences_that_our_own_export_left() -> None:
+    """Without a configuration nothing else can tell; what the folder says is not trusted."""
+    told = {"what": "input size", "config": "300x300", "built": "64x64", "effect": "Worse."}
+    assert _differences(graph(said()), None, {"differences": [told]}) == [told]
+    assert _differences(graph(said()), None, {}) == []
+    for odd in ("x", [3], [{**told, "more": "x"}], [{**told, "effect": 3}], {"what": "x"}):
+        assert _differences(graph(said()), None, {"differences": odd}) == []

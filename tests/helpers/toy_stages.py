@@ -32,6 +32,7 @@ RUNNER = ("__init__.py", "__main__.py", "protocol", "steps/__init__.py")
 MODEL = "toy"
 VARIANTS = ("float32", "int8", "prebuilt")
 REASON = "all scores are flat"
+LABELS = "class 2 has no name"
 
 #: Stage -> its parameters, and the body of its ``run``.
 STAGES: dict[str, tuple[str, str]] = {
@@ -70,7 +71,7 @@ STAGES: dict[str, tuple[str, str]] = {
         model = inputs["model"].read_bytes()
         (out / "model.tflite").write_bytes(model + hashlib.sha256(model).digest())
         (out / "labelmap.txt").write_bytes(inputs["label_map"].read_bytes())
-        return {}
+        return {"label_notes": [LABELS]}
         """,
     ),
     "compare": ("", "return {'differ': 0}"),
@@ -120,6 +121,7 @@ import json
 ENVIRONMENT = "main"
 PARAMS = dict.fromkeys({names!r})
 REASON = {reason!r}
+LABELS = {labels!r}
 FACTS = {{
     "architecture": "ssd",
     "num_classes": 1,
@@ -165,7 +167,10 @@ def add_toy(project: Project) -> Path:
         else:
             shutil.copy(source / name, target)
     for name, (params, body) in STAGES.items():
-        text = HEAD.format(names=params.split(), reason=REASON) + f"    {body.strip()}\n"
+        text = (
+            HEAD.format(names=params.split(), reason=REASON, labels=LABELS)
+            + f"    {body.strip()}\n"
+        )
         (project.stages / "steps" / f"{name}.py").write_text(text.replace("\n        ", "\n    "))
     packed = project.root / "toy.tar"  # uncompressed: nothing in it notices a flipped bit
     ready = fixture("toy_ssd")

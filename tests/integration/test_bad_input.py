@@ -220,7 +220,7 @@ def test_label_maps(
 ) -> None:
     # The export and the conversion are in the session's store: only the labels are looked at.
     if what == "too_many":
-        text = "".join(text.format(id=number) for number in range(1, 92))
+        text = "".join(text.format(id=number) for number in range(1, 192))
     (models.folder / "labels" / "wrong.pbtxt").write_text(text)
     models.add(what, sound, labels="wrong.pbtxt")
     refuse(what, 16, what)

@@ -82,7 +82,8 @@ class ModelBuild:
 class Builder:
     """Builds models of one project into one ``dist`` folder.
 
-    The engine is only looked for when a stage has to run or an image has to be built.
+    The engine is only looked for when a stage has to run or an image has to be built. ``noted`` are
+    notes that were shown before; none is shown twice.
     """
 
     project: Project
@@ -90,6 +91,7 @@ class Builder:
     dist: Path
     on_event: OnEvent
     keep_failed: bool = False
+    noted: set[str] = field(default_factory=set)
     _engine: Engine | None = None
     _signer: Signer | None = None
     _repository: Repository | None = None
@@ -169,6 +171,13 @@ class Builder:
         self._check_stop()
         self.on_event(event, **fields)
 
+    def _note(self, text: str) -> None:
+        with self._lock:
+            new = text not in self.noted
+            self.noted.add(text)
+        if new:
+            self._tell("note", message=text)
+
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise CancelledError("Stopped.")
@@ -206,7 +215,7 @@ class Builder:
             on_progress=lambda name, done, total: self._tell(
                 "download", name=name, done=done, total=total
             ),
-            on_note=lambda text: self._tell("note", message=text),
+            on_note=self._note,
         )
         acquired = acquire(recipe, self.store, options)
         acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
@@ -251,6 +260,8 @@ class Builder:
                 files=plan.published(),
                 facts=plan.ids(),
             )
+            for text in label_notes(results):
+                self._note(f"{recipe.name}: {text}")
             self._check_trained(recipe, results)
             report = self._check(recipe, plan, results, ahead)
             files, stated, artefacts = self._collect(
@@ -414,6 +425,7 @@ def conversion_record(
         "profile": recipe.profile,
         "default_variant": recipe.default_variant,
         "untrained": untrained_reasons(results),
+        "label_notes": label_notes(results),
         "recipe": {"sha256": recipe_sha256},
         "source": acquired.record,
         "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
@@ -440,6 +452,12 @@ def conversion_record(
 def untrained_reasons(results: Mapping[str, StageResult]) -> list[str]:
     """Return the reasons why the model cannot have been trained; empty if it was."""
     return sorted({why for item in results.values() for why in item.facts.get("untrained", [])})
+
+
+def label_notes(results: Mapping[str, StageResult]) -> list[str]:
+    """Return how the label map was understood, and what it does not share with the model."""
+    found = (text for item in results.values() for text in item.facts.get("label_notes", []))
+    return list(dict.fromkeys(found))
 
 
 def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:

@@ -145,7 +145,7 @@ def settle(
     """
     _go_together(given)
     found = _saved_model(given) if given.saved_model is not None else _checkpoint(given)
-    notes: list[str] = [found.note] if found.note else []
+    notes: list[str] = list(found.notes)
     calibration = given.calibration
     for images in (given.calibration, given.images):
         _check_images(images)
@@ -310,6 +310,7 @@ class _Found:
         pinned: the path to use once its files are pinned.
         files: name in a recipe's ``source.files`` -> file.
         named_after: the folder that gives the model its name.
+        notes: decisions to tell the user.
     """
 
     path: Path
@@ -318,7 +319,7 @@ class _Found:
     named_after: Path
     architecture: str
     config: Path | None = None
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def _checkpoint(given: Given) -> _Found:
@@ -330,8 +331,9 @@ def _checkpoint(given: Given) -> _Found:
         config = _config(given.pipeline_config, path)
         pipeline = pipeline_config.read(config)
         architecture, classes = pipeline.architecture, pipeline.num_classes
-    check_labels(given.label_map, classes)
+    labels = check_labels(given.label_map, classes)
     checkpoint = find(path, tf1=given.spec is not None)
+    taken = (chosen(checkpoint),) if checkpoint.others and path.is_dir() else ()
     return _Found(
         path=path,
         pinned=checkpoint.prefix,
@@ -339,7 +341,7 @@ def _checkpoint(given: Given) -> _Found:
         named_after=(config or checkpoint.prefix).parent,
         architecture=architecture,
         config=config,
-        note=chosen(checkpoint) if checkpoint.others and path.is_dir() else "",
+        notes=(*taken, *labels),
     )
 
 
@@ -354,7 +356,7 @@ def _saved_model(given: Given) -> _Found:
         config = config / CONFIG if config.is_dir() else config
         pipeline = pipeline_config.read(config)
         architecture, classes = pipeline.architecture, pipeline.num_classes
-    check_labels(given.label_map, classes)
+    labels = check_labels(given.label_map, classes)
     return _Found(
         path=saved.folder,
         pinned=saved.folder,
@@ -362,6 +364,7 @@ def _saved_model(given: Given) -> _Found:
         named_after=saved.folder,
         architecture=architecture,
         config=config,
+        notes=labels,
     )
 
 

@@ -94,10 +94,11 @@ class LocalFetcher(Fetcher[LocalSource]):
         if source.pipeline_config is not None:
             config = find_config(recipe.resolve(source.pipeline_config))
             pipeline = pipeline_config.read(config)
-            check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
+            labels = recipe.resolve(recipe.labels.file or "")
+            options.tell(recipe.name, check_labels(labels, pipeline.num_classes))
         checkpoint = self._checkpoint()
-        if options.on_note and checkpoint.others and recipe.resolve(source.checkpoint).is_dir():
-            options.on_note(f"{recipe.name}: {chosen(checkpoint)}")
+        if checkpoint.others and recipe.resolve(source.checkpoint).is_dir():
+            options.tell(recipe.name, [chosen(checkpoint)])
         found = {path.name: path for path in checkpoint.files}
         if config is not None:
             found[CONFIG] = config
@@ -184,8 +185,12 @@ def find_config(path: Path) -> Path:
 
 
 @reading()
-def check_labels(path: Path, num_classes: int | None) -> None:
+def check_labels(path: Path, num_classes: int | None) -> tuple[str, ...]:
     """Read a label map, and check it against the model's number of classes if that is known.
+
+    Returns:
+        What the user should know: how a file in another form was understood, and classes that
+        label map and model do not have in common.
 
     Raises:
         LabelMapError: it does not exist, is not a label map, or is another model's.
@@ -197,9 +202,9 @@ def check_labels(path: Path, num_classes: int | None) -> None:
         )
     labelmap = stage_module("files.labelmap")
     with told_by_stages():
-        items = labelmap.load(path)
-        if num_classes is not None:
-            labelmap.lines(items, num_classes, str(path))
+        read = labelmap.load(path, num_classes)
+        fit = None if num_classes is None else labelmap.fit(read.items, num_classes, str(path))
+    return tuple(text for text in (read.note, *(fit.warnings if fit else ())) if text)
 
 
 def readable(path: Path) -> Path:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kiln.core.errors import ImageSetError, LabelMapError, UsageError
+from kiln.core.errors import ImageSetError, LabelMapError, UnsupportedModelError, UsageError
 from kiln.core.store import Store
+from kiln.recipes import pipeline_config
 from kiln.recipes.contents import Contents
 from kiln.recipes.recipe import Recipe
 from kiln.sources.fetcher import Options
 from kiln.sources.kinds import fetcher_of
-from kiln.sources.local import check_labels
+from kiln.sources.local import CONFIG, check_labels
 
 #: Decoded by Pillow inside the image; other files in an image folder (licences) are ignored.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
@@ -60,6 +62,9 @@ def acquire(recipe: Recipe, store: Store, options: Options | None = None) -> Acq
                 "Correct labels.in_source in the recipe, or name a file with labels.file.",
             )
         label_map = fetched.files[label_map_path]
+    if recipe.labels.file is not None and not recipe.source.only_here:
+        classes = _num_classes(fetched.contents, store)
+        options.tell(recipe.name, check_labels(recipe.resolve(recipe.labels.file), classes))
     images = _images(recipe, store)
     contents = replace(
         fetched.contents,
@@ -90,6 +95,17 @@ def _label_map(recipe: Recipe, store: Store) -> tuple[str | None, str | None]:
             "Correct labels.file in the recipe.",
         )
     return store.add_file(path.resolve()), None
+
+
+def _num_classes(contents: Contents, store: Store) -> int | None:
+    """Return how many classes the source's configuration states; ``None`` if it states none."""
+    config = contents.checkpoint.get(CONFIG)
+    if config is None:
+        return None
+    # A configuration that cannot be used is refused elsewhere, under a better name than a digest.
+    with contextlib.suppress(UnsupportedModelError):
+        return pipeline_config.read(store.path(config)).num_classes
+    return None
 
 
 def _images(recipe: Recipe, store: Store) -> dict[str, str]:

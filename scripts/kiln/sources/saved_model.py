@@ -138,7 +138,8 @@ class SavedModelFetcher(Fetcher[SavedModelSource]):
         if source.pipeline_config is not None:
             found[CONFIG] = find_config(recipe.resolve(source.pipeline_config))
             pipeline = pipeline_config.read(found[CONFIG])
-            check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
+            labels = recipe.resolve(recipe.labels.file or "")
+            options.tell(recipe.name, check_labels(labels, pipeline.num_classes))
         files = {name: self.store.add_file(path) for name, path in sorted(found.items())}
         for pinned in source.files:
             # Check the stored copy: the user's file could change after the check.

@@ -30,6 +30,7 @@ from kiln.core.store import Store
 from kiln.recipes.recipe import Recipe, load
 from kiln.recipes.source import LocalSource
 from kiln.recipes.values import ANYWHERE, tuples
+from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -211,9 +212,32 @@ def test_an_architecture_that_cannot_be(plain: Given, training: Path) -> None:
 
 
 def test_a_label_map_of_another_model(plain: Given, training: Path) -> None:
-    (training / "labels.pbtxt").write_text(LABELS + "item { id: 3 name: 'emu' }\n")
-    with pytest.raises(LabelMapError, match=r"3 items .* the model has 2 classes"):
+    more = "".join(f"item {{ id: {number} name: 'emu' }}\n" for number in (3, 4, 5))
+    (training / "labels.pbtxt").write_text(LABELS + more)
+    with pytest.raises(LabelMapError, match=r"5 items .* the model has 2 classes"):
         settle(plain)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS + "item { id: 3 name: 'emu' }\n", "can never find 'emu' (id 3)"),
+        ("item { id: 1 name: 'cat' }", "class 2 will be shown as ???"),
+        ("background\ncat\ndog\n", "a plain list of names: taken as classes 1 to 2"),
+    ],
+)
+def test_what_is_said_of_a_label_map(
+    plain: Given, training: Path, tmp_path: Path, labels: str, words: str
+) -> None:
+    (training / "labels.pbtxt").write_text(labels)
+    arguments, notes = settle(plain)
+    assert len([note for note in notes if words in note]) == 1
+    told: list[str] = []
+    recipe = written(arguments, tmp_path / "models" / arguments.name / "recipe.toml")
+    acquire(recipe, Store(tmp_path / "store"), Options(on_note=told.append))
+    # In the same words: a conversion, which does both, says it once.
+    same = {f"{recipe.name}: {note}" for note in notes} & set(told)
+    assert len([note for note in same if words in note]) == 1
 
 
 # --- the recipe ------------------------------------------------------------------------------

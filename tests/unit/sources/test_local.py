@@ -335,7 +335,8 @@ def test_a_training_that_went_on(
         ("pipeline.config", "{", UnsupportedModelError, "not a pipeline.config"),
         ("labels.pbtxt", None, LabelMapError, "There is no label map"),
         ("labels.pbtxt", "item {{{", LabelMapError, "labels.pbtxt"),
-        ("labels.pbtxt", "item { id: 1 name: 'cat' }", LabelMapError, "has 2 classes"),
+        ("labels.pbtxt", "item { id: 5 name: 'cat' }", LabelMapError, "has 2 classes"),
+        ("labels.pbtxt", "cat\n", LabelMapError, "a plain list with 1 line"),
     ],
 )
 def test_what_is_refused_before_any_image(

@@ -196,8 +196,8 @@ def test_with_a_pipeline_config(given: Given, tmp_path: Path) -> None:
     made = written(replace(given, pipeline_config=tmp_path), tmp_path / "m" / "a", pin=True)
     assert isinstance(made.source, SavedModelSource)
     assert "pipeline.config" in [item.path for item in made.source.files]
-    (tmp_path / "pipeline.config").write_text(CONFIG.replace("num_classes: 2", "num_classes: 3"))
-    with pytest.raises(LabelMapError, match="3 classes"):
+    (tmp_path / "pipeline.config").write_text(CONFIG.replace("num_classes: 2", "num_classes: 5"))
+    with pytest.raises(LabelMapError, match="5 classes"):
         settle(replace(given, pipeline_config=tmp_path))
 
 

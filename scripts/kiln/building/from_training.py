@@ -386,6 +386,7 @@ def _config(given: Path | None, checkpoint: Path) -> Path:
     near = [checkpoint] if checkpoint.is_dir() else []
     for folder in (*near, checkpoint.parent):
         if (folder / CONFIG).is_file():
+            find_config(folder / CONFIG)
             return folder / CONFIG
     find(checkpoint, tf1=True)  # report faults of the checkpoint first
     raise UsageError(

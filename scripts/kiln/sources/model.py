@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kiln.core.errors import ImageSetError, LabelMapError, UnsupportedModelError, UsageError
+from kiln.core import git_lfs
+from kiln.core.errors import (
+    CheckpointError,
+    ImageSetError,
+    LabelMapError,
+    UnsupportedModelError,
+    UsageError,
+)
 from kiln.core.store import Store
 from kiln.recipes import pipeline_config
 from kiln.recipes.contents import Contents
@@ -65,6 +72,8 @@ def acquire(recipe: Recipe, store: Store, options: Options | None = None) -> Acq
     if recipe.labels.file is not None and not recipe.source.only_here:
         classes = _num_classes(fetched.contents, store)
         options.tell(recipe.name, check_labels(recipe.resolve(recipe.labels.file), classes))
+    if fetcher.packed is not None:
+        _refuse_pointers(recipe, store, fetched.contents, label_map)
     images = _images(recipe, store)
     contents = replace(
         fetched.contents,
@@ -95,6 +104,25 @@ def _label_map(recipe: Recipe, store: Store) -> tuple[str | None, str | None]:
             "Correct labels.file in the recipe.",
         )
     return store.add_file(path.resolve()), None
+
+
+def _refuse_pointers(
+    recipe: Recipe, store: Store, contents: Contents, label_map: str | None
+) -> None:
+    """Refuse an archive of a repository whose large files were never fetched.
+
+    Raises:
+        CheckpointError, LabelMapError: a file that is needed is a Git LFS pointer.
+    """
+    needed = [*contents.checkpoint.items(), *contents.saved_model.items()]
+    if contents.prebuilt is not None:
+        needed.append(("the ready .tflite", contents.prebuilt))
+    for name, digest in needed:
+        path = f"{name} in the archive of {recipe.name!r}"
+        git_lfs.refuse_pointer(store.path(digest), CheckpointError, path)
+    if label_map is not None:
+        path = f"{recipe.labels.in_source} in the archive of {recipe.name!r}"
+        git_lfs.refuse_pointer(store.path(label_map), LabelMapError, path)
 
 
 def _num_classes(contents: Contents, store: Store) -> int | None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
-from training_folder import CONFIG, LABELS, STATE, save
+from training_folder import CONFIG, LABELS, LFS_POINTER, STATE, index, save
 
 from kiln.building import from_training
 from kiln.building.from_training import Arguments, Given, recipe_text, settle, slugify
@@ -198,6 +198,17 @@ def test_arguments_that_are_wrong(plain: Given, training: Path, photos: Path) ->
         assert caught.value.remedy, words
 
 
+@pytest.mark.parametrize(
+    "name", ["ckpt-2.index", "ckpt-2.data-00000-of-00001", "pipeline.config", "labels.pbtxt"]
+)
+def test_a_pointer_is_never_pinned(plain: Given, training: Path, name: str) -> None:
+    (training / name).write_text(LFS_POINTER)
+    with pytest.raises((CheckpointError, LabelMapError), match="is a Git LFS pointer") as caught:
+        settle(plain, pin=True)
+    assert f"{training / name}" in caught.value.message
+    assert "git lfs pull" in caught.value.remedy
+
+
 def test_no_pipeline_config(plain: Given, training: Path) -> None:
     (training / "pipeline.config").unlink()
     with pytest.raises(UsageError, match=r"no pipeline\.config beside") as caught:
@@ -277,7 +288,7 @@ def test_everything_is_in_the_recipe(
     assert found.calibration.images == found.check.images == "../../photos"
     assert [(item.path, item.size, item.sha256) for item in found.source.files] == [
         ("ckpt-2.data-00000-of-00001", 11, sha256_bytes(b"0 of ckpt-2")),
-        ("ckpt-2.index", 15, sha256_bytes(b"index of ckpt-2")),
+        ("ckpt-2.index", len(index("ckpt-2")), sha256_bytes(index("ckpt-2"))),
         ("pipeline.config", len(CONFIG), sha256_bytes(CONFIG.encode())),
     ]
     assert acquire(found, Store(tmp_path / "store")).record["pinned"] is True

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from training_folder import CONFIG, LABELS, STATE, save
+from training_folder import CONFIG, LABELS, LFS_POINTER, STATE, index, save
 
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import (
@@ -187,6 +187,28 @@ def _empty_index(folder: Path) -> None:
     (folder / "ckpt-1.index").write_bytes(b"")
 
 
+def _cut_index(folder: Path) -> None:
+    save(folder, "ckpt-1")
+    path = folder / "ckpt-1.index"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _cut_shard(folder: Path) -> None:
+    save(folder, "ckpt-1", shards=2)
+    (folder / "ckpt-1.data-00001-of-00002").write_text("1 of ckpt-")
+
+
+def _pointers(folder: Path) -> None:
+    save(folder, "ckpt-1")
+    for path in folder.iterdir():
+        path.write_text(LFS_POINTER)
+
+
+def _pointed_data(folder: Path) -> None:
+    save(folder, "ckpt-1", shards=3)
+    (folder / "ckpt-1.data-00001-of-00003").write_text(LFS_POINTER)
+
+
 BAD = {
     _empty: "is empty: there is no checkpoint",
     _saved_model: "is a SavedModel, not a checkpoint",
@@ -200,6 +222,10 @@ BAD = {
     _no_data: "ckpt-1.data-00000-of-00001 is missing",
     _lost_shard: "ckpt-1.data-00001-of-00003 is missing",
     _empty_index: "ckpt-1.index is empty",
+    _cut_index: "ckpt-1.index is damaged or cut short",
+    _cut_shard: "ckpt-1.data-00001-of-00002 is cut short: it has 10 bytes of at least 11",
+    _pointers: "ckpt-1.index is a Git LFS pointer, not the file itself",
+    _pointed_data: "ckpt-1.data-00001-of-00003 is a Git LFS pointer",
 }
 
 
@@ -269,7 +295,7 @@ def test_only_the_chosen_checkpoint_counts(
     got = acquire(recipe(), store, Options(on_note=notes.append))
     assert got.contents.checkpoint == {
         "pipeline.config": sha256_bytes(CONFIG.encode()),
-        "checkpoint/ckpt-10.index": sha256_bytes(b"index of ckpt-10"),
+        "checkpoint/ckpt-10.index": sha256_bytes(index("ckpt-10")),
         "checkpoint/ckpt-10.data-00000-of-00001": sha256_bytes(b"0 of ckpt-10"),
     }
     assert got.contents.label_map == sha256_bytes(LABELS.encode())
@@ -306,7 +332,7 @@ PIN = '[[source.files]]\npath = "{}"\nsha256 = "{}"\n'
 
 
 def test_pins(recipe: Callable[..., Recipe], training: Path, store: Store) -> None:
-    pins = PIN.format("ckpt-10.index", sha256_bytes(b"index of ckpt-10"))
+    pins = PIN.format("ckpt-10.index", sha256_bytes(index("ckpt-10")))
     assert acquire(recipe(pins), store).record["pinned"] is False
     pins += PIN.format("ckpt-10.data-00000-of-00001", sha256_bytes(b"0 of ckpt-10"))
     pins += PIN.format("pipeline.config", sha256_bytes(CONFIG.encode()))
@@ -321,7 +347,7 @@ def test_pins(recipe: Callable[..., Recipe], training: Path, store: Store) -> No
 def test_a_training_that_went_on(
     recipe: Callable[..., Recipe], training: Path, store: Store
 ) -> None:
-    pins = PIN.format("ckpt-10.index", sha256_bytes(b"index of ckpt-10"))
+    pins = PIN.format("ckpt-10.index", sha256_bytes(index("ckpt-10")))
     (training / "checkpoint").write_text(STATE.format("/x/ckpt-11"))
     with pytest.raises(DigestMismatchError, match=r"pins ckpt-10\.index, which is not there"):
         acquire(recipe(pins), store)
@@ -333,6 +359,8 @@ def test_a_training_that_went_on(
         ("pipeline.config", None, CheckpointError, "no pipeline.config"),
         ("pipeline.config", "model { faster_rcnn { } }", UnsupportedModelError, "crops"),
         ("pipeline.config", "{", UnsupportedModelError, "not a pipeline.config"),
+        ("pipeline.config", LFS_POINTER, CheckpointError, "pipeline.config is a Git LFS pointer"),
+        ("labels.pbtxt", LFS_POINTER, LabelMapError, "labels.pbtxt is a Git LFS pointer"),
         ("labels.pbtxt", None, LabelMapError, "There is no label map"),
         ("labels.pbtxt", "item {{{", LabelMapError, "labels.pbtxt"),
         ("labels.pbtxt", "item { id: 5 name: 'cat' }", LabelMapError, "has 2 classes"),

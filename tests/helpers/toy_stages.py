@@ -21,6 +21,7 @@ from places import ROOT
 from tflite_files import fixture
 from toy_container import Container, Doorman
 from toy_project import add_recipe, make_project
+from training_folder import photo
 
 from kiln.building.build import Builder
 from kiln.core.store import Store
@@ -191,7 +192,7 @@ def add_toy(project: Project) -> Path:
     path.write_text(f'{text}[calibration]\nimages = "images"\n')
     (path.parent / "images").mkdir()
     for name in ("cat.png", "dog.png"):
-        (path.parent / "images" / name).write_bytes(name.encode() * 9)
+        (path.parent / "images" / name).write_bytes(photo(name * 9))
     return path
 
 

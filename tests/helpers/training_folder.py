@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,19 @@ STATE = 'model_checkpoint_path: "{}"\nall_model_checkpoint_paths: "/gone/ckpt-1"
 LFS_POINTER = (
     f"version https://git-lfs.example.org/spec/v1\noid sha256:{'4d7a' * 16}\nsize 12345678\n"
 )
+
+
+def photo(text: str = "photo") -> bytes:
+    """A picture of one pixel (PNG); the text behind it makes it another file."""
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(b"\0" * 4),
+    }
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in {**parts, b"IEND": b""}.items():
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        data += struct.pack(">I", len(content)) + kind + content + crc
+    return data + text.encode()
 
 
 def save(folder: Path, name: str, shards: int = 1) -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from kiln.core.digest import sha256_file
-from kiln.core.errors import ImageSetError, UsageError
+from kiln.core.errors import UsageError
 from kiln.recipes import pipeline_config
 from kiln.recipes.recipe import Allowance, Architecture, LiteSpec, Variant
+from kiln.sources import pictures
 from kiln.sources.local import (
     CONFIG,
     check_labels,
@@ -29,7 +30,6 @@ from kiln.sources.local import (
     readable,
     reading,
 )
-from kiln.sources.model import IMAGE_SUFFIXES
 from kiln.sources.saved_model import find_saved_model
 
 #: The default variants; int8 needs calibration images.
@@ -50,6 +50,8 @@ _NAMELESS = {
 }
 
 _MAX_NAME = 100  # as in a recipe
+
+_ENOUGH_IMAGES = 20  # to calibrate on; fewer may miss what activations reach
 
 #: File endings that shells complete when the user means a checkpoint's prefix.
 _PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})\Z")
@@ -147,8 +149,8 @@ def settle(
     found = _saved_model(given) if given.saved_model is not None else _checkpoint(given)
     notes: list[str] = list(found.notes)
     calibration = given.calibration
-    for images in (given.calibration, given.images):
-        _check_images(images)
+    for images in dict.fromkeys((given.calibration, given.images)):
+        notes += pictures.examine(images) if images is not None else []
     variants = _variants(given.variants, calibration or given.images)
     if "int8" in variants and calibration is None:
         calibration = given.images
@@ -157,6 +159,8 @@ def settle(
         notes.append(
             "no int8: it needs --calibration DIR, images like those that the model will see"
         )
+    if "int8" in variants and calibration is not None:
+        notes += _few(calibration)
     name = _name(given.name, folder, found.named_after)
     what = "checkpoint" if given.saved_model is None else "SavedModel"
     arguments = Arguments(
@@ -412,15 +416,15 @@ def _variants(given: Sequence[str], images: Path | None) -> tuple[Variant, ...]:
     return tuple(_one_of(item, Variant) for item in dict.fromkeys(given))
 
 
-def _check_images(folder: Path | None) -> None:
-    if folder is None:
-        return
-    listed = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
-    if not listed or not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
-        raise ImageSetError(
-            f"There are no images in {folder}.",
-            "Name a folder with PNG, JPEG or BMP photos like those that the model will see.",
-        )
+def _few(calibration: Path) -> list[str]:
+    """Return a note where too few images are there to calibrate on."""
+    count = len(pictures.pictures(calibration))
+    if count >= _ENOUGH_IMAGES:
+        return []
+    return [
+        f"int8 is calibrated on {count} image{'' if count == 1 else 's'} only: about a hundred, "
+        "like those that the model will see, make better scores"
+    ]
 
 
 def _name(given: str | None, folder: Path | None, files: Path) -> str:

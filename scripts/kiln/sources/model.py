@@ -20,12 +20,10 @@ from kiln.core.store import Store
 from kiln.recipes import pipeline_config
 from kiln.recipes.contents import Contents
 from kiln.recipes.recipe import Recipe
+from kiln.sources import pictures
 from kiln.sources.fetcher import Options
 from kiln.sources.kinds import fetcher_of
 from kiln.sources.local import CONFIG, check_labels
-
-#: Decoded by Pillow inside the image; other files in an image folder (licences) are ignored.
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def _images(recipe: Recipe, store: Store) -> dict[str, str]:
         recipe.calibration.images,
         store,
         "calibration images",
-        "Put PNG or JPEG photos like the ones the model will see there, or drop the int8 variant.",
+        "Or drop the int8 variant.",
     )
 
 
@@ -163,7 +161,7 @@ def _check_images(recipe: Recipe, store: Store, calibration: Mapping[str, str]) 
             recipe.check.images,
             store,
             "images to check the variants on",
-            "Put PNG or JPEG photos with objects that the model knows there, or drop check.images.",
+            "Or drop check.images: the calibration images are used then.",
         )
     for item in recipe.check.expect:
         if item.image not in found:
@@ -181,25 +179,31 @@ def _image_folder(
     """Return the images of a folder, name -> SHA-256, sorted by name.
 
     Raises:
-        ImageSetError: the folder does not exist, or holds no image.
+        ImageSetError: the folder does not exist, holds no image, or holds a damaged one.
     """
     folder = recipe.resolve(relative)
-    found = images_in(folder, store)
+    try:
+        found = images_in(folder, store)
+    except ImageSetError as error:
+        raise ImageSetError(f"Model {recipe.name!r}: {error.message}", error.remedy) from None
     if not found:
+        none = pictures.none_in(folder)
         raise ImageSetError(
-            f"Recipe {recipe.name!r} needs {what}, and {folder} holds none.", remedy
+            f"Recipe {recipe.name!r} needs {what}. {none.message}", f"{none.remedy} {remedy}"
         )
     return found
 
 
 def images_in(folder: Path, store: Store) -> dict[str, str]:
-    """Return the images of a folder, name -> SHA-256, sorted by name; empty without a folder."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {
-        path.name: store.add_file(path.resolve())
-        for path in found
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    }
+    """Return the images of a folder, name -> SHA-256, sorted by name; empty without a folder.
+
+    Raises:
+        ImageSetError: one is not whole, or is no image.
+    """
+    found = pictures.pictures(folder) if folder.is_dir() else []
+    for path in found:
+        pictures.refuse_damaged(path)
+    return {path.name: store.add_file(path.resolve()) for path in found}
 
 
 def with_images_to_check(acquired: Acquired, samples: Path, store: Store) -> Acquired:

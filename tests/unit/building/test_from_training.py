@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
-from training_folder import CONFIG, LABELS, LFS_POINTER, STATE, index, save
+from training_folder import CONFIG, LABELS, LFS_POINTER, STATE, index, photo, save
 
 from kiln.building import from_training
 from kiln.building.from_training import Arguments, Given, recipe_text, settle, slugify
@@ -51,7 +51,7 @@ def training(tmp_path: Path) -> Path:
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
-    (folder / "one.JPG").write_text("photo")
+    (folder / "one.JPG").write_bytes(photo())
     return folder
 
 
@@ -95,14 +95,34 @@ def test_int8_with_calibration_images(plain: Given, photos: Path) -> None:
     found, notes = settle(replace(plain, calibration=photos))
     assert found.variants == ("dynamic", "float32", "float16", "int8")
     assert (found.calibration, found.images) == (photos, None)
-    assert len(notes) == 1
+    assert notes[1:] == (
+        "int8 is calibrated on 1 image only: about a hundred, like those that the model will see, "
+        "make better scores",
+    )
+    for number in range(19):
+        (photos / f"{number}.png").write_bytes(photo())
+    assert len(settle(replace(plain, calibration=photos))[1]) == 1
+
+
+def test_images_that_are_not_taken_are_counted(plain: Given, photos: Path) -> None:
+    (photos / "more").mkdir()
+    for name in ("two.heic", "three.HEIC", "more/four.png", "LICENCE.txt"):
+        (photos / name).write_bytes(photo())
+    _, notes = settle(replace(plain, images=photos, variants=("float32",)))
+    assert notes[1:] == (f"of {photos}, 1 image in sub-folders and 2 .heic files are not taken",)
+
+
+def test_a_damaged_image_is_found_before_a_recipe_is_written(plain: Given, photos: Path) -> None:
+    (photos / "two.png").write_bytes(photo("")[:-20])
+    with pytest.raises(ImageSetError, match=r"two\.png cannot be used: it is cut short"):
+        settle(replace(plain, calibration=photos))
 
 
 def test_int8_with_images_for_checks_says_so(plain: Given, photos: Path) -> None:
     found, notes = settle(replace(plain, images=photos))
     assert "int8" in found.variants
     assert (found.calibration, found.images) == (photos, photos)
-    assert notes[-1] == f"int8 is calibrated on the images in {photos} (no --calibration)"
+    assert notes[-2] == f"int8 is calibrated on the images in {photos} (no --calibration)"
 
 
 def test_variants_by_name(plain: Given, photos: Path) -> None:
@@ -182,7 +202,7 @@ def test_arguments_that_are_wrong(plain: Given, training: Path, photos: Path) ->
         ({"name": "Boats!"}, UsageError, "not a valid model name"),
         ({"allow": ("everything",)}, UsageError, "'everything'"),
         ({"calibration": empty}, ImageSetError, "no images in .*empty"),
-        ({"images": photos / "nowhere"}, ImageSetError, "no images in .*nowhere"),
+        ({"images": photos / "nowhere"}, ImageSetError, "nowhere does not exist"),
         ({"label_map": photos / "absent.pbtxt"}, LabelMapError, r"absent\.pbtxt"),
         ({"label_map": config}, LabelMapError, "pipeline.config"),
         ({"pipeline_config": photos / "p.config"}, CheckpointError, "no pipeline.config at"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from training_folder import CONFIG, LABELS, LFS_POINTER, STATE, index, save
+from training_folder import CONFIG, LABELS, LFS_POINTER, STATE, index, photo, save
 
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import (
@@ -396,19 +396,19 @@ def test_no_archive(recipe: Callable[..., Recipe], store: Store, tmp_path: Path)
 def test_check_images(recipe: Callable[..., Recipe], tmp_path: Path, store: Store) -> None:
     for name in ("calibration", "check"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / f"{name}.PNG").write_text(name)
+        (tmp_path / name / f"{name}.PNG").write_bytes(photo(name))
         (tmp_path / name / "LICENCE").write_text("left alone")
     calibration = f'[calibration]\nimages = "{tmp_path}/calibration"\n'
     check = '[check]\nimages = "../../check"\n'
     assert acquire(recipe(), store).contents.check_images == {}
-    given = {"calibration.PNG": sha256_bytes(b"calibration")}
+    given = {"calibration.PNG": sha256_bytes(photo("calibration"))}
     got = acquire(recipe(more=calibration), store)
     assert got.contents.check_images == got.contents.images == given
     got = acquire(recipe(more=calibration + check), store)
-    assert got.contents.check_images == {"check.PNG": sha256_bytes(b"check")}
+    assert got.contents.check_images == {"check.PNG": sha256_bytes(photo("check"))}
     assert got.contents.images == given
     expect = '[[check.expect]]\nimage = "calibration.PNG"\nlabel = "cat"\n'
     with pytest.raises(ImageSetError, match=r"'cat' in calibration\.PNG.*: check\.PNG"):
         acquire(recipe(more=calibration + check + expect), store)
-    with pytest.raises(ImageSetError, match="nowhere holds none"):
+    with pytest.raises(ImageSetError, match="nowhere does not exist"):
         acquire(recipe(more='[check]\nimages = "nowhere"\n'), store)

@@ -6,11 +6,12 @@ was cut short by a download is named before minutes of work, not after.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +28,7 @@ _OTHER_KINDS = frozenset(
 )
 
 _MOST_ENTRIES = 20_000  # looked at below a folder, to count what is passed over
+_MAX_BYTES = 256 << 20  # of a JPEG that is read as a whole
 _JPEG_END = b"\xff\xd9"
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _JPEG_SCAN = 0xDA
@@ -42,11 +44,12 @@ def pictures(folder: Path) -> list[Path]:
     """Return the pictures directly in a folder, by name; hidden files are ignored.
 
     Raises:
-        OSError: it cannot be read.
+        ImageSetError: it cannot be read.
     """
-    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    # macOS leaves a hidden "._photo.jpg" beside each photo on other file systems.
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    with _reading(folder):
+        found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        # macOS leaves a hidden "._photo.jpg" beside each photo on other file systems.
+        return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
 
 def examine(folder: Path) -> list[str]:
@@ -55,8 +58,7 @@ def examine(folder: Path) -> list[str]:
     Raises:
         ImageSetError: there are none, or one is damaged.
     """
-    listed = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
-    found = pictures(folder) if listed else []
+    found = pictures(folder) if folder.is_dir() else []
     if not found:
         raise none_in(folder)
     for path in found:
@@ -69,16 +71,16 @@ def passed_over(folder: Path) -> str:
     """Describe the pictures that :func:`pictures` leaves out; empty: there are none.
 
     Raises:
-        OSError: the folder cannot be read.
+        ImageSetError: the folder cannot be read.
     """
     parts = []
     inside, more = _in_sub_folders(folder)
     if inside:
         least = "more than " if more else ""
         parts.append(f"{least}{inside:,} image{_s(inside)} in sub-folders")
-    kinds = Counter(
-        path.suffix.lower() for path in folder.iterdir() if path.suffix.lower() in _OTHER_KINDS
-    )
+    with _reading(folder):
+        endings = [path.suffix.lower() for path in folder.iterdir()]
+    kinds = Counter(ending for ending in endings if ending in _OTHER_KINDS)
     parts += [f"{count:,} {kind} file{_s(count)}" for kind, count in sorted(kinds.items())]
     return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)
 
@@ -88,8 +90,6 @@ def none_in(folder: Path) -> ImageSetError:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
         return ImageSetError(f"The image folder {folder} {what}.", _NAME_A_FOLDER)
-    if not os.access(folder, os.R_OK | os.X_OK):
-        return ImageSetError(f"{folder} cannot be read.", "Check who owns it and who may read it.")
     found = passed_over(folder)
     if not found:
         return ImageSetError(f"There are no images in {folder}.", _NAME_A_FOLDER)
@@ -104,10 +104,9 @@ def refuse_damaged(path: Path) -> None:
     """Refuse a file that is certainly not a whole picture.
 
     Raises:
-        ImageSetError: it is empty, cut short, or not a picture.
-        OSError: it cannot be read.
+        ImageSetError: it is empty, cut short, not a picture, or cannot be read.
     """
-    with path.open("rb") as file:
+    with _reading(path), path.open("rb") as file:
         head = file.read(git_lfs.MAX_BYTES + 1)
         if git_lfs.is_pointer(head):
             raise git_lfs.refusal(ImageSetError, f"The image {path}")
@@ -121,6 +120,17 @@ def refuse_damaged(path: Path) -> None:
             f"The image {path} cannot be used: {fault}.",
             "Copy or download it again, or take it out of the folder.",
         )
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ImageSetError(
+            f"{path} cannot be read: {error.strerror or error}.",
+            "Check who owns it and who may read it.",
+        ) from None
 
 
 def _fault(file: BinaryIO, head: bytes, size: int) -> str:
@@ -150,6 +160,8 @@ def _fault(file: BinaryIO, head: bytes, size: int) -> str:
 def _jpeg_is_whole(file: BinaryIO, size: int) -> bool:
     file.seek(max(0, size - 2))
     if file.read(2) == _JPEG_END:
+        return True
+    if size > _MAX_BYTES:
         return True
     # Cameras write more behind the end. A preview in front has an end of its own.
     file.seek(0)

@@ -138,13 +138,13 @@ def load(path: Path, num_classes: Optional[int] = None) -> LabelMap:
 
 
 def _listed(names: Sequence[str], classes: Sequence[str], source: str) -> LabelMap:
+    if set(classes) <= {GAP}:
+        raise StageError("label-map", f"{source} names no class.", label_list.EXAMPLE)
     items = [
         LabelItem(number, name, "", number + len(names) - len(classes))
         for number, name in enumerate(classes, 1)
-        if name != GAP
+        if name != GAP or number == len(classes)  # the last line counts the classes
     ]
-    if not items:
-        raise StageError("label-map", f"{source} names no class.", label_list.EXAMPLE)
     note = f"the label map is a plain list of names: taken as classes 1 to {len(classes)}"
     if len(classes) < len(names):
         note += f", without its first line {names[0]!r}"
@@ -231,7 +231,7 @@ def _never_found(
 ) -> str:
     text = (
         f"the model has {num_classes} class{_es(num_classes)}, so it can never find "
-        f"{_some([f'{item.label!r} (id {item.id})' for item in above])} of the label map."
+        f"{_some([f'{item.label[:40]!r} (id {item.id})' for item in above])} of the label map."
     )
     nameless = [str(number) for number in range(1, num_classes + 1) if number not in names]
     if nameless:

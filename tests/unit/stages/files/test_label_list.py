@@ -30,17 +30,20 @@ def load(folder: Path, text: str | bytes, classes: int | None) -> labelmap.Label
         ("???\ncat\n", None, {1: "cat"}, "without its first line"),
         # A label file of this project, of a model whose first class has no name.
         ("???\ncat\n", 2, {2: "cat"}, "classes 1 to 2"),
+        ("cat\n???\n???\n???\n", 4, {1: "cat"}, "classes 1 to 4"),
     ],
 )
 def test_a_plain_list_is_taken(
     tmp_path: Path, text: str, classes: int | None, expected: dict[int, str], note: str
 ) -> None:
     found = load(tmp_path, text, classes)
-    assert {item.id: item.label for item in found.items} == expected
+    assert {item.id: item.label for item in found.items if item.label != "???"} == expected
     assert note in found.note
     if classes is not None:
-        lines = labelmap.fit(found.items, classes).lines
-        assert {number: name for number, name in enumerate(lines, 1) if name != "???"} == expected
+        fit = labelmap.fit(found.items, classes)
+        assert fit.warnings == ()
+        named = {number: name for number, name in enumerate(fit.lines, 1) if name != "???"}
+        assert named == expected
 
 
 @pytest.mark.parametrize(

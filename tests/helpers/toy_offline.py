@@ -12,6 +12,7 @@ from pathlib import Path
 
 from toy_packages import debian_package, wheel
 from toy_project import add_recipe, make_project, small_archive
+from training_folder import photo
 
 from kiln.core.digest import sha256_bytes
 from kiln.core.store import Store
@@ -125,7 +126,7 @@ def make_offline(root: Path, store_root: Path) -> Offline:
     path = root / "archive.tar.gz"
     recipe = add_recipe(project, "toy", small_archive(path))
     (project.sample_images).mkdir(parents=True)
-    (project.sample_images / "one.png").write_bytes(b"not looked at here")
+    (project.sample_images / "one.png").write_bytes(photo())
     acquire(load(recipe, project.models), store)
     path.unlink()  # from now on it is nowhere but in the store
     return Offline(project, store)

@@ -21,7 +21,7 @@ from places import ROOT
 from tflite_files import fixture
 from toy_container import Container, Doorman
 from toy_project import add_recipe, make_project
-from training_folder import CONFIG
+from training_folder import CONFIG, photo
 
 from kiln.building.build import Builder
 from kiln.core.store import Store
@@ -33,6 +33,7 @@ RUNNER = ("__init__.py", "__main__.py", "protocol", "steps/__init__.py")
 MODEL = "toy"
 VARIANTS = ("float32", "int8", "prebuilt")
 REASON = "all scores are flat"
+LABELS = "class 2 has no name"
 
 #: Stage -> its parameters, and the body of its ``run``.
 STAGES: dict[str, tuple[str, str]] = {
@@ -71,7 +72,7 @@ STAGES: dict[str, tuple[str, str]] = {
         model = inputs["model"].read_bytes()
         (out / "model.tflite").write_bytes(model + hashlib.sha256(model).digest())
         (out / "labelmap.txt").write_bytes(inputs["label_map"].read_bytes())
-        return {}
+        return {"label_notes": [LABELS]}
         """,
     ),
     "compare": ("", "return {'differ': 0}"),
@@ -121,6 +122,7 @@ import json
 ENVIRONMENT = "main"
 PARAMS = dict.fromkeys({names!r})
 REASON = {reason!r}
+LABELS = {labels!r}
 FACTS = {{
     "architecture": "ssd",
     "num_classes": 1,
@@ -166,7 +168,10 @@ def add_toy(project: Project) -> Path:
         else:
             shutil.copy(source / name, target)
     for name, (params, body) in STAGES.items():
-        text = HEAD.format(names=params.split(), reason=REASON) + f"    {body.strip()}\n"
+        text = (
+            HEAD.format(names=params.split(), reason=REASON, labels=LABELS)
+            + f"    {body.strip()}\n"
+        )
         (project.stages / "steps" / f"{name}.py").write_text(text.replace("\n        ", "\n    "))
     packed = project.root / "toy.tar"  # uncompressed: nothing in it notices a flipped bit
     ready = fixture("toy_ssd")
@@ -187,7 +192,7 @@ def add_toy(project: Project) -> Path:
     path.write_text(f'{text}[calibration]\nimages = "images"\n')
     (path.parent / "images").mkdir()
     for name in ("cat.png", "dog.png"):
-        (path.parent / "images" / name).write_bytes(name.encode() * 9)
+        (path.parent / "images" / name).write_bytes(photo(name * 9))
     return path
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from places import ROOT
+from training_folder import save
 
 from hostile.cases import Case, FindingError, Verdict
 from hostile.commands import Desk, Said, desk
@@ -126,8 +127,7 @@ class Texts:
         sample = ROOT / "models" / "samples" / "centernet_mobilenet_v2_fpn_shapes"
         for one in ("pipeline.config", "label_map.pbtxt"):
             shutil.copy(sample / one, folder)
-        for one in ("ckpt-1.index", "ckpt-1.data-00000-of-00001"):
-            (folder / one).write_bytes(b"weights")
+        save(folder, "ckpt-1")
         (folder / "checkpoint").write_text('model_checkpoint_path: "ckpt-1"\n')
         self._write(folder / name, (folder / name).read_text("utf-8"), dice, how)
         arguments = ("--checkpoint", folder, "--label-map", folder / "label_map.pbtxt")

@@ -220,7 +220,7 @@ def test_label_maps(
 ) -> None:
     # The export and the conversion are in the session's store: only the labels are looked at.
     if what == "too_many":
-        text = "".join(text.format(id=number) for number in range(1, 92))
+        text = "".join(text.format(id=number) for number in range(1, 192))
     (models.folder / "labels" / "wrong.pbtxt").write_text(text)
     models.add(what, sound, labels="wrong.pbtxt")
     refuse(what, 16, what)
@@ -244,7 +244,10 @@ def test_no_images(models: zoo.Models, refuse: Callable[..., str], sound: Path) 
 def test_an_image_that_is_none(models: zoo.Models, refuse: Callable[..., str], sound: Path) -> None:
     folder = models.folder / "odd"
     folder.mkdir()
-    (folder / "photo.png").write_bytes((models.folder / "images" / "coffee.png").read_bytes()[:999])
+    # Whole by its structure, so that only the stage's decoder can tell.
+    data = bytearray((models.folder / "images" / "coffee.png").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 99] = bytes(99)
+    (folder / "photo.png").write_bytes(data)
     models.add("cut_image", sound, variants=("int8",), images="odd")
     refuse("cut_image", 17, "cut_image", "photo.png")
 

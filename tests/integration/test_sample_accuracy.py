@@ -50,7 +50,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def truth(name: str, project: Path, images_folder: Path, area: Path) -> Truth:
     """Scenes of the sample's own kind that it was neither trained nor calibrated on."""
-    items = labelmap.load(project / "models" / "samples" / name / "label_map.pbtxt")
+    items = labelmap.load(project / "models" / "samples" / name / "label_map.pbtxt").items
     names = {item.id: item.label for item in items}
     ids = {label: number for number, label in names.items()}
     side = SAMPLES[name]

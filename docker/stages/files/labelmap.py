@@ -3,20 +3,24 @@
 The format is protobuf's text format of ``StringIntLabelMap``: ``item`` blocks with ``id``,
 ``name`` and ``display_name``. The parser accepts what protobuf's own does (both kinds of quotes,
 escapes, adjacent strings, comments, ``,`` or ``;`` between fields, ``item {`` or ``item: <``)
-and skips every other field of an item, nested blocks (keypoints) included.
+and skips every other field of an item, nested blocks (keypoints) included. An item for the
+background, id 0, is left out. A plain list of names is understood as well
+(:mod:`stages.files.label_list`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Optional
 
+from stages.files import label_list
+from stages.files.label_list import GAP
 from stages.protocol.failures import StageError
 
-GAP = "???"
-"""The placeholder line for an id that the label map leaves out (as in TFLite's label files)."""
+__all__ = ["GAP", "Fit", "LabelItem", "LabelMap", "fit", "lines", "load", "parse"]
 
 _MAX_BYTES = 16 * 1024 * 1024  # the largest public maps (thousands of classes) stay below 1 MB
 _MAX_ID = 1_000_000  # a label file has a line for every id: a typing error must not fill a disk
@@ -38,6 +42,9 @@ _SIMPLE_ESCAPES = {
     "\\": "\\", "'": "'", '"': '"', "?": "?",
 }  # fmt: skip
 _CLOSING = {"{": "}", "<": ">", "[": "]"}
+_BACKGROUND = "background"  # the only name that the API allows for id 0
+_SHOWN = 4  # classes that a warning names
+_BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, which Windows calls Unicode
 
 
 @dataclass(frozen=True)
@@ -56,17 +63,48 @@ class LabelItem:
 
 
 @dataclass(frozen=True)
+class LabelMap:
+    """The classes of a label map file.
+
+    Attributes:
+        items: in the order of the file; at least one.
+        note: how a file in another form was understood; empty for a label map.
+    """
+
+    items: list[LabelItem]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The label lines of a model, from a label map that belongs to it.
+
+    Attributes:
+        lines: one name a line, line index = class id - 1.
+        warnings: what label map and model do not have in common, in whole sentences.
+    """
+
+    lines: list[str]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Token:
     kind: str
     text: str
     line: int
 
 
-def load(path: Path) -> list[LabelItem]:
-    """Read the items of a label map file, in the order of the file.
+def load(path: Path, num_classes: Optional[int] = None) -> LabelMap:
+    """Read a label map file, or a plain list of names.
+
+    Args:
+        path: the file.
+        num_classes: how many classes the model scores, if that is known: a plain list has to have
+            as many.
 
     Raises:
-        StageError: kind ``label-map``; the file cannot be read or is not a label map.
+        StageError: kind ``label-map``; the file cannot be read, or is of another kind.
     """
     try:
         with path.open("rb") as file:
@@ -87,12 +125,34 @@ def load(path: Path) -> list[LabelItem]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise _failure(path.name, line, "not a text file in UTF-8") from error
-    return parse(text, path.name)
+        kind = "in UTF-16, not" if data.startswith(_BYTE_ORDER_MARKS) else "not a text file"
+        raise StageError(
+            "label-map",
+            f"{path.name}, line {line}: {kind} in UTF-8.",
+            "Name the label map (.pbtxt); if this is it, save it as UTF-8.",
+        ) from error
+    if label_list.is_label_map(text):
+        return LabelMap(parse(text, path.name))
+    names = label_list.names(text, path.name)
+    return _listed(names, label_list.without_background(names, num_classes, path.name), path.name)
+
+
+def _listed(names: Sequence[str], classes: Sequence[str], source: str) -> LabelMap:
+    if set(classes) <= {GAP}:
+        raise StageError("label-map", f"{source} names no class.", label_list.EXAMPLE)
+    items = [
+        LabelItem(number, name, "", number + len(names) - len(classes))
+        for number, name in enumerate(classes, 1)
+        if name != GAP or number == len(classes)  # the last line counts the classes
+    ]
+    note = f"the label map is a plain list of names: taken as classes 1 to {len(classes)}"
+    if len(classes) < len(names):
+        note += f", without its first line {names[0]!r}"
+    return LabelMap(items, note)
 
 
 def parse(text: str, source: str = "label map") -> list[LabelItem]:
-    """Parse the items of a label map, in the order of the text.
+    """Parse the items of a label map, in the order of the text, without the background's.
 
     Args:
         text: the label map.
@@ -100,37 +160,103 @@ def parse(text: str, source: str = "label map") -> list[LabelItem]:
 
     Raises:
         StageError: kind ``label-map``, with the line: a syntax error, an item without id or
-            without any name, an id below 1, an id used twice, or no item at all.
+            without any name, an item inside another, an id below 1 that is not the background's,
+            an id used twice, or no item at all.
     """
     return _Parser(text, source).items()
 
 
 def lines(items: list[LabelItem], num_classes: int, source: str = "label map") -> list[str]:
+    """Return the lines of :func:`fit`."""
+    return fit(items, num_classes, source).lines
+
+
+def fit(items: list[LabelItem], num_classes: int, source: str = "label map") -> Fit:
     """Return the lines of the label file: one name a line, line index = class id - 1.
+
+    Ids that the map leaves out get :data:`GAP` (COCO: 80 names on 90 lines). The highest id is
+    the number of classes where a training was set up with care. Both a class too many and
+    ``num_classes`` too high train without complaint, so a map that differs is only refused where
+    it must be another model's: where most of its classes are not the model's, or most of the
+    model's classes are not in it.
 
     Args:
         items: of the label map.
-        num_classes: how many classes the model scores; ids the map leaves out get
-            :data:`GAP` (COCO: 80 names on 90 lines).
+        num_classes: how many classes the model scores.
         source: the label map's name for messages.
-
-    Returns:
-        ``num_classes`` lines.
 
     Raises:
         StageError: kind ``label-map``; the map belongs to a model with another class count.
     """
     highest = max(item.id for item in items)
-    if highest != num_classes:
+    names = {item.id: item.label for item in items}
+    found = [names.get(index + 1, GAP) for index in range(num_classes)]
+    if highest == num_classes:
+        return Fit(found)
+    above = sorted((item for item in items if item.id > num_classes), key=lambda item: item.id)
+    within = len(items) - len(above)
+    differs = (
+        f"{source} has {len(items)} item{_s(len(items))} with ids up to {highest}, but the model "
+        f"has {num_classes} class{_es(num_classes)}"
+    )
+    remedy = "It looks like another model's: use the label map that the model was trained with."
+    if len(above) > within:
+        edit = f" If it is this one, take out the items with ids above {num_classes}."
         raise StageError(
             "label-map",
-            f"{source} has {len(items)} items with ids up to {highest}, but the model has "
-            f"{num_classes} classes: the highest id must be the number of classes.",
-            "Use the label map that the model was trained with (num_classes is in its "
-            "pipeline.config).",
+            f"{differs}: {len(above)} of the items could never be found.",
+            remedy + (edit if within else ""),
         )
-    names = {item.id: item.label for item in items}
-    return [names.get(index + 1, GAP) for index in range(num_classes)]
+    if not above and 2 * within < num_classes:
+        raise StageError(
+            "label-map",
+            f"{differs}: {num_classes - within} of them would have no name.",
+            f"{remedy} If it is this one, add to its end: "
+            f"item {{ id: {num_classes} name: '{GAP}' }}",
+        )
+    if above:
+        return Fit(found, (_never_found(above, within, names, num_classes),))
+    nameless = [str(number) for number in range(highest + 1, num_classes + 1)]
+    return Fit(
+        found,
+        (
+            f"the model has {num_classes} classes, but the label map's highest id is {highest}: "
+            f"class{_es(len(nameless))} {_some(nameless)} will be shown as {GAP}.",
+        ),
+    )
+
+
+def _never_found(
+    above: list[LabelItem], within: int, names: dict[int, str], num_classes: int
+) -> str:
+    text = (
+        f"the model has {num_classes} class{_es(num_classes)}, so it can never find "
+        f"{_some([f'{item.label[:40]!r} (id {item.id})' for item in above])} of the label map."
+    )
+    nameless = [str(number) for number in range(1, num_classes + 1) if number not in names]
+    if nameless:
+        text += f" Class{_es(len(nameless))} {_some(nameless)} will be shown as {GAP}."
+    if within + len(above) == num_classes:
+        text += (
+            f" If the training numbered its classes 1 to {num_classes} without a gap, the names "
+            "are wrong: number them so in the label map."
+        )
+    return text
+
+
+def _some(words: list[str]) -> str:
+    more = len(words) - _SHOWN
+    if more > 1:
+        return f"{', '.join(words[:_SHOWN])} and {more} more"
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _es(count: int) -> str:
+    return "" if count == 1 else "es"
 
 
 class _Parser:
@@ -149,18 +275,21 @@ class _Parser:
             if token.kind != "word" or token.text != "item":
                 self._fail(token, f"expected 'item {{', found {_shown(token)}")
             item = self._item(token)
+            if item.id == 0:
+                continue
             if item.id in first_use:
                 self._fail(token, f"id {item.id} was already used in line {first_use[item.id]}")
             first_use[item.id] = token.line
             found.append(item)
         if not found:
-            self._fail(self._peek(), "there is no 'item' in it: not a label map")
+            self._fail(self._peek(), "there is no 'item' of a class in it: not a label map")
         return found
 
     def _item(self, start: _Token) -> LabelItem:
         closing = self._open_block(start)
         values: dict[str, str] = {}
         item_id: Optional[int] = None
+        id_token = start
         while True:
             token = self._next()
             if token.kind == "mark" and token.text == closing:
@@ -169,20 +298,31 @@ class _Parser:
                 continue
             if token.kind == "mark" and token.text == "[":  # an extension: [some.name]: value
                 self._skip_block(token)
+            elif token.kind == "string":
+                self._fail(token, f"found {_shown(token)}; names of fields have no quotes: id: 1")
             elif token.kind != "word":
                 self._fail(token, f"expected a field name or {closing!r}, found {_shown(token)}")
             if token.text == "id":
                 if item_id is not None:
                     self._fail(token, "an item has two ids")
-                item_id = self._id()
+                id_token, item_id = token, self._id()
             elif token.text in ("name", "display_name"):
                 if token.text in values:
                     self._fail(token, f"an item has two fields {token.text!r}")
                 values[token.text] = self._string(token.text)
+            elif token.text == "item":
+                self._fail_nested(token, start)
             else:
-                self._skip_value(token)
-        if item_id is None:
-            self._fail(start, "an item has no id")
+                self._skip_value(token, start)
+        if not item_id:  # protobuf's default is 0
+            if _BACKGROUND in values.values():
+                return LabelItem(0, _BACKGROUND, "", start.line)
+            self._fail(
+                id_token,
+                "an item has no id"
+                if item_id is None
+                else f"id 0: ids count from 1; 0 is for an item with the name '{_BACKGROUND}' only",
+            )
         item = LabelItem(
             item_id, values.get("name", ""), values.get("display_name", ""), start.line
         )
@@ -208,7 +348,7 @@ class _Parser:
             value = int(text, 16)
         else:
             self._fail(token, f"an id must be a whole number, found {_shown(token)}")
-        if value < 1:
+        if value < 0:
             self._fail(token, f"id {value}: ids count from 1 (0 is the background)")
         if value > _MAX_ID:
             self._fail(token, f"id {value} is above {_MAX_ID}")
@@ -256,25 +396,27 @@ class _Parser:
         if token.kind != "mark" or token.text != ":":
             self._fail(token, f"expected ':' after {name!r}, found {_shown(token)}")
 
-    def _skip_value(self, name: _Token) -> None:
+    def _skip_value(self, name: _Token, item: _Token) -> None:
         colon = self._peek().kind == "mark" and self._peek().text == ":"
         if colon:
             self._next()
         token = self._next()
         if token.kind == "mark" and token.text in (_CLOSING if colon else "{<"):
-            self._skip_block(token)
+            self._skip_block(token, item)
         elif not colon or token.kind not in ("word", "string"):
             self._fail(token, f"expected a value for {name.text!r}, found {_shown(token)}")
         while token.kind == "string" and self._peek().kind == "string":
             self._next()
 
-    def _skip_block(self, start: _Token) -> None:
+    def _skip_block(self, start: _Token, item: Optional[_Token] = None) -> None:
         # A stack, not recursion: the file decides the nesting depth.
         stack = [_CLOSING[start.text]]
         while stack:
             token = self._next()
             if token.kind == "end":
                 self._fail(start, f"the {start.text!r} is never closed")
+            if item is not None and token.kind == "word" and token.text == "item":
+                self._fail_nested(token, item)
             if token.kind != "mark":
                 continue
             if token.text in _CLOSING:
@@ -306,6 +448,13 @@ class _Parser:
         tokens.append(_Token("end", "", line))
         return tokens
 
+    def _fail_nested(self, token: _Token, item: _Token) -> NoReturn:
+        # Skipped like another unknown field, its class would have no name.
+        self._fail(
+            token,
+            f"an item inside the item that begins in line {item.line}: its '}}' is missing before",
+        )
+
     def _fail(self, token: _Token, reason: str) -> NoReturn:
         raise _failure(self.source, token.line, reason)
 
@@ -318,5 +467,5 @@ def _failure(source: str, line: int, reason: str) -> StageError:
     return StageError(
         "label-map",
         f"{source}, line {line}: {reason}.",
-        "A label map is a list of blocks such as: item { id: 1 name: 'person' }",
+        label_list.EXAMPLE,
     )

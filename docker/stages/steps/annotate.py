@@ -31,7 +31,7 @@ ENVIRONMENT = "metadata"
 
 PARAMS: dict[str, Any] = {
     "architecture": REQUIRED,  # "ssd", "efficientdet" or "centernet"
-    "num_classes": REQUIRED,  # of the model; the label map's highest id must be the same
+    "num_classes": REQUIRED,  # of the model; see stages.files.labelmap.fit
     "normalization": None,  # {"mean": [..], "std": [..]}, pixel units; needed unless "seed"
     # How a photograph becomes the input (stages.files.feeding); None: nothing is said of it.
     "feeding": None,
@@ -79,8 +79,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     index = class id - 1, ``???`` for ids that the label map leaves out).
 
     Returns:
-        Facts: ``profile``, ``labels`` (names in the label map), ``label_lines``,
-        ``label_file`` (packed in the model), ``normalization`` (mean and std as declared),
+        Facts: ``profile``, ``labels`` (classes with a name), ``label_lines``, ``label_notes``
+        (texts: how the label map was understood, and what it does not have in common with the
+        model), ``label_file`` (packed in the model), ``normalization`` (mean and std as declared),
         ``feeding`` (as declared, or None),
         ``input`` (height, width, type), ``roles`` (role -> tensor, name, signature_name,
         position), ``min_parser_version``, ``bytes``.
@@ -91,8 +92,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     settings = _settings(params, inputs["label_map"])
     how = _feeding(params["feeding"], settings.profile)
     label_map = inputs["label_map"]
-    items = labelmap.load(label_map)
-    label_lines = labelmap.lines(items, settings.num_classes, label_map.name)
+    read = labelmap.load(label_map, settings.num_classes)
+    fit = labelmap.fit(read.items, settings.num_classes, label_map.name)
+    label_lines = fit.lines
     text = "".join(f"{line}\n" for line in label_lines).encode("utf-8")
 
     bare, model = _read_model(inputs["model"])
@@ -116,8 +118,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     (out / MODEL_FILE).write_bytes(data)
     return {
         "profile": settings.profile,
-        "labels": len(items),
+        "labels": sum(line != labelmap.GAP for line in label_lines),
         "label_lines": len(label_lines),
+        "label_notes": [text for text in (read.note, *fit.warnings) if text],
         "label_file": settings.declaration.label_file,
         "normalization": {
             "mean": list(settings.declaration.mean),

@@ -95,9 +95,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     """
     data = inputs["model"].read_bytes()
     files = pixels.list_images(inputs["images"])
-    lines = labelmap.lines(
-        labelmap.load(inputs["label_map"]), params["num_classes"], inputs["label_map"].name
-    )
+    label_map = labelmap.load(inputs["label_map"], params["num_classes"])
+    lines = labelmap.lines(label_map.items, params["num_classes"], inputs["label_map"].name)
     size = params["input"] or {"height": 0, "width": 0}
     kind = structure.Expected(
         variant=params["variant"],

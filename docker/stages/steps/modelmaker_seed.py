@@ -64,7 +64,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     if not graph.is_file():
         raise _unfit(f"it has no {graph.name}")
     files = pixels.list_images(inputs["images"])
-    labels = {item.id: item.label for item in labelmap.load(inputs["label_map"])}
+    labels = {item.id: item.label for item in labelmap.load(inputs["label_map"]).items}
 
     emit.progress(0, 3, "importing Model Maker")
     mm = model_maker.load()

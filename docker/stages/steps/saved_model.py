@@ -127,7 +127,7 @@ def _num_classes(graph: saved_model_graph.SavedGraph, label_map: Path, config: A
             )
         own = classes
     if own is None:
-        own = max(item.id for item in labelmap.load(label_map))
+        own = max(item.id for item in labelmap.load(label_map).items)
     return own
 
 

@@ -83,7 +83,8 @@ class ModelBuild:
 class Builder:
     """Builds models of one project into one ``dist`` folder.
 
-    The engine is only looked for when a stage has to run or an image has to be built.
+    The engine is only looked for when a stage has to run or an image has to be built. ``noted`` are
+    notes that were shown before; none is shown twice.
     """
 
     project: Project
@@ -91,6 +92,7 @@ class Builder:
     dist: Path
     on_event: OnEvent
     keep_failed: bool = False
+    noted: set[str] = field(default_factory=set)
     _engine: Engine | None = None
     _signer: Signer | None = None
     _repository: Repository | None = None
@@ -170,6 +172,13 @@ class Builder:
         self._check_stop()
         self.on_event(event, **fields)
 
+    def _note(self, text: str) -> None:
+        with self._lock:
+            new = text not in self.noted
+            self.noted.add(text)
+        if new:
+            self._tell("note", message=text)
+
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise CancelledError("Stopped.")
@@ -207,7 +216,7 @@ class Builder:
             on_progress=lambda name, done, total: self._tell(
                 "download", name=name, done=done, total=total
             ),
-            on_note=lambda text: self._tell("note", message=text),
+            on_note=self._note,
         )
         acquired = acquire(recipe, self.store, options)
         acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
@@ -252,6 +261,8 @@ class Builder:
                 files=plan.published(),
                 facts=plan.ids(),
             )
+            for text in label_notes(results):
+                self._note(f"{recipe.name}: {text}")
             self._check_trained(recipe, results)
             self._tell_differences(recipe, results)
             report = self._check(recipe, plan, results, ahead)
@@ -432,6 +443,7 @@ def conversion_record(
         "default_variant": recipe.default_variant,
         "untrained": untrained_reasons(results),
         "differences": differences_of(results),
+        "label_notes": label_notes(results),
         "recipe": {"sha256": recipe_sha256},
         "source": acquired.record,
         "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
@@ -466,6 +478,12 @@ def differences_of(results: Mapping[str, StageResult]) -> list[dict[str, str]]:
     Each has the keys of :mod:`stages.odapi.config_differences`, which finds them.
     """
     return [item for result in results.values() for item in result.facts.get("differences", [])]
+
+
+def label_notes(results: Mapping[str, StageResult]) -> list[str]:
+    """Return how the label map was understood, and what it does not share with the model."""
+    found = (text for item in results.values() for text in item.facts.get("label_notes", []))
+    return list(dict.fromkeys(found))
 
 
 def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:

@@ -93,7 +93,9 @@ def convert(given: Given, output: Path, on_event: OnEvent | None = None) -> Conv
     target = output.absolute()
     with prepared(given, target) as ready:
         tell = on_event or _ignore_event
-        builder = Builder(Project.find(), ready.store, target, tell)
+        (model,) = ready.selection.names
+        noted = {f"{model}: {note}" for note in ready.notes}
+        builder = Builder(Project.find(), ready.store, target, tell, noted=noted)
         builds = builder.build(ready.selection)
     error = failure_of(builds)
     if error is not None:

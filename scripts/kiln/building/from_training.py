@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from kiln.core.digest import sha256_file
-from kiln.core.errors import ImageSetError, UsageError
+from kiln.core.errors import UsageError
 from kiln.recipes import pipeline_config
 from kiln.recipes.recipe import Allowance, Architecture, LiteSpec, Variant
+from kiln.sources import pictures
 from kiln.sources.local import (
     CONFIG,
     check_labels,
@@ -29,7 +30,6 @@ from kiln.sources.local import (
     readable,
     reading,
 )
-from kiln.sources.model import IMAGE_SUFFIXES
 from kiln.sources.saved_model import find_saved_model
 
 #: The default variants; int8 needs calibration images.
@@ -50,6 +50,8 @@ _NAMELESS = {
 }
 
 _MAX_NAME = 100  # as in a recipe
+
+_ENOUGH_IMAGES = 20  # to calibrate on; fewer may miss what activations reach
 
 #: File endings that shells complete when the user means a checkpoint's prefix.
 _PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})\Z")
@@ -145,10 +147,10 @@ def settle(
     """
     _go_together(given)
     found = _saved_model(given) if given.saved_model is not None else _checkpoint(given)
-    notes: list[str] = [found.note] if found.note else []
+    notes: list[str] = list(found.notes)
     calibration = given.calibration
-    for images in (given.calibration, given.images):
-        _check_images(images)
+    for images in dict.fromkeys((given.calibration, given.images)):
+        notes += pictures.examine(images) if images is not None else []
     variants = _variants(given.variants, calibration or given.images)
     if "int8" in variants and calibration is None:
         calibration = given.images
@@ -157,6 +159,8 @@ def settle(
         notes.append(
             "no int8: it needs --calibration DIR, images like those that the model will see"
         )
+    if "int8" in variants and calibration is not None:
+        notes += _few(calibration)
     name = _name(given.name, folder, found.named_after)
     what = "checkpoint" if given.saved_model is None else "SavedModel"
     arguments = Arguments(
@@ -310,6 +314,7 @@ class _Found:
         pinned: the path to use once its files are pinned.
         files: name in a recipe's ``source.files`` -> file.
         named_after: the folder that gives the model its name.
+        notes: decisions to tell the user.
     """
 
     path: Path
@@ -318,7 +323,7 @@ class _Found:
     named_after: Path
     architecture: str
     config: Path | None = None
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def _checkpoint(given: Given) -> _Found:
@@ -331,8 +336,9 @@ def _checkpoint(given: Given) -> _Found:
         pipeline = pipeline_config.read(config)
         pipeline_config.check_size(pipeline, given.image_size)
         architecture, classes = pipeline.architecture, pipeline.num_classes
-    check_labels(given.label_map, classes)
+    labels = check_labels(given.label_map, classes)
     checkpoint = find(path, tf1=given.spec is not None)
+    taken = (chosen(checkpoint),) if checkpoint.others and path.is_dir() else ()
     return _Found(
         path=path,
         pinned=checkpoint.prefix,
@@ -340,7 +346,7 @@ def _checkpoint(given: Given) -> _Found:
         named_after=(config or checkpoint.prefix).parent,
         architecture=architecture,
         config=config,
-        note=chosen(checkpoint) if checkpoint.others and path.is_dir() else "",
+        notes=(*taken, *labels),
     )
 
 
@@ -355,7 +361,7 @@ def _saved_model(given: Given) -> _Found:
         config = config / CONFIG if config.is_dir() else config
         pipeline = pipeline_config.read(config)
         architecture, classes = pipeline.architecture, pipeline.num_classes
-    check_labels(given.label_map, classes)
+    labels = check_labels(given.label_map, classes)
     return _Found(
         path=saved.folder,
         pinned=saved.folder,
@@ -363,6 +369,7 @@ def _saved_model(given: Given) -> _Found:
         named_after=saved.folder,
         architecture=architecture,
         config=config,
+        notes=labels,
     )
 
 
@@ -384,6 +391,7 @@ def _config(given: Path | None, checkpoint: Path) -> Path:
     near = [checkpoint] if checkpoint.is_dir() else []
     for folder in (*near, checkpoint.parent):
         if (folder / CONFIG).is_file():
+            find_config(folder / CONFIG)
             return folder / CONFIG
     find(checkpoint, tf1=True)  # report faults of the checkpoint first
     raise UsageError(
@@ -409,15 +417,15 @@ def _variants(given: Sequence[str], images: Path | None) -> tuple[Variant, ...]:
     return tuple(_one_of(item, Variant) for item in dict.fromkeys(given))
 
 
-def _check_images(folder: Path | None) -> None:
-    if folder is None:
-        return
-    listed = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
-    if not listed or not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
-        raise ImageSetError(
-            f"There are no images in {folder}.",
-            "Name a folder with PNG, JPEG or BMP photos like those that the model will see.",
-        )
+def _few(calibration: Path) -> list[str]:
+    """Return a note where too few images are there to calibrate on."""
+    count = len(pictures.pictures(calibration))
+    if count >= _ENOUGH_IMAGES:
+        return []
+    return [
+        f"int8 is calibrated on {count} image{'' if count == 1 else 's'} only: about a hundred, "
+        "like those that the model will see, make better scores"
+    ]
 
 
 def _name(given: str | None, folder: Path | None, files: Path) -> str:

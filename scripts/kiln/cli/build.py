@@ -63,7 +63,8 @@ def run_build(
             timings.event(event, **fields)
             reporter.event(event, **fields)
 
-        builder = Builder(project, store, dist, on_event, keep_failed)
+        noted = {f"{model}: {note}" for model in chosen.names for note in notes}
+        builder = Builder(project, store, dist, on_event, keep_failed, noted)
         builds = builder.build(chosen, variants, archive=archive, jobs=jobs)
         for item in builds:
             for artefact in item.artefacts:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, Protocol, cast
 
+from kiln.core import git_lfs
 from kiln.core.errors import ArchiveError, StoreError
 from kiln.core.files import aside_of, disk_guard, remove
 
@@ -304,6 +305,8 @@ def _reader_for(archive: Path, file: BinaryIO) -> _Reader:
         return _read_zip
     if head[257:262] == b"ustar" or _is_old_tar(head):
         return _read_tar
+    if git_lfs.is_pointer(head):
+        raise git_lfs.refusal(ArchiveError, archive.name)
     if head.startswith(b"BZh"):
         why = "this is a bzip2 file"
     elif head.startswith(b"\xfd7zXZ"):

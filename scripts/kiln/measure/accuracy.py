@@ -368,10 +368,11 @@ class Accuracy:
             digest = results["checkpoint"].files[inside].sha256
         failure = stage_module("protocol.failures").StageError
         try:
-            items = stage_module("files.labelmap").load(self.builder.store.path(digest))
+            known = [n for one in results.values() if (n := one.facts.get("num_classes"))]
+            read = stage_module("files.labelmap").load(self.builder.store.path(digest), *known[:1])
         except failure as error:
             raise error_for_kind(error.kind)(error.message, error.remedy) from None
-        return {item.id: tuple(n for n in (item.label, item.name) if n) for item in items}
+        return {item.id: tuple(n for n in (item.label, item.name) if n) for item in read.items}
 
     def _tell_classes(self, matching: Matching, data: DataSet) -> None:
         common = len(set(matching.categories.values()))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kiln.core import git_lfs
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import ImageSetError, LabelMapError
 from kiln.core.untrusted import MalformedError, parse_json_object, read_named
@@ -159,6 +160,8 @@ def read(root: Path) -> DataSet:
     folder, path = find(root)
     try:
         data = read_named(path, bounds.ANNOTATIONS.most)
+        if git_lfs.is_pointer(data):
+            raise git_lfs.refusal(ImageSetError, str(path))
         table = parse_json_object(data, size=bounds.ANNOTATIONS.most)
     except OSError as error:
         raise _wrong(path, f"cannot be read: {error.strerror or error}") from error

@@ -265,6 +265,9 @@ def _notices(model: Model) -> Iterator[Notice]:
             f"The prediction heads were never trained ({'; '.join(untrained)}): detections are "
             "random.",
         )
+    for note in model.conversion.list("label_notes"):
+        if isinstance(note, str):
+            yield Notice("allowed", f"Labels: {note}")
     if not model.checked:
         yield Notice(
             "skipped",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -33,6 +33,12 @@ class Options:
     archive: Path | None = None
     on_progress: OnProgress | None = None
     on_note: Callable[[str], None] | None = None
+
+    def tell(self, model: str, notes: Iterable[str]) -> None:
+        """Pass on notes about a model, if anybody listens."""
+        if self.on_note is not None:
+            for note in notes:
+                self.on_note(f"{model}: {note}")
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiln.core import git_lfs
 from kiln.core.errors import CheckpointError, DigestMismatchError, LabelMapError
 from kiln.project.stagecode import stage_module
 from kiln.recipes import pipeline_config
 from kiln.recipes.contents import Contents
 from kiln.recipes.pipeline_config import told_by_stages
 from kiln.recipes.source import LocalSource
+from kiln.sources import checkpoint_index
 from kiln.sources.fetcher import Fetched, Fetcher, Options
 from kiln.sources.pins import mismatch
 
@@ -95,10 +97,11 @@ class LocalFetcher(Fetcher[LocalSource]):
             config = find_config(recipe.resolve(source.pipeline_config))
             pipeline = pipeline_config.read(config)
             pipeline_config.check_size(pipeline, recipe.export.image_size)
-            check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
+            labels = recipe.resolve(recipe.labels.file or "")
+            options.tell(recipe.name, check_labels(labels, pipeline.num_classes))
         checkpoint = self._checkpoint()
-        if options.on_note and checkpoint.others and recipe.resolve(source.checkpoint).is_dir():
-            options.on_note(f"{recipe.name}: {chosen(checkpoint)}")
+        if checkpoint.others and recipe.resolve(source.checkpoint).is_dir():
+            options.tell(recipe.name, [chosen(checkpoint)])
         found = {path.name: path for path in checkpoint.files}
         if config is not None:
             found[CONFIG] = config
@@ -172,7 +175,7 @@ def find_config(path: Path) -> Path:
     """Find the ``pipeline.config`` at ``path``: a file, or a folder that holds one.
 
     Raises:
-        CheckpointError: there is none, or it is not readable.
+        CheckpointError: there is none, it is not readable, or is a Git LFS pointer.
     """
     config = path / CONFIG if path.is_dir() else path
     if not config.is_file():
@@ -181,26 +184,34 @@ def find_config(path: Path) -> Path:
             "Name the pipeline.config that the model was trained with; exported models have a "
             "copy of it beside their checkpoint.",
         )
-    return readable(config)
+    found = readable(config)
+    git_lfs.refuse_pointer(found, CheckpointError, str(config))
+    return found
 
 
 @reading()
-def check_labels(path: Path, num_classes: int | None) -> None:
+def check_labels(path: Path, num_classes: int | None) -> tuple[str, ...]:
     """Read a label map, and check it against the model's number of classes if that is known.
 
+    Returns:
+        What the user should know: how a file in another form was understood, and classes that
+        label map and model do not have in common.
+
     Raises:
-        LabelMapError: it does not exist, is not a label map, or is another model's.
+        LabelMapError: it does not exist, is not a label map, is another model's, or is a Git LFS
+            pointer.
     """
     if not path.is_file():
         raise LabelMapError(
             f"There is no label map {path}.",
             "Name the label map (.pbtxt) that the model was trained with.",
         )
+    git_lfs.refuse_pointer(path, LabelMapError)
     labelmap = stage_module("files.labelmap")
     with told_by_stages():
-        items = labelmap.load(path)
-        if num_classes is not None:
-            labelmap.lines(items, num_classes, str(path))
+        read = labelmap.load(path, num_classes)
+        fit = None if num_classes is None else labelmap.fit(read.items, num_classes, str(path))
+    return tuple(text for text in (read.note, *(fit.warnings if fit else ())) if text)
 
 
 def readable(path: Path) -> Path:
@@ -223,7 +234,7 @@ def whole(prefix: Path, what: str = "checkpoint") -> tuple[Path, ...]:
         what: what messages call it.
 
     Raises:
-        CheckpointError: one is missing or empty.
+        CheckpointError: one is missing, empty, cut short, or a Git LFS pointer.
     """
     index = _with(prefix, _INDEX)
     shards: dict[str, Path] = {}
@@ -235,16 +246,32 @@ def whole(prefix: Path, what: str = "checkpoint") -> tuple[Path, ...]:
     total = max(totals, default=1)
     wanted = [f".data-{number:05}-of-{total:05}" for number in range(total)]
     missing = [name for name in wanted if name not in shards]
+    for path in (index, *(shards[name] for name in sorted(found))):
+        git_lfs.refuse_pointer(path, CheckpointError)
     if index.stat().st_size == 0:
         problem = f"{index.name} is empty"
     elif missing:
         problem = f"{prefix.name}{missing[0]} is missing"
+    elif not checkpoint_index.is_table(index):
+        problem = f"{index.name} is damaged or cut short (it does not end as an index does)"
     else:
-        return (*(shards[name] for name in wanted), index)
+        files = tuple(shards[name] for name in wanted)
+        problem = _cut_short(files, checkpoint_index.least_sizes(index))
+        if not problem:
+            return (*files, index)
     raise CheckpointError(
         f"The {what} {prefix} is not complete: {problem}.",
         _INCOMPLETE if what == "checkpoint" else "Copy the whole folder again.",
     )
+
+
+def _cut_short(files: Sequence[Path], least: Mapping[int, int]) -> str:
+    """Describe the first data file that ends before what its index has in it; empty: none."""
+    for number, path in enumerate(files):
+        size, wanted = path.stat().st_size, least.get(number, 0)
+        if size < wanted:
+            return f"{path.name} is cut short: it has {size:,} bytes of at least {wanted:,}"
+    return ""
 
 
 def _check_pins(

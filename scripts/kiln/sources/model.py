@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kiln.core.errors import ImageSetError, LabelMapError, UsageError
+from kiln.core import git_lfs
+from kiln.core.errors import (
+    CheckpointError,
+    ImageSetError,
+    LabelMapError,
+    UnsupportedModelError,
+    UsageError,
+)
 from kiln.core.store import Store
+from kiln.recipes import pipeline_config
 from kiln.recipes.contents import Contents
 from kiln.recipes.recipe import Recipe
+from kiln.sources import pictures
 from kiln.sources.fetcher import Options
 from kiln.sources.kinds import fetcher_of
-from kiln.sources.local import check_labels
-
-#: Decoded by Pillow inside the image; other files in an image folder (licences) are ignored.
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+from kiln.sources.local import CONFIG, check_labels
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,11 @@ def acquire(recipe: Recipe, store: Store, options: Options | None = None) -> Acq
                 "Correct labels.in_source in the recipe, or name a file with labels.file.",
             )
         label_map = fetched.files[label_map_path]
+    if recipe.labels.file is not None and not recipe.source.only_here:
+        classes = _num_classes(fetched.contents, store)
+        options.tell(recipe.name, check_labels(recipe.resolve(recipe.labels.file), classes))
+    if fetcher.packed is not None:
+        _refuse_pointers(recipe, store, fetched.contents, label_map)
     images = _images(recipe, store)
     contents = replace(
         fetched.contents,
@@ -92,6 +104,36 @@ def _label_map(recipe: Recipe, store: Store) -> tuple[str | None, str | None]:
     return store.add_file(path.resolve()), None
 
 
+def _refuse_pointers(
+    recipe: Recipe, store: Store, contents: Contents, label_map: str | None
+) -> None:
+    """Refuse an archive of a repository whose large files were never fetched.
+
+    Raises:
+        CheckpointError, LabelMapError: a file that is needed is a Git LFS pointer.
+    """
+    needed = [*contents.checkpoint.items(), *contents.saved_model.items()]
+    if contents.prebuilt is not None:
+        needed.append(("the ready .tflite", contents.prebuilt))
+    for name, digest in needed:
+        path = f"{name} in the archive of {recipe.name!r}"
+        git_lfs.refuse_pointer(store.path(digest), CheckpointError, path)
+    if label_map is not None:
+        path = f"{recipe.labels.in_source} in the archive of {recipe.name!r}"
+        git_lfs.refuse_pointer(store.path(label_map), LabelMapError, path)
+
+
+def _num_classes(contents: Contents, store: Store) -> int | None:
+    """Return how many classes the source's configuration states; ``None`` if it states none."""
+    config = contents.checkpoint.get(CONFIG)
+    if config is None:
+        return None
+    # A configuration that cannot be used is refused elsewhere, under a better name than a digest.
+    with contextlib.suppress(UnsupportedModelError):
+        return pipeline_config.read(store.path(config)).num_classes
+    return None
+
+
 def _images(recipe: Recipe, store: Store) -> dict[str, str]:
     if recipe.calibration is None:
         return {}
@@ -100,7 +142,7 @@ def _images(recipe: Recipe, store: Store) -> dict[str, str]:
         recipe.calibration.images,
         store,
         "calibration images",
-        "Put PNG or JPEG photos like the ones the model will see there, or drop the int8 variant.",
+        "Or drop the int8 variant.",
     )
 
 
@@ -119,7 +161,7 @@ def _check_images(recipe: Recipe, store: Store, calibration: Mapping[str, str]) 
             recipe.check.images,
             store,
             "images to check the variants on",
-            "Put PNG or JPEG photos with objects that the model knows there, or drop check.images.",
+            "Or drop check.images: the calibration images are used then.",
         )
     for item in recipe.check.expect:
         if item.image not in found:
@@ -137,25 +179,31 @@ def _image_folder(
     """Return the images of a folder, name -> SHA-256, sorted by name.
 
     Raises:
-        ImageSetError: the folder does not exist, or holds no image.
+        ImageSetError: the folder does not exist, holds no image, or holds a damaged one.
     """
     folder = recipe.resolve(relative)
-    found = images_in(folder, store)
+    try:
+        found = images_in(folder, store)
+    except ImageSetError as error:
+        raise ImageSetError(f"Model {recipe.name!r}: {error.message}", error.remedy) from None
     if not found:
+        none = pictures.none_in(folder)
         raise ImageSetError(
-            f"Recipe {recipe.name!r} needs {what}, and {folder} holds none.", remedy
+            f"Recipe {recipe.name!r} needs {what}. {none.message}", f"{none.remedy} {remedy}"
         )
     return found
 
 
 def images_in(folder: Path, store: Store) -> dict[str, str]:
-    """Return the images of a folder, name -> SHA-256, sorted by name; empty without a folder."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {
-        path.name: store.add_file(path.resolve())
-        for path in found
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    }
+    """Return the images of a folder, name -> SHA-256, sorted by name; empty without a folder.
+
+    Raises:
+        ImageSetError: one is not whole, or is no image.
+    """
+    found = pictures.pictures(folder) if folder.is_dir() else []
+    for path in found:
+        pictures.refuse_damaged(path)
+    return {path.name: store.add_file(path.resolve()) for path in found}
 
 
 def with_images_to_check(acquired: Acquired, samples: Path, store: Store) -> Acquired:

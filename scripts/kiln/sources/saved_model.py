@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiln.core import git_lfs
 from kiln.core.errors import CheckpointError, DigestMismatchError
 from kiln.recipes import pipeline_config
 from kiln.recipes.contents import Contents
@@ -66,7 +67,7 @@ def find_saved_model(path: Path) -> SavedModel:
 
     Raises:
         CheckpointError: there is none, it is incomplete or not readable, or one of its files is a
-            link that leads out of the folder.
+            Git LFS pointer, or a link that leads out of the folder.
     """
     folder = path.parent if path.name == GRAPH and path.is_file() else path
     if not (folder / GRAPH).is_file() and (folder / "saved_model" / GRAPH).is_file():
@@ -92,6 +93,8 @@ def find_saved_model(path: Path) -> SavedModel:
     if (folder / FACTS).is_file():
         found[FACTS] = folder / FACTS
     _refuse_links_out(folder, found)
+    for item in found.values():
+        git_lfs.refuse_pointer(readable(item), CheckpointError, str(item))
     return SavedModel(folder, {name: readable(item) for name, item in sorted(found.items())})
 
 
@@ -138,7 +141,8 @@ class SavedModelFetcher(Fetcher[SavedModelSource]):
         if source.pipeline_config is not None:
             found[CONFIG] = find_config(recipe.resolve(source.pipeline_config))
             pipeline = pipeline_config.read(found[CONFIG])
-            check_labels(recipe.resolve(recipe.labels.file or ""), pipeline.num_classes)
+            labels = recipe.resolve(recipe.labels.file or "")
+            options.tell(recipe.name, check_labels(labels, pipeline.num_classes))
         files = {name: self.store.add_file(path) for name, path in sorted(found.items())}
         for pinned in source.files:
             # Check the stored copy: the user's file could change after the check.

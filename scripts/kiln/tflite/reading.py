@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kiln.core import git_lfs
 from kiln.core.errors import UnsupportedModelError, UsageError
 from kiln.project import bounds
 from kiln.project.stagecode import stage_module
@@ -151,6 +152,8 @@ def _bytes_of(path: Path, shown: str) -> bytes:
         with path.open("rb") as file:
             head = file.read(8)
             if head[4:8] != b"TFL3":
+                if git_lfs.is_pointer(head + file.read(git_lfs.MAX_BYTES)):
+                    raise git_lfs.refusal(UnsupportedModelError, shown)
                 raise _not_a_model(shown, head, info.st_size)
             most = bounds.ARTEFACT.most
             if info.st_size > most:

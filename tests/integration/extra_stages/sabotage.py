@@ -53,7 +53,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     model = tflite_model.read(bare)
     outputs = output_roles.derive(model, params["architecture"])
     label_map = inputs["label_map"]
-    lines = labelmap.lines(labelmap.load(label_map), params["num_classes"], "label map")
+    lines = labelmap.lines(labelmap.load(label_map).items, params["num_classes"], "label map")
     norm = params["normalization"]
     mean, std = _NORMALIZATIONS.get(kind, (tuple(norm["mean"]), tuple(norm["std"])))
     labels = _labels(kind, lines, label_map)

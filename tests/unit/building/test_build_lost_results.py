@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from toy_container import Container, Doorman
-from toy_stages import MODEL, REASON, VARIANTS, make_builder, make_toy, run_stages
+from toy_stages import LABELS, MODEL, REASON, VARIANTS, make_builder, make_toy, run_stages
 
 from kiln.building.build import Builder, ModelBuild
 from kiln.core.digest import sha256_file
@@ -108,6 +108,8 @@ class Place:
         untrained = bool(set(variants) - {"prebuilt"})
         assert record["untrained"] == ([REASON] if untrained else [])
         assert (f"the prediction heads are untrained: {REASON}" in self.notes()) is untrained
+        assert record["label_notes"] == [LABELS]
+        assert self.notes().count(LABELS) == 1, "once, not once for each variant"
         assert ("failed, which its recipe allows" in self.notes()) is ("int8" in variants)
         checks = json.loads((folder / "checks.json").read_bytes())
         assert set(checks["variants"]) == set(variants)

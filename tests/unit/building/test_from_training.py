@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
-from training_folder import CONFIG, LABELS, STATE, save
+from training_folder import CONFIG, LABELS, LFS_POINTER, STATE, index, photo, save
 
 from kiln.building import from_training
 from kiln.building.from_training import Arguments, Given, recipe_text, settle, slugify
@@ -30,6 +30,7 @@ from kiln.core.store import Store
 from kiln.recipes.recipe import Recipe, load
 from kiln.recipes.source import LocalSource
 from kiln.recipes.values import ANYWHERE, tuples
+from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -50,7 +51,7 @@ def training(tmp_path: Path) -> Path:
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
-    (folder / "one.JPG").write_text("photo")
+    (folder / "one.JPG").write_bytes(photo())
     return folder
 
 
@@ -94,14 +95,34 @@ def test_int8_with_calibration_images(plain: Given, photos: Path) -> None:
     found, notes = settle(replace(plain, calibration=photos))
     assert found.variants == ("dynamic", "float32", "float16", "int8")
     assert (found.calibration, found.images) == (photos, None)
-    assert len(notes) == 1
+    assert notes[1:] == (
+        "int8 is calibrated on 1 image only: about a hundred, like those that the model will see, "
+        "make better scores",
+    )
+    for number in range(19):
+        (photos / f"{number}.png").write_bytes(photo())
+    assert len(settle(replace(plain, calibration=photos))[1]) == 1
+
+
+def test_images_that_are_not_taken_are_counted(plain: Given, photos: Path) -> None:
+    (photos / "more").mkdir()
+    for name in ("two.heic", "three.HEIC", "more/four.png", "LICENCE.txt"):
+        (photos / name).write_bytes(photo())
+    _, notes = settle(replace(plain, images=photos, variants=("float32",)))
+    assert notes[1:] == (f"of {photos}, 1 image in sub-folders and 2 .heic files are not taken",)
+
+
+def test_a_damaged_image_is_found_before_a_recipe_is_written(plain: Given, photos: Path) -> None:
+    (photos / "two.png").write_bytes(photo("")[:-20])
+    with pytest.raises(ImageSetError, match=r"two\.png cannot be used: it is cut short"):
+        settle(replace(plain, calibration=photos))
 
 
 def test_int8_with_images_for_checks_says_so(plain: Given, photos: Path) -> None:
     found, notes = settle(replace(plain, images=photos))
     assert "int8" in found.variants
     assert (found.calibration, found.images) == (photos, photos)
-    assert notes[-1] == f"int8 is calibrated on the images in {photos} (no --calibration)"
+    assert notes[-2] == f"int8 is calibrated on the images in {photos} (no --calibration)"
 
 
 def test_variants_by_name(plain: Given, photos: Path) -> None:
@@ -181,7 +202,7 @@ def test_arguments_that_are_wrong(plain: Given, training: Path, photos: Path) ->
         ({"name": "Boats!"}, UsageError, "not a valid model name"),
         ({"allow": ("everything",)}, UsageError, "'everything'"),
         ({"calibration": empty}, ImageSetError, "no images in .*empty"),
-        ({"images": photos / "nowhere"}, ImageSetError, "no images in .*nowhere"),
+        ({"images": photos / "nowhere"}, ImageSetError, "nowhere does not exist"),
         ({"label_map": photos / "absent.pbtxt"}, LabelMapError, r"absent\.pbtxt"),
         ({"label_map": config}, LabelMapError, "pipeline.config"),
         ({"pipeline_config": photos / "p.config"}, CheckpointError, "no pipeline.config at"),
@@ -195,6 +216,17 @@ def test_arguments_that_are_wrong(plain: Given, training: Path, photos: Path) ->
         with pytest.raises(error, match=words) as caught:
             settle(replace(plain, **changes))  # type: ignore[arg-type]
         assert caught.value.remedy, words
+
+
+@pytest.mark.parametrize(
+    "name", ["ckpt-2.index", "ckpt-2.data-00000-of-00001", "pipeline.config", "labels.pbtxt"]
+)
+def test_a_pointer_is_never_pinned(plain: Given, training: Path, name: str) -> None:
+    (training / name).write_text(LFS_POINTER)
+    with pytest.raises((CheckpointError, LabelMapError), match="is a Git LFS pointer") as caught:
+        settle(plain, pin=True)
+    assert f"{training / name}" in caught.value.message
+    assert "git lfs pull" in caught.value.remedy
 
 
 def test_no_pipeline_config(plain: Given, training: Path) -> None:
@@ -211,9 +243,32 @@ def test_an_architecture_that_cannot_be(plain: Given, training: Path) -> None:
 
 
 def test_a_label_map_of_another_model(plain: Given, training: Path) -> None:
-    (training / "labels.pbtxt").write_text(LABELS + "item { id: 3 name: 'emu' }\n")
-    with pytest.raises(LabelMapError, match=r"3 items .* the model has 2 classes"):
+    more = "".join(f"item {{ id: {number} name: 'emu' }}\n" for number in (3, 4, 5))
+    (training / "labels.pbtxt").write_text(LABELS + more)
+    with pytest.raises(LabelMapError, match=r"5 items .* the model has 2 classes"):
         settle(plain)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS + "item { id: 3 name: 'emu' }\n", "can never find 'emu' (id 3)"),
+        ("item { id: 1 name: 'cat' }", "class 2 will be shown as ???"),
+        ("background\ncat\ndog\n", "a plain list of names: taken as classes 1 to 2"),
+    ],
+)
+def test_what_is_said_of_a_label_map(
+    plain: Given, training: Path, tmp_path: Path, labels: str, words: str
+) -> None:
+    (training / "labels.pbtxt").write_text(labels)
+    arguments, notes = settle(plain)
+    assert len([note for note in notes if words in note]) == 1
+    told: list[str] = []
+    recipe = written(arguments, tmp_path / "models" / arguments.name / "recipe.toml")
+    acquire(recipe, Store(tmp_path / "store"), Options(on_note=told.append))
+    # In the same words: a conversion, which does both, says it once.
+    same = {f"{recipe.name}: {note}" for note in notes} & set(told)
+    assert len([note for note in same if words in note]) == 1
 
 
 # --- the recipe ------------------------------------------------------------------------------
@@ -253,7 +308,7 @@ def test_everything_is_in_the_recipe(
     assert found.calibration.images == found.check.images == "../../photos"
     assert [(item.path, item.size, item.sha256) for item in found.source.files] == [
         ("ckpt-2.data-00000-of-00001", 11, sha256_bytes(b"0 of ckpt-2")),
-        ("ckpt-2.index", 15, sha256_bytes(b"index of ckpt-2")),
+        ("ckpt-2.index", len(index("ckpt-2")), sha256_bytes(index("ckpt-2"))),
         ("pipeline.config", len(CONFIG), sha256_bytes(CONFIG.encode())),
     ]
     assert acquire(found, Store(tmp_path / "store")).record["pinned"] is True

@@ -62,7 +62,7 @@ def test_weights_are_what_the_attribution_says(path: Path) -> None:
 
 def test_label_map_agrees_with_the_label_file() -> None:
     names = (MODEL / "weights" / "object_detection_oidv4_labelmap.txt").read_text().splitlines()
-    items = labelmap.load(MODEL / "label_map.pbtxt")
+    items = labelmap.load(MODEL / "label_map.pbtxt").items
     assert [item.label for item in items] == names[1:]
 
 

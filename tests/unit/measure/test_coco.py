@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from training_folder import LFS_POINTER
 
 from kiln.core.errors import ImageSetError, LabelMapError
 from kiln.measure import coco
@@ -127,6 +128,12 @@ def test_annotations_that_cannot_be_right(tmp_path: Path, change: Change, words:
 def test_no_json_object(tmp_path: Path, text: str) -> None:
     (data_set(tmp_path) / "instances.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(ImageSetError, match=r": (is not a JSON|is not valid JSON|nests deeper)"):
+        coco.read(tmp_path)
+
+
+def test_a_pointer_for_the_annotations(tmp_path: Path) -> None:
+    (data_set(tmp_path) / "instances.json").write_text(LFS_POINTER)
+    with pytest.raises(ImageSetError, match=r"instances\.json is a Git LFS pointer"):
         coco.read(tmp_path)
 
 

@@ -105,10 +105,13 @@ def test_problems_in_full(dist: Path) -> None:
 
 def test_warnings_in_plain_words(dist: Path) -> None:
     path = dist / "toy" / "conversion.json"
-    page_dist.change(path, profile="seed", untrained=["scores are all alike"])
+    page_dist.change(
+        path, profile="seed", untrained=["scores are all alike"], label_notes=["'emu' has no class"]
+    )
     page = parsed(dist)
     assert "recipe of 2021" in page.words
     assert "never trained (scores are all alike)" in page.words
+    assert "Labels: 'emu' has no class" in page.words
 
 
 def test_latency(dist: Path) -> None:

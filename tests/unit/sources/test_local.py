@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from training_folder import CONFIG, LABELS, STATE, save
+from training_folder import CONFIG, LABELS, LFS_POINTER, STATE, index, photo, save
 
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import (
@@ -187,6 +187,28 @@ def _empty_index(folder: Path) -> None:
     (folder / "ckpt-1.index").write_bytes(b"")
 
 
+def _cut_index(folder: Path) -> None:
+    save(folder, "ckpt-1")
+    path = folder / "ckpt-1.index"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _cut_shard(folder: Path) -> None:
+    save(folder, "ckpt-1", shards=2)
+    (folder / "ckpt-1.data-00001-of-00002").write_text("1 of ckpt-")
+
+
+def _pointers(folder: Path) -> None:
+    save(folder, "ckpt-1")
+    for path in folder.iterdir():
+        path.write_text(LFS_POINTER)
+
+
+def _pointed_data(folder: Path) -> None:
+    save(folder, "ckpt-1", shards=3)
+    (folder / "ckpt-1.data-00001-of-00003").write_text(LFS_POINTER)
+
+
 BAD = {
     _empty: "is empty: there is no checkpoint",
     _saved_model: "is a SavedModel, not a checkpoint",
@@ -200,6 +222,10 @@ BAD = {
     _no_data: "ckpt-1.data-00000-of-00001 is missing",
     _lost_shard: "ckpt-1.data-00001-of-00003 is missing",
     _empty_index: "ckpt-1.index is empty",
+    _cut_index: "ckpt-1.index is damaged or cut short",
+    _cut_shard: "ckpt-1.data-00001-of-00002 is cut short: it has 10 bytes of at least 11",
+    _pointers: "ckpt-1.index is a Git LFS pointer, not the file itself",
+    _pointed_data: "ckpt-1.data-00001-of-00003 is a Git LFS pointer",
 }
 
 
@@ -269,7 +295,7 @@ def test_only_the_chosen_checkpoint_counts(
     got = acquire(recipe(), store, Options(on_note=notes.append))
     assert got.contents.checkpoint == {
         "pipeline.config": sha256_bytes(CONFIG.encode()),
-        "checkpoint/ckpt-10.index": sha256_bytes(b"index of ckpt-10"),
+        "checkpoint/ckpt-10.index": sha256_bytes(index("ckpt-10")),
         "checkpoint/ckpt-10.data-00000-of-00001": sha256_bytes(b"0 of ckpt-10"),
     }
     assert got.contents.label_map == sha256_bytes(LABELS.encode())
@@ -306,7 +332,7 @@ PIN = '[[source.files]]\npath = "{}"\nsha256 = "{}"\n'
 
 
 def test_pins(recipe: Callable[..., Recipe], training: Path, store: Store) -> None:
-    pins = PIN.format("ckpt-10.index", sha256_bytes(b"index of ckpt-10"))
+    pins = PIN.format("ckpt-10.index", sha256_bytes(index("ckpt-10")))
     assert acquire(recipe(pins), store).record["pinned"] is False
     pins += PIN.format("ckpt-10.data-00000-of-00001", sha256_bytes(b"0 of ckpt-10"))
     pins += PIN.format("pipeline.config", sha256_bytes(CONFIG.encode()))
@@ -321,7 +347,7 @@ def test_pins(recipe: Callable[..., Recipe], training: Path, store: Store) -> No
 def test_a_training_that_went_on(
     recipe: Callable[..., Recipe], training: Path, store: Store
 ) -> None:
-    pins = PIN.format("ckpt-10.index", sha256_bytes(b"index of ckpt-10"))
+    pins = PIN.format("ckpt-10.index", sha256_bytes(index("ckpt-10")))
     (training / "checkpoint").write_text(STATE.format("/x/ckpt-11"))
     with pytest.raises(DigestMismatchError, match=r"pins ckpt-10\.index, which is not there"):
         acquire(recipe(pins), store)
@@ -333,9 +359,12 @@ def test_a_training_that_went_on(
         ("pipeline.config", None, CheckpointError, "no pipeline.config"),
         ("pipeline.config", "model { faster_rcnn { } }", UnsupportedModelError, "crops"),
         ("pipeline.config", "{", UnsupportedModelError, "not a pipeline.config"),
+        ("pipeline.config", LFS_POINTER, CheckpointError, "pipeline.config is a Git LFS pointer"),
+        ("labels.pbtxt", LFS_POINTER, LabelMapError, "labels.pbtxt is a Git LFS pointer"),
         ("labels.pbtxt", None, LabelMapError, "There is no label map"),
         ("labels.pbtxt", "item {{{", LabelMapError, "labels.pbtxt"),
-        ("labels.pbtxt", "item { id: 1 name: 'cat' }", LabelMapError, "has 2 classes"),
+        ("labels.pbtxt", "item { id: 5 name: 'cat' }", LabelMapError, "has 2 classes"),
+        ("labels.pbtxt", "cat\n", LabelMapError, "a plain list with 1 line"),
     ],
 )
 def test_what_is_refused_before_any_image(
@@ -367,19 +396,19 @@ def test_no_archive(recipe: Callable[..., Recipe], store: Store, tmp_path: Path)
 def test_check_images(recipe: Callable[..., Recipe], tmp_path: Path, store: Store) -> None:
     for name in ("calibration", "check"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / f"{name}.PNG").write_text(name)
+        (tmp_path / name / f"{name}.PNG").write_bytes(photo(name))
         (tmp_path / name / "LICENCE").write_text("left alone")
     calibration = f'[calibration]\nimages = "{tmp_path}/calibration"\n'
     check = '[check]\nimages = "../../check"\n'
     assert acquire(recipe(), store).contents.check_images == {}
-    given = {"calibration.PNG": sha256_bytes(b"calibration")}
+    given = {"calibration.PNG": sha256_bytes(photo("calibration"))}
     got = acquire(recipe(more=calibration), store)
     assert got.contents.check_images == got.contents.images == given
     got = acquire(recipe(more=calibration + check), store)
-    assert got.contents.check_images == {"check.PNG": sha256_bytes(b"check")}
+    assert got.contents.check_images == {"check.PNG": sha256_bytes(photo("check"))}
     assert got.contents.images == given
     expect = '[[check.expect]]\nimage = "calibration.PNG"\nlabel = "cat"\n'
     with pytest.raises(ImageSetError, match=r"'cat' in calibration\.PNG.*: check\.PNG"):
         acquire(recipe(more=calibration + check + expect), store)
-    with pytest.raises(ImageSetError, match="nowhere holds none"):
+    with pytest.raises(ImageSetError, match="nowhere does not exist"):
         acquire(recipe(more='[check]\nimages = "nowhere"\n'), store)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_folder import CONFIG, LABELS, save
+from training_folder import CONFIG, LABELS, LFS_POINTER, save
 
 from kiln.building.from_training import Given, recipe_text, settle
 from kiln.cli.convert import _numbers
@@ -149,9 +149,24 @@ def _gone(folder: Path) -> None:
     folder.rename(folder.with_name("moved"))
 
 
+def _pointer(folder: Path) -> None:
+    (folder / "saved_model.pb").write_text(LFS_POINTER)
+
+
+def _pointed_variables(folder: Path) -> None:
+    (folder / "variables" / "variables.data-00000-of-00001").write_text(LFS_POINTER)
+
+
+def _cut(folder: Path) -> None:
+    (folder / "variables" / "variables.data-00000-of-00001").write_bytes(b"0 of")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
+        (_pointer, ["saved_model.pb is a Git LFS pointer", "git lfs pull"]),
+        (_pointed_variables, ["variables.data-00000-of-00001 is a Git LFS pointer"]),
+        (_cut, ["not complete", "variables.data-00000-of-00001 is cut short"]),
         (_no_variables, ["not complete", "variables.index"]),
         (_half, ["not complete", "data-00000-of-00001 is missing"]),
         (_no_graph, ["no SavedModel in", "saved_model.pb"]),
@@ -196,8 +211,8 @@ def test_with_a_pipeline_config(given: Given, tmp_path: Path) -> None:
     made = written(replace(given, pipeline_config=tmp_path), tmp_path / "m" / "a", pin=True)
     assert isinstance(made.source, SavedModelSource)
     assert "pipeline.config" in [item.path for item in made.source.files]
-    (tmp_path / "pipeline.config").write_text(CONFIG.replace("num_classes: 2", "num_classes: 3"))
-    with pytest.raises(LabelMapError, match="3 classes"):
+    (tmp_path / "pipeline.config").write_text(CONFIG.replace("num_classes: 2", "num_classes: 5"))
+    with pytest.raises(LabelMapError, match="5 classes"):
         settle(replace(given, pipeline_config=tmp_path))
 
 

@@ -33,6 +33,10 @@ def pairs(text: str) -> list[tuple[int, str]]:
         ),
         ("\ufeffitem { id: 1 name: ' padded ' }".lstrip("\ufeff"), [(1, "padded")]),
         ("item {\r\n  id: 1\r\n  name: 'crlf'\r\n}\r\n", [(1, "crlf")]),
+        ("item { id: 0 name: 'background' } item { id: 1 name: 'cat' }", [(1, "cat")]),
+        ("item { id: 1 name: 'cat' } item { id: 0 display_name: 'background' }", [(1, "cat")]),
+        ("item { name: 'background' } item { id: 1 name: 'cat' }", [(1, "cat")]),
+        ("item { id: 1 name: 'item' keypoints { label: 'item { id: 2 }' } }", [(1, "item")]),
     ],
 )
 def test_accepted(text: str, expected: list[tuple[int, str]]) -> None:
@@ -51,6 +55,12 @@ def test_accepted(text: str, expected: list[tuple[int, str]]) -> None:
         ),
         ("item { id: 1 name: 'a' }\n\nitem {\n name: 'b' }", 3, "no id"),
         ("item {\n id: 0\n name: 'a' }", 2, "id 0"),
+        ("item {\n id: 0\n name: 'Background' }", 2, "the name 'background' only"),
+        ("item { id: 0 name: 'background' }", 1, "no 'item' of a class"),
+        ("item { id: 1 name: 'a'\n item { id: 2 name: 'b' } }", 2, "begins in line 1"),
+        ("\nitem { id: 1 name: 'a'\n keypoints { id: 5\n}\nitem { id: 2 } }", 5, "in line 2"),
+        ("item { id: 1 name: 'a'\n\n item: < id: 2 name: 'b' > }", 3, "an item inside"),
+        ("item {\n 'id': 1, 'name': 'a' }", 2, "no quotes"),
         ("item {\n id: -4\n name: 'a' }", 2, "id -4"),
         ("item {\n id: 1.5 name: 'a' }", 2, "whole number"),
         ("item {\n id: '1' name: 'a' }", 2, "whole number"),
@@ -84,7 +94,9 @@ def test_refused_with_its_line(text: str, line: int, words: str) -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    items = labelmap.load(FIXTURES / "toy_labels.pbtxt")
+    found = labelmap.load(FIXTURES / "toy_labels.pbtxt")
+    items = found.items
+    assert found.note == ""
     assert [(item.id, item.label, item.line) for item in items] == [
         (1, "red", 2),
         (2, "green", 3),
@@ -92,7 +104,7 @@ def test_files(tmp_path: Path) -> None:
     ]
     path = tmp_path / "x.pbtxt"
     path.write_bytes(b"\xef\xbb\xbfitem { id: 1 name: 'bom' }")
-    assert labelmap.load(path)[0].label == "bom"
+    assert labelmap.load(path).items[0].label == "bom"
     path.write_bytes(b"item {\n id: 1 name: '\xff' }")
     with pytest.raises(StageError, match="line 2: not a text file"):
         labelmap.load(path)
@@ -105,13 +117,83 @@ def test_label_lines_fill_gaps() -> None:
     assert labelmap.lines(items, 4) == ["???", "b", "???", "d"]
 
 
-@pytest.mark.parametrize("classes", [1, 3, 5, 90])
-def test_label_lines_must_fit_the_model(classes: int) -> None:
-    items = labelmap.parse("item { id: 4 name: 'd' } item { id: 2 name: 'b' }")
+def numbered(*ids: int) -> list[labelmap.LabelItem]:
+    return labelmap.parse("".join(f"item {{ id: {i} name: 'n{i}' }}" for i in ids))
+
+
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+COCO = [number for number in range(1, 91) if number not in COCO_GAPS]
+
+
+@pytest.mark.parametrize(
+    ("ids", "classes", "lines", "words"),
+    [
+        ((1, 2, 4), 4, ["n1", "n2", "???", "n4"], []),
+        (
+            (1, 2, 4),
+            3,
+            ["n1", "n2", "???"],
+            ["never find 'n4' (id 4)", "Class 3 will be shown as ???", "1 to 3 without a gap"],
+        ),
+        ((1, 2, 3), 2, ["n1", "n2"], ["has 2 classes, so it can never find 'n3' (id 3)"]),
+        ((1, 2), 1, ["n1"], ["has 1 class, so", "'n2' (id 2)"]),
+        ((1, 2, 3), 4, ["n1", "n2", "n3", "???"], ["highest id is 3: class 4 will be shown"]),
+        ((1,), 2, ["n1", "???"], ["class 2 will be shown"]),
+        (
+            (1, 2, 3, 4, 5),
+            8,
+            ["n1", "n2", "n3", "n4", "n5", "???", "???", "???"],
+            ["classes 6, 7 and 8 will be shown"],
+        ),
+    ],
+)
+def test_a_map_that_nearly_fits(
+    ids: tuple[int, ...], classes: int, lines: list[str], words: list[str]
+) -> None:
+    """Both a class too many and num_classes too high train without complaint."""
+    fit = labelmap.fit(numbered(*ids), classes)
+    assert fit.lines == lines
+    assert len(fit.warnings) == bool(words)
+    for part in words:
+        assert part in fit.warnings[0]
+
+
+def test_coco_with_as_many_classes_as_names() -> None:
+    """The names may all be right, or most of them wrong: the warning tells how to know."""
+    fit = labelmap.fit(numbered(*COCO), 80)
+    assert fit.lines[12] == "n13"
+    (warning,) = fit.warnings
+    assert "'n81' (id 81), 'n82' (id 82), 'n84' (id 84), 'n85' (id 85) and 5 more" in warning
+    assert "the names are wrong" in warning
+
+
+@pytest.mark.parametrize(
+    ("ids", "classes", "edit"),
+    [
+        (COCO, 3, "take out the items with ids above 3"),
+        ((1, 2, 3), 1, "take out the items with ids above 1"),
+        ((1, 2, 3), 90, "item { id: 90 name: '???' }"),
+        ((1,), 3, "item { id: 3 name: '???' }"),
+        ((2, 4), 1, ""),
+    ],
+)
+def test_another_models_map(ids: tuple[int, ...], classes: int, edit: str) -> None:
     with pytest.raises(StageError) as caught:
-        labelmap.lines(items, classes, "map")
+        labelmap.fit(numbered(*ids), classes, "map")
     assert caught.value.kind == "label-map"
-    assert f"2 items with ids up to 4, but the model has {classes} classes" in caught.value.message
+    assert f"with ids up to {max(ids)}, but the model has {classes} class" in caught.value.message
+    assert edit in caught.value.remedy
+    assert bool(edit) is ("If it is this one" in caught.value.remedy)
+
+
+def test_the_edit_that_a_refusal_names_is_enough() -> None:
+    text = "item { id: 1 name: 'cat' }"
+    with pytest.raises(StageError) as caught:
+        labelmap.fit(labelmap.parse(text), 90)
+    edited = text + caught.value.remedy.rpartition("add to its end: ")[2]
+    fit = labelmap.fit(labelmap.parse(edited), 90)
+    assert fit.lines == ["cat", *["???"] * 89]
+    assert fit.warnings == ()
 
 
 def quoted(text: str) -> str:

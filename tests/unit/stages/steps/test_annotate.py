@@ -51,7 +51,7 @@ GOOD: dict[str, Any] = {"architecture": "ssd", "num_classes": 3, "normalization"
         ({"profile": "seed", "label_file_name": "../x"}, "stage-failed", "label_file_name"),
         ({"unheard_of": 1}, "stage-failed", "unheard_of"),
         ({"num_classes": 90}, "label-map", "3 items with ids up to 3, but the model has 90"),
-        ({"num_classes": 2}, "label-map", "3 items with ids up to 3, but the model has 2"),
+        ({"num_classes": 1}, "label-map", "3 items with ids up to 3, but the model has 1"),
         ({"architecture": "centernet"}, "unsupported-model", "TFLite_Detection_PostProcess"),
         ({"model": FIXTURES / "toy_labels.pbtxt"}, "unsupported-model", "not a TFLite model"),
         ({"label_map": FIXTURES / "toy_ssd.tflite"}, "label-map", "toy_ssd.tflite, line"),

@@ -95,6 +95,7 @@ def examine(
     limits: Limits,
     score_threshold: float,
     capacity: Optional[int] = None,
+    own_threshold: float = 0.0,
 ) -> Gate:
     """Compute the gate's result.
 
@@ -104,13 +105,16 @@ def examine(
         limits: the allowed differences.
         score_threshold: from the recipe; see :func:`threshold`.
         capacity: how many detections both can output for an image; None: unlimited.
+        own_threshold: of the model's own post-processing: neither outputs a lower score.
     """
     gate = Gate(NAME)
     least = threshold(source, score_threshold)
-    compared, kept, other = [], {}, {}
+    compared, kept, other, cut_off = [], {}, {}, 0
     for name, items in source.items():
-        pair = without_cut(items, found.get(name, ()), capacity, limits.score_difference, least)
+        both = (items, found.get(name, ()))
+        pair = without_cut(*both, capacity, limits.score_difference, least, own_threshold)
         kept[name], other[name] = pair
+        cut_off += sum(map(len, both)) - sum(map(len, pair))
         compared.append(matching.compare(*pair, least))
     figures = matching.together(compared)
     agreed = agreement(kept, other, least)
@@ -123,20 +127,35 @@ def examine(
     gate.figures.update(figures, agreement=round(agreed, 6), score_threshold=round(least, 6))
     count = figures["pairs"] + figures["missed"] + figures["extra"]
     if not count:
-        gate.problem(
-            "nothing-found",
-            "detections to compare",
-            f"none in {len(source)} images",
-            "The model finds nothing at all in the check's images: give it images of its own kind.",
-        )
+        gate.problem("nothing-found", *_nothing(len(source), cut_off, own_threshold))
         return gate
     unmatched = (figures["missed"] + figures["extra"]) / count
     gate.figures["unmatched"] = round(unmatched, 6)
     _hold(gate, figures, judged, unmatched, agreed, limits)
     gate.summary = _summary(figures, len(source))
+    if cut_off and own_threshold >= _HEARD * least:
+        gate.summary += f", {cut_off} near the model's own threshold of {own_threshold:g} left out"
     if least < score_threshold:
         gate.summary += f"; compared down to a score of {least:.2g}: none reaches more"
     return gate
+
+
+def _nothing(images: int, cut_off: int, own_threshold: float) -> tuple[str, str, str]:
+    """Explain why there is nothing to compare: what was expected, what was seen, and the cause."""
+    end = (
+        f"the model's own threshold of {own_threshold:g}" if own_threshold else "a full list's end"
+    )
+    seen, cause = "none", "The model finds nothing at all in these images"
+    if cut_off:
+        seen = f"only {cut_off} near {end}"
+        cause = f"So near {end}, the smallest difference decides whether an object is found"
+    elif own_threshold:
+        cause = f"Nothing in these images reaches {end}"
+    return (
+        "detections to compare",
+        f"{seen} in {images} image{'' if images == 1 else 's'}",
+        f"{cause}: give images of its kind with check.images in the recipe (--images).",
+    )
 
 
 def without_cut(
@@ -145,12 +164,15 @@ def without_cut(
     capacity: Optional[int],
     margin: float,
     least: float,
+    own_threshold: float = 0.0,
 ) -> tuple[list[Any], list[Any]]:
     """Return both lists without detections whose counterparts may have been cut off.
 
     A full list ends where its capacity ends. In a crowded scene the scores around that end are
     close together, and the smallest difference decides which ones are in it: a detection less than
-    ``margin`` above the end of the other side's full list may miss its counterpart there.
+    ``margin`` above the end of the other side's full list may miss its counterpart there. So may
+    one less than ``margin`` above ``own_threshold``, where the model's own post-processing ends
+    every list.
     """
     lists = ([*items], [*found])
     pairs = matching.match(*lists)
@@ -158,13 +180,47 @@ def without_cut(
     result = []
     for own, taken, other in zip(lists, paired, reversed(lists)):
         full = capacity is not None and len(other) >= capacity
-        end = min((item["score"] for item in other), default=0.0) + margin if full else 0.0
-        # A list that ends in faint detections lost nothing that counts.
-        cut = end if end - margin >= _HEARD * least else 0.0
+        end = min((item["score"] for item in other), default=0.0) if full else 0.0
+        cut = chance_below(max(end, own_threshold), margin, least)
         result.append(
             [item for position, item in enumerate(own) if position in taken or item["score"] >= cut]
         )
     return result[0], result[1]
+
+
+def chance_below(end: float, margin: float, least: float) -> float:
+    """Return the score below which chance decides whether a list holds a detection.
+
+    Args:
+        end: the list holds no lower scores.
+        margin: the difference of scores that is allowed.
+        least: see :func:`threshold`.
+
+    Returns:
+        0 where the list ends in faint detections: it lost nothing that counts.
+    """
+    return end + margin if end > 0 and end >= _HEARD * least else 0.0
+
+
+def clearly_found(
+    source: Detections, found: Detections, floor: float
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Return both sides without what the source gives a score below ``floor``.
+
+    Where chance decides what is found (:func:`chance_below`), :func:`without_cut` keeps what both
+    found. Several results can only be ranked by the same detections of the source.
+    """
+    kept, others = {}, {}
+    for name, items in source.items():
+        other = found.get(name, ())
+        partner = {pair.right: items[pair.left] for pair in matching.match(items, other)}
+        kept[name] = [item for item in items if item["score"] >= floor]
+        others[name] = [
+            item
+            for position, item in enumerate(other)
+            if partner.get(position, item)["score"] >= floor
+        ]
+    return kept, others
 
 
 def but_the_worst(values: Sequence[float]) -> float:

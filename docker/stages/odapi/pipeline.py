@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Optional
 
@@ -171,6 +172,25 @@ def set_max_detections(pipeline: Any, wanted: Optional[int]) -> int:
     else:
         pipeline.model.center_net.object_center_params.max_box_predictions = count
     return count
+
+
+def suppression(pipeline: Any) -> dict[str, Optional[float]]:
+    """Return the thresholds of the model's own suppression, as facts of a stage.
+
+    Returns:
+        ``nms_score_threshold``, below which it outputs nothing, and ``nms_iou_threshold``; None
+        for CenterNet, which has none.
+    """
+    names = ("score_threshold", "iou_threshold")
+    if pipeline.model.WhichOneof("model") != "ssd":
+        return {f"nms_{name}": None for name in names}
+    said = pipeline.model.ssd.post_processing.batch_non_max_suppression
+    return {f"nms_{name}": threshold_fact(getattr(said, name)) for name in names}
+
+
+def threshold_fact(value: float) -> Optional[float]:
+    """Return a threshold as a fact: None for one that nothing is below (-inf)."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def score_conversion(pipeline: Any) -> str:

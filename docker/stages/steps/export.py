@@ -38,9 +38,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Returns:
         Facts: ``architecture``, ``feature_extractor``, ``num_classes``, ``input`` (height and
         width in pixels), ``max_detections``, ``normalization`` (mean and std per channel, in
-        pixel values, as the exported graph wants them), ``score_conversion``, ``checkpoint``
-        (name of the prefix), ``variables`` (restored and compared), ``exact_batch_norms``,
-        ``untrained`` (texts: reasons to think that it was never trained).
+        pixel values, as the exported graph wants them), ``score_conversion``,
+        ``nms_score_threshold`` and ``nms_iou_threshold`` (of its own post-processing; None where
+        there is none), ``checkpoint`` (name of the prefix), ``variables`` (restored and
+        compared), ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never
+        trained).
 
     Raises:
         StageError: the model cannot be converted, or the checkpoint does not fit it.
@@ -76,6 +78,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "max_detections": max_detections,
         "normalization": detection_model.normalization(model, architecture, size),
         "score_conversion": pipeline.score_conversion(config),
+        **pipeline.suppression(config),
         "checkpoint": prefix.name,
         "variables": variables,
         "exact_batch_norms": exact,

@@ -42,7 +42,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts as those of :mod:`stages.steps.export`: ``architecture``, ``num_classes``, ``input``,
-        ``max_detections`` (None where the graph does not say), ``normalization``, ``checkpoint``,
+        ``max_detections`` (None where the graph does not say), ``nms_score_threshold``,
+        ``nms_iou_threshold`` (those of the graph), ``normalization``, ``checkpoint``,
         ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0), ``untrained``.
         And ``normalization_from`` (``given``, ``export.json``, ``graph`` or ``pipeline.config``),
         ``batch_norms`` (left to the converter, which folds them with the CPU's approximate square
@@ -78,6 +79,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "num_classes": classes,
         "input": {"height": size[0], "width": size[1]},
         "max_detections": graph.max_detections,
+        **_suppression(graph),
         "normalization": norm.as_fact(),
         "normalization_from": origin,
         "checkpoint": NAME,
@@ -112,6 +114,16 @@ def _num_classes(graph: saved_model_graph.SavedGraph, label_map: Path, config: A
     if own is None:
         own = max(item.id for item in labelmap.load(label_map))
     return own
+
+
+def _suppression(graph: saved_model_graph.SavedGraph) -> dict[str, Optional[float]]:
+    """Return the thresholds of the graph's own suppression; None for CenterNet, without one."""
+    own = graph.postprocess
+    names = ("score_threshold", "iou_threshold")
+    return {
+        f"nms_{name}": None if own is None else pipeline.threshold_fact(getattr(own, name))
+        for name in names
+    }
 
 
 def _left_facts(folder: Path) -> Mapping[str, Any]:

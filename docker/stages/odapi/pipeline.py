@@ -162,7 +162,7 @@ def set_max_detections(pipeline: Any, wanted: Optional[int]) -> int:
         raise StageError(
             "unsupported-model",
             f"{count!r} is not a number of detections.",
-            "Set max_detections in the recipe, from 1 to 1000.",
+            "Set export.max_detections in the recipe (--max-detections), from 1 to 1000.",
         )
     if pipeline.model.WhichOneof("model") == "ssd":
         suppression = pipeline.model.ssd.post_processing.batch_non_max_suppression
@@ -238,7 +238,7 @@ def fix_image_size(pipeline: Any, image_size: Optional[list[int]]) -> tuple[int,
         raise StageError(
             "unsupported-model",
             f"The model's image resizer ({kind or 'none'}) has no fixed size.",
-            "Set image_size in the recipe.",
+            "Set export.image_size in the recipe (--image-size).",
         )
     if kind == "fixed_shape_resizer":
         fixed = resizer.fixed_shape_resizer

@@ -6,7 +6,7 @@ and post-processing (:mod:`stages.steps.reference`). Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -114,7 +114,7 @@ def examine(
         both = (items, found.get(name, ()))
         pair = without_cut(*both, capacity, limits.score_difference, least, own_threshold)
         kept[name], other[name] = pair
-        cut_off += sum(map(len, both)) - sum(map(len, pair))
+        cut_off += _counting(both, least) - _counting(pair, least)
         compared.append(matching.compare(*pair, least))
     figures = matching.together(compared)
     agreed = agreement(kept, other, least)
@@ -126,29 +126,39 @@ def examine(
     }
     gate.figures.update(figures, agreement=round(agreed, 6), score_threshold=round(least, 6))
     count = figures["pairs"] + figures["missed"] + figures["extra"]
-    if not count:
-        gate.problem("nothing-found", *_nothing(len(source), cut_off, own_threshold))
+    near = cut_off if chance_below(own_threshold, 0.0, least) else 0
+    if not count or near > count:
+        gate.problem("nothing-found", *_too_little(len(source), count, near, own_threshold))
         return gate
     unmatched = (figures["missed"] + figures["extra"]) / count
     gate.figures["unmatched"] = round(unmatched, 6)
     _hold(gate, figures, judged, unmatched, agreed, limits)
     gate.summary = _summary(figures, len(source))
-    if cut_off and own_threshold >= _HEARD * least:
-        gate.summary += f", {cut_off} near the model's own threshold of {own_threshold:g} left out"
+    if near:
+        gate.summary += f", {near} near the model's own threshold of {own_threshold:g} left out"
     if least < score_threshold:
         gate.summary += f"; compared down to a score of {least:.2g}: none reaches more"
     return gate
 
 
-def _nothing(images: int, cut_off: int, own_threshold: float) -> tuple[str, str, str]:
-    """Explain why there is nothing to compare: what was expected, what was seen, and the cause."""
-    end = (
-        f"the model's own threshold of {own_threshold:g}" if own_threshold else "a full list's end"
-    )
-    seen, cause = "none", "The model finds nothing at all in these images"
-    if cut_off:
-        seen = f"only {cut_off} near {end}"
-        cause = f"So near {end}, the smallest difference decides whether an object is found"
+def _counting(lists: Iterable[Sequence[Mapping[str, Any]]], least: float) -> int:
+    return sum(item["score"] >= least for items in lists for item in items)
+
+
+def _too_little(images: int, count: int, near: int, own_threshold: float) -> tuple[str, str, str]:
+    """Explain why detections are too few to compare: what was expected, what was seen, the cause.
+
+    Args:
+        images: how many there are.
+        count: detections that could be compared.
+        near: those left out: found by one side only, near the model's own threshold.
+        own_threshold: see :func:`examine`.
+    """
+    end = f"the model's own threshold of {own_threshold:g}"
+    seen, cause = f"{count or 'none'}", "The model finds nothing at all in these images"
+    if near:
+        seen += f", and {near} near {end} that one of the two finds alone,"
+        cause = f"Most are so near {end} that a small difference decides whether they are found"
     elif own_threshold:
         cause = f"Nothing in these images reaches {end}"
     return (

@@ -71,10 +71,30 @@ def test_a_threshold_that_nothing_reaches_is_named() -> None:
     assert "finds nothing at all" in problem.cause and "--images" in problem.cause
 
 
-def test_what_is_only_near_it_proves_nothing() -> None:
-    (problem,) = examine(objects(0.7, None), objects(None, 0.65), DYNAMIC).problems
+@pytest.mark.parametrize(
+    ("source", "found", "seen"),
+    [
+        (objects(0.7), objects(None, 0.65), "none, and 2 near the model's own threshold of 0.6"),
+        (objects(0.9, 0.7, 0.8), objects(0.9), "1, and 2 near the model's own threshold of 0.6"),
+    ],
+)
+def test_what_is_mostly_near_it_proves_nothing(source: Any, found: Any, seen: str) -> None:
+    (problem,) = examine(source, found, DYNAMIC).problems
     assert problem.code == "nothing-found"
-    assert problem.seen == "only 2 near the model's own threshold of 0.6 in 1 image"
+    assert problem.seen == f"{seen} that one of the two finds alone, in 1 image"
+    assert "--images" in problem.cause
+
+
+def test_what_no_one_asks_for_is_not_counted_as_near() -> None:
+    faint = [{**item, "class_id": 9} for item in objects(*[0.2] * 20)]
+    gate = examine(objects(0.9, 0.8), [*objects(0.9, 0.8), *faint], DYNAMIC, 0.2)
+    assert gate.problems == []
+    assert "left out" not in gate.summary
+
+
+def test_as_many_near_it_as_clearly_above_are_no_fault() -> None:
+    assert examine(objects(0.9, 0.8, 0.7), objects(0.9, 0.8), DYNAMIC).problems == []
+    assert examine(objects(0.9, 0.7), objects(0.9), DYNAMIC).problems == []
 
 
 def test_several_results_are_ranked_by_the_same_detections() -> None:

@@ -89,6 +89,17 @@ def test_a_graph_without_the_operator(shared: Kiln, tmp_path: Path) -> None:
     assert made.read_bytes() != before
 
 
+def test_what_tflite_support_cannot_read(shared: Kiln, tmp_path: Path) -> None:
+    """Its own complaint, and no traceback: the file is sound but for one name."""
+    data = (FIXTURES / "toy_ssd.tflite").read_bytes()
+    assert data.count(b"min_runtime_version") == 1
+    odd, made = tmp_path / "odd.tflite", tmp_path / "made.tflite"
+    odd.write_bytes(data.replace(b"min_runtime_version", b"\xe0in_runtime_version"))
+    options = ["--mean", "127.5", "--std", "127.5", "--label-map", LABELS, "-o", made]
+    shared("annotate", odd, *options).refused(14, "tflite-support cannot write", "'utf-8' codec")
+    assert not made.exists()
+
+
 def test_refused(shared: Kiln, sample: Sample, label_map: Path, tmp_path: Path) -> None:
     """As little as nothing is written, and no container starts (the engine's address is wrong)."""
     bare = sample.output("convert-float32", "", tmp_path / "bare") / "model.tflite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -50,3 +51,14 @@ def damage(whole: bytes, data: st.DataObject) -> bytes:
         changed[start : start + 4] = value.to_bytes(4, "little")
     size = data.draw(st.just(len(whole)) | places)
     return bytes(changed[:size])
+
+
+def with_own_threshold(data: bytes, threshold: float) -> bytes:
+    """A toy SSD whose detection operator leaves out scores below ``threshold``; else unchanged.
+
+    Its options end in a vector of 32-bit values in the order of their names: the IoU threshold,
+    0.5, stands before the score threshold, 0.
+    """
+    before = struct.pack("<ffI", 0.5, 0.0, 3)  # and the number of classes behind it
+    assert data.count(before) == 1
+    return data.replace(before, struct.pack("<ffI", 0.5, threshold, 3))

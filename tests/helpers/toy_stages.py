@@ -94,7 +94,7 @@ STAGES: dict[str, tuple[str, str]] = {
     ),
     "check": (
         "variant score_threshold limits expect prove_normalization reference_kernels architecture "
-        "num_classes input normalization untrained roles weights",
+        "num_classes input normalization untrained roles weights nms_score_threshold",
         """
         seen = {path.name: [] for path in sorted(inputs["images"].iterdir())}
         judged = hashlib.sha256(inputs["model"].read_bytes()).hexdigest()
@@ -103,11 +103,11 @@ STAGES: dict[str, tuple[str, str]] = {
         (out / "check.json").write_text(json.dumps(found))
         (out / "pixels").mkdir()
         (out / "pixels" / "first").write_bytes(b"pixels" * 7)
-        return {"score_threshold": 0.3, "compared_from": 0.3}
+        return {"score_threshold": 0.3, "compared_from": 0.3, "nms_score_threshold": 0.0}
         """,
     ),
     "task_library": (
-        "score_threshold",
+        "score_threshold nms_score_threshold",
         """
         judged = hashlib.sha256(inputs["model"].read_bytes()).hexdigest()
         (out / "check.json").write_text(json.dumps({"gates": [gate("task-library", judged)]}))
@@ -126,6 +126,7 @@ LABELS = {labels!r}
 FACTS = {{
     "architecture": "ssd",
     "num_classes": 1,
+    "nms_score_threshold": 0.0,
     "normalization": {{"mean": [127.5], "std": [127.5]}},
     "input": {{}},
 }}

@@ -60,6 +60,24 @@ def make_interpreter(data: bytes, reference_kernels: bool = False) -> tuple[Any,
     return interpreter, runtime
 
 
+class OutputError(StageError):
+    """A run's outputs are not those of a detector: kind ``unsupported-model``.
+
+    Args:
+        code: a stable name of the fault: ``not-finite``, ``count`` or ``shapes``.
+        reason: what is wrong with them.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(
+            "unsupported-model",
+            f"The model's outputs are not those of a detector: {reason}.",
+            "Compare the roles of its outputs in the metadata with those in the graph; where they "
+            "are right, its weights or its post-processing are damaged.",
+        )
+        self.code = code
+
+
 class Detector:
     """A loaded artefact.
 
@@ -172,7 +190,7 @@ class Detector:
             box.
 
         Raises:
-            StageError: kind ``unsupported-model``; the outputs are not those of a detector.
+            OutputError: the outputs are not those of a detector.
         """
         outputs = self.run(self.input_values(image, normalization, how))
         found = self.in_photograph(self.read(outputs, score_threshold), image, how)
@@ -205,15 +223,12 @@ class Detector:
             ``score``, ``number of detections``.
 
         Raises:
-            StageError: kind ``unsupported-model``; the outputs are not those of a detector.
+            OutputError: the outputs are not those of a detector.
         """
-        import numpy as np
-
         self._interpreter.set_tensor(self._interpreter.get_input_details()[0]["index"], values)
         self._interpreter.invoke()
         found = {name: self._output(name) for name in self._positions}
-        if not all(np.isfinite(array).all() for array in found.values()):
-            raise _unsupported("it gives numbers that are not finite")
+        _valid_rows(found)
         self.capacity = int(found[tflite_meta.SCORE].size)
         return found
 
@@ -221,25 +236,13 @@ class Detector:
         """Convert outputs of :meth:`run` to detections, as :meth:`detect` returns them.
 
         Raises:
-            StageError: kind ``unsupported-model``; the outputs are not those of a detector.
+            OutputError: the outputs are not those of a detector.
         """
-        boxes, classes, scores, count = (
-            outputs[name].reshape(-1)
-            for name in (
-                tflite_meta.LOCATION,
-                tflite_meta.CATEGORY,
-                tflite_meta.SCORE,
-                tflite_meta.COUNT,
-            )
-        )
-        if count.size != 1 or not len(boxes) == 4 * len(classes) == 4 * len(scores):
-            raise _unsupported("its outputs do not have the shapes that their roles need")
-        boxes = boxes.reshape(-1, 4)
-        valid = min(max(round(float(count[0])), 0), len(scores))
+        boxes, classes, scores = _valid_rows(outputs)
         found = [
-            self._detection(boxes[index], classes[index], scores[index])
-            for index in range(valid)
-            if float(scores[index]) >= score_threshold
+            self._detection(*row)
+            for row in zip(boxes, classes, scores)
+            if float(row[2]) >= score_threshold
         ]
         found.sort(key=lambda item: (-item["score"], item["class_id"], item["box"]))
         return found
@@ -307,6 +310,52 @@ def load(path: Path) -> Detector:
         StageError: see :class:`Detector`.
     """
     return Detector(path.read_bytes())
+
+
+def valid_count(count: Any, capacity: int) -> int:
+    """Return how many rows of the outputs hold a detection.
+
+    Args:
+        count: the output that says it: an array of one number.
+        capacity: how many rows there are.
+
+    Raises:
+        OutputError: it is not a whole number from 0 to ``capacity``.
+    """
+    said = float(count.reshape(-1)[0])
+    if not 0 <= said <= capacity or said != int(said):  # comparisons with NaN are false
+        raise OutputError(
+            "count", f"their count is {said:g}, not a whole number from 0 to {capacity}"
+        )
+    return int(said)
+
+
+def _valid_rows(outputs: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Return boxes [count, 4], classes [count] and scores [count].
+
+    Only those rows exist: the detection operator leaves what was in memory in the others.
+
+    Raises:
+        OutputError: shapes or count are wrong, or a number in one of these rows is not finite.
+    """
+    import numpy as np
+
+    boxes, classes, scores, count = (
+        outputs[name].reshape(-1)
+        for name in (
+            tflite_meta.LOCATION,
+            tflite_meta.CATEGORY,
+            tflite_meta.SCORE,
+            tflite_meta.COUNT,
+        )
+    )
+    if count.size != 1 or not len(boxes) == 4 * len(classes) == 4 * len(scores):
+        raise OutputError("shapes", "their shapes are not those that their roles need")
+    valid = valid_count(count, len(scores))
+    rows = (boxes.reshape(-1, 4)[:valid], classes[:valid], scores[:valid])
+    if not all(np.isfinite(array).all() for array in rows):
+        raise OutputError("not-finite", "there are numbers among them that are not finite")
+    return rows
 
 
 def _unsupported(reason: str) -> StageError:

@@ -54,6 +54,7 @@ def examine(
     limits: parity.Limits,
     score_threshold: float,
     capacity: Optional[int] = None,
+    own_threshold: float = 0.0,
 ) -> Gate:
     """Compute the result of gate ``parity``.
 
@@ -66,6 +67,7 @@ def examine(
         limits: the allowed differences.
         score_threshold: from the recipe; see :func:`stages.gates.parity.threshold`.
         capacity: how many detections both can output for an image; None: unlimited.
+        own_threshold: see :func:`stages.gates.parity.examine`.
     """
     reduced = {
         name: comparable(
@@ -74,10 +76,12 @@ def examine(
         for name, items in source.own.items()
     }
     own, other = ({name: pair[side] for name, pair in reduced.items()} for side in (0, 1))
-    gate = parity.examine(own, other, limits, score_threshold)
+    gate = parity.examine(own, other, limits, score_threshold, own_threshold=own_threshold)
     if source.as_tflite is None:
         return gate
-    second = parity.examine(source.as_tflite, found, limits, score_threshold, capacity)
+    second = parity.examine(
+        source.as_tflite, found, limits, score_threshold, capacity, own_threshold
+    )
     gate.figures["as_tflite"] = second.figures
     if second.problems and not gate.problems:
         gate.problems = second.problems

@@ -6,7 +6,7 @@ and post-processing (:mod:`stages.steps.reference`). Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -95,6 +95,7 @@ def examine(
     limits: Limits,
     score_threshold: float,
     capacity: Optional[int] = None,
+    own_threshold: float = 0.0,
 ) -> Gate:
     """Compute the gate's result.
 
@@ -104,13 +105,16 @@ def examine(
         limits: the allowed differences.
         score_threshold: from the recipe; see :func:`threshold`.
         capacity: how many detections both can output for an image; None: unlimited.
+        own_threshold: of the model's own post-processing: neither outputs a lower score.
     """
     gate = Gate(NAME)
     least = threshold(source, score_threshold)
-    compared, kept, other = [], {}, {}
+    compared, kept, other, cut_off = [], {}, {}, 0
     for name, items in source.items():
-        pair = without_cut(items, found.get(name, ()), capacity, limits.score_difference, least)
+        both = (items, found.get(name, ()))
+        pair = without_cut(*both, capacity, limits.score_difference, least, own_threshold)
         kept[name], other[name] = pair
+        cut_off += _counting(both, least) - _counting(pair, least)
         compared.append(matching.compare(*pair, least))
     figures = matching.together(compared)
     agreed = agreement(kept, other, least)
@@ -122,21 +126,46 @@ def examine(
     }
     gate.figures.update(figures, agreement=round(agreed, 6), score_threshold=round(least, 6))
     count = figures["pairs"] + figures["missed"] + figures["extra"]
-    if not count:
-        gate.problem(
-            "nothing-found",
-            "detections to compare",
-            f"none in {len(source)} images",
-            "The model finds nothing at all in the check's images: give it images of its own kind.",
-        )
+    near = cut_off if chance_below(own_threshold, 0.0, least) else 0
+    if not count or near > count:
+        gate.problem("nothing-found", *_too_little(len(source), count, near, own_threshold))
         return gate
     unmatched = (figures["missed"] + figures["extra"]) / count
     gate.figures["unmatched"] = round(unmatched, 6)
     _hold(gate, figures, judged, unmatched, agreed, limits)
     gate.summary = _summary(figures, len(source))
+    if near:
+        gate.summary += f", {near} near the model's own threshold of {own_threshold:g} left out"
     if least < score_threshold:
         gate.summary += f"; compared down to a score of {least:.2g}: none reaches more"
     return gate
+
+
+def _counting(lists: Iterable[Sequence[Mapping[str, Any]]], least: float) -> int:
+    return sum(item["score"] >= least for items in lists for item in items)
+
+
+def _too_little(images: int, count: int, near: int, own_threshold: float) -> tuple[str, str, str]:
+    """Explain why detections are too few to compare: what was expected, what was seen, the cause.
+
+    Args:
+        images: how many there are.
+        count: detections that could be compared.
+        near: those left out: found by one side only, near the model's own threshold.
+        own_threshold: see :func:`examine`.
+    """
+    end = f"the model's own threshold of {own_threshold:g}"
+    seen, cause = f"{count or 'none'}", "The model finds nothing at all in these images"
+    if near:
+        seen += f", and {near} near {end} that one of the two finds alone,"
+        cause = f"Most are so near {end} that a small difference decides whether they are found"
+    elif own_threshold:
+        cause = f"Nothing in these images reaches {end}"
+    return (
+        "detections to compare",
+        f"{seen} in {images} image{'' if images == 1 else 's'}",
+        f"{cause}: give images of its kind with check.images in the recipe (--images).",
+    )
 
 
 def without_cut(
@@ -145,12 +174,15 @@ def without_cut(
     capacity: Optional[int],
     margin: float,
     least: float,
+    own_threshold: float = 0.0,
 ) -> tuple[list[Any], list[Any]]:
     """Return both lists without detections whose counterparts may have been cut off.
 
     A full list ends where its capacity ends. In a crowded scene the scores around that end are
     close together, and the smallest difference decides which ones are in it: a detection less than
-    ``margin`` above the end of the other side's full list may miss its counterpart there.
+    ``margin`` above the end of the other side's full list may miss its counterpart there. So may
+    one less than ``margin`` above ``own_threshold``, where the model's own post-processing ends
+    every list.
     """
     lists = ([*items], [*found])
     pairs = matching.match(*lists)
@@ -158,13 +190,47 @@ def without_cut(
     result = []
     for own, taken, other in zip(lists, paired, reversed(lists)):
         full = capacity is not None and len(other) >= capacity
-        end = min((item["score"] for item in other), default=0.0) + margin if full else 0.0
-        # A list that ends in faint detections lost nothing that counts.
-        cut = end if end - margin >= _HEARD * least else 0.0
+        end = min((item["score"] for item in other), default=0.0) if full else 0.0
+        cut = chance_below(max(end, own_threshold), margin, least)
         result.append(
             [item for position, item in enumerate(own) if position in taken or item["score"] >= cut]
         )
     return result[0], result[1]
+
+
+def chance_below(end: float, margin: float, least: float) -> float:
+    """Return the score below which chance decides whether a list holds a detection.
+
+    Args:
+        end: the list holds no lower scores.
+        margin: the difference of scores that is allowed.
+        least: see :func:`threshold`.
+
+    Returns:
+        0 where the list ends in faint detections: it lost nothing that counts.
+    """
+    return end + margin if end > 0 and end >= _HEARD * least else 0.0
+
+
+def clearly_found(
+    source: Detections, found: Detections, floor: float
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Return both sides without what the source gives a score below ``floor``.
+
+    Where chance decides what is found (:func:`chance_below`), :func:`without_cut` keeps what both
+    found. Several results can only be ranked by the same detections of the source.
+    """
+    kept, others = {}, {}
+    for name, items in source.items():
+        other = found.get(name, ())
+        partner = {pair.right: items[pair.left] for pair in matching.match(items, other)}
+        kept[name] = [item for item in items if item["score"] >= floor]
+        others[name] = [
+            item
+            for position, item in enumerate(other)
+            if partner.get(position, item)["score"] >= floor
+        ]
+    return kept, others
 
 
 def but_the_worst(values: Sequence[float]) -> float:

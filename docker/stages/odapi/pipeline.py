@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -239,7 +240,7 @@ def set_max_detections(pipeline: Any, wanted: Optional[int]) -> int:
         raise StageError(
             "unsupported-model",
             f"{count!r} is not a number of detections.",
-            "Set max_detections in the recipe, from 1 to 1000.",
+            "Set export.max_detections in the recipe (--max-detections), from 1 to 1000.",
         )
     if pipeline.model.WhichOneof("model") == "ssd":
         suppression = pipeline.model.ssd.post_processing.batch_non_max_suppression
@@ -249,6 +250,25 @@ def set_max_detections(pipeline: Any, wanted: Optional[int]) -> int:
     else:
         pipeline.model.center_net.object_center_params.max_box_predictions = count
     return count
+
+
+def suppression(pipeline: Any) -> dict[str, Optional[float]]:
+    """Return the thresholds of the model's own suppression, as facts of a stage.
+
+    Returns:
+        ``nms_score_threshold``, below which it outputs nothing, and ``nms_iou_threshold``; None
+        for CenterNet, which has none.
+    """
+    names = ("score_threshold", "iou_threshold")
+    if pipeline.model.WhichOneof("model") != "ssd":
+        return {f"nms_{name}": None for name in names}
+    said = pipeline.model.ssd.post_processing.batch_non_max_suppression
+    return {f"nms_{name}": threshold_fact(getattr(said, name)) for name in names}
+
+
+def threshold_fact(value: float) -> Optional[float]:
+    """Return a threshold as a fact: None for one that nothing is below (-inf)."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def score_conversion(pipeline: Any) -> str:
@@ -296,7 +316,7 @@ def fix_image_size(pipeline: Any, image_size: Optional[list[int]]) -> tuple[int,
         raise StageError(
             "unsupported-model",
             f"The model's image resizer ({kind or 'none'}) has no fixed size.",
-            "Set one with export.image_size in the recipe (--image-size).",
+            "Set export.image_size in the recipe (--image-size).",
         )
     if kind == "fixed_shape_resizer":
         fixed = resizer.fixed_shape_resizer

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.detect import fast_nms
+from stages.detect import detector, fast_nms
 from stages.protocol.failures import StageError
 from stages.saved.saved_model_graph import IMPLEMENTS, SIGNATURE, Postprocess, SavedGraph
 
@@ -217,10 +217,9 @@ def select(boxes: Any, scores: Any, said: Postprocess) -> list[tuple[int, int]]:
 
 def _centernet(answers: dict[str, Any]) -> list[dict[str, Any]]:
     count, scores, classes, boxes = (answers[f"output_{number}"] for number in range(4))
-    number = min(max(round(float(count.reshape(-1)[0])), 0), scores.shape[1])
     found = [
         _detection(boxes[0, row], scores[0, row], round(float(classes[0, row])))
-        for row in range(number)
+        for row in range(detector.valid_count(count, scores.shape[1]))
     ]
     return sorted(found, key=lambda item: -item["score"])
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,8 +80,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         :mod:`stages.steps.annotate` takes them), ``evidence`` (every normalisation tried with its
         ``agreement``, best first), ``feeding`` (:mod:`stages.files.feeding`, by the checkpoint's
         own configuration), ``input`` (height, width, type), ``max_detections``,
-        ``checkpoint``, ``variables`` (restored and compared), ``runtime``, ``untrained`` (reasons
-        to think that the checkpoint was never trained).
+        ``nms_score_threshold`` and ``nms_iou_threshold`` (the checkpoint's), ``checkpoint``,
+        ``variables`` (restored and compared), ``runtime``, ``untrained`` (reasons to think that
+        the checkpoint was never trained).
 
     Raises:
         StageError: kind ``unsupported-model``; the file is not a detector, its outputs cannot be
@@ -146,6 +146,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "feeding": how.as_fact(),
         "input": {"height": height, "width": width, "type": tensor.type},
         "max_detections": limit,
+        **pipeline.suppression(config),
         "checkpoint": facts["checkpoint"],
         "variables": facts["variables"],
         "runtime": runtime,
@@ -246,11 +247,15 @@ def find_roles(
             f"its outputs have the shapes {shapes}; boxes [1, N, 4], scores and classes [1, N] and "
             "a count [1] are needed"
         )
+    # Behind the count the rows hold whatever was in memory.
+    rows = [_rows(answer[counts[0]], answer[lists[0]].size) for answer in every]
     fitting = [
         (scores, category)
         for scores, category in (lists, lists[::-1])
-        if all(_are_scores(answer[scores]) for answer in every)
-        and all(_are_classes(answer[category], classes) for answer in every)
+        if all(_are_scores(_first(answer[scores], n)) for answer, n in zip(every, rows))
+        and all(
+            _are_classes(_first(answer[category], n), classes) for answer, n in zip(every, rows)
+        )
     ]
     derived = _derived(model, architecture)
     if derived is not None:
@@ -297,10 +302,24 @@ def _derived(
         raise
 
 
-def _are_scores(values: Any) -> bool:
+def _rows(count: Any, capacity: int) -> int:
+    """Return how many rows of an answer exist: none where its count is no such number.
+
+    With an unsuitable normalisation a network may overflow.
+    """
+    try:
+        return detector.valid_count(count, capacity)
+    except detector.OutputError:
+        return 0
+
+
+def _first(values: Any, rows: int) -> Any:
+    return values.reshape(-1)[:rows]
+
+
+def _are_scores(numbers: Any) -> bool:
     import numpy as np
 
-    numbers = values.reshape(-1)
     return bool(
         np.all((numbers >= 0) & (numbers <= 1)) and np.all(numbers[1:] <= numbers[:-1])
     )  # comparisons with NaN are false
@@ -403,10 +422,7 @@ def _detections(
     answer: Sequence[Any], outputs: Mapping[str, output_roles.Output]
 ) -> list[dict[str, Any]]:
     boxes, classes, scores, count = (answer[outputs[role].position] for role in output_roles.ROLES)
-    held = float(count.reshape(-1)[0])
-    if not math.isfinite(held):
-        return []
-    valid = min(max(round(held), 0), scores.size)
+    valid = _rows(count, scores.size)
     return [
         {
             "box": [float(side) for side in box],
@@ -414,7 +430,7 @@ def _detections(
             "class_id": round(float(category)) + 1,
         }
         for box, score, category in zip(
-            boxes.reshape(-1, 4)[:valid], scores.reshape(-1)[:valid], classes.reshape(-1)[:valid]
+            boxes.reshape(-1, 4)[:valid], _first(scores, valid), _first(classes, valid)
         )
     ]
 

@@ -111,7 +111,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         )
     else:
         embedded = text
-        data = metadata_writer.annotate(bare, settings.declaration, outputs, text, out)
+        data = _annotated(bare, settings.declaration, outputs, text, out)
     emit.progress(1, 2, "reading it back")
     found = _read_back(data, model, settings, outputs, embedded)
     (out / LABEL_FILE).write_bytes(text)
@@ -294,6 +294,30 @@ def pixel_error(
     )
 
 
+def _annotated(
+    bare: bytes,
+    declaration: metadata_writer.Declaration,
+    outputs: dict[str, output_roles.Output],
+    labels: bytes,
+    out: Path,
+) -> bytes:
+    try:
+        return metadata_writer.annotate(bare, declaration, outputs, labels, out)
+    except _WRITER_FAULTS as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StageError(
+            "unsupported-model",
+            f"tflite-support cannot write metadata into this file: {reason}",
+            "Convert the model again with TensorFlow's own converter.",
+        ) from error
+
+
+_WRITER_FAULTS = (
+    ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, struct.error,
+)  # fmt: skip
+"""What tflite-support raises for files whose form it does not know: it parses them in Python."""
+
+
 def _check_seed(outputs: dict[str, output_roles.Output]) -> None:
     # The original recipe's writer assigns roles by ascending tensor index.
     tensors = [outputs[role].tensor for role in output_roles.ROLES]
@@ -324,7 +348,12 @@ def _read_back(
     if found is None:
         raise _mismatch("there is none")
     if not same_graph(before, after):
-        raise _mismatch("the graph was changed by writing it")
+        raise StageError(
+            "unsupported-model",
+            "Writing metadata would change the graph: tflite-support leaves out what its schema "
+            "does not have.",
+            "Convert the model again with an older converter.",
+        )
     names = {role: metadata_writer.NAMES[role] for role in output_roles.ROLES}
     for role, output in outputs.items():
         if found.output(names[role]) != output.position:

@@ -46,6 +46,7 @@ PARAMS: dict[str, Any] = {
     "untrained": (),  # texts: reasons to think that the model was never trained
     "weights": None,  # how many numbers the model's variables hold
     "score_threshold": 0.3,  # detections below it are not compared
+    "nms_score_threshold": None,  # of the model's own post-processing; None: not known, or none
     "limits": {},  # of parity: overrides of stages.gates.parity.LIMITS
     "expect": (),  # known objects: {"image", "label", "least_score"}
     "prove_normalization": True,  # try the other normalisations, too
@@ -64,6 +65,7 @@ _KEPT = 0.5  # detections down to this fraction of the threshold are recorded
 _FLAT, _FLAT_SHARE = 1e-3, 0.2
 """Scores of a detector with constant output differ by less: absolutely, and relative to the
 highest (a trained one also has low scores where it finds nothing, but not all alike)."""
+_MANY = 10  # as many scores are not alike by chance
 
 _NOISE = {"float32": 0.001, "float16": 0.005}  # by variant; others:
 _QUANTISED_NOISE = 0.05
@@ -87,8 +89,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``gates``: name -> status; ``score_threshold`` as compared with; ``compared_from``,
-        the same for other runtimes (1 where detections cannot be told apart, so none is); and
-        ``runtime``.
+        the same for other runtimes (1 where detections cannot be told apart, so none is);
+        ``nms_score_threshold``, 0 where there is none; and ``runtime``.
 
     Raises:
         StageError: kinds ``image-set``, ``label-map``, ``stage-failed``: the check itself failed.
@@ -157,6 +159,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "gates": {gate.name: gate.status for gate in gates},
         "score_threshold": least,
         "compared_from": least if comparable else NOTHING,
+        "nms_score_threshold": _own_threshold(params),
         "runtime": runtime,
     }
 
@@ -225,8 +228,15 @@ def _save_pixels(path: Path, values: Any) -> None:
     np.save(path, values, allow_pickle=False)
 
 
+def _own_threshold(params: Mapping[str, Any]) -> float:
+    return max(params["nms_score_threshold"] or 0.0, 0.0)
+
+
 def _refused(error: StageError) -> Gate:
     gate = Gate("runtime-tensorflow")
+    if isinstance(error, detector.OutputError):
+        gate.problem(error.code, "the outputs of a detector", error.message, error.remedy)
+        return gate
     gate.problem(
         "refused",
         "a file that runs by its own metadata",
@@ -257,7 +267,7 @@ def _behaviour(
     threshold = params["score_threshold"]
     own = {} if source is None else source.truth.own
     labels = label_proof.examine(_labels(model), lines, own, found, params["expect"], threshold)
-    trained = _trained(found, params["untrained"])
+    trained = _trained(found, params["untrained"], model.capacity, source is None)
     why = "there is no source model to compare with: its heads were made in the same stage"
     if source is not None:
         why = "its scores are all alike, so which detection is which cannot be told"
@@ -271,15 +281,17 @@ def _behaviour(
         ]
     limits = parity.LIMITS[params["variant"]].changed(params["limits"])
     source = source.only(images)
-    same = own_list.examine(source.built, found, limits, threshold, model.capacity)
+    end = _own_threshold(params)
+    same = own_list.examine(source.built, found, limits, threshold, model.capacity, end)
     least = parity.threshold(source.comparable, threshold)
     telling = {name: images[name] for name in _telling(source.comparable, least, images)}
-    if same.problems and telling:
+    if telling and any(problem.code == "differs" for problem in same.problems):
         finding = diagnosis.diagnose(model, telling, source.comparable, least)
         first = same.problems[0]
         same.problems[0] = type(first)(finding.code, first.expected, first.seen, finding.cause)
         same.figures["agreement_explained"] = round(finding.agreement, 6)
-    normalization = _normalization(model, telling, source.comparable, least, params)
+    floor = parity.chance_below(end, limits.score_difference, least)
+    normalization = _normalization(model, telling, source.comparable, least, floor, params)
     feeding = _feeding(model, images, source, found, least, params)
     return [same, normalization, feeding, labels, trained]
 
@@ -342,6 +354,7 @@ def _normalization(
     images: Mapping[str, Any],
     source: Mapping[str, Any],
     least: float,
+    floor: float,
     params: Mapping[str, Any],
 ) -> Gate:
     """Check that the declared normalisation is the one that the graph expects."""
@@ -366,7 +379,7 @@ def _normalization(
         )
     gate.summary = f"{named(own)}, {whose}"
     if params["prove_normalization"] or gate.problems:
-        _prove(gate, model, images, source, least, own, params["variant"])
+        _prove(gate, model, images, source, least, floor, own, params["variant"])
     return gate
 
 
@@ -395,18 +408,26 @@ def _prove(
     images: Mapping[str, Any],
     source: Mapping[str, Any],
     least: float,
+    floor: float,
     own: Normalization,
     variant: str,
 ) -> None:
-    """Try other normalisations: none may fit better than the declared one."""
+    """Try other normalisations: none may fit better than the declared one.
+
+    Args:
+        floor: detections of the source with a lower score do not count
+            (:func:`stages.gates.parity.clearly_found`).
+    """
     wanted = {name: source[name] for name in images}
-    if not images:
-        gate.summary += "; nothing is found in the images, so no other could be told from it"
+    if not any(item["score"] >= floor for items in wanted.values() for item in items):
+        clearly = f" with a score of {floor:g}" if images else ""
+        gate.summary += f"; nothing is found in the images{clearly}, so no other could be told"
         return
-    agreements = {
-        norm: parity.agreement(wanted, diagnosis.detections(model, images, norm), least)
-        for norm in [own, *diagnosis.other_normalizations(model)]
-    }
+    agreements = {}
+    for norm in [own, *diagnosis.other_normalizations(model)]:
+        found = diagnosis.detections(model, images, norm)
+        sides = parity.clearly_found(wanted, found, floor)
+        agreements[norm] = parity.agreement(*sides, least)
     ranked = sorted(agreements, key=lambda norm: -agreements[norm])
     gate.figures["tried"] = [
         {**norm.as_fact(), "agreement": round(agreements[norm], 6)} for norm in ranked
@@ -429,13 +450,20 @@ def _prove(
     )
 
 
-def _trained(found: Mapping[str, Any], reasons: Any) -> Gate:
-    """Check that the model was trained."""
+def _trained(found: Mapping[str, Any], reasons: Any, capacity: Optional[int], alone: bool) -> Gate:
+    """Check that the model was trained.
+
+    Args:
+        found: the artefact's detections, by image.
+        reasons: why its heads were never trained, as the export says.
+        capacity: how many detections it can output for an image.
+        alone: there is no source model, whose detections would show what is missing.
+    """
     gate = Gate("trained")
     scores = [item["score"] for items in found.values() for item in items]
     low, high = (min(scores), max(scores)) if scores else (0.0, 0.0)
     gate.figures.update(lowest_score=low, highest_score=high)
-    gate.summary = f"scores from {low:.3g} to {high:.3g}"
+    gate.summary = f"scores from {low:.3g} to {high:.3g}" if scores else "no detection to judge by"
     for reason in reasons:
         gate.problem(
             "untrained-heads",
@@ -444,7 +472,10 @@ def _trained(found: Mapping[str, Any], reasons: Any) -> Gate:
             "New heads were put on a backbone and never trained (Model Maker's do_train=False), "
             "or the checkpoint holds the backbone only.",
         )
-    if high - low < min(_FLAT, _FLAT_SHARE * high) or not scores:
+    # A model with its own threshold may find little, and a few scores may be alike by chance.
+    many = len(scores) >= _MANY or any(len(items) == capacity for items in found.values())
+    flat = high - low < min(_FLAT, _FLAT_SHARE * high)
+    if (flat and many) or (alone and not scores):
         gate.problem(
             "flat-scores",
             "scores that depend on what is in the image",

@@ -75,7 +75,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             raise StageError(
                 "image-set",
                 "Full int8 quantisation needs representative images.",
-                "Name a folder of images in the recipe.",
+                "Name a folder of them with calibration.images in the recipe (--calibration).",
             )
         files = pixels.list_images(inputs["images"])
         norm = _normalization(params["normalization"], saved_model)

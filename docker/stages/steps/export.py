@@ -47,9 +47,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         width in pixels), ``max_detections``, ``normalization`` (mean and std per channel, in
         pixel values, as the exported graph wants them), ``feeding``
         (:mod:`stages.files.feeding`), ``resizer`` (:func:`stages.odapi.resizing.as_text`),
-        ``score_conversion``, ``checkpoint`` (name of the prefix), ``variables`` (restored and
-        compared), ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never
-        trained), ``differences`` from its configuration (:mod:`stages.odapi.config_differences`).
+        ``score_conversion``, ``nms_score_threshold`` and ``nms_iou_threshold`` (of its own
+        post-processing; None where there is none), ``checkpoint`` (name of the prefix),
+        ``variables`` (restored and compared), ``exact_batch_norms``, ``untrained`` (texts: reasons
+        to think that it was never trained), ``differences`` from its configuration
+        (:mod:`stages.odapi.config_differences`).
 
     Raises:
         StageError: the model cannot be converted, or the checkpoint does not fit it.
@@ -90,6 +92,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "feeding": resizing.described(resizer, architecture, normalization).as_fact(),
         "resizer": resizer,
         "score_conversion": pipeline.score_conversion(config),
+        **pipeline.suppression(config),
         "checkpoint": prefix.name,
         "variables": variables,
         "exact_batch_norms": exact,

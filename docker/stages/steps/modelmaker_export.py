@@ -37,13 +37,14 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``architecture`` (``efficientdet``), ``spec``, ``num_classes`` (of the class head),
-        ``input`` (height and width in pixels), ``max_detections``, ``normalization`` (mean and
-        std per channel, in pixel values, as the exported graph wants them), ``feeding``
-        (:mod:`stages.files.feeding`), ``checkpoint`` (name of the prefix), ``checkpoint_kind``
-        (:mod:`stages.lite.automl_checkpoint`), ``variables`` (restored and compared),
-        ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never trained),
-        ``differences`` from its spec (as those of :mod:`stages.odapi.config_differences` from a
-        configuration).
+        ``input`` (height and width in pixels), ``max_detections``, ``nms_score_threshold``
+        (below which it outputs nothing; None: it has none) and ``nms_iou_threshold``,
+        ``normalization`` (mean and std per channel, in pixel values, as the exported graph wants
+        them), ``feeding`` (:mod:`stages.files.feeding`), ``checkpoint`` (name of the prefix),
+        ``checkpoint_kind`` (:mod:`stages.lite.automl_checkpoint`), ``variables`` (restored and
+        compared), ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never
+        trained), ``differences`` from its spec (as those of
+        :mod:`stages.odapi.config_differences` from a configuration).
 
     Raises:
         StageError: the checkpoint is not an EfficientDet-Lite's, or does not fit the spec.
@@ -58,6 +59,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     emit.progress(2, 3, "checking its heads")
     height, width = spec.config.image_size
+    suppression = spec.config.nms_configs
     scores = efficientdet_lite.probe_scores(net, spec)
     normalization = efficientdet_lite.normalization(spec)
     facts = {
@@ -66,6 +68,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "num_classes": spec.config.num_classes,
         "input": {"height": height, "width": width},
         "max_detections": spec.config.tflite_max_detections,
+        # As automl's tflite_nms_implements_signature reads them.
+        "nms_score_threshold": suppression.score_thresh or None,
+        "nms_iou_threshold": suppression.iou_thresh or 0.5,
         "normalization": normalization,
         # Its data loader normalises, scales, and pads with zeros.
         "feeding": feeding.letterbox(tuple(normalization["mean"])).as_fact(),

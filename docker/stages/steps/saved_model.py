@@ -42,12 +42,12 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts as those of :mod:`stages.steps.export`: ``architecture``, ``num_classes``, ``input``,
-        ``max_detections`` (None where the graph does not say), ``normalization``, ``feeding``,
-        ``resizer`` (None where no file tells it: the feeding is then an assumption),
-        ``checkpoint``, ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0),
-        ``untrained``, ``differences`` (where there is a configuration, or our own export left
-        them). And ``normalization_from`` (``given``, ``export.json``, ``graph`` or
-        ``pipeline.config``),
+        ``max_detections`` (None where the graph does not say), ``nms_score_threshold``,
+        ``nms_iou_threshold`` (those of the graph), ``normalization``, ``feeding``, ``resizer``
+        (None where no file tells it: the feeding is then an assumption), ``checkpoint``,
+        ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0), ``untrained``,
+        ``differences`` (where there is a configuration, or our own export left them). And
+        ``normalization_from`` (``given``, ``export.json``, ``graph`` or ``pipeline.config``),
         ``batch_norms`` (left to the converter, which folds them with the CPU's approximate square
         root), ``same_on_every_cpu`` (whether there are none).
 
@@ -92,6 +92,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "num_classes": classes,
         "input": {"height": size[0], "width": size[1]},
         "max_detections": graph.max_detections,
+        **_suppression(graph),
         "normalization": norm.as_fact(),
         "normalization_from": origin,
         "feeding": how.as_fact(),
@@ -163,6 +164,16 @@ def _are_differences(found: list[Any]) -> bool:
         and all(isinstance(text, str) for text in item.values())
         for item in found
     )
+
+
+def _suppression(graph: saved_model_graph.SavedGraph) -> dict[str, Optional[float]]:
+    """Return the thresholds of the graph's own suppression; None for CenterNet, without one."""
+    own = graph.postprocess
+    names = ("score_threshold", "iou_threshold")
+    return {
+        f"nms_{name}": None if own is None else pipeline.threshold_fact(getattr(own, name))
+        for name in names
+    }
 
 
 def _left_facts(folder: Path) -> Mapping[str, Any]:

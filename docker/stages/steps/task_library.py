@@ -17,6 +17,7 @@ ENVIRONMENT = "metadata"
 
 PARAMS: dict[str, Any] = {
     "score_threshold": 0.3,  # as the check compared with
+    "nms_score_threshold": 0.0,  # of the model's own post-processing
 }
 
 RESULT_FILE = "check.json"
@@ -48,14 +49,19 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     # From the same whole pixels: on another picture a float model detects other things.
     expected = json.loads(inputs["found"].read_text(encoding="utf-8"))["rounded"]
     pictures = {name: inputs["pixels"] / f"{name}.npy" for name in sorted(expected)}
-    gate = examine(inputs["model"], pictures, expected, params["score_threshold"])
+    least, own = params["score_threshold"], params["nms_score_threshold"]
+    gate = examine(inputs["model"], pictures, expected, least, own)
     text = json.dumps({"gates": [gate.as_json()]}, indent=1, sort_keys=True, allow_nan=False)
     (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
     return {"gates": {gate.name: gate.status}}
 
 
 def examine(
-    model: Path, pictures: dict[str, Path], expected: dict[str, Any], threshold: float
+    model: Path,
+    pictures: dict[str, Path],
+    expected: dict[str, Any],
+    threshold: float,
+    own_threshold: float = 0.0,
 ) -> Gate:
     """Compute the gate's result.
 
@@ -64,6 +70,7 @@ def examine(
         pictures: by image, a ``.npy`` file: uint8 [h, w, 3], RGB, of the model's input size.
         expected: by image, what TensorFlow's own interpreter finds.
         threshold: least score of a detection that counts.
+        own_threshold: of the model's own post-processing: it outputs no lower score.
     """
     gate = Gate(NAME)
     version = _version()
@@ -83,9 +90,10 @@ def examine(
     if threshold >= 1:  # stages.steps.check: which detection is which cannot be told
         gate.summary = f"{version} runs it; its detections cannot be told apart"
         return gate
-    same = parity.examine({name: expected[name] for name in pictures}, found, LIMITS, threshold)
+    shown = {name: expected[name] for name in pictures}
+    same = parity.examine(shown, found, LIMITS, threshold, own_threshold=own_threshold)
     gate.figures.update(same.figures)
-    if not pictures or not same.figures["pairs"] + same.figures["missed"] + same.figures["extra"]:
+    if not pictures or any(problem.code == "nothing-found" for problem in same.problems):
         gate.summary = f"{version} runs it; nothing to compare"
         return gate
     for problem in same.problems:

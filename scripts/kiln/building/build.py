@@ -319,9 +319,9 @@ class Builder:
             raise UntrainedModelError(
                 found,
                 "Such a model detects nothing, so it is not published. Use a trained checkpoint; "
-                f'to publish it anyway, write allow = ["{UNTRAINED}"] in its recipe.',
+                f"to publish it anyway, {recipe.how_to_allow([UNTRAINED])}.",
             )
-        self._tell("note", message=f"{found} Published anyway: its recipe allows it.")
+        self._tell("note", message=f"{found} Published anyway, as allowed.")
 
     def _tell_differences(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
         """Tell what the files do otherwise than the model's configuration says.
@@ -362,7 +362,7 @@ class Builder:
             kept = self.store.root / "logs" / f"{recipe.name}.{CHECKS_FILE}"
             kept.parent.mkdir(exist_ok=True)
             write_atomic(kept, _as_json(report))
-            verdict.judge(report, str(kept))
+            verdict.judge(report, recipe, str(kept))
         self._tell("note", message=verdict.one_line(report))
         return report
 

@@ -81,7 +81,7 @@ def prepared(given: Given, output: Path) -> Iterator[Prepared]:
         path = scratch / "models" / arguments.name / RECIPE_FILE
         path.parent.mkdir(parents=True)
         write_atomic(path, text.encode("utf-8"))
-        yield Prepared(store, Selection.of(load(path)), notes)
+        yield Prepared(store, Selection.of(load(path, from_options=True)), notes)
 
 
 def convert(given: Given, output: Path, on_event: OnEvent | None = None) -> Conversion:

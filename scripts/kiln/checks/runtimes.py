@@ -220,13 +220,35 @@ def room_of(path: Path) -> int | None:
     """
     try:
         model = stage_module("tflite.tflite_model").read(path.read_bytes())
-        for operator in model.graph.operators:
-            if operator.custom == stage_module("tflite.tflite_model").DETECTION_POSTPROCESS:
-                return int(decode(operator.options)["max_detections"])
+        options = _operator_options(model)
+        if options is not None:
+            return int(options["max_detections"])
         shapes = [model.graph.tensors[index].shape for index in model.graph.outputs]
     except (ValueError, OSError, KeyError, TypeError):
         return None
     return next((shape[1] for shape in shapes if len(shape) == 3), None)
+
+
+def own_threshold_of(path: Path) -> float:
+    """Return the score below which the file outputs nothing; 0 where it does not tell.
+
+    TFLite's detection operator states it in its options.
+    """
+    try:
+        model = stage_module("tflite.tflite_model").read(path.read_bytes())
+        options = _operator_options(model)
+        return 0.0 if options is None else max(float(options["nms_score_threshold"]), 0.0)
+    except (ValueError, OSError, KeyError, TypeError):
+        return 0.0
+
+
+def _operator_options(model: Any) -> Any:
+    """Decode the options of TFLite's detection operator; None where the graph has none."""
+    code = stage_module("tflite.tflite_model").DETECTION_POSTPROCESS
+    for operator in model.graph.operators:
+        if operator.custom == code:
+            return decode(operator.options)
+    return None
 
 
 # --- verdicts ------------------------------------------------------------------------------
@@ -290,9 +312,8 @@ def _judge(
         if code in outcome:
             summary = f"{title} {version} {verb}: {outcome[code]}"
             return _failed(runtime, figures, summary, code, "detections", outcome[code])
-    difference = _difference(
-        runtime, expected, outcome["detections"], threshold, limits, room_of(model)
-    )
+    ends = (room_of(model), own_threshold_of(model))
+    difference = _difference(runtime, expected, outcome["detections"], threshold, limits, *ends)
     figures |= difference.figures()
     problems = _problems(figures, difference, threshold, limits, title)
     if problems:
@@ -319,6 +340,7 @@ def _difference(
     threshold: float,
     limits: Limits,
     room: int | None,
+    own_threshold: float,
 ) -> _Difference:
     matching = stage_module("detect.matching")
     without_cut, beside = (
@@ -335,7 +357,7 @@ def _difference(
                 [{**item, "class_id": (item["class_id"], item["label"])} for item in items]
                 for items in (expected[name], found[name])
             )
-        left, right = without_cut(left, right, room, limits.score, threshold)
+        left, right = without_cut(left, right, room, limits.score, threshold, own_threshold)
         result = matching.compare(left, right, threshold)
         total.ious += result["ious"]
         total.scores += result["score_differences"]

@@ -6,7 +6,6 @@ it; here their results are combined and judged by what the recipe allows.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -231,11 +230,12 @@ def failures(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     return {variant: gates for variant, gates in found.items() if gates}
 
 
-def judge(report: Mapping[str, Any], where: str = "") -> None:
+def judge(report: Mapping[str, Any], recipe: Recipe, where: str = "") -> None:
     """Raise an error unless all gates passed or may fail.
 
     Args:
         report: as :func:`gather` returns it.
+        recipe: the model's.
         where: a file with the whole report, for the message.
 
     Raises:
@@ -251,13 +251,12 @@ def judge(report: Mapping[str, Any], where: str = "") -> None:
         for line in explained(variant, gate)
     ]
     count = sum(len(gates) for gates in failed.values())
-    names = sorted({allowance(gate["gate"]) for gates in failed.values() for gate in gates})
+    names = {allowance(gate["gate"]) for gates in failed.values() for gate in gates}
     raise CheckFailedError(
         f"{report['model']}: {count} check{'' if count == 1 else 's'} failed:\n  "
         + "\n  ".join(lines),
-        "Nothing of the model was published. Fix the cause; or, to publish it anyway, name what "
-        f"may fail in its recipe: allow = {json.dumps(names)}."
-        + (f" All findings: {where}" if where else ""),
+        "Nothing of the model was published. Fix the cause; or, to publish it anyway, "
+        f"{recipe.how_to_allow(names)}." + (f" All findings: {where}" if where else ""),
     )
 
 
@@ -279,7 +278,7 @@ def one_line(report: Mapping[str, Any]) -> str:
     allowed = sum(gate["status"] == ALLOWED for gate in gates)
     parts = [f"{counts[PASSED]} checks passed"]
     if allowed:
-        parts.append(f"{allowed} failed, which its recipe allows")
+        parts.append(f"{allowed} failed, as allowed")
     if counts[SKIPPED]:
         parts.append(f"{counts[SKIPPED]} skipped")
     return f"{report['model']}: {', '.join(parts)}"

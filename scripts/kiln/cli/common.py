@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln.cli.reporters import JsonReporter, TextReporter
+from kiln.core.errors import UsageError
 
 if TYPE_CHECKING:
     from kiln.core.store import Store
@@ -75,3 +77,22 @@ def chosen_images(docker: Path, names: Sequence[str]) -> list[str]:
     known: Mapping[str, Any] = load(docker)
     refuse_unknown("image", names, known)
     return [name for name in known if not names or name in names]
+
+
+def channel_values(name: str, text: str) -> tuple[float, ...]:
+    """Parse the option ``--mean`` or ``--std``: one number, or one for each colour channel.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    least = 0.0 if name == "std" else -math.inf
+    if len(found) not in (1, 3) or not all(least < value < math.inf for value in found):
+        raise UsageError(
+            f"--{name} {text!r} is not one number, or three for red, green and blue.",
+            "Pixels are 0 to 255: --mean 127.5 --std 127.5 makes them -1 to 1.",
+        )
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kiln.cli.common import PATH, json_option, reporter_for
+from kiln.cli.common import PATH, channel_values, json_option, reporter_for
 from kiln.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -99,22 +98,8 @@ def _given(fields: dict[str, Any]) -> Given:
 
     size = fields.pop("image_size")
     for name in ("mean", "std"):
-        fields[name] = None if fields[name] is None else _numbers(name, fields[name])
+        fields[name] = None if fields[name] is None else channel_values(name, fields[name])
     return Given(image_size=None if size is None else _size(size), **fields)
-
-
-def _numbers(name: str, text: str) -> tuple[float, ...]:
-    try:
-        found = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    least = 0.0 if name == "std" else -math.inf
-    if len(found) not in (1, 3) or not all(least < value < math.inf for value in found):
-        raise UsageError(
-            f"--{name} {text!r} is not one number, or three for red, green and blue.",
-            "Pixels are 0 to 255: --mean 127.5 --std 127.5 makes them -1 to 1.",
-        )
-    return found
 
 
 def _size(text: str) -> tuple[int, int]:

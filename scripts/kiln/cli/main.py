@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kiln.cli.accuracy import accuracy
+from kiln.cli.annotate import annotate_command
 from kiln.cli.bench_model import bench_model
 from kiln.cli.bundle import bundle
 from kiln.cli.collect import collect, notes
@@ -160,6 +161,7 @@ def clean(empty_store: bool, drop_images: bool, as_json: bool) -> None:
 
 for command in (
     accuracy,
+    annotate_command,
     bench_model,
     bundle,
     collect,

@@ -180,13 +180,18 @@ def _library(steps: StepList, recipe: Recipe, variant: str, artefacts: Mapping[s
             "found": Output(check_id(variant), CHECK_FILE),
             "pixels": Output(check_id(variant), "pixels"),
         },
-        {"score_threshold": Fact(check_id(variant), "compared_from")},
+        {
+            "score_threshold": Fact(check_id(variant), "compared_from"),
+            "nms_score_threshold": Fact(check_id(variant), "nms_score_threshold"),
+        },
     )
 
 
 def _facts(origin: str) -> dict[str, Fact]:
     names: Sequence[str] = ("architecture", "num_classes", "input", "normalization", "untrained")
     facts = {name: Fact(origin, name) for name in names}
+    if origin != "create":  # that step's file is compared with nothing
+        facts["nms_score_threshold"] = Fact(origin, "nms_score_threshold")
     if origin == "adopt":
         facts["roles"] = Fact(origin, "roles")
     if origin == "export":

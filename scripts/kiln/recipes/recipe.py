@@ -9,6 +9,8 @@ The files that a recipe names are not read here: they are checked where they are
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
@@ -168,10 +170,14 @@ class Limits(Part):
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """The file of a recipe: its absolute path, and its bytes as they were read."""
+    """The file of a recipe: its absolute path, and its bytes as they were read.
+
+    ``from_options``: a command wrote it for one run, from its own options.
+    """
 
     path: Path
     data: bytes
+    from_options: bool = False
 
 
 class Recipe(Part):
@@ -270,6 +276,16 @@ class Recipe(Part):
         """Return the absolute path of a file that the recipe names relative to its folder."""
         return self.folder / relative
 
+    def how_to_allow(self, faults: Iterable[str]) -> str:
+        """Return what to do to publish despite ``faults``: words for the end of a remedy.
+
+        Whoever gave options has no recipe to write into.
+        """
+        wanted = sorted({*self.allow, *faults})
+        if self.file.from_options:
+            return f"add {' '.join(f'--allow {fault}' for fault in wanted)} to the command"
+        return f"write allow = {json.dumps(wanted)} in its recipe"
+
     def local_paths(self) -> dict[str, str]:
         """Map the key path of every local file or folder to its path.
 
@@ -315,13 +331,14 @@ def discover(models_dir: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def load(path: Path, models_dir: Path | None = None) -> Recipe:
+def load(path: Path, models_dir: Path | None = None, *, from_options: bool = False) -> Recipe:
     """Read and validate the recipe at ``path``.
 
     Args:
         path: the ``recipe.toml``.
         models_dir: the folder that no path in the recipe may leave, unless its source is only on
             this machine; by default the folder that holds the recipe's own folder.
+        from_options: see :class:`RecipeFile`.
 
     Raises:
         RecipeError: the file cannot be read, is not TOML, or is invalid; the message names the
@@ -331,7 +348,8 @@ def load(path: Path, models_dir: Path | None = None) -> Recipe:
     root = (models_dir if models_dir is not None else folder.parent).absolute()
     data = _read(path)
     table = _parse(path, data)
-    context = {ANYWHERE: _is_only_here(table), FILE: RecipeFile(path.absolute(), data)}
+    file = RecipeFile(path.absolute(), data, from_options)
+    context = {ANYWHERE: _is_only_here(table), FILE: file}
     try:
         recipe = Recipe.model_validate(tuples(table), context=context)
     except ValidationError as error:

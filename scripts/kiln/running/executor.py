@@ -354,7 +354,7 @@ class _Session:
         if outcome.timed_out:
             raise StageTimeoutError(
                 f"{where}: not finished after {limits.timeout:.0f} s.",
-                "Give it more time with limits.timeout in the recipe.",
+                "Give it more time with limits.timeout in the recipe (`kiln init` writes one).",
             )
         if self._failure is not None:
             if isinstance(self._failure, StageFailedError):
@@ -363,7 +363,8 @@ class _Session:
         if outcome.out_of_memory:
             raise StageOutOfMemoryError(
                 f"{where}: killed; it may use {limits.memory >> 20} MiB.",
-                f"Give it more memory with limits.memory in the recipe, or free some. Log: {log}",
+                "Give it more memory with limits.memory in the recipe (`kiln init` writes one), or "
+                f"free some. Log: {log}",
             )
         if outcome.exit_code == 137:
             raise StageFailedError(

@@ -27,6 +27,13 @@ METADATA_ROLES = {
 """Output names that mobile runtimes use for detectors -> kiln's names."""
 
 
+UNPROVED = "Metadata added by kiln annotate; nothing was compared with a source model."
+"""How a description ends that ``kiln annotate`` wrote: it travels with the file."""
+
+NO_PROOF = "none"
+"""What is proved of a file whose description ends so."""
+
+
 def is_constant(model: Any, tensor: Any) -> bool:
     """Whether the tensor's values are in the file."""
     return bool(len(model.buffers[tensor.buffer])) and not tensor.is_variable

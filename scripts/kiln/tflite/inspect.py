@@ -16,6 +16,7 @@ from kiln.tflite.wording import count, number, numbers, shown
 
 _RUNTIME, _CONVERSION = "min_runtime_version", "CONVERSION_METADATA"
 _FIRST_LABELS = 5
+_TEXTS = ("name", "description", "version", "author", "license", "min_parser_version", "proof")
 _LONG_TEXT = 600
 
 
@@ -241,6 +242,7 @@ def _metadata(file: TfliteFile) -> dict[str, Any] | None:
         "author": meta.author,
         "license": meta.license,
         "min_parser_version": meta.min_parser_version,
+        "proof": facts.NO_PROOF if meta.description.endswith(facts.UNPROVED) else None,
         "normalization": {"mean": list(first.mean), "std": list(first.std)}
         if first is not None and first.mean
         else None,
@@ -396,9 +398,7 @@ def _metadata_text(file: TfliteFile) -> str:
     if meta is None:
         return "" if any("metadata" in text for text in file.warnings) else "metadata\n  none"
     rows = [
-        [key.replace("_", " "), shown(str(meta[key]), _LONG_TEXT)]
-        for key in ("name", "description", "version", "author", "license", "min_parser_version")
-        if meta[key]
+        [key.replace("_", " "), shown(str(meta[key]), _LONG_TEXT)] for key in _TEXTS if meta[key]
     ]
     if (norm := meta["normalization"]) is not None:
         words = f"(pixel - {numbers(norm['mean'])}) / {numbers(norm['std'])}"

@@ -110,7 +110,7 @@ class Place:
         assert (f"the prediction heads are untrained: {REASON}" in self.notes()) is untrained
         assert record["label_notes"] == [LABELS]
         assert self.notes().count(LABELS) == 1, "once, not once for each variant"
-        assert ("failed, which its recipe allows" in self.notes()) is ("int8" in variants)
+        assert ("failed, as allowed" in self.notes()) is ("int8" in variants)
         checks = json.loads((folder / "checks.json").read_bytes())
         assert set(checks["variants"]) == set(variants)
         for entry in checks["variants"].values():

@@ -12,6 +12,7 @@ import pytest
 import runtime_pythons
 from PIL import Image
 from places import FIXTURES
+from tflite_files import fixture, with_own_threshold
 
 from kiln.checks import runtimes, worker_process
 from kiln.core.errors import UsageError
@@ -100,6 +101,23 @@ def test_a_python_without_any_runtime(
     gates = check(toys("toy_ssd_annotated"))["toy_ssd_annotated"]
     assert {gate["status"] for gate in gates.values()} == {"skipped"}
     assert "ai-edge-litert is not installed" in gates["runtime-litert"]["summary"]
+
+
+def test_what_the_model_s_own_threshold_may_have_cut_off_is_not_missed(
+    check: Check, images: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime_pythons.use(monkeypatch)
+    strict = tmp_path / "strict.tflite"
+    strict.write_bytes(with_own_threshold(fixture("toy_ssd_annotated"), 0.6))
+    assert runtimes.own_threshold_of(strict) == pytest.approx(0.6)
+    for score, status in ((0.605, "passed"), (0.8, "failed")):
+        found = expected(strict, images)
+        found["a.png"].append({**found["a.png"][0], "box": [0.0, 0.0, 0.5, 0.5], "score": score})
+        gate = check({"strict": strict}, {"strict": found})["strict"]["runtime-litert"]
+        assert gate["status"] == status, gate
+        assert gate["figures"]["pairs"] == 5
+    assert runtimes.own_threshold_of(FIXTURES / "toy_centernet.tflite") == 0
+    assert runtimes.own_threshold_of(tmp_path / "absent.tflite") == 0
 
 
 def test_what_is_missed_and_what_is_extra_is_told(

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from recipe_texts import GOOD, write
 
 from kiln.checks.verdict import allowance, explained, failures, judge, one_line
 from kiln.core.errors import CheckFailedError
+from kiln.recipes.recipe import Recipe, load
 
 PROBLEM = {"code": "labels-shifted", "expected": "23 lines", "seen": "24", "cause": "Background."}
 
@@ -19,20 +22,25 @@ def report(**variants: list[dict[str, Any]]) -> dict[str, Any]:
     return {"model": "toy", "variants": {name: {"gates": g} for name, g in variants.items()}}
 
 
-def test_nothing_failed_is_no_error() -> None:
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return load(write(tmp_path, GOOD))
+
+
+def test_nothing_failed_is_no_error(recipe: Recipe) -> None:
     fine = report(int8=[gate("parity", "passed"), gate("labels", "allowed"), gate("x", "skipped")])
     assert failures(fine) == {}
-    judge(fine)
-    assert one_line(fine) == "toy: 1 checks passed, 1 failed, which its recipe allows, 1 skipped"
+    judge(fine, recipe)
+    assert one_line(fine) == "toy: 1 checks passed, 1 failed, as allowed, 1 skipped"
 
 
-def test_a_failure_says_all_and_how_to_live_with_it() -> None:
+def test_a_failure_says_all_and_how_to_live_with_it(recipe: Recipe) -> None:
     bad = report(
         int8=[gate("labels", "failed"), gate("runtime-litert", "failed")],
         float32=[gate("labels", "passed")],
     )
     with pytest.raises(CheckFailedError) as caught:
-        judge(bad, "/store/logs/toy.checks.json")
+        judge(bad, recipe, "/store/logs/toy.checks.json")
     error = caught.value
     assert error.exit_code == 19
     assert error.message.startswith("toy: 2 checks failed:\n")
@@ -40,6 +48,18 @@ def test_a_failure_says_all_and_how_to_live_with_it() -> None:
         assert words in error.message
     assert 'allow = ["labels", "runtimes"]' in error.remedy
     assert "/store/logs/toy.checks.json" in error.remedy
+
+
+def test_who_gave_options_is_told_of_options(tmp_path: Path) -> None:
+    text = GOOD.replace("[source]", 'allow = ["structure"]\n[source]', 1)
+    made = load(write(tmp_path, text), from_options=True)
+    with pytest.raises(CheckFailedError) as caught:
+        judge(report(int8=[gate("parity", "failed")]), made)
+    # What was allowed before has to be given again.
+    assert "add --allow parity --allow structure to the command." in caught.value.remedy
+    assert "recipe" not in caught.value.remedy
+    of_a_recipe = load(write(tmp_path, text)).how_to_allow(["parity"])
+    assert of_a_recipe == 'write allow = ["parity", "structure"] in its recipe'
 
 
 def test_what_is_not_known_is_not_printed() -> None:

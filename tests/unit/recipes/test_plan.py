@@ -365,6 +365,10 @@ def test_every_variant_is_held_against_the_checkpoint() -> None:
         assert check.inputs["source"] == Output("reference", "detections.json")
         # What it is held against is the export's and the checkpoint's, not the artefact's word.
         assert check.params_from["normalization"] == Fact("export", "normalization")
+        threshold = "nms_score_threshold"
+        assert check.params_from[threshold] == Fact("export", threshold)
+        library = found.step(f"task-library-{variant}")
+        assert library.params_from[threshold] == Fact(f"check-{variant}", threshold)
     # The source is run by nothing that the export made.
     assert found.step("reference").upstream() == set()
 

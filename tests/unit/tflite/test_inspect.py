@@ -18,6 +18,7 @@ from tflite_files import damage, fixture, packed_with_date, rewritten
 
 from kiln.core.errors import KilnError, UnsupportedModelError, UsageError
 from kiln.tflite import reading
+from kiln.tflite.facts import UNPROVED
 from kiln.tflite.inspect import inspect
 from kiln.tflite.schema import OPERATORS
 
@@ -335,3 +336,14 @@ def test_damage_ends_in_a_message(data: st.DataObject) -> None:
         return
     json.dumps(found.as_json(), allow_nan=False)
     assert found.text().isprintable() or "\n" in found.text()
+
+
+def test_what_was_annotated_without_proof_says_so() -> None:
+    plain = b"Finds objects in an image: where each is, what it is, and how sure that is."
+    data = fixture("toy_ssd_annotated")
+    unproved = f" {UNPROVED}".encode()  # as long, so that nothing moves
+    assert (data.count(plain), len(unproved)) == (1, len(plain))
+    assert facts(data)["metadata"]["proof"] is None
+    changed = data.replace(plain, unproved)
+    assert facts(changed)["metadata"]["proof"] == "none"
+    assert "proof               none" in inspect(changed).text()

@@ -106,6 +106,21 @@ def test_numbers_that_are_neither_scores_nor_classes() -> None:
         adopt.find_roles(bare, "center_net", given, 2)
 
 
+def test_rows_behind_the_count_tell_nothing() -> None:
+    model = read("toy_centernet")
+    roles = {role: item.position for role, item in output_roles.derive(model, "centernet").items()}
+    given = answers("toy_centernet", RIGHT)
+    for answer in given[0]:
+        answer[roles[output_roles.COUNT]][:] = 1
+        for role in (output_roles.BOXES, output_roles.SCORES, output_roles.CLASSES):
+            answer[roles[role]][0, 1:] = np.nan
+    found = adopt.find_roles(model, "center_net", given, 3)
+    assert {role: output.position for role, output in found.items()} == roles
+    assert [len(adopt._detections(answer, found)) for answer in given[0]] == [1, 1]
+    given[0][0][roles[output_roles.COUNT]][:] = np.nan
+    assert adopt._detections(given[0][0], found) == []
+
+
 def test_outputs_of_another_shape() -> None:
     model = read("toy_centernet")
     given = [[[np.zeros((1, 8, 8, 3), np.float32)] * 4]]

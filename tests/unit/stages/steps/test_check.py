@@ -19,6 +19,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 from places import FIXTURES, ROOT
+from tflite_files import fixture, with_own_threshold
 
 from stages.detect import detector
 from stages.files import pixels
@@ -55,7 +56,11 @@ def check_of(
     data: bytes, images: Path, tmp_path: Path, name: str = "toy_ssd_annotated", **params: Any
 ) -> dict[str, dict[str, Any]]:
     """The gates' results for ``data``, by name; ``name`` is the proper one of its kind."""
-    proper = detector.load(FIXTURES / f"{name}.tflite")
+    proper = detector.Detector(
+        with_own_threshold(fixture(name), params["nms_score_threshold"])
+        if "nms_score_threshold" in params
+        else fixture(name)
+    )
     seen = pixels.pictures(images, crops=True)
     reference.write(tmp_path, images={name: proper.detect(image) for name, image in seen})
     (tmp_path / "model.tflite").write_bytes(data)
@@ -215,6 +220,55 @@ def test_pixels_are_left_for_other_runtimes(images: Path, tmp_path: Path) -> Non
     for path in pixels.list_images(images):
         left = np.load(tmp_path / "out" / "pixels" / f"{path.name}.npy")
         assert (left.dtype, left.shape) == (np.uint8, (model.height, model.width, 3))
+
+
+# --- a model with a threshold of its own -----------------------------------------------------
+
+
+def test_a_model_with_its_own_threshold_passes_all_gates(images: Path, tmp_path: Path) -> None:
+    strict = with_own_threshold(proper(), 0.9)
+    gates = check_of(strict, images, tmp_path, nms_score_threshold=0.9)
+    assert {gate["status"] for gate in gates.values()} == {"passed"}
+    assert gates["parity"]["figures"]["pairs"] == 5
+    assert "next best" in gates["normalization"]["summary"]
+
+
+def test_one_detection_is_not_called_flat(images: Path, tmp_path: Path) -> None:
+    (images / "0.png").unlink()
+    picture = np.full((32, 32, 3), COLORS["grey"], np.uint8)
+    picture[:16, :16] = COLORS["red"]
+    Image.fromarray(picture).save(images / "1.png")
+    strict = with_own_threshold(proper(), 0.9)
+    gates = check_of(strict, images, tmp_path, nms_score_threshold=0.9)
+    assert {gate["status"] for gate in gates.values()} == {"passed"}
+    assert gates["trained"]["figures"]["lowest_score"] > 0.9
+
+
+def test_nothing_above_the_model_s_own_threshold_is_no_lack_of_training(
+    images: Path, tmp_path: Path
+) -> None:
+    strict = with_own_threshold(proper(), 0.99)
+    gates = check_of(strict, images, tmp_path, nms_score_threshold=0.99)
+    assert gates["trained"]["status"] == "passed"
+    assert codes(gates["parity"]) == {"nothing-found"}
+    (problem,) = gates["parity"]["problems"]
+    assert "reaches the model's own threshold of 0.99: give images of its kind" in problem["cause"]
+    assert {gates[name]["status"] for name in ("labels", "normalization")} == {"passed"}
+    untrained = check_of(
+        strict, images, tmp_path, nms_score_threshold=0.99, untrained=["all biases are zero"]
+    )
+    assert codes(untrained["trained"]) == {"untrained-heads"}
+
+
+def test_outputs_that_are_not_finite_are_named(images: Path, tmp_path: Path) -> None:
+    anchor = np.array([0.25, 0.25, 0.5, 0.5], "<f4").tobytes()  # of the first quarter
+    assert proper().count(anchor) == 1
+    broken = proper().replace(anchor, np.array([np.inf, 0.25, 0.5, 0.5], "<f4").tobytes())
+    gates = check_of(broken, images, tmp_path)
+    (problem,) = gates["runtime-tensorflow"]["problems"]
+    assert problem["code"] == "not-finite"
+    assert "not finite" in problem["seen"]
+    assert "weights or its post-processing" in problem["cause"]
 
 
 # --- parity, on lists --------------------------------------------------------------------------

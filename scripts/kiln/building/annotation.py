@@ -1,0 +1,406 @@
+"""Write metadata into a finished ``.tflite`` file, for ``kiln annotate``.
+
+The file was made elsewhere, and there is no source model to compare it with. What its graph tells
+is taken from the graph; the rest is the user's word. Whatever can be refused is refused before a
+container starts, and the result is compared with the file that was given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kiln.building.from_training import slugify
+from kiln.core.digest import tree_digest
+from kiln.core.errors import LabelMapError, UnsupportedModelError, UsageError
+from kiln.core.files import write_atomic
+from kiln.core.store import Store
+from kiln.core.version import __version__
+from kiln.images.lock import Locked, locked_image
+from kiln.project.folders import Project
+from kiln.project.stagecode import stage_module
+from kiln.recipes.pipeline_config import told_by_stages
+from kiln.recipes.plan import Files, Plan
+from kiln.recipes.steps import lone_step
+from kiln.running.executor import OnEvent, Runner
+from kiln.running.limits import Limits
+from kiln.sources.local import check_labels, reading
+from kiln.tflite import diff, facts
+from kiln.tflite.reading import TfliteFile, load, type_name
+
+#: The image whose environment without TensorFlow writes metadata.
+IMAGE = "odapi"
+
+STEP = "annotate"
+
+#: The record's name is the file's with this ending.
+RECORD_SUFFIX = ".json"
+
+GIVEN, OPERATOR, GRAPH, SIGNATURE = "given", "operator", "graph", "signature"
+QUANTIZATION, LABEL_MAP = "quantisation", "label map"
+"""Where something is known from, in the record."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The command line's values; ``None`` and empty: not given.
+
+    Args:
+        mean: for all channels or for red, green and blue, in pixel values.
+        std: likewise.
+        roles: ``boxes``, ``classes``, ``scores`` and ``count`` -> name of the output.
+        texts: of the metadata: ``name``, ``description``, ``version``, ``author``, ``license``.
+    """
+
+    file: Path
+    label_map: Path
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    score_threshold: float | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """The result.
+
+    Attributes:
+        path: of the file.
+        record_path: of the record beside it.
+        record: its content, plain data.
+        notes: what the user should know.
+    """
+
+    path: Path
+    record_path: Path
+    record: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the metadata will say of a file, and where each of it is known from."""
+
+    architecture: str
+    roles: Mapping[str, Any]  # stages.tflite.output_roles.Output
+    roles_from: str
+    classes: int
+    classes_from: str
+    normalization: Mapping[str, list[float]]
+    normalization_from: str
+
+    def params(self) -> dict[str, Any]:
+        """Return them as parameters of the stage, which derives roles by itself."""
+        found = {
+            "architecture": self.architecture,
+            "num_classes": self.classes,
+            "normalization": dict(self.normalization),
+        }
+        if self.roles_from in (GIVEN, SIGNATURE):
+            found["roles"] = {
+                role: output.signature_name or output.name for role, output in self.roles.items()
+            }
+        return found
+
+
+def annotate(
+    project: Project,
+    store: Store,
+    wanted: Wanted,
+    output: Path,
+    on_event: OnEvent,
+    *,
+    force: bool = False,
+) -> Annotated:
+    """Write ``wanted.file`` with metadata to ``output``, and a record beside it.
+
+    Args:
+        force: replace metadata that the file has already, and files that exist.
+
+    Raises:
+        UsageError: a file cannot be read or written, exists, or has metadata already; or the
+            normalisation is missing.
+        UnsupportedModelError: the file is damaged, is no detector, or cannot be rewritten.
+        LabelMapError: the label map cannot be read, or has another number of classes.
+        KilnError: the engine or the image failed.
+    """
+    record_path = output.with_name(output.name + RECORD_SUFFIX)
+    for path in (output, record_path):
+        _check_target(path, force)
+    file = load(wanted.file)
+    notes = _replaced(file, force)
+    known = _known(file, wanted)
+    if known.classes_from == LABEL_MAP:
+        notes += (
+            f"{file.name} does not say how many classes it scores: taken to be "
+            f"{known.classes}, as the label map has them",
+        )
+    params = {
+        **known.params(),
+        **_texts(wanted.texts),
+        "score_threshold": wanted.score_threshold,
+    }
+    locked, code = locked_image(project.docker, IMAGE), tree_digest(project.stages)
+    with reading():
+        labels = store.add_file(wanted.label_map.resolve())
+    inputs = {"model": Files({"": store.add_bytes(file.data)}), "label_map": Files({"": labels})}
+    step = lone_step(STEP, "annotate", params, inputs, image=locked.identity, code=code)
+    name = f"annotate-{slugify(wanted.file.stem) or 'model'}"
+    plan = Plan(name, IMAGE, (step,), {STEP: STEP}, (), locked.identity, code)
+    digest = _run(project, store, plan, on_event)
+    data = store.read(digest, f"{file.name} with metadata")
+    _check_unchanged(file, data)
+    record = {
+        **_record(known, locked, code),
+        "file": {"name": output.name, "sha256": digest, "size": len(data)},
+        "made_from": {"name": wanted.file.name, "sha256": file.sha256, "size": len(file.data)},
+        "label_map": {"name": wanted.label_map.name, "sha256": labels},
+    }
+    _write(record_path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
+    _write(output, data)
+    return Annotated(output, record_path, record, notes)
+
+
+# --- what can be refused at once ---------------------------------------------------------------
+
+
+def _check_target(path: Path, force: bool) -> None:
+    try:
+        there = os.path.lexists(path)
+        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise UsageError(
+                f"{path} cannot be written: it is a folder, or there is none to hold it.",
+                "Name a file in a folder that exists, and in which you may write.",
+            )
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if there and not force:
+        raise UsageError(f"{path} exists.", "Name another file, or replace it with --force.")
+
+
+def _replaced(file: TfliteFile, force: bool) -> tuple[str, ...]:
+    """Return notes about what will be replaced.
+
+    Raises:
+        UsageError: there is something, and it may not be.
+    """
+    entry = stage_module("tflite.tflite_meta").ENTRY
+    there = ["metadata"] * (entry in file.model.metadata)
+    there += [item.name for item in file.packing.files]
+    if not there and not file.packing.problem:
+        return ()
+    what = " and ".join(there) or "something behind its FlatBuffer"
+    if not force:
+        raise UsageError(
+            f"{file.name} holds {what} already.",
+            "Look at it with `kiln inspect`; --force replaces it.",
+        )
+    return (f"{file.name}: {what} replaced",)
+
+
+def _known(file: TfliteFile, wanted: Wanted) -> _Known:
+    """Derive what can be derived of a detector, and check what was given.
+
+    Raises:
+        UsageError, UnsupportedModelError, LabelMapError: see :func:`annotate`.
+    """
+    options = facts.postprocessing(file)
+    architecture = "centernet" if options is None else "ssd"
+    normalization, origin = _normalization(file, wanted)
+    roles, roles_from = _roles(file, architecture, wanted.roles)
+    said = None if options is None else options.get("num_classes")
+    highest = _highest_id(wanted.label_map)
+    if isinstance(said, int) and highest != said:
+        raise LabelMapError(
+            f"{wanted.label_map} names classes up to {highest}, but {file.name} scores {said} "
+            "(its detection operator says so).",
+            "Give the label map that the model was trained with: its highest id is the number of "
+            "classes.",
+        )
+    classes_from = OPERATOR if isinstance(said, int) else LABEL_MAP
+    return _Known(architecture, roles, roles_from, highest, classes_from, normalization, origin)
+
+
+def _highest_id(label_map: Path) -> int:
+    with reading():
+        check_labels(label_map, None)
+        with told_by_stages():
+            items = stage_module("files.labelmap").load(label_map)
+    return max(int(item.id) for item in items)
+
+
+def _roles(
+    file: TfliteFile, architecture: str, given: Mapping[str, str]
+) -> tuple[Mapping[str, Any], str]:
+    """Return the output of each role, and where that is known from."""
+    module = stage_module("tflite.output_roles")
+    outputs = [file.graphs[0].tensors[index] for index in file.graphs[0].outputs]
+    types = [type_name(tensor) for tensor in outputs]
+    if types != ["float32"] * len(module.ROLES):
+        raise _not_a_detector(
+            file,
+            f"its outputs are {', '.join(types) or 'none'}; clients read four in float32: "
+            "boxes, classes, scores and their count",
+        )
+    signature = facts.signature_names(file)[1].values()
+    origin = OPERATOR if architecture == "ssd" else GRAPH
+    chosen: dict[str, str] | None = None
+    if given:
+        origin, chosen = GIVEN, dict(given)
+    elif architecture != "ssd" and sorted(signature) == sorted(module.ROLES):
+        origin, chosen = SIGNATURE, {role: role for role in module.ROLES}
+    try:
+        return module.derive(file.model, architecture, chosen), origin
+    except stage_module("protocol.failures").StageError as error:
+        raise UnsupportedModelError(
+            f"{file.name}: {error.message}",
+            "Name them: --roles boxes=NAME,classes=NAME,scores=NAME,count=NAME, with names of "
+            "outputs as `kiln inspect` shows them.",
+        ) from None
+
+
+def _normalization(file: TfliteFile, wanted: Wanted) -> tuple[dict[str, list[float]], str]:
+    """Return the normalisation that the metadata will declare, and where it is known from."""
+    tensors = [file.graphs[0].tensors[index] for index in file.graphs[0].inputs]
+    shapes = " and ".join(str(list(tensor.shape)) for tensor in tensors) or "none"
+    good = len(tensors) == 1 and len(tensors[0].shape) == 4 and min(tensors[0].shape) > 0
+    if not good or (tensors[0].shape[0], tensors[0].shape[3]) != (1, 3):
+        raise _not_a_detector(
+            file, f"its inputs are {shapes}; one of [1, height, width, 3] is read"
+        )
+    kind = type_name(tensors[0])
+    if kind not in ("float32", "uint8"):
+        raise _not_a_detector(file, f"its input is {kind}; clients feed float32 and uint8 only")
+    if wanted.mean is not None and wanted.std is not None:
+        channels = max(len(wanted.mean), len(wanted.std))
+        mean, std = (list(part) * (channels // len(part)) for part in (wanted.mean, wanted.std))
+        if kind == "uint8":
+            _check_pixels(file, tensors[0].quantization, mean, std)
+        return {"mean": mean, "std": std}, GIVEN
+    if kind == "uint8":
+        return _of_raw_pixels(file, tensors[0].quantization), QUANTIZATION
+    raise UsageError(
+        f"{file.name} has a float input, and its graph does not say how pixels are scaled for it.",
+        "Give what the model was trained with: --mean 127.5 --std 127.5 (-1 to 1: MobileNet), "
+        "--mean 0 --std 255 (0 to 1), --mean 0 --std 1 (the graph takes raw pixels: CenterNet), "
+        "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (EfficientDet, ResNet).",
+    )
+
+
+def _of_raw_pixels(file: TfliteFile, quantization: Any) -> dict[str, list[float]]:
+    """Return the normalisation that a uint8 input's own quantisation is."""
+    if quantization is None or not quantization.scale:
+        return {"mean": [0.0], "std": [1.0]}  # the graph converts the pixels itself
+    zero_points = quantization.zero_point or (0,)
+    if len(quantization.scale) != 1 or len(zero_points) != 1 or not quantization.scale[0] > 0:
+        raise _not_a_detector(file, "its input is quantised in a way that no metadata describes")
+    # Six digits: the scale is a float32.
+    return {"mean": [float(zero_points[0])], "std": [float(f"{1 / quantization.scale[0]:.6g}")]}
+
+
+def _check_pixels(file: TfliteFile, quantization: Any, mean: list[float], std: list[float]) -> None:
+    if quantization is None or not quantization.scale:
+        return
+    stage = stage_module("steps.annotate")
+    error = stage.pixel_error(quantization, tuple(mean), tuple(std))
+    if not error <= stage.PIXEL_LIMIT:
+        raise UsageError(
+            f"The uint8 input of {file.name} reads raw pixels up to {error:.1f} pixel values away "
+            "from that mean and standard deviation.",
+            "Leave out --mean and --std: the input's quantisation says them.",
+        )
+
+
+def _texts(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts of the metadata; the description says that nothing was proved."""
+    default = stage_module("steps.annotate").PARAMS["description"]
+    texts = {**given, "description": f"{given.get('description') or default} {facts.UNPROVED}"}
+    for name, text in texts.items():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"--{name} {os.fsencode(text)!r} is not text in UTF-8.", "Use another text."
+            ) from None
+    return texts
+
+
+# --- running the stage -------------------------------------------------------------------------
+
+
+def _run(project: Project, store: Store, plan: Plan, on_event: OnEvent) -> str:
+    """Run the plan in the sealed image; return the digest of the file with metadata."""
+    engines: list[Any] = []
+
+    def engine() -> Any:
+        from kiln.running.engine import Engine
+
+        if not engines:
+            engines.append(Engine.find())
+            engines[0].sweep()
+        return engines[0]
+
+    def image() -> str:
+        from kiln.images.builder import Images
+
+        return Images(project.docker, engine, store, on_event).ensure(IMAGE).tag
+
+    results = Runner(engine, store, project.stages, on_event).run(plan, Limits(), image)
+    return results[STEP].files["model.tflite"].sha256
+
+
+def _check_unchanged(file: TfliteFile, data: bytes) -> None:
+    """Refuse a result whose graph or weights are not the given file's.
+
+    tflite-support writes the whole FlatBuffer anew, and leaves out what its schema does not have:
+    parts of TFLite that are newer than it.
+
+    Raises:
+        UnsupportedModelError: they are not.
+    """
+    found = diff.compare(file.data, data)
+    if not found.same_model:
+        raise UnsupportedModelError(
+            f"Metadata cannot be written into {file.name} without changing it: {found.verdict}.",
+            "It uses a newer form of TFLite than tflite-support can write. Convert the model with "
+            "an older converter, or from its checkpoint with `kiln convert`.",
+        )
+
+
+def _record(known: _Known, locked: Locked, code: str) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "kiln": __version__,
+        "proof": facts.NO_PROOF,
+        "classes": {"count": known.classes, "from": known.classes_from},
+        "normalization": {**known.normalization, "from": known.normalization_from},
+        "roles": {
+            **{role: output.position for role, output in known.roles.items()},
+            "from": known.roles_from,
+        },
+        "image": {"name": locked.name, "identity": locked.identity},
+        "stage_code": code,
+    }
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path} cannot be written: {error.strerror or error}.", "Name another file.")
+
+
+def _not_a_detector(file: TfliteFile, reason: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{file.name} cannot be described as a detector: {reason}.",
+        "Export it with its post-processing, for single RGB images.",
+    )

@@ -1,0 +1,92 @@
+"""Reading a detector's outputs: the rows that its count names, and no others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import BLUE, GREEN, GREY, RED, picture
+from tflite_files import fixture, with_own_threshold
+
+from stages.detect import detector
+from stages.tflite import tflite_meta
+
+pytest.importorskip("ai_edge_litert")
+
+
+@pytest.fixture(scope="module")
+def toy() -> detector.Detector:
+    return detector.Detector(fixture("toy_ssd_annotated"))
+
+
+def outputs(count: float, rows: int = 4, filled: int = 4, rest: float = 0.0) -> dict[str, Any]:
+    """Outputs of ``rows`` rows: the first ``filled`` are detections, ``rest`` is in the others."""
+    boxes = np.full((1, rows, 4), rest, np.float32)
+    boxes[0, :filled] = [0.0, 0.0, 0.5, 0.5]
+    classes, scores = (np.full((1, rows), rest, np.float32) for _ in range(2))
+    classes[0, :filled], scores[0, :filled] = 1.0, 0.75
+    return {
+        tflite_meta.LOCATION: boxes,
+        tflite_meta.CATEGORY: classes,
+        tflite_meta.SCORE: scores,
+        tflite_meta.COUNT: np.array([count], np.float32),
+    }
+
+
+@pytest.mark.parametrize("rest", [float("nan"), float("inf"), -1e30, 0.9])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_rows_behind_the_count_do_not_exist(
+    toy: detector.Detector, rest: float, count: int
+) -> None:
+    found = toy.read(outputs(count, filled=count, rest=rest))
+    assert [(item["label"], item["score"]) for item in found] == [("green", 0.75)] * count
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), -1.0, 0.5, 4.5, 5.0, 1e30])
+def test_a_count_that_is_none_is_named(toy: detector.Detector, count: float) -> None:
+    with pytest.raises(detector.OutputError) as caught:
+        toy.read(outputs(count))
+    assert f"their count is {count:g}, not a whole number from 0 to 4" in caught.value.message
+    assert (caught.value.code, caught.value.kind) == ("count", "unsupported-model")
+
+
+@given(st.floats(width=32), st.integers(0, 1000))
+def test_a_count_is_a_whole_number_within_its_bounds(count: float, capacity: int) -> None:
+    try:
+        found = detector.valid_count(np.array([count], np.float32), capacity)
+    except detector.OutputError:
+        assert count not in range(capacity + 1)
+    else:
+        assert type(found) is int
+        assert found == count
+        assert 0 <= found <= capacity
+
+
+@pytest.mark.parametrize("name", [tflite_meta.LOCATION, tflite_meta.CATEGORY, tflite_meta.SCORE])
+def test_a_row_that_exists_must_be_finite(toy: detector.Detector, name: str) -> None:
+    given_outputs = outputs(2)
+    given_outputs[name].reshape(-1)[1] = np.nan
+    with pytest.raises(detector.OutputError, match="not finite") as caught:
+        toy.read(given_outputs)
+    assert caught.value.code == "not-finite"
+    given_outputs[tflite_meta.COUNT][0] = 0
+    assert toy.read(given_outputs) == []
+
+
+def test_shapes_that_do_not_go_together(toy: detector.Detector) -> None:
+    with pytest.raises(detector.OutputError, match="shapes") as caught:
+        toy.read({**outputs(1), tflite_meta.SCORE: np.zeros((1, 3), np.float32)})
+    assert caught.value.code == "shapes"
+
+
+def test_a_model_with_a_threshold_of_its_own() -> None:
+    strict = detector.Detector(with_own_threshold(fixture("toy_ssd_annotated"), 0.9))
+    assert strict.capacity is None
+    # Many first, then few: the rows in between are still in the interpreter's memory.
+    assert len(strict.detect(picture(RED, GREEN, BLUE, RED))) == strict.capacity == 4
+    (only,) = strict.detect(picture(GREY, GREY, GREY, BLUE))
+    assert only["label"] == "blue"
+    assert strict.detect(picture(GREY, GREY, GREY, GREY)) == []

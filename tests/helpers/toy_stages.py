@@ -56,7 +56,7 @@ STAGES: dict[str, tuple[str, str]] = {
         """,
     ),
     "convert": (
-        "variant normalization",
+        "variant normalization feeding",
         """
         graph = (inputs["saved_model"] / "saved_model.pb").read_bytes()
         digest = hashlib.sha256(graph).hexdigest()
@@ -67,7 +67,7 @@ STAGES: dict[str, tuple[str, str]] = {
     ),
     "annotate": (
         "profile name description version author license score_threshold architecture num_classes "
-        "normalization roles",
+        "normalization feeding roles",
         """
         model = inputs["model"].read_bytes()
         (out / "model.tflite").write_bytes(model + hashlib.sha256(model).digest())
@@ -77,7 +77,7 @@ STAGES: dict[str, tuple[str, str]] = {
     ),
     "compare": ("", "return {'differ': 0}"),
     "reference": (
-        "max_detections image_size",
+        "max_detections image_size crops",
         """
         (out / "detections.json").write_bytes(b"{}")
         return {"weights": [1, 2], "checkpoint": {"by": "reference"}}
@@ -128,6 +128,7 @@ FACTS = {{
     "num_classes": 1,
     "nms_score_threshold": 0.0,
     "normalization": {{"mean": [127.5], "std": [127.5]}},
+    "feeding": {{"fit": "stretch"}},
     "input": {{}},
 }}
 

@@ -94,6 +94,7 @@ def _blocks(text: str) -> Iterator[_Block]:
         if part["close"] and depth == 0:
             yield _Block(name, start, part.end())
             seen = seen or name == MODEL
+            name, start = "", part.end()  # what follows without a word has no name
     if depth > 0 and seen:
         yield _Block(name, start, len(text))
 

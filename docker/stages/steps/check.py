@@ -65,7 +65,7 @@ _KEPT = 0.5  # detections down to this fraction of the threshold are recorded
 _FLAT, _FLAT_SHARE = 1e-3, 0.2
 """Scores of a detector with constant output differ by less: absolutely, and relative to the
 highest (a trained one also has low scores where it finds nothing, but not all alike)."""
-_MANY = 10  # as many scores are not alike by chance
+_MANY = 20  # as many scores are not alike by chance
 
 _NOISE = {"float32": 0.001, "float16": 0.005}  # by variant; others:
 _QUANTISED_NOISE = 0.05

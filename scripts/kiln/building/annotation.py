@@ -230,7 +230,7 @@ def _highest_id(label_map: Path) -> int:
     with reading():
         check_labels(label_map, None)
         with told_by_stages():
-            items = stage_module("files.labelmap").load(label_map)
+            items = stage_module("files.labelmap").load(label_map).items
     return max(int(item.id) for item in items)
 
 

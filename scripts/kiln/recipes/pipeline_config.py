@@ -136,24 +136,28 @@ class Pipeline:
         return "efficientdet" if "efficientnet" in self.extractor else "ssd"
 
 
-def read(path: Path, name: str | None = None) -> Pipeline:
-    """Read the model that the ``pipeline.config`` at ``path`` describes.
-
-    Args:
-        name: the file's name for messages, where it is not its path.
-
-    Raises:
-        UnsupportedModelError: it is not in protobuf's text format, names no model, or names one
-            that cannot be converted (the message says why).
-    """
-    name = str(path) if name is None else name
+def read(path: Path) -> Pipeline:
+    """Read the model that the ``pipeline.config`` at ``path`` describes; see :func:`described`."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UnsupportedModelError(
-            f"{name} cannot be read: {error.strerror or error}.", _REMEDY
+            f"{path} cannot be read: {error.strerror or error}.", _REMEDY
         ) from None
+    return described(data, str(path))
+
+
+def described(data: bytes, name: str) -> Pipeline:
+    """Read the model that the content of a ``pipeline.config`` describes.
+
+    Args:
+        name: the file's name for messages.
+
+    Raises:
+        UnsupportedModelError: it is not in protobuf's text format, names no model, or names one
+            that cannot be converted (the message says why).
+    """
     if len(data) > _MAX_BYTES:
         raise UnsupportedModelError(f"{name} is too large for a pipeline.config.", _REMEDY)
     from kiln.recipes.pipeline_fields import first_fault

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
+from kiln.core import git_lfs
 from kiln.core.errors import CheckpointError
 from kiln.recipes import pipeline_config
 from kiln.recipes.contents import Contents
@@ -40,6 +41,7 @@ class ArchiveFetcher(Fetcher[ArchiveSource]):
             SourceUnavailableError, DigestMismatchError, ArchiveError: see
                 :func:`kiln.sources.packed.archive_files`.
             UnsupportedModelError: the configuration's model cannot be converted.
+            DamagedContentError: the store's copy of the configuration is damaged.
             CheckpointError: the archive does not hold what the recipe names.
             UsageError: there is no file ``options.archive``.
         """
@@ -59,8 +61,12 @@ class ArchiveFetcher(Fetcher[ArchiveSource]):
                     "Correct source.pipeline_config in the recipe.",
                 )
             chosen["pipeline.config"] = files[source.pipeline_config]
-            path = self.store.path(files[source.pipeline_config])
-            pipeline = pipeline_config.read(path, f"{model}: {source.pipeline_config}")
+            name = f"{model}: {source.pipeline_config}"
+            data = self.store.read(files[source.pipeline_config], name)
+            if git_lfs.is_pointer(data):
+                place = f"{source.pipeline_config} in the archive of {model!r}"
+                raise git_lfs.refusal(CheckpointError, place)
+            pipeline = pipeline_config.described(data, name)
             pipeline_config.check_size(pipeline, self.recipe.export.image_size)
         prefix = source.checkpoint.rstrip("/")
         # "." is the archive's root, where automl's archives have their checkpoints.

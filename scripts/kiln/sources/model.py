@@ -130,7 +130,8 @@ def _num_classes(contents: Contents, store: Store) -> int | None:
         return None
     # A configuration that cannot be used is refused elsewhere, under a better name than a digest.
     with contextlib.suppress(UnsupportedModelError):
-        return pipeline_config.read(store.path(config)).num_classes
+        data = store.read(config, f"{CONFIG} of the source")
+        return pipeline_config.described(data, CONFIG).num_classes
     return None
 
 

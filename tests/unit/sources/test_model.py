@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from toy_project import add_recipe, make_project
-from training_folder import LFS_POINTER
+from training_folder import CONFIG, LFS_POINTER
 
 from kiln.core.errors import CheckpointError, KilnError, LabelMapError
 from kiln.core.store import Store
@@ -18,7 +18,7 @@ from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire
 
 FILES = {
-    "pipeline.config": "model { ssd { num_classes: 2 } }",
+    "pipeline.config": CONFIG,
     "checkpoint/ckpt-0.index": "index",
     "checkpoint/ckpt-0.data-00000-of-00001": "numbers",
     "model.tflite": "TFL3",

@@ -11,7 +11,7 @@ import pytest
 from training_folder import CONFIG, LABELS, LFS_POINTER, save
 
 from kiln.building.from_training import Given, recipe_text, settle
-from kiln.cli.convert import _numbers
+from kiln.cli.common import channel_values
 from kiln.core.errors import (
     CheckpointError,
     DigestMismatchError,
@@ -248,9 +248,9 @@ def test_what_does_not_go_together(given: Given, changes: dict[str, Any], words:
 
 
 def test_numbers_of_the_command_line() -> None:
-    assert _numbers("mean", "127.5") == (127.5,)
-    assert _numbers("mean", "123.675,116.28, 103.53") == (123.675, 116.28, 103.53)
-    assert _numbers("mean", "-1") == (-1.0,)
+    assert channel_values("mean", "127.5") == (127.5,)
+    assert channel_values("mean", "123.675,116.28, 103.53") == (123.675, 116.28, 103.53)
+    assert channel_values("mean", "-1") == (-1.0,)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_numbers_of_the_command_line() -> None:
 )
 def test_numbers_that_are_none(name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"--{name}"):
-        _numbers(name, text)
+        channel_values(name, text)
 
 
 RECIPE = """\

@@ -54,13 +54,13 @@ def examine(
     """
     gate = Gate(NAME)
     names = sorted(found[DESCRIBED])
-    truth = {name: own_list.distinct(source.own[name], source.suppression) for name in names}
     objects = {}
     for way, images in found.items():
-        seen = {
-            name: [{**item, "box": own_list.clipped(item["box"])} for item in images[name]]
-            for name in names
-        }
+        truth, seen = {}, {}
+        for name in names:
+            truth[name], seen[name] = own_list.comparable(
+                source.own[name], images[name], source.suppression
+            )
         gate.figures[way] = round(parity.agreement(truth, seen, least), 6)
         compared = [matching.compare(truth[name], seen[name], least) for name in names]
         counted = matching.together(compared)

@@ -285,33 +285,29 @@ def _behaviour(
     same = own_list.examine(source.built, found, limits, threshold, model.capacity, end)
     least = parity.threshold(source.comparable, threshold)
     telling = {name: images[name] for name in _telling(source.comparable, least, images)}
+    odd = _telling(source.comparable, least, _of_other_shapes(model, images))
     if telling and any(problem.code == "differs" for problem in same.problems):
-        finding = diagnosis.diagnose(model, telling, source.comparable, least)
+        seen = {name: images[name] for name in dict.fromkeys([*telling, *odd])}
+        finding = diagnosis.diagnose(model, seen, source.comparable, least)
         first = same.problems[0]
         same.problems[0] = type(first)(finding.code, first.expected, first.seen, finding.cause)
         same.figures["agreement_explained"] = round(finding.agreement, 6)
     floor = parity.chance_below(end, limits.score_difference, least)
     normalization = _normalization(model, telling, source.comparable, least, floor, params)
-    feeding = _feeding(model, images, source, found, least, params)
+    feeding = _feeding(model, images, odd, source, found, least, params)
     return [same, normalization, feeding, labels, trained]
 
 
 def _feeding(
     model: detector.Detector,
     images: Mapping[str, Any],
+    names: Sequence[str],
     source: _Source,
     found: Mapping[str, Any],
     least: float,
     params: Mapping[str, Any],
 ) -> Gate:
     """Check the described way of feeding in images that have not the input's proportions."""
-    shape = model.height / model.width
-    odd = [
-        name
-        for name, image in images.items()
-        if not 1 / _SAME_SHAPE <= image.shape[0] / image.shape[1] / shape <= _SAME_SHAPE
-    ]
-    names = _telling(source.truth.own, least, odd)
     if not names:
         return Gate(
             feeding_cost.NAME,
@@ -327,6 +323,16 @@ def _feeding(
             ways[way] = {name: model.detect(images[name], how=how) for name in names}
     changed = source.built.own != source.truth.own
     return feeding_cost.examine(source.truth, ways, model.feeding, least, changed)
+
+
+def _of_other_shapes(model: detector.Detector, images: Mapping[str, Any]) -> list[str]:
+    """List the images whose proportions are not about those of the input."""
+    shape = model.height / model.width
+    return [
+        name
+        for name, image in images.items()
+        if not 1 / _SAME_SHAPE <= image.shape[0] / image.shape[1] / shape <= _SAME_SHAPE
+    ]
 
 
 def _labels(model: detector.Detector) -> Optional[list[str]]:

@@ -12,6 +12,7 @@ from kiln.core.output import table
 from kiln.project.stagecode import stage_module
 from kiln.tflite import facts, wording
 from kiln.tflite.feeding import FEEDING_FILE, UNSTATED
+from kiln.tflite.known_kinds import description
 from kiln.tflite.reading import POSTPROCESS, TfliteFile, load, text_of, type_name
 from kiln.tflite.wording import count, number, numbers, shown
 
@@ -41,6 +42,7 @@ class Inspection:
                 "sha256": file.sha256,
                 "schema_version": file.model.version,
                 "description": file.model.description,
+                "what_it_is": description(file) or None,
                 "min_runtime_version": _entry(file, _RUNTIME),
                 "converter": _converter(file),
                 "graphs": len(file.graphs),
@@ -282,6 +284,8 @@ def _head(file: TfliteFile, precision: facts.Precision) -> str:
     for island in precision.islands:
         items = [f"{shown(name)} {n}" for name, n in island.items()]
         rows.append(["  island" if len(precision.islands) > 1 else "", ", ".join(items)])
+    if what := description(file):
+        rows += _rows("what it is", what)
     if feeding := _feeding(file):
         rows += _rows("how to feed", feeding)
     for item in file.model.signatures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from stages.tflite import packed_files
@@ -23,7 +24,7 @@ STRETCH = {
 }
 
 
-def with_feeding(data: bytes, feeding: dict[str, Any] | bytes) -> bytes:
+def with_feeding(data: bytes, feeding: Mapping[str, Any] | bytes) -> bytes:
     """``data`` with ``feeding.json`` beside what is packed in it; bytes are packed as they are."""
     content = feeding if isinstance(feeding, bytes) else json.dumps(feeding).encode()
     model, files = packed_files.split(data)

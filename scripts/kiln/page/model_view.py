@@ -12,10 +12,12 @@ from kiln.page.differences import SAME, Drawn, compare
 from kiln.page.formats import anchor, count
 from kiln.page.pictures import Canvas, Mark, canvas, marks, names_and_scores
 from kiln.page.snippets import Snippet, snippets
+from kiln.tflite.facts import picture_size
 
 _MEANINGS = {
     "structure": "Inputs, outputs, operators and metadata are those of a detector.",
     "parity": "Detections match the source model’s.",
+    "feeding": "Fed as described, it finds what the source model finds.",
     "normalization": "The declared normalisation is the one that fits best.",
     "labels": "Every class id has the right name.",
     "trained": "The prediction heads were trained.",
@@ -112,10 +114,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Use:
-    """A file with the code that runs it; ``id`` identifies it in the page."""
+    """A file with the code that runs it; ``id`` identifies it in the page.
+
+    Attributes:
+        feeding: sentences: how to feed the file, and what other ways cost.
+    """
 
     id: str
     variant: Variant
+    feeding: tuple[str, ...]
     snippets: tuple[Snippet, ...]
 
 
@@ -161,6 +168,7 @@ class ModelView:
     description: str
     architecture: str
     input: str
+    feeding: str
     classes: str
     max_detections: str
     licence: str
@@ -194,6 +202,7 @@ def model_view(model: Model) -> ModelView:
         description=next(filter(None, descriptions), ""),
         architecture=export.text("architecture"),
         input=", ".join(dict.fromkeys(filter(None, map(_input, model.variants)))),
+        feeding=". ".join(dict.fromkeys(filter(None, map(_feeding, model.variants)))),
         classes="" if classes is None else f"{classes:g}",
         max_detections="" if most is None else f"{most:g}",
         licence=model.conversion.text("licence"),
@@ -213,7 +222,12 @@ def model_view(model: Model) -> ModelView:
         ),
         accuracy=tuple(_measured(model)),
         uses=tuple(
-            Use(f"use-{anchor('model', model.name)}-{n}", variant, tuple(snippets(model, variant)))
+            Use(
+                f"use-{anchor('model', model.name)}-{n}",
+                variant,
+                tuple(_how_to_feed(variant)),
+                tuple(snippets(model, variant)),
+            )
             for n, variant in enumerate(model.variants)
         ),
         origin=tuple(_origin(model)),
@@ -232,6 +246,41 @@ def _input(variant: Variant) -> str:
     if len(tensor.shape) != 4:
         return ""
     return f"{tensor.shape[2]} × {tensor.shape[1]} {tensor.type}"
+
+
+def _feeding(variant: Variant) -> str:
+    size = None if variant.model is None else picture_size(variant.model)
+    if size is None or variant.feeding is None:
+        return ""
+    words = variant.feeding.words(f"{size[1]} × {size[0]}")
+    return words[0].upper() + words[1:].replace("'", "’")
+
+
+def _how_to_feed(variant: Variant) -> Iterator[str]:
+    if variant.model is None or picture_size(variant.model) is None:
+        return
+    if variant.feeding is None:
+        yield (
+            "The file does not say how to feed it. The Task Library and MediaPipe stretch "
+            "pictures to its input, and so does the code below."
+        )
+        return
+    yield f"{_feeding(variant)}."
+    right, stretched = (variant.fits.get(name) for name in ("described", "stretch"))
+    costs = ""
+    if right is not None and stretched is not None:
+        costs = (
+            f"on the check images, its agreement with the source model is then {stretched:.3f} "
+            f"instead of {right:.3f}"
+        )
+    if variant.feeding.letterboxed:
+        costs = costs or "what that costs was not measured"
+        yield (
+            f"The Task Library and MediaPipe stretch pictures: {costs}. So the code below gives "
+            "them a picture that is letterboxed already."
+        )
+    elif costs:
+        yield f"The Task Library and MediaPipe resize pictures in their own way: {costs}."
 
 
 def _notices(model: Model) -> Iterator[Notice]:

@@ -45,7 +45,9 @@ class Feeding:
         anchor: of a letterbox: where the picture is, ``top-left``; ``None`` for ``stretch``.
         fill: of a letterbox: red, green and blue of the rest, 0 to 255, before normalisation.
         sampling: ``half-pixel`` (image libraries: pixel centres are compared) or ``corner``
-            (TensorFlow 1: target pixel i is at i times the scale in the source).
+            (TensorFlow 1: target pixel i is at i times the scale in the source). A letterboxed
+            picture's sides are rounded down with the former, as Model Maker does, and to the
+            nearest pixel with the latter, as TensorFlow 1 does.
         interpolation: ``bilinear``, ``nearest``, ``bicubic`` or ``area``; no antialiasing.
     """
 
@@ -54,6 +56,11 @@ class Feeding:
     fill: tuple[float, ...] | None = None
     sampling: str = HALF_PIXEL
     interpolation: str = BILINEAR
+
+    @property
+    def letterboxed(self) -> bool:
+        """Whether pictures keep their proportions."""
+        return self.fit == LETTERBOX
 
     def as_json(self) -> dict[str, Any]:
         """Return the same fields as plain values."""

@@ -37,6 +37,8 @@ PASSED, FAILED, ALLOWED, SKIPPED = "passed", "failed", "allowed", "skipped"
 
 #: A gate's name in a recipe's ``allow``, where it differs from the gate's own.
 ALLOWANCES = {"trained": "untrained-heads"}
+_FEEDING = "feeding"
+_TELLING_COST = 0.02  # agreement that stretching must cost to be told: less is rounding
 _RUNTIME, _RUNTIMES = "runtime-", "runtimes"
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]*")
@@ -282,4 +284,23 @@ def one_line(report: Mapping[str, Any]) -> str:
         parts.append(f"{allowed} failed, which its recipe allows")
     if counts[SKIPPED]:
         parts.append(f"{counts[SKIPPED]} skipped")
-    return f"{report['model']}: {', '.join(parts)}"
+    return f"{report['model']}: {', '.join(parts)}{_cost_of_stretching(report)}"
+
+
+def _cost_of_stretching(report: Mapping[str, Any]) -> str:
+    """Say what clients that stretch pictures lose, where they lose something."""
+    costs = []
+    for entry in report["variants"].values():
+        for gate in entry["gates"]:
+            if gate["gate"] != _FEEDING:
+                continue
+            right, stretched = (gate["figures"].get(way) for way in ("described", "stretch"))
+            if isinstance(right, float | int) and isinstance(stretched, float | int):
+                costs.append((right - stretched, right, stretched))
+    cost, right, stretched = max(costs, default=(0.0, 0.0, 0.0))
+    if cost < _TELLING_COST:
+        return ""
+    return (
+        f"; fed stretched, as the Task Library and MediaPipe do, it agrees with its source by "
+        f"{stretched:.2f} instead of {right:.2f} (docs/feeding.md)"
+    )

@@ -18,6 +18,7 @@ from kiln.page.accuracy import Accuracy, find
 from kiln.page.records import Record, load, number
 from kiln.project import bounds
 from kiln.tflite import packing
+from kiln.tflite.facts import picture_size
 from kiln.tflite.feeding import FEEDING_FILE, Feeding, stated
 from kiln.tflite.reading import read_metadata, read_model
 
@@ -111,6 +112,20 @@ class Variant:
     figures: dict[str, float] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     latency: Latency | None = None
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width of its input; ``None`` if that is no picture, or cannot be read."""
+        return None if self.model is None else picture_size(self.model)
+
+    @property
+    def how_to_feed(self) -> str:
+        """How pictures become its input, in words; "" if the file does not say it."""
+        if self.input_size is None or self.feeding is None:
+            return ""
+        height, width = self.input_size
+        words = self.feeding.words(f"{width} × {height}").replace("'", "’")
+        return words[0].upper() + words[1:]
 
     @property
     def verdict(self) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from kiln.page.differences import SAME, Drawn, compare
 from kiln.page.formats import anchor, count
 from kiln.page.pictures import Canvas, Mark, canvas, marks, names_and_scores
 from kiln.page.snippets import Snippet, snippets
-from kiln.tflite.facts import picture_size
 
 _MEANINGS = {
     "structure": "Inputs, outputs, operators and metadata are those of a detector.",
@@ -202,7 +201,7 @@ def model_view(model: Model) -> ModelView:
         description=next(filter(None, descriptions), ""),
         architecture=export.text("architecture"),
         input=", ".join(dict.fromkeys(filter(None, map(_input, model.variants)))),
-        feeding=". ".join(dict.fromkeys(filter(None, map(_feeding, model.variants)))),
+        feeding=". ".join(dict.fromkeys(v.how_to_feed for v in model.variants if v.how_to_feed)),
         classes="" if classes is None else f"{classes:g}",
         max_detections="" if most is None else f"{most:g}",
         licence=model.conversion.text("licence"),
@@ -248,16 +247,8 @@ def _input(variant: Variant) -> str:
     return f"{tensor.shape[2]} × {tensor.shape[1]} {tensor.type}"
 
 
-def _feeding(variant: Variant) -> str:
-    size = None if variant.model is None else picture_size(variant.model)
-    if size is None or variant.feeding is None:
-        return ""
-    words = variant.feeding.words(f"{size[1]} × {size[0]}")
-    return words[0].upper() + words[1:].replace("'", "’")
-
-
 def _how_to_feed(variant: Variant) -> Iterator[str]:
-    if variant.model is None or picture_size(variant.model) is None:
+    if variant.input_size is None:
         return
     if variant.feeding is None:
         yield (
@@ -265,7 +256,7 @@ def _how_to_feed(variant: Variant) -> Iterator[str]:
             "pictures to its input, and so does the code below."
         )
         return
-    yield f"{_feeding(variant)}."
+    yield f"{variant.how_to_feed}."
     right, stretched = (variant.fits.get(name) for name in ("described", "stretch"))
     costs = ""
     if right is not None and stretched is not None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from kiln.core.plain_text import plain
 from kiln.page.contents import SIGNATURE_FILE, Model, Variant
 from kiln.project.stagecode import stage_module
-from kiln.tflite.facts import picture_size
 from kiln.tflite.feeding import ASSUMED, BILINEAR, CORNER, NEAREST, Feeding
 
 _TEMPLATES = Path(__file__).parent / "snippets"
@@ -220,10 +219,9 @@ def _whole_in_kotlin(feeding: Feeding) -> str:
 
 def _size(variant: Variant) -> tuple[int, int]:
     """Return height and width of the input."""
-    size = None if variant.model is None else picture_size(variant.model)
-    if size is None:
+    if variant.input_size is None:
         raise UnusableError("its input is not one picture, or cannot be read")
-    return size
+    return variant.input_size
 
 
 def _resize(feeding: Feeding) -> str:

@@ -16,8 +16,8 @@ from kiln.page.snippets import Snippet, snippets
 _MEANINGS = {
     "structure": "Inputs, outputs, operators and metadata are those of a detector.",
     "parity": "Detections match the source model’s.",
-    "feeding": "Fed as described, it finds what the source model finds.",
     "normalization": "The declared normalisation is the one that fits best.",
+    "feeding": "Fed as described, the file finds most of what the source model finds.",
     "labels": "Every class id has the right name.",
     "trained": "The prediction heads were trained.",
     "runtime-tensorflow": "TensorFlow’s interpreter runs the file.",

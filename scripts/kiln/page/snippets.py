@@ -209,6 +209,10 @@ def _letterbox_in_kotlin(feeding: Feeding, height: int, width: int) -> str:
         height=str(height),
         whole=_whole_in_kotlin(feeding),
         shift=shift if feeding.sampling == CORNER else "",
+        # As the models' authors do it: by the size in whole pixels, or by the scale.
+        back="box.left / across, box.top / down, box.right / across, box.bottom / down"
+        if feeding.sampling == CORNER
+        else "box.left / scale, box.top / scale, box.right / scale, box.bottom / scale",
         fill=", ".join(str(round(value)) for value in feeding.fill or ()),
     )
 
@@ -248,9 +252,14 @@ def _pixels(feeding: Feeding) -> str:
     """Write the Python lines that make the input's pixels of an image."""
     if feeding.fill is None:
         return "pixels = resize(image, HEIGHT, WIDTH)  # float32, 0 to 255"
-    whole = "round" if feeding.sampling == CORNER else "int"
+    # As the models' authors do it: TensorFlow 1 rounds sides, and boxes follow the rounded ones;
+    # Model Maker cuts them off, and boxes follow the scale.
+    whole, across, down = "round", "width", "height"
+    if feeding.sampling != CORNER:
+        whole, across, down = "int", "scale / image.shape[1]", "scale / image.shape[0]"
     fill = f"({', '.join(f'{value:.9g}' for value in feeding.fill)})"
-    return _fill("letterbox.py", whole=whole, fill=fill).removesuffix("\n")
+    code = _fill("letterbox.py", whole=whole, fill=fill, across=across, down=down)
+    return code.removesuffix("\n")
 
 
 def _python(words: str) -> str:

@@ -61,7 +61,7 @@ LiteSpec = Literal[
     "efficientdet_lite4",
 ]
 Allowance = Literal[
-    "untrained-heads", "structure", "parity", "feeding", "normalization", "labels", "runtimes"
+    "untrained-heads", "structure", "parity", "normalization", "feeding", "labels", "runtimes"
 ]
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)

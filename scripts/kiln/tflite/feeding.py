@@ -46,8 +46,9 @@ class Feeding:
         fill: of a letterbox: red, green and blue of the rest, 0 to 255, before normalisation.
         sampling: ``half-pixel`` (image libraries: pixel centres are compared) or ``corner``
             (TensorFlow 1: target pixel i is at i times the scale in the source). A letterboxed
-            picture's sides are rounded down with the former, as Model Maker does, and to the
-            nearest pixel with the latter, as TensorFlow 1 does.
+            picture's sides are rounded down with the former, and boxes follow the scale, as in
+            Model Maker; with the latter, sides are rounded to the nearest pixel, and boxes follow
+            them, as in the Object Detection API.
         interpolation: ``bilinear``, ``nearest``, ``bicubic`` or ``area``; no antialiasing.
     """
 

@@ -185,9 +185,16 @@ def resized(image: Any, height: int, width: int, feeding: dict[str, Any]) -> Any
 
 
 def by_hand(
-    path: Path, picture: Path, feeding: dict[str, Any], covered: tuple[int, int]
+    path: Path,
+    picture: Path,
+    feeding: dict[str, Any],
+    covered: tuple[int, int],
+    exact: tuple[float, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """What the file finds in a picture that covers so many rows and columns of the input."""
+    """What the file finds in a picture that covers so many rows and columns of the input.
+
+    ``exact``: the same before rounding, where boxes are scaled by that.
+    """
     image = np.asarray(Image.open(picture).convert("RGB"), np.float64)
     fed = np.empty((8, 8, 3))
     fed[:] = feeding["fill"] or 0
@@ -197,7 +204,8 @@ def by_hand(
     if model.input_type == "float32":
         values = ((fed - 127.5) / 127.5).astype(np.float32)
     outputs = model.run(values[np.newaxis])
-    boxes = outputs["location"].reshape(-1, 4) * ([8 / covered[0], 8 / covered[1]] * 2)
+    rows, columns = exact or covered
+    boxes = outputs["location"].reshape(-1, 4) * ([8 / rows, 8 / columns] * 2)
     scores, classes = outputs["score"].reshape(-1), outputs["category"].reshape(-1)
     return [
         {"label": model.labels[round(category)], "score": score, "box": box.clip(0, 1)}
@@ -207,20 +215,20 @@ def by_hand(
 
 
 @pytest.mark.parametrize(
-    ("feeding", "size", "covered"),
+    ("feeding", "size", "covered", "exact"),
     [
-        (LETTERBOX, (32, 16), (4, 8)),
-        (LETTERBOX, (16, 32), (8, 4)),
-        (LETTERBOX, (4, 2), (4, 8)),  # smaller than the input
-        (LETTERBOX, (32, 14), (4, 8)),  # 3.5 rows, rounded
-        ({**LETTERBOX, **HALF_PIXEL}, (32, 14), (3, 8)),  # rounded down
-        ({**LETTERBOX, **HALF_PIXEL}, (33, 16), (3, 8)),  # 3.88 rows
-        ({**LETTERBOX, "interpolation": "nearest"}, (26, 12), (4, 8)),
-        ({**LETTERBOX, "interpolation": "nearest", **HALF_PIXEL}, (27, 14), (4, 8)),
+        (LETTERBOX, (32, 16), (4, 8), None),
+        (LETTERBOX, (16, 32), (8, 4), None),
+        (LETTERBOX, (4, 2), (4, 8), None),  # smaller than the input
+        (LETTERBOX, (32, 14), (4, 8), None),  # 3.5 rows, rounded
+        ({**LETTERBOX, **HALF_PIXEL}, (32, 14), (3, 8), (3.5, 8)),  # rounded down
+        ({**LETTERBOX, **HALF_PIXEL}, (16, 33), (8, 3), (8, 128 / 33)),
+        ({**LETTERBOX, "interpolation": "nearest"}, (26, 12), (4, 8), None),
+        ({**LETTERBOX, "interpolation": "nearest", **HALF_PIXEL}, (27, 14), (4, 8), (112 / 27, 8)),
         # What is found in the filling alone is not in the picture.
-        ({**LETTERBOX, "fill": [255, 0, 0]}, (32, 16), (4, 8)),
-        ({**STRETCH, "sampling": "corner"}, (30, 20), (8, 8)),
-        (STRETCH, (30, 20), (8, 8)),
+        ({**LETTERBOX, "fill": [255, 0, 0]}, (32, 16), (4, 8), None),
+        ({**STRETCH, "sampling": "corner"}, (30, 20), (8, 8), None),
+        (STRETCH, (30, 20), (8, 8), None),
     ],
 )
 def test_litert_feeds_as_the_file_says(
@@ -228,12 +236,13 @@ def test_litert_feeds_as_the_file_says(
     feeding: dict[str, Any],
     size: tuple[int, int],
     covered: tuple[int, int],
+    exact: tuple[float, float] | None,
 ) -> None:
     name = "float32" if size[0] % 4 else "int8"  # each is enough for some: a run takes a second
     variant = fed_variant(tmp_path, name, feeding)
     place = tmp_path / "fed" / "toy"
     picture = photograph(tmp_path, *size)
-    expected = by_hand(place / variant.file, picture, feeding, covered)
+    expected = by_hand(place / variant.file, picture, feeding, covered, exact)
     assert {item["label"] for item in expected} >= {"red", "blue"}
     compare(page_dist.run(litert_python(variant, SCORE), place, picture), expected)
 
@@ -284,12 +293,14 @@ def test_kotlin_has_the_same_numbers(folder: Path, tmp_path: Path, write: Any) -
         "Bitmap.createBitmap(8, 8, ",
         "Color.rgb(1, 3, 255)",
         "postTranslate(0.5f - 0.5f * across, 0.5f - 0.5f * down)",
+        "RectF(box.left / across, box.top / down, ",
         "val box = letterbox.back(detection.boundingBox",
         "letterbox.picture)",
     ):
         assert words in code
     half = write(fed_variant(tmp_path / "b", "float32", {**LETTERBOX, **HALF_PIXEL}), SCORE)
     assert "truncate(bitmap.width * scale)" in half and "postTranslate" not in half
+    assert "RectF(box.left / scale, box.top / scale, " in half
     stretched = {**STRETCH, "sampling": "corner"}
     plain = write(fed_variant(tmp_path / "c", "float32", stretched), SCORE)
     assert plain == write(variant_of(folder, "float32"), SCORE)

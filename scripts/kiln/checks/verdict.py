@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kiln.checks import worker_process
@@ -20,7 +20,7 @@ from kiln.core.stage_result import StageResult
 from kiln.core.store import DamagedContentError, Store
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.project import bounds
-from kiln.recipes.check_steps import CHECK_FILE, check_id, library_id
+from kiln.recipes.check_steps import CHECK_FILE, CHECK_PIXELS, check_id, library_id
 from kiln.recipes.plan import Plan
 from kiln.recipes.recipe import Recipe
 from kiln.signing.statement_names import artefact_file
@@ -173,11 +173,13 @@ def outside_gates(
         }
         for name in report["variants"]
     }
+    pictures = {name: _fed_pictures(results[check_id(name)], rounded[name]) for name in rounded}
     asked = {
         "artefacts": {name: entry["sha256"] for name, entry in report["variants"].items()},
         "images": {name: report["images"][name]["sha256"] for name in images},
         "expected": {name: entry["detections"] for name, entry in report["variants"].items()},
         "rounded": rounded,
+        "pictures": pictures,
         "score_threshold": least,
         "runtimes": runtimes.installed(),
         "code": runtimes.code_digest(),
@@ -198,6 +200,10 @@ def outside_gates(
         },
         least,
         rounded=rounded,
+        pictures={
+            name: {image: store.path(digest) for image, digest in digests.items()}
+            for name, digests in pictures.items()
+        },
         ahead=ahead,
     )
     for name, entry in report["variants"].items():
@@ -213,10 +219,24 @@ def outside_gates(
     return gates
 
 
+def _fed_pictures(result: StageResult, images: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the pictures that a check fed, by image."""
+    names = {image: f"{CHECK_PIXELS}/{image}.npy" for image in images}
+    if missing := sorted(set(names.values()) - result.files.keys()):
+        raise StageFailedError(
+            f"A stage {result.stage} did not write {missing[0]}, which its result is about.",
+            "This is a bug in the stage's code.",
+        )
+    return {image: result.files[name].sha256 for image, name in names.items()}
+
+
 def _shared_images(report: Mapping[str, Any]) -> list[str]:
-    """List the first images, by name, that every variant was run on."""
+    """List the first images, by name, that every variant was run on.
+
+    A check may have made more pictures of them, such as crops, which are no files.
+    """
     seen = [set(entry["detections"]) for entry in report["variants"].values()]
-    return sorted(set.intersection(*seen))[:OUTSIDE_IMAGES]
+    return sorted(set.intersection(set(report["images"]), *seen))[:OUTSIDE_IMAGES]
 
 
 def _allowed(gate: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:

@@ -261,8 +261,8 @@ def _how_to_feed(variant: Variant) -> Iterator[str]:
     costs = ""
     if right is not None and stretched is not None:
         costs = (
-            f"on the check images, its agreement with the source model is then {stretched:.3f} "
-            f"instead of {right:.3f}"
+            "on check images of another shape than the input’s, its agreement with the source "
+            f"model is then {stretched:.3f} instead of {right:.3f}"
         )
     if variant.feeding.letterboxed:
         costs = costs or "what that costs was not measured"

@@ -95,9 +95,9 @@ def test_how_to_feed_a_letterboxed_model(tmp_path: Path) -> None:
     assert view.feeding == how
     assert words_of(view, "float32") == (
         f"{how}.",
-        "The Task Library and MediaPipe stretch pictures: on the check images, its agreement "
-        "with the source model is then 0.711 instead of 0.998. So the code below gives them a "
-        "picture that is letterboxed already.",
+        "The Task Library and MediaPipe stretch pictures: on check images of another shape than "
+        "the input’s, its agreement with the source model is then 0.711 instead of 0.998. So the "
+        "code below gives them a picture that is letterboxed already.",
     )
     assert "what that costs was not measured" in words_of(view, "int8")[1]
     assert "feeding" in [check.name for check in view.checks]
@@ -112,8 +112,9 @@ def test_how_to_feed_a_stretched_model(tmp_path: Path) -> None:
     view = viewed(folder)
     assert view.feeding.startswith("Stretch to 8 × 8: ")
     assert words_of(view, "float32")[1] == (
-        "The Task Library and MediaPipe resize pictures in their own way: on the check images, its "
-        "agreement with the source model is then 0.991 instead of 0.998."
+        "The Task Library and MediaPipe resize pictures in their own way: on check images of "
+        "another shape than the input’s, its agreement with the source model is then 0.991 instead "
+        "of 0.998."
     )
     assert len(words_of(view, "int8")) == 1
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from kiln.core.plain_text import plain
 from kiln.page.contents import SIGNATURE_FILE, Model, Variant
 from kiln.project.stagecode import stage_module
-from kiln.tflite.feeding import ASSUMED, BILINEAR, CORNER, NEAREST, Feeding
+from kiln.tflite.feeding import AREA, ASSUMED, BILINEAR, CORNER, NEAREST, Feeding
 
 _TEMPLATES = Path(__file__).parent / "snippets"
 _SLOT = re.compile(r"\{\{([a-z_]+)\}\}")
@@ -242,6 +242,11 @@ def _resize(feeding: Feeding) -> str:
         about = f"The nearest pixel{'' if centre else ', as TensorFlow 1 takes it'}."
         start = "(np.arange(size) + 0.5)" if centre else "np.arange(size)"
         where = f"{start} * np.float32(source / size)"
+    elif feeding.interpolation == AREA:
+        about, where = (
+            "The mean of the area that a pixel covers, the same with either sampling.",
+            "",
+        )
     else:
         raise UnusableError(f"its pictures are resized by the method {feeding.interpolation!r}")
     name = f"resize_{feeding.interpolation}.py"

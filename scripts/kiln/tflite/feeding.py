@@ -21,7 +21,7 @@ FEEDING_FILE = "feeding.json"
 LETTERBOX, STRETCH = "letterbox", "stretch"
 TOP_LEFT = "top-left"
 HALF_PIXEL, CORNER = "half-pixel", "corner"
-BILINEAR, NEAREST = "bilinear", "nearest"
+BILINEAR, NEAREST, BICUBIC, AREA = "bilinear", "nearest", "bicubic", "area"
 
 UNSTATED = "not said in the file: stretch is what Task Library and MediaPipe do"
 """What is said of a file without a description."""
@@ -30,9 +30,9 @@ _DEPTH = 4  # levels of nesting: an object with one list in it, and room to spar
 _ONE_OF = {
     "fit": (LETTERBOX, STRETCH),
     "sampling": (HALF_PIXEL, CORNER),
-    "interpolation": (BILINEAR, NEAREST, "bicubic", "area"),
+    "interpolation": (BILINEAR, NEAREST, BICUBIC, AREA),
 }
-_INTERPOLATIONS = {NEAREST: "nearest pixel", "bicubic": "bicubic", "area": "averaged areas"}
+_INTERPOLATIONS = {NEAREST: "nearest pixel", BICUBIC: "bicubic", AREA: "averaged areas"}
 
 
 @dataclass(frozen=True)

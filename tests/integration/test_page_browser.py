@@ -303,9 +303,10 @@ def test_code_finds_what_the_files_find(samples: dict[str, Any], tmp_path: Path)
             assert told == pytest.approx(best, abs=tolerance), variant.file
             assert abs(len(lines) - len(found)) <= 1, variant.file  # one may be at the threshold
             if runtime == "LiteRT":
-                boxes = [[item["box"][side] for side in (1, 0, 3, 2)] for item in found]
-                places = [[float(word) for word in line[2:]] for line in lines]
-                # A letterbox's code clips them to the picture, a stretched model's does not.
+                # Sorted, because equal scores have no order. A letterbox's code clips boxes to the
+                # picture, a stretched model's does not.
+                boxes = sorted([item["box"][side] for side in (1, 0, 3, 2)] for item in found)
+                places = sorted([float(word) for word in line[2:]] for line in lines)
                 np.testing.assert_allclose(np.clip(places, 0, 1), np.clip(boxes, 0, 1), atol=0.001)
             seen[runtime] += 1
     assert seen["LiteRT"] == 12

@@ -105,6 +105,7 @@ def verify(
     issuer: str | None = None,
     policy: str | os.PathLike[str] | None = None,
     trusted_root: str | os.PathLike[str] | None = None,
+    ignore_git: bool = False,
 ) -> Verified:
     """Check signatures, digests, provenance and that nothing is missing or was added.
 
@@ -118,6 +119,8 @@ def verify(
         issuer: the address of the identity provider that issued ``identity``.
         policy: a trust file, which says who may sign what.
         trusted_root: the keys behind identities; by default sigstore's public ones.
+        ignore_git: whether to pass over ``.git``, ``.gitignore``, ``.gitattributes`` and
+            ``.github``, in the release's folder and in its models'.
 
     Raises:
         KilnError: something does not hold. Do not use the files.
@@ -132,7 +135,7 @@ def verify(
 
     with system_guard():
         chosen = choose_trust(_path(key), identity, issuer, _path(policy), _path(trusted_root))
-        return verify_any(Path(path), chosen)
+        return verify_any(Path(path), chosen, ignore_git=ignore_git)
 
 
 def convert(

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import feeding_files
 from PIL import Image
 from places import FIXTURES, ROOT
 
@@ -192,6 +193,16 @@ def toy_dist(dist: Path, model: str = "toy", title: str = "A toy of three colour
     )
     (dist / "kiln.pub").write_text(key, "utf-8")
     return folder
+
+
+def state_feeding(folder: Path, feeding: Mapping[str, Any] | bytes) -> None:
+    """Put ``feeding.json`` into every artefact of a model's folder; call it before the checks."""
+    record = read(folder / "conversion.json")
+    for item in record["artefacts"].values():
+        path = folder / item["file"]
+        path.write_bytes(feeding_files.with_feeding(path.read_bytes(), feeding))
+        item.update(sha256=sha256(path), size=path.stat().st_size)
+    write(folder / "conversion.json", record)
 
 
 def toy_images(folder: Path) -> list[Path]:

@@ -102,7 +102,8 @@ STAGES: dict[str, tuple[str, str]] = {
         found = {"gates": gates, "detections": seen, "source": seen, "rounded": seen}
         (out / "check.json").write_text(json.dumps(found))
         (out / "pixels").mkdir()
-        (out / "pixels" / "first").write_bytes(b"pixels" * 7)
+        for name in seen:
+            (out / "pixels" / f"{name}.npy").write_bytes(b"pixels" * 7)
         return {"score_threshold": 0.3, "compared_from": 0.3, "nms_score_threshold": 0.0}
         """,
     ),

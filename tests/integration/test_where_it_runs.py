@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from places import ROOT
 from support import SAMPLES, VARIANTS, Stages, Wanted
 
@@ -58,27 +59,44 @@ def by_channel(data: bytes) -> bytes:
     raise AssertionError("the metadata has no means to change")
 
 
+def input_size(path: Path) -> tuple[int, int]:
+    """Height and width."""
+    graph = tflite_model.read(path.read_bytes()).graph
+    _, height, width, _ = graph.tensors[graph.inputs[0]].shape
+    return height, width
+
+
 @pytest.fixture(scope="module")
-def images(images_folder: Path) -> dict[str, Path]:
-    return {name: images_folder / name for name in IMAGES}
+def images(
+    models: dict[str, dict[str, Path]],
+    images_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, dict[str, Path]]:
+    """By architecture: of the input's size, so that ways to feed a model are not compared."""
+    found = {}
+    for name, files in models.items():
+        folder = tmp_path_factory.mktemp("images")
+        size = input_size(files["float32"])
+        for image in IMAGES:
+            resized = pixels.resize_bilinear(pixels.load_rgb(images_folder / image), *size)
+            Image.fromarray(pixels.to_uint8(resized)).save(folder / f"{Path(image).stem}.png")
+        found[name] = {path.name: path for path in sorted(folder.iterdir())}
+    return found
 
 
 @pytest.fixture(scope="module")
 def expected(
     models: dict[str, dict[str, Path]],
-    images: dict[str, Path],
+    images: dict[str, dict[str, Path]],
     stages: Stages,
     stages_for: Callable[[str], Stages],
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, dict[str, Detections]]:
     """By architecture and variant: what TensorFlow finds, in the image that made the artefact."""
-    folder = tmp_path_factory.mktemp("images")
-    for name, path in images.items():
-        (folder / name).write_bytes(path.read_bytes())
     images_of = {name: stages_for(sample) for sample, name in ARCHITECTURES.items()}
     found = {}
     for name, files in models.items():
         runner = images_of.get(name, stages)
+        folder = next(iter(images[name].values())).parent
         ran = runner.run(
             *(
                 Wanted(
@@ -104,7 +122,7 @@ def expected(
 @pytest.fixture(scope="module")
 def gates(
     models: dict[str, dict[str, Path]],
-    images: dict[str, Path],
+    images: dict[str, dict[str, Path]],
     expected: dict[str, dict[str, Detections]],
 ) -> dict[tuple[str, str], dict[str, runtimes.Gate]]:
     """By architecture and variant, then by name: the gates outside the images."""
@@ -114,7 +132,7 @@ def gates(
         pytest.skip("MediaPipe is not installed (`make runtimes` installs it)")
     found = {}
     for name, files in models.items():
-        checked = runtimes.check_outside(files, images, expected[name], THRESHOLD)
+        checked = runtimes.check_outside(files, images[name], expected[name], THRESHOLD)
         for variant, both in checked.items():
             found[name, variant] = {gate["gate"]: gate for gate in both}
     return found
@@ -123,7 +141,7 @@ def gates(
 @pytest.fixture(scope="module")
 def task_library(
     models: dict[str, dict[str, Path]],
-    images: dict[str, Path],
+    images: dict[str, dict[str, Path]],
     stages: Stages,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[tuple[str, str], tuple[Any, Detections]]:
@@ -132,13 +150,9 @@ def task_library(
 
     wanted = []
     for name, files in models.items():
-        tensor = tflite_model.read(files["float32"].read_bytes()).graph
-        _, height, width, _ = tensor.tensors[tensor.inputs[0]].shape
         folder = tmp_path_factory.mktemp("pictures")
-        for image, path in images.items():
-            # At the model's size, so that two resizers are not compared.
-            resized = pixels.resize_bilinear(pixels.load_rgb(path), height, width)
-            np.save(folder / f"{image}.npy", pixels.to_uint8(resized))
+        for image, path in images[name].items():
+            np.save(folder / f"{image}.npy", pixels.load_rgb(path))
         wanted += [
             Wanted(
                 f"{list(models).index(name)}-{variant}",
@@ -186,14 +200,15 @@ def test_mediapipe_finds_the_same_or_says_why_not(
 def test_mediapipe_still_lacks_what_the_rule_says(
     gates: Any,
     models: dict[str, dict[str, Path]],
-    images: dict[str, Path],
+    images: dict[str, dict[str, Path]],
     expected: dict[str, dict[str, Detections]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without the rule the runtime refuses; once it no longer does, the rule has to go."""
     monkeypatch.setattr(runtimes, "why_not", lambda *_: "")
     files = {"float32": models[BY_CHANNEL]["float32"]}
-    (_, gate) = runtimes.check_outside(files, images, expected[BY_CHANNEL], THRESHOLD)["float32"]
+    pictures, wanted = images[BY_CHANNEL], expected[BY_CHANNEL]
+    (_, gate) = runtimes.check_outside(files, pictures, wanted, THRESHOLD)["float32"]
     assert gate["problems"][0]["code"] == "refused"
     assert "Per-channel image normalization is not available" in gate["summary"]
 

@@ -441,6 +441,7 @@ def conversion_record(
         "licence": recipe.licence,
         "profile": recipe.profile,
         "default_variant": recipe.default_variant,
+        "feeding": stated_feeding(results),
         "untrained": untrained_reasons(results),
         "differences": differences_of(results),
         "label_notes": label_notes(results),
@@ -465,6 +466,12 @@ def conversion_record(
             for step in plan.steps
         },
     }
+
+
+def stated_feeding(results: Mapping[str, StageResult]) -> Any:
+    """Return how pictures become the model's input (docs/feeding.md); None if that is unknown."""
+    made = results.get("export") or results.get("adopt")
+    return made.facts.get("feeding") if made is not None else None
 
 
 def untrained_reasons(results: Mapping[str, StageResult]) -> list[str]:

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 LITERT, MEDIAPIPE = "ai-edge-litert", "mediapipe"
 """Distributions; also how results name the runtimes."""
 
-_ENLARGED = 2048  # pixels: size of the picture for MediaPipe, see _for_mediapipe
+_ENLARGED = 2048  # pixels: size of the picture for MediaPipe, see _enlarged
 _MEDIAPIPE = ("mediapipe", "mediapipe.tasks.python.vision")
 _SEED = 20  # for the input of latency measurements: arbitrary, but fixed
 
@@ -191,7 +191,6 @@ def _detect_in_litert(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
 
 
 def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
-    from stages.files import feeding, pixels
     from stages.tflite import tflite_meta, tflite_model
 
     data = Path(item["model"]).read_bytes()
@@ -227,7 +226,7 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
     found = {}
     with detector:
         for name, path in item["images"].items():
-            image = _for_mediapipe(pixels.load_rgb(Path(path)), height, width, how)
+            image = _enlarged(_input_picture(Path(path), item["ready"]), height, width)
             answer = detector.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=image))
             found[name] = [
                 _as_ours(each, image.shape[0], image.shape[1], labels) for each in answer.detections
@@ -236,31 +235,45 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
     return {"detections": found}
 
 
-def _for_mediapipe(image: Any, height: int, width: int, how: Any) -> Any:
-    """Make the model's input picture of a photograph ourselves, then repeat its pixels.
+def _input_picture(path: Path, ready: bool) -> Any:
+    """Read a picture of the input's size: an array as the check stage fed it, or an image file."""
+    import numpy as np
+
+    from stages.files import pixels
+
+    return np.load(path, allow_pickle=False) if ready else pixels.load_rgb(path)
+
+
+def _enlarged(picture: Any, height: int, width: int) -> Any:
+    """Repeat the pixels of a picture that has the input's size.
 
     MediaPipe's resizer (OpenCV's, without antialiasing) differs from TensorFlow's: on photographs
-    it alone moves scores by up to 0.3 and hides whether the model is read correctly. A picture of
-    K x K equal pixels for each input pixel passes any centred resizer unchanged: with K of 3, 4, 8
-    and 9 the scores of uint8 models were TensorFlow's to the last bit. Pixels are repeated because
-    MediaPipe returns boxes in whole pixels of the picture.
+    it alone moves scores by up to 0.3 and hides whether the model is read correctly. And it
+    stretches pictures, whatever the model's training did. A picture of K x K equal pixels for each
+    input pixel passes any centred resizer unchanged: with K of 3, 4, 8 and 9 the scores of uint8
+    models were TensorFlow's to the last bit. Pixels are repeated because MediaPipe returns boxes in
+    whole pixels of the picture.
 
     Args:
-        image: uint8 array [h, w, 3].
+        picture: uint8 array [height, width, 3].
         height: of the model's input.
         width: of the model's input.
         how: the file's own description (:mod:`stages.files.feeding`).
 
     Returns:
         uint8 array [K * height, K * width, 3], contiguous (MediaPipe refuses others).
+
+    Raises:
+        ValueError: the picture is another one.
     """
     import numpy as np
 
-    from stages.files import pixels
-
-    resized = pixels.to_uint8(pixels.fed(image, height, width, how))
+    if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+        raise ValueError(
+            f"a picture is {picture.dtype} {list(picture.shape)}, not uint8 {[height, width, 3]}"
+        )
     times = max(1, _ENLARGED // max(height, width))
-    return np.ascontiguousarray(resized.repeat(times, 0).repeat(times, 1))
+    return np.ascontiguousarray(picture.repeat(times, 0).repeat(times, 1))
 
 
 def _as_ours(detection: Any, height: int, width: int, labels: list[str]) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def check_outside(
     score_threshold: float = 0.3,
     *,
     rounded: Mapping[str, Detections] | None = None,
+    pictures: Mapping[str, Mapping[str, Path]] | None = None,
     limits: Mapping[tuple[str, str], Limits] = LIMITS,
     silence: float = worker_process.SILENCE,
     ahead: worker_process.Ahead | None = None,
@@ -116,12 +117,16 @@ def check_outside(
 
     Args:
         models: by variant, the ``.tflite`` files.
-        images: by file name, the check images.
+        images: by file name, the check images. Without ``pictures``, MediaPipe gets these: then
+            they must have the input's size.
         expected: by variant and image, the detections of TensorFlow's interpreter: box (fractions
             of the image), score, class_id, label; scores from half of ``score_threshold`` on.
         score_threshold: least score of a detection that counts.
         rounded: the same for pixels rounded to whole numbers, as MediaPipe feeds them to float
             inputs; only these images are given to it. None: ``expected`` is used.
+        pictures: by variant and image of ``rounded``, the input's pixels in which those detections
+            were found: ``.npy`` files, uint8 [height, width, 3]. Nothing here resizes photographs
+            for MediaPipe, which would stretch them.
         limits: allowed differences.
         silence: most seconds without a message from the process.
         ahead: a process that was started early.
@@ -146,6 +151,7 @@ def check_outside(
             else:
                 asked.append((variant, runtime))
     wanted = {LITERT: expected, MEDIAPIPE: expected if rounded is None else rounded}
+    ready = {MEDIAPIPE: pictures} if pictures is not None else {}
     items = [
         {
             "task": "detect",
@@ -153,9 +159,10 @@ def check_outside(
             "model": str(models[variant].absolute()),
             "images": {
                 name: str(path.absolute())
-                for name, path in images.items()
+                for name, path in (ready[runtime][variant] if runtime in ready else images).items()
                 if name in wanted[runtime][variant]
             },
+            "ready": runtime in ready,
             # As stages.detect.matching counts: a counterpart may have half the score.
             "score_threshold": score_threshold / 2,
         }

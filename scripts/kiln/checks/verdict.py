@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kiln.checks import worker_process
@@ -19,7 +19,7 @@ from kiln.core.stage_result import StageResult
 from kiln.core.store import DamagedContentError, Store
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.project import bounds
-from kiln.recipes.check_steps import CHECK_FILE, check_id, library_id
+from kiln.recipes.check_steps import CHECK_FILE, CHECK_PIXELS, check_id, library_id
 from kiln.recipes.plan import Plan
 from kiln.recipes.recipe import Recipe
 from kiln.signing.statement_names import artefact_file
@@ -36,6 +36,8 @@ PASSED, FAILED, ALLOWED, SKIPPED = "passed", "failed", "allowed", "skipped"
 
 #: A gate's name in a recipe's ``allow``, where it differs from the gate's own.
 ALLOWANCES = {"trained": "untrained-heads"}
+_FEEDING = "feeding"
+_TELLING_COST = 0.02  # agreement that stretching must cost to be told: less is rounding
 _RUNTIME, _RUNTIMES = "runtime-", "runtimes"
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]*")
@@ -170,11 +172,13 @@ def outside_gates(
         }
         for name in report["variants"]
     }
+    pictures = {name: _fed_pictures(results[check_id(name)], rounded[name]) for name in rounded}
     asked = {
         "artefacts": {name: entry["sha256"] for name, entry in report["variants"].items()},
         "images": {name: report["images"][name]["sha256"] for name in images},
         "expected": {name: entry["detections"] for name, entry in report["variants"].items()},
         "rounded": rounded,
+        "pictures": pictures,
         "score_threshold": least,
         "runtimes": runtimes.installed(),
         "code": runtimes.code_digest(),
@@ -195,6 +199,10 @@ def outside_gates(
         },
         least,
         rounded=rounded,
+        pictures={
+            name: {image: store.path(digest) for image, digest in digests.items()}
+            for name, digests in pictures.items()
+        },
         ahead=ahead,
     )
     for name, entry in report["variants"].items():
@@ -210,10 +218,24 @@ def outside_gates(
     return gates
 
 
+def _fed_pictures(result: StageResult, images: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the pictures that a check fed, by image."""
+    names = {image: f"{CHECK_PIXELS}/{image}.npy" for image in images}
+    if missing := sorted(set(names.values()) - result.files.keys()):
+        raise StageFailedError(
+            f"A stage {result.stage} did not write {missing[0]}, which its result is about.",
+            "This is a bug in the stage's code.",
+        )
+    return {image: result.files[name].sha256 for image, name in names.items()}
+
+
 def _shared_images(report: Mapping[str, Any]) -> list[str]:
-    """List the first images, by name, that every variant was run on."""
+    """List the first images, by name, that every variant was run on.
+
+    A check may have made more pictures of them, such as crops, which are no files.
+    """
     seen = [set(entry["detections"]) for entry in report["variants"].values()]
-    return sorted(set.intersection(*seen))[:OUTSIDE_IMAGES]
+    return sorted(set.intersection(set(report["images"]), *seen))[:OUTSIDE_IMAGES]
 
 
 def _allowed(gate: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:
@@ -281,4 +303,23 @@ def one_line(report: Mapping[str, Any]) -> str:
         parts.append(f"{allowed} failed, as allowed")
     if counts[SKIPPED]:
         parts.append(f"{counts[SKIPPED]} skipped")
-    return f"{report['model']}: {', '.join(parts)}"
+    return f"{report['model']}: {', '.join(parts)}{_cost_of_stretching(report)}"
+
+
+def _cost_of_stretching(report: Mapping[str, Any]) -> str:
+    """Say what clients that stretch pictures lose, where they lose something."""
+    costs = []
+    for entry in report["variants"].values():
+        for gate in entry["gates"]:
+            if gate["gate"] != _FEEDING:
+                continue
+            right, stretched = (gate["figures"].get(way) for way in ("described", "stretch"))
+            if isinstance(right, float | int) and isinstance(stretched, float | int):
+                costs.append((right - stretched, right, stretched))
+    cost, right, stretched = max(costs, default=(0.0, 0.0, 0.0))
+    if cost < _TELLING_COST:
+        return ""
+    return (
+        f"; fed stretched, as the Task Library and MediaPipe do, it agrees with its source by "
+        f"{stretched:.2f} instead of {right:.2f} (docs/feeding.md)"
+    )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--policy", type=PATH, help="Trust file: who may sign what (docs/trust.md).")
 @click.option("--trusted-root", type=PATH, help="Keys behind identities [sigstore's public ones].")
 @click.option("--bundle", "bundles", type=PATH, multiple=True, help="A single file's bundle.")
+@click.option("--ignore-git", is_flag=True, help="Pass over git's own files: .git, .gitignore, …")
 @click.option("--all", "all_files", is_flag=True, help="List every file, not only the models.")
 @json_option
 def verify(
@@ -35,6 +36,7 @@ def verify(
     policy: Path | None,
     trusted_root: Path | None,
     bundles: tuple[Path, ...],
+    ignore_git: bool,
     all_files: bool,
     as_json: bool,
 ) -> None:
@@ -59,9 +61,9 @@ def verify(
         _show_file(single_file.verify_file(place, trust, bundles), as_json)
     elif place.is_file():
         with single_file.unpacked(place) as folder:
-            _show_release(verify_by(folder, trust), all_files, as_json)
+            _show_release(verify_by(folder, trust, ignore_git), all_files, as_json)
     else:
-        _show_release(verify_by(place, trust), all_files, as_json)
+        _show_release(verify_by(place, trust, ignore_git), all_files, as_json)
 
 
 def _show_release(report: VerifyReport, all_files: bool, as_json: bool) -> None:
@@ -75,12 +77,16 @@ def _show_release(report: VerifyReport, all_files: bool, as_json: bool) -> None:
                     sha256=item.sha256,
                     signers=list(report.signers),
                 )
+        for path in report.ignored:
+            JsonReporter().event("ignored", path=path)
         return
     print(_table_of_files(report) if all_files else _table_of_models(report))
     count = len(report.models)
     what = f"{count} model{'' if count == 1 else 's'} of the release {report.release!r}"
     signed = f"{what}, signed by {' and '.join(report.signers)}"
     print(f"\nAll good: {signed}, nothing changed, missing or added.")
+    if report.ignored:
+        print(f"Not looked at (--ignore-git): {', '.join(report.ignored)}.")
 
 
 def _table_of_models(report: VerifyReport) -> str:

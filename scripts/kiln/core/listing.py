@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -33,18 +34,29 @@ class Listing:
         files: relative POSIX path -> path, for every regular file.
         odd: relative POSIX path -> why it cannot be part of a release (a symbolic link, an
             empty folder, a device, a name that sha256sum could not write plainly).
+        left_out: relative POSIX paths that were not looked at, with what is below them.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 class TooMuchError(OSError):
     """A folder holds more than its kind allows; the message follows "it"."""
 
 
-def list_tree(root: Path, most: FolderBound = RELEASE) -> Listing:
+def list_tree(
+    root: Path,
+    most: FolderBound = RELEASE,
+    leave_out: Callable[[str], bool] = lambda path: False,
+) -> Listing:
     """List everything below ``root``, folder by folder, names sorted in each.
+
+    Args:
+        root: the folder.
+        most: bounds of what it may hold.
+        leave_out: whether a relative POSIX path is not looked at, nor anything below it.
 
     Raises:
         TooMuchError: it holds more files, nested folders or bytes than ``most`` allows.
@@ -75,7 +87,9 @@ def list_tree(root: Path, most: FolderBound = RELEASE) -> Listing:
         below = []
         for entry, about in sorted(entries, key=lambda item: os.fsencode(item[0].name)):
             relative = prefix + entry.name
-            if problem := _bad_name(entry.name):
+            if leave_out(relative):
+                found.left_out.append(relative)
+            elif problem := _bad_name(entry.name):
                 found.odd[relative] = problem
             elif stat.S_ISDIR(about.st_mode):
                 below.append((f"{relative}/", entry.path))

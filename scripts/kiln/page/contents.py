@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kiln.core.digest import sha256_bytes, sha256_file
 from kiln.core.errors import UsageError
@@ -17,6 +17,9 @@ from kiln.core.untrusted import MalformedError, read_file
 from kiln.page.accuracy import Accuracy, find
 from kiln.page.records import Record, load, number
 from kiln.project import bounds
+from kiln.tflite import packing
+from kiln.tflite.facts import picture_size
+from kiln.tflite.feeding import FEEDING_FILE, Feeding, stated
 from kiln.tflite.reading import read_metadata, read_model
 
 CONVERSION_FILE, CHECKS_FILE = "conversion.json", "checks.json"
@@ -86,6 +89,8 @@ class Variant:
         model: its ``stages.tflite.tflite_model.Model``, and ``metadata`` its
             ``stages.tflite.tflite_meta.Metadata``; ``None`` if it cannot be read (a note says
             why).
+        feeding: how pictures become its input, as the file states it; ``None`` if it does not.
+        fits: agreement with the source model by the way of feeding, from the gate ``feeding``.
         passed: whether it passed its checks; ``None`` if it was not checked.
         detections: by image name; empty if it was not checked.
         figures: of the parity gate, by name.
@@ -99,12 +104,28 @@ class Variant:
     notes: tuple[str, ...] = ()
     model: Any = None
     metadata: Any = None
+    feeding: Feeding | None = None
+    fits: dict[str, float] = field(default_factory=dict)
     passed: bool | None = None
     gates: tuple[Gate, ...] = ()
     detections: dict[str, list[Detection]] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     latency: Latency | None = None
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width of its input; ``None`` if that is no picture, or cannot be read."""
+        return None if self.model is None else picture_size(self.model)
+
+    @property
+    def how_to_feed(self) -> str:
+        """How pictures become its input, in words; "" if the file does not say it."""
+        if self.input_size is None or self.feeding is None:
+            return ""
+        height, width = self.input_size
+        words = self.feeding.words(f"{width} × {height}").replace("'", "’")
+        return words[0].upper() + words[1:]
 
     @property
     def verdict(self) -> tuple[str, str]:
@@ -250,13 +271,11 @@ def _variant(
     path = _inside(folder, file)
     if path is None:
         notes = [f"{file or 'Its file'} is not in the folder."]
-        size, digest, model, metadata = None, "", None, None
+        size, digest, inside = None, "", _Inside()
     else:
-        notes = []
         size, digest = path.stat().st_size, sha256_file(path)
-        model, metadata, unread = _metadata(path)
-        if unread:
-            notes.append(unread)
+        inside = _look_inside(path)
+        notes = list(inside.notes)
         if digest != recorded.text("sha256"):
             notes.append(f"The file is not the one that {CONVERSION_FILE} describes.")
     if checked and checked.text("sha256") != digest:
@@ -268,14 +287,6 @@ def _variant(
             key=lambda gate: _GATES.index(gate.name) if gate.name in _GATES else len(_GATES),
         )
     )
-    figures = next(
-        (
-            Record(item).record("figures").fields()
-            for item in checked.list("gates")
-            if isinstance(item, dict) and item.get("gate") == "parity"
-        ),
-        {},
-    )
     return Variant(
         name=name,
         file=file,
@@ -283,12 +294,14 @@ def _variant(
         size=size,
         sha256=digest,
         notes=tuple(notes),
-        model=model,
-        metadata=metadata,
+        model=inside.model,
+        metadata=inside.metadata,
+        feeding=inside.feeding,
+        fits=_figures(checked, "feeding"),
         passed=passed if isinstance(passed, bool) else None,
         gates=gates,
         detections=_detections(checked.raw("detections")),
-        figures={key: found for key, raw in figures.items() if (found := number(raw)) is not None},
+        figures=_figures(checked, "parity"),
         accuracy=find(accuracy, folder.name, name, digest),
         latency=_latency(latency, folder.name, name, digest),
     )
@@ -308,21 +321,46 @@ def _why(error: OSError | MalformedError) -> str:
     return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
-def _metadata(path: Path) -> tuple[Any, Any, str]:
+class _Inside(NamedTuple):
+    """The contents of a file: see :class:`Variant`."""
+
+    model: Any = None
+    metadata: Any = None
+    feeding: Feeding | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _look_inside(path: Path) -> _Inside:
     try:
-        _, model = read_model(read_file(path, bounds.ARTEFACT.most))
+        data = read_file(path, bounds.ARTEFACT.most)
+        _, model = read_model(data)
         metadata = read_metadata(model)
     except OSError as error:
-        return None, None, f"The file cannot be read: {error.strerror or error}."
+        return _Inside(notes=(f"The file cannot be read: {error.strerror or error}.",))
     except MalformedError as error:
-        return None, None, f"The file {error}."
+        return _Inside(notes=(f"The file {error}.",))
     except ValueError as error:  # FlatError is one
-        return None, None, f"The file cannot be read: {error}."
+        return _Inside(notes=(f"The file cannot be read: {error}.",))
+    notes: tuple[str, ...] = ()
+    if metadata is None:
+        notes = ("The file carries no metadata.",)
+    feeding = None
+    try:
+        feeding = stated(packing.read(data).files)
+    except MalformedError as error:
+        notes += (f"How to feed it cannot be read: {FEEDING_FILE} {error}.",)
     # A view would keep the whole file in memory, and a page shows many files.
     model = dataclasses.replace(model, buffers=(), metadata={})
-    if metadata is None:
-        return model, None, "The file carries no metadata."
-    return model, metadata, ""
+    return _Inside(model, metadata, feeding, notes)
+
+
+def _figures(checked: Record, gate: str) -> dict[str, float]:
+    """Return the numbers among a gate's figures."""
+    for item in checked.list("gates"):
+        if isinstance(item, dict) and item.get("gate") == gate:
+            fields = Record(item).record("figures").fields()
+            return {key: value for key, raw in fields.items() if (value := number(raw)) is not None}
+    return {}
 
 
 def _gate(item: Record) -> Gate:

@@ -115,10 +115,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Use:
-    """A file with the code that runs it; ``id`` identifies it in the page."""
+    """A file with the code that runs it; ``id`` identifies it in the page.
+
+    Attributes:
+        feeding: sentences: how to feed the file, and what other ways cost.
+    """
 
     id: str
     variant: Variant
+    feeding: tuple[str, ...]
     snippets: tuple[Snippet, ...]
 
 
@@ -174,6 +179,7 @@ class ModelView:
     description: str
     architecture: str
     input: str
+    feeding: str
     classes: str
     max_detections: str
     licence: str
@@ -208,6 +214,7 @@ def model_view(model: Model) -> ModelView:
         description=next(filter(None, descriptions), ""),
         architecture=export.text("architecture"),
         input=", ".join(dict.fromkeys(filter(None, map(_input, model.variants)))),
+        feeding=". ".join(dict.fromkeys(v.how_to_feed for v in model.variants if v.how_to_feed)),
         classes="" if classes is None else f"{classes:g}",
         max_detections="" if most is None else f"{most:g}",
         licence=model.conversion.text("licence"),
@@ -228,7 +235,12 @@ def model_view(model: Model) -> ModelView:
         ),
         accuracy=tuple(_measured(model)),
         uses=tuple(
-            Use(f"use-{anchor('model', model.name)}-{n}", variant, tuple(snippets(model, variant)))
+            Use(
+                f"use-{anchor('model', model.name)}-{n}",
+                variant,
+                tuple(_how_to_feed(variant)),
+                tuple(snippets(model, variant)),
+            )
             for n, variant in enumerate(model.variants)
         ),
         origin=tuple(_origin(model)),
@@ -247,6 +259,33 @@ def _input(variant: Variant) -> str:
     if len(tensor.shape) != 4:
         return ""
     return f"{tensor.shape[2]} × {tensor.shape[1]} {tensor.type}"
+
+
+def _how_to_feed(variant: Variant) -> Iterator[str]:
+    if variant.input_size is None:
+        return
+    if variant.feeding is None:
+        yield (
+            "The file does not say how to feed it. The Task Library and MediaPipe stretch "
+            "pictures to its input, and so does the code below."
+        )
+        return
+    yield f"{variant.how_to_feed}."
+    right, stretched = (variant.fits.get(name) for name in ("described", "stretch"))
+    costs = ""
+    if right is not None and stretched is not None:
+        costs = (
+            "on check images of another shape than the input’s, its agreement with the source "
+            f"model is then {stretched:.3f} instead of {right:.3f}"
+        )
+    if variant.feeding.letterboxed:
+        costs = costs or "what that costs was not measured"
+        yield (
+            f"The Task Library and MediaPipe stretch pictures: {costs}. So the code below gives "
+            "them a picture that is letterboxed already."
+        )
+    elif costs:
+        yield f"The Task Library and MediaPipe resize pictures in their own way: {costs}."
 
 
 def _notices(model: Model) -> Iterator[Notice]:

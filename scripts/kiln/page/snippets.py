@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kiln.core.plain_text import plain
 from kiln.page.contents import SIGNATURE_FILE, Model, Variant
 from kiln.project.stagecode import stage_module
+from kiln.tflite.feeding import AREA, ASSUMED, BILINEAR, CORNER, NEAREST, Feeding
 
 _TEMPLATES = Path(__file__).parent / "snippets"
 _SLOT = re.compile(r"\{\{([a-z_]+)\}\}")
@@ -39,17 +40,20 @@ class Snippet:
 
 def snippets(model: Model, variant: Variant) -> list[Snippet]:
     """List the snippets for one artefact."""
-    threshold = model.score_threshold
-    found = [
-        Snippet("MediaPipe Tasks, Python", "Python", mediapipe_python(variant, threshold)),
-        Snippet("MediaPipe Tasks, Android", "Kotlin", _kotlin("mediapipe", variant, threshold)),
-        Snippet("Task Library, Android", "Kotlin", _kotlin("task_library", variant, threshold)),
-    ]
-    try:
-        code, reason = litert_python(variant, threshold), ""
-    except UnusableError as error:
-        code, reason = "", str(error)
-    return [Snippet("LiteRT, Python", "Python", code, reason), *found]
+    writers: dict[tuple[str, str], Callable[[Variant, float], str]] = {
+        ("LiteRT, Python", "Python"): litert_python,
+        ("MediaPipe Tasks, Python", "Python"): mediapipe_python,
+        ("MediaPipe Tasks, Android", "Kotlin"): mediapipe_kotlin,
+        ("Task Library, Android", "Kotlin"): task_library_kotlin,
+    }
+    found = []
+    for (title, language), write in writers.items():
+        try:
+            code, reason = write(variant, model.score_threshold), ""
+        except UnusableError as error:
+            code, reason = "", str(error)
+        found.append(Snippet(title, language, code, reason))
+    return found
 
 
 def litert_python(variant: Variant, threshold: float) -> str:
@@ -57,7 +61,7 @@ def litert_python(variant: Variant, threshold: float) -> str:
 
     Raises:
         UnusableError: the file's metadata is missing, or its detector is of another form than
-            kiln's own.
+            kiln's own, or is fed in a way that there is no code for.
     """
     meta = stage_module("tflite.tflite_meta")
     if variant.metadata is None:
@@ -81,6 +85,10 @@ def litert_python(variant: Variant, threshold: float) -> str:
     if not label_files:
         raise UnusableError("it has no label file inside")
     _, height, width, _ = tensor.shape
+    feeding = variant.feeding or ASSUMED
+    corners = f"box[[{', '.join(map(str, box.index))}]]"
+    if feeding.letterboxed:
+        corners = f"({corners} * back).clip(0, 1)"
     return _fill(
         "litert.py",
         file=_python(variant.file),
@@ -93,13 +101,54 @@ def litert_python(variant: Variant, threshold: float) -> str:
         classes=str(classes),
         scores=str(scores),
         count=str(count),
-        order=", ".join(map(str, box.index)),
+        corners=corners,
+        skip=_SKIPPED if feeding.letterboxed else "",
+        resize=_resize(feeding),
+        pixels=_pixels(feeding),
     )
 
 
 def mediapipe_python(variant: Variant, threshold: float) -> str:
-    """Write a program that runs the artefact with MediaPipe Tasks."""
-    return _fill("mediapipe.py", file=_python(variant.file), score=str(threshold))
+    """Write a program that runs the artefact with MediaPipe Tasks.
+
+    MediaPipe stretches pictures. For a model that wants them letterboxed, the program does that
+    first, and maps boxes back.
+
+    Raises:
+        UnusableError: the model wants a letterbox that there is no code for.
+    """
+    values = {"file": _python(variant.file), "score": str(threshold)}
+    feeding = variant.feeding or ASSUMED
+    if not feeding.letterboxed:
+        return _fill("mediapipe.py", **values)
+    height, width = _size(variant)
+    return _fill(
+        "mediapipe_letterbox.py",
+        width=str(width),
+        height=str(height),
+        resize=_resize(feeding),
+        pixels=_pixels(feeding),
+        **values,
+    )
+
+
+def mediapipe_kotlin(variant: Variant, threshold: float) -> str:
+    """Write a function that runs the artefact with MediaPipe Tasks; as the program, letterboxed.
+
+    Raises:
+        UnusableError: the model wants a letterbox that there is no code for.
+    """
+    return _kotlin("mediapipe", variant, threshold, "detection.boundingBox()", "MediaPipe")
+
+
+def task_library_kotlin(variant: Variant, threshold: float) -> str:
+    """Write a function that runs the artefact with the Task Library, letterboxed where needed.
+
+    Raises:
+        UnusableError: the model wants a letterbox that there is no code for.
+    """
+    library = "the Task Library"
+    return _kotlin("task_library", variant, threshold, "detection.boundingBox", library)
 
 
 def verification(models: Sequence[str]) -> str:
@@ -114,16 +163,108 @@ def verification(models: Sequence[str]) -> str:
     return _fill("verify.sh", signatures="\n".join(lines))
 
 
-def _kotlin(name: str, variant: Variant, threshold: float) -> str:
+def _kotlin(name: str, variant: Variant, threshold: float, box: str, library: str) -> str:
     # JSON's escapes are valid in Kotlin; only the dollar would begin a template.
     literal = json.dumps(variant.file).replace("$", "\\$")
+    feeding = variant.feeding or ASSUMED
+    letterboxed = feeding.letterboxed
+    made = f"    val letterbox = Letterbox(bitmap) // {library} would stretch the bitmap\n"
     return _fill(
         f"{name}.kt",
+        android=_imports("android.graphics", _DRAWING if letterboxed else ("Bitmap",)),
+        maths=_imports("kotlin.math", ("max", "min", _whole_in_kotlin(feeding)) * letterboxed),
+        letterbox=_letterbox_in_kotlin(feeding, *_size(variant)) if letterboxed else "",
+        made=made if letterboxed else "",
+        picture="letterbox.picture" if letterboxed else "bitmap",
+        box=f"letterbox.back({box})" if letterboxed else box,
         file=literal,
         comment_file=plain(variant.file),
         score=str(threshold),
         max_results=str(MAX_RESULTS),
     )
+
+
+_SKIPPED = """\
+        if left == 1 or top == 1:  # wholly in the filling
+            continue
+"""
+
+_DRAWING = ("Bitmap", "Canvas", "Color", "Matrix", "Paint", "RectF")
+
+
+def _imports(package: str, names: Sequence[str]) -> str:
+    return "".join(f"import {package}.{name}\n" for name in names)
+
+
+def _letterbox_in_kotlin(feeding: Feeding, height: int, width: int) -> str:
+    if feeding.interpolation != BILINEAR:
+        raise UnusableError(f"Android has no {feeding.interpolation} resizing like the training's")
+    shift = (
+        "        // TensorFlow 1 compares the corners of pixels, Android their centres.\n"
+        "        place.postTranslate(0.5f - 0.5f * across, 0.5f - 0.5f * down)\n"
+    )
+    return _fill(
+        "letterbox.kt",
+        width=str(width),
+        height=str(height),
+        whole=_whole_in_kotlin(feeding),
+        shift=shift if feeding.sampling == CORNER else "",
+        # As the models' authors do it: by the size in whole pixels, or by the scale.
+        back="box.left / across, box.top / down, box.right / across, box.bottom / down"
+        if feeding.sampling == CORNER
+        else "box.left / scale, box.top / scale, box.right / scale, box.bottom / scale",
+        fill=", ".join(str(round(value)) for value in feeding.fill or ()),
+    )
+
+
+def _whole_in_kotlin(feeding: Feeding) -> str:
+    return "round" if feeding.sampling == CORNER else "truncate"
+
+
+def _size(variant: Variant) -> tuple[int, int]:
+    """Return height and width of the input."""
+    if variant.input_size is None:
+        raise UnusableError("its input is not one picture, or cannot be read")
+    return variant.input_size
+
+
+def _resize(feeding: Feeding) -> str:
+    """Write the Python function that resizes a picture as the model's training did."""
+    centre = feeding.sampling != CORNER
+    if feeding.interpolation == BILINEAR:
+        about = "Bilinear without antialiasing, as the libraries on phones do it."
+        where = "np.arange(size, dtype=np.float32) * np.float32(source / size)"
+        if centre:
+            where = "(np.arange(size, dtype=np.float32) + 0.5) * np.float32(source / size) - 0.5"
+        else:
+            about = "Bilinear without antialiasing, as TensorFlow 1 does it: from the corner."
+    elif feeding.interpolation == NEAREST:
+        about = f"The nearest pixel{'' if centre else ', as TensorFlow 1 takes it'}."
+        start = "(np.arange(size) + 0.5)" if centre else "np.arange(size)"
+        where = f"{start} * np.float32(source / size)"
+    elif feeding.interpolation == AREA:
+        about, where = (
+            "The mean of the area that a pixel covers, the same with either sampling.",
+            "",
+        )
+    else:
+        raise UnusableError(f"its pictures are resized by the method {feeding.interpolation!r}")
+    name = f"resize_{feeding.interpolation}.py"
+    return _fill(name, about=about, where=where).removesuffix("\n")
+
+
+def _pixels(feeding: Feeding) -> str:
+    """Write the Python lines that make the input's pixels of an image."""
+    if feeding.fill is None:
+        return "pixels = resize(image, HEIGHT, WIDTH)  # float32, 0 to 255"
+    # As the models' authors do it: TensorFlow 1 rounds sides, and boxes follow the rounded ones;
+    # Model Maker cuts them off, and boxes follow the scale.
+    whole, across, down = "round", "width", "height"
+    if feeding.sampling != CORNER:
+        whole, across, down = "int", "scale / image.shape[1]", "scale / image.shape[0]"
+    fill = f"({', '.join(f'{value:.9g}' for value in feeding.fill)})"
+    code = _fill("letterbox.py", whole=whole, fill=fill, across=across, down=down)
+    return code.removesuffix("\n")
 
 
 def _python(words: str) -> str:

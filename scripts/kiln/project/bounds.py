@@ -30,6 +30,7 @@ SBOM = Bound(4 * _MIB, 99_281)
 SOURCE = Bound(32 * _MIB, 3_409_920)
 PREVIEW = Bound(2_000_000, 64_267)  # larger previews make a page too large for phones
 LABELS = Bound(4 * _MIB, 20_000)  # the 601 classes of Open Images V4
+FEEDING = Bound(4 * _KIB, 130)
 PAGE = Bound(64 * _MIB, 756_089)
 RECIPE = Bound(256 * _KIB, 2_268)
 TRUST_FILE = Bound(256 * _KIB, 1_200)  # the one in docs/trust.md

@@ -23,6 +23,9 @@ SCORE_THRESHOLD = 0.3
 
 CHECK_FILE = "check.json"
 
+#: The folder beside it: by image, the pixels that a model was fed, for runtimes outside.
+CHECK_PIXELS = "pixels"
+
 #: Facts that the stage that runs a SavedModel needs from the stage that inspected it.
 REFERENCE_FACTS = ("normalization", "normalization_from", "weights", "resizer")
 
@@ -178,7 +181,7 @@ def _library(steps: StepList, recipe: Recipe, variant: str, artefacts: Mapping[s
         {
             "model": Output(artefacts[variant], "model.tflite"),
             "found": Output(check_id(variant), CHECK_FILE),
-            "pixels": Output(check_id(variant), "pixels"),
+            "pixels": Output(check_id(variant), CHECK_PIXELS),
         },
         {
             "score_threshold": Fact(check_id(variant), "compared_from"),

@@ -21,20 +21,25 @@ class Verified:
         models: the names of its models.
         files: all files of the models: path in the release, size in bytes, SHA-256.
         signers: the names of the signers whose signatures were valid.
+        ignored: paths that were not looked at, with what is below them: git's own.
     """
 
     release: str
     models: tuple[str, ...]
     files: tuple[ReleasedFile, ...]
     signers: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
 
 
-def verify_any(target: Path, trust: Trust, bundles: Sequence[Path] = ()) -> Verified:
+def verify_any(
+    target: Path, trust: Trust, bundles: Sequence[Path] = (), ignore_git: bool = False
+) -> Verified:
     """Verify signatures, digests and provenance, and that no file is missing or was added.
 
     Args:
         target: a release folder, an archive of one, or a ``.tflite`` file.
         bundles: the bundles of a single file; by default those beside it.
+        ignore_git: see :func:`kiln.release.verify.verify_by`.
 
     Raises:
         VerificationError: a check failed.
@@ -52,12 +57,12 @@ def verify_any(target: Path, trust: Trust, bundles: Sequence[Path] = ()) -> Veri
         )
     if place.is_file():
         with unpacked(place) as folder:
-            return _verified(folder, trust)
-    return _verified(place, trust)
+            return _verified(folder, trust, ignore_git)
+    return _verified(place, trust, ignore_git)
 
 
-def _verified(folder: Path, trust: Trust) -> Verified:
-    report = verify_by(folder, trust)
+def _verified(folder: Path, trust: Trust, ignore_git: bool) -> Verified:
+    report = verify_by(folder, trust, ignore_git)
     models = tuple(model.name for model in report.models)
     files = tuple(file for model in report.models for file in model.files)
-    return Verified(report.release, models, files, report.signers)
+    return Verified(report.release, models, files, report.signers, report.ignored)

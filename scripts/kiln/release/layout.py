@@ -63,6 +63,19 @@ def is_our_aside(name: str) -> bool:
     return name.startswith(".") and name.endswith(".aside")
 
 
+_GIT_NAMES = (".git", ".gitattributes", ".github", ".gitignore")
+
+
+def is_gits(path: str) -> bool:
+    """Whether a path of a release is what git keeps in a checkout, by its name and place.
+
+    >>> is_gits(".git"), is_gits("toy/.gitattributes"), is_gits("toy/previews/.gitignore")
+    (True, True, False)
+    """
+    folder, _, name = path.rpartition("/")
+    return name in _GIT_NAMES and "/" not in folder
+
+
 def sums(digests: Mapping[str, str]) -> bytes:
     """Format ``sha256sum`` lines, sorted as ``LC_ALL=C sort`` would sort the paths."""
     lines = {path.encode("utf-8", "surrogateescape"): digests[path].encode() for path in digests}

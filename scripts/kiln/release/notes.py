@@ -30,6 +30,7 @@ def notes(dist: Path, release_id: str, identity: str = "") -> str:
     release = read_release(dist)
     parts = [
         _table(release),
+        *_how_to_feed(release),
         _made_in(release),
         _how_to_verify(release, release_id, identity),
     ]
@@ -79,6 +80,16 @@ def _checks(variant: Variant) -> str:
     count = sum(gate.status == "passed" for gate in variant.gates)
     said = f"{count} passed" if variant.passed else "failed"
     return said + (f", allowed to fail: {escaped(', '.join(allowed))}" if allowed else "")
+
+
+def _how_to_feed(release: Release) -> Iterator[str]:
+    """Say how pictures become the models' input, where the files say it."""
+    lines = []
+    for model in release.models:
+        ways = dict.fromkeys(v.how_to_feed for v in model.variants if v.how_to_feed)
+        lines += [f"- {escaped(model.title)}: {escaped(way)}" for way in ways]
+    if lines:
+        yield "\n".join(["How to feed them:", "", *lines])
 
 
 def _made_in(release: Release) -> str:

@@ -16,7 +16,16 @@ from kiln.core.digest import sha256_bytes, sha256_file
 from kiln.core.errors import SigningKeyError, VerificationError
 from kiln.core.listing import Listing, list_tree, printable
 from kiln.core.untrusted import MalformedError
-from kiln.release.layout import KEY_FILE, LOOSE, SUMS_FILE, is_our_aside, locked, read, sums
+from kiln.release.layout import (
+    KEY_FILE,
+    LOOSE,
+    SUMS_FILE,
+    is_gits,
+    is_our_aside,
+    locked,
+    read,
+    sums,
+)
 from kiln.signing import dsse, keys, model_signature
 from kiln.signing.model_signature import SIGNATURE_FILE
 from kiln.signing.statement_names import (
@@ -32,6 +41,7 @@ from kiln.statements.verify import ModelFiles, statement_problems
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _MOST_LINES = 20  # damaged lines that are listed
+_GIT_REMEDY = "If this is a git checkout, --ignore-git passes over git's own files."
 _REMEDY = (
     "Do not use these files: fetch the release again, or remove the named ones and run "
     "`kiln build`."
@@ -63,11 +73,13 @@ class VerifyReport:
         models: sorted by name.
         release: the release's name.
         signers: the names of the signers whose signatures were valid.
+        ignored: paths that were not looked at, with what is below them: git's own.
     """
 
     models: tuple[ReleasedModel, ...]
     release: str
     signers: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
 
 
 def verify(dist: Path, public_pem: bytes) -> VerifyReport:
@@ -82,19 +94,21 @@ def verify(dist: Path, public_pem: bytes) -> VerifyReport:
     return verify_by(dist, trust_in_key(public_pem))
 
 
-def verify_by(dist: Path, trust: Trust) -> VerifyReport:
+def verify_by(dist: Path, trust: Trust, ignore_git: bool = False) -> VerifyReport:
     """Verify every byte of a release: signatures, statements, sums, and that it is complete.
 
     Args:
         dist: the release folder.
         trust: who may sign what.
+        ignore_git: whether to pass over what git keeps in a checkout
+            (:func:`kiln.release.layout.is_gits`); no signature covers it.
 
     Raises:
         VerificationError: something is wrong; the message names every such file.
     """
     try:
         with locked(dist, exclusive=False):
-            return _Verification(dist, trust).report()
+            return _Verification(dist, trust, ignore_git).report()
     except OSError as error:
         raise VerificationError(
             f"{dist} is not a release folder: {error.strerror or error}.",
@@ -105,12 +119,14 @@ def verify_by(dist: Path, trust: Trust) -> VerifyReport:
 class _Verification:
     """One pass over a release; collects all problems, path -> reasons, without duplicates."""
 
-    def __init__(self, dist: Path, trust: Trust) -> None:
+    def __init__(self, dist: Path, trust: Trust, ignore_git: bool) -> None:
         self.dist = dist
         self.trust = trust
+        self.ignore_git = ignore_git
         self.release = ""
         self.problems: dict[str, dict[str, None]] = {}
-        self.listing = list_tree(dist)
+        # A checkout's .git has thousands of files: it is one problem, or none.
+        self.listing = list_tree(dist, leave_out=is_gits)
         self.digests: dict[str, str] = {}
         #: Digests and irregular files by model, paths below its folder; without its signature.
         self.model_digests: dict[str, dict[str, str]] = {}
@@ -128,6 +144,9 @@ class _Verification:
             )
         for path, what in self.listing.odd.items():
             self._problem(path, what)
+        if not self.ignore_git:
+            for path in self.listing.left_out:
+                self._problem(path, "is git's own: no signature covers it")
         self._digest_files()
         self.model_odd = _by_folder(self.listing.odd)
         self.model_digests = _by_folder(self.digests)
@@ -151,6 +170,7 @@ class _Verification:
             tuple(ReleasedModel(model, self._files(paths[model].values())) for model in models),
             self.release,
             tuple(self.trust.used),
+            tuple(self.listing.left_out),
         )
 
     def _problem(self, path: str, what: str) -> None:
@@ -171,7 +191,9 @@ class _Verification:
                 "If you know whose key that is and trust it, get it from its owner and name it "
                 "with --key FILE.",
             )
-        return VerificationError(head + lines, _REMEDY)
+        gits = self.problems.keys() & set(self.listing.left_out)
+        remedies = [_GIT_REMEDY] * bool(gits) + [_REMEDY] * (count > len(gits))
+        return VerificationError(head + lines, " ".join(remedies))
 
     def _read(self, path: str) -> bytes | None:
         """Read a file of the release; None if it is missing or unreadable, which is recorded."""

@@ -19,7 +19,7 @@ _FEW = 5
 
 _ORDER = (
     "weights", "quantisation", "operators", "interface", "signatures", "postprocess", "tensors",
-    "other", "metadata", "labels", "packed", "bytes",
+    "other", "feeding", "metadata", "labels", "packed", "bytes",
 )  # fmt: skip
 
 
@@ -119,6 +119,7 @@ def _sections(both: Both) -> dict[str, Section]:
     if not any(found) and not same_content(both.a, both.b):
         found.append(section("other", "other fields", metadata_changes.other_fields(both)))
     found += [
+        metadata_changes.feeding(both),
         metadata_changes.metadata(both),
         metadata_changes.labels(both),
         metadata_changes.packed(both),

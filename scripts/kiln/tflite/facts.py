@@ -245,6 +245,20 @@ def _islands(graph: Graph, floats: list[int], between: list[int]) -> list[dict[s
     return [dict(names) for names in found.values()]
 
 
+# --- input --------------------------------------------------------------------------------
+
+
+def picture_size(model: Any) -> tuple[int, int] | None:
+    """Return height and width of a model's only input, if it is a batch of colour pictures."""
+    graph = model.graph
+    if len(graph.inputs) != 1 or graph.inputs[0] < 0:
+        return None
+    shape = graph.tensors[graph.inputs[0]].shape
+    if len(shape) != 4 or shape[3] != 3 or min(shape[1:3]) < 2:
+        return None
+    return shape[1], shape[2]
+
+
 # --- roles --------------------------------------------------------------------------------
 
 

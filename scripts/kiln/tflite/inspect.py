@@ -11,6 +11,8 @@ from typing import Any
 from kiln.core.output import table
 from kiln.project.stagecode import stage_module
 from kiln.tflite import facts, wording
+from kiln.tflite.feeding import FEEDING_FILE, UNSTATED
+from kiln.tflite.known_kinds import description
 from kiln.tflite.reading import POSTPROCESS, TfliteFile, load, text_of, type_name
 from kiln.tflite.wording import count, number, numbers, shown
 
@@ -18,6 +20,7 @@ _RUNTIME, _CONVERSION = "min_runtime_version", "CONVERSION_METADATA"
 _FIRST_LABELS = 5
 _TEXTS = ("name", "description", "version", "author", "license", "min_parser_version", "proof")
 _LONG_TEXT = 600
+_SENTENCE = 70  # characters in a line of a sentence in the head
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Inspection:
                 "sha256": file.sha256,
                 "schema_version": file.model.version,
                 "description": file.model.description,
+                "what_it_is": description(file) or None,
                 "min_runtime_version": _entry(file, _RUNTIME),
                 "converter": _converter(file),
                 "graphs": len(file.graphs),
@@ -68,6 +72,7 @@ class Inspection:
                 },
                 "bytes": _composition(file, self.weights.bytes),
                 "postprocess": facts.postprocessing(file),
+                "feeding": None if file.feeding is None else file.feeding.as_json(),
                 "metadata": _metadata(file),
                 "labels": None
                 if labels is None
@@ -281,6 +286,10 @@ def _head(file: TfliteFile, precision: facts.Precision) -> str:
     for island in precision.islands:
         items = [f"{shown(name)} {n}" for name, n in island.items()]
         rows.append(["  island" if len(precision.islands) > 1 else "", ", ".join(items)])
+    if what := description(file):
+        rows += _rows("what it is", what)
+    if feeding := _feeding(file):
+        rows += _rows("how to feed", feeding)
     for item in file.model.signatures:
         ins, outs = ", ".join(map(shown, item.inputs)), ", ".join(map(shown, item.outputs))
         rows.append([f"signature {shown(item.key)}", f"{ins} -> {outs}"])
@@ -289,6 +298,22 @@ def _head(file: TfliteFile, precision: facts.Precision) -> str:
     width = max(len(row[0]) for row in rows)
     lines = [_fold(f"{key.ljust(width)}  {value}", width + 2) for key, value in rows]
     return "\n".join([shown(file.name, 400), *("  " + line for line in lines)])
+
+
+def _rows(key: str, sentence: str) -> list[list[str]]:
+    lines = textwrap.wrap(sentence, _SENTENCE)
+    return [[key, lines[0]], *(["", line] for line in lines[1:])]
+
+
+def _feeding(file: TfliteFile) -> str:
+    """Say how pictures become the input; "" where the input is no picture."""
+    size = facts.picture_size(file.model)
+    if size is None:
+        return ""
+    if file.feeding is not None:
+        return file.feeding.words("{1}x{0}".format(*size))
+    broken = any(item.name == FEEDING_FILE for item in file.packing.files)
+    return f"{FEEDING_FILE} cannot be read" if broken else UNSTATED
 
 
 def _fold(line: str, indent: int, width: int = 98) -> str:

@@ -49,6 +49,19 @@ def metadata(both: Both) -> Section | None:
     return section("metadata", f"metadata: {count(len(items), 'difference')}", items)
 
 
+def feeding(both: Both) -> Section | None:
+    """Compare how pictures become the input, as the files state it."""
+    one, other = both.a.feeding, both.b.feeding
+    if one == other:
+        return None
+    if one is None or other is None:
+        side = "B" if one is None else "A"
+        items = [Item(f"stated only in {side}", {"what": "feeding", "only": side})]
+    else:
+        items = fields(one.as_json(), other.as_json())
+    return section("feeding", "how to feed it", items)
+
+
 def labels(both: Both) -> Section | None:
     """Compare label files, line by line."""
     one, other = both.a.labels, both.b.labels

@@ -11,9 +11,11 @@ from typing import Any
 
 from kiln.core import git_lfs
 from kiln.core.errors import UnsupportedModelError, UsageError
+from kiln.core.untrusted import MalformedError
 from kiln.project import bounds
 from kiln.project.stagecode import stage_module
 from kiln.tflite import flexbuffer, packing
+from kiln.tflite.feeding import FEEDING_FILE, Feeding, stated
 from kiln.tflite.schema import ENUMS, OPERATORS
 from kiln.tflite.tree import Tree
 
@@ -88,6 +90,7 @@ class TfliteFile:
         graphs: the same graphs as ``model.subgraphs``.
         metadata: as :class:`stages.tflite.tflite_meta.Metadata`, or ``None``.
         packing: what is packed behind the FlatBuffer.
+        feeding: how pictures become its input, as the file states it; ``None`` if it does not.
         warnings: problems in parts that the runtime does not need.
     """
 
@@ -99,6 +102,7 @@ class TfliteFile:
     graphs: tuple[Graph, ...] = field(repr=False)
     metadata: Any = field(repr=False)
     packing: packing.Packing = field(repr=False)
+    feeding: Feeding | None
     warnings: tuple[str, ...]
 
     @cached_property
@@ -204,6 +208,11 @@ def _parse(data: bytes, shown: str) -> TfliteFile:
     except flat.FlatError as error:
         warnings.append(f"the metadata cannot be read: {error}")
     packed = packing.read(data)
+    feeding = None
+    try:
+        feeding = stated(packed.files)
+    except MalformedError as error:
+        warnings.append(f"how to feed it cannot be read: {FEEDING_FILE} {error}")
     return TfliteFile(
         name=shown,
         data=data,
@@ -216,6 +225,7 @@ def _parse(data: bytes, shown: str) -> TfliteFile:
         ),
         metadata=metadata,
         packing=packed,
+        feeding=feeding,
         warnings=(*warnings, *_packing_warnings(metadata, packed)),
     )
 

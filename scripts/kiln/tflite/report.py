@@ -30,8 +30,8 @@ class Section:
 
     Attributes:
         name: ``operators``, ``tensors``, ``interface``, ``signatures``, ``postprocess``,
-            ``other``, ``quantisation``, ``weights``, ``metadata``, ``labels``, ``packed`` or
-            ``bytes``.
+            ``other``, ``quantisation``, ``weights``, ``feeding``, ``metadata``, ``labels``,
+            ``packed`` or ``bytes``.
         title: for people, with the numbers that matter.
         items: the differences.
         summary: figures of the whole section.

@@ -22,6 +22,9 @@ _TITLES = {
 }
 
 
+_AROUND = {"feeding": "how to feed it", "metadata": "the metadata", "labels": "the labels"}
+
+
 def verdict(both: Both, sections: dict[str, Section], unchanged: bool) -> str:
     """Sum up the whole comparison in one sentence.
 
@@ -114,11 +117,11 @@ def _weight_words(sections: dict[str, Section]) -> str:
 
 def _around(sections: dict[str, Section]) -> list[str]:
     found = []
-    for name in ("metadata", "labels"):
+    for name, words in _AROUND.items():
         if name in sections:
             sides = {item.data.get("only") for item in sections[name].items}
             side = sides.pop() if len(sides) == 1 else None
-            found.append(f"the {name} (only in {side})" if side else f"the {name}")
+            found.append(f"{words} (only in {side})" if side else words)
     if "packed" in sections and "labels" not in sections:
         items = sections["packed"].items
         if all(item.data["what"].endswith(": date") for item in items):

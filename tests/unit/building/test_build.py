@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from feeding_files import LETTERBOX
 from patience import PATIENCE
 from toy_project import SEALED, add_recipe, make_project, small_archive
 
@@ -16,6 +17,7 @@ from kiln.building.build import (
     conversion_record,
     differences_of,
     failure_of,
+    stated_feeding,
 )
 from kiln.core.errors import (
     ArchiveError,
@@ -183,10 +185,18 @@ def test_the_conversion_record_says_what_went_in(private: Path) -> None:
     assert export["key"] == plan.step("export").key
     assert (export["facts"], export["seconds"], export["peak_rss"]) == ({"fact": 6}, 7.5, 8)
     assert export["files"] == {"f": "4" * 64}
+    assert record["feeding"] is None, "this export does not say it"
     # Nothing of the machine it was made on.
     assert str(private) not in json.dumps(record)
     again = conversion_record(recipe, "4" * 64, acquired, plan, results, [], builder.project)
     assert again == record
+
+
+@pytest.mark.parametrize("step", ["export", "adopt"])
+def test_the_record_says_how_to_feed_the_model(step: str) -> None:
+    facts = {"feeding": LETTERBOX}
+    assert stated_feeding({step: StageResult("1" * 64, step, {}, facts)}) == LETTERBOX
+    assert stated_feeding({}) is None
 
 
 # --- models that were never trained -----------------------------------------------------------

@@ -28,10 +28,11 @@ THRESHOLD = 0.5
 
 
 def picture(*quarters: tuple[int, int, int]) -> np.ndarray:
-    image = np.zeros((32, 32, 3), np.uint8)
+    """Of the toys' input size."""
+    image = np.zeros((8, 8, 3), np.uint8)
     for index, colour in enumerate(quarters):
         row, column = divmod(index, 2)
-        image[row * 16 :, column * 16 :][:16, :16] = colour
+        image[row * 4 :, column * 4 :][:4, :4] = colour
     return image
 
 
@@ -368,6 +369,34 @@ def test_all_toys_in_mediapipe(check: Check, mediapipe: None) -> None:
         # The toys' pictures are pure colours: the resizer has nothing to differ in.
         assert gate["figures"]["max_score_difference"] <= 1e-4
         assert gate["figures"]["min_iou"] >= 0.99
+
+
+def test_mediapipe_gets_the_pictures_that_were_fed(
+    check: Check, images: dict[str, Path], tmp_path: Path, mediapipe: None
+) -> None:
+    """Not the photographs, which may have any shape."""
+    models = toys("toy_ssd_annotated")
+    wanted = {"toy_ssd_annotated": expected(models["toy_ssd_annotated"], images)}
+    fed = {}
+    for name, path in images.items():
+        fed[name] = tmp_path / f"{len(fed)}"  # as the store names it: by nothing of its content
+        with fed[name].open("wb") as file:
+            np.save(file, pixels.load_rgb(path))
+        Image.fromarray(picture(GREEN, GREEN, GREEN, GREEN)).resize((31, 17)).save(path)
+    seen = check(models, wanted, rounded=wanted, pictures={"toy_ssd_annotated": fed})
+    gate = seen["toy_ssd_annotated"]["runtime-mediapipe"]
+    assert gate["status"] == "passed" and gate["figures"]["pairs"] == 5, gate
+
+
+def test_a_picture_of_another_size_is_not_resized_for_mediapipe(
+    check: Check, images: dict[str, Path], mediapipe: None
+) -> None:
+    wanted = {"toy_ssd_annotated": expected(FIXTURES / "toy_ssd_annotated.tflite", images)}
+    Image.fromarray(picture(GREY, RED, BLUE, GREEN)).resize((16, 8)).save(images["a.png"])
+    gate = check(toys("toy_ssd_annotated"), wanted)["toy_ssd_annotated"]["runtime-mediapipe"]
+    (problem,) = gate["problems"]
+    assert problem["code"] == "failed"
+    assert "a picture is uint8 [8, 16, 3], not uint8 [8, 8, 3]" in gate["summary"]
 
 
 def test_wrong_normalisation_fails_in_mediapipe(

@@ -101,6 +101,26 @@ def test_a_changed_archive(
     assert not list(scratch.iterdir())
 
 
+def test_a_release_in_a_git_checkout(dist: Path, key: SigningKey, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dist, tmp_path / "dist"))
+    (copy / ".git").mkdir()
+    (copy / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (copy / MODELS[0] / ".gitattributes").write_text("*.tflite filter=lfs\n")
+    with pytest.raises(VerificationError) as caught:
+        kiln(copy, "--key", key.public_path)
+    assert "--ignore-git" in caught.value.remedy
+    shutil.make_archive(str(tmp_path / "a"), "gztar", tmp_path, "dist")
+    for target in (copy, tmp_path / "a.tar.gz"):
+        *_, verdict, left_out = kiln(target, "--key", key.public_path, "--ignore-git").splitlines()
+        assert verdict.startswith("All good: 3 models")
+        assert left_out == f"Not looked at (--ignore-git): .git, {MODELS[0]}/.gitattributes."
+    said = events(kiln(copy, "--key", key.public_path, "--ignore-git", "--json"))
+    assert [one["path"] for one in said if one["event"] == "ignored"] == [
+        ".git",
+        f"{MODELS[0]}/.gitattributes",
+    ]
+
+
 def test_one_file(dist: Path, key: SigningKey, tmp_path: Path) -> None:
     name = f"{MODELS[0]}_int8.tflite"
     file = dist / MODELS[0] / name

@@ -7,11 +7,17 @@ from typing import Any
 
 import page_dist
 import pytest
+from feeding_files import LETTERBOX, STRETCH
 
+from kiln.page import document
 from kiln.page.contents import read_release
 from kiln.page.model_view import Difference, Fact, ModelView, model_view
 
 pytest.importorskip("ai_edge_litert")
+
+
+def document_of(folder: Path) -> str:
+    return document.render(folder.parent)
 
 
 def viewed(folder: Path) -> ModelView:
@@ -76,3 +82,66 @@ def test_what_is_built_otherwise_than_configured(tmp_path: Path) -> None:
     assert len(found) < 60
     page_dist.change(folder / "conversion.json", differences="none")
     assert viewed(folder).differences == ()
+
+
+def with_fits(folder: Path, figures: dict[str, Any]) -> None:
+    """Add the gate ``feeding`` with these figures to the float32 file's checks."""
+    checks = page_dist.read(folder / "checks.json")
+    gate = {"gate": "feeding", "status": "passed", "summary": "", "problems": []}
+    checks["variants"]["float32"]["gates"].append({**gate, "figures": figures})
+    page_dist.write(folder / "checks.json", checks)
+
+
+def words_of(view: ModelView, variant: str) -> tuple[str, ...]:
+    return next(use.feeding for use in view.uses if use.variant.name == variant)
+
+
+def test_how_to_feed_a_letterboxed_model(tmp_path: Path) -> None:
+    folder = page_dist.toy_dist(tmp_path / "dist")
+    page_dist.state_feeding(folder, LETTERBOX)
+    page_dist.add_checks(folder, page_dist.toy_images(tmp_path / "images"))
+    with_fits(folder, {"described": 0.998, "letterbox": 0.99, "stretch": 0.7112, "best": "x"})
+    view = viewed(folder)
+    how = (
+        "Letterbox to 8 × 8: keep the proportions, top left, rest filled with 0,0,0; "
+        "TensorFlow 1’s sampling"
+    )
+    assert view.feeding == how
+    assert words_of(view, "float32") == (
+        f"{how}.",
+        "The Task Library and MediaPipe stretch pictures: on check images of another shape than "
+        "the input’s, its agreement with the source model is then 0.711 instead of 0.998. So the "
+        "code below gives them a picture that is letterboxed already.",
+    )
+    assert "what that costs was not measured" in words_of(view, "int8")[1]
+    assert "feeding" in [check.name for check in view.checks]
+    assert how in document_of(folder)
+
+
+def test_how_to_feed_a_stretched_model(tmp_path: Path) -> None:
+    folder = page_dist.toy_dist(tmp_path / "dist")
+    page_dist.state_feeding(folder, {**STRETCH, "sampling": "corner"})
+    page_dist.add_checks(folder, page_dist.toy_images(tmp_path / "images"))
+    with_fits(folder, {"described": 0.998, "stretch": 0.991})
+    view = viewed(folder)
+    assert view.feeding.startswith("Stretch to 8 × 8: ")
+    assert words_of(view, "float32")[1] == (
+        "The Task Library and MediaPipe resize pictures in their own way: on check images of "
+        "another shape than the input’s, its agreement with the source model is then 0.991 instead "
+        "of 0.998."
+    )
+    assert len(words_of(view, "int8")) == 1
+
+
+def test_a_file_that_does_not_say_how_to_feed_it(tmp_path: Path) -> None:
+    view = viewed(page_dist.toy_dist(tmp_path / "dist"))
+    assert view.feeding == ""
+    assert words_of(view, "int8")[0].startswith("The file does not say how to feed it.")
+
+
+def test_a_broken_description_is_a_notice(tmp_path: Path) -> None:
+    folder = page_dist.toy_dist(tmp_path / "dist")
+    page_dist.state_feeding(folder, b"<script>")
+    notices = [notice.words for notice in viewed(folder).notices]
+    assert any("How to feed it cannot be read: feeding.json is not valid" in n for n in notices)
+    assert "&lt;script" not in document_of(folder)  # what cannot be read is not repeated

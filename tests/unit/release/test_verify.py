@@ -57,7 +57,8 @@ def add(dist: Path, rng: random.Random) -> list[str]:
     what = where + rng.choice(["new", ".gitignore", "SHA256SUMS.asc", "kiln.pub.bak", "é", "a b"])
     (dist / what).parent.mkdir(exist_ok=True)
     (dist / what).write_bytes(rng.choice([b"", b"x"]))
-    return [what]
+    # A folder of git's is named once, not file by file.
+    return [what.partition(".git/")[0] + ".git" if ".git/" in what else what]
 
 
 def add_odd(dist: Path, rng: random.Random) -> list[str]:

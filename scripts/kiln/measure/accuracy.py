@@ -270,8 +270,10 @@ class Accuracy:
                 for part in parts
                 for detection in self._read(found[thing.name, part.number], part, matching)
             ]
-            scores = scoring.score(usable, data.objects, matching.categories.values(), seen)
-            measured.append(Measured(thing.name, scores, expected.get(thing.name), thing.artefact))
+            found_in = scoring.evaluate(usable, data.objects, matching.categories.values(), seen)
+            measured.append(
+                Measured(thing.name, found_in.scores, expected.get(thing.name), thing.artefact)
+            )
         return Report(
             model=recipe.name,
             name=data.name,

@@ -14,7 +14,7 @@ the precision-recall curve, for many resamples at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from kiln.measure.scoring import Evaluation, Ranked
@@ -109,6 +109,11 @@ def interval(values: Floats) -> Interval:
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(values[~np.isnan(values)], [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+def intervals(figures: Figures) -> dict[str, Interval]:
+    """Return the interval of each figure, by its name."""
+    return {item.name: interval(getattr(figures, item.name)) for item in fields(figures)}
 
 
 def _blocks(drawn: Counts) -> Iterator[Counts]:

@@ -1,8 +1,8 @@
 """Run a detector by its own metadata only, as a device would.
 
-Normalisation, output roles, box format and class names all come from the file, so a wrong statement
-in its metadata shows in the detections. Needs numpy, and ``ai_edge_litert`` or TensorFlow for the
-interpreter (imported when used).
+Normalisation, feeding, output roles, box format and class names all come from the file, so a wrong
+statement in its metadata shows in the detections. Needs numpy, and ``ai_edge_litert`` or TensorFlow
+for the interpreter (imported when used).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Optional
 
-from stages.files import pixels
+from stages.files import feeding, pixels
 from stages.protocol.failures import StageError
 from stages.tflite import tflite_meta, tflite_model
 
@@ -70,6 +70,8 @@ class Detector:
     Attributes:
         metadata: the file's metadata.
         labels: class names by class index.
+        feeding: how a photograph becomes the input; where the file does not say it,
+            :data:`stages.files.feeding.ASSUMED`.
         height: of the input, in pixels.
         width: of the input, in pixels.
         input_type: ``float32`` or ``uint8``.
@@ -88,6 +90,8 @@ class Detector:
             if metadata is None:
                 raise _unsupported("it carries no metadata")
             self.labels = tflite_meta.labels(data, metadata)
+            described = tflite_meta.input_file(data, metadata, feeding.FILE)
+            self.feeding = feeding.ASSUMED if described is None else feeding.parse(described)
             self._positions = {
                 name: metadata.output(name)
                 for name in (
@@ -120,24 +124,36 @@ class Detector:
         """The threshold that the metadata declares, if any."""
         return self.metadata.outputs[self._positions[tflite_meta.SCORE]].score_threshold
 
-    def input_values(self, image: Any, normalization: Optional[Normalization] = None) -> Any:
+    def input_values(
+        self,
+        image: Any,
+        normalization: Optional[Normalization] = None,
+        how: Optional[feeding.Feeding] = None,
+    ) -> Any:
         """Compute the input tensor for an image.
 
         Args:
             image: uint8 array [h, w, 3], RGB.
             normalization: (mean, std) to use instead of the metadata's.
+            how: the feeding to use instead of the file's.
 
         Returns:
             [1, height, width, 3]: float32, normalised; or the raw pixels for a uint8 input.
         """
-        resized = pixels.resize_bilinear(image, self.height, self.width)
+        resized = pixels.fed(image, self.height, self.width, how or self.feeding)
         if self.input_type == "uint8":
             return pixels.to_uint8(resized)[None]
         mean, std = normalization or (self._image.mean, self._image.std)
         return pixels.normalize(resized, mean, std)[None]
 
     def detect(
-        self, image: Any, score_threshold: float = 0.0, max_results: Optional[int] = None
+        self,
+        image: Any,
+        score_threshold: float = 0.0,
+        max_results: Optional[int] = None,
+        *,
+        normalization: Optional[Normalization] = None,
+        how: Optional[feeding.Feeding] = None,
     ) -> list[dict[str, Any]]:
         """Detect the objects in an image.
 
@@ -145,9 +161,12 @@ class Detector:
             image: uint8 array [h, w, 3], RGB.
             score_threshold: results below it are left out.
             max_results: keep at most this many, the best ones; ``None``: all.
+            normalization: (mean, std) to use instead of the metadata's.
+            how: the feeding to use instead of the file's.
 
         Returns:
-            ``box`` [ymin, xmin, ymax, xmax] as fractions of the image (not clipped to it),
+            ``box`` [ymin, xmin, ymax, xmax] as fractions of the image (not clipped to it; those
+            wholly in a letterbox's filling are left out),
             ``score``, ``class_id`` (line of the label file, counted from 1) and ``label``
             (``???`` where there is no such line); best score first, equal scores by class and
             box.
@@ -155,8 +174,25 @@ class Detector:
         Raises:
             StageError: kind ``unsupported-model``; the outputs are not those of a detector.
         """
-        found = self.read(self.run(self.input_values(image)), score_threshold)
+        outputs = self.run(self.input_values(image, normalization, how))
+        found = self.in_photograph(self.read(outputs, score_threshold), image, how)
         return found if max_results is None else found[:max_results]
+
+    def in_photograph(
+        self, found: list[dict[str, Any]], image: Any, how: Optional[feeding.Feeding] = None
+    ) -> list[dict[str, Any]]:
+        """Convert boxes of :meth:`read` from fractions of the input to fractions of the image.
+
+        Boxes wholly in a letterbox's filling are left out.
+
+        Args:
+            found: as :meth:`read` returns them.
+            image: what the input was made of.
+            how: the feeding that was used instead of the file's.
+        """
+        used = how or self.feeding
+        _, shares = pixels.placed(*image.shape[:2], self.height, self.width, used)
+        return pixels.in_photograph(found, shares)
 
     def run(self, values: Any) -> dict[str, Any]:
         """Run the interpreter; return the outputs by the names the metadata gives them.

@@ -132,6 +132,11 @@ def feature_extractor_type(pipeline: Any) -> str:
     return str(getattr(pipeline.model, architecture).feature_extractor.type)
 
 
+def image_resizer(pipeline: Any) -> Any:
+    """Return the model's ``image_resizer``, as in ``pipeline.config``."""
+    return getattr(pipeline.model, pipeline.model.WhichOneof("model")).image_resizer
+
+
 def num_classes(pipeline: Any) -> int:
     """Return the number of classes, without background."""
     architecture = pipeline.model.WhichOneof("model")
@@ -196,7 +201,7 @@ def fix_image_size(pipeline: Any, image_size: Optional[list[int]]) -> tuple[int,
     Raises:
         StageError: the size makes no sense, or the resizer has no size of its own.
     """
-    resizer = getattr(pipeline.model, pipeline.model.WhichOneof("model")).image_resizer
+    resizer = image_resizer(pipeline)
     kind = resizer.WhichOneof("image_resizer_oneof")
     if image_size is not None:
         if (

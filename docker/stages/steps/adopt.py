@@ -20,7 +20,7 @@ from typing import Any, Optional
 from stages.detect import detector, matching
 from stages.files import pixels
 from stages.files.normalizations import KNOWN, Normalization
-from stages.odapi import detection_model, pipeline
+from stages.odapi import detection_model, pipeline, resizing
 from stages.protocol.failures import StageError
 from stages.steps import reference
 from stages.tflite import flatbuffer, output_roles, packed_files, tflite_model
@@ -29,7 +29,9 @@ ENVIRONMENT = "main"
 
 PARAMS: dict[str, Any] = {}
 
-MODEL_FILE, SOURCE_FILE = "model.tflite", "detections.json"
+MODEL_FILE = "model.tflite"
+
+_RAW = Normalization((0.0,) * 3, (1.0,) * 3)
 
 _LEAST_AGREEMENT = 0.5
 """Below this (:func:`stages.detect.matching.agreement`) the file is not a conversion of the
@@ -77,7 +79,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         Facts: ``original_sha256``, ``original_bytes``, ``architecture``, ``num_classes``,
         ``normalization`` (mean and std per channel), ``roles`` (role -> output name, as
         :mod:`stages.steps.annotate` takes them), ``evidence`` (every normalisation tried with its
-        ``agreement``, best first), ``input`` (height, width, type), ``max_detections``,
+        ``agreement``, best first), ``feeding`` (:mod:`stages.files.feeding`, by the checkpoint's
+        own configuration), ``input`` (height, width, type), ``max_detections``,
         ``checkpoint``, ``variables`` (restored and compared), ``runtime``, ``untrained`` (reasons
         to think that the checkpoint was never trained).
 
@@ -100,9 +103,15 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     classes = pipeline.num_classes(config)
     own = _own_preprocessing(config, [height, width])
     tried = candidates(tensor, own)
+    resizer = resizing.as_text(resizing.as_built(config, [height, width]))
+    how = resizing.described(resizer, architecture, (own or _RAW).as_fact())
 
     emit.progress(1, 3, "running it")
-    images = [pixels.resize_bilinear(pixels.load_rgb(path), height, width) for path in files]
+    images, shares = [], []
+    for path in files:
+        image = pixels.load_rgb(path)
+        images.append(pixels.fed(image, height, width, how))
+        shares.append(pixels.placed(*image.shape[:2], height, width, how)[1])
     interpreter, runtime = detector.make_interpreter(data)
     answers = {norm: [_answer(interpreter, image, norm) for image in images] for norm in tried}
     outputs = find_roles(model, architecture, list(answers.values()), classes)
@@ -111,14 +120,19 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     limit = _capacity(outputs, answers)
     expected, facts = _expected(inputs, [height, width], limit, emit)
     agreements = {
-        norm: _agreement(expected, [_detections(answer, outputs) for answer in given])
+        norm: _agreement(
+            expected,
+            [
+                pixels.in_photograph(_detections(answer, outputs), share)
+                for answer, share in zip(given, shares)
+            ],
+        )
         for norm, given in answers.items()
     }
     chosen = choose(agreements)
     (out / MODEL_FILE).write_bytes(data)
     names = [path.name for path in files]
-    text = json.dumps({"images": dict(zip(names, expected)), "as_tflite": None}, allow_nan=False)
-    (out / SOURCE_FILE).write_text(text + "\n", encoding="utf-8")
+    reference.write(out, images=dict(zip(names, expected)))
     emit.progress(3, 3, f"normalisation {chosen.shown()}")
     ranked = sorted(agreements.items(), key=lambda item: -item[1])
     return {
@@ -129,6 +143,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "normalization": chosen.as_fact(),
         "roles": {role: _name(model, output) for role, output in outputs.items()},
         "evidence": [{**norm.as_fact(), "agreement": round(value, 6)} for norm, value in ranked],
+        "feeding": how.as_fact(),
         "input": {"height": height, "width": width, "type": tensor.type},
         "max_detections": limit,
         "checkpoint": facts["checkpoint"],
@@ -155,7 +170,7 @@ def candidates(tensor: tflite_model.Tensor, own: Optional[Normalization]) -> lis
     if tensor.type == "uint8":
         quantization = tensor.quantization
         if quantization is None:
-            return [Normalization((0.0,) * 3, (1.0,) * 3)]
+            return [_RAW]
         scale, zero_point = quantization.scale, quantization.zero_point or (0,)
         if len(scale) != 1 or len(zero_point) != 1 or not scale[0] > 0:
             raise _unsupported("its input is quantised in a way that no metadata can describe")
@@ -376,9 +391,10 @@ def _expected(
             Path(folder),
             _Within(emit),
         )
-        found = json.loads((Path(folder) / "detections.json").read_text(encoding="utf-8"))
+        text = (Path(folder) / reference.RESULT_FILE).read_text(encoding="utf-8")
+    found = json.loads(text)
     # The operator at the end of SSD-like files uses its own suppression rule.
-    images = found["as_tflite"] or found["images"]
+    images = found["as_tflite"] or found["as_built"] or found["images"]
     names = [path.name for path in pixels.list_images(inputs["images"])]
     return [images[name] for name in names], facts
 

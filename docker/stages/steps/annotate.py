@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
-from stages.files import labelmap
+from stages.files import feeding, labelmap
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.tflite import (
@@ -32,6 +33,8 @@ PARAMS: dict[str, Any] = {
     "architecture": REQUIRED,  # "ssd", "efficientdet" or "centernet"
     "num_classes": REQUIRED,  # of the model; the label map's highest id must be the same
     "normalization": None,  # {"mean": [..], "std": [..]}, pixel units; needed unless "seed"
+    # How a photograph becomes the input (stages.files.feeding); None: nothing is said of it.
+    "feeding": None,
     "profile": "default",  # or "seed": the original recipe's metadata, faults included
     "name": "Object detector",
     "description": "Finds objects in an image: where each is, what it is, and how sure that is.",
@@ -78,6 +81,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Returns:
         Facts: ``profile``, ``labels`` (names in the label map), ``label_lines``,
         ``label_file`` (packed in the model), ``normalization`` (mean and std as declared),
+        ``feeding`` (as declared, or None),
         ``input`` (height, width, type), ``roles`` (role -> tensor, name, signature_name,
         position), ``min_parser_version``, ``bytes``.
 
@@ -85,6 +89,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         StageError: kinds ``label-map``, ``unsupported-model``, ``stage-failed``.
     """
     settings = _settings(params, inputs["label_map"])
+    how = _feeding(params["feeding"], settings.profile)
     label_map = inputs["label_map"]
     items = labelmap.load(label_map)
     label_lines = labelmap.lines(items, settings.num_classes, label_map.name)
@@ -93,6 +98,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     bare, model = _read_model(inputs["model"])
     image = _check_input(model, settings, emit)
     outputs = output_roles.derive(model, settings.architecture, settings.roles)
+    if how is not None:
+        settings = _with_feeding(settings, how, image)
     emit.progress(0, 2, "writing metadata")
     if settings.profile == "seed":
         _check_seed(outputs)
@@ -116,6 +123,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             "mean": list(settings.declaration.mean),
             "std": list(settings.declaration.std),
         },
+        "feeding": None if how is None else how.as_fact(),
         "input": image,
         "roles": {
             role: {
@@ -176,6 +184,25 @@ def _settings(params: dict[str, Any], label_map: Path) -> _Settings:
             score_threshold=threshold,
         ),
     )
+
+
+def _feeding(value: Any, profile: str) -> Optional[feeding.Feeding]:
+    if value is None or profile == "seed":  # the original recipe says nothing of it
+        return None
+    try:
+        return feeding.read(value)
+    except ValueError as error:
+        expected = "a description of feeding (stages.files.feeding)"
+        raise _bad_param("feeding", value, expected) from error
+
+
+def _with_feeding(settings: _Settings, how: feeding.Feeding, image: Mapping[str, Any]) -> _Settings:
+    declaration = replace(
+        settings.declaration,
+        image=how.sentence(image["height"], image["width"]),
+        image_files={feeding.FILE: how.as_file()},
+    )
+    return replace(settings, declaration=declaration)
 
 
 def _normalization(value: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -305,7 +332,7 @@ def _read_back(
     box = found.outputs[outputs[output_roles.BOXES].position].box
     if box != tflite_meta.BoxFormat(metadata_writer.BOX_INDEX, "boundaries", "ratio"):
         raise _mismatch(f"boxes are described as {box}")
-    if files != {declaration.label_file: embedded}:
+    if files != {declaration.label_file: embedded, **declaration.image_files}:
         raise _mismatch(f"the packed files are {sorted(files)}, or differ")
     if settings.profile == "default":
         general = (found.name, found.description, found.version, found.author, found.license)
@@ -314,6 +341,10 @@ def _read_back(
             wanted.name, wanted.description, wanted.version, wanted.author, wanted.license
         ):  # fmt: skip
             raise _mismatch(f"the general description is {general}")
+        if (image.description, {item.name for item in image.files}) != (
+            wanted.image, set(wanted.image_files)
+        ):  # fmt: skip
+            raise _mismatch(f"the input is described as {image.description!r}")
         if tflite_meta.labels(data, found) != embedded.decode("utf-8").splitlines():
             raise _mismatch("the labels differ")
     _read_back_by_tflite_support(data, found, files)

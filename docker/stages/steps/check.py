@@ -118,7 +118,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             _save_pixels(out / "pixels" / f"{name}.npy", values)
             rounded[name] = model.detect(values)
             same = slow or model.input_type == "uint8"
-            found[name] = rounded[name] if same else model.detect(image)
+            found[name] = model.in_photograph(rounded[name], image) if same else model.detect(image)
     except StageError as error:
         if error.kind != "unsupported-model":
             raise
@@ -163,8 +163,8 @@ def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[dict[str, 
 
 
 def _rounded(model: detector.Detector, image: Any) -> Any:
-    """Resize an image to the input, uint8 [height, width, 3]."""
-    return pixels.to_uint8(pixels.resize_bilinear(image, model.height, model.width))
+    """Make the input picture of an image in whole pixels: uint8 [height, width, 3]."""
+    return pixels.to_uint8(pixels.fed(image, model.height, model.width, model.feeding))
 
 
 def _save_pixels(path: Path, values: Any) -> None:

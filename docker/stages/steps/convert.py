@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from stages.files import pixels
+from stages.files import feeding, pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.steps.export import FACTS_FILE
@@ -27,6 +27,9 @@ PARAMS = {
     # {"mean": [r, g, b], "std": [r, g, b]} in pixel values, as the graph wants them; only int8
     # uses it. None: what the export stage found, which it left inside the SavedModel.
     "normalization": None,
+    # How photographs become the input (stages.files.feeding); only int8 uses it, so that it is
+    # calibrated on what it will see. None: as feeding.ASSUMED.
+    "feeding": None,
 }
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
@@ -80,7 +83,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         if _same_for_all_channels(norm):
             converter.inference_input_type = tf.uint8
         size = _input_size(tf, saved_model)
-        converter.representative_dataset = lambda: _representative(files, size, norm, emit)
+        how = _feeding(params["feeding"])
+        converter.representative_dataset = lambda: _representative(files, size, how, norm, emit)
         facts["calibration_images"] = [path.name for path in files]
     with float_tail.decoding_in_float():
         data = dequantize_order.canonical(_convert(converter))
@@ -125,6 +129,13 @@ def _normalization(given: Optional[dict[str, Any]], saved_model: Path) -> dict[s
     return {"mean": mean, "std": std}
 
 
+def _feeding(given: Any) -> feeding.Feeding:
+    try:
+        return feeding.ASSUMED if given is None else feeding.read(given)
+    except ValueError as error:
+        raise StageError("stage-failed", f"The parameter 'feeding' is wrong: {error}.") from error
+
+
 def _same_for_all_channels(norm: dict[str, list[float]]) -> bool:
     return len(set(norm["mean"])) == len(set(norm["std"])) == 1
 
@@ -139,7 +150,11 @@ def _input_size(tf: Any, saved_model: Path) -> tuple[int, int]:
 
 
 def _representative(
-    files: list[Path], size: tuple[int, int], norm: dict[str, list[float]], emit: Any
+    files: list[Path],
+    size: tuple[int, int],
+    how: feeding.Feeding,
+    norm: dict[str, list[float]],
+    emit: Any,
 ) -> Iterator[list[Any]]:
     """Yield the representative images as the graph's input: float32 [1, height, width, 3]."""
     import numpy as np
@@ -147,7 +162,7 @@ def _representative(
     mean, std = np.array(norm["mean"], np.float32), np.array(norm["std"], np.float32)
     for number, path in enumerate(files):
         emit.progress(number, len(files), f"calibrating on {path.name}")
-        image = pixels.resize_bilinear(pixels.load_rgb(path), *size)
+        image = pixels.fed(pixels.load_rgb(path), *size, how)
         if number == 0:
             # The input's quantisation spans the values seen. One black and one white pixel make
             # that the whole range for any images, so that a stored byte of the input *is* the pixel

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from stages.files.checkpoint_files import find_checkpoint
-from stages.odapi import detection_model, pipeline, restoration, saved_model_names
+from stages.odapi import detection_model, pipeline, resizing, restoration, saved_model_names
 from stages.odapi.exact_batch_norm import exact_batch_norms
 from stages.odapi.lean_save import lean_save
 from stages.protocol.failures import StageError
@@ -38,9 +38,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Returns:
         Facts: ``architecture``, ``feature_extractor``, ``num_classes``, ``input`` (height and
         width in pixels), ``max_detections``, ``normalization`` (mean and std per channel, in
-        pixel values, as the exported graph wants them), ``score_conversion``, ``checkpoint``
-        (name of the prefix), ``variables`` (restored and compared), ``exact_batch_norms``,
-        ``untrained`` (texts: reasons to think that it was never trained).
+        pixel values, as the exported graph wants them), ``feeding``
+        (:mod:`stages.files.feeding`), ``resizer`` (:func:`stages.odapi.resizing.as_text`),
+        ``score_conversion``, ``checkpoint`` (name of the prefix),
+        ``variables`` (restored and compared), ``exact_batch_norms``, ``untrained`` (texts: reasons
+        to think that it was never trained).
 
     Raises:
         StageError: the model cannot be converted, or the checkpoint does not fit it.
@@ -53,6 +55,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     tensorflow_setup.load()
     config = pipeline.read_pipeline(folder)
     restoration.open_checkpoint(prefix)
+    resizer = resizing.as_text(resizing.as_built(config, params["image_size"]))
     size = pipeline.fix_image_size(config, params["image_size"])
     max_detections = pipeline.set_max_detections(config, params["max_detections"])
 
@@ -68,13 +71,16 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
                 f"{len(unused)} of its variables have no place in the model", unused
             )
         emit.warning(f"{len(unused)} variables of the checkpoint are not exported: {unused[0]}, …")
+    normalization = detection_model.normalization(model, architecture, size)
     facts = {
         "architecture": architecture,
         "feature_extractor": pipeline.feature_extractor_type(config),
         "num_classes": pipeline.num_classes(config),
         "input": {"height": size[0], "width": size[1]},
         "max_detections": max_detections,
-        "normalization": detection_model.normalization(model, architecture, size),
+        "normalization": normalization,
+        "feeding": resizing.described(resizer, architecture, normalization).as_fact(),
+        "resizer": resizer,
         "score_conversion": pipeline.score_conversion(config),
         "checkpoint": prefix.name,
         "variables": variables,

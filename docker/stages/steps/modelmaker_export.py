@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stages.files import feeding
 from stages.lite import automl_checkpoint, efficientdet_lite, model_maker
 from stages.odapi import saved_model_names
 from stages.odapi.exact_batch_norm import exact_batch_norms
@@ -37,10 +38,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Returns:
         Facts: ``architecture`` (``efficientdet``), ``spec``, ``num_classes`` (of the class head),
         ``input`` (height and width in pixels), ``max_detections``, ``normalization`` (mean and
-        std per channel, in pixel values, as the exported graph wants them), ``checkpoint`` (name
-        of the prefix), ``checkpoint_kind`` (:mod:`stages.lite.automl_checkpoint`), ``variables``
-        (restored and compared), ``exact_batch_norms``, ``untrained`` (texts: reasons to think
-        that it was never trained).
+        std per channel, in pixel values, as the exported graph wants them), ``feeding``
+        (:mod:`stages.files.feeding`), ``checkpoint`` (name of the prefix), ``checkpoint_kind``
+        (:mod:`stages.lite.automl_checkpoint`), ``variables`` (restored and compared),
+        ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never trained).
 
     Raises:
         StageError: the checkpoint is not an EfficientDet-Lite's, or does not fit the spec.
@@ -56,13 +57,16 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     emit.progress(2, 3, "checking its heads")
     height, width = spec.config.image_size
     scores = efficientdet_lite.probe_scores(net, spec)
+    normalization = efficientdet_lite.normalization(spec)
     facts = {
         "architecture": "efficientdet",
         "spec": params["spec"],
         "num_classes": spec.config.num_classes,
         "input": {"height": height, "width": width},
         "max_detections": spec.config.tflite_max_detections,
-        "normalization": efficientdet_lite.normalization(spec),
+        "normalization": normalization,
+        # Its data loader normalises, scales, and pads with zeros.
+        "feeding": feeding.letterbox(tuple(normalization["mean"])).as_fact(),
         "checkpoint": checkpoint.prefix.name,
         "checkpoint_kind": checkpoint.kind,
         "variables": variables,

@@ -1,13 +1,12 @@
 """Stage: run an EfficientDet-Lite checkpoint itself, before any export or conversion.
 
-The checkpoint is restored into Model Maker's net; its own preprocessing and post-processing run
-eagerly. It corresponds to :mod:`stages.steps.reference` for the other framework.
+The checkpoint is restored into Model Maker's net; the preprocessing of its own data loader (the
+letterbox included) and its own post-processing run on whole photographs. It corresponds to
+:mod:`stages.steps.reference` for the other framework.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,22 @@ PARAMS = {
     "spec": REQUIRED,  # "efficientdet_lite0" to "efficientdet_lite4"
     "max_detections": None,  # int; None: Model Maker's own (25); of ``as_tflite``
     "image_size": None,  # [height, width] in pixels; None: the spec's own (as in export)
+    "crops": False,  # add images that are not square (stages.files.pixels.pictures)
 }
+
+_SOFT = "gaussian"  # automl's name of the suppression that lowers scores
+_OVERLAP = 0.5  # automl's default: the largest overlap that its plain suppression keeps
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Run the checkpoint in ``inputs["checkpoint"]`` on ``inputs["images"]``.
 
-    Writes ``out/detections.json`` as :func:`stages.steps.reference.run` does, and takes images as
-    it does. ``images`` is what the net's own post-processing says (automl's ``postprocess_global``:
-    boxes clipped to the image, overlapping ones with lowered scores instead of left out).
+    Writes ``out/detections.json`` (:func:`stages.steps.reference.write`), and takes images as
+    :func:`stages.steps.reference.run` does. ``images`` is what the net's own post-processing says
+    (automl's ``postprocess_global``: overlapping boxes get lower scores instead of being left out).
     ``as_tflite`` puts the same predictions through the rule of TFLite's detection operator
-    (:mod:`stages.detect.fast_nms`; boxes not clipped), with what Model Maker's export tells it.
+    (:mod:`stages.detect.fast_nms`), with what Model Maker's export tells it. A net for another
+    input size has its loader scale images to that: there is no ``as_built``.
 
     Returns:
         Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
@@ -43,78 +47,96 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Raises:
         StageError: see :mod:`stages.steps.modelmaker_export`; or an image cannot be read.
     """
-    import numpy as np
-
-    files = pixels.list_images(inputs["images"])
+    total = len(pixels.list_images(inputs["images"]))
     mm = model_maker.load()
     net, spec, checkpoint, variables = modelmaker_export.restored(params, inputs["checkpoint"])
-    config = spec.config
-    height, width = config.image_size
+    height, width = spec.config.image_size
     preprocess = efficientdet_lite.preprocessing(spec)
+    answer = _traced(mm, net, spec.config)
     own: dict[str, Any] = {}
     as_tflite: dict[str, Any] = {}
-    for start in range(0, len(files), reference.BATCH):
-        paths = files[start : start + reference.BATCH]
-        emit.progress(start, len(files), paths[0].name)
-        images = np.stack(
-            [pixels.resize_bilinear(pixels.load_rgb(path), height, width) for path in paths]
-        )
-        tensor, scales = preprocess(mm.tf.constant(images))
-        classes, boxes = net(tensor, training=False)
-        names = reference.names(paths)
-        own.update(zip(names, _own(mm, config, classes, boxes, scales)))
-        as_tflite.update(zip(names, _as_tflite(mm, config, classes, boxes)))
-    text = json.dumps(
-        {"images": own, "as_tflite": as_tflite}, indent=1, sort_keys=True, allow_nan=False
+    for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
+        emit.progress(min(number, total), total, name)
+        tensor, scales = preprocess(mm.tf.constant(image[None], mm.tf.float32))
+        found, predictions = answer(tensor, scales)
+        own[name] = _own(found, image.shape)
+        as_tflite[name] = _as_tflite(spec.config, predictions, float(scales[0]), image.shape)
+    nms = spec.config.nms_configs
+    reference.write(
+        out,
+        images=own,
+        as_tflite=as_tflite,
+        suppression={"iou": nms.iou_thresh or _OVERLAP, "soft": nms.method == _SOFT},
     )
-    (out / "detections.json").write_text(text + "\n", encoding="utf-8")
-    emit.progress(len(files), len(files), "done")
+    emit.progress(total, total, "done")
     return {
         "checkpoint": checkpoint.prefix.name,
         "input": {"height": height, "width": width},
-        "max_detections": config.tflite_max_detections,
-        "images": len(files),
+        "max_detections": spec.config.tflite_max_detections,
+        "images": total,
         "variables": variables,
         "weights": reference.weights(net.weights),
     }
 
 
-def _own(
-    mm: Any, config: Any, classes: Any, boxes: Any, scales: Any
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield the detections of the net's own post-processing, image by image."""
-    found = mm.postprocess.postprocess_global(config.as_dict(), classes, boxes, scales)
-    size = _size(config)
-    for corners, scores, labels, count in zip(*(tensor.numpy() for tensor in found)):
-        detections = [
-            _detection(corners[row] / size, scores[row], round(float(labels[row])))
-            for row in range(int(count))
-        ]
-        yield sorted(detections, key=lambda item: -item["score"])
+def _traced(mm: Any, net: Any, config: Any) -> Any:
+    """Return a function from input tensor and scales to what is found, and the predictions.
+
+    What is found: boxes (in pixels of the photograph), scores, classes and how many there are.
+    Predictions: boxes (in pixels of the input) and scores of every anchor.
+    """
+    settings = config.as_dict()
+
+    def predict(tensor: Any, scales: Any) -> Any:
+        classes, boxes = net(tensor, training=False)
+        # Both change their lists of levels.
+        found = mm.postprocess.postprocess_global(settings, [*classes], [*boxes], scales)
+        every = mm.postprocess.pre_nms(settings, [*classes], [*boxes], topk=False)
+        return found, every[:2]
+
+    signature = [
+        mm.tf.TensorSpec([1, *config.image_size, 3], mm.tf.float32),
+        mm.tf.TensorSpec([1], mm.tf.float32),
+    ]
+    return mm.tf.function(predict, input_signature=signature)
 
 
-def _as_tflite(mm: Any, config: Any, classes: Any, boxes: Any) -> Iterator[list[dict[str, Any]]]:
-    """Yield the same predictions under the rule of TFLite's operator, image by image."""
-    found = mm.postprocess.pre_nms(config.as_dict(), classes, boxes, topk=False)
+def _own(found: Any, shape: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Convert the detections of the net's own post-processing."""
+    boxes, scores, labels, count = (tensor.numpy()[0] for tensor in found)
+    fractions = boxes / _size(*shape[:2])
+    detections = [
+        _detection(fractions[row], scores[row], round(float(labels[row])))
+        for row in range(int(count))
+    ]
+    return sorted(detections, key=lambda item: -item["score"])
+
+
+def _as_tflite(
+    config: Any, predictions: Any, scale: float, shape: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Put the same predictions through the rule of TFLite's operator."""
+    boxes, scores = (tensor.numpy()[0] for tensor in predictions)
+    # The operator compares boxes as fractions of the input.
+    corners = boxes / _size(*config.image_size)
     # Defaults as in automl's tflite_nms_implements_signature.
     nms = config.nms_configs
-    for corners, scores in zip(found[0].numpy() / _size(config), found[1].numpy()):
-        kept = fast_nms.select(
-            corners,
-            scores,
-            nms.score_thresh or float("-inf"),
-            nms.iou_thresh or 0.5,
-            config.tflite_max_detections,
-        )
-        # The net counts classes from 0, label maps from 1.
-        yield [_detection(corners[row], scores[row, label], label + 1) for row, label in kept]
+    kept = fast_nms.select(
+        corners,
+        scores,
+        nms.score_thresh or float("-inf"),
+        nms.iou_thresh or _OVERLAP,
+        config.tflite_max_detections,
+    )
+    fractions = boxes * scale / _size(*shape[:2])
+    # The net counts classes from 0, label maps from 1.
+    return [_detection(fractions[row], scores[row, label], label + 1) for row, label in kept]
 
 
-def _size(config: Any) -> Any:
-    """Return the divisor that turns pixels of a box into fractions of the image."""
+def _size(height: int, width: int) -> Any:
+    """Return the divisor that turns pixels of a box into fractions."""
     import numpy as np
 
-    height, width = config.image_size
     return np.array([height, width, height, width], np.float32)
 
 

@@ -1,98 +1,218 @@
 """Stage: run the source model itself, before any export or conversion.
 
-The checkpoint is restored into the Object Detection API's model, and its own ``preprocess``,
-``predict`` and ``postprocess`` run eagerly. Nothing exported is involved, so artefacts are compared
-with this. (The Python object that the export built for the same configuration may be reused: its
-variables are restored and compared with the checkpoint again.)
+The checkpoint is restored into the Object Detection API's model, built from its own, unmodified
+``pipeline.config``. Its own ``preprocess`` (the resizer included), ``predict`` and ``postprocess``
+run on whole photographs. Nothing exported is involved, and nothing that runs artefacts: artefacts
+are compared with this. (The Python object that the export built for the same configuration may be
+reused: its variables are restored and compared with the checkpoint again.)
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.detect import fast_nms
 from stages.files import pixels
 from stages.files.checkpoint_files import find_checkpoint
-from stages.odapi import detection_model, pipeline, restoration
+from stages.odapi import detection_model, pipeline, resizing, restoration
 
 ENVIRONMENT = "main"
 
 PARAMS = {
     "max_detections": None,  # int; None: what the model's own post-processing keeps
     "image_size": None,  # [height, width] in pixels; None: the model's own (as in export)
+    "crops": False,  # add images that are not square (stages.files.pixels.pictures)
 }
 
-BATCH = 8
-"""Images at a time: for a single one, eager TensorFlow mostly waits between operations."""
+RESULT_FILE = "detections.json"
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Run the model folder ``inputs["checkpoint"]`` on ``inputs["images"]``.
 
-    An image is decoded to RGB, resized to the model's input
-    (:func:`stages.files.pixels.resize_bilinear`; not rounded to whole pixel values), and given to
-    ``preprocess`` as float32, 0 to 255.
+    An image is decoded to RGB, and given to ``preprocess`` whole: float32, 0 to 255.
 
-    Writes ``out/detections.json``: ``{"images": {file name: [{"box", "score", "class_id"}]},
-    "as_tflite": the same, or null}``. ``box`` is [ymin, xmin, ymax, xmax] as fractions of the
-    image, ``class_id`` the label map's id (from 1); best score first.
+    Writes ``out/detections.json``, an object of the lists that :func:`write` describes.
 
-    ``images`` is what the model's own post-processing says (boxes clipped to the image).
-    ``as_tflite`` (SSD only) puts the same predictions through the rule of TFLite's detection
-    operator (:mod:`stages.detect.fast_nms`; boxes not clipped): that operator keeps one class a box
-    and suppresses across classes, so only this list has the same boxes as an artefact.
+    A TFLite graph has one input size, and a user may want another one than the model's. Then
+    ``as_built`` is the same model once more, by the configuration of the converted one
+    (:func:`stages.odapi.resizing.as_built`), and ``as_tflite`` is made of its predictions.
 
     Returns:
-        Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
-        ``images`` (how many), ``variables`` (restored and compared), ``weights`` (numbers in
-        them), ``untrained`` (texts: reasons to think that it was never trained).
+        Facts: ``checkpoint``, ``input`` (height and width in pixels, of the converted model),
+        ``max_detections``, ``images`` (how many), ``variables`` (restored and compared),
+        ``weights`` (numbers in them), ``untrained`` (texts: reasons to think that it was never
+        trained), ``differs`` (texts: what the converted model's resizer does differently).
 
     Raises:
         StageError: see :mod:`stages.steps.export`; or an image cannot be read.
     """
     folder = inputs["checkpoint"]
     prefix = find_checkpoint(folder)
-    files = pixels.list_images(inputs["images"])
-    import numpy as np
-
+    total = len(pixels.list_images(inputs["images"]))
     from stages.odapi import tensorflow_setup
 
-    tf = tensorflow_setup.load()
+    tensorflow_setup.load()
     config = pipeline.read_pipeline(folder)
-    size = pipeline.fix_image_size(config, params["image_size"])
-    count = pipeline.set_max_detections(config, params["max_detections"])
+    built = resizing.as_built(config, params["image_size"])
+    count = pipeline.set_max_detections(built.pipeline, params["max_detections"])
     restoration.open_checkpoint(prefix)
-    model = detection_model.built(config, size)
-    variables = restoration.restore(model, prefix)
 
-    own: dict[str, Any] = {}
-    as_tflite: dict[str, Any] = {}
-    for start in range(0, len(files), BATCH):
-        paths = files[start : start + BATCH]
-        emit.progress(start, len(files), paths[0].name)
-        images = np.stack([pixels.resize_bilinear(pixels.load_rgb(path), *size) for path in paths])
-        tensor, shapes = model.preprocess(tf.constant(images))
-        predictions = model.predict(tensor, shapes)
-        own.update(zip(names(paths), _own(model.postprocess(predictions, shapes))))
-        if config.model.WhichOneof("model") == "ssd":
-            as_tflite.update(zip(names(paths), _as_tflite(model, predictions, config, count)))
-    result = {"images": own, "as_tflite": as_tflite or None}
-    text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
-    (out / "detections.json").write_text(text + "\n", encoding="utf-8")
-    emit.progress(len(files), len(files), "done")
+    def restored(configuration: Any) -> tuple[Source, int]:
+        model = detection_model.built(configuration, built.size)
+        variables = restoration.restore(model, prefix)
+        return Source(model, configuration), variables
+
+    same = built.pipeline.model == config.model
+    # The unmodified one first: of a converted model's own size, the export has just built it.
+    configurations = [config] if same else [built.pipeline, config]
+    lists: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for configuration in configurations:
+        source, variables = restored(configuration)
+        own: dict[str, Any] = {}
+        as_tflite: dict[str, Any] = {}
+        for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
+            emit.progress(min(number, total), total, name)
+            own[name], answer = source.detect(image)
+            if source.suppression is not None and not lists:
+                as_tflite[name] = source.as_tflite(answer, count)
+        lists.append((own, as_tflite))
+    write(
+        out,
+        images=lists[-1][0],
+        as_built=None if same else lists[0][0],
+        as_tflite=lists[0][1] or None,
+        suppression=source.suppression,
+    )
+    emit.progress(total, total, "done")
     return {
         "checkpoint": prefix.name,
-        "input": {"height": size[0], "width": size[1]},
+        "input": {"height": built.size[0], "width": built.size[1]},
         "max_detections": count,
-        "images": len(files),
+        "images": total,
         "variables": variables,
-        "weights": weights(restoration.object_paths(model).values()),
-        "untrained": detection_model.untrained(model),
+        "weights": weights(restoration.object_paths(source.model).values()),
+        "untrained": detection_model.untrained(source.model),
+        "differs": list(built.differs),
     }
+
+
+class Source:
+    """A restored model that detects objects in photographs, by its authors' code alone.
+
+    Args:
+        model: from :func:`stages.odapi.detection_model.built`, restored.
+        configuration: what it was built from.
+
+    Attributes:
+        model: the same.
+        suppression: as :func:`write` takes it.
+    """
+
+    def __init__(self, model: Any, configuration: Any) -> None:
+        import tensorflow as tf
+
+        self.model = model
+        self.suppression = None
+        if configuration.model.WhichOneof("model") == "ssd":
+            own = configuration.model.ssd.post_processing.batch_non_max_suppression
+            self._suppression = own
+            self.suppression = {"iou": own.iou_threshold, "soft": own.soft_nms_sigma > 0}
+        # Traced once: eager post-processing runs thousands of operations an image. One image at a
+        # time, as in the graph that the API's exporter writes.
+        sides = _one_size(configuration) or (None, None)
+        self._answer = tf.function(
+            self._predict,
+            input_signature=[
+                tf.TensorSpec([1, *sides, 3], tf.float32),
+                tf.TensorSpec([1, 3], tf.int32),
+            ],
+        )
+
+    def detect(self, image: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Detect objects with the model's own post-processing.
+
+        Args:
+            image: uint8 array [h, w, 3], RGB.
+
+        Returns:
+            The detections, and the model's answer (for :meth:`as_tflite`).
+        """
+        import tensorflow as tf
+
+        tensor, shapes = self.model.preprocess(tf.constant(image[None], tf.float32))
+        answer = {name: value.numpy()[0] for name, value in self._answer(tensor, shapes).items()}
+        # What part of the input the photograph covers.
+        answer["covered"] = shapes.numpy()[0, :2] / tensor.shape[1:3]
+        found = [
+            _detection(box, score, round(float(label)))
+            for box, score, label in zip(
+                answer["detection_boxes"][: int(answer["num_detections"])],
+                answer["detection_scores"],
+                answer["detection_classes"],
+            )
+        ]
+        return sorted(found, key=lambda item: -item["score"]), answer
+
+    def as_tflite(self, answer: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+        """Put an SSD's predictions through the rule of TFLite's operator.
+
+        Args:
+            answer: from :meth:`detect`.
+            count: how many detections to keep.
+        """
+        import numpy as np
+
+        boxes = answer["raw_detection_boxes"] / np.tile(answer["covered"], 2).astype(np.float32)
+        # A background class, where there is one, comes first.
+        scores = answer["raw_detection_scores"][:, -self.model.num_classes :]
+        own = self._suppression
+        kept = fast_nms.select(boxes, scores, own.score_threshold, own.iou_threshold, count)
+        return [_detection(boxes[row], scores[row, label], label) for row, label in kept]
+
+    def _predict(self, tensor: Any, shapes: Any) -> dict[str, Any]:
+        found = self.model.postprocess(self.model.predict(tensor, shapes), shapes)
+        wanted = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
+        raw = ("raw_detection_boxes", "raw_detection_scores")
+        return {name: found[name] for name in (*wanted, *raw) if name in found}
+
+
+def write(
+    out: Path,
+    images: Mapping[str, Sequence[Mapping[str, Any]]],
+    as_built: Any = None,
+    as_tflite: Any = None,
+    suppression: Any = None,
+) -> None:
+    """Write ``detections.json`` of a source model.
+
+    Lists are ``{image: [{"box", "score", "class_id"}]}``, best score first. ``box`` is [ymin, xmin,
+    ymax, xmax] as fractions of the image, ``class_id`` the label map's id (from 1).
+
+    Args:
+        out: the folder.
+        images: what the model's own post-processing says (boxes clipped to the image).
+        as_built: the same of the model as it was converted, where that differs; else None.
+        as_tflite: where TFLite's detection operator replaces the post-processing: the same
+            predictions through its rule (:mod:`stages.detect.fast_nms`; boxes not clipped), else
+            None. That operator keeps one class a box and suppresses across classes, so only this
+            list has the same boxes as an artefact.
+        suppression: of the own post-processing where that suppresses overlapping boxes: ``iou``,
+            the largest overlap that it keeps; and ``soft``, whether it lowers scores instead of
+            leaving boxes out. Else None.
+    """
+    result = {
+        "images": images,
+        "as_built": as_built,
+        "as_tflite": as_tflite,
+        "suppression": suppression,
+    }
+    text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
+    (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def weights(variables: Iterable[Any]) -> int:
@@ -100,40 +220,16 @@ def weights(variables: Iterable[Any]) -> int:
     return sum(math.prod(variable.shape.as_list()) for variable in variables)
 
 
-def names(paths: Sequence[Path]) -> list[str]:
-    """Return the file names of paths."""
-    return [path.name for path in paths]
-
-
-def _own(outputs: Any) -> Iterator[list[dict[str, Any]]]:
-    """Yield the detections of the model's own post-processing, image by image."""
-    arrays = (
-        outputs[name].numpy()
-        for name in ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
-    )
-    for count, boxes, scores, classes in zip(*arrays):
-        found = [
-            _detection(boxes[row], scores[row], round(float(classes[row])))
-            for row in range(int(count))
-        ]
-        yield sorted(found, key=lambda item: -item["score"])
-
-
-def _as_tflite(
-    model: Any, predictions: Any, config: Any, count: int
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield the same predictions under the rule of TFLite's operator, image by image."""
-    # The three lines of SSDMetaArch.postprocess before its own suppression.
-    decoded = model._batch_decode(predictions["box_encodings"], predictions["anchors"])[0].numpy()
-    scores = model._score_conversion_fn(predictions["class_predictions_with_background"]).numpy()
-    first = 1 if model._add_background_class else 0
-    suppression = config.model.ssd.post_processing.batch_non_max_suppression
-    for boxes, one in zip(decoded, scores[..., first:]):
-        boxes = boxes.reshape(-1, 4)
-        kept = fast_nms.select(
-            boxes, one, suppression.score_threshold, suppression.iou_threshold, count
-        )
-        yield [_detection(boxes[row], one[row, label], label) for row, label in kept]
+def _one_size(configuration: Any) -> Any:
+    """Return (height, width) of what the resizer makes of any image; None if that varies."""
+    resizer = pipeline.image_resizer(configuration)
+    kind = resizer.WhichOneof("image_resizer_oneof")
+    if kind == "fixed_shape_resizer":
+        return resizer.fixed_shape_resizer.height, resizer.fixed_shape_resizer.width
+    kept = resizer.keep_aspect_ratio_resizer
+    if kind == "keep_aspect_ratio_resizer" and kept.pad_to_max_dimension:
+        return kept.max_dimension, kept.max_dimension
+    return None
 
 
 def _detection(box: Any, score: Any, label: int) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from stages.files import labelmap
+from stages.files import feeding, labelmap
 from stages.files.normalizations import Normalization, named, three
-from stages.odapi import detection_model, pipeline
+from stages.odapi import detection_model, pipeline, resizing
 from stages.protocol.failures import StageError
 from stages.saved import saved_model_graph
 from stages.steps.export import FACTS_FILE
@@ -42,8 +42,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts as those of :mod:`stages.steps.export`: ``architecture``, ``num_classes``, ``input``,
-        ``max_detections`` (None where the graph does not say), ``normalization``, ``checkpoint``,
-        ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0), ``untrained``.
+        ``max_detections`` (None where the graph does not say), ``normalization``, ``feeding``,
+        ``resizer`` (None where no file tells it: the feeding is then an assumption),
+        ``checkpoint``, ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0),
+        ``untrained``.
         And ``normalization_from`` (``given``, ``export.json``, ``graph`` or ``pipeline.config``),
         ``batch_norms`` (left to the converter, which folds them with the CPU's approximate square
         root), ``same_on_every_cpu`` (whether there are none).
@@ -64,7 +66,17 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     classes = _num_classes(graph, inputs["label_map"], config)
     left = _left_facts(folder)
     emit.progress(1, 2, "checking its input")
+    resizer = _resizer(left, config, size)
     norm, origin = _normalization(params["normalization"], left, graph, config, size)
+    how = feeding.ASSUMED
+    if resizer is None:
+        emit.warning(
+            "nothing says how its pictures were resized in training, so they are stretched to its"
+            " input: a model that was trained letterboxed finds less that way; its pipeline.config"
+            " would say it"
+        )
+    else:
+        how = resizing.described(resizer, graph.architecture, norm.as_fact())
     variables, numbers = _variables(folder)
     shutil.copytree(folder, out / "saved_model")
     if graph.batch_norms:
@@ -80,6 +92,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "max_detections": graph.max_detections,
         "normalization": norm.as_fact(),
         "normalization_from": origin,
+        "feeding": how.as_fact(),
+        "resizer": resizer,
         "checkpoint": NAME,
         "variables": variables,
         "weights": numbers,
@@ -187,6 +201,18 @@ def _known(
         measured = detection_model.preprocessing(detection_model.build(config), size)
         return _read(measured), "pipeline.config"
     return None, ""
+
+
+def _resizer(left: Mapping[str, Any], config: Any, size: tuple[int, int]) -> Optional[str]:
+    """Return the text of its resizer (:func:`stages.odapi.resizing.as_text`), if a file tells it.
+
+    Raises:
+        StageError: kind ``unsupported-model``; its pipeline.config has one without a size.
+    """
+    if config is not None:
+        return resizing.as_text(resizing.as_built(config, list(size)))
+    said = left.get("resizer")
+    return said if isinstance(said, str) else None
 
 
 def _read(said: Any) -> Optional[Normalization]:

@@ -7,7 +7,6 @@ it is checked against the graph's statistics (:mod:`stages.saved.saved_model_sta
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -15,16 +14,20 @@ from typing import Any, Optional
 from stages.files import pixels
 from stages.files.normalizations import KNOWN, Normalization, named, three
 from stages.gates import stated_normalization
+from stages.odapi import resizing
 from stages.protocol.request import REQUIRED
 from stages.saved import saved_model_graph, saved_model_statistics
 from stages.saved.saved_model_detector import opened
-from stages.steps import saved_model
+from stages.steps import reference, saved_model
 
 ENVIRONMENT = "main"
 
 PARAMS = {
     "normalization": REQUIRED,  # {"mean": [r, g, b], "std": [r, g, b]}, as the graph wants them
     "normalization_from": REQUIRED,  # where it is stated (stages.steps.saved_model)
+    # Its own resizer (stages.odapi.resizing.as_text); None: not known, images are stretched.
+    "resizer": None,
+    "crops": False,  # add images that are not square (stages.files.pixels.pictures)
     "weights": None,  # how many numbers its variables hold; passed on
 }
 
@@ -32,9 +35,12 @@ PARAMS = {
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Run the folder ``inputs["saved_model"]`` on ``inputs["images"]``.
 
-    Writes ``out/detections.json`` as :func:`stages.steps.reference.run` does, and takes images as
-    it does. Of an SSD-like graph ``images`` and ``as_tflite`` are the same: what TFLite's detection
-    operator makes of its predictions is the only post-processing there is.
+    Images are resized by the Object Detection API's own resizer where its configuration is known,
+    else stretched by ``tf.image.resize``.
+
+    Writes ``out/detections.json`` (:func:`stages.steps.reference.write`). Of an SSD-like graph
+    ``images`` and ``as_tflite`` are the same: what TFLite's detection operator makes of its
+    predictions is the only post-processing there is.
 
     Returns:
         Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
@@ -45,7 +51,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Raises:
         StageError: see :mod:`stages.saved.saved_model_graph`; or an image cannot be read.
     """
-    files = pixels.list_images(inputs["images"])
+    total = len(pixels.list_images(inputs["images"]))
     folder = inputs["saved_model"]
     from stages.odapi import tensorflow_setup
 
@@ -56,34 +62,60 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     said = params["normalization_from"] == saved_model.GIVEN
     found: dict[str, Any] = {}
     images = []  # only if needed again: there may be thousands
+    resize = resizing.stretched(graph.height, graph.width)
+    if params["resizer"] is not None:
+        resize = resizing.authors_own(params["resizer"])
     with opened(folder, graph) as detector:
-        for number, path in enumerate(files):
-            emit.progress(number, len(files), path.name)
-            image = pixels.resize_bilinear(pixels.load_rgb(path), graph.height, graph.width)
+        for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
+            emit.progress(min(number, total), total, name)
+            # As the API's models do: SSD normalises before it resizes and pads. (CenterNet's
+            # graph normalises itself.)
+            values = pixels.normalize(image.astype("float32"), norm.mean, norm.std)
+            tensor, covered = resize(values)
             if said:
-                images.append(image)
-            found[path.name] = detector.detect(pixels.normalize(image, norm.mean, norm.std))
-    result = {"images": found, "as_tflite": None if graph.postprocess is None else found}
-    text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
-    (out / "detections.json").write_text(text + "\n", encoding="utf-8")
+                images.append(tensor * norm.std + norm.mean)
+            found[name] = _in_photograph(detector.detect(tensor), covered, tensor.shape)
+    reference.write(
+        out,
+        images=found,
+        as_tflite=None if graph.postprocess is None else found,
+        suppression=_suppression(graph),
+    )
     tried = None
     if said:
-        emit.progress(len(files), len(files), "checking its first batch norm")
+        emit.progress(total, total, "checking its first batch norm")
         tried = _tried(folder, graph, images, norm)
         if not tried or not stated_normalization.confirmed(tried, norm):
             emit.warning(
                 f"nothing in its graph confirms that it wants {named(norm)}, as was said; its"
                 " pipeline.config would"
             )
-    emit.progress(len(files), len(files), "done")
+    emit.progress(total, total, "done")
     return {
         "checkpoint": saved_model.NAME,
         "input": {"height": graph.height, "width": graph.width},
         "max_detections": graph.max_detections,
-        "images": len(files),
+        "images": total,
         "weights": params["weights"],
         "normalizations": tried,
     }
+
+
+def _in_photograph(
+    found: list[dict[str, Any]], covered: tuple[int, int], shape: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Convert boxes from fractions of the input to fractions of the photograph."""
+    down, across = shape[0] / covered[0], shape[1] / covered[1]
+    return [
+        {**item, "box": [side * by for side, by in zip(item["box"], [down, across] * 2)]}
+        for item in found
+    ]
+
+
+def _suppression(graph: saved_model_graph.SavedGraph) -> Optional[dict[str, Any]]:
+    if graph.postprocess is None:
+        return None
+    return {"iou": graph.postprocess.iou_threshold, "soft": False}
 
 
 def _tried(

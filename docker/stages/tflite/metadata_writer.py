@@ -8,7 +8,8 @@ environment; tflite-support is imported inside the functions.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -40,7 +41,8 @@ class Declaration:
     """The contents of the metadata.
 
     ``mean`` and ``std`` are per channel or one for all, in units of the 0..255 pixel.
-    ``label_file`` is the name of the packed label file.
+    ``label_file`` is the name of the packed label file. ``image`` describes the input in a
+    sentence; ``image_files`` are packed files that describe it, by name.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Declaration:
     std: tuple[float, ...]
     label_file: str
     score_threshold: Optional[float]
+    image: str = "The image, resized to the input's height and width."
+    image_files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def annotate(
@@ -81,7 +85,9 @@ def annotate(
         path.write_bytes(model)
         populator = metadata.MetadataPopulator.with_model_file(str(path))
         populator.load_metadata_buffer(buffer)
-        populator.load_associated_file_buffers({declaration.label_file: labels})
+        populator.load_associated_file_buffers(
+            {declaration.label_file: labels, **declaration.image_files}
+        )
         populator.populate()
         return packed_files.canonical(path.read_bytes())
 
@@ -131,12 +137,14 @@ def _metadata_buffer(
 
     image = metadata_info.InputImageTensorMd(
         name="image",
-        description="The image, resized to the input's height and width.",
+        description=declaration.image,
         norm_mean=list(declaration.mean),
         norm_std=list(declaration.std),
         color_space_type=schema.ColorSpaceType.RGB,
         tensor_type=writer_utils.get_input_tensor_types(bytearray(model))[0],
     ).create_metadata()
+    if declaration.image_files:
+        image.associatedFiles = [_described(name) for name in sorted(declaration.image_files)]
     ordered = sorted(outputs.items(), key=lambda entry: entry[1].position)
     subgraph = schema.SubGraphMetadataT()
     subgraph.inputTensorMetadata = [image]
@@ -159,6 +167,16 @@ def _metadata_buffer(
     builder = flatbuffers.Builder(0)
     builder.Finish(general.Pack(builder), metadata.MetadataPopulator.METADATA_FILE_IDENTIFIER)
     return bytearray(builder.Output())
+
+
+def _described(name: str) -> Any:
+    from tflite_support import metadata_schema_py_generated as schema
+
+    file = schema.AssociatedFileT()
+    file.name = name
+    file.description = "How a photograph becomes the input, as JSON."
+    file.type = schema.AssociatedFileType.DESCRIPTIONS
+    return file
 
 
 def _output(role: str, declaration: Declaration) -> Any:

@@ -167,6 +167,26 @@ def labels(data: flatbuffer.Bytes, metadata: Metadata) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
+def input_file(data: flatbuffer.Bytes, metadata: Metadata, name: str) -> Optional[bytes]:
+    """Return the content of a file that describes the first input; None where none is declared.
+
+    Args:
+        data: the whole ``.tflite`` file.
+        metadata: its metadata.
+        name: of the file.
+
+    Raises:
+        ValueError: the file is declared but not packed.
+    """
+    declared = {item.name for image in metadata.inputs[:1] for item in image.files}
+    if name not in declared:
+        return None
+    packed = tflite_model.packed_files(data)
+    if name not in packed:
+        raise ValueError(f"the file {name!r} is declared but not in the model")
+    return packed[name]
+
+
 def _name(names: tuple[str, ...], value: int) -> str:
     return names[value] if 0 <= value < len(names) else f"value {value}"
 

@@ -191,15 +191,18 @@ def _detect_in_litert(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
 
 
 def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
-    from stages.files import pixels
+    from stages.files import feeding, pixels
     from stages.tflite import tflite_meta, tflite_model
 
     data = Path(item["model"]).read_bytes()
     model = tflite_model.read(data)
     metadata = tflite_meta.read(model)
     labels: list[str] = []
+    how = feeding.ASSUMED
     with contextlib.suppress(ValueError):  # leave the message to MediaPipe
         labels = tflite_meta.labels(data, metadata) if metadata else []
+        described = tflite_meta.input_file(data, metadata, feeding.FILE) if metadata else None
+        how = how if described is None else feeding.parse(described)
     _, height, width, _ = model.graph.tensors[model.graph.inputs[0]].shape
     try:
         import mediapipe as mp
@@ -224,7 +227,7 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
     found = {}
     with detector:
         for name, path in item["images"].items():
-            image = _for_mediapipe(pixels.load_rgb(Path(path)), height, width)
+            image = _for_mediapipe(pixels.load_rgb(Path(path)), height, width, how)
             answer = detector.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=image))
             found[name] = [
                 _as_ours(each, image.shape[0], image.shape[1], labels) for each in answer.detections
@@ -233,8 +236,8 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
     return {"detections": found}
 
 
-def _for_mediapipe(image: Any, height: int, width: int) -> Any:
-    """Resize the picture to the model's input with our resizer, then repeat its pixels.
+def _for_mediapipe(image: Any, height: int, width: int, how: Any) -> Any:
+    """Make the model's input picture of a photograph ourselves, then repeat its pixels.
 
     MediaPipe's resizer (OpenCV's, without antialiasing) differs from TensorFlow's: on photographs
     it alone moves scores by up to 0.3 and hides whether the model is read correctly. A picture of
@@ -246,6 +249,7 @@ def _for_mediapipe(image: Any, height: int, width: int) -> Any:
         image: uint8 array [h, w, 3].
         height: of the model's input.
         width: of the model's input.
+        how: the file's own description (:mod:`stages.files.feeding`).
 
     Returns:
         uint8 array [K * height, K * width, 3], contiguous (MediaPipe refuses others).
@@ -254,7 +258,7 @@ def _for_mediapipe(image: Any, height: int, width: int) -> Any:
 
     from stages.files import pixels
 
-    resized = pixels.to_uint8(pixels.resize_bilinear(image, height, width))
+    resized = pixels.to_uint8(pixels.fed(image, height, width, how))
     times = max(1, _ENLARGED // max(height, width))
     return np.ascontiguousarray(resized.repeat(times, 0).repeat(times, 1))
 

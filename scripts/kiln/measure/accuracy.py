@@ -329,7 +329,8 @@ def _source(recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResul
     steps = _source_steps(recipe)
     if steps == ("export",):
         facts = results["export"].facts
-        known = {"normalization": facts["normalization"], "normalization_from": "export"}
+        known = {name: facts[name] for name in ("normalization", "resizer")}
+        known["normalization_from"] = "export"
         inputs = {"saved_model": Files(acquired.contents.saved_model)}
         return Subject(SOURCE, recipe.image, "saved_model_reference", known, inputs)
     if steps:

@@ -24,7 +24,7 @@ SCORE_THRESHOLD = 0.3
 CHECK_FILE = "check.json"
 
 #: Facts that the stage that runs a SavedModel needs from the stage that inspected it.
-REFERENCE_FACTS = ("normalization", "normalization_from", "weights")
+REFERENCE_FACTS = ("normalization", "normalization_from", "weights", "resizer")
 
 
 def check_id(variant: str) -> str:
@@ -97,12 +97,14 @@ def _reference(
         steps.add(
             "reference",
             "saved_model_reference",
-            {},
+            {"crops": True},
             {"saved_model": Output("export", "saved_model"), "images": Files(images)},
             facts,
         )
         return
     stage, params = reference_stage(recipe)
+    # How a model is fed shows only in pictures of another shape than its input.
+    params["crops"] = True
     steps.add("reference", stage, params, {"checkpoint": checkpoint, "images": Files(images)})
 
 

@@ -140,7 +140,7 @@ def _convert(steps: StepList, variant: Variant, contents: Contents) -> Output:
     facts = {}
     if variant == "int8":
         inputs["images"] = Files(contents.images)
-        facts["normalization"] = Fact("export", "normalization")
+        facts = {name: Fact("export", name) for name in ("normalization", "feeding")}
     steps.add(f"convert-{variant}", "convert", {"variant": variant}, inputs, facts)
     return Output(f"convert-{variant}", "model.tflite")
 
@@ -161,7 +161,7 @@ def _annotate(
     seed = recipe.profile == "seed"
     origin = "adopt" if model.step == "adopt" else "export"
     facts = ["architecture", "num_classes"]
-    facts += [] if seed else ["normalization"]
+    facts += [] if seed else ["normalization", "feeding"]
     facts += ["roles"] if origin == "adopt" else []
     steps.add(
         step_id,

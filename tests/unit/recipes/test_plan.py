@@ -55,9 +55,9 @@ def test_only_int8_sees_the_calibration_images() -> None:
     found = plan()
     readers = {step.id for step in found.steps if "images" in step.inputs}
     assert readers == {"convert-int8"}
-    # Its representative data must be normalised as the model's own preprocessing does.
+    # Its representative data must become input as the model's own preprocessing does it.
     assert found.step("convert-int8").params_from == {
-        "normalization": Fact("export", "normalization")
+        name: Fact("export", name) for name in ("normalization", "feeding")
     }
 
 
@@ -120,7 +120,7 @@ def test_the_prebuilt_file_is_adopted_annotated_and_compared() -> None:
     # Everything about it is what its behaviour says, and nothing is the export's.
     assert annotate.params_from == {
         name: Fact("adopt", name)
-        for name in ("architecture", "num_classes", "normalization", "roles")
+        for name in ("architecture", "num_classes", "normalization", "feeding", "roles")
     }
     assert found.step("compare-prebuilt").upstream() == {"annotate-prebuilt", "annotate-float32"}
     assert found.reports == ("compare-prebuilt",)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional
 
 FILE = "feeding.json"
@@ -44,6 +44,19 @@ class Feeding:
     fill: Optional[tuple[float, ...]] = None
     sampling: str = HALF_PIXEL
     interpolation: str = "bilinear"
+
+    def fitted(self, fit: str, fill: tuple[float, ...]) -> Feeding:
+        """Return the same with another fit, sampled in the same way.
+
+        Args:
+            fit: ``letterbox`` or ``stretch``.
+            fill: what a letterbox is filled with where this one has nothing to say.
+        """
+        if fit == self.fit:
+            return self
+        if fit == STRETCH:
+            return replace(self, fit=STRETCH, anchor=None, fill=None)
+        return letterbox(fill, self.sampling, self.interpolation)
 
     def as_fact(self) -> dict[str, Any]:
         """Return plain data, as facts and :data:`FILE` hold it."""

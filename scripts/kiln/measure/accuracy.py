@@ -48,9 +48,6 @@ CHUNK = 250
 #: other (2.8) takes 2 s an image for a quantised EfficientDet-Lite0, this one 0.04 s.
 DETECT_IMAGE: ImageName = "odapi"
 
-#: How an image can be fitted to an artefact's input.
-FITS = ("letterbox", "stretch")
-
 _DETECTIONS_FILE = "detections.json"
 
 
@@ -64,8 +61,8 @@ class Accuracy:
         chunk: images a step.
         jobs: containers at a time.
         aliases: a class's name in the model to its name in the data set.
-        fit: one of :data:`FITS`; None: as each file's own description says. The source is not
-            affected: it fits images as it was trained.
+        fit: ``letterbox`` or ``stretch`` images to fit the artefacts' input; None: as each file's
+            own description says. The source is not affected: it takes images as it was trained.
     """
 
     builder: Builder
@@ -258,6 +255,8 @@ class Accuracy:
             if names:
                 more = f" and {len(names) - 8} more" if len(names) > 8 else ""
                 text += f"; {what} {', '.join(names[:8])}{more}"
+        if matching.unmeasured and matching.unknown:
+            text += ". --alias says which of them are the same"
         self._bench.note(text)
 
     def _evaluate(

@@ -6,9 +6,11 @@ Each image is read once: its digest is part of the keys of all that is made from
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiln.core import machine
 from kiln.core.digest import key_of, sha256_file
 from kiln.measure import coco
 from kiln.measure.coco import DataSet, Picture
@@ -91,10 +93,12 @@ def _damaged(
     known = bench.store.get_ref(_CHECKED, name)
     if known is None:
         found = {}
-        for number, picture in enumerate(digests):
-            _progress(bench, model, number, len(digests), f"decoding {picture.file}")
-            if why := fault(data.path(picture), picture):
-                found[picture.name] = why
+        with ThreadPoolExecutor(machine.processors(), thread_name_prefix="image") as pool:
+            faults = pool.map(lambda picture: fault(data.path(picture), picture), digests)
+            for number, (picture, why) in enumerate(zip(digests, faults, strict=True)):
+                _progress(bench, model, number, len(digests), f"decoding {picture.file}")
+                if why:
+                    found[picture.name] = why
         known = {"damaged": found}
         bench.store.set_ref(_CHECKED, name, known)
     return {p: known["damaged"][p.name] for p in digests if p.name in known["damaged"]}

@@ -7,9 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from toy_project import make_project
 
+from kiln.building.build import Builder
+from kiln.core.digest import sha256_file
+from kiln.core.store import Store
 from kiln.measure import images
-from kiln.measure.coco import Picture
+from kiln.measure.coco import DataSet, Picture
+from kiln.measure.workbench import Workbench
 
 
 @pytest.fixture
@@ -40,3 +45,36 @@ def test_damaged_images(picture: Path, tmp_path: Path) -> None:
     other = tmp_path / "a.gif"
     Image.open(picture).save(other)
     assert "not one of .jpg" in images.fault(other, Picture(1, "a.gif", 40, 60))
+
+
+def test_chunks_without_what_cannot_be_used(tmp_path: Path) -> None:
+    """In order, each with its own fault; known by its content the second time."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pictures = tuple(Picture(number, f"{number:02}.png", 8, 9) for number in range(45))
+    for number, picture in enumerate(pictures):
+        Image.new("RGB", (9, 8), (number, 0, 0)).save(folder / picture.file)
+    (folder / "07.png").write_bytes(b"no image")
+    (folder / "31.png").unlink()
+    told: list[str] = []
+
+    def on_event(event: str, **fields: object) -> None:
+        if event == "note":
+            told.append(str(fields["message"]))
+
+    store = Store(tmp_path / "store")
+    builder = Builder(make_project(tmp_path / "project"), store, tmp_path / "dist", on_event)
+    data = DataSet(folder, tmp_path / "instances.json", "ab", pictures, (), {}, "photos")
+    for _ in range(2):
+        chunks = images.read(Workbench(builder), "toy", data, pictures, 20)
+        assert [chunk.number for chunk in chunks] == [1, 2, 3]
+        assert [len(chunk.pictures) for chunk in chunks] == [19, 19, 5]
+        for chunk in chunks:
+            for picture, digest in chunk.digests.items():
+                assert digest == sha256_file(folder / picture.file)
+                assert chunk.images.files[picture.name] == digest
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert "2 of 45" in told[0]
+    assert "31.png (missing)" in told[0]
+    assert "07.png (" in told[0]

@@ -31,6 +31,15 @@ KINDS = {
     "training": "training",
 }
 
+#: Its own data loader's: normalised, scaled, padded with zeros.
+FEEDING = {
+    "fit": "letterbox",
+    "anchor": "top-left",
+    "fill": [127.0] * 3,
+    "sampling": "half-pixel",
+    "interpolation": "bilinear",
+}
+
 Detections = dict[str, list[dict[str, Any]]]
 Folder = Callable[[str], Path]
 
@@ -88,6 +97,7 @@ def ran(
         "architecture": "efficientdet",
         "num_classes": 5,
         "normalization": {"mean": [127.0] * 3, "std": [128.0] * 3},
+        "feeding": FEEDING,
     }
     for variant in VARIANTS:
         converted, annotated = f"convert-{variant}", f"annotate-{variant}"
@@ -95,7 +105,7 @@ def ran(
             Wanted(
                 converted,
                 "convert",
-                {"variant": variant},
+                {"variant": variant, "feeding": FEEDING},
                 {"saved_model": ("export", "saved_model"), **images},
             ),
             Wanted(
@@ -137,6 +147,7 @@ def test_what_the_export_says(ran: dict[str, StageResult]) -> None:
         "input": {"height": 128, "width": 128},
         "max_detections": 25,
         "normalization": {"mean": [127.0] * 3, "std": [128.0] * 3},
+        "feeding": FEEDING,
         "checkpoint": "ckpt-0",
         "checkpoint_kind": "tf2",
         "variables": VARIABLES,

@@ -138,6 +138,7 @@ def test_it_finds_what_the_checkpoint_finds(
     """The graph, run with its stand-in opened, against the model that it was exported from."""
     known = {"mean": [127.5] * 3, "std": [127.5] * 3}
     params = {"normalization": known, "normalization_from": "pipeline.config"}
+    params["resizer"] = "fixed_shape_resizer { height: 300 width: 300 }"
     images = {"images": images_folder}
     graph = {"saved_model": exports / SAMPLE / "saved_model", **images}
     ran = stages.run(

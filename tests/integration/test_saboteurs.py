@@ -24,6 +24,7 @@ CAUGHT = {
     "labels-without-gaps": ("labels", "labels-gaps", "leaves out"),
     "boxes-xy": ("structure", "boxes-swapped", "x before y"),
     "classes-scores": ("structure", "roles-swapped", "classes and scores"),
+    "fed-otherwise": ("feeding", "feeding", "trained on"),
     "half-restored": ("parity", "weights", "restored in part"),
     "no-metadata": ("structure", "no-metadata", "annotate"),
     "cut-short": ("structure", "unreadable", "cut short"),
@@ -37,6 +38,7 @@ ALSO = {
     "labels-off-by-one": set(),
     "boxes-xy": {"parity"},
     "classes-scores": {"parity", "labels", "trained", "normalization"},
+    "fed-otherwise": {"parity"},
     "half-restored": {"trained"},
     "no-metadata": {"runtime-tensorflow"},
     "cut-short": {"runtime-tensorflow"},
@@ -47,6 +49,7 @@ DIAGNOSED = {
     "zero-one": "normalization",
     "boxes-xy": "boxes-swapped",
     "classes-scores": "roles-swapped",
+    "fed-otherwise": "feeding",
     "half-restored": "weights",
 }
 
@@ -88,19 +91,21 @@ def checked(
         images = folder / ("images" if name == SAMPLE else "shapes")
         label_map = folder / name / "label_map.pbtxt"
         model = sample.output("checkpoint", "model/", sample.kiln.home / f"model-{name}")
-        stage, params = "reference", {}
+        stage, params = "reference", {"crops": True}
         if name == LITE:
-            stage, params = "modelmaker_reference", {"spec": "efficientdet_lite0"}
+            stage = "modelmaker_reference"
+            params["spec"] = "efficientdet_lite0"
         wanted = [Wanted("source", stage, params, {"checkpoint": model, "images": images})]
         given = {
             "architecture": architecture,
             "num_classes": facts["num_classes"],
             "normalization": facts["normalization"],
         }
+        annotated = {**given, "feeding": facts["feeding"]}
         kinds = ["genuine", *(kind for kind in CAUGHT if kind not in NOT_FOR[name])]
         for kind in kinds:
             inputs = {"model": sample.artefact("float32"), "label_map": label_map}
-            wanted.append(Wanted(kind, "sabotage", {**given, "kind": kind}, inputs))
+            wanted.append(Wanted(kind, "sabotage", {**annotated, "kind": kind}, inputs))
             wanted.append(
                 Wanted(
                     f"check-{kind}",
@@ -131,7 +136,8 @@ def checked(
 def test_a_genuine_one_passes(checked: dict[tuple[str, str], Checked], name: str) -> None:
     genuine = checked[name, "genuine"]
     assert set(genuine.gates) == {
-        "structure", "runtime-tensorflow", "parity", "normalization", "labels", "trained",
+        "structure", "runtime-tensorflow", "parity", "normalization", "feeding", "labels",
+        "trained",
     }  # fmt: skip
     assert {gate["status"] for gate in genuine.gates.values()} == {"passed"}
     assert genuine.gates["parity"]["figures"]["pairs"] >= 5

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 FILE = "feeding.json"
@@ -45,19 +45,6 @@ class Feeding:
     sampling: str = HALF_PIXEL
     interpolation: str = "bilinear"
 
-    def fitted(self, fit: str, fill: tuple[float, ...]) -> Feeding:
-        """Return the same with another fit, sampled in the same way.
-
-        Args:
-            fit: ``letterbox`` or ``stretch``.
-            fill: what a letterbox is filled with where this one has nothing to say.
-        """
-        if fit == self.fit:
-            return self
-        if fit == STRETCH:
-            return replace(self, fit=STRETCH, anchor=None, fill=None)
-        return letterbox(fill, self.sampling, self.interpolation)
-
     def as_fact(self) -> dict[str, Any]:
         """Return plain data, as facts and :data:`FILE` hold it."""
         return {**asdict(self), "fill": None if self.fill is None else list(self.fill)}
@@ -93,6 +80,16 @@ def letterbox(
     """Return a letterbox at the top left; ``fill`` as in :class:`Feeding`, limited to a pixel."""
     limited = tuple(min(max(float(value), 0.0), 255.0) for value in fill)
     return Feeding(LETTERBOX, TOP_LEFT, limited, sampling, interpolation)
+
+
+def usual(fit: str, described: Feeding) -> Feeding:
+    """Return the way to feed a model that most programs have: half-pixel centres, bilinear.
+
+    Args:
+        fit: ``letterbox`` or ``stretch``.
+        described: of the model; a letterbox has its filling, or a black one.
+    """
+    return letterbox(described.fill or (0.0,) * 3) if fit == LETTERBOX else ASSUMED
 
 
 def read(value: Any) -> Feeding:

@@ -14,7 +14,7 @@ from typing import Any
 from stages.detect import matching
 from stages.detect.detector import Detector
 from stages.files.normalizations import KNOWN, Normalization, named, three
-from stages.gates import parity
+from stages.gates import feeding_cost, parity
 from stages.protocol.failures import StageError
 from stages.tflite import tflite_meta
 
@@ -59,7 +59,7 @@ def diagnose(
     """
     source = {name: source[name] for name in images}
     raw = {name: model.run(model.input_values(image)) for name, image in images.items()}
-    as_declared = {name: model.read(outputs) for name, outputs in raw.items()}
+    as_declared = _each(model, images, raw)
     base = parity.agreement(source, as_declared, least)
     findings = [
         Finding(code, cause, parity.agreement(source, found, least))
@@ -70,9 +70,10 @@ def diagnose(
         return best
     return Finding(
         "weights",
-        "None of the usual mistakes explains it (another normalisation, exchanged outputs, "
-        "turned boxes, shifted classes): the weights are not the model's. A checkpoint restored "
-        "in part, another checkpoint, or a conversion that lost too much precision does this.",
+        "None of the usual mistakes explains it (another normalisation or feeding, exchanged "
+        "outputs, turned boxes, shifted classes): the weights are not the model's. A checkpoint "
+        "restored in part, another checkpoint, or a conversion that lost too much precision does "
+        "this.",
         best.agreement,
     )
 
@@ -91,11 +92,19 @@ def _hypotheses(
             f"{named(declared(model))}.",
             detections(model, images, norm),
         )
+    for how in feeding_cost.other_ways(model.feeding).values():
+        if how.fit != model.feeding.fit:
+            yield (
+                feeding_cost.NAME,
+                f"Fed with {feeding_cost.WORDS[how.fit]} pictures the file finds what the model"
+                f" finds; it says that they are to be {feeding_cost.WORDS[model.feeding.fit]}.",
+                {name: _detected(model, image, how=how) for name, image in images.items()},
+            )
     yield (
         "roles-swapped",
         "Read the other way round, the outputs of classes and scores give what the model finds: "
         "the metadata has them exchanged.",
-        _each(raw, lambda outputs: model.read(_exchanged(outputs))),
+        _each(model, images, {name: _exchanged(outputs) for name, outputs in raw.items()}),
     )
     yield (
         "boxes-swapped",
@@ -142,19 +151,24 @@ def detections(
     With unsuitable input a network may overflow: then there are no detections.
     """
     pair = (norm.mean, norm.std)
-    found = {}
-    for name, image in images.items():
-        try:
-            found[name] = model.read(model.run(model.input_values(image, pair)))
-        except StageError:
-            found[name] = []
-    return found
+    return {name: _detected(model, image, normalization=pair) for name, image in images.items()}
+
+
+def _detected(model: Detector, image: Any, **changes: Any) -> list[dict[str, Any]]:
+    try:
+        return model.detect(image, **changes)
+    except StageError:
+        return []
 
 
 def _each(
-    raw: Mapping[str, dict[str, Any]], read: Callable[[dict[str, Any]], list[dict[str, Any]]]
+    model: Detector, images: Mapping[str, Any], raw: Mapping[str, dict[str, Any]]
 ) -> parity.Detections:
-    return {name: read(outputs) for name, outputs in raw.items()}
+    """Read outputs as detections in their images."""
+    return {
+        name: model.in_photograph(model.read(outputs), images[name])
+        for name, outputs in raw.items()
+    }
 
 
 def _exchanged(outputs: dict[str, Any]) -> dict[str, Any]:

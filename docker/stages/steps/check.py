@@ -8,14 +8,23 @@ stage: the driver decides whether to publish.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
 from stages.detect import detector
 from stages.files import labelmap, pixels
 from stages.files.normalizations import Normalization, named, three
-from stages.gates import diagnosis, label_proof, parity, stated_normalization, structure
+from stages.gates import (
+    diagnosis,
+    feeding_cost,
+    label_proof,
+    own_list,
+    parity,
+    stated_normalization,
+    structure,
+)
 from stages.gates.result import SKIPPED, Gate, beside
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
@@ -47,6 +56,8 @@ RESULT_FILE = "check.json"
 
 NOTHING = 1.0  # a score threshold that nothing reaches
 
+_SAME_SHAPE = 1.1  # two proportions that differ by less are about the same
+
 _PROOF_IMAGES = 2  # to try other normalisations and mistakes on: those with most detections
 _ROUNDED, _ROUNDED_SLOW = 2, 1  # images to run with whole pixels, too
 _KEPT = 0.5  # detections down to this fraction of the threshold are recorded
@@ -67,7 +78,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     with).
 
     Writes ``out/check.json``: ``gates`` (a list, :meth:`stages.gates.result.Gate.as_json`),
-    ``detections`` (by image, of the artefact) and ``source`` (by image, or null), with labels,
+    ``detections`` (by image, of the artefact) and ``source`` (by image, by the model's own
+    post-processing, or null), with labels,
     down to half of the threshold. Runtimes that resize pictures themselves feed whole pixels: for
     them, of the first images, ``rounded`` (the artefact's detections in such a picture) and
     ``out/pixels/<image>.npy`` (the picture itself, uint8 [height, width, 3], as the environment
@@ -95,7 +107,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         weights=params["weights"],
         roles=params["roles"],
     )
-    source = _source(inputs, [path.name for path in files])
+    given = [path.name for path in files]
+    source = _source(inputs, given)
     emit.progress(0, len(files), "looking at the file")
     gates = [structure.examine(data, kind)]
     found: dict[str, Any] = {}
@@ -104,13 +117,13 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     try:
         model = detector.Detector(data, params["reference_kernels"])
         runtime = model.runtime
-        images = {path.name: pixels.load_rgb(path) for path in files}
         # Where one run takes a second, whole pixels serve both purposes: the effect of rounding is
         # far below the differences of quantised kernels.
         slow = params["reference_kernels"]
-        whole = sorted(images)[: _ROUNDED_SLOW if slow else _ROUNDED]
+        images = _images(inputs["images"], None if slow else source, given)
+        whole = sorted(given)[: _ROUNDED_SLOW if slow else _ROUNDED]
         for done, (name, image) in enumerate(images.items()):
-            emit.progress(done, len(files), name)
+            emit.progress(min(done, len(files)), len(files), name)
             if name not in whole:
                 found[name] = model.detect(image)
                 continue
@@ -128,13 +141,15 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         gates += _behaviour(model, images, source, found, lines, params)
     comparable = all(gate.status != SKIPPED for gate in gates)
     least = params["score_threshold"]
-    if source:
-        least = parity.threshold(source, least)
+    own = None
+    if source is not None:
+        least = parity.threshold(source.comparable, least)
+        own = {name: source.truth.own[name] for name in given}
     result = {
         "gates": [gate.as_json() for gate in gates],
-        "detections": _written(found, least, None),
+        "detections": _written({name: found[name] for name in given if name in found}, least, None),
         "rounded": _written(rounded, least, None),
-        "source": None if source is None else _written(source, least, lines),
+        "source": None if own is None else _written(own, least, lines),
     }
     text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
@@ -147,19 +162,56 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     }
 
 
-def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[dict[str, Any]]:
-    """Read the source model's detections, by image."""
+@dataclass(frozen=True)
+class _Source:
+    """The source model's detections, by image.
+
+    Args:
+        truth: of the model by its own configuration.
+        built: of the model as it was converted: an input of one size, or the size that was asked
+            for. Else the same.
+        comparable: detections that have the artefact's numbers.
+    """
+
+    truth: own_list.Lists
+    built: own_list.Lists
+    comparable: Mapping[str, Any]
+
+    def only(self, names: Collection[str]) -> _Source:
+        """Leave out other images."""
+
+        def some(found: Any) -> Any:
+            return found and {name: items for name, items in found.items() if name in names}
+
+        both = (
+            replace(lists, own=some(lists.own), as_tflite=some(lists.as_tflite))
+            for lists in (self.truth, self.built)
+        )
+        return _Source(*both, some(self.comparable))
+
+
+def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[_Source]:
+    """Read the source model's detections."""
     if "source" not in inputs:
         return None
     written = json.loads(inputs["source"].read_text(encoding="utf-8"))
-    # The operator at the end of SSD-like files uses its own suppression rule.
-    found = written["as_tflite"] or written["images"]
-    missing = [name for name in names if name not in found]
+    suppression, as_tflite = written["suppression"], written["as_tflite"]
+    truth = own_list.Lists(written["images"], suppression)
+    built = own_list.Lists(written["as_built"] or written["images"], suppression, as_tflite)
+    missing = [name for name in names if name not in truth.own]
     if missing:
         raise StageError(
             "stage-failed", f"The source was not run on {missing[0]}.", "This is a bug."
         )
-    return {name: found[name] for name in names}
+    # The operator at the end of SSD-like files uses its own suppression rule.
+    return _Source(truth, built, as_tflite or built.own)
+
+
+def _images(folder: Path, source: Optional[_Source], given: Sequence[str]) -> dict[str, Any]:
+    """Decode the images, and the crops of them that the source was run on, too."""
+    known = set(given) if source is None else set(source.truth.own)
+    found = pixels.pictures(folder, crops=source is not None)
+    return {name: image for name, image in found if name in known}
 
 
 def _rounded(model: detector.Detector, image: Any) -> Any:
@@ -197,16 +249,15 @@ def _ran(model: detector.Detector, found: Mapping[str, Any]) -> Gate:
 def _behaviour(
     model: detector.Detector,
     images: Mapping[str, Any],
-    source: Optional[dict[str, Any]],
+    source: Optional[_Source],
     found: dict[str, Any],
     lines: list[str],
     params: Mapping[str, Any],
 ) -> list[Gate]:
     """Run the gates about its behaviour."""
     threshold = params["score_threshold"]
-    labels = label_proof.examine(
-        _labels(model), lines, source or {}, found, params["expect"], threshold
-    )
+    own = {} if source is None else source.truth.own
+    labels = label_proof.examine(_labels(model), lines, own, found, params["expect"], threshold)
     trained = _trained(found, params["untrained"])
     why = "there is no source model to compare with: its heads were made in the same stage"
     if source is not None:
@@ -215,20 +266,55 @@ def _behaviour(
         return [
             Gate(parity.NAME, skipped=why),
             Gate("normalization", skipped=why),
+            Gate(feeding_cost.NAME, skipped=why),
             labels,
             trained,
         ]
     limits = parity.LIMITS[params["variant"]].changed(params["limits"])
-    same = parity.examine(source, found, limits, threshold, model.capacity)
-    least = parity.threshold(source, threshold)
-    telling = {name: images[name] for name in _telling(source, least)}
+    source = source.only(images)
+    same = own_list.examine(source.built, found, limits, threshold, model.capacity)
+    least = parity.threshold(source.comparable, threshold)
+    telling = {name: images[name] for name in _telling(source.comparable, least, images)}
     if same.problems and telling:
-        finding = diagnosis.diagnose(model, telling, source, least)
+        finding = diagnosis.diagnose(model, telling, source.comparable, least)
         first = same.problems[0]
         same.problems[0] = type(first)(finding.code, first.expected, first.seen, finding.cause)
         same.figures["agreement_explained"] = round(finding.agreement, 6)
-    normalization = _normalization(model, telling, source, least, params)
-    return [same, normalization, labels, trained]
+    normalization = _normalization(model, telling, source.comparable, least, params)
+    feeding = _feeding(model, images, source, found, least, params)
+    return [same, normalization, feeding, labels, trained]
+
+
+def _feeding(
+    model: detector.Detector,
+    images: Mapping[str, Any],
+    source: _Source,
+    found: Mapping[str, Any],
+    least: float,
+    params: Mapping[str, Any],
+) -> Gate:
+    """Check the described way of feeding in images that have not the input's proportions."""
+    shape = model.height / model.width
+    odd = [
+        name
+        for name, image in images.items()
+        if not 1 / _SAME_SHAPE <= image.shape[0] / image.shape[1] / shape <= _SAME_SHAPE
+    ]
+    names = _telling(source.truth.own, least, odd)
+    if not names:
+        return Gate(
+            feeding_cost.NAME,
+            f"{model.feeding.fit}; nothing is found in images of other proportions than the"
+            " input's, so no other way could be told from it",
+        )
+    ways = {feeding_cost.DESCRIBED: {name: found[name] for name in names}}
+    if params["prove_normalization"]:
+        for way, how in feeding_cost.other_ways(model.feeding).items():
+            if how == model.feeding:
+                ways[way] = ways[feeding_cost.DESCRIBED]
+                continue
+            ways[way] = {name: model.detect(images[name], how=how) for name in names}
+    return feeding_cost.examine(source.truth, ways, model.feeding, least)
 
 
 def _labels(model: detector.Detector) -> Optional[list[str]]:
@@ -241,11 +327,11 @@ def _labels(model: detector.Detector) -> Optional[list[str]]:
     return list(model.labels) if named_files else None
 
 
-def _telling(source: Mapping[str, Any], least: float) -> list[str]:
-    """List the images with the source's most detections, by score; best first."""
+def _telling(source: Mapping[str, Any], least: float, names: Collection[str]) -> list[str]:
+    """List those of the images with the source's most detections, by score; best first."""
     weights = {
-        name: sum(item["score"] for item in items if item["score"] >= least)
-        for name, items in source.items()
+        name: sum(item["score"] for item in source[name] if item["score"] >= least)
+        for name in names
     }
     ranked = sorted(weights, key=lambda name: (-weights[name], name))
     return [name for name in ranked if weights[name] > 0][:_PROOF_IMAGES]

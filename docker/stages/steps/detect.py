@@ -16,7 +16,7 @@ ENVIRONMENT = "main"
 PARAMS: dict[str, Any] = {
     "max_results": None,  # of each image, the best ones; None: all
     "score_threshold": None,  # 0..1; None: what the metadata declares, else 0
-    "fit": None,  # "letterbox" or "stretch"; None: what the file says
+    "fit": None,  # "letterbox" or "stretch"; None: as the file describes it
     "reference_kernels": False,  # see stages.detect.detector.make_interpreter
 }
 
@@ -31,20 +31,22 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``images``, ``detections`` (how many), ``input`` (height, width, type),
-        ``normalization`` (as declared), ``feeding`` (as used), ``labels`` (lines),
-        ``score_threshold``, ``runtime``.
+        ``normalization`` (as declared), ``feeding`` (as used, :mod:`stages.files.feeding`),
+        ``labels`` (lines), ``score_threshold``, ``runtime``.
 
     Raises:
         StageError: kinds ``image-set``, ``unsupported-model``, ``stage-failed``.
     """
     limit, threshold = _check(params["max_results"], params["score_threshold"])
-    fit = _check_fit(params["fit"])
+    fit = params["fit"]
+    if fit not in (None, feeding.LETTERBOX, feeding.STRETCH):
+        raise StageError("stage-failed", f"'fit' is {fit!r}; expected letterbox or stretch.")
     images = pixels.list_images(inputs["images"])
     emit.progress(0, len(images), "loading the interpreter")
     model = detector.Detector(inputs["model"].read_bytes(), params["reference_kernels"])
-    how = model.feeding if fit is None else model.feeding.fitted(fit, _mean(model))
     if threshold is None:
         threshold = model.score_threshold or 0.0
+    how = model.feeding if fit in (None, model.feeding.fit) else feeding.usual(fit, model.feeding)
     found: dict[str, list[dict[str, Any]]] = {}
     for done, path in enumerate(images):
         emit.progress(done, len(images), path.name)
@@ -76,18 +78,3 @@ def _check(limit: Any, threshold: Any) -> tuple[Any, Any]:
                 "stage-failed", f"'score_threshold' is {threshold!r}; expected 0 to 1."
             )
     return limit, threshold
-
-
-def _check_fit(fit: Any) -> Any:
-    if fit not in (None, feeding.LETTERBOX, feeding.STRETCH):
-        raise StageError(
-            "stage-failed",
-            f"'fit' is {fit!r}; expected {feeding.LETTERBOX!r} or {feeding.STRETCH!r}.",
-        )
-    return fit
-
-
-def _mean(model: detector.Detector) -> tuple[float, ...]:
-    """Return the pixel that the normalisation turns into 0, as most pipelines fill with."""
-    mean = tuple(model.metadata.inputs[0].mean) or (0.0,)
-    return mean if len(mean) == 3 else mean * 3

@@ -67,25 +67,24 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         variables = restoration.restore(model, prefix)
         return Source(model, configuration), variables
 
-    same = built.pipeline.model == config.model
-    # The unmodified one first: of a converted model's own size, the export has just built it.
+    same = pipeline.image_resizer(built.pipeline) == pipeline.image_resizer(config)
     configurations = [config] if same else [built.pipeline, config]
-    lists: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    lists: list[dict[str, Any]] = []
+    as_tflite: dict[str, Any] = {}
     for configuration in configurations:
         source, variables = restored(configuration)
         own: dict[str, Any] = {}
-        as_tflite: dict[str, Any] = {}
         for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
             emit.progress(min(number, total), total, name)
             own[name], answer = source.detect(image)
             if source.suppression is not None and not lists:
                 as_tflite[name] = source.as_tflite(answer, count)
-        lists.append((own, as_tflite))
+        lists.append(own)
     write(
         out,
-        images=lists[-1][0],
-        as_built=None if same else lists[0][0],
-        as_tflite=lists[0][1] or None,
+        images=lists[-1],
+        as_built=None if same else lists[0],
+        as_tflite=as_tflite or None,
         suppression=source.suppression,
     )
     emit.progress(total, total, "done")

@@ -27,7 +27,7 @@ LABEL_FILE, KEY_FILE, SIGNATURE_FILE = "labelmap.txt", "kiln.pub", "model.sig"
 _ORDER = ("float32", "float16", "dynamic", "int8", "prebuilt")
 #: Order of gates; unknown ones follow.
 _GATES = (
-    "structure", "parity", "normalization", "labels", "trained",
+    "structure", "parity", "normalization", "feeding", "labels", "trained",
     "runtime-tensorflow", "runtime-task-library", "runtime-litert", "runtime-mediapipe",
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ _MEANINGS = {
     "structure": "Inputs, outputs, operators and metadata are those of a detector.",
     "parity": "Detections match the source model’s.",
     "normalization": "The declared normalisation is the one that fits best.",
+    "feeding": "Fed as described, the file finds most of what the source model finds.",
     "labels": "Every class id has the right name.",
     "trained": "The prediction heads were trained.",
     "runtime-tensorflow": "TensorFlow’s interpreter runs the file.",

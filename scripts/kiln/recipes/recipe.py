@@ -60,7 +60,9 @@ LiteSpec = Literal[
     "efficientdet_lite3",
     "efficientdet_lite4",
 ]
-Allowance = Literal["untrained-heads", "structure", "parity", "normalization", "labels", "runtimes"]
+Allowance = Literal[
+    "untrained-heads", "structure", "parity", "normalization", "feeding", "labels", "runtimes"
+]
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 

@@ -77,7 +77,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             values = _steady(random, name, values)
         variable.assign(values)
     if "images" in inputs:
-        batch = _batch(inputs["images"], size)
+        batch = _batch(tf, model, inputs["images"])
         _measure(tf, model, batch)
         if params["stand_out"]:
             _stand_out(tf, model, batch, params["stand_out"])
@@ -139,12 +139,13 @@ def _tame(random: Any, name: str, values: Any) -> Any:
     return values * (0.1 if "/_prediction_heads/box_encodings/" in name else 1.0)
 
 
-def _batch(images: Path, size: tuple[int, int]) -> Any:
-    """The images as the model's input: float32, 0 to 255, [image, height, width, RGB]."""
-    import numpy as np
-
-    files = pixels.list_images(images)
-    return np.stack([pixels.resize_bilinear(pixels.load_rgb(path), *size) for path in files])
+def _batch(tf: Any, model: Any, images: Path) -> tuple[Any, Any]:
+    """The images as ``predict`` takes them, by the model's own preprocessing."""
+    made = [
+        model.preprocess(tf.constant(image[None], tf.float32))
+        for _, image in pixels.pictures(images)
+    ]
+    return tuple(tf.concat([each[part] for each in made], 0) for part in (0, 1))
 
 
 def _measure(tf: Any, model: Any, batch: Any) -> None:
@@ -162,7 +163,7 @@ def _measure(tf: Any, model: Any, batch: Any) -> None:
 
     base.call = tf.autograph.experimental.do_not_convert(call)
     try:
-        model.predict(*model.preprocess(tf.constant(batch)))
+        model.predict(*batch)
     finally:
         base.call = original
 
@@ -176,7 +177,7 @@ def _stand_out(tf: Any, model: Any, batch: Any, count: int) -> None:
     import numpy as np
 
     def logits() -> Any:
-        found = model.predict(*model.preprocess(tf.constant(batch)))
+        found = model.predict(*batch)
         if "object_center" in found:
             return found["object_center"][-1].numpy()
         scores = found["class_predictions_with_background"].numpy()

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from stages.files import labelmap
+from stages.files import feeding, labelmap
 from stages.protocol.request import REQUIRED
 from stages.tflite import metadata_writer, output_roles, packed_files, tflite_model
 
@@ -17,6 +17,7 @@ PARAMS = {
     "architecture": REQUIRED,
     "num_classes": REQUIRED,
     "normalization": REQUIRED,  # the right one
+    "feeding": REQUIRED,  # the right one
 }
 
 KINDS = (
@@ -30,6 +31,7 @@ KINDS = (
     "labels-without-gaps",
     "boxes-xy",
     "classes-scores",
+    "fed-otherwise",  # a letterboxed model described as stretched, or the other way round
     "half-restored",
     "no-metadata",
     "cut-short",
@@ -62,6 +64,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         )
     if kind == "half-restored":
         bare = _half_fresh(bare, model)
+    how = feeding.read(params["feeding"])
+    if kind == "fed-otherwise":
+        other = {"letterbox": "stretch", "stretch": "letterbox"}[how.fit]
+        how = feeding.usual(other, how)
     declaration = metadata_writer.Declaration(
         name="a detector",
         description="",
@@ -72,6 +78,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         std=std,
         label_file="labelmap.txt",
         score_threshold=None,
+        image_files={feeding.FILE: how.as_file()},
     )
     right = metadata_writer.BOX_INDEX
     if kind == "boxes-xy":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.files import pixels
+from stages.files import feeding, pixels
 from stages.protocol.failures import StageError
 
 
@@ -119,3 +119,102 @@ def test_far_too_large_images_are_refused(tmp_path: Path) -> None:
     Image.new("1", (20_000, 6_000)).save(tmp_path / "large.png")
     with pytest.raises(StageError, match="too many"):
         pixels.load_rgb(tmp_path / "large.png")
+
+
+# --- feeding -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "interpolation", "expected"),
+    [
+        # By hand: with "corner", output i reads source i * in / out.
+        ([0, 100], 4, "bilinear", [0, 50, 100, 100]),
+        ([10, 20, 30, 40], 2, "bilinear", [10, 30]),
+        ([0, 90, 180], 2, "bilinear", [0, 135]),
+        ([1, 2, 3, 4, 5], 3, "nearest", [1, 2, 4]),
+        ([1, 2], 4, "nearest", [1, 1, 2, 2]),
+        ([0, 90, 180], 2, "area", [30, 150]),
+        ([1, 2, 3, 4], 2, "area", [1.5, 3.5]),
+        ([5, 5, 5, 5], 3, "bicubic", [5, 5, 5]),
+        # Half-way with Keys' -0.75: weights -0.09375, 0.59375, 0.59375, -0.09375.
+        ([0, 0, 100, 100, 0, 0], 12, "bicubic", [0, -9.375, 0, 50, 100, 118.75, 100, 50, 0]),
+    ],
+)
+def test_corner_sampling_known_values(
+    values: list[float], width: int, interpolation: str, expected: list[float]
+) -> None:
+    across = pixels.resize(line(values), 1, width, "corner", interpolation)
+    assert (across.dtype, across.shape) == (np.float32, (1, width, 1))
+    np.testing.assert_allclose(across.ravel()[: len(expected)], expected, atol=1e-4)
+    down = pixels.resize(line(values).transpose(1, 0, 2), width, 1, "corner", interpolation)
+    np.testing.assert_allclose(down.ravel()[: len(expected)], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("source", "room", "sampling", "inner", "shares"),
+    [
+        ((200, 400), (100, 100), "corner", (50, 100), (0.5, 1.0)),
+        ((400, 200), (100, 100), "corner", (100, 50), (1.0, 0.5)),
+        ((50, 25), (100, 100), "corner", (100, 50), (1.0, 0.5)),  # enlarged
+        # 427 * 320 / 640 = 213.5: to the even neighbour, or down.
+        ((427, 640), (320, 320), "corner", (214, 320), (214 / 320, 1.0)),
+        ((427, 640), (320, 320), "half-pixel", (213, 320), (213.5 / 320, 1.0)),
+        ((480, 640), (480, 640), "corner", (480, 640), (1.0, 1.0)),
+        ((480, 640), (240, 640), "corner", (240, 320), (1.0, 0.5)),
+        ((1, 4000), (100, 100), "corner", (1, 100), (0.01, 1.0)),  # never nothing
+    ],
+)
+def test_where_a_letterboxed_photograph_lies(
+    source: tuple[int, int],
+    room: tuple[int, int],
+    sampling: str,
+    inner: tuple[int, int],
+    shares: tuple[float, float],
+) -> None:
+    found = pixels.placed(*source, *room, feeding.letterbox((0, 0, 0), sampling))
+    assert found[0] == inner
+    assert found[1] == pytest.approx(shares, abs=1e-6)
+    assert pixels.placed(*source, *room, feeding.ASSUMED) == (room, (1.0, 1.0))
+
+
+def test_letterboxed_pixels() -> None:
+    image = np.full((2, 4, 3), (10, 20, 30), np.uint8)
+    whole = pixels.fed(image, 4, 4, feeding.letterbox((1.5, 2, 3)))
+    assert whole.dtype == np.float32
+    assert whole[:2].reshape(-1, 3).tolist() == [[10, 20, 30]] * 8
+    assert whole[2:].reshape(-1, 3).tolist() == [[1.5, 2, 3]] * 8
+    assert pixels.fed(image, 4, 4, feeding.ASSUMED).reshape(-1, 3).tolist() == [[10, 20, 30]] * 16
+
+
+def test_boxes_in_the_photograph() -> None:
+    # The photograph covers the upper half of the input.
+    items = [{"box": [0.1, 0.2, 0.3, 0.4], "score": 0.5}, {"box": [0.6, 0.0, 0.9, 0.5]}]
+    assert pixels.in_photograph(items, (1.0, 1.0)) is items
+    [inside] = pixels.in_photograph(items, (0.5, 1.0))  # the other one is in the filling
+    assert inside == {"box": [0.2, 0.2, 0.6, 0.4], "score": 0.5}
+
+
+def save(folder: Path, **sizes: tuple[int, int]) -> None:
+    for name, size in sizes.items():
+        Image.new("RGB", size, (1, 2, 3)).save(folder / f"{name}.png")
+
+
+def test_square_images_get_crops(tmp_path: Path) -> None:
+    save(tmp_path, a=(320, 320), b=(100, 108))
+    found = {name: image.shape[:2] for name, image in pixels.pictures(tmp_path, crops=True)}
+    assert found == {
+        "a.png": (320, 320),
+        "b.png": (108, 100),
+        "a.png (16:9)": (180, 320),
+        "b.png (9:16)": (108, 61),
+    }
+    assert list(dict(pixels.pictures(tmp_path))) == ["a.png", "b.png"]
+    save(tmp_path, c=(300, 200))  # one that is not square is enough
+    assert list(dict(pixels.pictures(tmp_path, crops=True))) == ["a.png", "b.png", "c.png"]
+
+
+def test_the_crop_is_the_middle(tmp_path: Path) -> None:
+    rows = np.arange(9)[:, None].repeat(9, 1)
+    assert pixels.crop(rows, 9, 3)[:, 0].tolist() == [3, 4, 5]
+    assert pixels.crop(rows.T, 3, 9)[0].tolist() == [3, 4, 5]
+    assert pixels.crop(rows, 1, 1).shape == (9, 9)

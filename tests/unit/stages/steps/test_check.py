@@ -22,12 +22,12 @@ from places import FIXTURES, ROOT
 
 from stages.detect import detector
 from stages.files import pixels
-from stages.gates import label_proof, parity, structure
+from stages.gates import feeding_cost, label_proof, parity, structure
 from stages.gates.result import beside
 from stages.protocol.events import Emitter, EventStream
 from stages.protocol.failures import StageError
 from stages.protocol.request import complete_params
-from stages.steps import check
+from stages.steps import check, reference
 from stages.tflite import packed_files
 
 pytest.importorskip("ai_edge_litert")
@@ -56,10 +56,8 @@ def check_of(
 ) -> dict[str, dict[str, Any]]:
     """The gates' results for ``data``, by name; ``name`` is the proper one of its kind."""
     proper = detector.load(FIXTURES / f"{name}.tflite")
-    source = {
-        path.name: proper.detect(pixels.load_rgb(path)) for path in pixels.list_images(images)
-    }
-    (tmp_path / "detections.json").write_text(json.dumps({"images": source, "as_tflite": None}))
+    seen = pixels.pictures(images, crops=True)
+    reference.write(tmp_path, images={name: proper.detect(image) for name, image in seen})
     (tmp_path / "model.tflite").write_bytes(data)
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
@@ -114,7 +112,7 @@ def test_proper_ones_pass(images: Path, tmp_path: Path, name: str) -> None:
         assert codes(gates["structure"]) <= {"weights-type"}
     else:
         assert failed == {}
-    assert gates["parity"]["figures"]["pairs"] == 5
+    assert gates["parity"]["figures"]["pairs"] == 5 + 5  # in the images, and in crops of them
 
 
 def test_the_seed_s_metadata_is_caught_in_both_its_mistakes(images: Path, tmp_path: Path) -> None:
@@ -193,9 +191,22 @@ def test_bare_and_broken_files_are_findings(images: Path, tmp_path: Path) -> Non
 
 def test_without_a_source_the_file_alone_is_judged(images: Path, tmp_path: Path) -> None:
     gates = check_of(proper(), images, tmp_path, source=None, untrained=["all biases are zero"])
-    assert gates["parity"]["status"] == gates["normalization"]["status"] == "skipped"
+    skipped = {name for name, gate in gates.items() if gate["status"] == "skipped"}
+    assert skipped == {"parity", "normalization", "feeding"}
     assert codes(gates["trained"]) == {"untrained-heads"}
     assert gates["labels"]["status"] == "passed"
+
+
+def test_ways_of_feeding_are_compared_in_crops_of_square_images(
+    images: Path, tmp_path: Path
+) -> None:
+    gate = check_of(proper(), images, tmp_path)["feeding"]
+    assert gate["status"] == "passed"
+    assert gate["figures"]["images"] == ["0.png (16:9)", "1.png (9:16)"]
+    figures = gate["figures"]
+    assert figures["described"] == figures["stretch"] == 1.0  # what the toy does
+    assert figures["letterbox"] < 0.9
+    assert "letterboxed" in gate["summary"] and "lost" in gate["summary"]
 
 
 def test_pixels_are_left_for_other_runtimes(images: Path, tmp_path: Path) -> None:
@@ -332,4 +343,6 @@ def test_the_documents_limits() -> None:
 def test_every_gate_is_explained() -> None:
     text = (ROOT / "docs" / "checks.md").read_text("utf-8")
     gates = set(re.findall(r"`([a-z-]+)`", text[text.index("## The gates") : text.index("When `")]))
-    assert gates >= {structure.NAME, parity.NAME, label_proof.NAME, "normalization", "trained"}
+    assert gates >= {
+        structure.NAME, parity.NAME, label_proof.NAME, feeding_cost.NAME, "normalization", "trained"
+    }  # fmt: skip

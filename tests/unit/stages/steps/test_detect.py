@@ -18,6 +18,7 @@ from PIL import Image
 from places import FIXTURES
 
 from stages.detect import detector
+from stages.files import feeding
 from stages.protocol.events import Emitter, EventStream
 from stages.protocol.failures import StageError
 from stages.protocol.request import complete_params
@@ -69,6 +70,24 @@ def test_order_limit_and_threshold() -> None:
     assert np.float32(best) == best or float(str(np.float32(best))) == best
 
 
+def test_a_letterboxed_photograph_and_its_boxes() -> None:
+    model = load("toy_ssd_annotated")
+    assert model.feeding == feeding.ASSUMED  # the file does not say it
+    # Twice as wide as high, the left half red.
+    image = np.full((32, 64, 3), GREY, np.uint8)
+    image[:, :32] = RED
+    stretched = model.detect(image, score_threshold=0.5)
+    assert [item["label"] for item in stretched] == ["red", "red"]  # in two quarters of the input
+    model.feeding = feeding.letterbox(GREY)
+    assert np.ptp(model.input_values(image)[0][4:]) == 0  # the lower half is filled
+    [found] = model.detect(image, score_threshold=0.5)  # in one
+    np.testing.assert_allclose(found["box"], [0, 0, 1, 0.5], atol=0.04)
+    assert model.detect(image, score_threshold=0.5, how=feeding.ASSUMED) == stretched
+    # An input-sized picture is the input.
+    small = np.zeros((8, 8, 3), np.uint8)
+    assert model.input_values(small)[0].tolist() == (np.zeros((8, 8, 3)) - 1).tolist()
+
+
 def run(out: Path, images: Path, name: str = "toy_ssd_annotated", **params: Any) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     with open(os.devnull, "w") as sink:  # noqa: PTH123 - a descriptor is what is needed
@@ -105,6 +124,7 @@ def test_stage_writes_detections(tmp_path: Path, images: Path) -> None:
 def test_stage_takes_the_threshold_of_the_metadata(tmp_path: Path, images: Path) -> None:
     declared = run(tmp_path / "1", images, name="toy_centernet_annotated")
     assert (declared["score_threshold"], declared["detections"]) == (0.25, 2)
+    assert declared["feeding"] == feeding.ASSUMED.as_fact()
     overruled = run(tmp_path / "2", images, name="toy_centernet_annotated", score_threshold=0)
     assert overruled["detections"] == 8
 
@@ -131,8 +151,6 @@ def test_stage_fits_images_as_it_is_told(tmp_path: Path) -> None:
     assert boxes[None] == boxes["stretch"]
     np.testing.assert_allclose(boxes["stretch"], [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5]], atol=0.02)
     np.testing.assert_allclose(boxes["letterbox"], [[0, 0, 1, 0.5]], atol=0.04)
-    # What normalisation turns into 0.
-    assert facts["feeding"]["fill"] == [127.5, 127.5, 127.5]
 
 
 @pytest.mark.parametrize(
@@ -183,3 +201,9 @@ def test_truncated_models_are_refused() -> None:
         with pytest.raises(StageError) as caught:
             detector.Detector(data[:size])
         assert caught.value.kind == "unsupported-model"
+
+
+def test_stage_feeds_in_another_way(tmp_path: Path, images: Path) -> None:
+    facts = run(tmp_path / "1", images, fit="letterbox")
+    assert facts["feeding"] == feeding.letterbox((0, 0, 0)).as_fact()
+    assert run(tmp_path / "2", images, fit="stretch")["feeding"] == feeding.ASSUMED.as_fact()

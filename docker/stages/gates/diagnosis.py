@@ -8,11 +8,12 @@ cause.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stages.detect import matching
 from stages.detect.detector import Detector
+from stages.files import feeding
 from stages.files.normalizations import KNOWN, Normalization, named, three
 from stages.gates import feeding_cost, parity
 from stages.protocol.failures import StageError
@@ -92,14 +93,13 @@ def _hypotheses(
             f"{named(declared(model))}.",
             detections(model, images, norm),
         )
-    for how in feeding_cost.other_ways(model.feeding).values():
-        if how.fit != model.feeding.fit:
-            yield (
-                feeding_cost.NAME,
-                f"Fed with {feeding_cost.WORDS[how.fit]} pictures the file finds what the model"
-                f" finds; it says that they are to be {feeding_cost.WORDS[model.feeding.fit]}.",
-                {name: _detected(model, image, how=how) for name, image in images.items()},
-            )
+    for how in _other_feedings(model.feeding):
+        yield (
+            feeding_cost.NAME,
+            f"Fed with pictures that are {_shown(how)} the file finds what the model finds; it says"
+            f" that they are to be {_shown(model.feeding)}.",
+            {name: _detected(model, image, how=how) for name, image in images.items()},
+        )
     yield (
         "roles-swapped",
         "Read the other way round, the outputs of classes and scores give what the model finds: "
@@ -127,6 +127,20 @@ def _hypotheses(
             lambda item: {"class_id": renamed.get(item["class_id"], item["class_id"])},
         ),
     )
+
+
+def _other_feedings(described: feeding.Feeding) -> list[feeding.Feeding]:
+    """List the usual ways of either fit, in either sampling, except the described one."""
+    return [
+        replace(how, sampling=sampling)
+        for how in feeding_cost.other_ways(described).values()
+        for sampling in (feeding.HALF_PIXEL, feeding.CORNER)
+        if (how.fit, sampling) != (described.fit, described.sampling)
+    ]
+
+
+def _shown(how: feeding.Feeding) -> str:
+    return f"{feeding_cost.WORDS[how.fit]} ({how.sampling} sampling)"
 
 
 def declared(model: Detector) -> Normalization:

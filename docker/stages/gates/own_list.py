@@ -28,7 +28,7 @@ _BORDER = 1e-3  # nearness to the border, as a fraction of the image
 
 _SAME_BOX = 0.95  # overlap from which on two boxes are the same prediction
 
-_LOWERED = 0.05
+_LOWERED = 0.01
 """The overlap with a better box from which on soft suppression changes a score noticeably."""
 
 
@@ -89,8 +89,8 @@ def comparable(
     own: Sequence[Mapping[str, Any]],
     found: Sequence[Mapping[str, Any]],
     suppression: Optional[Mapping[str, Any]],
-    capacity: Optional[int],
-    margin: float,
+    capacity: Optional[int] = None,
+    margin: float = 0.0,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Reduce the lists of one image to the detections that both must hold.
 
@@ -111,7 +111,7 @@ def comparable(
         that it lowered are replaced by the artefact's.
     """
     left = [dict(item) for item in own if _area(item["box"]) > 0]
-    right = [{**item, "box": clipped(item["box"]), "outside": _outside(item)} for item in found]
+    right = [{**item, "box": _clipped(item["box"]), "outside": _outside(item)} for item in found]
     right = [item for item in right if _area(item["box"]) > 0]
     every = matching.match(left, right)
     pairs = [pair for pair in every if not _neighbours(left, right, every, pair, suppression)]
@@ -138,20 +138,7 @@ def comparable(
     ]
 
 
-def distinct(
-    own: Sequence[Mapping[str, Any]], suppression: Optional[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """Leave out detections that a better one of whatever class overlaps by more than allowed."""
-    if suppression is None:
-        return list(own)
-    kept: list[Mapping[str, Any]] = []
-    for item in sorted(own, key=lambda one: -one["score"]):
-        if all(matching.iou(item["box"], one["box"]) <= suppression["iou"] for one in kept):
-            kept.append(item)
-    return kept
-
-
-def clipped(box: Sequence[float]) -> list[float]:
+def _clipped(box: Sequence[float]) -> list[float]:
     """Clip a box, in fractions of an image, to that image."""
     return [min(max(side, 0.0), 1.0) for side in box]
 
@@ -186,12 +173,13 @@ def _neighbours(
     The artefact suppressed the model's box by one of another class, and then kept a neighbour,
     which the model's own post-processing suppressed by that box.
     """
-    if suppression is None or suppression["soft"] or pair.iou > _SAME_BOX:
+    if suppression is None or pair.iou > _SAME_BOX:
         return False
     others = [found[other.right] for other in pairs if other != pair]
-    return _suppressed(own[pair.left], others, suppression) and _suppressed(
-        found[pair.right], [own[pair.left]], suppression
-    )
+    if not _suppressed(own[pair.left], others, suppression):
+        return False
+    # Soft suppression may have lowered the neighbour below the list's end.
+    return suppression["soft"] or _suppressed(found[pair.right], [own[pair.left]], suppression)
 
 
 def _undo_lowering(own: list[dict[str, Any]], place: int, score: float) -> None:

@@ -252,7 +252,10 @@ def _weights(gate: Gate, model: tflite_model.Model, expected: Expected) -> None:
 
 def _label_files(gate: Gate, metadata: tflite_meta.Metadata, files: dict[str, bytes]) -> None:
     declared = [item.name for output in metadata.outputs for item in output.files]
-    if sorted(declared) != sorted(files) or len(declared) != 1:
+    # What describes the input (stages.files.feeding) is no label file.
+    described = {item.name for image in metadata.inputs for item in image.files}
+    labels = [name for name in files if name not in described]
+    if sorted(declared) != sorted(labels) or len(declared) != 1:
         gate.problem(
             "label-file",
             "one label file, declared and packed",

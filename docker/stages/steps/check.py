@@ -314,7 +314,8 @@ def _feeding(
                 ways[way] = ways[feeding_cost.DESCRIBED]
                 continue
             ways[way] = {name: model.detect(images[name], how=how) for name in names}
-    return feeding_cost.examine(source.truth, ways, model.feeding, least)
+    changed = source.built.own != source.truth.own
+    return feeding_cost.examine(source.truth, ways, model.feeding, least, changed)
 
 
 def _labels(model: detector.Detector) -> Optional[list[str]]:

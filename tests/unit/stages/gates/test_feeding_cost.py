@@ -73,3 +73,11 @@ def test_ways_that_were_not_tried() -> None:
 def test_other_ways() -> None:
     ways = feeding_cost.other_ways(feeding.letterbox((1, 2, 3), "corner", "nearest"))
     assert ways == {"letterbox": feeding.letterbox((1, 2, 3)), "stretch": feeding.ASSUMED}
+
+
+def test_of_a_changed_model_only_the_cost_is_told() -> None:
+    found = {"described": things(0.9), "letterbox": SOURCE.own, "stretch": things()}
+    gate = feeding_cost.examine(SOURCE, found, feeding.ASSUMED, 0.3, changed=True)
+    assert gate.status == "passed"
+    assert "2 of 3 objects lost" in gate.summary
+    assert gate.summary.endswith("the source is the unmodified model")

@@ -113,12 +113,6 @@ def test_without_suppression_every_box_counts() -> None:
     assert reduced(own, own[:1], None) == ([0.9, 0.7], [0.9])
 
 
-def test_distinct() -> None:
-    own = [thing(0.4, 0.9, 1), thing(0.41, 0.8, 2), thing(0.5, 0.7, 1)]
-    assert own_list.distinct(own, HARD) == [own[0], own[2]]
-    assert own_list.distinct(own, None) == own
-
-
 # --- the gate ----------------------------------------------------------------------------------
 
 

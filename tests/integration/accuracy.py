@@ -74,7 +74,7 @@ def average_precision(
         for item in items
     ]
     categories = {item.category for item in objects}
-    return scoring.score(pictures.values(), objects, categories, results).ap
+    return scoring.evaluate(pictures.values(), objects, categories, results).scores.ap
 
 
 def _pictures(scenes: Mapping[str, Scene], first: int = 1) -> dict[str, Picture]:

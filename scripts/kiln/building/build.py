@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +109,7 @@ class Builder:
                 self._engine = Engine.find()
                 self._engine.sweep()
             # After it is set, a concurrent stop sees the engine, or we see the stop here.
-            self._check_stop()
+            self.check_stop()
             return self._engine
 
     def build(
@@ -144,19 +144,34 @@ class Builder:
         try:
             for task in as_completed(tasks):
                 done.append(self._outcome(task, tasks[task], several))
-        except BaseException:
-            # Ctrl-C: stop running work, start nothing new, give the threads a moment to clean up. A
-            # thread in an image build does not notice; the process ends without it.
-            self._stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            if self._engine is not None:
-                self._engine.stop_all()
-            # (A task that never started never ends: wait() would use its full timeout.)
-            wait([task for task in tasks if not task.cancelled()], timeout=STOP_PATIENCE)
+        except BaseException:  # Ctrl-C
+            self.stop(pool, tasks)
             raise
         pool.shutdown()
         self._refresh_front(any(build.changed for build in done))
         return sorted(done, key=lambda item: chosen.names.index(item.model))
+
+    def stop(self, pool: ThreadPoolExecutor, tasks: Iterable[Future[Any]]) -> None:
+        """Stop running tasks of a pool, and start no others.
+
+        The threads get a moment to clean up. One in an image build does not notice; the process
+        ends without it.
+        """
+        self._stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        if self._engine is not None:
+            self._engine.stop_all()
+        # (A task that never started never ends: wait() would use its full timeout.)
+        wait([task for task in tasks if not task.cancelled()], timeout=STOP_PATIENCE)
+
+    def check_stop(self) -> None:
+        """End a thread's work here if :meth:`stop` was called.
+
+        Raises:
+            CancelledError: it was.
+        """
+        if self._stop.is_set():
+            raise CancelledError("Stopped.")
 
     def _refresh_front(self, changed: bool) -> None:
         if not self.dist.is_dir() or ((self.dist / PAGE_FILE).is_file() and not changed):
@@ -169,7 +184,7 @@ class Builder:
 
     def _tell(self, event: str, **fields: Any) -> None:
         """Forward an event; after Ctrl-C, busy threads stop here."""
-        self._check_stop()
+        self.check_stop()
         self.on_event(event, **fields)
 
     def _note(self, text: str) -> None:
@@ -178,10 +193,6 @@ class Builder:
             self.noted.add(text)
         if new:
             self._tell("note", message=text)
-
-    def _check_stop(self) -> None:
-        if self._stop.is_set():
-            raise CancelledError("Stopped.")
 
     def _outcome(self, task: Future[ModelBuild], name: str, several: bool) -> ModelBuild:
         try:
@@ -242,7 +253,7 @@ class Builder:
         )
 
         def waiting() -> None:
-            self._check_stop()
+            self.check_stop()
             if not told:
                 told.append(True)
                 self._tell("note", message=f"{recipe.name}: waiting for another kiln to finish it")

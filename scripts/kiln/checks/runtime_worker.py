@@ -197,11 +197,8 @@ def _detect_in_mediapipe(item: dict[str, Any], alive: Alive) -> dict[str, Any]:
     model = tflite_model.read(data)
     metadata = tflite_meta.read(model)
     labels: list[str] = []
-    how = feeding.ASSUMED
     with contextlib.suppress(ValueError):  # leave the message to MediaPipe
         labels = tflite_meta.labels(data, metadata) if metadata else []
-        described = tflite_meta.input_file(data, metadata, feeding.FILE) if metadata else None
-        how = how if described is None else feeding.parse(described)
     _, height, width, _ = model.graph.tensors[model.graph.inputs[0]].shape
     try:
         import mediapipe as mp
@@ -258,7 +255,6 @@ def _enlarged(picture: Any, height: int, width: int) -> Any:
         picture: uint8 array [height, width, 3].
         height: of the model's input.
         width: of the model's input.
-        how: the file's own description (:mod:`stages.files.feeding`).
 
     Returns:
         uint8 array [K * height, K * width, 3], contiguous (MediaPipe refuses others).

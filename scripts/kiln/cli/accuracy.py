@@ -20,7 +20,8 @@ from kiln.core.errors import UsageError
 from kiln.core.output import table
 
 if TYPE_CHECKING:
-    from kiln.measure.accuracy import Measured, Report
+    from kiln.measure.bootstrap import Interval
+    from kiln.measure.report import Measured, Report
     from kiln.signing.signer import Signer
 
 
@@ -52,7 +53,25 @@ if TYPE_CHECKING:
     type=PATH,
     help="Measure the files published there instead of converting.",
 )
+@click.option(
+    "--alias",
+    "given_aliases",
+    multiple=True,
+    metavar="NAME=NAME",
+    help="A class's name in the model, and in the data set; may be repeated.",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["letterbox", "stretch"]),
+    help="How images get into an artefact's input [as its own description says].",
+)
 @archive_option
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Containers at a time [as many as there are processors].",
+)
 @click.option(
     "--chunk",
     type=click.IntRange(1),
@@ -73,7 +92,10 @@ def accuracy(
     variants: tuple[str, ...],
     images: int | None,
     dist: Path | None,
+    given_aliases: tuple[str, ...],
+    fit: str | None,
     archive: Path | None,
+    jobs: int | None,
     chunk: int | None,
     save: Path | None,
     record: bool,
@@ -82,14 +104,15 @@ def accuracy(
 ) -> None:
     """Measure COCO's AP of MODEL before conversion and of each artefact, on the same images.
 
-    Results are kept: an interrupted run resumes. Where the recipe states the expected AP, a
-    deviation is a failure.
+    Intervals show what other images of the same kind would have given. Results are kept: an
+    interrupted run resumes. Where the recipe states the expected AP, a deviation is a failure.
     """
     from kiln.building.build import Builder
     from kiln.core.files import write_atomic
     from kiln.core.suggest import refuse_unknown
-    from kiln.measure import accuracy_record, coco, scoring
+    from kiln.measure import accuracy_record, aliases, coco, scoring
     from kiln.measure.accuracy import CHUNK, Accuracy
+    from kiln.measure.detection_runs import default_jobs
     from kiln.project.folders import Project
     from kiln.recipes.recipe import VARIANTS, discover
     from kiln.recipes.selection import select
@@ -99,6 +122,7 @@ def accuracy(
     project = Project.find()
     folder = (models_dir or project.models).absolute()
     refuse_unknown("variant", variants, VARIANTS)
+    same_class = aliases.parse(given_aliases)
     (recipe,) = select(folder, discover(folder), (model,)).unbroken()
     if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
         raise UsageError(
@@ -111,7 +135,14 @@ def accuracy(
     store = own_store()
     with reporter_for(as_json) as reporter:
         builder = Builder(project, store, target, reporter.event)
-        measuring = Accuracy(builder, target if dist or record else None, chunk or CHUNK)
+        measuring = Accuracy(
+            builder,
+            target if dist or record else None,
+            chunk=chunk or CHUNK,
+            jobs=jobs or default_jobs(),
+            aliases=same_class,
+            fit=fit,
+        )
         report = measuring.measure(
             recipe,
             data,
@@ -122,7 +153,7 @@ def accuracy(
         for item in report.measured:
             reporter.event("accuracy", **_fields(report, item))
     if not as_json:
-        print(_table(report))
+        print(_text(report))
     if save is not None:
         text = json.dumps(report.as_json(), indent=1)
         try:
@@ -153,7 +184,7 @@ def _ready_to_record(dist: Path) -> Signer:
 
 
 def _fields(report: Report, item: Measured) -> dict[str, Any]:
-    difference = report.difference(item)
+    difference = item.difference
     return {
         "model": report.model,
         "what": item.what,
@@ -161,29 +192,41 @@ def _fields(report: Report, item: Measured) -> dict[str, Any]:
         "ap50": item.scores.ap50,
         "ap75": item.scores.ap75,
         "ar100": item.scores.ar100,
+        "intervals": item.intervals_as_json(),
         "images": report.images,
         "categories": report.categories,
-        "difference": difference,
+        "difference": None if difference is None else difference.ap,
+        "difference_interval": None if difference is None else difference.as_json()["interval"],
+        "noise": None if difference is None else difference.noise,
         "expected": item.expected,
     }
 
 
-def _table(report: Report) -> str:
-    head = [report.model, "AP", "AP50", "AP75", "AR100", "images", "to source", "expected"]
+def _text(report: Report) -> str:
+    """Return the table of figures, and below it what they mean."""
+    head = [
+        report.model, "AP", "90 % interval", "AP50", "AP75", "AR100",
+        "to source", "90 % interval", "expected",
+    ]  # fmt: skip
     rows = []
     for item in report.measured:
-        scores, difference = item.scores, report.difference(item)
-        figures = (scores.ap, scores.ap50, scores.ap75, scores.ar100)
+        scores, difference = item.scores, item.difference
         expected = "-" if item.expected is None else f"{item.expected:.3f} ± {report.tolerance:g}"
         rows.append(
             [
                 item.what,
-                *(f"{value:.4f}" for value in figures),
-                f"{report.images:,}",
-                "-" if difference is None else f"{difference:+.4f}",
+                f"{scores.ap:.4f}",
+                _interval(item.intervals.get("ap"), ".3f"),
+                *(f"{value:.4f}" for value in (scores.ap50, scores.ap75, scores.ar100)),
+                "-" if difference is None else f"{difference.ap:+.4f}",
+                "-" if difference is None else _interval(difference.interval, "+.3f"),
                 expected,
             ]
         )
     if all(item.expected is None for item in report.measured):
         head, rows = head[:-1], [row[:-1] for row in rows]
-    return table(head, rows)
+    return "\n".join([table(head, rows), "", *report.remarks()])
+
+
+def _interval(interval: Interval | None, form: str) -> str:
+    return "-" if interval is None else f"{interval.low:{form}} to {interval.high:{form}}"

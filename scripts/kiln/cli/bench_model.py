@@ -63,6 +63,7 @@ def bench_model(
     Inputs are noise, the same in every run. Rounds go over all files, so that a slow spell of the
     machine affects all of them alike: compare times of one run, not of different ones.
     """
+    from kiln.core.machine import processors
     from kiln.measure import latency
     from kiln.project.folders import Project
     from kiln.release.index_page import refresh
@@ -77,8 +78,8 @@ def bench_model(
             f"{stray[0].path} is not in {target}, and --save only records files of that folder.",
             "Leave --save out, or name the folder with --dist.",
         )
-    counts = list(dict.fromkeys(threads)) or sorted({1, latency.processors()})
-    load = os.getloadavg()[0] / latency.processors()
+    counts = list(dict.fromkeys(threads)) or sorted({1, processors()})
+    load = os.getloadavg()[0] / processors()
     if load > latency.BUSY:
         note = (
             f"the machine is busy (load average {load:.1f} for each processor): ratios hold, "

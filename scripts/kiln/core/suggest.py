@@ -24,3 +24,13 @@ def refuse_unknown(what: str, given: Iterable[str], known: Collection[str]) -> N
             raise UsageError(
                 f"There is no {what} {name!r}.", f"{hint}Known: {', '.join(known) or 'none'}."
             )
+
+
+def near(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Return the known names closest to ``name``, the closest first; case does not matter.
+
+    >>> near("computer mose", ["Mouse", "Computer mouse", "Tree"])
+    ['Computer mouse']
+    """
+    by_form = {item.casefold(): item for item in known}
+    return [by_form[form] for form in difflib.get_close_matches(name.casefold(), by_form, most)]

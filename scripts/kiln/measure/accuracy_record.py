@@ -8,7 +8,7 @@ on the same images.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,15 @@ class Entry:
 
     Attributes:
         file: its name, and ``sha256`` its digest.
-        dataset: see :meth:`kiln.measure.accuracy.Report.data_set`.
+        dataset: see :meth:`kiln.measure.report.Report.data_set`.
         source: figures of the model before conversion (:class:`kiln.measure.scoring.Scores` as
             plain data); None where it has none.
         result: figures of the file.
+        fit: how images were fitted to its input, if the user said so.
+        bootstrap: how the intervals were computed (:func:`kiln.measure.report.settings`).
+        source_intervals: of the source's figures, by name: [low, high]; empty for too few images.
+        result_intervals: the same of the file's.
+        difference: ``ap``, ``interval`` and ``noise`` (:class:`kiln.measure.report.Difference`).
     """
 
     model: str
@@ -40,6 +45,11 @@ class Entry:
     dataset: Mapping[str, Any]
     source: Mapping[str, float] | None
     result: Mapping[str, float]
+    fit: str | None = None
+    bootstrap: Mapping[str, Any] = field(default_factory=dict)
+    source_intervals: Mapping[str, Any] = field(default_factory=dict)
+    result_intervals: Mapping[str, Any] = field(default_factory=dict)
+    difference: Mapping[str, Any] | None = None
 
 
 def save(dist: Path, entries: Sequence[Entry]) -> Path:

@@ -174,7 +174,7 @@ def read(root: Path) -> DataSet:
         _refuse_repeats("image id", (picture.id for picture in pictures))
         _refuse_repeats("image file", (picture.file for picture in pictures))
         _refuse_repeats("category id", (number for number, _ in categories))
-        _refuse_repeats("category name", (_folded(name) for _, name in categories))
+        _refuse_repeats("category name", (folded(name) for _, name in categories))
         known = {picture.id for picture in pictures}, {number for number, _ in categories}
         for item in objects:
             if item.picture not in known[0] or item.category not in known[1]:
@@ -195,7 +195,11 @@ def read(root: Path) -> DataSet:
     )
 
 
-def match(classes: Mapping[int, tuple[str, ...]], categories: Mapping[int, str]) -> Matching:
+def match(
+    classes: Mapping[int, tuple[str, ...]],
+    categories: Mapping[int, str],
+    aliases: Mapping[str, str] | None = None,
+) -> Matching:
     """Match a model's classes with a data set's categories by name.
 
     Never by id, since ids can agree by chance. Case does not matter, nor whether words are
@@ -205,25 +209,36 @@ def match(classes: Mapping[int, tuple[str, ...]], categories: Mapping[int, str])
         classes: class id to its names, the preferred one first (a label map's ``display_name`` and
             ``name``).
         categories: category id to name.
+        aliases: names of the model to names of the data set that go before equal names; all are
+            known (:mod:`kiln.measure.aliases`).
 
     Raises:
         LabelMapError: they have no name in common.
 
     >>> match({1: ("Person",), 7: ("Tree",)}, {9: "person", 4: "traffic light"})
     Matching(categories={1: 9}, unmeasured=('Tree',), unknown=('traffic light',))
+    >>> match({1: ("Person",), 7: ("Mouse",)}, {9: "person", 4: "rodent"}, {"mouse": "rodent"})
+    Matching(categories={1: 9, 7: 4}, unmeasured=(), unknown=())
     """
-    by_name = {_folded(name): number for number, name in categories.items()}
+    by_name = {folded(name): number for number, name in categories.items()}
+    said = {folded(name): by_name[folded(other)] for name, other in (aliases or {}).items()}
+    # What an alias names is no longer matched by an equal name, on either side.
+    equal = {name: number for name, number in by_name.items() if number not in said.values()}
     matched = {}
     for class_id, names in classes.items():
-        category = next((by_name[n] for n in map(_folded, names) if n in by_name), None)
-        if category is not None:
-            matched[class_id] = category
+        forms = [folded(name) for name in names]
+        for known in (said, equal):
+            category = next((known[form] for form in forms if form in known), None)
+            if category is not None:
+                matched[class_id] = category
+                break
     if not matched:
         raise LabelMapError(
             "The model and the data set have no class in common: the model knows "
-            f"{_some(names[0] for names in classes.values())}, the data set "
-            f"{_some(categories.values())}.",
-            "Use the data set that the model was made for; classes are matched by their names.",
+            f"{some(names[0] for names in classes.values())}, the data set "
+            f"{some(categories.values())}.",
+            "Use the data set that the model was made for; classes are matched by their names. "
+            "For a class with two names there is --alias.",
         )
     return Matching(
         matched,
@@ -271,7 +286,7 @@ def check_usable(unusable: Mapping[str, str], all_pictures: int, folder: Path) -
     if not unusable:
         return ""
     what = f"{len(unusable)} of {all_pictures} annotated images in {folder} cannot be used: "
-    what += _some(f"{name} ({why})" for name, why in sorted(unusable.items()))
+    what += some(f"{name} ({why})" for name, why in sorted(unusable.items()))
     if len(unusable) > MOST_UNUSABLE * all_pictures:
         raise ImageSetError(
             f"{what}.",
@@ -346,11 +361,13 @@ def _refuse_repeats(what: str, values: Iterable[int | str]) -> None:
         seen.add(value)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """Return the form of a class's name that is compared."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
-def _some(names: Iterable[str], most: int = 5) -> str:
+def some(names: Iterable[str], most: int = 5) -> str:
+    """List the first names, and count the others."""
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more

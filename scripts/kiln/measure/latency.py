@@ -171,11 +171,6 @@ def _digest(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def processors() -> int:
-    """Count the processors that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 # --- the file in dist ----------------------------------------------------------------------
 
 

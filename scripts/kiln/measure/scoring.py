@@ -7,10 +7,14 @@ import importlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kiln.core.errors import ImageSetError, UsageError
 from kiln.measure.coco import Annotated, Picture
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: Number of best detections of an image that count (COCOeval's ``maxDets``).
 DETECTIONS = 100
@@ -42,6 +46,37 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """All detections of one class, best score first, as COCOeval matched them with objects.
+
+    Attributes:
+        pictures: the number of each detection's image.
+        right: for each IoU threshold, whether a detection matches an object that counts.
+        ignored: the same for a detection that does not count: it matches a crowd.
+        objects: how many objects that count each image has.
+    """
+
+    pictures: NDArray[np.intp]
+    right: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    objects: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures, and the matches that they are made of.
+
+    Attributes:
+        ranked: one for each class; images are numbered by ascending id.
+        images: how many there are.
+    """
+
+    scores: Scores
+    ranked: tuple[Ranked, ...]
+    images: int
+
+
+@dataclass(frozen=True)
 class Detection:
     """A detection; ``box`` is [ymin, xmin, ymax, xmax] as fractions of the image."""
 
@@ -67,12 +102,12 @@ def require() -> None:
         )
 
 
-def score(
+def evaluate(
     pictures: Iterable[Picture],
     objects: Iterable[Annotated],
     categories: Iterable[int],
     found: Iterable[Detection],
-) -> Scores:
+) -> Evaluation:
     """Score detections with COCOeval.
 
     Only ``pictures`` and ``categories`` count: objects and detections of others are left out.
@@ -90,33 +125,30 @@ def score(
             "None of these images has an annotated object of a class that the model knows.",
             "Measure more images, or use the data set that the model was made for.",
         )
-    results = [
-        {
-            "image_id": item.picture,
-            "category_id": item.category,
-            "bbox": _pixels(item.box, *sizes[item.picture]),
-            "score": item.score,
-        }
-        for item in found
-        if item.picture in sizes and item.category in kinds
-    ]
-    if not results:  # loadRes refuses an empty list
-        return Scores(0.0, 0.0, 0.0, 0.0)
-    coco: Any = importlib.import_module("pycocotools.coco").COCO()
-    coco.dataset = {
-        "images": [{"id": i, "height": h, "width": w} for i, (h, w) in sizes.items()],
-        "annotations": [_as_dict(number, item) for number, item in enumerate(truth, 1)],
-        "categories": [{"id": kind} for kind in kinds],
-    }
-    evaluate: Any = importlib.import_module("pycocotools.cocoeval").COCOeval
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints a page
-        coco.createIndex()
-        evaluation = evaluate(coco, coco.loadRes(results), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+    results = []
+    for item in found:
+        if item.picture in sizes and item.category in kinds:
+            x, y, width, height = _pixels(item.box, *sizes[item.picture])
+            results.append(
+                {
+                    "image_id": item.picture,
+                    "category_id": item.category,
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "score": item.score,
+                    "iscrowd": 0,
+                }
+            )
+    evaluation = _evaluation(sizes, kinds, [_as_dict(item) for item in truth], results)
     stats = [float(value) for value in evaluation.stats]
-    return Scores(stats[_AP], stats[_AP50], stats[_AP75], stats[_AR100])
+    # An entry for each class and image, those of a class together.
+    entries = evaluation.evalImgs
+    rows = [entries[start : start + len(sizes)] for start in range(0, len(entries), len(sizes))]
+    return Evaluation(
+        Scores(stats[_AP], stats[_AP50], stats[_AP75], stats[_AR100]),
+        tuple(_ranked(row) for row in rows if any(entry is not None for entry in row)),
+        len(sizes),
+    )
 
 
 def detections(
@@ -139,6 +171,65 @@ def detections(
     ]
 
 
+def _evaluation(
+    sizes: Mapping[int, tuple[int, int]],
+    kinds: Sequence[int],
+    truth: Sequence[dict[str, Any]],
+    results: Sequence[dict[str, Any]],
+) -> Any:
+    """Return a finished COCOeval of objects of any size."""
+    make: Any = importlib.import_module("pycocotools.coco").COCO
+    evaluate: Any = importlib.import_module("pycocotools.cocoeval").COCOeval
+    sides = []
+    for entries in (truth, results):
+        side = make()
+        side.dataset = {
+            "images": [{"id": i, "height": h, "width": w} for i, (h, w) in sizes.items()],
+            "annotations": [{"id": number, **item} for number, item in enumerate(entries, 1)],
+            "categories": [{"id": kind} for kind in kinds],
+        }
+        sides.append(side)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a page
+        for side in sides:
+            side.createIndex()
+        evaluation = evaluate(*sides, "bbox")
+        # Not also small, medium and large ones: they take three quarters of the time and memory.
+        evaluation.params.areaRng = evaluation.params.areaRng[:1]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def _ranked(entries: Sequence[Mapping[str, Any] | None]) -> Ranked:
+    """Rank the detections of one class.
+
+    Args:
+        entries: what COCOeval says of each image; None where it has neither an object nor a
+            detection of the class. Not all are None.
+    """
+    import numpy as np
+
+    objects = np.zeros(len(entries), np.int64)
+    pictures, scores, matched, ignored = [], [], [], []
+    for number, entry in enumerate(entries):
+        if entry is not None:
+            objects[number] = np.count_nonzero(entry["gtIgnore"] == 0)
+            pictures.append(np.full(len(entry["dtScores"]), number, np.intp))
+            scores.append(np.asarray(entry["dtScores"], np.float64))
+            matched.append(entry["dtMatches"] > 0)
+            ignored.append(entry["dtIgnore"] > 0)
+    order = np.argsort(-np.concatenate(scores), kind="stable")  # equal scores: by image
+    uncounted = np.concatenate(ignored, axis=1)[:, order]
+    return Ranked(
+        pictures=np.concatenate(pictures)[order],
+        right=np.concatenate(matched, axis=1)[:, order] & ~uncounted,
+        ignored=uncounted,
+        objects=objects,
+    )
+
+
 def _missing(name: str) -> bool:
     try:
         importlib.import_module(name)
@@ -158,9 +249,8 @@ def _pixels(box: Sequence[float], height: int, width: int) -> list[float]:
     ]
 
 
-def _as_dict(number: int, item: Annotated) -> dict[str, Any]:
+def _as_dict(item: Annotated) -> dict[str, Any]:
     return {
-        "id": number,
         "image_id": item.picture,
         "category_id": item.category,
         "bbox": list(item.box),

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kiln.page.records import Record
+from kiln.page.records import Record, number
+
+#: Names of COCO's figures, in the order in which they are shown.
+_FIGURES = ("ap", "ap50", "ap75", "ar100")
+
+#: The middle 90 % of a figure over resamples of the images.
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """COCO's figures, each from 0 to 1; only AP is always present."""
+    """COCO's figures, each from 0 to 1; only AP is always present.
+
+    Attributes:
+        intervals: of the four, in this order; None where it is not known.
+    """
 
     ap: float
     ap50: float | None
     ap75: float | None
     ar100: float | None
+    intervals: tuple[Interval | None, ...]
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """The data set of a measurement; ``annotations`` and ``pictures`` are digests, or empty."""
+    """The data set of a measurement; ``annotations`` and ``pictures`` are digests, or empty.
+
+    Attributes:
+        aliases: pairs of a class's name in the model and in the data set, where the user said so.
+    """
 
     name: str
     annotations: str
@@ -29,6 +44,7 @@ class DataSet:
     skipped: int
     categories: int | None
     all_categories: int | None
+    aliases: tuple[tuple[str, str], ...] = ()
 
     def count(self) -> str:
         """Describe the number of images; empty if it is unknown."""
@@ -41,6 +57,10 @@ class DataSet:
             words += f", {self.skipped:,} more could not be used"
         return words
 
+    def same_classes(self) -> str:
+        """List the aliases; empty if there are none."""
+        return ", ".join(f"{name} = {other}" for name, other in self.aliases)
+
     def words(self) -> str:
         """Describe the data set by name and number of images.
 
@@ -52,11 +72,24 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A file's figures, and those of its source on the same images."""
+    """A file's figures, and those of its source on the same images.
+
+    Attributes:
+        change_interval: of the change of AP; None where it is not known.
+        fit: how images were fitted to the input, if not as the file says.
+    """
 
     result: Scores
     source: Scores | None
     data: DataSet
+    change_interval: Interval | None = None
+    fit: str = ""
+
+    def noise(self) -> bool:
+        """Whether it is known that other images might as well show no change of AP."""
+        return self.change_interval is not None and (
+            self.change_interval[0] <= 0 <= self.change_interval[1]
+        )
 
     def change(self) -> float | None:
         """Return AP after conversion minus AP before it."""
@@ -67,16 +100,31 @@ def find(record: Record, model: str, variant: str, digest: str) -> Accuracy | No
     """Find a file's figures in ``accuracy.json``; None if they are of other bytes."""
     for item in record.list("files"):
         entry = Record(item)
-        same = (entry.text("model"), entry.text("variant"), entry.text("sha256"))
-        result = _scores(entry.record("result"))
+        same = tuple(entry.text(name) for name in ("model", "variant", "sha256"))
+        result = _scores(entry.record("result"), entry.record("result_intervals"))
         if digest and same == (model, variant, digest) and result is not None:
-            return Accuracy(result, _scores(entry.record("source")), _data(entry.record("dataset")))
+            source = _scores(entry.record("source"), entry.record("source_intervals"))
+            change = None if source is None else _interval(entry.raw("difference", "interval"), -1)
+            data = _data(entry.record("dataset"))
+            return Accuracy(result, source, data, change, entry.text("fit"))
     return None
 
 
-def _scores(record: Record) -> Scores | None:
-    ap, *others = (_share(record.number(name)) for name in ("ap", "ap50", "ap75", "ar100"))
-    return None if ap is None else Scores(ap, *others)
+def _scores(record: Record, intervals: Record) -> Scores | None:
+    ap, ap50, ap75, ar100 = (_share(record.number(name)) for name in _FIGURES)
+    if ap is None:
+        return None
+    known = tuple(_interval(intervals.raw(name), 0) for name in _FIGURES)
+    return Scores(ap, ap50, ap75, ar100, known)
+
+
+def _interval(value: object, least: float) -> Interval | None:
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    low, high = map(number, value)
+    if low is None or high is None or not least <= low <= high <= 1:
+        return None
+    return low, high
 
 
 def _share(value: float | None) -> float | None:
@@ -94,6 +142,11 @@ def _data(record: Record) -> DataSet:
         skipped=_whole(record, "skipped") or 0,
         categories=_whole(record, "categories"),
         all_categories=_whole(record, "all_categories"),
+        aliases=tuple(
+            (name, other)
+            for name, other in record.record("aliases").fields().items()
+            if isinstance(other, str)
+        ),
     )
 
 

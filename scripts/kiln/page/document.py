@@ -63,6 +63,7 @@ def environment() -> Environment:
         megabytes=formats.megabytes,
         fixed=formats.fixed,
         signed=formats.signed,
+        between=formats.between,
         difference=formats.difference,
         share=formats.share,
         count=formats.count,

@@ -36,6 +36,17 @@ def signed(value: float) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
+def between(interval: tuple[float, float] | None, sign: bool = False) -> str:
+    """Format an interval of AP, or of its difference; empty if there is none.
+
+    >>> between((0.2, 0.25)), between((-0.02, 0.0034), sign=True), between(None)
+    ('0.200 to 0.250', '−0.020 to +0.003', '')
+    """
+    if interval is None:
+        return ""
+    return " to ".join(signed(end) if sign else fixed(end, 3) for end in interval)
+
+
 def difference(value: float | None) -> str:
     """Format a small number with two or three significant digits.
 

@@ -112,6 +112,10 @@ class Measured:
     source: Scores | None
     files: tuple[tuple[str, Accuracy], ...]
 
+    def sure(self) -> bool:
+        """Whether intervals are known."""
+        return any(any(found.result.intervals) for _, found in self.files)
+
 
 @dataclass(frozen=True)
 class Use:

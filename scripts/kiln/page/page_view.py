@@ -85,18 +85,20 @@ def _verdict(variants: list[Variant]) -> list[Notice]:
 def _accuracy_note(release: Release) -> str:
     """Name the data sets that AP was measured on: only figures of one set can be compared."""
     found: dict[str, list[str]] = {}
-    before = ""
+    before = noise = ""
     for model in release.models:
         for measured in (variant.accuracy for variant in model.variants):
             if measured is not None:
                 found.setdefault(measured.data.words(), []).append(model.name)
                 before = ", before → after conversion" if measured.source else before
+                if measured.noise():
+                    noise = " Noise: with other images there might as well be no change."
     if not found:
         return ""
     said = [f"{', '.join(dict.fromkeys(names))}: {words}" for words, names in found.items()]
     if len(said) == 1:
         said = [f"Measured on {words}" for words in found]
-    return f"COCO AP{before}. {'; '.join(said)}."
+    return f"COCO AP{before}. {'; '.join(said)}.{noise}"
 
 
 def _latency_note(variants: list[Variant]) -> str:

@@ -24,14 +24,14 @@ def thing(x: float, y: float, width: float, height: float, **more: object) -> An
 def test_a_perfect_one() -> None:
     """Fractions of height and width, not of one side."""
     found = [Detection(5, CAT, [0.1, 0.2, 0.6, 0.9], 0.8)]
-    scores = scoring.score([PICTURE], [thing(20, 20, 70, 100)], [CAT], found)
+    scores = scoring.evaluate([PICTURE], [thing(20, 20, 70, 100)], [CAT], found).scores
     assert astuple(scores) == pytest.approx((1, 1, 1, 1))
 
 
 def test_a_box_that_is_a_bit_off() -> None:
     """IoU 0.62: right at thresholds 0.5, 0.55 and 0.6, three of ten."""
     found = [Detection(5, CAT, [0.0, 0.0, 0.62, 1.0], 0.8)]
-    scores = scoring.score([PICTURE], [thing(0, 0, 100, 200)], [CAT], found)
+    scores = scoring.evaluate([PICTURE], [thing(0, 0, 100, 200)], [CAT], found).scores
     assert astuple(scores) == pytest.approx((0.3, 1, 0, 0.3))
 
 
@@ -42,14 +42,14 @@ def test_a_false_one_first_and_one_not_found() -> None:
         Detection(5, CAT, [0.8, 0.0, 0.9, 0.1], 0.9),
         Detection(5, CAT, [0.0, 0.0, 0.25, 0.5], 0.8),
     ]
-    scores = scoring.score([PICTURE], truth, [CAT], found)
+    scores = scoring.evaluate([PICTURE], truth, [CAT], found).scores
     assert scores.ap == pytest.approx(0.5 * 51 / 101)
     assert scores.ar100 == pytest.approx(0.5)
 
 
 def test_boxes_are_clipped_to_the_image() -> None:
     found = [Detection(5, CAT, [-0.5, -3.0, 1.2, 1.0], 0.8)]
-    scores = scoring.score([PICTURE], [thing(0, 0, 100, 200)], [CAT], found)
+    scores = scoring.evaluate([PICTURE], [thing(0, 0, 100, 200)], [CAT], found).scores
     assert scores.ap == pytest.approx(1)
 
 
@@ -60,7 +60,7 @@ def test_other_images_and_classes_do_not_count() -> None:
         Detection(6, CAT, [0.5, 0.5, 1, 1], 0.9),
         Detection(5, 18, [0.5, 0.5, 1, 1], 0.9),
     ]
-    scores = scoring.score([PICTURE], truth, [CAT], found)
+    scores = scoring.evaluate([PICTURE], truth, [CAT], found).scores
     assert astuple(scores) == pytest.approx((1, 1, 1, 1))
 
 
@@ -70,18 +70,19 @@ def test_a_crowd_is_not_held_against_a_model() -> None:
         Detection(5, CAT, [0, 0, 0.5, 0.5], 0.5),
         Detection(5, CAT, [0.6, 0.6, 0.7, 0.7], 0.9),
     ]
-    assert scoring.score([PICTURE], truth, [CAT], found).ap == pytest.approx(1)
+    assert scoring.evaluate([PICTURE], truth, [CAT], found).scores.ap == pytest.approx(1)
 
 
 def test_nothing_found() -> None:
-    assert scoring.score([PICTURE], [thing(0, 0, 9, 9)], [CAT], []) == Scores(0, 0, 0, 0)
+    nothing = scoring.evaluate([PICTURE], [thing(0, 0, 9, 9)], [CAT], [])
+    assert nothing.scores == Scores(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("truth", [[], [thing(0, 0, 9, 9, crowd=True)]])
 def test_nothing_to_be_found(truth: list[Annotated]) -> None:
     """COCO's figure would be -1."""
     with pytest.raises(ImageSetError, match="None of these images"):
-        scoring.score([PICTURE], truth, [CAT], [Detection(5, CAT, [0, 0, 1, 1], 0.5)])
+        scoring.evaluate([PICTURE], truth, [CAT], [Detection(5, CAT, [0, 0, 1, 1], 0.5)])
 
 
 def test_detections_of_a_stage() -> None:

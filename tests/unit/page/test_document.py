@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import page_dist
 import pytest
@@ -164,6 +165,78 @@ def test_accuracy(dist: Path) -> None:
     assert f"COCO AP, before → after conversion. Measured on scenes & more, {count}." in words
     for said in (count, "2 of the data set’s 80", "a" * 64, "b" * 64):
         assert said in words
+
+
+def test_intervals(dist: Path) -> None:
+    before = {"ap": [0.4, 0.4657], "ap50": [0.5, 0.7], "ar100": [0.65, 0.75]}
+    after = {"ap": [0.38, 0.45], "ap50": [0.5, 0.6], "ap75": [0.1, 0.2]}
+    entries = [
+        replace(
+            measured(dist, variant, ap, 0.4321),
+            source_intervals=before,
+            result_intervals=after,
+            difference={"ap": ap - 0.4321, "interval": interval, "noise": "not asked"},
+        )
+        for variant, ap, interval in (
+            ("int8", 0.4109, [-0.0321, -0.011]),
+            ("float32", 0.4331, [-0.0104, 0.0123]),
+        )
+    ]
+    accuracy_record.save(dist, entries)
+    page = render(dist)
+    table = rows_of(page, "<h3>Accuracy</h3>")
+    source = "0.432 0.400 to 0.466 0.600 0.500 to 0.700 0.500 0.700 0.650 to 0.750 –"
+    assert table["source"].split() == ["source", "model", *source.split()]
+    # AP75 is not known here, so its interval is of nothing.
+    int8 = "0.411 0.380 to 0.450 0.550 0.500 to 0.600 – 0.660 −0.021 −0.032 to −0.011"
+    assert table["int8"].split()[1:] == int8.split()
+    assert "+0.001 −0.010 to +0.012 noise" in " ".join(table["float32"].split())
+    assert "90 % interval" in Parsed(page).words
+    files = rows_of(page, '<h2 id="files">')
+    assert "noise" in files["float32"]
+    assert "noise" not in files["int8"]
+    assert "Noise: with other images there might as well be no change." in Parsed(page).words
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [
+        None,
+        0.5,
+        [],
+        [0.1],
+        [0.2, 0.1],
+        [0.1, 0.2, 0.3],
+        ["0.1", 0.2],
+        [-2, 2],
+        [True, 1],
+        [0, 2],
+    ],
+)
+def test_intervals_that_are_none(dist: Path, interval: Any) -> None:
+    """They are left out; the figures stay."""
+    entry = measured(dist, "int8", 0.4109, 0.4321)
+    accuracy_record.save(dist, [entry])
+    before = render(dist)
+    odd = replace(
+        entry,
+        result_intervals={"ap": interval},
+        source_intervals={"ap": interval},
+        difference={"interval": interval},
+    )
+    accuracy_record.save(dist, [odd])
+    assert render(dist) == before
+
+
+def test_how_it_was_measured(dist: Path) -> None:
+    entry = measured(dist, "int8", 0.4, 0.5)
+    aliases = {"Computer <mouse>": "mouse", "Auto": "car", "Tree": 3}
+    data = {**DATA_SET, "aliases": aliases}
+    accuracy_record.save(dist, [replace(entry, fit="stretch", dataset=data)])
+    page = render(dist)
+    assert rows_of(page, "<h3>Accuracy</h3>")["int8"].split()[1] == "stretch"
+    assert "Auto = car, Computer <mouse> = mouse" in Parsed(page).words
+    assert "Computer <mouse>" not in page
 
 
 def test_accuracy_without_a_source(dist: Path) -> None:

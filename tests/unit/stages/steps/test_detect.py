@@ -129,6 +129,30 @@ def test_stage_takes_the_threshold_of_the_metadata(tmp_path: Path, images: Path)
     assert overruled["detections"] == 8
 
 
+def test_stage_fits_images_as_it_is_told(tmp_path: Path) -> None:
+    """A picture twice as wide as high, its left half red; the toy looks at quarters of its input.
+
+    Stretched, red fills the two left quarters. Letterboxed, it fills one, and the box of that
+    quarter is the left half of the picture.
+    """
+    folder = tmp_path / "images"
+    folder.mkdir()
+    wide = np.full((40, 80, 3), GREY, np.uint8)
+    wide[:, :40] = RED
+    Image.fromarray(wide).save(folder / "wide.png")
+    boxes = {}
+    for fit in (None, "stretch", "letterbox"):
+        out = tmp_path / str(fit)
+        facts = run(out, folder, score_threshold=0.9, fit=fit)
+        assert facts["feeding"]["fit"] == (fit or "stretch")
+        found = json.loads((out / "detections.json").read_bytes())["images"]["wide.png"]
+        assert {item["label"] for item in found} == {"red"}
+        boxes[fit] = sorted(item["box"] for item in found)
+    assert boxes[None] == boxes["stretch"]
+    np.testing.assert_allclose(boxes["stretch"], [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5]], atol=0.02)
+    np.testing.assert_allclose(boxes["letterbox"], [[0, 0, 1, 0.5]], atol=0.04)
+
+
 @pytest.mark.parametrize(
     ("params", "kind"),
     [
@@ -137,6 +161,7 @@ def test_stage_takes_the_threshold_of_the_metadata(tmp_path: Path, images: Path)
         ({"score_threshold": -1}, "stage-failed"),
         ({"score_threshold": "0.5"}, "stage-failed"),
         ({"fit": "crop"}, "stage-failed"),
+        ({"fit": ["stretch"]}, "stage-failed"),
         ({"threads": 4}, "stage-failed"),
         ({"name": "toy_ssd"}, "unsupported-model"),
     ],

@@ -218,7 +218,6 @@ def test_variables_of_other_shapes(
 def test_label_maps(
     what: str, text: str, models: zoo.Models, refuse: Callable[..., str], sound: Path
 ) -> None:
-    # The export and the conversion are in the session's store: only the labels are looked at.
     if what == "too_many":
         text = "".join(text.format(id=number) for number in range(1, 192))
     (models.folder / "labels" / "wrong.pbtxt").write_text(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,9 @@ def acquire(recipe: Recipe, store: Store, options: Options | None = None) -> Acq
         label_map = fetched.files[label_map_path]
     if recipe.labels.file is not None and not recipe.source.only_here:
         classes = _num_classes(fetched.contents, store)
-        options.tell(recipe.name, check_labels(recipe.resolve(recipe.labels.file), classes))
+        with _about(recipe):
+            notes = check_labels(recipe.resolve(recipe.labels.file), classes)
+        options.tell(recipe.name, notes)
     if fetcher.packed is not None:
         _refuse_pointers(recipe, store, fetched.contents, label_map)
     images = _images(recipe, store)
@@ -102,6 +104,15 @@ def _label_map(recipe: Recipe, store: Store) -> tuple[str | None, str | None]:
             "Correct labels.file in the recipe.",
         )
     return store.add_file(path.resolve()), None
+
+
+@contextlib.contextmanager
+def _about(recipe: Recipe) -> Iterator[None]:
+    """Put the model's name before messages about its files: it may be one of several."""
+    try:
+        yield
+    except (ImageSetError, LabelMapError) as error:
+        raise type(error)(f"{recipe.name}: {error.message}", error.remedy) from None
 
 
 def _refuse_pointers(
@@ -183,10 +194,8 @@ def _image_folder(
         ImageSetError: the folder does not exist, holds no image, or holds a damaged one.
     """
     folder = recipe.resolve(relative)
-    try:
+    with _about(recipe):
         found = images_in(folder, store)
-    except ImageSetError as error:
-        raise ImageSetError(f"Model {recipe.name!r}: {error.message}", error.remedy) from None
     if not found:
         none = pictures.none_in(folder)
         raise ImageSetError(

@@ -14,7 +14,8 @@ from typing import Any, Optional
 
 from stages.files import labelmap
 from stages.files.normalizations import Normalization, named, three
-from stages.odapi import config_differences, detection_model, pipeline
+from stages.odapi import detection_model, pipeline
+from stages.odapi.config_differences import Built, differences
 from stages.protocol.failures import StageError
 from stages.saved import saved_model_graph
 from stages.steps.export import FACTS_FILE
@@ -40,12 +41,14 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Inputs: ``saved_model``; ``label_map``; and, where there is one, ``config``: a folder with the
     ``pipeline.config`` that the model was trained with.
 
+    The fact ``differences`` lists what was built otherwise than that says; without it, what our own
+    export left in the folder.
+
     Returns:
         Facts as those of :mod:`stages.steps.export`: ``architecture``, ``num_classes``, ``input``,
         ``max_detections`` (None where the graph does not say), ``normalization``, ``checkpoint``,
-        ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0), ``untrained``,
-        ``differences`` (where there is a configuration, or our own export left them). And
-        ``normalization_from`` (``given``, ``export.json``, ``graph`` or ``pipeline.config``),
+        ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0), ``untrained``.
+        And ``normalization_from`` (``given``, ``export.json``, ``graph`` or ``pipeline.config``),
         ``batch_norms`` (left to the converter, which folds them with the CPU's approximate square
         root), ``same_on_every_cpu`` (whether there are none).
 
@@ -62,9 +65,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     graph = saved_model_graph.read(folder)
     size = (graph.height, graph.width)
     config = pipeline.read_pipeline(inputs["config"]) if "config" in inputs else None
+    unlike = _differences(graph, config, _left_facts(folder))
     classes = _num_classes(graph, inputs["label_map"], config)
     left = _left_facts(folder)
-    differences = _differences(graph, config, left)
     emit.progress(1, 2, "checking its input")
     norm, origin = _normalization(params["normalization"], left, graph, config, size)
     variables, numbers = _variables(folder)
@@ -76,6 +79,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         )
     emit.progress(2, 2, "copied unchanged")
     return {
+        "differences": unlike,
         "architecture": graph.architecture,
         "num_classes": classes,
         "input": {"height": size[0], "width": size[1]},
@@ -90,7 +94,6 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "same_on_every_cpu": not graph.batch_norms,
         # Our own exports state it; for other graphs it is unknown.
         "untrained": [str(why) for why in left.get("untrained", ())],
-        "differences": differences,
     }
 
 
@@ -125,7 +128,7 @@ def _differences(
         found = left.get("differences", [])
         return found if isinstance(found, list) and _are_differences(found) else []
     own = graph.postprocess
-    built = config_differences.Built(
+    built = Built(
         size=(graph.height, graph.width),
         max_detections=graph.max_detections,
         suppression=own
@@ -138,7 +141,7 @@ def _differences(
         scales=own and own.scales,
         exported=True,
     )
-    return config_differences.differences(config, built)
+    return differences(config, built)
 
 
 def _are_differences(found: list[Any]) -> bool:

@@ -291,7 +291,7 @@ def fix_image_size(pipeline: Any, image_size: Optional[list[int]]) -> tuple[int,
         raise StageError(
             "unsupported-model",
             f"The model's image resizer ({kind or 'none'}) has no fixed size.",
-            "Set one with export.image_size in the recipe (--image-size).",
+            "Set export.image_size in the recipe (--image-size).",
         )
     if kind == "fixed_shape_resizer":
         fixed = resizer.fixed_shape_resizer

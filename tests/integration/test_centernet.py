@@ -163,7 +163,13 @@ def test_all_of_it(built: Kiln) -> None:
     assert facts["max_detections"] == 20
     assert facts["exact_batch_norms"] == 55
     assert facts["untrained"] == []
+    assert facts["differences"] == []
     assert built("verify", built.dist).code == 0
+
+
+def test_another_input_size_is_told(made: dict[str, StageResult]) -> None:
+    (told,) = made["less"].facts["differences"]
+    assert (told["what"], told["config"], told["built"]) == ("input size", "256x256", "192x192")
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "prebuilt"])

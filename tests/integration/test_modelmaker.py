@@ -153,6 +153,15 @@ def test_what_the_export_says(ran: dict[str, StageResult]) -> None:
         "variables": VARIABLES,
         "exact_batch_norms": BATCH_NORMS,
         "untrained": [],
+        "differences": [
+            {
+                "what": "input size",
+                "config": "320x320",
+                "built": "128x128",
+                "effect": "Objects appear in another size than in training: the further from it,"
+                " the lower the scores.",
+            }
+        ],
     }
 
 

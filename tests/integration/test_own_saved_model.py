@@ -72,6 +72,12 @@ def exports(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPa
     for name in (SAMPLE, CENTERNET, "trained"):
         _laid_out(stages, ran[f"{name}-out"], "saved_model", place / name / "saved_model")
     (place / "labels.pbtxt").write_text(LABEL_MAP)
+    # Of a training that counted more detections than were exported.
+    text = (SAMPLES_DIR / SAMPLE / "pipeline.config").read_text("utf-8")
+    assert "max_total_detections: 100" in text
+    (place / "two_hundred.config").write_text(
+        text.replace("max_total_detections: 100", "max_total_detections: 200")
+    )
     return place
 
 
@@ -104,7 +110,7 @@ def _record(kiln: Kiln, name: str, file: str) -> Any:
             SAMPLE,
             "images",
             "float32",
-            ["--pipeline-config", SAMPLES_DIR / SAMPLE / "pipeline.config"],
+            ["--pipeline-config", "two_hundred.config"],
             "pipeline.config",
         ),
         (CENTERNET, "shapes", "int8", [], "graph"),
@@ -115,8 +121,9 @@ def test_published(
     name: str, images: str, variant: str, more: list[Any], origin: str, shared: Kiln, exports: Path
 ) -> None:
     """All gates pass, held against the SavedModel itself."""
+    more = [exports / item if item == "two_hundred.config" else item for item in more]
     given = [*_of(name), *more, "--calibration", SAMPLES_DIR / images, "--variant", variant]
-    _convert(shared, exports / name, *given).ok()
+    ended = _convert(shared, exports / name, *given).ok()
     assert shared("verify", shared.dist).code == 0
     checks = _record(shared, name, "checks.json")
     assert checks["source"]["checkpoint"] == "saved_model"
@@ -130,6 +137,17 @@ def test_published(
     assert facts["normalization_from"] == origin
     assert facts["same_on_every_cpu"] is (name == CENTERNET)
     assert str(exports) not in json.dumps(record)
+    told = {item["what"]: (item["config"], item["built"]) for item in record["differences"]}
+    if not more:
+        assert told == {}
+        return
+    assert told == {
+        "detections, at most": ("200", "100"),
+        "suppression of overlaps": ("within each class", "across classes, one class a box"),
+    }
+    assert "pipeline.config says 200, built is 100." in ended.err
+    assert "--max_detections 200 of export_tflite_graph_tf2.py" in ended.err
+    assert "suppression of overlaps" not in ended.err
 
 
 def test_it_finds_what_the_checkpoint_finds(

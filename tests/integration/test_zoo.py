@@ -89,6 +89,8 @@ def test_number_of_detections(built: tuple[Kiln, zoo.Models]) -> None:
     facts = {model: _record(kiln, model)["stages"]["export"]["facts"] for model in (MODEL, SEED)}
     assert facts[MODEL]["max_detections"] == 100
     assert facts[SEED]["max_detections"] == 10
+    told = [(item["config"], item["built"]) for item in _record(kiln, SEED)["differences"]]
+    assert ("100", "10") in told
     seed = detector.load(kiln.dist / SEED / f"{SEED}_dynamic.tflite")
     assert len(seed.detect(image)) == 10
 

@@ -43,7 +43,7 @@ class Built:
     exported: bool = False
 
 
-def copy(config: Any) -> Any:
+def unmodified(config: Any) -> Any:
     """Return a copy of a configuration, to compare with once the original was changed."""
     kept = type(config)()
     kept.CopyFrom(config)

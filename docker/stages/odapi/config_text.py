@@ -20,16 +20,19 @@ _EVALUATION = "eval_config"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _AVERAGES = re.compile(r"\buse_moving_averages\s*:\s*\w+")
 
+# What has no end on its line is one part, too: a search from each of its quotation marks would take
+# quadratic time.
 _PART = re.compile(
     r"""(?P<comment>\#[^\n]*)
       |(?P<string>"(?:[^"\\\n]|\\[^\n])*"|'(?:[^'\\\n]|\\[^\n])*')
-      # A folder of Windows, whose last backslash would escape the closing mark.
-      |(?P<folder>"[^"\n]*\\"|'[^'\n]*\\')
+      |"(?:[^"\\\n]|\\[^\n])*|'(?:[^'\\\n]|\\[^\n])*
       |(?P<word>[A-Za-z_][A-Za-z0-9_]*)
       |(?P<open>[{<])
       |(?P<close>[}>])""",
     re.VERBOSE,
 )
+#: A folder of Windows at the end of a line, whose last backslash would escape the closing mark.
+_FOLDER = re.compile(r"""(["'])([^"'\n]*)\\\1(?=[ \t\r]*$)""", re.MULTILINE)
 #: A backslash that is not there to escape a quotation mark or another backslash.
 _LITERAL = re.compile(r"""\\(\\|"|')|\\""")
 
@@ -59,7 +62,7 @@ def needed(text: str) -> str:
     of the Object Detection API does without. Where braces are not balanced, blocks stay; but one
     without an end behind the model goes, too.
     """
-    text = _PART.sub(_literal, text)
+    text = _PART.sub(_literal, _FOLDER.sub(r"\1\2\\\\\1", text))
     kept, at = [], 0
     for block in _blocks(text):
         left = ""
@@ -103,9 +106,6 @@ def _literal(part: re.Match[str]) -> str:
     """Make the backslashes of a string stand for themselves; remove a comment."""
     if part["comment"]:
         return ""
-    if part["folder"]:
-        mark, inner = part[0][0], part[0][1:-1]
-        return mark + inner.replace("\\", "\\\\") + mark
     if not part["string"]:
         return part[0]
     return _LITERAL.sub(lambda found: found[0] if found[1] else "\\\\", part[0])

@@ -15,14 +15,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from stages.files.checkpoint_files import find_checkpoint
-from stages.odapi import (
-    config_differences,
-    detection_model,
-    pipeline,
-    resizing,
-    restoration,
-    saved_model_names,
-)
+from stages.odapi import detection_model, pipeline, resizing, restoration, saved_model_names
+from stages.odapi.config_differences import Built, differences, unmodified
 from stages.odapi.exact_batch_norm import exact_batch_norms
 from stages.odapi.lean_save import lean_save
 from stages.protocol.failures import StageError
@@ -41,6 +35,9 @@ FACTS_FILE = "export.json"
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Export the model folder ``inputs["checkpoint"]`` to ``out/saved_model``.
+
+    The fact ``differences`` lists what is built otherwise than its configuration says
+    (:mod:`stages.odapi.config_differences`).
 
     Returns:
         Facts: ``architecture``, ``feature_extractor``, ``num_classes``, ``input`` (height and
@@ -63,9 +60,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     tensorflow_setup.load()
     config = pipeline.read_pipeline(folder)
+    trained = unmodified(config)
     restoration.open_checkpoint(prefix)
     resizer = resizing.as_text(resizing.as_built(config, params["image_size"]))
-    trained = config_differences.copy(config)
     size = pipeline.fix_image_size(config, params["image_size"])
     max_detections = pipeline.set_max_detections(config, params["max_detections"])
 
@@ -97,10 +94,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "variables": variables,
         "exact_batch_norms": exact,
         "untrained": detection_model.untrained(model),
-        "differences": config_differences.differences(
-            trained, config_differences.Built(size, max_detections)
-        ),
     }
+    facts["differences"] = differences(trained, Built(size, max_detections))
     if params["exact_batch_norm"]:
         saved_model_names.canonicalize(out / "saved_model")
     # assets.extra is the SavedModel format's place for extra files: the facts travel with the

@@ -15,7 +15,8 @@ from typing import Any
 
 from stages.files import feeding
 from stages.lite import automl_checkpoint, efficientdet_lite, model_maker
-from stages.odapi import config_differences, saved_model_names
+from stages.odapi import saved_model_names
+from stages.odapi.config_differences import input_size, most_detections
 from stages.odapi.exact_batch_norm import exact_batch_norms
 from stages.odapi.lean_save import lean_save
 from stages.protocol.model_cache import Kept
@@ -35,6 +36,9 @@ PARAMS = {
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Export the checkpoint in the folder ``inputs["checkpoint"]`` to ``out/saved_model``.
 
+    The fact ``differences`` lists what is built otherwise than the spec has it
+    (:mod:`stages.odapi.config_differences`).
+
     Returns:
         Facts: ``architecture`` (``efficientdet``), ``spec``, ``num_classes`` (of the class head),
         ``input`` (height and width in pixels), ``max_detections``, ``nms_score_threshold``
@@ -43,8 +47,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         them), ``feeding`` (:mod:`stages.files.feeding`), ``checkpoint`` (name of the prefix),
         ``checkpoint_kind`` (:mod:`stages.lite.automl_checkpoint`), ``variables`` (restored and
         compared), ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never
-        trained), ``differences`` from its spec (as those of
-        :mod:`stages.odapi.config_differences` from a configuration).
+        trained).
 
     Raises:
         StageError: the checkpoint is not an EfficientDet-Lite's, or does not fit the spec.
@@ -79,8 +82,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "variables": variables,
         "exact_batch_norms": exact,
         "untrained": efficientdet_lite.untrained(net.class_net.classes, net.box_net.boxes, scores),
-        "differences": _differences(params, spec),
     }
+    facts["differences"] = _differences(params, spec)
     if params["exact_batch_norm"]:
         saved_model_names.canonicalize(folder)
     # See stages.steps.export: the facts travel with the folder.
@@ -95,11 +98,10 @@ def _differences(params: dict[str, Any], spec: Any) -> list[dict[str, str]]:
     """List what was built otherwise than the spec has it."""
     if params["image_size"] is None and params["max_detections"] is None:
         return []
-    own = efficientdet_lite.model_spec(params["spec"], 1).config
-    built = spec.config
+    own, built = efficientdet_lite.model_spec(params["spec"], 1).config, spec.config
     return [
-        *config_differences.input_size(tuple(own.image_size), tuple(built.image_size)),
-        *config_differences.most_detections(own.tflite_max_detections, built.tflite_max_detections),
+        *input_size(tuple(own.image_size), tuple(built.image_size)),
+        *most_detections(own.tflite_max_detections, built.tflite_max_detections),
     ]
 
 

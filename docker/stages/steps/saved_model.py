@@ -14,7 +14,8 @@ from typing import Any, Optional
 
 from stages.files import feeding, labelmap
 from stages.files.normalizations import Normalization, named, three
-from stages.odapi import config_differences, detection_model, pipeline, resizing
+from stages.odapi import detection_model, pipeline, resizing
+from stages.odapi.config_differences import Built, differences
 from stages.protocol.failures import StageError
 from stages.saved import saved_model_graph
 from stages.steps.export import FACTS_FILE
@@ -40,13 +41,15 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Inputs: ``saved_model``; ``label_map``; and, where there is one, ``config``: a folder with the
     ``pipeline.config`` that the model was trained with.
 
+    The fact ``differences`` lists what was built otherwise than that says; without it, what our own
+    export left in the folder.
+
     Returns:
         Facts as those of :mod:`stages.steps.export`: ``architecture``, ``num_classes``, ``input``,
         ``max_detections`` (None where the graph does not say), ``nms_score_threshold``,
         ``nms_iou_threshold`` (those of the graph), ``normalization``, ``feeding``, ``resizer``
         (None where no file tells it: the feeding is then an assumption), ``checkpoint``,
-        ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0), ``untrained``,
-        ``differences`` (where there is a configuration, or our own export left them). And
+        ``variables``, ``weights`` (numbers in them), ``exact_batch_norms`` (0), ``untrained``. And
         ``normalization_from`` (``given``, ``export.json``, ``graph`` or ``pipeline.config``),
         ``batch_norms`` (left to the converter, which folds them with the CPU's approximate square
         root), ``same_on_every_cpu`` (whether there are none).
@@ -66,7 +69,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(inputs["config"]) if "config" in inputs else None
     classes = _num_classes(graph, inputs["label_map"], config)
     left = _left_facts(folder)
-    differences = _differences(graph, config, left)
+    unlike = _differences(graph, config, left)
     emit.progress(1, 2, "checking its input")
     resizer = _resizer(left, config, size)
     norm, origin = _normalization(params["normalization"], left, graph, config, size)
@@ -88,6 +91,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         )
     emit.progress(2, 2, "copied unchanged")
     return {
+        "differences": unlike,
         "architecture": graph.architecture,
         "num_classes": classes,
         "input": {"height": size[0], "width": size[1]},
@@ -105,7 +109,6 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "same_on_every_cpu": not graph.batch_norms,
         # Our own exports state it; for other graphs it is unknown.
         "untrained": [str(why) for why in left.get("untrained", ())],
-        "differences": differences,
     }
 
 
@@ -140,7 +143,7 @@ def _differences(
         found = left.get("differences", [])
         return found if isinstance(found, list) and _are_differences(found) else []
     own = graph.postprocess
-    built = config_differences.Built(
+    built = Built(
         size=(graph.height, graph.width),
         max_detections=graph.max_detections,
         suppression=own
@@ -153,7 +156,7 @@ def _differences(
         scales=own and own.scales,
         exported=True,
     )
-    return config_differences.differences(config, built)
+    return differences(config, built)
 
 
 def _are_differences(found: list[Any]) -> bool:

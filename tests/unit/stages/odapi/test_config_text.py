@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,3 +63,12 @@ def test_encodings() -> None:
 def test_lines_keep_their_numbers(text: str) -> None:
     text = f"train_config {{ {text}"
     assert config_text.needed(text).count("\n") == text.count("\n")
+
+
+@pytest.mark.parametrize("odd", ['"\\', '"', "'\\", "{", "a {", "# ", 'a: "b\\"\n', "\\", "}"])
+def test_time_grows_with_the_text(odd: str) -> None:
+    """Not with its square, whatever it is made of: that would be minutes here."""
+    text = odd * (200_000 // len(odd))
+    start = time.process_time()
+    config_text.needed(text)
+    assert time.process_time() - start < 5

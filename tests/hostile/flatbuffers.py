@@ -29,7 +29,7 @@ class Flatbuffers:
     """The family of ``.tflite`` files."""
 
     name = "tflite-files"
-    what = "spoilt .tflite files: offsets, sizes, packed archives; inspected and compared"
+    what = "spoilt .tflite files: offsets, sizes, packed archives; inspected, compared, annotated"
     weight = 3
 
     def names(self) -> Sequence[str]:
@@ -51,6 +51,10 @@ class Flatbuffers:
             whole = dice.choice([(), ("--all",), ("--json",), ("--all", "--json")])
             pair = [sound, path] if dice.random() < 0.5 else [path, sound]
             here.run("diff", *pair, *whole, may=(1,))
+            # As far as the container: there is no engine.
+            labels = ("--label-map", FIXTURES / "toy_labels.pbtxt")
+            made = ("--mean", "0", "--std", "1", "--force", "-o", here.root / "made.tflite")
+            here.run("annotate", path, *labels, *made)
             if case.name == "sound" and said.code:
                 raise FindingError(f"{said.words}: {said.err}")
         return Verdict(said.code != 0, said.kind)

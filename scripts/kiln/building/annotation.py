@@ -1,8 +1,9 @@
 """Write metadata into a finished ``.tflite`` file, for ``kiln annotate``.
 
-The file was made elsewhere, and there is no source model to compare it with. What its graph tells
-is taken from the graph; the rest is the user's word. Whatever can be refused is refused before a
-container starts, and the result is compared with the file that was given.
+The file was made elsewhere. What its graph tells is taken from the graph; the rest is the user's
+word, unless there is a checkpoint to check it against (:mod:`kiln.building.annotation_check`).
+Whatever can be refused is refused before a container starts, and the result is compared with the
+file that was given.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kiln.building.annotation_check import Source, prepare
 from kiln.building.from_training import slugify
+from kiln.checks import verdict
 from kiln.core.digest import tree_digest
 from kiln.core.errors import LabelMapError, UnsupportedModelError, UsageError
 from kiln.core.files import write_atomic
+from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.core.version import __version__
 from kiln.images.lock import Locked, locked_image
@@ -41,7 +45,7 @@ STEP = "annotate"
 RECORD_SUFFIX = ".json"
 
 GIVEN, OPERATOR, GRAPH, SIGNATURE = "given", "operator", "graph", "signature"
-QUANTIZATION, LABEL_MAP = "quantisation", "label map"
+QUANTIZATION, LABEL_MAP, CHECKPOINT = "quantisation", "label map", "checkpoint"
 """Where something is known from, in the record."""
 
 
@@ -54,6 +58,7 @@ class Wanted:
         std: likewise.
         roles: ``boxes``, ``classes``, ``scores`` and ``count`` -> name of the output.
         texts: of the metadata: ``name``, ``description``, ``version``, ``author``, ``license``.
+        source: what to check the file against.
     """
 
     file: Path
@@ -63,6 +68,7 @@ class Wanted:
     roles: Mapping[str, str] = field(default_factory=dict)
     score_threshold: float | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,14 @@ class Annotated:
         path: of the file.
         record_path: of the record beside it.
         record: its content, plain data.
+        proof: in one line.
         notes: what the user should know.
     """
 
     path: Path
     record_path: Path
     record: Mapping[str, Any]
+    proof: str
     notes: tuple[str, ...]
 
 
@@ -95,12 +103,17 @@ class _Known:
     normalization_from: str
 
     def params(self) -> dict[str, Any]:
-        """Return them as parameters of the stage, which derives roles by itself."""
-        found = {
-            "architecture": self.architecture,
-            "num_classes": self.classes,
-            "normalization": dict(self.normalization),
-        }
+        """Return them as parameters of the stage, which derives roles by itself.
+
+        What is known from a checkpoint, the stage learns from the one that reads the checkpoint.
+        """
+        found: dict[str, Any] = {}
+        if self.normalization_from != CHECKPOINT:
+            found = {
+                "architecture": self.architecture,
+                "num_classes": self.classes,
+                "normalization": dict(self.normalization),
+            }
         if self.roles_from in (GIVEN, SIGNATURE):
             found["roles"] = {
                 role: output.signature_name or output.name for role, output in self.roles.items()
@@ -142,28 +155,41 @@ def annotate(
         )
     params = {
         **known.params(),
-        **_texts(wanted.texts),
+        **_texts(wanted.texts, proved=wanted.source is not None),
         "score_threshold": wanted.score_threshold,
     }
-    locked, code = locked_image(project.docker, IMAGE), tree_digest(project.stages)
+    ready = None
+    if wanted.source is not None:
+        ready = prepare(project, store, file, wanted.source, wanted.label_map)
+        notes += ready.notes
+    locked = locked_image(project.docker, IMAGE if ready is None else ready.recipe.image)
+    code, model = tree_digest(project.stages), store.add_bytes(file.data)
     with reading():
         labels = store.add_file(wanted.label_map.resolve())
-    inputs = {"model": Files({"": store.add_bytes(file.data)}), "label_map": Files({"": labels})}
-    step = lone_step(STEP, "annotate", params, inputs, image=locked.identity, code=code)
-    name = f"annotate-{slugify(wanted.file.stem) or 'model'}"
-    plan = Plan(name, IMAGE, (step,), {STEP: STEP}, (), locked.identity, code)
-    digest = _run(project, store, plan, on_event)
+    if ready is None:
+        plan = _alone(wanted.file, model, labels, params, locked, code)
+    else:
+        plan = ready.plan(model, params, locked.identity, code)
+    results = _run(project, store, plan, on_event)
+    (step_id,) = plan.artefacts.values()
+    digest = results[step_id].files["model.tflite"].sha256
     data = store.read(digest, f"{file.name} with metadata")
     _check_unchanged(file, data)
+    report = None if ready is None else ready.report(plan, results, store)
     record = {
-        **_record(known, locked, code),
+        **_record(known, results[step_id].facts["normalization"], locked, code),
+        "proof": facts.NO_PROOF if report is None else report,
+        "source": None if ready is None else ready.record,
         "file": {"name": output.name, "sha256": digest, "size": len(data)},
         "made_from": {"name": wanted.file.name, "sha256": file.sha256, "size": len(file.data)},
         "label_map": {"name": wanted.label_map.name, "sha256": labels},
     }
     _write(record_path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
     _write(output, data)
-    return Annotated(output, record_path, record, notes)
+    proof = f"{facts.NO_PROOF}: not compared with a source model"
+    if report is not None:
+        proof = verdict.one_line(report)
+    return Annotated(output, record_path, record, proof, notes)
 
 
 # --- what can be refused at once ---------------------------------------------------------------
@@ -204,7 +230,7 @@ def _replaced(file: TfliteFile, force: bool) -> tuple[str, ...]:
 
 
 def _known(file: TfliteFile, wanted: Wanted) -> _Known:
-    """Derive what can be derived of a detector, and check what was given.
+    """Derive what the graph tells of a detector, and check what was given.
 
     Raises:
         UsageError, UnsupportedModelError, LabelMapError: see :func:`annotate`.
@@ -276,6 +302,13 @@ def _normalization(file: TfliteFile, wanted: Wanted) -> tuple[dict[str, list[flo
     kind = type_name(tensors[0])
     if kind not in ("float32", "uint8"):
         raise _not_a_detector(file, f"its input is {kind}; clients feed float32 and uint8 only")
+    if wanted.source is not None:
+        if wanted.mean is not None:
+            raise UsageError(
+                "--mean and --std cannot be combined with --checkpoint.",
+                "Leave them out: they are measured from the model's own preprocessing.",
+            )
+        return {}, CHECKPOINT
     if wanted.mean is not None and wanted.std is not None:
         channels = max(len(wanted.mean), len(wanted.std))
         mean, std = (list(part) * (channels // len(part)) for part in (wanted.mean, wanted.std))
@@ -316,10 +349,13 @@ def _check_pixels(file: TfliteFile, quantization: Any, mean: list[float], std: l
         )
 
 
-def _texts(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the texts of the metadata; the description says that nothing was proved."""
-    default = stage_module("steps.annotate").PARAMS["description"]
-    texts = {**given, "description": f"{given.get('description') or default} {facts.UNPROVED}"}
+def _texts(given: Mapping[str, str], *, proved: bool) -> dict[str, str]:
+    """Return the texts of the metadata; the description says if nothing was proved."""
+    default = stage_module("steps.annotate").PARAMS
+    names = ("name", "description", "version", "author", "license")
+    texts = {name: given.get(name) or str(default[name]) for name in names}
+    if not proved:
+        texts["description"] += f" {facts.UNPROVED}"
     for name, text in texts.items():
         try:
             text.encode("utf-8")
@@ -333,8 +369,20 @@ def _texts(given: Mapping[str, str]) -> dict[str, str]:
 # --- running the stage -------------------------------------------------------------------------
 
 
-def _run(project: Project, store: Store, plan: Plan, on_event: OnEvent) -> str:
-    """Run the plan in the sealed image; return the digest of the file with metadata."""
+def _alone(
+    file: Path, model: str, labels: str, params: Mapping[str, Any], locked: Locked, code: str
+) -> Plan:
+    """Plan the one stage that writes metadata."""
+    inputs = {"model": Files({"": model}), "label_map": Files({"": labels})}
+    step = lone_step(STEP, "annotate", params, inputs, image=locked.identity, code=code)
+    name = f"annotate-{slugify(file.stem) or 'model'}"
+    return Plan(name, locked.name, (step,), {STEP: STEP}, (), locked.identity, code)
+
+
+def _run(
+    project: Project, store: Store, plan: Plan, on_event: OnEvent
+) -> Mapping[str, StageResult]:
+    """Run the plan in its sealed image."""
     engines: list[Any] = []
 
     def engine() -> Any:
@@ -348,10 +396,10 @@ def _run(project: Project, store: Store, plan: Plan, on_event: OnEvent) -> str:
     def image() -> str:
         from kiln.images.builder import Images
 
-        return Images(project.docker, engine, store, on_event).ensure(IMAGE).tag
+        return Images(project.docker, engine, store, on_event).ensure(plan.image).tag
 
-    results = Runner(engine, store, project.stages, on_event).run(plan, Limits(), image)
-    return results[STEP].files["model.tflite"].sha256
+    runner = Runner(engine, store, project.stages, on_event)
+    return runner.run(plan, Limits(), image, facts=plan.ids())
 
 
 def _check_unchanged(file: TfliteFile, data: bytes) -> None:
@@ -372,13 +420,18 @@ def _check_unchanged(file: TfliteFile, data: bytes) -> None:
         )
 
 
-def _record(known: _Known, locked: Locked, code: str) -> dict[str, Any]:
+def _record(
+    known: _Known, normalization: Mapping[str, Any], locked: Locked, code: str
+) -> dict[str, Any]:
     return {
         "schema": 1,
         "kiln": __version__,
-        "proof": facts.NO_PROOF,
         "classes": {"count": known.classes, "from": known.classes_from},
-        "normalization": {**known.normalization, "from": known.normalization_from},
+        "normalization": {
+            "mean": normalization["mean"],
+            "std": normalization["std"],
+            "from": known.normalization_from,
+        },
         "roles": {
             **{role: output.position for role, output in known.roles.items()},
             "from": known.roles_from,

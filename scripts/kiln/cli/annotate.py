@@ -25,6 +25,18 @@ _TEXTS = ("name", "description", "version", "author", "license")
 )
 @click.option("--std", metavar="S[,S,S]", help="The value to divide them by [likewise].")
 @click.option(
+    "--checkpoint",
+    type=PATH,
+    metavar="DIR|PREFIX",
+    help="The training, or a checkpoint, to check the file against.",
+)
+@click.option("--pipeline-config", type=PATH, help="Its pipeline.config [beside it].")
+@click.option("--model-maker", "spec", metavar="SPEC", help="It is an EfficientDet-Lite.")
+@click.option("--images", type=PATH, metavar="DIR", help="Images to check on.")
+@click.option(
+    "--allow", multiple=True, metavar="FAULT", help="Write despite this fault; may be repeated."
+)
+@click.option(
     "--roles",
     metavar="ROLE=OUTPUT,...",
     help="Which output holds boxes, classes, scores, count [from the graph].",
@@ -48,6 +60,11 @@ def annotate_command(
     label_map: Path,
     mean: str | None,
     std: str | None,
+    checkpoint: Path | None,
+    pipeline_config: Path | None,
+    spec: str | None,
+    images: Path | None,
+    allow: tuple[str, ...],
     roles: str | None,
     score_threshold: float | None,
     force: bool,
@@ -57,14 +74,20 @@ def annotate_command(
 ) -> None:
     """Write FILE, any detector's .tflite, with labels, normalisation and roles of the outputs.
 
-    The graph and its weights stay as they are. Nothing is compared with a source model, and the
-    record beside the new file says so.
+    The graph and its weights stay as they are. With --checkpoint the file is checked against it.
+    Else nothing is proved, and the record beside the new file says so.
     """
     if (mean is None) != (std is None):
         raise UsageError(
             "--mean and --std need each other.", "Give both, such as --mean 127.5 --std 127.5."
         )
+    if checkpoint is None and (pipeline_config or spec or images or allow):
+        raise UsageError(
+            "--pipeline-config, --model-maker, --images and --allow need --checkpoint.",
+            "Name the checkpoint that the file was made from, or leave them out.",
+        )
     from kiln.building.annotation import Wanted, annotate
+    from kiln.building.annotation_check import Source
     from kiln.project.folders import Project
 
     wanted = Wanted(
@@ -75,6 +98,9 @@ def annotate_command(
         roles=_roles(roles),
         score_threshold=score_threshold,
         texts={name: text for name in _TEXTS if (text := texts[name]) is not None},
+        source=None
+        if checkpoint is None
+        else Source(checkpoint, pipeline_config, spec, images, allow),
     )
     with reporter_for(as_json) as reporter:
         done = annotate(Project.find(), own_store(), wanted, output, reporter.event, force=force)
@@ -95,7 +121,7 @@ def _shown(done: Annotated) -> str:
         "classes": f"{classes['count']}, from the {classes['from']}",
         "normalisation": f"mean {mean}, std {std}, {_FROM.get(norm['from'], norm['from'])}",
         "roles": _FROM.get(roles["from"], roles["from"]),
-        "proof": f"{done.record['proof']}: not compared with a source model",
+        "proof": done.proof,
         "record": str(done.record_path),
     }
     lines = [f"  {key:<14}{value}" for key, value in rows.items()]
@@ -108,6 +134,7 @@ _FROM = {
     "operator": "from the detection operator",
     "signature": "from the signature's names",
     "graph": "from shapes and producers",
+    "checkpoint": "measured from the model's own preprocessing",
 }
 
 

@@ -227,6 +227,9 @@ def test_a_text_that_is_none(plain: Wanted) -> None:
         (["--roles", "boxes=a,boxes=b,classes=c,scores=d"], "does not name one output for each"),
         (["--roles", "boxes=,classes=a,scores=b,count=c"], "does not name one output for each"),
         (["--score-threshold", "2"], "--score-threshold"),
+        (["--images", "."], "need --checkpoint"),
+        (["--allow", "parity"], "need --checkpoint"),
+        (["--checkpoint", ".", "--mean", "1", "--std", "1"], "cannot be combined with --checkpo"),
     ],
 )
 def test_options_that_do_not_go_together(

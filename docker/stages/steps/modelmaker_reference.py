@@ -23,6 +23,7 @@ PARAMS = {
     "max_detections": None,  # int; None: Model Maker's own (25); of ``as_tflite``
     "image_size": None,  # [height, width] in pixels; None: the spec's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
+    "own_only": False,  # only the list ``images`` (stages.steps.reference.write)
 }
 
 _SOFT = "gaussian"  # automl's name of the suppression that lowers scores
@@ -60,12 +61,13 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         tensor, scales = preprocess(mm.tf.constant(image[None], mm.tf.float32))
         found, predictions = answer(tensor, scales)
         own[name] = _own(found, image.shape)
-        as_tflite[name] = _as_tflite(spec.config, predictions, float(scales[0]), image.shape)
+        if not params["own_only"]:
+            as_tflite[name] = _as_tflite(spec.config, predictions, float(scales[0]), image.shape)
     nms = spec.config.nms_configs
     reference.write(
         out,
         images=own,
-        as_tflite=as_tflite,
+        as_tflite=as_tflite or None,
         suppression={"iou": nms.iou_thresh or _OVERLAP, "soft": nms.method == _SOFT},
     )
     emit.progress(total, total, "done")
@@ -98,7 +100,8 @@ def _traced(mm: Any, net: Any, config: Any) -> Any:
         mm.tf.TensorSpec([1, *config.image_size, 3], mm.tf.float32),
         mm.tf.TensorSpec([1], mm.tf.float32),
     ]
-    return mm.tf.function(predict, input_signature=signature)
+    # As in stages.steps.reference.Source.
+    return mm.tf.function(predict, input_signature=signature, autograph=False)
 
 
 def _own(found: Any, shape: tuple[int, ...]) -> list[dict[str, Any]]:

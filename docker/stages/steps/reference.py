@@ -26,6 +26,7 @@ PARAMS = {
     "max_detections": None,  # int; None: what the model's own post-processing keeps
     "image_size": None,  # [height, width] in pixels; None: the model's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
+    "own_only": False,  # only the list ``images`` (see write)
 }
 
 RESULT_FILE = "detections.json"
@@ -68,7 +69,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         return Source(model, configuration), variables
 
     same = pipeline.image_resizer(built.pipeline) == pipeline.image_resizer(config)
-    configurations = [config] if same else [built.pipeline, config]
+    configurations = [config] if same or params["own_only"] else [built.pipeline, config]
     lists: list[dict[str, Any]] = []
     as_tflite: dict[str, Any] = {}
     for configuration in configurations:
@@ -77,13 +78,13 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
             emit.progress(min(number, total), total, name)
             own[name], answer = source.detect(image)
-            if source.suppression is not None and not lists:
+            if source.suppression is not None and not lists and not params["own_only"]:
                 as_tflite[name] = source.as_tflite(answer, count)
         lists.append(own)
     write(
         out,
         images=lists[-1],
-        as_built=None if same else lists[0],
+        as_built=lists[0] if len(lists) > 1 else None,
         as_tflite=as_tflite or None,
         suppression=source.suppression,
     )
@@ -122,7 +123,8 @@ class Source:
             self._suppression = own
             self.suppression = {"iou": own.iou_threshold, "soft": own.soft_nms_sigma > 0}
         # Traced once: eager post-processing runs thousands of operations an image. One image at a
-        # time, as in the graph that the API's exporter writes.
+        # time, as in the graph that the API's exporter writes. The API's code builds graphs itself;
+        # converting it first (autograph) takes five times as long as all the rest.
         sides = _one_size(configuration) or (None, None)
         self._answer = tf.function(
             self._predict,
@@ -130,6 +132,7 @@ class Source:
                 tf.TensorSpec([1, *sides, 3], tf.float32),
                 tf.TensorSpec([1, 3], tf.int32),
             ],
+            autograph=False,
         )
 
     def detect(self, image: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:

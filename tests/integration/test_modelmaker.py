@@ -146,6 +146,8 @@ def test_what_the_export_says(ran: dict[str, StageResult]) -> None:
         "num_classes": 5,
         "input": {"height": 128, "width": 128},
         "max_detections": 25,
+        "nms_score_threshold": None,
+        "nms_iou_threshold": 0.5,
         "normalization": {"mean": [127.0] * 3, "std": [128.0] * 3},
         "feeding": FEEDING,
         "checkpoint": "ckpt-0",

@@ -27,10 +27,35 @@ _OTHER_TASKS = (
 def read_pipeline(model_folder: Path) -> Any:
     """Parse the ``pipeline.config`` (a ``TrainEvalPipelineConfig``) of a supported model.
 
+    CenterNet's keypoints are left out (:func:`keypoint_tasks`), as the exporter leaves them out.
+    Building them would read a label map by a path of the machine that the model was trained on.
+
     Raises:
         StageError: the file is missing, cannot be parsed, or describes an architecture that
             cannot be exported (the message says why).
     """
+    pipeline = _parse(model_folder)
+    check_architecture(pipeline)
+    if pipeline.model.WhichOneof("model") == "center_net":
+        del pipeline.model.center_net.keypoint_estimation_task[:]
+        pipeline.model.center_net.ClearField("keypoint_label_map_path")
+    _spell_out_separable(pipeline)
+    return pipeline
+
+
+def keypoint_tasks(model_folder: Path) -> list[str]:
+    """Return the names of a CenterNet's keypoint tasks, which :func:`read_pipeline` leaves out."""
+    return [
+        task.task_name for task in _parse(model_folder).model.center_net.keypoint_estimation_task
+    ]
+
+
+def evaluates_averages(pipeline: Any) -> bool:
+    """Whether the training's own evaluation uses moving averages of the weights."""
+    return bool(pipeline.eval_config.use_moving_averages)
+
+
+def _parse(model_folder: Path) -> Any:
     from google.protobuf import text_format
     from object_detection.protos import pipeline_pb2
 
@@ -51,8 +76,6 @@ def read_pipeline(model_folder: Path) -> Any:
             "Line and column are given first; an unknown field means a newer or changed Object"
             " Detection API.",
         ) from error
-    check_architecture(pipeline)
-    _spell_out_separable(pipeline)
     return pipeline
 
 
@@ -112,6 +135,12 @@ def _check_center_net(center_net: Any) -> None:
                 " write.",
                 "CenterNet with boxes (and keypoints, which are left out) can be converted.",
             )
+    if not center_net.HasField("object_detection_task"):
+        raise StageError(
+            "unsupported-model",
+            "This CenterNet has no object_detection_task: it predicts no boxes.",
+            "CenterNet with boxes (and keypoints, which are left out) can be converted.",
+        )
 
 
 def _spell_out_separable(pipeline: Any) -> None:

@@ -47,9 +47,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     and suppresses across classes, so only this list has the same boxes as an artefact.
 
     Returns:
-        Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
-        ``images`` (how many), ``variables`` (restored and compared), ``weights`` (numbers in
-        them), ``untrained`` (texts: reasons to think that it was never trained).
+        Facts: ``checkpoint``, ``weights_from`` (``averages`` or ``raw``), ``input`` (height and
+        width in pixels), ``max_detections``, ``images`` (how many), ``variables`` (restored and
+        compared), ``weights`` (numbers in them), ``untrained`` (texts: reasons to think that it was
+        never trained).
 
     Raises:
         StageError: see :mod:`stages.steps.export`; or an image cannot be read.
@@ -65,9 +66,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(folder)
     size = pipeline.fix_image_size(config, params["image_size"])
     count = pipeline.set_max_detections(config, params["max_detections"])
-    restoration.open_checkpoint(prefix)
+    training = restoration.open_training(prefix, pipeline.evaluates_averages(config))
     model = detection_model.built(config, size)
-    variables = restoration.restore(model, prefix)
+    variables = restoration.restore(model, training)
 
     own: dict[str, Any] = {}
     as_tflite: dict[str, Any] = {}
@@ -86,6 +87,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     emit.progress(len(files), len(files), "done")
     return {
         "checkpoint": prefix.name,
+        "weights_from": training.weights_from,
         "input": {"height": size[0], "width": size[1]},
         "max_detections": count,
         "images": len(files),

@@ -235,7 +235,8 @@ def _fitting(checkpoint: Checkpoint, net: Any) -> restoration.Keys:
     """Find the net's variables in a checkpoint, after checking that both have the same ones.
 
     Raises:
-        StageError: they do not fit; the message names variables.
+        StageError: they do not fit, or have values that are not finite; the message names
+            variables.
     """
     keys = _keys(checkpoint, net)
     restoration.check_fit(keys, checkpoint.reader, _REMEDY)
@@ -243,7 +244,12 @@ def _fitting(checkpoint: Checkpoint, net: Any) -> restoration.Keys:
     if unused:
         what = f"{len(unused)} of its variables have no place in the model"
         raise restoration.mismatch(what, unused, _REMEDY)
+    restoration.check_finite(keys, checkpoint.reader, _called(checkpoint))
     return keys
+
+
+def _called(checkpoint: Checkpoint) -> str:
+    return "SavedModel" if checkpoint.saved_model else "checkpoint"
 
 
 def _keys(checkpoint: Checkpoint, net: Any) -> restoration.Keys:

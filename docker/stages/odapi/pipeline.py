@@ -41,10 +41,37 @@ _OTHER_TASKS = (
 def read_pipeline(model_folder: Path) -> Any:
     """Parse the ``pipeline.config`` (a ``TrainEvalPipelineConfig``) of a supported model.
 
+    CenterNet's keypoints are left out (:func:`keypoint_tasks`), as the exporter leaves them out.
+    Building them would read a label map by a path of the machine that the model was trained on.
+
     Raises:
         StageError: the file is missing, cannot be parsed, or describes an architecture that
             cannot be exported (the message says why).
     """
+    pipeline = _parse(model_folder)
+    check_architecture(pipeline)
+    check_extractor(pipeline, _known_extractors())
+    check_parts(pipeline)
+    if pipeline.model.WhichOneof("model") == "center_net":
+        del pipeline.model.center_net.keypoint_estimation_task[:]
+        pipeline.model.center_net.ClearField("keypoint_label_map_path")
+    _spell_out_separable(pipeline)
+    return pipeline
+
+
+def keypoint_tasks(model_folder: Path) -> list[str]:
+    """Return the names of a CenterNet's keypoint tasks, which :func:`read_pipeline` leaves out."""
+    return [
+        task.task_name for task in _parse(model_folder).model.center_net.keypoint_estimation_task
+    ]
+
+
+def evaluates_averages(pipeline: Any) -> bool:
+    """Whether the training's own evaluation uses moving averages of the weights."""
+    return bool(pipeline.eval_config.use_moving_averages)
+
+
+def _parse(model_folder: Path) -> Any:
     from google.protobuf import text_format
     from object_detection.protos import pipeline_pb2
 
@@ -71,10 +98,6 @@ def read_pipeline(model_folder: Path) -> Any:
             "Line and column are given first. A field that is not known is in the wrong block, or"
             " belongs to a changed Object Detection API, whose models cannot be converted.",
         ) from error
-    check_architecture(pipeline)
-    check_extractor(pipeline, _known_extractors())
-    check_parts(pipeline)
-    _spell_out_separable(pipeline)
     return pipeline
 
 
@@ -173,6 +196,12 @@ def _check_center_net(center_net: Any) -> None:
                 " write.",
                 "CenterNet with boxes (and keypoints, which are left out) can be converted.",
             )
+    if not center_net.HasField("object_detection_task"):
+        raise StageError(
+            "unsupported-model",
+            "This CenterNet has no object_detection_task: it predicts no boxes.",
+            "CenterNet with boxes (and keypoints, which are left out) can be converted.",
+        )
 
 
 def _refuse_greyscale(resizer: Any) -> None:

@@ -46,9 +46,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         (:mod:`stages.files.feeding`), ``resizer`` (:func:`stages.odapi.resizing.as_text`),
         ``score_conversion``, ``nms_score_threshold`` and ``nms_iou_threshold`` (of its own
         post-processing; None where there is none), ``checkpoint`` (name of the prefix),
-        ``variables`` (restored and compared), ``exact_batch_norms``, ``untrained`` (texts: reasons
-        to think that it was never trained), ``differences`` from its configuration
-        (:mod:`stages.odapi.config_differences`).
+        ``weights_from`` (``averages`` or ``raw``), ``left_out`` (names of keypoint tasks),
+        ``notes`` (texts: what was chosen and left out), ``variables`` (restored and compared),
+        ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never trained),
+        ``differences`` from its configuration (:mod:`stages.odapi.config_differences`).
 
     Raises:
         StageError: the model cannot be converted, or the checkpoint does not fit it.
@@ -61,18 +62,24 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     tensorflow_setup.load()
     config = pipeline.read_pipeline(folder)
     trained = unmodified(config)
-    restoration.open_checkpoint(prefix)
+    training = restoration.open_training(prefix, pipeline.evaluates_averages(config))
+    left_out = pipeline.keypoint_tasks(folder)
+    notes = [*training.notes]
+    if left_out:
+        notes.append(f"its keypoints are left out ({', '.join(left_out)}): boxes are converted")
+    for note in notes:
+        emit.warning(note)
     resizer = resizing.as_text(resizing.as_built(config, params["image_size"]))
     size = pipeline.fix_image_size(config, params["image_size"])
     max_detections = pipeline.set_max_detections(config, params["max_detections"])
 
     emit.progress(1, 3, "exporting")
-    model, exact = _export(config, prefix, out, max_detections, params["exact_batch_norm"])
+    model, exact = _export(config, training, out, max_detections, params["exact_batch_norm"])
 
     emit.progress(2, 3, "comparing with the checkpoint")
-    variables, unused = restoration.check_restored(model, prefix)
+    variables, unused = restoration.check_restored(model, training)
     architecture = config.model.WhichOneof("model")
-    if unused:
+    if unused and not left_out:
         if architecture == "ssd":
             raise restoration.mismatch(
                 f"{len(unused)} of its variables have no place in the model", unused
@@ -91,6 +98,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "score_conversion": pipeline.score_conversion(config),
         **pipeline.suppression(config),
         "checkpoint": prefix.name,
+        "weights_from": training.weights_from,
+        "left_out": left_out,
+        "notes": notes,
         "variables": variables,
         "exact_batch_norms": exact,
         "untrained": detection_model.untrained(model),
@@ -108,7 +118,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
 
 def _export(
-    config: Any, prefix: Path, out: Path, max_detections: int, exact: bool
+    config: Any, training: restoration.Training, out: Path, max_detections: int, exact: bool
 ) -> tuple[Any, int]:
     """Run the package's exporter.
 
@@ -119,10 +129,10 @@ def _export(
 
     detection_model.fresh_names()
     with contextlib.ExitStack() as stack:
-        folder = _clean_checkpoint_folder(stack, prefix)
+        folder = _clean_checkpoint_folder(stack, training)
         stack.enter_context(detection_model.no_downloads())
         size = pipeline.fix_image_size(config, None)
-        built = stack.enter_context(_kept_models(size if exact else None))
+        built = stack.enter_context(_kept_models(size if exact else None, training))
         folded, saved = None, None
         if exact:
             folded = stack.enter_context(exact_batch_norms())
@@ -141,30 +151,37 @@ def _export(
             # A checkpoint that does not fit fails here with one of TensorFlow's own messages; the
             # comparison names the variables, and any other error is raised unchanged.
             if built:
-                restoration.check_restored(built[0], prefix)
+                restoration.check_restored(built[0], training)
             raise
     return built[0], folded.check(built[0], saved[0].graph) if folded and saved else 0
 
 
-def _clean_checkpoint_folder(stack: contextlib.ExitStack, prefix: Path) -> Path:
-    """Make a folder with links to one checkpoint's files and a state file that names it.
+def _clean_checkpoint_folder(stack: contextlib.ExitStack, training: restoration.Training) -> Path:
+    """Make a folder with one checkpoint's files, as links, and a state file that names it.
 
-    The exporter trusts the state file, which often names a folder of another machine.
+    The exporter trusts the state file, which often names a folder of another machine. A checkpoint
+    that the exporter would not restore as it should be is written anew.
     """
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    for path in prefix.parent.glob(f"{prefix.name}.*"):
-        (folder / path.name).symlink_to(path.resolve())
+    folder, prefix = Path(stack.enter_context(tempfile.TemporaryDirectory())), training.prefix
+    if training.as_exporter_expects:
+        for path in prefix.parent.glob(f"{prefix.name}.*"):
+            (folder / path.name).symlink_to(path.resolve())
+    else:
+        restoration.write_for_exporter(training, folder / prefix.name)
     (folder / "checkpoint").write_text(f'model_checkpoint_path: "{prefix.name}"\n')
     return folder
 
 
 @contextlib.contextmanager
-def _kept_models(size: Optional[tuple[int, int]]) -> Iterator[list[Any]]:
+def _kept_models(
+    size: Optional[tuple[int, int]], training: restoration.Training
+) -> Iterator[list[Any]]:
     """While active, every model built by ``model_builder.build`` is also put into the list.
 
-    With a ``size`` (height, width) the model's variables are created at once. The checkpoint is
-    then restored into variables that exist, before anything is traced, and the exporter's
-    function is traced once; one that creates variables is traced twice, which takes longer.
+    With a ``size`` (height, width) the model's variables are created at once, and compared with
+    what the training saved. The checkpoint is then restored into variables that exist, before
+    anything is traced, and the exporter's function is traced once; one that creates variables is
+    traced twice, which takes longer.
     """
     from object_detection.builders import model_builder
 
@@ -175,6 +192,7 @@ def _kept_models(size: Optional[tuple[int, int]]) -> Iterator[list[Any]]:
         model = original(*args, **kwargs)
         if size is not None:
             detection_model.create_variables(model, size)
+            restoration.check_usable(model, training)
             description = kwargs["model_config"] if "model_config" in kwargs else args[0]
             detection_model.keep(description, size, model)
         built.append(model)

@@ -37,5 +37,6 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     model = detection_model.build(config)
     detection_model.create_variables(model, size)
     parameters = packed_weights.assign(packed_weights.variables(model), values)
-    variables, _ = restoration.check_restored(model, zoo_folder.save(model, folder))
+    saved = restoration.open_training(zoo_folder.save(model, folder), averages=False)
+    variables, _ = restoration.check_restored(model, saved)
     return {"variables": variables, "parameters": parameters}

@@ -44,10 +44,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     (:func:`stages.odapi.resizing.as_built`), and ``as_tflite`` is made of its predictions.
 
     Returns:
-        Facts: ``checkpoint``, ``input`` (height and width in pixels, of the converted model),
-        ``max_detections``, ``images`` (how many), ``variables`` (restored and compared),
-        ``weights`` (numbers in them), ``untrained`` (texts: reasons to think that it was never
-        trained), ``differs`` (texts: what the converted model's resizer does differently).
+        Facts: ``checkpoint``, ``weights_from`` (``averages`` or ``raw``), ``input`` (height and
+        width in pixels, of the converted model), ``max_detections``, ``images`` (how many),
+        ``variables`` (restored and compared), ``weights`` (numbers in them), ``untrained`` (texts:
+        reasons to think that it was never trained), ``differs`` (texts: what the converted model's
+        resizer does differently).
 
     Raises:
         StageError: see :mod:`stages.steps.export`; or an image cannot be read.
@@ -61,11 +62,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(folder)
     built = resizing.as_built(config, params["image_size"])
     count = pipeline.set_max_detections(built.pipeline, params["max_detections"])
-    restoration.open_checkpoint(prefix)
+    training = restoration.open_training(prefix, pipeline.evaluates_averages(config))
 
     def restored(configuration: Any) -> tuple[Source, int]:
         model = detection_model.built(configuration, built.size)
-        variables = restoration.restore(model, prefix)
+        variables = restoration.restore(model, training)
         return Source(model, configuration), variables
 
     same = pipeline.image_resizer(built.pipeline) == pipeline.image_resizer(config)
@@ -91,6 +92,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     emit.progress(total, total, "done")
     return {
         "checkpoint": prefix.name,
+        "weights_from": training.weights_from,
         "input": {"height": built.size[0], "width": built.size[1]},
         "max_detections": count,
         "images": total,

@@ -280,11 +280,11 @@ def _variables(folder: Path) -> tuple[int, Optional[int]]:
     """Count the variables of a SavedModel, and the numbers in them.
 
     Raises:
-        StageError: kind ``checkpoint``; they are damaged.
+        StageError: kind ``checkpoint``; they are damaged, or have values that are not finite.
     """
     import math
 
-    from stages.odapi import restoration
+    from stages.odapi import checkpoint_graph, restoration
 
     reader = restoration.open_checkpoint(folder / "variables" / "variables")
     types = reader.get_variable_to_dtype_map()
@@ -293,4 +293,7 @@ def _variables(folder: Path) -> tuple[int, Optional[int]]:
         for key, shape in reader.get_variable_to_shape_map().items()
         if types[key].is_floating
     }
+    names = checkpoint_graph.names(checkpoint_graph.read(reader))
+    keys = {names.get(key, key): (None, key) for key in shapes}
+    restoration.check_finite(keys, reader, "SavedModel")
     return len(shapes), sum(math.prod(shape) for shape in shapes.values())

@@ -141,7 +141,8 @@ def take_backbone(model: Any, folder: Path) -> None:
     size = pipeline.fix_image_size(parsed, None)
     ssd = detection_model.build(parsed)
     detection_model.create_variables(ssd, size)
-    restoration.restore(ssd, checkpoint_files.find_checkpoint(folder))
+    prefix = checkpoint_files.find_checkpoint(folder)
+    restoration.restore(ssd, restoration.open_training(prefix, averages=False))
     theirs = {layer.name: layer for layer in ssd._feature_extractor.classification_backbone.layers}
     frozen = True
     for layer in model._feature_extractor.classification_backbone.layers:

@@ -55,6 +55,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     folder.mkdir()
     shutil.copyfile(inputs["pipeline_config"], folder / "pipeline.config")
     config = pipeline.read_pipeline(folder)
+    if "keypoint_labels" in inputs:
+        config = _with_keypoints(folder, inputs["keypoint_labels"])
     model = detection_model.build(config)
     size = pipeline.fix_image_size(config, None)
     detection_model.create_variables(model, size)
@@ -91,6 +93,17 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     manager = tf.train.CheckpointManager(root, str(folder / "checkpoint"), 1)
     manager.save(checkpoint_number=params["number"])
     return {"variables": len(names)}
+
+
+def _with_keypoints(folder: Path, labels: Path) -> Any:
+    """The configuration as a training reads it, with heads for keypoints; ``labels`` names them."""
+    from google.protobuf import text_format
+    from object_detection.protos import pipeline_pb2
+
+    text = (folder / "pipeline.config").read_text("utf-8")
+    config = text_format.Parse(text, pipeline_pb2.TrainEvalPipelineConfig())
+    config.model.center_net.keypoint_label_map_path = str(labels)
+    return config
 
 
 def _in_head(random: Any, name: str, values: Any, *, measured: bool) -> Any:

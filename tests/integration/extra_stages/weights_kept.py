@@ -30,7 +30,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(inputs["checkpoint"])
     model = detection_model.build(config)
     detection_model.create_variables(model, pipeline.fix_image_size(config, None))
-    restoration.restore(model, find_checkpoint(inputs["checkpoint"]))
+    prefix = find_checkpoint(inputs["checkpoint"])
+    training = restoration.open_training(prefix, pipeline.evaluates_averages(config))
+    restoration.restore(model, training)
     scales: dict[int, list[Any]] = {}
     kernels = {}
     for layer in model.submodules:

@@ -57,7 +57,10 @@ def test_efficientdet_is_an_ssd(tmp_path: Path, extractor: str, architecture: st
 
 
 def test_centernet(tmp_path: Path) -> None:
-    text = 'model { center_net { num_classes: 90 feature_extractor { type: "mobilenet_v2_fpn" } } }'
+    text = (
+        'model { center_net { num_classes: 90 feature_extractor { type: "mobilenet_v2_fpn" } '
+        "object_detection_task { } } }"
+    )
     found = read(tmp_path, text)
     assert (found.architecture, found.num_classes) == ("centernet", 90)
 
@@ -96,6 +99,11 @@ def test_the_samples_own(sample: str) -> None:
             'center_net { feature_extractor { type: "hourglass_104" } '
             "densepose_estimation_task { } }",
             ["densepose_estimation_task"],
+        ),
+        (
+            'center_net { feature_extractor { type: "hourglass_104" } '
+            'keypoint_estimation_task { task_name: "pose" } }',
+            ["no object_detection_task"],
         ),
     ],
 )

@@ -20,6 +20,7 @@ from stages.protocol.request import REQUIRED
 from stages.tflite import (
     flatbuffer,
     metadata_writer,
+    output_order,
     output_roles,
     packed_files,
     tflite_meta,
@@ -41,6 +42,8 @@ PARAMS: dict[str, Any] = {
     "score_threshold": None,  # 0..1, declared for readers that honour it; None: none declared
     "roles": None,  # {"boxes", "classes", "scores", "count"} -> output name; None: derived
     "label_file_name": None,  # seed only: the name of the packed label map; None: the input's
+    # "tf1": outputs in the order boxes, classes, scores, count; "tf2": as the file has them.
+    "output_order": output_order.AS_EXPORTED,
 }
 
 LABEL_FILE = "labelmap.txt"
@@ -48,6 +51,7 @@ MODEL_FILE = "model.tflite"
 
 _ARCHITECTURES = ("ssd", "efficientdet", "centernet", "center_net")
 _PROFILES = ("default", "seed")
+_ORDERS = (output_order.AS_EXPORTED, *output_order.ORDERS)
 _INPUT_TYPES = ("float32", "uint8")
 """Input types that the Task Library and MediaPipe support."""
 
@@ -66,12 +70,14 @@ class _Settings:
     num_classes: int
     profile: str
     roles: Optional[dict[str, str]]
+    output_order: str
     declaration: metadata_writer.Declaration
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Annotate ``inputs["model"]`` with the classes of ``inputs["label_map"]``.
 
+    The file's graph stays as it is, but for the order of its outputs where another one is wanted.
     Writes ``out/model.tflite`` and, beside it, ``out/labelmap.txt`` (one name a line, line
     index = class id - 1, ``???`` for ids that the label map leaves out).
 
@@ -79,7 +85,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         Facts: ``profile``, ``labels`` (names in the label map), ``label_lines``,
         ``label_file`` (packed in the model), ``normalization`` (mean and std as declared),
         ``input`` (height, width, type), ``roles`` (role -> tensor, name, signature_name,
-        position), ``min_parser_version``, ``bytes``.
+        position), ``output_order`` (roles by position), ``min_parser_version``, ``bytes``.
 
     Raises:
         StageError: kinds ``label-map``, ``unsupported-model``, ``stage-failed``.
@@ -93,6 +99,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     bare, model = _read_model(inputs["model"])
     image = _check_input(model, settings, emit)
     outputs = output_roles.derive(model, settings.architecture, settings.roles)
+    if settings.output_order != output_order.AS_EXPORTED:
+        order = output_order.ORDERS[settings.output_order]
+        bare = output_order.arranged(bare, outputs, order)
+        model = tflite_model.read(bare)
+        outputs = output_roles.derive(model, settings.architecture, settings.roles)
     emit.progress(0, 2, "writing metadata")
     if settings.profile == "seed":
         _check_seed(outputs)
@@ -126,6 +137,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             }
             for role, output in outputs.items()
         },
+        "output_order": sorted(outputs, key=lambda role: outputs[role].position),
         "min_parser_version": found.min_parser_version,
         "bytes": len(data),
     }
@@ -151,6 +163,9 @@ def _settings(params: dict[str, Any], label_map: Path) -> _Settings:
         isinstance(chosen, dict) and all(isinstance(name, str) for name in chosen.values())
     ):
         raise _bad_param("roles", chosen, "an object: role -> output name")
+    order = params["output_order"]
+    if order not in _ORDERS or (profile == "seed" and order != output_order.AS_EXPORTED):
+        raise _bad_param("output_order", order, "one of " + ", ".join(_ORDERS))
     label_file = LABEL_FILE
     if profile == "seed":
         mean, std = (float(metadata_writer.SEED_MEAN),), (float(metadata_writer.SEED_STD),)
@@ -164,6 +179,7 @@ def _settings(params: dict[str, Any], label_map: Path) -> _Settings:
         num_classes=classes,
         profile=profile,
         roles=chosen,
+        output_order=order,
         declaration=metadata_writer.Declaration(
             name=params["name"],
             description=params["description"],

@@ -18,7 +18,7 @@ from stages.files import pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.steps.export import FACTS_FILE
-from stages.tflite import dequantize_order, float_tail
+from stages.tflite import dequantize_order, float_tail, postprocess_options
 
 ENVIRONMENT = "main"
 
@@ -27,6 +27,8 @@ PARAMS = {
     # {"mean": [r, g, b], "std": [r, g, b]} in pixel values, as the graph wants them; only int8
     # uses it. None: what the export stage found, which it left inside the SavedModel.
     "normalization": None,
+    # What the export stage reports, where the operator suppresses within each class.
+    "suppression": None,
 }
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
@@ -84,6 +86,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         facts["calibration_images"] = [path.name for path in files]
     with float_tail.decoding_in_float():
         data = dequantize_order.canonical(_convert(converter))
+    data = _limited(data, params["suppression"])
     (out / "model.tflite").write_bytes(data)
     facts.update(describe(tf, data))
     if norm is not None and _same_for_all_channels(norm):
@@ -103,6 +106,16 @@ def _convert(converter: Any) -> bytes:
             f"TensorFlow's converter failed: {lines[0] if lines else repr(error)}",
             "The stage's log holds the converter's whole message.",
         ) from error
+
+
+def _limited(data: bytes, suppression: Optional[dict[str, Any]]) -> bytes:
+    """Tell the detection operator how many boxes of a class to keep, which no exporter does."""
+    if suppression is None or not suppression["regular"]:
+        return data
+    number = suppression["detections_per_class"]
+    if number == postprocess_options.DETECTIONS_PER_CLASS:
+        return data
+    return postprocess_options.with_detections_per_class(data, number)
 
 
 def _normalization(given: Optional[dict[str, Any]], saved_model: Path) -> dict[str, list[float]]:

@@ -26,6 +26,11 @@ PARAMS = {
     "max_detections": None,  # int; None: what the model's own post-processing keeps
     "image_size": None,  # [height, width] in pixels; None: the model's own
     "exact_batch_norm": True,  # False: the package's plain export, CPU-dependent after conversion
+    # Of SSD-like models; see stages.odapi.pipeline.suppression. None: the model's own.
+    "regular_nms": False,
+    "nms_score_threshold": None,
+    "nms_iou_threshold": None,
+    "max_detections_per_class": None,
 }
 
 FACTS_FILE = "export.json"
@@ -37,7 +42,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``architecture``, ``feature_extractor``, ``num_classes``, ``input`` (height and
-        width in pixels), ``max_detections``, ``normalization`` (mean and std per channel, in
+        width in pixels), ``max_detections``, ``suppression``
+        (:func:`stages.odapi.pipeline.suppression`), ``normalization`` (mean and std per channel, in
         pixel values, as the exported graph wants them), ``score_conversion``, ``checkpoint``
         (name of the prefix), ``variables`` (restored and compared), ``exact_batch_norms``,
         ``untrained`` (texts: reasons to think that it was never trained).
@@ -55,9 +61,16 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     restoration.open_checkpoint(prefix)
     size = pipeline.fix_image_size(config, params["image_size"])
     max_detections = pipeline.set_max_detections(config, params["max_detections"])
+    suppression = pipeline.suppression(config, params)
+    if suppression is not None:
+        pipeline.set_thresholds(config, suppression)
+    options = {
+        "max_detections": max_detections,
+        "use_regular_nms": suppression is not None and suppression["regular"],
+    }
 
     emit.progress(1, 3, "exporting")
-    model, exact = _export(config, prefix, out, max_detections, params["exact_batch_norm"])
+    model, exact = _export(config, prefix, out, options, params["exact_batch_norm"])
 
     emit.progress(2, 3, "comparing with the checkpoint")
     variables, unused = restoration.check_restored(model, prefix)
@@ -74,6 +87,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "num_classes": pipeline.num_classes(config),
         "input": {"height": size[0], "width": size[1]},
         "max_detections": max_detections,
+        "suppression": suppression,
         "normalization": detection_model.normalization(model, architecture, size),
         "score_conversion": pipeline.score_conversion(config),
         "checkpoint": prefix.name,
@@ -93,9 +107,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
 
 def _export(
-    config: Any, prefix: Path, out: Path, max_detections: int, exact: bool
+    config: Any, prefix: Path, out: Path, options: dict[str, Any], exact: bool
 ) -> tuple[Any, int]:
-    """Run the package's exporter.
+    """Run the package's exporter with its ``options``.
 
     Returns:
         (the model it built, number of batch norms made exact).
@@ -113,9 +127,7 @@ def _export(
             folded = stack.enter_context(exact_batch_norms())
             saved = stack.enter_context(lean_save(exporter.tf.saved_model))
         try:
-            exporter.export_tflite_model(
-                config, str(folder), str(out), max_detections, use_regular_nms=False
-            )
+            exporter.export_tflite_model(config, str(folder), str(out), **options)
         except StageError:
             raise
         except (ValueError, AssertionError) as error:

@@ -28,6 +28,11 @@ PARAMS = {
     "max_detections": None,  # int; None: Model Maker's own (25)
     "image_size": None,  # [height, width] in pixels; None: the spec's own
     "exact_batch_norm": True,  # False: Model Maker's plain export, CPU-dependent after conversion
+    # See stages.lite.efficientdet_lite.suppression. None: Model Maker's own.
+    "regular_nms": False,
+    "nms_score_threshold": None,
+    "nms_iou_threshold": None,
+    "max_detections_per_class": None,
 }
 
 
@@ -36,7 +41,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``architecture`` (``efficientdet``), ``spec``, ``num_classes`` (of the class head),
-        ``input`` (height and width in pixels), ``max_detections``, ``normalization`` (mean and
+        ``input`` (height and width in pixels), ``max_detections``, ``suppression``
+        (:func:`stages.lite.efficientdet_lite.suppression`), ``normalization`` (mean and
         std per channel, in pixel values, as the exported graph wants them), ``checkpoint`` (name
         of the prefix), ``checkpoint_kind`` (:mod:`stages.lite.automl_checkpoint`), ``variables``
         (restored and compared), ``exact_batch_norms``, ``untrained`` (texts: reasons to think
@@ -51,7 +57,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     emit.progress(1, 3, "exporting")
     folder = out / "saved_model"
-    exact = _export(net, spec, folder, params["exact_batch_norm"])
+    suppression = efficientdet_lite.suppression(spec.config, params)
+    with efficientdet_lite.suppressing(spec.config, suppression):
+        exact = _export(net, spec, folder, params["exact_batch_norm"])
 
     emit.progress(2, 3, "checking its heads")
     height, width = spec.config.image_size
@@ -62,6 +70,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "num_classes": spec.config.num_classes,
         "input": {"height": height, "width": width},
         "max_detections": spec.config.tflite_max_detections,
+        "suppression": suppression,
         "normalization": efficientdet_lite.normalization(spec),
         "checkpoint": checkpoint.prefix.name,
         "checkpoint_kind": checkpoint.kind,

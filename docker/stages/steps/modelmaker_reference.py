@@ -7,7 +7,7 @@ eagerly. It corresponds to :mod:`stages.steps.reference` for the other framework
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ PARAMS = {
     "spec": REQUIRED,  # "efficientdet_lite0" to "efficientdet_lite4"
     "max_detections": None,  # int; None: Model Maker's own (25); of ``as_tflite``
     "image_size": None,  # [height, width] in pixels; None: the spec's own (as in export)
+    # As in export; of ``as_tflite`` alone.
+    "regular_nms": False,
+    "nms_score_threshold": None,
+    "nms_iou_threshold": None,
+    "max_detections_per_class": None,
 }
 
 
@@ -33,7 +38,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     it does. ``images`` is what the net's own post-processing says (automl's ``postprocess_global``:
     boxes clipped to the image, overlapping ones with lowered scores instead of left out).
     ``as_tflite`` puts the same predictions through the rule of TFLite's detection operator
-    (:mod:`stages.detect.fast_nms`; boxes not clipped), with what Model Maker's export tells it.
+    (:mod:`stages.detect.fast_nms`; boxes not clipped), with what the export tells it.
 
     Returns:
         Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
@@ -51,6 +56,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = spec.config
     height, width = config.image_size
     preprocess = efficientdet_lite.preprocessing(spec)
+    suppression = efficientdet_lite.suppression(config, params)
     own: dict[str, Any] = {}
     as_tflite: dict[str, Any] = {}
     for start in range(0, len(files), reference.BATCH):
@@ -63,7 +69,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         classes, boxes = net(tensor, training=False)
         names = reference.names(paths)
         own.update(zip(names, _own(mm, config, classes, boxes, scales)))
-        as_tflite.update(zip(names, _as_tflite(mm, config, classes, boxes)))
+        as_tflite.update(zip(names, _as_tflite(mm, config, classes, boxes, suppression)))
     text = json.dumps(
         {"images": own, "as_tflite": as_tflite}, indent=1, sort_keys=True, allow_nan=False
     )
@@ -93,19 +99,13 @@ def _own(
         yield sorted(detections, key=lambda item: -item["score"])
 
 
-def _as_tflite(mm: Any, config: Any, classes: Any, boxes: Any) -> Iterator[list[dict[str, Any]]]:
+def _as_tflite(
+    mm: Any, config: Any, classes: Any, boxes: Any, suppression: Mapping[str, Any]
+) -> Iterator[list[dict[str, Any]]]:
     """Yield the same predictions under the rule of TFLite's operator, image by image."""
     found = mm.postprocess.pre_nms(config.as_dict(), classes, boxes, topk=False)
-    # Defaults as in automl's tflite_nms_implements_signature.
-    nms = config.nms_configs
     for corners, scores in zip(found[0].numpy() / _size(config), found[1].numpy()):
-        kept = fast_nms.select(
-            corners,
-            scores,
-            nms.score_thresh or float("-inf"),
-            nms.iou_thresh or 0.5,
-            config.tflite_max_detections,
-        )
+        kept = fast_nms.keep(corners, scores, suppression, config.tflite_max_detections)
         # The net counts classes from 0, label maps from 1.
         yield [_detection(corners[row], scores[row, label], label + 1) for row, label in kept]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,11 @@ ENVIRONMENT = "main"
 PARAMS = {
     "max_detections": None,  # int; None: what the model's own post-processing keeps
     "image_size": None,  # [height, width] in pixels; None: the model's own (as in export)
+    # As in export; of ``as_tflite`` alone.
+    "regular_nms": False,
+    "nms_score_threshold": None,
+    "nms_iou_threshold": None,
+    "max_detections_per_class": None,
 }
 
 BATCH = 8
@@ -43,8 +48,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     ``images`` is what the model's own post-processing says (boxes clipped to the image).
     ``as_tflite`` (SSD only) puts the same predictions through the rule of TFLite's detection
-    operator (:mod:`stages.detect.fast_nms`; boxes not clipped): that operator keeps one class a box
-    and suppresses across classes, so only this list has the same boxes as an artefact.
+    operator (:mod:`stages.detect.fast_nms`; boxes not clipped), with the options that the export
+    gives it: unless it is told otherwise, that operator keeps one class a box and suppresses across
+    classes, so only this list has the same boxes as an artefact.
 
     Returns:
         Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
@@ -65,6 +71,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(folder)
     size = pipeline.fix_image_size(config, params["image_size"])
     count = pipeline.set_max_detections(config, params["max_detections"])
+    suppression = pipeline.suppression(config, params)
     restoration.open_checkpoint(prefix)
     model = detection_model.built(config, size)
     variables = restoration.restore(model, prefix)
@@ -78,8 +85,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         tensor, shapes = model.preprocess(tf.constant(images))
         predictions = model.predict(tensor, shapes)
         own.update(zip(names(paths), _own(model.postprocess(predictions, shapes))))
-        if config.model.WhichOneof("model") == "ssd":
-            as_tflite.update(zip(names(paths), _as_tflite(model, predictions, config, count)))
+        if suppression is not None:
+            found = _as_tflite(model, predictions, suppression, count)
+            as_tflite.update(zip(names(paths), found))
     result = {"images": own, "as_tflite": as_tflite or None}
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
     (out / "detections.json").write_text(text + "\n", encoding="utf-8")
@@ -120,19 +128,16 @@ def _own(outputs: Any) -> Iterator[list[dict[str, Any]]]:
 
 
 def _as_tflite(
-    model: Any, predictions: Any, config: Any, count: int
+    model: Any, predictions: Any, suppression: Mapping[str, Any], count: int
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the same predictions under the rule of TFLite's operator, image by image."""
     # The three lines of SSDMetaArch.postprocess before its own suppression.
     decoded = model._batch_decode(predictions["box_encodings"], predictions["anchors"])[0].numpy()
     scores = model._score_conversion_fn(predictions["class_predictions_with_background"]).numpy()
     first = 1 if model._add_background_class else 0
-    suppression = config.model.ssd.post_processing.batch_non_max_suppression
     for boxes, one in zip(decoded, scores[..., first:]):
         boxes = boxes.reshape(-1, 4)
-        kept = fast_nms.select(
-            boxes, one, suppression.score_threshold, suppression.iou_threshold, count
-        )
+        kept = fast_nms.keep(boxes, one, suppression, count)
         yield [_detection(boxes[row], one[row, label], label) for row, label in kept]
 
 

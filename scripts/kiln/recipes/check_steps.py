@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kiln.recipes import export_options
 from kiln.recipes.recipe import Recipe
 from kiln.recipes.steps import Fact, Files, Output, StepList
 
@@ -119,6 +120,7 @@ def overrides(recipe: Recipe) -> dict[str, Any]:
     return {
         "max_detections": recipe.export.max_detections,
         "image_size": list(size) if size else None,
+        **export_options.given(recipe.export.model_dump()),
     }
 
 

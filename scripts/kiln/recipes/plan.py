@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kiln.core.errors import UsageError
+from kiln.recipes import export_options
 from kiln.recipes.check_steps import add_checks, only_exported
 from kiln.recipes.contents import Contents
 from kiln.recipes.recipe import SEED_VARIANTS, Recipe, Variant
@@ -78,7 +79,7 @@ def make_plan(
         variant: (
             _adopt(steps, contents, checkpoint)
             if variant == "prebuilt"
-            else _convert(steps, variant, contents)
+            else _convert(steps, recipe, variant, contents)
         )
         for variant in variants
     }
@@ -109,6 +110,7 @@ def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None
         "image_size": _image_size(recipe),
         # The original recipe did not, so its bytes depend on the CPU; the seed profile keeps that.
         "exact_batch_norm": recipe.profile != "seed",
+        **export_options.given(recipe.export.model_dump()),
     }
     stage = "export"
     if recipe.efficientdet is not None:
@@ -135,12 +137,14 @@ def _image_size(recipe: Recipe) -> list[int] | None:
     return list(recipe.export.image_size) if recipe.export.image_size else None
 
 
-def _convert(steps: StepList, variant: Variant, contents: Contents) -> Output:
+def _convert(steps: StepList, recipe: Recipe, variant: Variant, contents: Contents) -> Output:
     inputs: dict[str, Files | Output] = {"saved_model": Output("export", "saved_model")}
     facts = {}
     if variant == "int8":
         inputs["images"] = Files(contents.images)
         facts["normalization"] = Fact("export", "normalization")
+    if recipe.export.regular_nms:
+        facts["suppression"] = Fact("export", "suppression")
     steps.add(f"convert-{variant}", "convert", {"variant": variant}, inputs, facts)
     return Output(f"convert-{variant}", "model.tflite")
 
@@ -158,7 +162,7 @@ def _adopt(steps: StepList, contents: Contents, checkpoint: Files | Output) -> O
 def _annotate(
     steps: StepList, step_id: str, recipe: Recipe, model: Output, label_map: Files | Output
 ) -> None:
-    seed = recipe.profile == "seed"
+    seed, order = recipe.profile == "seed", recipe.export.output_order
     origin = "adopt" if model.step == "adopt" else "export"
     facts = ["architecture", "num_classes"]
     facts += [] if seed else ["normalization"]
@@ -175,6 +179,7 @@ def _annotate(
             "license": recipe.licence,
             "score_threshold": recipe.export.score_threshold,
             **({"label_file_name": _label_file_name(recipe)} if seed else {}),
+            **({"output_order": order} if order != "tf2" else {}),
         },
         {"model": model, "label_map": label_map},
         {name: Fact(origin, name) for name in facts},

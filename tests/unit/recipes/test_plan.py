@@ -229,6 +229,41 @@ def test_an_export_override_changes_everything() -> None:
     assert changed(plan(recipe(export={"image_size": [320, 320]}))) == ALL
 
 
+def test_the_order_of_outputs_changes_annotation_alone() -> None:
+    assert changed(plan(recipe(export={"output_order": "tf1"}))) == ANNOTATE
+    assert changed(plan(recipe(export={"output_order": "tf2"}))) == set()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"regular_nms": True}, {"nms_score_threshold": 0.05}, {"nms_iou_threshold": 0.4}],
+)
+def test_suppression_changes_everything(option: dict[str, Any]) -> None:
+    new = plan(recipe(export=option))
+    assert changed(new) == ALL
+    assert option.items() <= new.step("export").params.items()
+
+
+def test_regular_suppression_is_told_to_the_conversion() -> None:
+    options = {"regular_nms": True, "max_detections_per_class": 7}
+    for made_of in (recipe(export=options), lite_recipe(export=options)):
+        found = plan(made_of)
+        assert options.items() <= found.step("export").params.items()
+        for variant in CONVERTED:
+            told = found.step(f"convert-{variant}").params_from
+            assert told["suppression"] == Fact("export", "suppression")
+
+
+def test_the_source_knows_the_suppression() -> None:
+    options = {"nms_score_threshold": 0.05, "nms_iou_threshold": 0.4}
+    sources = replace(SOURCES, check_images=IMAGES)
+    for made_of in (recipe(export=options), lite_recipe(export=options)):
+        found = make_plan(made_of, sources, CONVERTED, image=IMAGE, code=CODE)
+        assert options.items() <= found.step("reference").params.items()
+    plain = make_plan(recipe(), sources, CONVERTED, image=IMAGE, code=CODE)
+    assert set(plain.step("reference").params) == {"max_detections", "image_size"}
+
+
 def test_calibration_images_change_int8_alone() -> None:
     for images in ({**IMAGES, "cat.png": "9" * 64}, {"cat.png": "d" * 64}):
         assert changed(plan(sources=replace(SOURCES, images=images))) == {

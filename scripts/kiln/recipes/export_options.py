@@ -1,0 +1,43 @@
+"""Say which options of an export do not go together, or not with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: Options of how overlapping boxes are suppressed, by their key in a recipe's [export].
+SUPPRESSION = (
+    "regular_nms",
+    "nms_score_threshold",
+    "nms_iou_threshold",
+    "max_detections_per_class",
+)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of :data:`SUPPRESSION` that differ from the default."""
+    found = {name: options[name] for name in SUPPRESSION}
+    return {
+        name: value for name, value in found.items() if value is not None and value is not False
+    }
+
+
+def contradiction(options: Mapping[str, Any], architecture: str) -> tuple[str, str] | None:
+    """Find an option that has no effect.
+
+    Args:
+        options: all of :data:`SUPPRESSION`.
+        architecture: as in a recipe.
+
+    Returns:
+        (the option, why: the end of a sentence), or ``None``.
+    """
+    chosen = given(options)
+    if chosen and architecture == "centernet":
+        return next(iter(chosen)), "a CenterNet finds peaks, and suppresses no overlapping boxes"
+    if "max_detections_per_class" in chosen and "regular_nms" not in chosen:
+        return (
+            "max_detections_per_class",
+            "only regular NMS counts by class; the fast one, which is the default, does not",
+        )
+    return None

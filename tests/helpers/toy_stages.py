@@ -36,7 +36,8 @@ REASON = "all scores are flat"
 #: Stage -> its parameters, and the body of its ``run``.
 STAGES: dict[str, tuple[str, str]] = {
     "export": (
-        "max_detections image_size exact_batch_norm",
+        "max_detections image_size exact_batch_norm regular_nms nms_score_threshold "
+        "nms_iou_threshold max_detections_per_class",
         """
         weights = (inputs["checkpoint"] / "checkpoint" / "ckpt-0.data").read_bytes()
         (out / "saved_model" / "variables").mkdir(parents=True)
@@ -54,7 +55,7 @@ STAGES: dict[str, tuple[str, str]] = {
         """,
     ),
     "convert": (
-        "variant normalization",
+        "variant normalization suppression",
         """
         graph = (inputs["saved_model"] / "saved_model.pb").read_bytes()
         digest = hashlib.sha256(graph).hexdigest()
@@ -65,7 +66,7 @@ STAGES: dict[str, tuple[str, str]] = {
     ),
     "annotate": (
         "profile name description version author license score_threshold architecture num_classes "
-        "normalization roles",
+        "normalization roles output_order role_names",
         """
         model = inputs["model"].read_bytes()
         (out / "model.tflite").write_bytes(model + hashlib.sha256(model).digest())
@@ -75,7 +76,8 @@ STAGES: dict[str, tuple[str, str]] = {
     ),
     "compare": ("", "return {'differ': 0}"),
     "reference": (
-        "max_detections image_size",
+        "max_detections image_size regular_nms nms_score_threshold nms_iou_threshold "
+        "max_detections_per_class",
         """
         (out / "detections.json").write_bytes(b"{}")
         return {"weights": [1, 2], "checkpoint": {"by": "reference"}}

@@ -44,6 +44,7 @@ PARAMS: dict[str, Any] = {
     "label_file_name": None,  # seed only: the name of the packed label map; None: the input's
     # "tf1": outputs in the order boxes, classes, scores, count; "tf2": as the file has them.
     "output_order": output_order.AS_EXPORTED,
+    "role_names": False,  # True: the signature's outputs are called by their roles
 }
 
 LABEL_FILE = "labelmap.txt"
@@ -71,13 +72,15 @@ class _Settings:
     profile: str
     roles: Optional[dict[str, str]]
     output_order: str
+    role_names: bool
     declaration: metadata_writer.Declaration
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Annotate ``inputs["model"]`` with the classes of ``inputs["label_map"]``.
 
-    The file's graph stays as it is, but for the order of its outputs where another one is wanted.
+    The file's graph stays as it is, but for the order of its outputs and their names in its
+    signature, where others are wanted.
     Writes ``out/model.tflite`` and, beside it, ``out/labelmap.txt`` (one name a line, line
     index = class id - 1, ``???`` for ids that the label map leaves out).
 
@@ -102,8 +105,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     if settings.output_order != output_order.AS_EXPORTED:
         order = output_order.ORDERS[settings.output_order]
         bare = output_order.arranged(bare, outputs, order)
-        model = tflite_model.read(bare)
-        outputs = output_roles.derive(model, settings.architecture, settings.roles)
+    if settings.role_names:
+        bare = output_order.named(bare, outputs)
+    model = tflite_model.read(bare)
+    outputs = output_roles.derive(model, settings.architecture, settings.roles)
     emit.progress(0, 2, "writing metadata")
     if settings.profile == "seed":
         _check_seed(outputs)
@@ -166,6 +171,9 @@ def _settings(params: dict[str, Any], label_map: Path) -> _Settings:
     order = params["output_order"]
     if order not in _ORDERS or (profile == "seed" and order != output_order.AS_EXPORTED):
         raise _bad_param("output_order", order, "one of " + ", ".join(_ORDERS))
+    named = params["role_names"]
+    if not isinstance(named, bool) or (profile == "seed" and named):
+        raise _bad_param("role_names", named, "true or false; false with profile 'seed'")
     label_file = LABEL_FILE
     if profile == "seed":
         mean, std = (float(metadata_writer.SEED_MEAN),), (float(metadata_writer.SEED_STD),)
@@ -180,6 +188,7 @@ def _settings(params: dict[str, Any], label_map: Path) -> _Settings:
         profile=profile,
         roles=chosen,
         output_order=order,
+        role_names=named,
         declaration=metadata_writer.Declaration(
             name=params["name"],
             description=params["description"],

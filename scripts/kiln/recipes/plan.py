@@ -180,6 +180,8 @@ def _annotate(
             "score_threshold": recipe.export.score_threshold,
             **({"label_file_name": _label_file_name(recipe)} if seed else {}),
             **({"output_order": order} if order != "tf2" else {}),
+            # Of a publisher's own file, and of the original recipe's, the signature stays.
+            **({"role_names": True} if origin == "export" and not seed else {}),
         },
         {"model": model, "label_map": label_map},
         {name: Fact(origin, name) for name in facts},

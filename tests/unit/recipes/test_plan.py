@@ -132,6 +132,14 @@ def test_the_prebuilt_file_alone_needs_no_export() -> None:
     assert found.reports == ()
 
 
+def test_outputs_are_named_where_the_file_is_our_own() -> None:
+    found = prebuilt_plan(("float32", "prebuilt"))
+    assert found.step("annotate-float32").params["role_names"] is True
+    assert "role_names" not in found.step("annotate-prebuilt").params
+    seed = plan(recipe(profile="seed", variants=["dynamic"]), variants=("dynamic",))
+    assert "role_names" not in seed.step("annotate-dynamic").params
+
+
 def test_another_prebuilt_file_is_adopted_again_and_nothing_else_changes() -> None:
     both: tuple[Variant, ...] = ("float32", "prebuilt")
     assert changed(prebuilt_plan(both, "8" * 64), prebuilt_plan(both)) == {

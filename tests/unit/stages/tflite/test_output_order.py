@@ -1,4 +1,4 @@
-"""Outputs in another order: judged by TFLite's runtime and LiteRT's schema."""
+"""Outputs in another order or by name: judged by TFLite's runtime and LiteRT's schema."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tflite_files import fixture, rewritten
 
+from stages.protocol.failures import StageError
 from stages.tflite import output_order, output_roles, tflite_model
 
 TOYS = {"toy_ssd": "ssd", "toy_centernet": "centernet", "toy_ssd_uint8": "ssd"}
@@ -73,3 +74,61 @@ def test_what_is_in_order_stays_as_it_is() -> None:
     _, result = in_order("toy_ssd")
     again = output_order.arranged(result, outputs_of(result, "toy_ssd"), output_order.ORDERS["tf1"])
     assert again is result
+
+
+# --- names in the signature --------------------------------------------------------------------
+
+#: As make_toy_detectors.py returns them.
+EXPORTED = {"output_0": "count", "output_1": "scores", "output_2": "classes", "output_3": "boxes"}
+
+
+def by_signature(data: bytes) -> dict[str, Any]:
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    run = litert.Interpreter(model_content=data).get_signature_runner()
+    (image,) = run.get_input_details().values()
+    values = np.random.default_rng(1).integers(0, 256, image["shape"]).astype(image["dtype"])
+    return {name: answer.tolist() for name, answer in run(input=values).items()}
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_the_runtime_finds_each_output_by_its_role(name: str) -> None:
+    data = fixture(name)
+    result = output_order.named(data, outputs_of(data, name))
+    before, after = by_signature(data), by_signature(result)
+    assert after == {EXPORTED[key]: values for key, values in before.items()}
+    assert answers(result) == answers(data)
+
+
+def test_in_both_ways() -> None:
+    _, ordered = in_order("toy_centernet")
+    both = output_order.named(ordered, outputs_of(ordered, "toy_centernet"))
+    assert set(by_signature(both)) == set(TF1)
+    found = outputs_of(both, "toy_centernet")
+    assert {role: output.signature_name for role, output in found.items()} == {
+        role: role for role in TF1
+    }
+    assert [output.position for output in found.values()] == [0, 1, 2, 3]
+
+
+def test_another_signature_stays() -> None:
+    """One that returns less, and a file that has none."""
+
+    def fewer(model: Any) -> None:
+        del model.signatureDefs[0].outputs[0]
+
+    def none(model: Any) -> None:
+        model.signatureDefs = None
+
+    for change in (fewer, none):
+        data = rewritten(fixture("toy_ssd"), change)
+        assert output_order.named(data, outputs_of(data, "toy_ssd")) == data
+
+
+@pytest.mark.parametrize("swap", [("boxes", "scores"), ("scores", "classes")])
+def test_names_that_contradict_the_graph_are_refused(swap: tuple[str, str]) -> None:
+    data = fixture("toy_centernet")
+    outputs = outputs_of(data, "toy_centernet")
+    one, other = swap
+    wrong = output_order.named(data, {**outputs, one: outputs[other], other: outputs[one]})
+    with pytest.raises(StageError, match="its name in the signature makes it"):
+        outputs_of(wrong, "toy_centernet")

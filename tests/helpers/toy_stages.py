@@ -55,7 +55,7 @@ STAGES: dict[str, tuple[str, str]] = {
         """,
     ),
     "convert": (
-        "variant normalization suppression",
+        "variant normalization suppression inference_io",
         """
         graph = (inputs["saved_model"] / "saved_model.pb").read_bytes()
         digest = hashlib.sha256(graph).hexdigest()
@@ -94,7 +94,7 @@ STAGES: dict[str, tuple[str, str]] = {
     ),
     "check": (
         "variant score_threshold limits expect prove_normalization reference_kernels architecture "
-        "num_classes input normalization untrained roles weights",
+        "num_classes input normalization untrained roles weights inference_io",
         """
         seen = {path.name: [] for path in sorted(inputs["images"].iterdir())}
         judged = hashlib.sha256(inputs["model"].read_bytes()).hexdigest()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from stages.files import labelmap
+from stages.files import labelmap, pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.tflite import (
@@ -53,13 +53,13 @@ MODEL_FILE = "model.tflite"
 _ARCHITECTURES = ("ssd", "efficientdet", "centernet", "center_net")
 _PROFILES = ("default", "seed")
 _ORDERS = (output_order.AS_EXPORTED, *output_order.ORDERS)
-_INPUT_TYPES = ("float32", "uint8")
-"""Input types that the Task Library and MediaPipe support."""
+_INPUT_TYPES = ("float32", *pixels.RAW_INPUTS)
+"""The Task Library and MediaPipe support float32 and uint8; int8 is for microcontrollers."""
 
 _PIXEL_WARNING, PIXEL_LIMIT = 1.0, 8.0
-"""How far a uint8 input may be from the declared normalisation, in pixel values.
+"""How far an input in eight bits may be from the declared normalisation, in pixel values.
 
-Readers feed raw pixels to a uint8 input. Rounding the zero point (127.5 to 127 or 128) costs up
+Readers feed raw pixels to it. Rounding the zero point (127.5 to 127 or 128) costs up
 to 0.5; calibration images that do not reach black and white cost more; a different
 normalisation costs tens.
 """
@@ -246,10 +246,10 @@ def _check_input(model: tflite_model.Model, settings: _Settings, emit: Any) -> d
     if tensor.type not in _INPUT_TYPES:
         raise StageError(
             "unsupported-model",
-            f"The model's input is {tensor.type}; metadata readers feed float32 and uint8 only.",
+            f"The model's input is {tensor.type}; metadata describes float32, uint8 and int8 only.",
             "Convert it with a float32 or uint8 input.",
         )
-    if tensor.type == "uint8" and settings.profile != "seed":
+    if tensor.type in pixels.RAW_INPUTS and settings.profile != "seed":
         _check_pixels(tensor, settings.declaration, emit)
     return {"height": shapes[0][1], "width": shapes[0][2], "type": tensor.type}
 
@@ -258,32 +258,40 @@ def _check_pixels(
     tensor: tflite_model.Tensor, declaration: metadata_writer.Declaration, emit: Any
 ) -> None:
     if tensor.quantization is None:
-        return  # a uint8 input that the graph itself converts
-    error = pixel_error(tensor.quantization, declaration.mean, declaration.std)
+        return  # an input that the graph itself converts
+    offset = pixels.RAW_INPUTS[tensor.type]
+    error = pixel_error(tensor.quantization, declaration.mean, declaration.std, offset)
     if error > PIXEL_LIMIT:
         raise StageError(
             "unsupported-model",
-            f"The model's uint8 input reads raw pixels up to {error:.1f} pixel values away from "
-            f"the normalisation mean {list(declaration.mean)}, std {list(declaration.std)}.",
+            f"The model's {tensor.type} input reads raw pixels up to {error:.1f} pixel values away "
+            f"from the normalisation mean {list(declaration.mean)}, std {list(declaration.std)}.",
             "Convert it with a float32 input, or calibrate with images that reach from black to "
             "white.",
         )
     if error > _PIXEL_WARNING:
         emit.warning(
-            f"the uint8 input reads raw pixels up to {error:.1f} pixel values off: the "
+            f"the {tensor.type} input reads raw pixels up to {error:.1f} pixel values off: the "
             "calibration images do not reach from black to white"
         )
 
 
 def pixel_error(
-    quantization: tflite_model.Quantization, mean: tuple[float, ...], std: tuple[float, ...]
+    quantization: tflite_model.Quantization,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    offset: int = 0,
 ) -> float:
     """Return the largest difference, in pixel values, between a raw pixel that a quantised input
-    reads and the same pixel through (pixel - mean) / std."""
+    reads and the same pixel through (pixel - mean) / std.
+
+    Args:
+        offset: added to a pixel to store it (:data:`stages.files.pixels.RAW_INPUTS`).
+    """
     scale = quantization.scale[0]
     zero_point = quantization.zero_point[0] if quantization.zero_point else 0
     return max(
-        abs((pixel - zero_point) * scale * deviation + middle - pixel)
+        abs((pixel + offset - zero_point) * scale * deviation + middle - pixel)
         for pixel in (0, 255)  # linear in the pixel: the extremes are at the ends
         for middle, deviation in zip(mean, std)
     )

@@ -41,6 +41,7 @@ PARAMS: dict[str, Any] = {
     "expect": (),  # known objects: {"image", "label", "least_score"}
     "prove_normalization": True,  # try the other normalisations, too
     "reference_kernels": False,  # see stages.detect.detector.make_interpreter
+    "inference_io": "uint8",  # as in convert
 }
 
 RESULT_FILE = "check.json"
@@ -94,6 +95,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         width=size["width"],
         weights=params["weights"],
         roles=params["roles"],
+        input_type=params["inference_io"],
     )
     source = _source(inputs, [path.name for path in files])
     emit.progress(0, len(files), "looking at the file")
@@ -117,7 +119,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             values = _rounded(model, image)
             _save_pixels(out / "pixels" / f"{name}.npy", values)
             rounded[name] = model.detect(values)
-            same = slow or model.input_type == "uint8"
+            same = slow or model.raw
             found[name] = rounded[name] if same else model.detect(image)
     except StageError as error:
         if error.kind != "unsupported-model":
@@ -266,7 +268,7 @@ def _normalization(
     whose = "the model's own"
     if params["normalizations"] and right is not None:
         whose = stated_normalization.examine(gate, params["normalizations"], right)
-    if model.input_type == "uint8":
+    if model.raw:
         _raw_pixels(gate, model, right)
         return gate
     gate.figures["declared"] = own.as_fact()
@@ -285,12 +287,13 @@ def _normalization(
 
 
 def _raw_pixels(gate: Gate, model: detector.Detector, right: Optional[Normalization]) -> None:
-    """Check a uint8 input, which gets raw pixels: its quantisation must match the model's."""
+    """Check an input that gets raw pixels: its quantisation must match the model's."""
     quantization = model.input_quantization
     if quantization is None or right is None:
         gate.summary = "raw pixels; the graph converts them itself"
         return
-    error = annotate.pixel_error(quantization, right.mean, right.std)
+    offset = pixels.RAW_INPUTS[model.input_type]
+    error = annotate.pixel_error(quantization, right.mean, right.std, offset)
     gate.figures["pixel_error"] = round(error, 4)
     gate.summary = f"raw pixels, read within {error:.2g} pixel values of {named(right)}"
     if error > annotate.PIXEL_LIMIT:

@@ -94,6 +94,23 @@ def test_pixel_error_is_in_pixel_values() -> None:
     assert annotate.pixel_error(raw, (0.0,), (1.0,)) == 0.0
 
 
+    int8 = tflite_model.Quantization((1 / 127.5,), (-1,), 0)
+    assert annotate.pixel_error(int8, (127.5,), (127.5,), -128) == pytest.approx(0.5)
+    assert annotate.pixel_error(int8, (127.5,), (127.5,)) == pytest.approx(128.5)
+
+
+def in_tf1_order_by_role(source: tflite_model.Model, architecture: str) -> tflite_model.Model:
+    """The model with its outputs in TensorFlow 1's order, under their roles in the signature."""
+    derived = output_roles.derive(source, architecture)
+    tensors = tuple(derived[role].tensor for role in ("boxes", "classes", "scores", "count"))
+    (signature,) = source.signatures
+    names = {output.tensor: role for role, output in derived.items()}
+    renamed = {names[tensor]: tensor for tensor in signature.outputs.values()}
+    return replace(
+        source,
+        subgraphs=(replace(source.graph, outputs=tensors),),
+        signatures=(replace(signature, outputs=renamed),),
+    )
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_pinned_results_say_what_was_declared(name: str) -> None:
     source, params = CASES[name]

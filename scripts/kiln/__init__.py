@@ -156,6 +156,7 @@ def convert(
     nms_score_threshold: float | None = None,
     nms_iou_threshold: float | None = None,
     max_detections_per_class: int | None = None,
+    inference_io: str = "uint8",
     name: str | None = None,
     title: str | None = None,
     description: str | None = None,
@@ -192,6 +193,8 @@ def convert(
         nms_score_threshold: the least score of a box to output; by default the model's own.
         nms_iou_threshold: the overlap from which a box is suppressed; likewise.
         max_detections_per_class: how many boxes of one class to output, with ``regular_nms``.
+        inference_io: type of the int8 variant's input: ``uint8``, or ``int8`` for
+            microcontrollers.
         name: of the model; by default after the files' folder. It, ``title``, ``description``,
             ``licence``, ``author`` and ``model_version`` are in the metadata.
         allow: faults that do not keep the model from being published.
@@ -232,6 +235,7 @@ def convert(
             nms_score_threshold=nms_score_threshold,
             nms_iou_threshold=nms_iou_threshold,
             max_detections_per_class=max_detections_per_class,
+            inference_io=inference_io,
             name=name,
             title=title,
             description=description,

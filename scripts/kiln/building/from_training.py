@@ -20,7 +20,7 @@ from typing import Any, get_args
 from kiln.core.digest import sha256_file
 from kiln.core.errors import ImageSetError, UsageError
 from kiln.recipes import export_options, pipeline_config
-from kiln.recipes.recipe import Allowance, Architecture, LiteSpec, OutputOrder, Variant
+from kiln.recipes.recipe import Allowance, Architecture, InferenceIo, LiteSpec, OutputOrder, Variant
 from kiln.sources.local import (
     CONFIG,
     check_labels,
@@ -67,7 +67,7 @@ class Given:
         std: likewise.
         spec: one of Model Maker's detectors; ``None``: an Object Detection API model.
         image_size: height and width in pixels.
-        output_order: ``tf1`` or ``tf2``; it and the next four are as in a recipe.
+        output_order: ``tf1`` or ``tf2``; it and the next five are as in a recipe.
         allow: faults with which the model is published anyway.
     """
 
@@ -89,6 +89,7 @@ class Given:
     nms_score_threshold: float | None = None
     nms_iou_threshold: float | None = None
     max_detections_per_class: int | None = None
+    inference_io: str = "uint8"
     name: str | None = None
     title: str | None = None
     description: str | None = None
@@ -130,6 +131,7 @@ class Arguments:
     image_size: tuple[int, int] | None = None
     output_order: OutputOrder = "tf2"
     suppression: dict[str, bool | float | int] = field(default_factory=dict)
+    inference_io: InferenceIo = "uint8"
     allow: tuple[Allowance, ...] = ()
     folder: Path | None = None
     pins: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -199,6 +201,7 @@ def settle(
         image_size=given.image_size,
         output_order=_one_of(given.output_order, OutputOrder),
         suppression=_suppression(given, found.architecture),
+        inference_io=_inference_io(given, variants, found.architecture),
         allow=tuple(_one_of(item, Allowance) for item in dict.fromkeys(given.allow)),
         folder=folder,
         pins=_pins(found) if pin else {},
@@ -254,6 +257,8 @@ def recipe_text(arguments: Arguments) -> str:
     if it.output_order != "tf2":
         export.append(f"output_order = {_string(it.output_order)}")
     export += [f"{key} = {json.dumps(value)}" for key, value in it.suppression.items()]
+    if it.inference_io != "uint8":
+        export.append(f"inference_io = {_string(it.inference_io)}")
     if export:
         lines += ["", "[export]", *export]
     if it.calibration is not None:
@@ -330,6 +335,21 @@ def _suppression(given: Given, architecture: str) -> dict[str, bool | float | in
             f"Leave it out{'' if architecture == 'centernet' else ', or add --regular-nms'}.",
         )
     return export_options.given(vars(given))
+
+
+def _inference_io(given: Given, variants: Sequence[str], architecture: str) -> InferenceIo:
+    """Return the type of the int8 variant's input.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    chosen: InferenceIo = _one_of(given.inference_io, InferenceIo)
+    image = "odapi" if given.spec is None else "modelmaker"
+    why = export_options.why_not_int8(variants, architecture, image)
+    if chosen == "int8" and why:
+        more = "" if "int8" in variants else ", or name --calibration images"
+        raise UsageError(f"--inference-io int8 cannot be: {why}.", f"Leave it out{more}.")
+    return chosen
 
 
 def _option(key: str) -> str:

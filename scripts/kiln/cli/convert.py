@@ -118,6 +118,12 @@ _OPTIONS = [
         metavar="N",
         help="Number of detections of one class, with --regular-nms [its own].",
     ),
+    click.option(
+        "--inference-io",
+        type=click.Choice(["uint8", "int8"]),
+        default="uint8",
+        help="Input of the int8 variant; int8 is for microcontrollers [uint8].",
+    ),
     click.option("--name", help="The model's name [from the files' folder]."),
     click.option("--title", help="Its name in the metadata."),
     click.option("--description", help="Its description in the metadata."),

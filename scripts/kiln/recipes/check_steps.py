@@ -124,6 +124,12 @@ def overrides(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def input_type(recipe: Recipe, variant: str) -> dict[str, str]:
+    """Return the parameter for an int8 input, where a variant has one."""
+    kind = recipe.export.inference_io
+    return {"inference_io": kind} if variant == "int8" and kind != "uint8" else {}
+
+
 def _check(
     steps: StepList,
     recipe: Recipe,
@@ -149,6 +155,7 @@ def _check(
         # graph has shown it.
         "prove_normalization": not slow,
         "reference_kernels": slow,
+        **input_type(recipe, variant),
     }
     inputs: dict[str, Files | Output] = {
         "model": Output(artefacts[variant], "model.tflite"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: Options of how overlapping boxes are suppressed, by their key in a recipe's [export].
@@ -41,3 +41,18 @@ def contradiction(options: Mapping[str, Any], architecture: str) -> tuple[str, s
             "only regular NMS counts by class; the fast one, which is the default, does not",
         )
     return None
+
+
+def why_not_int8(variants: Sequence[str], architecture: str, image: str) -> str:
+    """Return why an int8 input cannot be had, as the end of a sentence; "" if it may.
+
+    A model's normalisation is only known once it is built: the conversion decides for the others.
+    """
+    if "int8" not in variants:
+        return "it is the input of variant 'int8', which is not among the variants"
+    if architecture == "efficientdet" and image == "odapi":
+        return (
+            "an EfficientDet of the Object Detection API normalises each colour channel "
+            "differently, and an input in eight bits has one scale"
+        )
+    return ""

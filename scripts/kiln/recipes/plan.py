@@ -14,7 +14,7 @@ from typing import Any
 
 from kiln.core.errors import UsageError
 from kiln.recipes import export_options
-from kiln.recipes.check_steps import add_checks, only_exported
+from kiln.recipes.check_steps import add_checks, input_type, only_exported
 from kiln.recipes.contents import Contents
 from kiln.recipes.recipe import SEED_VARIANTS, Recipe, Variant
 from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
@@ -145,7 +145,8 @@ def _convert(steps: StepList, recipe: Recipe, variant: Variant, contents: Conten
         facts["normalization"] = Fact("export", "normalization")
     if recipe.export.regular_nms:
         facts["suppression"] = Fact("export", "suppression")
-    steps.add(f"convert-{variant}", "convert", {"variant": variant}, inputs, facts)
+    params = {"variant": variant, **input_type(recipe, variant)}
+    steps.add(f"convert-{variant}", "convert", params, inputs, facts)
     return Output(f"convert-{variant}", "model.tflite")
 
 

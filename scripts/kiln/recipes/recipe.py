@@ -62,6 +62,7 @@ LiteSpec = Literal[
     "efficientdet_lite4",
 ]
 OutputOrder = Literal["tf1", "tf2"]
+InferenceIo = Literal["uint8", "int8"]
 Allowance = Literal["untrained-heads", "structure", "parity", "normalization", "labels", "runtimes"]
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
@@ -102,6 +103,8 @@ class Export(Part):
     ``regular_nms`` suppresses overlapping boxes within each class instead of across classes. The
     next two are the score (0 to 1) and the overlap (above 0, up to 1) from which boxes are
     suppressed; ``max_detections_per_class`` goes with ``regular_nms``.
+
+    ``inference_io`` is the type of the int8 variant's input.
     """
 
     max_detections: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -114,6 +117,7 @@ class Export(Part):
     nms_score_threshold: Fraction | None = None
     nms_iou_threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     max_detections_per_class: Annotated[int, Field(ge=1, le=1000)] | None = None
+    inference_io: InferenceIo = "uint8"
 
 
 class Calibration(Part):
@@ -247,6 +251,10 @@ class Recipe(Part):
         found = export_options.contradiction(self.export.model_dump(), self.architecture)
         if found is not None:
             raise wrong(f"export.{found[0]}: {found[1]}")
+        if self.export.inference_io != "uint8":
+            why = export_options.why_not_int8(self.variants, self.architecture, self.image)
+            if why:
+                raise wrong(f"export.inference_io: {why}")
 
     def _check_check(self) -> None:
         for table in ("limits", "ap"):
@@ -267,6 +275,8 @@ class Recipe(Part):
         changed = export_options.given(self.export.model_dump())
         if self.export.output_order != "tf2":
             changed["output_order"] = self.export.output_order
+        if self.export.inference_io != "uint8":
+            changed["inference_io"] = self.export.inference_io
         if changed:
             raise wrong(f"export.{next(iter(changed))}: profile 'seed' keeps what the recipe had")
         if self.image == "modelmaker" and self.source.brings != "feature_vector":

@@ -245,6 +245,7 @@ def test_everything_is_in_the_recipe(
         nms_score_threshold=1e-05,
         nms_iou_threshold=0.45,
         max_detections_per_class=5,
+        inference_io="int8",
         title='A "title" \\ of\ttwo\nlines \x7f Ünïcödé 🛶',
         description="{d}",
         licence="MIT",
@@ -261,7 +262,7 @@ def test_everything_is_in_the_recipe(
     assert (found.export.score_threshold, found.export.output_order) == (0.4, "tf1")
     assert found.export.regular_nms
     assert (found.export.nms_score_threshold, found.export.nms_iou_threshold) == (1e-05, 0.45)
-    assert found.export.max_detections_per_class == 5
+    assert (found.export.max_detections_per_class, found.export.inference_io) == (5, "int8")
     assert isinstance(found.source, LocalSource)
     assert found.source.checkpoint == "../../Möwen & Boote/training/ckpt-2"
     assert found.source.pipeline_config == "../../Möwen & Boote/training/pipeline.config"
@@ -418,6 +419,7 @@ def test_init_where_nothing_can_be_written(kiln, training: Path) -> None:  # typ
         (("--nms-iou-threshold", "0"), 2, "--nms-iou-threshold"),
         (("--nms-iou-threshold", "nan"), 2, "--nms-iou-threshold"),
         (("--max-detections-per-class", "5"), 2, "add --regular-nms"),
+        (("--inference-io", "int8"), 2, "name --calibration images"),
         (("--variant", "int8"), 2, "--calibration"),
         (("--name", "A b"), 2, "'a_b' is a valid name"),
         (("--checkpoint", "nowhere/ckpt-1"), 15, "neither a folder nor a checkpoint"),

@@ -272,6 +272,17 @@ def test_the_source_knows_the_suppression() -> None:
     assert set(plain.step("reference").params) == {"max_detections", "image_size"}
 
 
+def test_an_int8_input_changes_int8_alone() -> None:
+    new = plan(recipe(export={"inference_io": "int8"}))
+    assert changed(new) == {"convert-int8", "annotate-int8"}
+    sources = replace(SOURCES, check_images=IMAGES)
+    checked = make_plan(
+        recipe(export={"inference_io": "int8"}), sources, CONVERTED, image=IMAGE, code=CODE
+    )
+    told = {step.id for step in checked.steps if "inference_io" in step.params}
+    assert told == {"convert-int8", "check-int8"}
+
+
 def test_calibration_images_change_int8_alone() -> None:
     for images in ({**IMAGES, "cat.png": "9" * 64}, {"cat.png": "d" * 64}):
         assert changed(plan(sources=replace(SOURCES, images=images))) == {

@@ -349,6 +349,15 @@ def test_a_centernet_suppresses_nothing(tmp_path: Path, line: str) -> None:
     assert f"export.{line.partition(' ')[0]}: a CenterNet finds peaks" in message
 
 
+def test_an_int8_input_needs_its_variant_and_one_scale(tmp_path: Path) -> None:
+    text = GOOD.replace("[export]", '[export]\ninference_io = "int8"')
+    assert load(tmp_path, text).export.inference_io == "int8"
+    message = refused(tmp_path, text.replace('"dynamic", "int8"', '"dynamic"'))
+    assert "export.inference_io: it is the input of variant 'int8'" in message
+    message = refused(tmp_path, text.replace('"ssd"', '"efficientdet"'))
+    assert "export.inference_io: an EfficientDet of the Object Detection API" in message
+
+
 @pytest.mark.parametrize("line", ["regular_nms = true", 'output_order = "tf1"'])
 def test_the_seed_profile_stays_as_it_was(tmp_path: Path, line: str) -> None:
     text = GOOD.replace('["dynamic", "int8"]', '["dynamic"]\nprofile = "seed"')

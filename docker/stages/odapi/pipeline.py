@@ -199,7 +199,9 @@ def suppression(pipeline: Any, wanted: Mapping[str, Any]) -> Optional[dict[str, 
             or that the operator refuses.
     """
     if pipeline.model.WhichOneof("model") != "ssd":
-        given = [name for name in SUPPRESSION if wanted[name] not in (None, False)]
+        given = [
+            name for name in SUPPRESSION if wanted[name] is not None and wanted[name] is not False
+        ]
         if given:
             raise StageError(
                 "unsupported-model",

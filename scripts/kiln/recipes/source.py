@@ -310,8 +310,10 @@ class SavedModelSource(Source):
             if self.normalization is not None:
                 raise wrong("image 'modelmaker' knows its normalisation: no source.normalization")
             return
-        for key in ("max_detections", "image_size", *export_options.SUPPRESSION):
-            if getattr(recipe.export, key) not in (None, False):
+        options = recipe.export.model_dump()
+        changed = {key: options[key] for key in ("max_detections", "image_size")}
+        for key, value in {**changed, **export_options.given(options)}.items():
+            if value is not None:
                 raise wrong(f"export.{key}: an exported graph has its own, which cannot be changed")
 
 

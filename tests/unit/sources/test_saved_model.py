@@ -303,6 +303,7 @@ def test_paths_may_lead_anywhere(tmp_path: Path) -> None:
         (RECIPE + "[export]\nimage_size = [64, 64]\n", ["export.image_size", "graph"]),
         (RECIPE + "[export]\nmax_detections = 5\n", ["export.max_detections", "graph"]),
         (RECIPE + "[export]\nregular_nms = true\n", ["export.regular_nms", "graph"]),
+        (RECIPE + "[export]\nnms_score_threshold = 0\n", ["nms_score_threshold", "graph"]),
         (RECIPE.replace('["float32"]', '["dynamic"]\nprofile = "seed"'), ["profile 'seed'"]),
         (MODEL_MAKER, ["modelmaker", "source.normalization"]),
     ],

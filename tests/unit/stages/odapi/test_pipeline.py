@@ -56,6 +56,7 @@ def test_what_is_wanted_comes_first() -> None:
 def test_what_cannot_be() -> None:
     for asked, wanted, words in (
         (config("center_net"), {"nms_iou_threshold": 0.5}, "nms_iou_threshold has no meaning"),
+        (config("center_net"), {"nms_score_threshold": 0.0}, "nms_score_threshold has no"),
         (config(iou=0.0), {}, "overlap threshold of 0 "),
         (config(), {"nms_iou_threshold": 1.5}, "overlap threshold of 1.5"),
     ):

@@ -201,7 +201,7 @@ def settle(
         image_size=given.image_size,
         output_order=_one_of(given.output_order, OutputOrder),
         suppression=_suppression(given, found.architecture),
-        inference_io=_inference_io(given, variants, found.architecture),
+        inference_io=_inference_io(given, variants, found),
         allow=tuple(_one_of(item, Allowance) for item in dict.fromkeys(given.allow)),
         folder=folder,
         pins=_pins(found) if pin else {},
@@ -337,7 +337,7 @@ def _suppression(given: Given, architecture: str) -> dict[str, bool | float | in
     return export_options.given(vars(given))
 
 
-def _inference_io(given: Given, variants: Sequence[str], architecture: str) -> InferenceIo:
+def _inference_io(given: Given, variants: Sequence[str], found: _Found) -> InferenceIo:
     """Return the type of the int8 variant's input.
 
     Raises:
@@ -345,7 +345,7 @@ def _inference_io(given: Given, variants: Sequence[str], architecture: str) -> I
     """
     chosen: InferenceIo = _one_of(given.inference_io, InferenceIo)
     image = "odapi" if given.spec is None else "modelmaker"
-    why = export_options.why_not_int8(variants, architecture, image)
+    why = export_options.why_not_int8(variants, found.architecture, image, found.extractor)
     if chosen == "int8" and why:
         more = "" if "int8" in variants else ", or name --calibration images"
         raise UsageError(f"--inference-io int8 cannot be: {why}.", f"Leave it out{more}.")
@@ -373,18 +373,20 @@ class _Found:
     named_after: Path
     architecture: str
     config: Path | None = None
+    extractor: str = ""
     note: str = ""
 
 
 def _checkpoint(given: Given) -> _Found:
     assert given.checkpoint is not None
     path = _without_part(given.checkpoint)
-    config, classes = None, None
+    config, classes, extractor = None, None, ""
     architecture: str = "efficientdet"
     if given.spec is None:
         config = _config(given.pipeline_config, path)
         pipeline = pipeline_config.read(config)
         architecture, classes = pipeline.architecture, pipeline.num_classes
+        extractor = pipeline.extractor
     check_labels(given.label_map, classes)
     checkpoint = find(path, tf1=given.spec is not None)
     return _Found(
@@ -394,6 +396,7 @@ def _checkpoint(given: Given) -> _Found:
         named_after=(config or checkpoint.prefix).parent,
         architecture=architecture,
         config=config,
+        extractor=extractor,
         note=chosen(checkpoint) if checkpoint.others and path.is_dir() else "",
     )
 

@@ -43,16 +43,24 @@ def contradiction(options: Mapping[str, Any], architecture: str) -> tuple[str, s
     return None
 
 
-def why_not_int8(variants: Sequence[str], architecture: str, image: str) -> str:
+def why_not_int8(
+    variants: Sequence[str], architecture: str, image: str, extractor: str = ""
+) -> str:
     """Return why an int8 input cannot be had, as the end of a sentence; "" if it may.
 
     A model's normalisation is only known once it is built: the conversion decides for the others.
+
+    Args:
+        variants: those of the recipe.
+        architecture: as in a recipe.
+        image: as in a recipe.
+        extractor: type of the feature extractor; empty: not known.
     """
     if "int8" not in variants:
         return "it is the input of variant 'int8', which is not among the variants"
+    unlike = "normalises each colour channel differently, and an input in eight bits has one scale"
     if architecture == "efficientdet" and image == "odapi":
-        return (
-            "an EfficientDet of the Object Detection API normalises each colour channel "
-            "differently, and an input in eight bits has one scale"
-        )
+        return f"an EfficientDet of the Object Detection API {unlike}"
+    if architecture == "ssd" and "resnet" in extractor:
+        return f"{extractor} {unlike}"
     return ""

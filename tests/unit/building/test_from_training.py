@@ -225,6 +225,20 @@ def test_a_centernet_suppresses_nothing(plain: Given, training: Path) -> None:
         settle(replace(plain, nms_iou_threshold=0.5))
 
 
+@pytest.mark.parametrize(
+    "extractor", ["ssd_resnet50_v1_fpn_keras", "ssd_efficientnet-b0_bifpn_keras"]
+)
+def test_channels_that_differ_have_no_int8_input(
+    plain: Given, training: Path, photos: Path, extractor: str
+) -> None:
+    asked = replace(plain, inference_io="int8", calibration=photos)
+    assert settle(asked)[0].inference_io == "int8"
+    path = training / "pipeline.config"
+    path.write_text(CONFIG.replace("ssd_mobilenet_v2_keras", extractor))
+    with pytest.raises(UsageError, match="normalises each colour channel differently"):
+        settle(asked)
+
+
 # --- the recipe ------------------------------------------------------------------------------
 
 

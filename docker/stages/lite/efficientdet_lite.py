@@ -127,7 +127,7 @@ def suppression(config: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         config: the net's; it is not changed.
-        wanted: as in :func:`stages.odapi.pipeline.suppression`.
+        wanted: as in :func:`stages.odapi.pipeline.built_suppression`.
 
     Returns:
         As that function. Defaults are those of automl's ``tflite_nms_implements_signature``.

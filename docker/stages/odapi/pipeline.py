@@ -182,7 +182,7 @@ def set_max_detections(pipeline: Any, wanted: Optional[int]) -> int:
     return count
 
 
-def suppression(pipeline: Any, wanted: Mapping[str, Any]) -> Optional[dict[str, Any]]:
+def built_suppression(pipeline: Any, wanted: Mapping[str, Any]) -> Optional[dict[str, Any]]:
     """Return the options of TFLite's detection operator for this model; None for CenterNet.
 
     Args:
@@ -233,7 +233,7 @@ def suppression(pipeline: Any, wanted: Mapping[str, Any]) -> Optional[dict[str, 
 
 
 def set_thresholds(pipeline: Any, chosen: Mapping[str, Any]) -> None:
-    """Put the thresholds of a :func:`suppression` where the exporter reads them."""
+    """Put the thresholds of a :func:`built_suppression` where the exporter reads them."""
     own = pipeline.model.ssd.post_processing.batch_non_max_suppression
     own.score_threshold = chosen["score_threshold"]
     own.iou_threshold = chosen["iou_threshold"]

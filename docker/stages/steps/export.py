@@ -26,7 +26,7 @@ PARAMS = {
     "max_detections": None,  # int; None: what the model's own post-processing keeps
     "image_size": None,  # [height, width] in pixels; None: the model's own
     "exact_batch_norm": True,  # False: the package's plain export, CPU-dependent after conversion
-    # Of SSD-like models; see stages.odapi.pipeline.suppression. None: the model's own.
+    # Of SSD-like models; see stages.odapi.pipeline.built_suppression. None: the model's own.
     "regular_nms": False,
     "nms_score_threshold": None,
     "nms_iou_threshold": None,
@@ -43,10 +43,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Returns:
         Facts: ``architecture``, ``feature_extractor``, ``num_classes``, ``input`` (height and
         width in pixels), ``max_detections``, ``suppression``
-        (:func:`stages.odapi.pipeline.suppression`), ``normalization`` (mean and std per channel, in
-        pixel values, as the exported graph wants them), ``score_conversion``, ``checkpoint``
-        (name of the prefix), ``variables`` (restored and compared), ``exact_batch_norms``,
-        ``untrained`` (texts: reasons to think that it was never trained).
+        (:func:`stages.odapi.pipeline.built_suppression`), ``normalization`` (mean and std per
+        channel, in pixel values, as the exported graph wants them), ``score_conversion``,
+        ``checkpoint`` (name of the prefix), ``variables`` (restored and compared),
+        ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never trained).
 
     Raises:
         StageError: the model cannot be converted, or the checkpoint does not fit it.
@@ -61,7 +61,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     restoration.open_checkpoint(prefix)
     size = pipeline.fix_image_size(config, params["image_size"])
     max_detections = pipeline.set_max_detections(config, params["max_detections"])
-    suppression = pipeline.suppression(config, params)
+    suppression = pipeline.built_suppression(config, params)
     if suppression is not None:
         pipeline.set_thresholds(config, suppression)
     options = {

@@ -71,7 +71,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(folder)
     size = pipeline.fix_image_size(config, params["image_size"])
     count = pipeline.set_max_detections(config, params["max_detections"])
-    suppression = pipeline.suppression(config, params)
+    suppression = pipeline.built_suppression(config, params)
     restoration.open_checkpoint(prefix)
     model = detection_model.built(config, size)
     variables = restoration.restore(model, prefix)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stages.odapi.pipeline import SUPPRESSION, set_thresholds, suppression
+from stages.odapi.pipeline import SUPPRESSION, built_suppression, set_thresholds
 from stages.protocol.failures import StageError
 
 NOTHING = dict.fromkeys(SUPPRESSION)
@@ -29,8 +29,8 @@ OWN = {
 
 
 def test_the_model_s_own() -> None:
-    assert suppression(config(), NOTHING) == OWN
-    assert suppression(config("center_net"), {**NOTHING, "regular_nms": False}) is None
+    assert built_suppression(config(), NOTHING) == OWN
+    assert built_suppression(config("center_net"), {**NOTHING, "regular_nms": False}) is None
 
 
 def test_what_is_wanted_comes_first() -> None:
@@ -41,16 +41,17 @@ def test_what_is_wanted_comes_first() -> None:
         "max_detections_per_class": 3,
     }
     asked = config()
-    found = suppression(asked, wanted)
+    found = built_suppression(asked, wanted)
     assert found == {
         "regular": True,
         "score_threshold": 0.0,
         "iou_threshold": 1.0,
         "detections_per_class": 3,
     }
-    assert suppression(asked, NOTHING) == OWN  # nothing was changed
+    assert built_suppression(asked, NOTHING) == OWN  # nothing was changed
     set_thresholds(asked, found)
-    assert suppression(asked, NOTHING) == {**OWN, "score_threshold": 0.0, "iou_threshold": 1.0}
+    now = {**OWN, "score_threshold": 0.0, "iou_threshold": 1.0}
+    assert built_suppression(asked, NOTHING) == now
 
 
 def test_what_cannot_be() -> None:
@@ -61,5 +62,5 @@ def test_what_cannot_be() -> None:
         (config(), {"nms_iou_threshold": 1.5}, "overlap threshold of 1.5"),
     ):
         with pytest.raises(StageError, match=words) as caught:
-            suppression(asked, {**NOTHING, **wanted})
+            built_suppression(asked, {**NOTHING, **wanted})
         assert caught.value.kind == "unsupported-model"

@@ -104,6 +104,7 @@ def _reference(
         )
         return
     stage, params = reference_stage(recipe)
+    params |= export_options.given(recipe.export.model_dump())
     steps.add("reference", stage, params, {"checkpoint": checkpoint, "images": Files(images)})
 
 
@@ -120,7 +121,6 @@ def overrides(recipe: Recipe) -> dict[str, Any]:
     return {
         "max_detections": recipe.export.max_detections,
         "image_size": list(size) if size else None,
-        **export_options.given(recipe.export.model_dump()),
     }
 
 

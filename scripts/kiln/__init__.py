@@ -154,6 +154,12 @@ def convert(
     max_detections: int | None = None,
     score_threshold: float | None = None,
     image_size: tuple[int, int] | None = None,
+    output_order: str = "tf2",
+    regular_nms: bool = False,
+    nms_score_threshold: float | None = None,
+    nms_iou_threshold: float | None = None,
+    max_detections_per_class: int | None = None,
+    inference_io: str = "uint8",
     name: str | None = None,
     title: str | None = None,
     description: str | None = None,
@@ -184,6 +190,14 @@ def convert(
         max_detections: how many detections the model gives; by default its own number.
         score_threshold: the least score worth showing, declared in the metadata.
         image_size: height and width of the input in pixels; by default the model's own.
+        output_order: ``tf1`` for outputs in the order boxes, classes, scores, count; by default
+            they are as the converter orders them.
+        regular_nms: suppress overlapping boxes within each class, not across classes.
+        nms_score_threshold: the least score of a box to output; by default the model's own.
+        nms_iou_threshold: the overlap from which a box is suppressed; likewise.
+        max_detections_per_class: how many boxes of one class to output, with ``regular_nms``.
+        inference_io: type of the int8 variant's input: ``uint8``, or ``int8`` for
+            microcontrollers.
         name: of the model; by default after the files' folder. It, ``title``, ``description``,
             ``licence``, ``author`` and ``model_version`` are in the metadata.
         allow: faults that do not keep the model from being published.
@@ -219,6 +233,12 @@ def convert(
             max_detections=max_detections,
             score_threshold=score_threshold,
             image_size=image_size,
+            output_order=output_order,
+            regular_nms=regular_nms,
+            nms_score_threshold=nms_score_threshold,
+            nms_iou_threshold=nms_iou_threshold,
+            max_detections_per_class=max_detections_per_class,
+            inference_io=inference_io,
             name=name,
             title=title,
             description=description,

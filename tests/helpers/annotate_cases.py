@@ -16,6 +16,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "toy_centernet",
         {**COMMON, "architecture": "centernet", "score_threshold": 0.25},
     ),
+    "toy_centernet_tf1": (
+        "toy_centernet",
+        {**COMMON, "architecture": "centernet", "output_order": "tf1", "role_names": True},
+    ),
     "toy_ssd_seed": (
         "toy_ssd",
         {

@@ -38,7 +38,8 @@ LABELS = "class 2 has no name"
 #: Stage -> its parameters, and the body of its ``run``.
 STAGES: dict[str, tuple[str, str]] = {
     "export": (
-        "max_detections image_size exact_batch_norm",
+        "max_detections image_size exact_batch_norm regular_nms nms_score_threshold "
+        "nms_iou_threshold max_detections_per_class",
         """
         weights = (inputs["checkpoint"] / "checkpoint" / "ckpt-0.data").read_bytes()
         (out / "saved_model" / "variables").mkdir(parents=True)
@@ -56,7 +57,7 @@ STAGES: dict[str, tuple[str, str]] = {
         """,
     ),
     "convert": (
-        "variant normalization feeding",
+        "variant normalization feeding suppression inference_io",
         """
         graph = (inputs["saved_model"] / "saved_model.pb").read_bytes()
         digest = hashlib.sha256(graph).hexdigest()
@@ -67,7 +68,7 @@ STAGES: dict[str, tuple[str, str]] = {
     ),
     "annotate": (
         "profile name description version author license score_threshold architecture num_classes "
-        "normalization feeding roles",
+        "normalization feeding roles output_order role_names",
         """
         model = inputs["model"].read_bytes()
         (out / "model.tflite").write_bytes(model + hashlib.sha256(model).digest())
@@ -77,7 +78,8 @@ STAGES: dict[str, tuple[str, str]] = {
     ),
     "compare": ("", "return {'differ': 0}"),
     "reference": (
-        "max_detections image_size crops",
+        "max_detections image_size crops regular_nms nms_score_threshold nms_iou_threshold "
+        "max_detections_per_class",
         """
         (out / "detections.json").write_bytes(b"{}")
         return {"weights": [1, 2], "checkpoint": {"by": "reference"}}
@@ -94,7 +96,7 @@ STAGES: dict[str, tuple[str, str]] = {
     ),
     "check": (
         "variant score_threshold limits expect prove_normalization reference_kernels architecture "
-        "num_classes input normalization untrained roles weights nms_score_threshold",
+        "num_classes input normalization untrained roles weights nms_score_threshold inference_io",
         """
         seen = {path.name: [] for path in sorted(inputs["images"].iterdir())}
         judged = hashlib.sha256(inputs["model"].read_bytes()).hexdigest()

@@ -92,7 +92,7 @@ class Detector:
             :data:`stages.files.feeding.ASSUMED`.
         height: of the input, in pixels.
         width: of the input, in pixels.
-        input_type: ``float32`` or ``uint8``.
+        input_type: ``float32``, ``uint8`` or ``int8``.
         input_quantization: of the input; None for a float one.
         capacity: how many detections an output can hold; None before the first run.
         runtime: name and version of the interpreter.
@@ -138,6 +138,11 @@ class Detector:
         self.capacity: Optional[int] = None
 
     @property
+    def raw(self) -> bool:
+        """Whether the input takes raw pixels, not normalised ones."""
+        return self.input_type in pixels.RAW_INPUTS
+
+    @property
     def score_threshold(self) -> Optional[float]:
         """The threshold that the metadata declares, if any."""
         return self.metadata.outputs[self._positions[tflite_meta.SCORE]].score_threshold
@@ -156,11 +161,12 @@ class Detector:
             how: the feeding to use instead of the file's.
 
         Returns:
-            [1, height, width, 3]: float32, normalised; or the raw pixels for a uint8 input.
+            [1, height, width, 3]: float32, normalised; or the raw pixels for an input in eight bits
+            (:data:`stages.files.pixels.RAW_INPUTS`).
         """
         resized = pixels.fed(image, self.height, self.width, how or self.feeding)
-        if self.input_type == "uint8":
-            return pixels.to_uint8(resized)[None]
+        if self.raw:
+            return pixels.to_raw(resized, self.input_type)[None]
         mean, std = normalization or (self._image.mean, self._image.std)
         return pixels.normalize(resized, mean, std)[None]
 
@@ -258,7 +264,7 @@ class Detector:
         shape = tensor.shape
         if len(shape) != 4 or shape[0] != 1 or shape[3] != 3 or min(shape) < 1:
             raise _unsupported(f"its input has the shape {list(shape)}")
-        if tensor.type not in ("float32", "uint8"):
+        if tensor.type != "float32" and tensor.type not in pixels.RAW_INPUTS:
             raise _unsupported(f"its input is {tensor.type}")
         image = self.metadata.inputs[0]
         if tensor.type == "float32" and not image.mean:

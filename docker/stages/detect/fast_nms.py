@@ -2,14 +2,38 @@
 
 The operator (``TFLite_Detection_PostProcess`` with ``use_regular_nms`` off, as exported) keeps
 one class of each box and suppresses overlapping boxes whatever their classes. The Object
-Detection API's own post-processing suppresses within each class. To compare *numbers* with an
-artefact, the checkpoint's predictions go through the operator's rule too; implemented from the
-operator's documentation and source (``detection_postprocess.cc``), not run by it.
+Detection API's own post-processing suppresses within each class; so does the operator with
+``use_regular_nms``. To compare *numbers* with an artefact, the checkpoint's predictions go through
+the operator's rule too; implemented from the operator's documentation and source
+(``detection_postprocess.cc``), not run by it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+
+def keep(
+    boxes: Any, scores: Any, suppression: Mapping[str, Any], limit: int
+) -> list[tuple[int, int]]:
+    """Suppress overlapping boxes by the operator's options.
+
+    Args:
+        boxes: as in :func:`select`.
+        scores: as in :func:`select`.
+        suppression: ``regular`` (within each class), ``score_threshold`` (None: none),
+            ``iou_threshold``, ``detections_per_class``, as an export reports them.
+        limit: how many to keep.
+
+    Returns:
+        (row of the box, class from 0), best score first.
+    """
+    least, most = suppression["score_threshold"], suppression["iou_threshold"]
+    least = float("-inf") if least is None else least
+    if not suppression["regular"]:
+        return select(boxes, scores, least, most, limit)
+    return select_by_class(boxes, scores, least, most, suppression["detections_per_class"], limit)
 
 
 def select(
@@ -31,15 +55,49 @@ def select(
 
     classes = np.argmax(scores, axis=1)
     best = scores[np.arange(len(scores)), classes]
-    order = [row for row in np.argsort(-best, kind="stable") if best[row] >= score_threshold]
+    order = np.argsort(-best, kind="stable")
     kept: list[tuple[int, int]] = []
-    for row in order:
+    for row in order[best[order] >= score_threshold]:
         if len(kept) == limit:
             break
         rows = [other for other, _ in kept]
         if not rows or np.max(_overlap(boxes[row], boxes[rows])) <= iou_threshold:
             kept.append((int(row), int(classes[row])))
     return kept
+
+
+def select_by_class(
+    boxes: Any,
+    scores: Any,
+    score_threshold: float,
+    iou_threshold: float,
+    limit_of_class: int,
+    limit: int,
+) -> list[tuple[int, int]]:
+    """Suppress overlapping boxes greedily, within each class
+    (``NonMaxSuppressionMultiClassRegularHelper`` of ``detection_postprocess.cc``).
+
+    Args:
+        boxes: as in :func:`select`.
+        scores: as in :func:`select`.
+        score_threshold: of a class; boxes below it are left out.
+        iou_threshold: as in :func:`select`, of two boxes of one class.
+        limit_of_class: how many of a class to keep.
+        limit: how many to keep of all classes.
+
+    Returns:
+        (row of the box, class from 0), best score first; of equal scores the lower class.
+    """
+    most = min(limit_of_class, limit)
+    kept = [
+        (row, label)
+        for label in range(scores.shape[1])
+        for row, _ in select(
+            boxes, scores[:, label : label + 1], score_threshold, iou_threshold, most
+        )
+    ]
+    kept.sort(key=lambda item: -scores[item])  # stable
+    return kept[:limit]
 
 
 def _overlap(box: Any, others: Any) -> Any:

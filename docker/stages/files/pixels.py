@@ -268,6 +268,20 @@ def to_uint8(pixels: Any) -> Any:
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
+RAW_INPUTS = {"uint8": 0, "int8": -128}
+"""Types of input that take raw pixels, and what is added to a pixel (0 to 255) to store it."""
+
+
+def to_raw(pixels: Any, kind: str) -> Any:
+    """Round pixels as :func:`to_uint8`, and store them as one of :data:`RAW_INPUTS`."""
+    import numpy as np
+
+    whole = to_uint8(pixels)
+    if kind == "uint8":
+        return whole
+    return (whole.astype(np.int16) + RAW_INPUTS[kind]).astype(kind)
+
+
 def _where(size: int, source: int, sampling: str) -> Any:
     """Return the place in the source of each of ``size`` pixels of a line, float32."""
     import numpy as np

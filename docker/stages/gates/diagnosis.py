@@ -151,7 +151,7 @@ def declared(model: Detector) -> Normalization:
 
 def other_normalizations(model: Detector) -> list[Normalization]:
     """List the known ones except the declared one; none where the input takes raw pixels."""
-    if model.input_type == "uint8":
+    if model.raw:
         return []
     own = declared(model)
     return [norm for norm in KNOWN if own.difference(norm) > 1e-3]

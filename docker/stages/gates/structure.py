@@ -52,6 +52,7 @@ class Expected:
         width: of the input, in pixels; 0: not known.
         weights: how many numbers the model's variables hold; None: not known.
         roles: role -> output name, where the graph cannot tell (:mod:`stages.steps.adopt`).
+        input_type: of an ``int8`` file that takes raw pixels: ``uint8`` or ``int8``.
     """
 
     variant: str
@@ -60,6 +61,7 @@ class Expected:
     width: int
     weights: Optional[int] = None
     roles: Optional[dict[str, str]] = None
+    input_type: str = "uint8"
 
 
 def examine(data: bytes, expected: Expected) -> Gate:
@@ -102,7 +104,10 @@ def examine(data: bytes, expected: Expected) -> Gate:
 def _input(gate: Gate, model: tflite_model.Model, expected: Expected) -> str:
     tensors = [model.graph.tensors[index] for index in model.graph.inputs]
     shown = ", ".join(f"{'x'.join(map(str, t.shape))} {t.type}" for t in tensors) or "none"
-    types = ("uint8", "float32") if expected.variant in ("int8", "prebuilt") else ("float32",)
+    types = ("float32",)
+    if expected.variant in ("int8", "prebuilt"):
+        # Where channels are normalised differently, a float input takes the place of uint8.
+        types = ("int8",) if expected.input_type == "int8" else ("uint8", "float32")
     sized = tuple(expected.height and side for side in (1, expected.height, expected.width, 3))
     wanted = f"one of 1x{expected.height or '?'}x{expected.width or '?'}x3, {' or '.join(types)}"
     good = len(tensors) == 1 and tensors[0].type in types and len(tensors[0].shape) == 4

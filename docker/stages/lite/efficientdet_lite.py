@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, Optional
 
 from stages.lite import model_maker
 from stages.odapi import detection_model
 from stages.protocol.failures import StageError
+from stages.tflite import postprocess_options
 
 SPECS = tuple(f"efficientdet_lite{number}" for number in range(5))
 
@@ -117,6 +120,50 @@ def normalization(made_spec: Any) -> dict[str, list[float]]:
     """
     asked = SimpleNamespace(preprocess=preprocessing(made_spec))
     return detection_model.preprocessing(asked, tuple(made_spec.config.image_size))
+
+
+def suppression(config: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of TFLite's detection operator for a net.
+
+    Args:
+        config: the net's; it is not changed.
+        wanted: as in :func:`stages.odapi.pipeline.built_suppression`.
+
+    Returns:
+        As that function. Defaults are those of automl's ``tflite_nms_implements_signature``.
+    """
+    own = config.nms_configs
+    least, most = wanted["nms_score_threshold"], wanted["nms_iou_threshold"]
+    limit = wanted["max_detections_per_class"]
+    return {
+        "regular": bool(wanted["regular_nms"]),
+        # None is minus infinity there, and so is 0.
+        "score_threshold": (own.score_thresh if least is None else least) or None,
+        "iou_threshold": (own.iou_thresh if most is None else most) or 0.5,
+        "detections_per_class": postprocess_options.DETECTIONS_PER_CLASS
+        if limit is None
+        else limit,
+    }
+
+
+@contextlib.contextmanager
+def suppressing(config: Any, chosen: Mapping[str, Any]) -> Iterator[None]:
+    """While active, Model Maker exports the operator with these options.
+
+    Args:
+        config: the configuration that is exported.
+        chosen: from :func:`suppression`.
+    """
+    postprocess, own = model_maker.load().postprocess, config.nms_configs
+    regular, least, most = postprocess.TFLITE_USE_REGULAR_NMS, own.score_thresh, own.iou_thresh
+    # A constant of the module, not an option of the configuration.
+    postprocess.TFLITE_USE_REGULAR_NMS = chosen["regular"]
+    own.score_thresh, own.iou_thresh = chosen["score_threshold"], chosen["iou_threshold"]
+    try:
+        yield
+    finally:
+        postprocess.TFLITE_USE_REGULAR_NMS = regular
+        own.score_thresh, own.iou_thresh = least, most
 
 
 # --- was it ever trained? ----------------------------------------------------------------------

@@ -19,6 +19,14 @@ SIZED_RESIZERS = ("fixed_shape_resizer", "keep_aspect_ratio_resizer")
 TF1_EXTRACTORS = "ssd of TensorFlow 1"
 """Key of those in a mapping of extractors."""
 
+SUPPRESSION = (
+    "regular_nms",
+    "nms_score_threshold",
+    "nms_iou_threshold",
+    "max_detections_per_class",
+)
+"""Parameters of stages that change how overlapping boxes are suppressed."""
+
 _REASONS = {
     "faster_rcnn": "it crops a different number of regions for every image, which TFLite's"
     " detection operators cannot express",
@@ -282,7 +290,7 @@ def set_max_detections(pipeline: Any, wanted: Optional[int]) -> int:
 
 
 def suppression(pipeline: Any) -> dict[str, Optional[float]]:
-    """Return the thresholds of the model's own suppression, as facts of a stage.
+    """Return the thresholds of a configuration's suppression, as facts of a stage.
 
     Returns:
         ``nms_score_threshold``, below which it outputs nothing, and ``nms_iou_threshold``; None
@@ -298,6 +306,63 @@ def suppression(pipeline: Any) -> dict[str, Optional[float]]:
 def threshold_fact(value: float) -> Optional[float]:
     """Return a threshold as a fact: None for one that nothing is below (-inf)."""
     return float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def built_suppression(pipeline: Any, wanted: Mapping[str, Any]) -> Optional[dict[str, Any]]:
+    """Return the options of TFLite's detection operator for this model; None for CenterNet.
+
+    Args:
+        pipeline: the configuration; it is not changed.
+        wanted: parameters of the stages: ``regular_nms``, ``nms_score_threshold``,
+            ``nms_iou_threshold``, ``max_detections_per_class``; None: the model's own value.
+
+    Returns:
+        ``regular`` (suppression within each class), ``score_threshold``, ``iou_threshold``,
+        ``detections_per_class`` (which only counts if regular).
+
+    Raises:
+        StageError: kind ``unsupported-model``; a value is wanted that a CenterNet does not have,
+            or that the operator refuses.
+    """
+    if pipeline.model.WhichOneof("model") != "ssd":
+        given = [
+            name for name in SUPPRESSION if wanted[name] is not None and wanted[name] is not False
+        ]
+        if given:
+            raise StageError(
+                "unsupported-model",
+                f"A CenterNet suppresses no overlapping boxes, so {given[0]} has no meaning.",
+                f"Leave out export.{given[0]}.",
+            )
+        return None
+    own = pipeline.model.ssd.post_processing.batch_non_max_suppression
+
+    def chosen(name: str, value: Any) -> Any:
+        return value if wanted[name] is None else wanted[name]
+
+    iou = float(chosen("nms_iou_threshold", own.iou_threshold))
+    if not 0 < iou <= 1:
+        raise StageError(
+            "unsupported-model",
+            f"An overlap threshold of {iou:g} cannot be converted: TFLite's detection operator"
+            " takes numbers above 0, up to 1.",
+            "Set export.nms_iou_threshold (--nms-iou-threshold); most models use 0.5 or 0.6.",
+        )
+    return {
+        "regular": bool(wanted["regular_nms"]),
+        "score_threshold": float(chosen("nms_score_threshold", own.score_threshold)),
+        "iou_threshold": iou,
+        "detections_per_class": int(
+            chosen("max_detections_per_class", own.max_detections_per_class)
+        ),
+    }
+
+
+def set_thresholds(pipeline: Any, chosen: Mapping[str, Any]) -> None:
+    """Put the thresholds of a :func:`built_suppression` where the exporter reads them."""
+    own = pipeline.model.ssd.post_processing.batch_non_max_suppression
+    own.score_threshold = chosen["score_threshold"]
+    own.iou_threshold = chosen["iou_threshold"]
 
 
 def score_conversion(pipeline: Any) -> str:

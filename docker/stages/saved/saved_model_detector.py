@@ -192,27 +192,18 @@ def decode(encoded: Any, anchors: Any, scales: tuple[float, float, float, float]
 def select(boxes: Any, scores: Any, said: Postprocess) -> list[tuple[int, int]]:
     """Select the boxes that the operator keeps: (row, class from 0), best score first.
 
-    With ``use_regular_nms`` each class suppresses for itself
-    (``NonMaxSuppressionMultiClassRegularHelper`` of the same file), else all together
-    (:mod:`stages.detect.fast_nms`).
-
     Args:
         boxes: float32 [boxes, 4], decoded.
         scores: float32 [boxes, classes].
         said: the operator's options in the graph.
     """
-    least, most = said.score_threshold, said.iou_threshold
-    if not said.use_regular_nms:
-        return fast_nms.select(boxes, scores, least, most, said.max_detections)
-    kept = [
-        (row, label)
-        for label in range(scores.shape[1])
-        for row, _ in fast_nms.select(
-            boxes, scores[:, label : label + 1], least, most, said.detections_per_class
-        )
-    ]
-    kept.sort(key=lambda item: -scores[item])  # stable: of equal scores the lower class
-    return kept[: said.max_detections]
+    suppression = {
+        "regular": said.use_regular_nms,
+        "score_threshold": said.score_threshold,
+        "iou_threshold": said.iou_threshold,
+        "detections_per_class": said.detections_per_class,
+    }
+    return fast_nms.keep(boxes, scores, suppression, said.max_detections)
 
 
 def _centernet(answers: dict[str, Any]) -> list[dict[str, Any]]:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
-from stages.files import feeding, labelmap
+from stages.files import feeding, labelmap, pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.tflite import (
     flatbuffer,
     metadata_writer,
+    output_order,
     output_roles,
     packed_files,
     tflite_meta,
@@ -44,6 +45,9 @@ PARAMS: dict[str, Any] = {
     "score_threshold": None,  # 0..1, declared for readers that honour it; None: none declared
     "roles": None,  # {"boxes", "classes", "scores", "count"} -> output name; None: derived
     "label_file_name": None,  # seed only: the name of the packed label map; None: the input's
+    # "tf1": outputs in the order boxes, classes, scores, count; "tf2": as the file has them.
+    "output_order": output_order.AS_EXPORTED,
+    "role_names": False,  # True: the signature's outputs are called by their roles
 }
 
 LABEL_FILE = "labelmap.txt"
@@ -51,13 +55,14 @@ MODEL_FILE = "model.tflite"
 
 _ARCHITECTURES = ("ssd", "efficientdet", "centernet", "center_net")
 _PROFILES = ("default", "seed")
-_INPUT_TYPES = ("float32", "uint8")
-"""Input types that the Task Library and MediaPipe support."""
+_ORDERS = (output_order.AS_EXPORTED, *output_order.ORDERS)
+_INPUT_TYPES = ("float32", *pixels.RAW_INPUTS)
+"""The Task Library and MediaPipe support float32 and uint8; int8 is for microcontrollers."""
 
 _PIXEL_WARNING, PIXEL_LIMIT = 1.0, 8.0
-"""How far a uint8 input may be from the declared normalisation, in pixel values.
+"""How far an input in eight bits may be from the declared normalisation, in pixel values.
 
-Readers feed raw pixels to a uint8 input. Rounding the zero point (127.5 to 127 or 128) costs up
+Readers feed raw pixels to it. Rounding the zero point (127.5 to 127 or 128) costs up
 to 0.5; calibration images that do not reach black and white cost more; a different
 normalisation costs tens.
 """
@@ -69,12 +74,16 @@ class _Settings:
     num_classes: int
     profile: str
     roles: Optional[dict[str, str]]
+    output_order: str
+    role_names: bool
     declaration: metadata_writer.Declaration
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Annotate ``inputs["model"]`` with the classes of ``inputs["label_map"]``.
 
+    The file's graph stays as it is, but for the order of its outputs and their names in its
+    signature, where others are wanted.
     Writes ``out/model.tflite`` and, beside it, ``out/labelmap.txt`` (one name a line, line
     index = class id - 1, ``???`` for ids that the label map leaves out).
 
@@ -84,7 +93,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         model), ``label_file`` (packed in the model), ``normalization`` (mean and std as declared),
         ``feeding`` (as declared, or None),
         ``input`` (height, width, type), ``roles`` (role -> tensor, name, signature_name,
-        position), ``min_parser_version``, ``bytes``.
+        position), ``output_order`` (roles by position), ``min_parser_version``, ``bytes``.
 
     Raises:
         StageError: kinds ``label-map``, ``unsupported-model``, ``stage-failed``.
@@ -102,6 +111,13 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     outputs = output_roles.derive(model, settings.architecture, settings.roles)
     if how is not None:
         settings = _with_feeding(settings, how, image)
+    if settings.output_order != output_order.AS_EXPORTED:
+        order = output_order.ORDERS[settings.output_order]
+        bare = output_order.arranged(bare, outputs, order)
+    if settings.role_names:
+        bare = output_order.named(bare, outputs)
+    model = tflite_model.read(bare)
+    outputs = output_roles.derive(model, settings.architecture, settings.roles)
     emit.progress(0, 2, "writing metadata")
     if settings.profile == "seed":
         _check_seed(outputs)
@@ -137,6 +153,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             }
             for role, output in outputs.items()
         },
+        "output_order": sorted(outputs, key=lambda role: outputs[role].position),
         "min_parser_version": found.min_parser_version,
         "bytes": len(data),
     }
@@ -162,6 +179,12 @@ def _settings(params: dict[str, Any], label_map: Path) -> _Settings:
         isinstance(chosen, dict) and all(isinstance(name, str) for name in chosen.values())
     ):
         raise _bad_param("roles", chosen, "an object: role -> output name")
+    order = params["output_order"]
+    if order not in _ORDERS or (profile == "seed" and order != output_order.AS_EXPORTED):
+        raise _bad_param("output_order", order, "one of " + ", ".join(_ORDERS))
+    named = params["role_names"]
+    if not isinstance(named, bool) or (profile == "seed" and named):
+        raise _bad_param("role_names", named, "true or false; false with profile 'seed'")
     label_file = LABEL_FILE
     if profile == "seed":
         mean, std = (float(metadata_writer.SEED_MEAN),), (float(metadata_writer.SEED_STD),)
@@ -175,6 +198,8 @@ def _settings(params: dict[str, Any], label_map: Path) -> _Settings:
         num_classes=classes,
         profile=profile,
         roles=chosen,
+        output_order=order,
+        role_names=named,
         declaration=metadata_writer.Declaration(
             name=params["name"],
             description=params["description"],
@@ -251,10 +276,10 @@ def _check_input(model: tflite_model.Model, settings: _Settings, emit: Any) -> d
     if tensor.type not in _INPUT_TYPES:
         raise StageError(
             "unsupported-model",
-            f"The model's input is {tensor.type}; metadata readers feed float32 and uint8 only.",
+            f"The model's input is {tensor.type}; metadata describes float32, uint8 and int8 only.",
             "Convert it with a float32 or uint8 input.",
         )
-    if tensor.type == "uint8" and settings.profile != "seed":
+    if tensor.type in pixels.RAW_INPUTS and settings.profile != "seed":
         _check_pixels(tensor, settings.declaration, emit)
     return {"height": shapes[0][1], "width": shapes[0][2], "type": tensor.type}
 
@@ -263,32 +288,40 @@ def _check_pixels(
     tensor: tflite_model.Tensor, declaration: metadata_writer.Declaration, emit: Any
 ) -> None:
     if tensor.quantization is None:
-        return  # a uint8 input that the graph itself converts
-    error = pixel_error(tensor.quantization, declaration.mean, declaration.std)
+        return  # an input that the graph itself converts
+    offset = pixels.RAW_INPUTS[tensor.type]
+    error = pixel_error(tensor.quantization, declaration.mean, declaration.std, offset)
     if error > PIXEL_LIMIT:
         raise StageError(
             "unsupported-model",
-            f"The model's uint8 input reads raw pixels up to {error:.1f} pixel values away from "
-            f"the normalisation mean {list(declaration.mean)}, std {list(declaration.std)}.",
+            f"The model's {tensor.type} input reads raw pixels up to {error:.1f} pixel values away "
+            f"from the normalisation mean {list(declaration.mean)}, std {list(declaration.std)}.",
             "Convert it with a float32 input, or calibrate with images that reach from black to "
             "white.",
         )
     if error > _PIXEL_WARNING:
         emit.warning(
-            f"the uint8 input reads raw pixels up to {error:.1f} pixel values off: the "
+            f"the {tensor.type} input reads raw pixels up to {error:.1f} pixel values off: the "
             "calibration images do not reach from black to white"
         )
 
 
 def pixel_error(
-    quantization: tflite_model.Quantization, mean: tuple[float, ...], std: tuple[float, ...]
+    quantization: tflite_model.Quantization,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    offset: int = 0,
 ) -> float:
     """Return the largest difference, in pixel values, between a raw pixel that a quantised input
-    reads and the same pixel through (pixel - mean) / std."""
+    reads and the same pixel through (pixel - mean) / std.
+
+    Args:
+        offset: added to a pixel to store it (:data:`stages.files.pixels.RAW_INPUTS`).
+    """
     scale = quantization.scale[0]
     zero_point = quantization.zero_point[0] if quantization.zero_point else 0
     return max(
-        abs((pixel - zero_point) * scale * deviation + middle - pixel)
+        abs((pixel + offset - zero_point) * scale * deviation + middle - pixel)
         for pixel in (0, 255)  # linear in the pixel: the extremes are at the ends
         for middle, deviation in zip(mean, std)
     )

@@ -51,6 +51,7 @@ PARAMS: dict[str, Any] = {
     "expect": (),  # known objects: {"image", "label", "least_score"}
     "prove_normalization": True,  # try the other normalisations, too
     "reference_kernels": False,  # see stages.detect.detector.make_interpreter
+    "inference_io": "uint8",  # as in convert
 }
 
 RESULT_FILE = "check.json"
@@ -107,6 +108,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         width=size["width"],
         weights=params["weights"],
         roles=params["roles"],
+        input_type=params["inference_io"],
     )
     given = [path.name for path in files]
     source = _source(inputs, given)
@@ -131,7 +133,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             values = _rounded(model, image)
             _save_pixels(out / "pixels" / f"{name}.npy", values)
             rounded[name] = model.detect(values)
-            same = slow or model.input_type == "uint8"
+            same = slow or model.raw
             found[name] = model.in_photograph(rounded[name], image) if same else model.detect(image)
     except StageError as error:
         if error.kind != "unsupported-model":
@@ -281,7 +283,8 @@ def _behaviour(
         ]
     limits = parity.LIMITS[params["variant"]].changed(params["limits"])
     source = source.only(images)
-    end = _own_threshold(params)
+    # Below the model's own threshold it has no detections to compare with.
+    end = max(_own_threshold(params), (source.built.suppression or {}).get("score", 0.0))
     same = own_list.examine(source.built, found, limits, threshold, model.capacity, end)
     least = parity.threshold(source.comparable, threshold)
     telling = {name: images[name] for name in _telling(source.comparable, least, images)}
@@ -371,7 +374,7 @@ def _normalization(
     whose = "the model's own"
     if params["normalizations"] and right is not None:
         whose = stated_normalization.examine(gate, params["normalizations"], right)
-    if model.input_type == "uint8":
+    if model.raw:
         _raw_pixels(gate, model, right)
         return gate
     gate.figures["declared"] = own.as_fact()
@@ -390,12 +393,13 @@ def _normalization(
 
 
 def _raw_pixels(gate: Gate, model: detector.Detector, right: Optional[Normalization]) -> None:
-    """Check a uint8 input, which gets raw pixels: its quantisation must match the model's."""
+    """Check an input that gets raw pixels: its quantisation must match the model's."""
     quantization = model.input_quantization
     if quantization is None or right is None:
         gate.summary = "raw pixels; the graph converts them itself"
         return
-    error = annotate.pixel_error(quantization, right.mean, right.std)
+    offset = pixels.RAW_INPUTS[model.input_type]
+    error = annotate.pixel_error(quantization, right.mean, right.std, offset)
     gate.figures["pixel_error"] = round(error, 4)
     gate.summary = f"raw pixels, read within {error:.2g} pixel values of {named(right)}"
     if error > annotate.PIXEL_LIMIT:

@@ -1,9 +1,11 @@
 """Stage: convert an exported SavedModel to one ``.tflite`` file.
 
 Variants: ``float32``; ``float16`` (weights); ``dynamic`` (int8 weights, float activations);
-``int8`` (weights and activations, measured on representative images; uint8 input, float
-outputs). Where the channels are normalised differently, int8 files have a float input: a uint8
-input has one scale, so that raw pixels would be off by tens of pixel values in some channels.
+``int8`` (weights and activations, measured on representative images; uint8 or int8 input, float
+outputs). Where the channels are normalised differently, int8 files have a float input: one in
+eight bits has one scale, so that raw pixels would be off by tens of pixel values in some channels.
+Outputs are float in all variants: TFLite's detection operator gives nothing else, and a box of a
+CenterNet, in eight bits, would have one of 256 positions.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from stages.files import feeding, pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.steps.export import FACTS_FILE
-from stages.tflite import dequantize_order, float_tail
+from stages.tflite import dequantize_order, float_tail, postprocess_options
 
 ENVIRONMENT = "main"
 
@@ -30,6 +32,9 @@ PARAMS = {
     # How photographs become the input (stages.files.feeding); only int8 uses it, so that it is
     # calibrated on what it will see. None: as feeding.ASSUMED.
     "feeding": None,
+    # What the export stage reports, where the operator suppresses within each class.
+    "suppression": None,
+    "inference_io": "uint8",  # or "int8": the type of an int8 file's input
 }
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
@@ -81,18 +86,30 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         norm = _normalization(params["normalization"], saved_model)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         if _same_for_all_channels(norm):
-            converter.inference_input_type = tf.uint8
+            converter.inference_input_type = tf.as_dtype(params["inference_io"])
+        elif params["inference_io"] != "uint8":
+            raise _unlike_channels(norm)
         size = _input_size(tf, saved_model)
         how = _feeding(params["feeding"])
         converter.representative_dataset = lambda: _representative(files, size, how, norm, emit)
         facts["calibration_images"] = [path.name for path in files]
     with float_tail.decoding_in_float():
         data = dequantize_order.canonical(_convert(converter))
+    data = _limited(data, params["suppression"])
     (out / "model.tflite").write_bytes(data)
     facts.update(describe(tf, data))
     if norm is not None and _same_for_all_channels(norm):
-        _check_input(facts["inputs"][0], norm)
+        _check_input(facts["inputs"][0], norm, params["inference_io"])
     return facts
+
+
+def _unlike_channels(norm: dict[str, list[float]]) -> StageError:
+    return StageError(
+        "unsupported-model",
+        "This model's input cannot be int8: its colour channels are normalised differently"
+        f" (mean {norm['mean']}, std {norm['std']}), and an input in eight bits has one scale.",
+        "Leave out export.inference_io (--inference-io): the int8 file then has a float input.",
+    )
 
 
 def _convert(converter: Any) -> bytes:
@@ -107,6 +124,16 @@ def _convert(converter: Any) -> bytes:
             f"TensorFlow's converter failed: {lines[0] if lines else repr(error)}",
             "The stage's log holds the converter's whole message.",
         ) from error
+
+
+def _limited(data: bytes, suppression: Optional[dict[str, Any]]) -> bytes:
+    """Tell the detection operator how many boxes of a class to keep, which no exporter does."""
+    if suppression is None or not suppression["regular"]:
+        return data
+    number = suppression["detections_per_class"]
+    if number == postprocess_options.DETECTIONS_PER_CLASS:
+        return data
+    return postprocess_options.with_detections_per_class(data, number)
 
 
 def _normalization(given: Optional[dict[str, Any]], saved_model: Path) -> dict[str, list[float]]:
@@ -232,25 +259,25 @@ def _min_runtime(model: Any) -> Optional[str]:
     return None
 
 
-def _check_input(tensor: dict[str, Any], norm: dict[str, list[float]]) -> None:
+def _check_input(tensor: dict[str, Any], norm: dict[str, list[float]], kind: str) -> None:
     """Check that the quantised input covers exactly the pixels' range.
 
-    With one mean and std for all channels a stored byte must be the pixel value itself: scale
-    1 / std, zero point the mean, rounded either way.
+    With one mean and std for all channels a stored byte must be the pixel value itself, or minus
+    128 as int8: scale 1 / std, zero point the mean, rounded either way.
     """
     lowest = min(-mean / std for mean, std in zip(norm["mean"], norm["std"]))
     highest = max((255 - mean) / std for mean, std in zip(norm["mean"], norm["std"]))
     scale = (highest - lowest) / 255
-    zero_point = -lowest / scale
+    zero_point = -lowest / scale + pixels.RAW_INPUTS[kind]
     if (
-        tensor["dtype"] != "uint8"
+        tensor["dtype"] != kind
         or not math.isclose(tensor.get("scale", 0.0), scale, rel_tol=1e-5)
         or abs(tensor["zero_point"] - zero_point) > 0.5 + 1e-3
     ):
         raise StageError(
             "stage-failed",
             f"The int8 file's input is {tensor['dtype']} with scale {tensor.get('scale')} and"
-            f" zero point {tensor.get('zero_point')}; expected uint8, {scale:.8g},"
+            f" zero point {tensor.get('zero_point')}; expected {kind}, {scale:.8g},"
             f" {zero_point:.4g}.",
             "This is a bug.",
         )

@@ -27,6 +27,11 @@ PARAMS = {
     "max_detections": None,  # int; None: what the model's own post-processing keeps
     "image_size": None,  # [height, width] in pixels; None: the model's own
     "exact_batch_norm": True,  # False: the package's plain export, CPU-dependent after conversion
+    # Of SSD-like models; see stages.odapi.pipeline.built_suppression. None: the model's own.
+    "regular_nms": False,
+    "nms_score_threshold": None,
+    "nms_iou_threshold": None,
+    "max_detections_per_class": None,
 }
 
 FACTS_FILE = "export.json"
@@ -41,15 +46,15 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``architecture``, ``feature_extractor``, ``num_classes``, ``input`` (height and
-        width in pixels), ``max_detections``, ``normalization`` (mean and std per channel, in
-        pixel values, as the exported graph wants them), ``feeding``
+        width in pixels), ``max_detections``, ``suppression``
+        (:func:`stages.odapi.pipeline.built_suppression`), ``normalization`` (mean and std per
+        channel, in pixel values, as the exported graph wants them), ``feeding``
         (:mod:`stages.files.feeding`), ``resizer`` (:func:`stages.odapi.resizing.as_text`),
-        ``score_conversion``, ``nms_score_threshold`` and ``nms_iou_threshold`` (of its own
-        post-processing; None where there is none), ``checkpoint`` (name of the prefix),
-        ``weights_from`` (``averages`` or ``raw``), ``left_out`` (names of keypoint tasks),
-        ``notes`` (texts: what was chosen and left out), ``variables`` (restored and compared),
-        ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never trained),
-        ``differences`` from its configuration (:mod:`stages.odapi.config_differences`).
+        ``score_conversion``, ``nms_score_threshold`` and ``nms_iou_threshold`` (as exported; None
+        where there is no suppression), ``checkpoint`` (name of the prefix), ``weights_from``
+        (``averages`` or ``raw``), ``left_out`` (names of keypoint tasks), ``notes`` (texts: what
+        was chosen and left out), ``variables`` (restored and compared), ``exact_batch_norms``,
+        ``untrained`` (texts: reasons to think that it was never trained).
 
     Raises:
         StageError: the model cannot be converted, or the checkpoint does not fit it.
@@ -72,9 +77,16 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     resizer = resizing.as_text(resizing.as_built(config, params["image_size"]))
     size = pipeline.fix_image_size(config, params["image_size"])
     max_detections = pipeline.set_max_detections(config, params["max_detections"])
+    suppression = pipeline.built_suppression(config, params)
+    if suppression is not None:
+        pipeline.set_thresholds(config, suppression)
+    options = {
+        "max_detections": max_detections,
+        "use_regular_nms": suppression is not None and suppression["regular"],
+    }
 
     emit.progress(1, 3, "exporting")
-    model, exact = _export(config, training, out, max_detections, params["exact_batch_norm"])
+    model, exact = _export(config, training, out, options, params["exact_batch_norm"])
 
     emit.progress(2, 3, "comparing with the checkpoint")
     variables, unused = restoration.check_restored(model, training)
@@ -92,6 +104,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "num_classes": pipeline.num_classes(config),
         "input": {"height": size[0], "width": size[1]},
         "max_detections": max_detections,
+        "suppression": suppression,
         "normalization": normalization,
         "feeding": resizing.described(resizer, architecture, normalization).as_fact(),
         "resizer": resizer,
@@ -105,7 +118,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "exact_batch_norms": exact,
         "untrained": detection_model.untrained(model),
     }
-    facts["differences"] = differences(trained, Built(size, max_detections))
+    facts["differences"] = differences(trained, Built(size, max_detections, suppression))
     if params["exact_batch_norm"]:
         saved_model_names.canonicalize(out / "saved_model")
     # assets.extra is the SavedModel format's place for extra files: the facts travel with the
@@ -118,9 +131,13 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
 
 def _export(
-    config: Any, training: restoration.Training, out: Path, max_detections: int, exact: bool
+    config: Any,
+    training: restoration.Training,
+    out: Path,
+    options: dict[str, Any],
+    exact: bool,
 ) -> tuple[Any, int]:
-    """Run the package's exporter.
+    """Run the package's exporter with its ``options``.
 
     Returns:
         (the model it built, number of batch norms made exact).
@@ -138,9 +155,7 @@ def _export(
             folded = stack.enter_context(exact_batch_norms())
             saved = stack.enter_context(lean_save(exporter.tf.saved_model))
         try:
-            exporter.export_tflite_model(
-                config, str(folder), str(out), max_detections, use_regular_nms=False
-            )
+            exporter.export_tflite_model(config, str(folder), str(out), **options)
         except StageError:
             raise
         except (ValueError, AssertionError) as error:

@@ -30,6 +30,11 @@ PARAMS = {
     "max_detections": None,  # int; None: Model Maker's own (25)
     "image_size": None,  # [height, width] in pixels; None: the spec's own
     "exact_batch_norm": True,  # False: Model Maker's plain export, CPU-dependent after conversion
+    # See stages.lite.efficientdet_lite.suppression. None: Model Maker's own.
+    "regular_nms": False,
+    "nms_score_threshold": None,
+    "nms_iou_threshold": None,
+    "max_detections_per_class": None,
 }
 
 
@@ -41,13 +46,13 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``architecture`` (``efficientdet``), ``spec``, ``num_classes`` (of the class head),
-        ``input`` (height and width in pixels), ``max_detections``, ``nms_score_threshold``
-        (below which it outputs nothing; None: it has none) and ``nms_iou_threshold``,
-        ``normalization`` (mean and std per channel, in pixel values, as the exported graph wants
-        them), ``feeding`` (:mod:`stages.files.feeding`), ``checkpoint`` (name of the prefix),
-        ``checkpoint_kind`` (:mod:`stages.lite.automl_checkpoint`), ``variables`` (restored and
-        compared), ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never
-        trained).
+        ``input`` (height and width in pixels), ``max_detections``, ``suppression``
+        (:func:`stages.lite.efficientdet_lite.suppression`), ``nms_score_threshold`` (below which
+        it outputs nothing; None: it has none) and ``nms_iou_threshold``, ``normalization`` (mean
+        and std per channel, in pixel values, as the exported graph wants them), ``feeding``
+        (:mod:`stages.files.feeding`), ``checkpoint`` (name of the prefix), ``checkpoint_kind``
+        (:mod:`stages.lite.automl_checkpoint`), ``variables`` (restored and compared),
+        ``exact_batch_norms``, ``untrained`` (texts: reasons to think that it was never trained).
 
     Raises:
         StageError: the checkpoint is not an EfficientDet-Lite's, or does not fit the spec.
@@ -58,11 +63,12 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     emit.progress(1, 3, "exporting")
     folder = out / "saved_model"
-    exact = _export(net, spec, folder, params["exact_batch_norm"])
+    suppression = efficientdet_lite.suppression(spec.config, params)
+    with efficientdet_lite.suppressing(spec.config, suppression):
+        exact = _export(net, spec, folder, params["exact_batch_norm"])
 
     emit.progress(2, 3, "checking its heads")
     height, width = spec.config.image_size
-    suppression = spec.config.nms_configs
     scores = efficientdet_lite.probe_scores(net, spec)
     normalization = efficientdet_lite.normalization(spec)
     facts = {
@@ -71,9 +77,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "num_classes": spec.config.num_classes,
         "input": {"height": height, "width": width},
         "max_detections": spec.config.tflite_max_detections,
-        # As automl's tflite_nms_implements_signature reads them.
-        "nms_score_threshold": suppression.score_thresh or None,
-        "nms_iou_threshold": suppression.iou_thresh or 0.5,
+        "suppression": suppression,
+        "nms_score_threshold": suppression["score_threshold"],
+        "nms_iou_threshold": suppression["iou_threshold"],
         "normalization": normalization,
         # Its data loader normalises, scales, and pads with zeros.
         "feeding": feeding.letterbox(tuple(normalization["mean"])).as_fact(),

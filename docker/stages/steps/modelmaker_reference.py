@@ -7,6 +7,7 @@ letterbox included) and its own post-processing run on whole photographs. It cor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ PARAMS = {
     "image_size": None,  # [height, width] in pixels; None: the spec's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
     "own_only": False,  # only the list ``images`` (stages.steps.reference.write)
+    # As in export; of ``as_tflite`` alone.
+    "regular_nms": False,
+    "nms_score_threshold": None,
+    "nms_iou_threshold": None,
+    "max_detections_per_class": None,
 }
 
 _SOFT = "gaussian"  # automl's name of the suppression that lowers scores
@@ -37,8 +43,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     :func:`stages.steps.reference.run` does. ``images`` is what the net's own post-processing says
     (automl's ``postprocess_global``: overlapping boxes get lower scores instead of being left out).
     ``as_tflite`` puts the same predictions through the rule of TFLite's detection operator
-    (:mod:`stages.detect.fast_nms`), with what Model Maker's export tells it. A net for another
-    input size has its loader scale images to that: there is no ``as_built``.
+    (:mod:`stages.detect.fast_nms`), with what the export tells it. A net for another input size has
+    its loader scale images to that: there is no ``as_built``.
 
     Returns:
         Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
@@ -53,6 +59,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     net, spec, checkpoint, variables = modelmaker_export.restored(params, inputs["checkpoint"])
     height, width = spec.config.image_size
     preprocess = efficientdet_lite.preprocessing(spec)
+    chosen = efficientdet_lite.suppression(spec.config, params)
     answer = _traced(mm, net, spec.config)
     own: dict[str, Any] = {}
     as_tflite: dict[str, Any] = {}
@@ -62,13 +69,22 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         found, predictions = answer(tensor, scales)
         own[name] = _own(found, image.shape)
         if not params["own_only"]:
-            as_tflite[name] = _as_tflite(spec.config, predictions, float(scales[0]), image.shape)
+            as_tflite[name] = _as_tflite(
+                spec.config, predictions, float(scales[0]), image.shape, chosen
+            )
     nms = spec.config.nms_configs
     reference.write(
         out,
         images=own,
         as_tflite=as_tflite or None,
-        suppression={"iou": nms.iou_thresh or _OVERLAP, "soft": nms.method == _SOFT},
+        suppression=reference.compared(
+            {
+                "iou": nms.iou_thresh or _OVERLAP,
+                "soft": nms.method == _SOFT,
+                "score": nms.score_thresh or 0.0,
+            },
+            chosen,
+        ),
     )
     emit.progress(total, total, "done")
     return {
@@ -116,21 +132,17 @@ def _own(found: Any, shape: tuple[int, ...]) -> list[dict[str, Any]]:
 
 
 def _as_tflite(
-    config: Any, predictions: Any, scale: float, shape: tuple[int, ...]
+    config: Any,
+    predictions: Any,
+    scale: float,
+    shape: tuple[int, ...],
+    suppression: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Put the same predictions through the rule of TFLite's operator."""
     boxes, scores = (tensor.numpy()[0] for tensor in predictions)
     # The operator compares boxes as fractions of the input.
     corners = boxes / _size(*config.image_size)
-    # Defaults as in automl's tflite_nms_implements_signature.
-    nms = config.nms_configs
-    kept = fast_nms.select(
-        corners,
-        scores,
-        nms.score_thresh or float("-inf"),
-        nms.iou_thresh or _OVERLAP,
-        config.tflite_max_detections,
-    )
+    kept = fast_nms.keep(corners, scores, suppression, config.tflite_max_detections)
     fractions = boxes * scale / _size(*shape[:2])
     # The net counts classes from 0, label maps from 1.
     return [_detection(fractions[row], scores[row, label], label + 1) for row, label in kept]

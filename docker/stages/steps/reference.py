@@ -27,6 +27,11 @@ PARAMS = {
     "image_size": None,  # [height, width] in pixels; None: the model's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
     "own_only": False,  # only the list ``images`` (see write)
+    # As in export; of ``as_tflite`` alone.
+    "regular_nms": False,
+    "nms_score_threshold": None,
+    "nms_iou_threshold": None,
+    "max_detections_per_class": None,
 }
 
 RESULT_FILE = "detections.json"
@@ -63,6 +68,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     built = resizing.as_built(config, params["image_size"])
     count = pipeline.set_max_detections(built.pipeline, params["max_detections"])
     training = restoration.open_training(prefix, pipeline.evaluates_averages(config))
+    chosen = pipeline.built_suppression(config, params)
 
     def restored(configuration: Any) -> tuple[Source, int]:
         model = detection_model.built(configuration, built.size)
@@ -80,14 +86,14 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             emit.progress(min(number, total), total, name)
             own[name], answer = source.detect(image)
             if source.suppression is not None and not lists and not params["own_only"]:
-                as_tflite[name] = source.as_tflite(answer, count)
+                as_tflite[name] = source.as_tflite(answer, count, chosen)
         lists.append(own)
     write(
         out,
         images=lists[-1],
         as_built=lists[0] if len(lists) > 1 else None,
         as_tflite=as_tflite or None,
-        suppression=source.suppression,
+        suppression=compared(source.suppression, chosen),
     )
     emit.progress(total, total, "done")
     return {
@@ -122,8 +128,11 @@ class Source:
         self.suppression = None
         if configuration.model.WhichOneof("model") == "ssd":
             own = configuration.model.ssd.post_processing.batch_non_max_suppression
-            self._suppression = own
-            self.suppression = {"iou": own.iou_threshold, "soft": own.soft_nms_sigma > 0}
+            self.suppression = {
+                "iou": own.iou_threshold,
+                "soft": own.soft_nms_sigma > 0,
+                "score": own.score_threshold,
+            }
         # Traced once: eager post-processing runs thousands of operations an image. One image at a
         # time, as in the graph that the API's exporter writes. The API's code builds graphs itself;
         # converting it first (autograph) takes five times as long as all the rest.
@@ -162,20 +171,22 @@ class Source:
         ]
         return sorted(found, key=lambda item: -item["score"]), answer
 
-    def as_tflite(self, answer: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    def as_tflite(
+        self, answer: Mapping[str, Any], count: int, suppression: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
         """Put an SSD's predictions through the rule of TFLite's operator.
 
         Args:
             answer: from :meth:`detect`.
             count: how many detections to keep.
+            suppression: the operator's options, as the export reports them.
         """
         import numpy as np
 
         boxes = answer["raw_detection_boxes"] / np.tile(answer["covered"], 2).astype(np.float32)
         # A background class, where there is one, comes first.
         scores = answer["raw_detection_scores"][:, -self.model.num_classes :]
-        own = self._suppression
-        kept = fast_nms.select(boxes, scores, own.score_threshold, own.iou_threshold, count)
+        kept = fast_nms.keep(boxes, scores, suppression, count)
         return [_detection(boxes[row], scores[row, label], label) for row, label in kept]
 
     def _predict(self, tensor: Any, shapes: Any) -> dict[str, Any]:
@@ -205,9 +216,8 @@ def write(
             predictions through its rule (:mod:`stages.detect.fast_nms`; boxes not clipped), else
             None. That operator keeps one class a box and suppresses across classes, so only this
             list has the same boxes as an artefact.
-        suppression: of the own post-processing where that suppresses overlapping boxes: ``iou``,
-            the largest overlap that it keeps; and ``soft``, whether it lowers scores instead of
-            leaving boxes out. Else None.
+        suppression: from :func:`compared`, where the own post-processing suppresses overlapping
+            boxes; else None.
     """
     result = {
         "images": images,
@@ -217,6 +227,23 @@ def write(
     }
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
     (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def compared(own: Any, chosen: Any) -> Any:
+    """Describe what of the model's own suppression a comparison has to know.
+
+    Args:
+        own: ``iou``, the largest overlap that it keeps; ``soft``, whether it lowers scores instead
+            of leaving boxes out; ``score``, below which it leaves them out. None: it has none.
+        chosen: the options of the operator in the artefact; None: it has none.
+
+    Returns:
+        ``own``; where the operator keeps less overlap, with that ``iou``: what the operator leaves
+        out by a user's wish is not missed.
+    """
+    if own is None or chosen is None:
+        return own
+    return {**own, "iou": min(own["iou"], chosen["iou_threshold"])}
 
 
 def weights(variables: Iterable[Any]) -> int:

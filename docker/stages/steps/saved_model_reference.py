@@ -115,7 +115,8 @@ def _in_photograph(
 def _suppression(graph: saved_model_graph.SavedGraph) -> Optional[dict[str, Any]]:
     if graph.postprocess is None:
         return None
-    return {"iou": graph.postprocess.iou_threshold, "soft": False}
+    own = graph.postprocess
+    return {"iou": own.iou_threshold, "soft": False, "score": own.score_threshold}
 
 
 def _tried(

@@ -12,6 +12,7 @@ from typing import Any
 
 from stages.gates import parity
 from stages.gates.result import Gate
+from stages.tflite import tflite_model
 
 ENVIRONMENT = "metadata"
 
@@ -46,14 +47,33 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Returns:
         Facts: ``gates``: name -> status.
     """
+    why = unsupported(inputs["model"])
+    if why:
+        return _written(out, Gate(NAME, skipped=why))
     # From the same whole pixels: on another picture a float model detects other things.
     expected = json.loads(inputs["found"].read_text(encoding="utf-8"))["rounded"]
     pictures = {name: inputs["pixels"] / f"{name}.npy" for name in sorted(expected)}
     least, own = params["score_threshold"], params["nms_score_threshold"]
     gate = examine(inputs["model"], pictures, expected, least, own)
+    return _written(out, gate)
+
+
+def _written(out: Path, gate: Gate) -> dict[str, Any]:
     text = json.dumps({"gates": [gate.as_json()]}, indent=1, sort_keys=True, allow_nan=False)
     (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
     return {"gates": {gate.name: gate.status}}
+
+
+def unsupported(model: Path) -> str:
+    """Return why the library does not take a sound artefact, or "" if it does."""
+    try:
+        graph = tflite_model.read(model.read_bytes()).graph
+    except ValueError:  # damage is another gate's matter
+        return ""
+    kinds = [graph.tensors[index].type for index in graph.inputs]
+    if kinds == ["int8"]:
+        return "the library feeds float32 and uint8 only; an int8 input is for microcontrollers"
+    return ""
 
 
 def examine(

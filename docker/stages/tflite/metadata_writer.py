@@ -30,6 +30,8 @@ _DESCRIPTIONS = {
     output_roles.COUNT: "How many boxes there are.",
 }
 
+_INT8 = " A value is the pixel, 0 to 255, minus 128."
+
 BOX_INDEX = (1, 0, 3, 2)
 """Where left, top, right and bottom are in a box [top, left, bottom, right]."""
 
@@ -133,18 +135,23 @@ def _metadata_buffer(
     import flatbuffers
     from tflite_support import metadata
     from tflite_support import metadata_schema_py_generated as schema
+    from tflite_support import schema_py_generated as model_schema
     from tflite_support.metadata_writers import metadata_info, writer_utils
 
+    kind = writer_utils.get_input_tensor_types(bytearray(model))[0]
+    int8 = kind == model_schema.TensorType.INT8
     image = metadata_info.InputImageTensorMd(
         name="image",
-        description=declaration.image,
+        description=f"{declaration.image}{_INT8}" if int8 else declaration.image,
         norm_mean=list(declaration.mean),
         norm_std=list(declaration.std),
         color_space_type=schema.ColorSpaceType.RGB,
-        tensor_type=writer_utils.get_input_tensor_types(bytearray(model))[0],
+        tensor_type=kind,
     ).create_metadata()
     if declaration.image_files:
         image.associatedFiles = [_described(name) for name in sorted(declaration.image_files)]
+    if int8:  # tflite-support states the range of uint8 and float32 only
+        image.stats.min, image.stats.max = [-128.0], [127.0]
     ordered = sorted(outputs.items(), key=lambda entry: entry[1].position)
     subgraph = schema.SubGraphMetadataT()
     subgraph.inputTensorMetadata = [image]

@@ -10,9 +10,9 @@ sources are used, in this order:
 3. shapes and producers: boxes are the only [1, N, 4], the count the only single number, and of
    the two [1, N] the classes are the ones cast from whole numbers.
 
-Where the exporter's own numbering is known as well (``output_0`` count, ``output_1`` scores,
-``output_2`` classes, ``output_3`` boxes, in the Object Detection API's CenterNet exporter), it
-must agree with 3. Standard library only.
+Where the signature's names tell as well, they must agree with 3. The Object Detection API's
+CenterNet exporter numbers them (``output_0`` count, ``output_1`` scores, ``output_2`` classes,
+``output_3`` boxes); files that kiln finished call them by their roles. Standard library only.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ BOXES, CLASSES, SCORES, COUNT = "boxes", "classes", "scores", "count"
 ROLES = (BOXES, CLASSES, SCORES, COUNT)
 """In the order of the outputs of ``TFLite_Detection_PostProcess``."""
 
-_CENTERNET_OUTPUTS = {
+_SIGNATURE_NAMES = {
     "output_0": COUNT,
     "output_1": SCORES,
     "output_2": CLASSES,
     "output_3": BOXES,
+    **{role: role for role in ROLES},
 }
 
 
@@ -145,7 +146,7 @@ def _from_shapes(model: tflite_model.Model, outputs: list[Output]) -> dict[str, 
             f"among its outputs: {listed}"
         )
     whole = [output for output in lists if _from_whole_numbers(model, output.tensor)]
-    named = {_CENTERNET_OUTPUTS.get(output.signature_name, ""): output for output in lists}
+    named = {_SIGNATURE_NAMES.get(output.signature_name, ""): output for output in lists}
     if len(whole) == 1:
         classes = whole[0]
     elif set(named) == {CLASSES, SCORES}:
@@ -158,10 +159,10 @@ def _from_shapes(model: tflite_model.Model, outputs: list[Output]) -> dict[str, 
     scores = next(output for output in lists if output is not classes)
     found = {BOXES: boxes[0], CLASSES: classes, SCORES: scores, COUNT: counts[0]}
     for role, output in found.items():
-        expected = _CENTERNET_OUTPUTS.get(output.signature_name, role)
+        expected = _SIGNATURE_NAMES.get(output.signature_name, role)
         if expected != role:
             raise _unsupported(
-                f"{_shown(output)} looks like the {role}, but the exporter's numbering makes it "
+                f"{_shown(output)} looks like the {role}, but its name in the signature makes it "
                 f"the {expected}"
             )
     return found

@@ -8,6 +8,7 @@ any other recipe.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import unicodedata
@@ -18,8 +19,8 @@ from typing import Any, get_args
 
 from kiln.core.digest import sha256_file
 from kiln.core.errors import UsageError
-from kiln.recipes import pipeline_config
-from kiln.recipes.recipe import Allowance, Architecture, LiteSpec, Variant
+from kiln.recipes import export_options, pipeline_config
+from kiln.recipes.recipe import Allowance, Architecture, InferenceIo, LiteSpec, OutputOrder, Variant
 from kiln.sources import pictures
 from kiln.sources.local import (
     CONFIG,
@@ -68,6 +69,7 @@ class Given:
         std: likewise.
         spec: one of Model Maker's detectors; ``None``: an Object Detection API model.
         image_size: height and width in pixels.
+        output_order: ``tf1`` or ``tf2``; it and the next five are as in a recipe.
         allow: faults with which the model is published anyway.
     """
 
@@ -84,6 +86,12 @@ class Given:
     max_detections: int | None = None
     score_threshold: float | None = None
     image_size: tuple[int, int] | None = None
+    output_order: str = "tf2"
+    regular_nms: bool = False
+    nms_score_threshold: float | None = None
+    nms_iou_threshold: float | None = None
+    max_detections_per_class: int | None = None
+    inference_io: str = "uint8"
     name: str | None = None
     title: str | None = None
     description: str | None = None
@@ -98,6 +106,7 @@ class Arguments:
     """A recipe's content, complete.
 
     Args:
+        suppression: how overlapping boxes are suppressed: keys of a recipe's [export].
         folder: the recipe's folder; paths are relative to it; ``None``: absolute paths.
         pins: name of a source file -> its size in bytes and SHA-256.
     """
@@ -122,6 +131,9 @@ class Arguments:
     max_detections: int | None = None
     score_threshold: float | None = None
     image_size: tuple[int, int] | None = None
+    output_order: OutputOrder = "tf2"
+    suppression: dict[str, bool | float | int] = field(default_factory=dict)
+    inference_io: InferenceIo = "uint8"
     allow: tuple[Allowance, ...] = ()
     folder: Path | None = None
     pins: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -191,6 +203,9 @@ def settle(
         max_detections=given.max_detections,
         score_threshold=given.score_threshold,
         image_size=given.image_size,
+        output_order=_one_of(given.output_order, OutputOrder),
+        suppression=_suppression(given, found.architecture),
+        inference_io=_inference_io(given, variants, found),
         allow=tuple(_one_of(item, Allowance) for item in dict.fromkeys(given.allow)),
         folder=folder,
         pins=_pins(found) if pin else {},
@@ -243,6 +258,11 @@ def recipe_text(arguments: Arguments) -> str:
         export.append(f"image_size = [{it.image_size[0]}, {it.image_size[1]}]")
     if it.score_threshold is not None:
         export.append(f"score_threshold = {float(it.score_threshold)!r}")
+    if it.output_order != "tf2":
+        export.append(f"output_order = {_string(it.output_order)}")
+    export += [f"{key} = {json.dumps(value)}" for key, value in it.suppression.items()]
+    if it.inference_io != "uint8":
+        export.append(f"inference_io = {_string(it.inference_io)}")
     if export:
         lines += ["", "[export]", *export]
     if it.calibration is not None:
@@ -296,13 +316,48 @@ def _go_together(given: Given) -> None:
             "--mean and --std only apply to an exported SavedModel.",
             "Leave them out: kiln measures them from the model's own preprocessing.",
         )
-    fixed = {"--max-detections": given.max_detections, "--image-size": given.image_size}
-    for option, value in fixed.items():
+    fixed = {"max_detections": given.max_detections, "image_size": given.image_size}
+    fixed |= export_options.given(vars(given))
+    for key, value in fixed.items():
         if value is not None and given.saved_model is not None and given.spec is None:
             raise UsageError(
-                f"{option} cannot change an exported SavedModel: it is fixed in its graph.",
+                f"{_option(key)} cannot change an exported SavedModel: it is fixed in its graph.",
                 "Export it again, or convert its checkpoint.",
             )
+
+
+def _suppression(given: Given, architecture: str) -> dict[str, bool | float | int]:
+    """Return the options of how overlapping boxes are suppressed.
+
+    Raises:
+        UsageError: one has no effect on this model.
+    """
+    found = export_options.contradiction(vars(given), architecture)
+    if found is not None:
+        raise UsageError(
+            f"{_option(found[0])} has no effect: {found[1]}.",
+            f"Leave it out{'' if architecture == 'centernet' else ', or add --regular-nms'}.",
+        )
+    return export_options.given(vars(given))
+
+
+def _inference_io(given: Given, variants: Sequence[str], found: _Found) -> InferenceIo:
+    """Return the type of the int8 variant's input.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    chosen: InferenceIo = _one_of(given.inference_io, InferenceIo)
+    image = "odapi" if given.spec is None else "modelmaker"
+    why = export_options.why_not_int8(variants, found.architecture, image, found.extractor)
+    if chosen == "int8" and why:
+        more = "" if "int8" in variants else ", or name --calibration images"
+        raise UsageError(f"--inference-io int8 cannot be: {why}.", f"Leave it out{more}.")
+    return chosen
+
+
+def _option(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
@@ -323,19 +378,21 @@ class _Found:
     named_after: Path
     architecture: str
     config: Path | None = None
+    extractor: str = ""
     notes: tuple[str, ...] = ()
 
 
 def _checkpoint(given: Given) -> _Found:
     assert given.checkpoint is not None
     path = _without_part(given.checkpoint)
-    config, classes = None, None
+    config, classes, extractor = None, None, ""
     architecture: str = "efficientdet"
     if given.spec is None:
         config = _config(given.pipeline_config, path)
         pipeline = pipeline_config.read(config)
         pipeline_config.check_size(pipeline, given.image_size)
         architecture, classes = pipeline.architecture, pipeline.num_classes
+        extractor = pipeline.extractor
     labels = check_labels(given.label_map, classes)
     checkpoint = find(path, tf1=given.spec is not None)
     taken = (chosen(checkpoint),) if checkpoint.others and path.is_dir() else ()
@@ -346,6 +403,7 @@ def _checkpoint(given: Given) -> _Found:
         named_after=(config or checkpoint.prefix).parent,
         architecture=architecture,
         config=config,
+        extractor=extractor,
         notes=(*taken, *labels),
     )
 

@@ -193,6 +193,8 @@ def why_not(runtime: str, path: Path) -> str:
     if metadata is None or not metadata.inputs or not model.graph.inputs:
         return ""
     image, tensor = metadata.inputs[0], model.graph.tensors[model.graph.inputs[0]]
+    if tensor.type == "int8":
+        return "MediaPipe feeds float32 and uint8 only; an int8 input is for microcontrollers"
     if tensor.type == "float32" and max(len(set(image.mean)), len(set(image.std))) > 1:
         return (
             "MediaPipe normalises all colour channels alike and supports nothing else; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
     from kiln.building.from_training import Given
 
 _PATH = PATH
+
+
+class _Fraction(click.FloatRange):
+    """A number from 0 to 1; click's own range lets "nan" through."""
+
+    def __init__(self, *, min_open: bool = False) -> None:
+        super().__init__(0, 1, min_open=min_open)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number from 0 to 1.", param, ctx)
+        return number
+
 
 #: The options of both commands, in the order of the help.
 _OPTIONS = [
@@ -67,11 +84,46 @@ _OPTIONS = [
     ),
     click.option(
         "--score-threshold",
-        type=click.FloatRange(0, 1),
+        type=_Fraction(),
         metavar="S",
         help="Least score to show, for the metadata.",
     ),
     click.option("--image-size", metavar="HxW", help="Input in pixels [the model's own]."),
+    click.option(
+        "--output-order",
+        type=click.Choice(["tf1", "tf2"]),
+        default="tf2",
+        help="tf1: outputs are boxes, classes, scores, count; tf2: as converted [tf2].",
+    ),
+    click.option(
+        "--regular-nms",
+        is_flag=True,
+        help="Suppress overlapping boxes within each class, not across classes.",
+    ),
+    click.option(
+        "--nms-score-threshold",
+        type=_Fraction(),
+        metavar="S",
+        help="Least score of a box to output [the model's own].",
+    ),
+    click.option(
+        "--nms-iou-threshold",
+        type=_Fraction(min_open=True),
+        metavar="IOU",
+        help="Overlap from which a box is suppressed [the model's own].",
+    ),
+    click.option(
+        "--max-detections-per-class",
+        type=click.IntRange(1, 1000),
+        metavar="N",
+        help="Number of detections of one class, with --regular-nms [its own].",
+    ),
+    click.option(
+        "--inference-io",
+        type=click.Choice(["uint8", "int8"]),
+        default="uint8",
+        help="Input of the int8 variant; int8 is for microcontrollers [uint8].",
+    ),
     click.option("--name", help="The model's name [from the files' folder]."),
     click.option("--title", help="Its name in the metadata."),
     click.option("--description", help="Its description in the metadata."),

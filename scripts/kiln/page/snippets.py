@@ -5,6 +5,7 @@ The templates are the files in ``snippets/``; the tests run the Python ones.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -53,7 +54,15 @@ def snippets(model: Model, variant: Variant) -> list[Snippet]:
         except UnusableError as error:
             code, reason = "", str(error)
         found.append(Snippet(title, language, code, reason))
+    if _input_type(variant) == "int8":
+        why = "its input is int8, for microcontrollers; this library feeds float32 and uint8 only"
+        found[1:] = [dataclasses.replace(item, code="", reason=why) for item in found[1:]]
     return found
+
+
+def _input_type(variant: Variant) -> str:
+    graph = variant.model.graph if variant.model is not None else None
+    return graph.tensors[graph.inputs[0]].type if graph is not None and graph.inputs else ""
 
 
 def litert_python(variant: Variant, threshold: float) -> str:
@@ -276,6 +285,10 @@ def _python(words: str) -> str:
 def _values(kind: str, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
     if kind == "uint8":
         return "values = np.rint(pixels).astype(np.uint8)  # normalisation is inside the model"
+    if kind == "int8":
+        return (
+            "# normalisation is inside the model\nvalues = (np.rint(pixels) - 128).astype(np.int8)"
+        )
     if kind != "float32" or len(mean) != len(std) or len(mean) not in (1, 3) or 0 in std:
         raise UnusableError(
             f"its input is {kind}, with mean {list(mean)} and deviation {list(std)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kiln.recipes import export_options
 from kiln.recipes.recipe import Recipe
 from kiln.recipes.steps import Fact, Files, Output, StepList
 
@@ -108,6 +109,7 @@ def _reference(
     stage, params = reference_stage(recipe)
     # How a model is fed shows only in pictures of another shape than its input.
     params["crops"] = True
+    params |= export_options.given(recipe.export.model_dump())
     steps.add("reference", stage, params, {"checkpoint": checkpoint, "images": Files(images)})
 
 
@@ -125,6 +127,12 @@ def overrides(recipe: Recipe) -> dict[str, Any]:
         "max_detections": recipe.export.max_detections,
         "image_size": list(size) if size else None,
     }
+
+
+def input_type(recipe: Recipe, variant: str) -> dict[str, str]:
+    """Return the parameter for an int8 input, where a variant has one."""
+    kind = recipe.export.inference_io
+    return {"inference_io": kind} if variant == "int8" and kind != "uint8" else {}
 
 
 def _check(
@@ -152,6 +160,7 @@ def _check(
         # graph has shown it.
         "prove_normalization": not slow,
         "reference_kernels": slow,
+        **input_type(recipe, variant),
     }
     inputs: dict[str, Files | Output] = {
         "model": Output(artefacts[variant], "model.tflite"),

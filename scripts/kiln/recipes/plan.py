@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kiln.core.errors import UsageError
-from kiln.recipes.check_steps import add_checks, only_exported
+from kiln.recipes import export_options
+from kiln.recipes.check_steps import add_checks, input_type, only_exported
 from kiln.recipes.contents import Contents
 from kiln.recipes.recipe import SEED_VARIANTS, Recipe, Variant
 from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
@@ -78,7 +79,7 @@ def make_plan(
         variant: (
             _adopt(steps, contents, checkpoint)
             if variant == "prebuilt"
-            else _convert(steps, variant, contents)
+            else _convert(steps, recipe, variant, contents)
         )
         for variant in variants
     }
@@ -109,6 +110,7 @@ def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None
         "image_size": _image_size(recipe),
         # The original recipe did not, so its bytes depend on the CPU; the seed profile keeps that.
         "exact_batch_norm": recipe.profile != "seed",
+        **export_options.given(recipe.export.model_dump()),
     }
     stage = "export"
     if recipe.efficientdet is not None:
@@ -135,13 +137,16 @@ def _image_size(recipe: Recipe) -> list[int] | None:
     return list(recipe.export.image_size) if recipe.export.image_size else None
 
 
-def _convert(steps: StepList, variant: Variant, contents: Contents) -> Output:
+def _convert(steps: StepList, recipe: Recipe, variant: Variant, contents: Contents) -> Output:
     inputs: dict[str, Files | Output] = {"saved_model": Output("export", "saved_model")}
     facts = {}
     if variant == "int8":
         inputs["images"] = Files(contents.images)
         facts = {name: Fact("export", name) for name in ("normalization", "feeding")}
-    steps.add(f"convert-{variant}", "convert", {"variant": variant}, inputs, facts)
+    if recipe.export.regular_nms:
+        facts["suppression"] = Fact("export", "suppression")
+    params = {"variant": variant, **input_type(recipe, variant)}
+    steps.add(f"convert-{variant}", "convert", params, inputs, facts)
     return Output(f"convert-{variant}", "model.tflite")
 
 
@@ -158,7 +163,7 @@ def _adopt(steps: StepList, contents: Contents, checkpoint: Files | Output) -> O
 def _annotate(
     steps: StepList, step_id: str, recipe: Recipe, model: Output, label_map: Files | Output
 ) -> None:
-    seed = recipe.profile == "seed"
+    seed, order = recipe.profile == "seed", recipe.export.output_order
     origin = "adopt" if model.step == "adopt" else "export"
     facts = ["architecture", "num_classes"]
     facts += [] if seed else ["normalization", "feeding"]
@@ -175,6 +180,9 @@ def _annotate(
             "license": recipe.licence,
             "score_threshold": recipe.export.score_threshold,
             **({"label_file_name": _label_file_name(recipe)} if seed else {}),
+            **({"output_order": order} if order != "tf2" else {}),
+            # Of a publisher's own file, and of the original recipe's, the signature stays.
+            **({"role_names": True} if origin == "export" and not seed else {}),
         },
         {"model": model, "label_map": label_map},
         {name: Fact(origin, name) for name in facts},

@@ -27,6 +27,7 @@ from pydantic import (
 from kiln.core.errors import RecipeError
 from kiln.core.untrusted import MalformedError, parse_toml, read_file
 from kiln.project import bounds
+from kiln.recipes import export_options
 from kiln.recipes.messages import describe
 from kiln.recipes.source import KINDS, AnySource
 from kiln.recipes.values import (
@@ -62,6 +63,8 @@ LiteSpec = Literal[
     "efficientdet_lite3",
     "efficientdet_lite4",
 ]
+OutputOrder = Literal["tf1", "tf2"]
+InferenceIo = Literal["uint8", "int8"]
 Allowance = Literal[
     "untrained-heads", "structure", "parity", "normalization", "feeding", "labels", "runtimes"
 ]
@@ -98,7 +101,14 @@ class Export(Part):
     """Overrides of the model's own configuration; an absent key leaves the model's own value.
 
     ``image_size`` is ``(height, width)`` in pixels. ``score_threshold`` (0 to 1) is declared in
-    the metadata: apps should not show detections below it.
+    the metadata: apps should not show detections below it. ``output_order`` is that of the files'
+    outputs: ``tf1`` is boxes, classes, scores, count; ``tf2`` as the converter orders them.
+
+    ``regular_nms`` suppresses overlapping boxes within each class instead of across classes. The
+    next two are the score (0 to 1) and the overlap (above 0, up to 1) from which boxes are
+    suppressed; ``max_detections_per_class`` goes with ``regular_nms``.
+
+    ``inference_io`` is the type of the int8 variant's input.
     """
 
     max_detections: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -106,6 +116,12 @@ class Export(Part):
         tuple[Annotated[int, Field(ge=32, le=4096)], Annotated[int, Field(ge=32, le=4096)]] | None
     ) = None
     score_threshold: Fraction | None = None
+    output_order: OutputOrder = "tf2"
+    regular_nms: bool = False
+    nms_score_threshold: Fraction | None = None
+    nms_iou_threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    max_detections_per_class: Annotated[int, Field(ge=1, le=1000)] | None = None
+    inference_io: InferenceIo = "uint8"
 
 
 class Calibration(Part):
@@ -222,6 +238,7 @@ class Recipe(Part):
             self._check_model_maker()
         else:
             self._check_odapi()
+        self._check_export()
         self._check_check()
         self.source.check_recipe(self)
         if self.profile == "seed":
@@ -237,6 +254,15 @@ class Recipe(Part):
     def _check_odapi(self) -> None:
         if self.efficientdet is not None:
             raise wrong("[efficientdet] goes with image 'modelmaker'")
+
+    def _check_export(self) -> None:
+        found = export_options.contradiction(self.export.model_dump(), self.architecture)
+        if found is not None:
+            raise wrong(f"export.{found[0]}: {found[1]}")
+        if self.export.inference_io != "uint8":
+            why = export_options.why_not_int8(self.variants, self.architecture, self.image)
+            if why:
+                raise wrong(f"export.inference_io: {why}")
 
     def _check_check(self) -> None:
         for table in ("limits", "ap"):
@@ -254,6 +280,13 @@ class Recipe(Part):
             raise wrong(f"profile 'seed' knows no architecture {self.architecture!r}")
         if self.variants != (known,):
             raise wrong(f"profile 'seed' knows only variants = [\"{known}\"]")
+        changed = export_options.given(self.export.model_dump())
+        if self.export.output_order != "tf2":
+            changed["output_order"] = self.export.output_order
+        if self.export.inference_io != "uint8":
+            changed["inference_io"] = self.export.inference_io
+        if changed:
+            raise wrong(f"export.{next(iter(changed))}: profile 'seed' keeps what the recipe had")
         if self.image == "modelmaker" and self.source.brings != "feature_vector":
             raise wrong("profile 'seed' of Model Maker needs a source of kind 'hub'")
 

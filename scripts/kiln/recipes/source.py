@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
+from kiln.recipes import export_options
 from kiln.recipes.messages import models_in
 from kiln.recipes.values import (
     FileName,
@@ -309,8 +310,10 @@ class SavedModelSource(Source):
             if self.normalization is not None:
                 raise wrong("image 'modelmaker' knows its normalisation: no source.normalization")
             return
-        for key in ("max_detections", "image_size"):
-            if getattr(recipe.export, key) is not None:
+        options = recipe.export.model_dump()
+        changed = {key: options[key] for key in ("max_detections", "image_size")}
+        for key, value in {**changed, **export_options.given(options)}.items():
+            if value is not None:
                 raise wrong(f"export.{key}: an exported graph has its own, which cannot be changed")
 
 

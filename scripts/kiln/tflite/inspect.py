@@ -58,6 +58,7 @@ class Inspection:
                 ],
                 "inputs": _tensors(file, "inputs"),
                 "outputs": _tensors(file, "outputs"),
+                "output_order": _output_order(file),
                 "operators": _operators(file),
                 "precision": {
                     "kind": self.precision.kind,
@@ -102,8 +103,9 @@ class Inspection:
         """Return the report for people."""
         file = self.file
         blocks = [_head(file, self.precision)]
-        for kind in ("inputs", "outputs"):
-            blocks.append(_tensor_table(kind, _tensors(file, kind)))
+        blocks.append(_tensor_table("inputs", _tensors(file, "inputs")))
+        title = _ORDER_TITLES.get(_output_order(file) or "", "outputs")
+        blocks.append(_tensor_table(title, _tensors(file, "outputs")))
         blocks += [_operator_table(file), _weight_tables(file, self.weights)]
         options = facts.postprocessing(file)
         if options is not None:
@@ -215,6 +217,19 @@ def _tensors(file: TfliteFile, kind: str) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+_TF1_ORDER = ["boxes", "classes", "scores", "count"]
+_ORDER_TITLES = {"tf1": "outputs, in the order of TensorFlow 1's files"}
+
+
+def _output_order(file: TfliteFile) -> str | None:
+    """Return ``tf1`` or ``other``; ``None`` where the outputs are not those of a detector."""
+    roles = {**facts.graph_roles(file), **facts.metadata_roles(file)}
+    found = [roles.get(position) for position in range(len(file.graphs[0].outputs))]
+    if sorted(filter(None, found)) != sorted(_TF1_ORDER) or len(found) != len(_TF1_ORDER):
+        return None
+    return "tf1" if found == _TF1_ORDER else "other"
 
 
 def _operators(file: TfliteFile) -> list[dict[str, Any]]:

@@ -271,6 +271,29 @@ def test_what_is_said_of_a_label_map(
     assert len([note for note in same if words in note]) == 1
 
 
+def test_a_centernet_suppresses_nothing(plain: Given, training: Path) -> None:
+    (training / "pipeline.config").write_text(
+        'model { center_net { num_classes: 2 feature_extractor { type: "mobilenet_v2_fpn" } } }'
+    )
+    settle(plain)
+    with pytest.raises(UsageError, match="--nms-iou-threshold has no effect: a CenterNet"):
+        settle(replace(plain, nms_iou_threshold=0.5))
+
+
+@pytest.mark.parametrize(
+    "extractor", ["ssd_resnet50_v1_fpn_keras", "ssd_efficientnet-b0_bifpn_keras"]
+)
+def test_channels_that_differ_have_no_int8_input(
+    plain: Given, training: Path, photos: Path, extractor: str
+) -> None:
+    asked = replace(plain, inference_io="int8", calibration=photos)
+    assert settle(asked)[0].inference_io == "int8"
+    path = training / "pipeline.config"
+    path.write_text(CONFIG.replace("ssd_mobilenet_v2_keras", extractor))
+    with pytest.raises(UsageError, match="normalises each colour channel differently"):
+        settle(asked)
+
+
 # --- the recipe ------------------------------------------------------------------------------
 
 
@@ -286,6 +309,12 @@ def test_everything_is_in_the_recipe(
         max_detections=7,
         score_threshold=0.4,
         image_size=(192, 256),
+        output_order="tf1",
+        regular_nms=True,
+        nms_score_threshold=1e-05,
+        nms_iou_threshold=0.45,
+        max_detections_per_class=5,
+        inference_io="int8",
         title='A "title" \\ of\ttwo\nlines \x7f Ünïcödé 🛶',
         description="{d}",
         licence="MIT",
@@ -299,7 +328,10 @@ def test_everything_is_in_the_recipe(
     assert (found.licence, found.author, found.version) == ("MIT", "Ed", "2.0")
     assert (found.variants, found.allow) == (("int8", "float32"), ("parity",))
     assert (found.export.max_detections, found.export.image_size) == (7, (192, 256))
-    assert found.export.score_threshold == 0.4
+    assert (found.export.score_threshold, found.export.output_order) == (0.4, "tf1")
+    assert found.export.regular_nms
+    assert (found.export.nms_score_threshold, found.export.nms_iou_threshold) == (1e-05, 0.45)
+    assert (found.export.max_detections_per_class, found.export.inference_io) == (5, "int8")
     assert isinstance(found.source, LocalSource)
     assert found.source.checkpoint == "../../Möwen & Boote/training/ckpt-2"
     assert found.source.pipeline_config == "../../Möwen & Boote/training/pipeline.config"
@@ -450,6 +482,13 @@ def test_init_where_nothing_can_be_written(kiln, training: Path) -> None:  # typ
         (("--image-size", "16x320"), 2, "'16x320' is not an image size"),
         (("--max-detections", "0"), 2, "--max-detections"),
         (("--score-threshold", "1.5"), 2, "--score-threshold"),
+        (("--score-threshold", "nan"), 2, "--score-threshold"),
+        (("--output-order", "tf3"), 2, "--output-order"),
+        (("--nms-score-threshold", "-0.1"), 2, "--nms-score-threshold"),
+        (("--nms-iou-threshold", "0"), 2, "--nms-iou-threshold"),
+        (("--nms-iou-threshold", "nan"), 2, "--nms-iou-threshold"),
+        (("--max-detections-per-class", "5"), 2, "add --regular-nms"),
+        (("--inference-io", "int8"), 2, "name --calibration images"),
         (("--variant", "int8"), 2, "--calibration"),
         (("--name", "A b"), 2, "'a_b' is a valid name"),
         (("--checkpoint", "nowhere/ckpt-1"), 15, "neither a folder nor a checkpoint"),

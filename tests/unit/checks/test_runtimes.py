@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import runtime_pythons
+from int8_toy import int8_toy
 from PIL import Image
 from places import FIXTURES
 from tflite_files import fixture, with_own_threshold
@@ -91,6 +92,19 @@ def test_all_toys_in_litert_and_what_to_do_for_mediapipe(
         gate = gates["runtime-mediapipe"]
         assert gate["status"] == "skipped"
         assert gate["summary"] == "mediapipe is not installed (`make runtimes` installs it)"
+
+
+def test_an_int8_input_is_not_for_mediapipe(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime_pythons.use(monkeypatch)
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(int8_toy())
+    gates = check({"int8": path})["int8"]
+    assert gates["runtime-litert"]["status"] == "passed"
+    assert gates["runtime-litert"]["figures"]["pairs"] == 5
+    assert gates["runtime-mediapipe"]["status"] == "skipped"
+    assert "microcontrollers" in gates["runtime-mediapipe"]["summary"]
 
 
 def test_a_python_without_any_runtime(

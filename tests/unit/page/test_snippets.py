@@ -10,6 +10,7 @@ import numpy as np
 import page_dist
 import pytest
 from feeding_files import LETTERBOX, STRETCH
+from int8_toy import int8_toy
 from PIL import Image
 
 from kiln.page.contents import Variant, read_release
@@ -22,6 +23,7 @@ from kiln.page.snippets import (
     task_library_kotlin,
     verification,
 )
+from kiln.tflite.reading import load
 from stages.detect import detector
 from stages.files import pixels
 
@@ -97,6 +99,24 @@ def test_numbers_are_the_files_own(folder: Path) -> None:
     assert "values = np.rint(pixels).astype(np.uint8)" in litert_python(
         variant_of(folder, "int8"), SCORE
     )
+
+
+def test_an_int8_input(folder: Path, tmp_path: Path) -> None:
+    """LiteRT's code runs; the other libraries do not take such a file, and the page says so."""
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(int8_toy())
+    file = load(path)
+    variant = dataclasses.replace(
+        variant_of(folder, "int8"), file=path.name, model=file.model, metadata=file.metadata
+    )
+    (model,) = read_release(folder.parent).models
+    litert, *others = snippets(model, variant)
+    image = page_dist.toy_images(tmp_path)[0]
+    printed = page_dist.run(litert.code, tmp_path, image)
+    compare(printed, detector.load(path).detect(pixels.load_rgb(image), SCORE))
+    assert len(others) == 3
+    assert all(not item.code and "microcontrollers" in item.reason for item in others)
+    assert all(item.code for item in snippets(model, variant_of(folder, "int8")))
 
 
 def with_input(variant: Variant, **changes: Any) -> Variant:

@@ -132,6 +132,14 @@ def test_the_prebuilt_file_alone_needs_no_export() -> None:
     assert found.reports == ()
 
 
+def test_outputs_are_named_where_the_file_is_our_own() -> None:
+    found = prebuilt_plan(("float32", "prebuilt"))
+    assert found.step("annotate-float32").params["role_names"] is True
+    assert "role_names" not in found.step("annotate-prebuilt").params
+    seed = plan(recipe(profile="seed", variants=["dynamic"]), variants=("dynamic",))
+    assert "role_names" not in seed.step("annotate-dynamic").params
+
+
 def test_another_prebuilt_file_is_adopted_again_and_nothing_else_changes() -> None:
     both: tuple[Variant, ...] = ("float32", "prebuilt")
     assert changed(prebuilt_plan(both, "8" * 64), prebuilt_plan(both)) == {
@@ -227,6 +235,52 @@ def test_a_checkpoint_file_of_another_name_changes_everything() -> None:
 def test_an_export_override_changes_everything() -> None:
     assert changed(plan(recipe(export={"max_detections": 10}))) == ALL
     assert changed(plan(recipe(export={"image_size": [320, 320]}))) == ALL
+
+
+def test_the_order_of_outputs_changes_annotation_alone() -> None:
+    assert changed(plan(recipe(export={"output_order": "tf1"}))) == ANNOTATE
+    assert changed(plan(recipe(export={"output_order": "tf2"}))) == set()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"regular_nms": True}, {"nms_score_threshold": 0.05}, {"nms_iou_threshold": 0.4}],
+)
+def test_suppression_changes_everything(option: dict[str, Any]) -> None:
+    new = plan(recipe(export=option))
+    assert changed(new) == ALL
+    assert option.items() <= new.step("export").params.items()
+
+
+def test_regular_suppression_is_told_to_the_conversion() -> None:
+    options = {"regular_nms": True, "max_detections_per_class": 7}
+    for made_of in (recipe(export=options), lite_recipe(export=options)):
+        found = plan(made_of)
+        assert options.items() <= found.step("export").params.items()
+        for variant in CONVERTED:
+            told = found.step(f"convert-{variant}").params_from
+            assert told["suppression"] == Fact("export", "suppression")
+
+
+def test_the_source_knows_the_suppression() -> None:
+    options = {"nms_score_threshold": 0.05, "nms_iou_threshold": 0.4}
+    sources = replace(SOURCES, check_images=IMAGES)
+    for made_of in (recipe(export=options), lite_recipe(export=options)):
+        found = make_plan(made_of, sources, CONVERTED, image=IMAGE, code=CODE)
+        assert options.items() <= found.step("reference").params.items()
+    plain = make_plan(recipe(), sources, CONVERTED, image=IMAGE, code=CODE)
+    assert set(plain.step("reference").params) == {"max_detections", "image_size"}
+
+
+def test_an_int8_input_changes_int8_alone() -> None:
+    new = plan(recipe(export={"inference_io": "int8"}))
+    assert changed(new) == {"convert-int8", "annotate-int8"}
+    sources = replace(SOURCES, check_images=IMAGES)
+    checked = make_plan(
+        recipe(export={"inference_io": "int8"}), sources, CONVERTED, image=IMAGE, code=CODE
+    )
+    told = {step.id for step in checked.steps if "inference_io" in step.params}
+    assert told == {"convert-int8", "check-int8"}
 
 
 def test_calibration_images_change_int8_alone() -> None:

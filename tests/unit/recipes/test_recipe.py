@@ -111,6 +111,25 @@ def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
         ("[320, 256]", "[320, 320, 3]", ["export.image_size: too many"]),
         ("image_size = [320, 256]", "max_detections = 0", ["export.max_detections"]),
         ("image_size = [320, 256]", "max_detections = 1001", ["export.max_detections"]),
+        (
+            "image_size = [320, 256]",
+            'output_order = "tf3"',
+            ["export.output_order", "known: tf1, tf2"],
+        ),
+        ("image_size = [320, 256]", "regular_nms = 1", ["export.regular_nms"]),
+        ("image_size = [320, 256]", "nms_iou_threshold = 0", ["export.nms_iou_threshold"]),
+        ("image_size = [320, 256]", "nms_iou_threshold = nan", ["export.nms_iou_threshold"]),
+        ("image_size = [320, 256]", "nms_score_threshold = 1.5", ["export.nms_score_threshold"]),
+        (
+            "image_size = [320, 256]",
+            "max_detections_per_class = 0\nregular_nms = true",
+            ["export.max_detections_per_class"],
+        ),
+        (
+            "image_size = [320, 256]",
+            "max_detections_per_class = 5",
+            ["export.max_detections_per_class: only regular NMS counts by class"],
+        ),
         ('"1.5GiB"', '"much"', ["limits.memory: 'much'", "6GiB"]),
         ('"1.5GiB"', "true", ["limits.memory"]),
         ('"1h30min"', '"0s"', ["limits.timeout: '0s'", "30min"]),
@@ -318,6 +337,33 @@ def test_the_seed_profile_is_never_the_default() -> None:
     assert seed.source == plain.source
     assert seed.export.max_detections == 10
     assert plain.export.max_detections is None
+
+
+@pytest.mark.parametrize(
+    "line", ["regular_nms = true", "nms_score_threshold = 0", "nms_iou_threshold = 0.5"]
+)
+def test_a_centernet_suppresses_nothing(tmp_path: Path, line: str) -> None:
+    text = GOOD.replace('"ssd"', '"centernet"')
+    load(tmp_path, text)
+    message = refused(tmp_path, text.replace("[export]", f"[export]\n{line}"))
+    assert f"export.{line.partition(' ')[0]}: a CenterNet finds peaks" in message
+
+
+def test_an_int8_input_needs_its_variant_and_one_scale(tmp_path: Path) -> None:
+    text = GOOD.replace("[export]", '[export]\ninference_io = "int8"')
+    assert load(tmp_path, text).export.inference_io == "int8"
+    message = refused(tmp_path, text.replace('"dynamic", "int8"', '"dynamic"'))
+    assert "export.inference_io: it is the input of variant 'int8'" in message
+    message = refused(tmp_path, text.replace('"ssd"', '"efficientdet"'))
+    assert "export.inference_io: an EfficientDet of the Object Detection API" in message
+
+
+@pytest.mark.parametrize("line", ["regular_nms = true", 'output_order = "tf1"'])
+def test_the_seed_profile_stays_as_it_was(tmp_path: Path, line: str) -> None:
+    text = GOOD.replace('["dynamic", "int8"]', '["dynamic"]\nprofile = "seed"')
+    load(tmp_path, text)
+    message = refused(tmp_path, text.replace("[export]", f"[export]\n{line}"))
+    assert f"export.{line.partition(' ')[0]}: profile 'seed'" in message
 
 
 def test_the_import_brings_nothing_heavy() -> None:

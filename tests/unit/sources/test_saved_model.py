@@ -218,7 +218,9 @@ def test_with_a_pipeline_config(given: Given, tmp_path: Path) -> None:
 
 def test_of_model_maker(given: Given, tmp_path: Path) -> None:
     given = replace(given, spec=SPEC, image_size=(128, 128), max_detections=10)
+    given = replace(given, nms_score_threshold=0.05)
     made = written(given, tmp_path / "m" / "a")
+    assert made.export.nms_score_threshold == 0.05
     assert (made.architecture, made.image) == ("efficientdet", "modelmaker")
     assert made.export.image_size == (128, 128)
 
@@ -237,6 +239,8 @@ def test_of_model_maker(given: Given, tmp_path: Path) -> None:
         ),
         ({"max_detections": 5}, ["--max-detections", "graph"]),
         ({"image_size": (64, 64)}, ["--image-size", "graph"]),
+        ({"regular_nms": True}, ["--regular-nms", "graph"]),
+        ({"nms_score_threshold": 0.0}, ["--nms-score-threshold", "graph"]),
         ({"spec": SPEC, "pipeline_config": Path("x")}, ["--model-maker and --pipeline-config"]),
     ],
 )
@@ -313,6 +317,8 @@ def test_paths_may_lead_anywhere(tmp_path: Path) -> None:
         (RECIPE.replace("file = ", "in_source = ").replace("/some", "some"), ["labels.file"]),
         (RECIPE + "[export]\nimage_size = [64, 64]\n", ["export.image_size", "graph"]),
         (RECIPE + "[export]\nmax_detections = 5\n", ["export.max_detections", "graph"]),
+        (RECIPE + "[export]\nregular_nms = true\n", ["export.regular_nms", "graph"]),
+        (RECIPE + "[export]\nnms_score_threshold = 0\n", ["nms_score_threshold", "graph"]),
         (RECIPE.replace('["float32"]', '["dynamic"]\nprofile = "seed"'), ["profile 'seed'"]),
         (MODEL_MAKER, ["modelmaker", "source.normalization"]),
     ],

@@ -115,6 +115,21 @@ def test_roles_without_metadata_come_from_the_graph(name: str) -> None:
     assert bare["metadata"] is None and bare["labels"] is None
 
 
+def test_the_order_of_outputs_is_told() -> None:
+    def in_order(model: Any) -> None:
+        graph = model.subgraphs[0]
+        roles = {item["tensor"]: item["role"] for item in facts(fixture("toy_ssd"))["outputs"]}
+        order = ["boxes", "classes", "scores", "count"]
+        graph.outputs = sorted(graph.outputs, key=lambda tensor: order.index(roles[int(tensor)]))
+
+    assert facts(fixture("toy_ssd"))["output_order"] == "other"
+    ordered = rewritten(fixture("toy_ssd"), in_order)
+    assert facts(ordered)["output_order"] == "tf1"
+    text = inspect(ordered).text()
+    assert "outputs, in the order of TensorFlow 1's files" in text
+    assert "order of TensorFlow 1" not in inspect(fixture("toy_ssd")).text()
+
+
 def test_a_raw_label_map_is_pointed_out() -> None:
     found = facts(fixture("toy_ssd_seed"))
     assert found["labels"]["looks_like_pbtxt"]

@@ -72,6 +72,13 @@ def test_normalize() -> None:
     assert pixels.normalize(values, (), ()) is values
 
 
+def test_raw_pixels() -> None:
+    values = np.array([-3.0, 0.5, 127.5, 300.0], np.float32)
+    assert pixels.to_raw(values, "uint8").tolist() == [0, 0, 128, 255]
+    found = pixels.to_raw(values, "int8")
+    assert (found.dtype, found.tolist()) == (np.int8, [-128, -128, 0, 127])
+
+
 def test_to_uint8() -> None:
     values = np.array([-3.0, 0.5, 1.5, 2.5, 254.6, 300.0], np.float32)
     assert pixels.to_uint8(values).tolist() == [0, 0, 2, 2, 255, 255]

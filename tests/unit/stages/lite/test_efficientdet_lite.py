@@ -10,6 +10,7 @@ import pytest
 
 from stages.lite import efficientdet_lite
 from stages.lite.automl_checkpoint import _trained_key
+from stages.odapi.pipeline import SUPPRESSION
 from stages.protocol.failures import StageError
 
 PRIOR = float(-np.log(99))
@@ -122,3 +123,24 @@ def test_where_model_makers_training_saves_a_variable() -> None:
     assert _trained_key("box_net/box-predict/bias") == f"boxes/bias{value}"
     name = "class_net/class-0-bn-3/beta"
     assert _trained_key(name) == f"base_model/class_net.Sclass-0-bn-3.Sbeta:0{value}"
+
+
+def test_what_the_detection_operator_is_told() -> None:
+    nothing = dict.fromkeys(SUPPRESSION)
+    own = SimpleNamespace(score_thresh=0.0, iou_thresh=None)
+    config = SimpleNamespace(nms_configs=own)
+    found = efficientdet_lite.suppression(config, nothing)
+    assert found == {
+        "regular": False,
+        "score_threshold": None,
+        "iou_threshold": 0.5,
+        "detections_per_class": 100,
+    }
+    wanted = {"regular_nms": True, "nms_score_threshold": 0.05, "max_detections_per_class": 2}
+    assert efficientdet_lite.suppression(config, {**nothing, **wanted}) == {
+        "regular": True,
+        "score_threshold": 0.05,
+        "iou_threshold": 0.5,
+        "detections_per_class": 2,
+    }
+    assert (own.score_thresh, own.iou_thresh) == (0.0, None)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from int8_toy import int8_toy
 from PIL import Image
 from places import FIXTURES, ROOT
 from tflite_files import fixture, with_own_threshold
@@ -118,6 +119,28 @@ def test_proper_ones_pass(images: Path, tmp_path: Path, name: str) -> None:
     else:
         assert failed == {}
     assert gates["parity"]["figures"]["pairs"] == 5 + 5  # in the images, and in crops of them
+
+
+def test_an_int8_input(images: Path, tmp_path: Path) -> None:
+    """As for uint8, with pixels minus 128; and it must be what was asked for."""
+    name = "toy_ssd_uint8_annotated"
+    gates = check_of(int8_toy(), images, tmp_path, name, inference_io="int8")
+    failed = {name for name, gate in gates.items() if gate["status"] == "failed"}
+    assert failed <= {"structure"}
+    assert codes(gates["structure"]) <= {"weights-type"}
+    assert gates["parity"]["figures"]["pairs"] == 5
+    assert gates["normalization"]["figures"]["pixel_error"] == 0.5
+
+    assert "input" in codes(check_of(int8_toy(), images, tmp_path, name)["structure"])
+    uint8 = check_of(proper(name), images, tmp_path, name, inference_io="int8")
+    assert "input" in codes(uint8["structure"])
+
+
+def test_an_int8_input_that_reads_pixels_wrongly(images: Path, tmp_path: Path) -> None:
+    wrong = int8_toy(zero_point=-128)
+    gates = check_of(wrong, images, tmp_path, "toy_ssd_uint8_annotated", inference_io="int8")
+    assert codes(gates["normalization"]) == {"normalization"}
+    assert gates["normalization"]["figures"]["pixel_error"] == 127.5
 
 
 def test_the_seed_s_metadata_is_caught_in_both_its_mistakes(images: Path, tmp_path: Path) -> None:

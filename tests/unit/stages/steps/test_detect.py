@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from int8_toy import int8_toy
 from pictures import BLUE, GREEN, GREY, RED, picture
 from PIL import Image
 from places import FIXTURES
@@ -48,6 +49,12 @@ def test_finds_what_is_there_under_its_name(name: str) -> None:
     # The exact score is what proves the normalisation.
     tolerance = 0.02 if "uint8" in name else 1e-5
     assert all(item["score"] == pytest.approx(LOGIT_4, abs=tolerance) for item in found)
+
+
+def test_an_int8_input_finds_what_a_uint8_one_does() -> None:
+    image = picture(GREY, RED, BLUE, GREEN)
+    found = detector.Detector(int8_toy()).detect(image)
+    assert found == load("toy_ssd_uint8_annotated").detect(image)
 
 
 def test_seed_metadata_is_taken_at_its_word() -> None:

@@ -1,0 +1,66 @@
+"""Say which options of an export do not go together, or not with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: Options of how overlapping boxes are suppressed, by their key in a recipe's [export].
+SUPPRESSION = (
+    "regular_nms",
+    "nms_score_threshold",
+    "nms_iou_threshold",
+    "max_detections_per_class",
+)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of :data:`SUPPRESSION` that differ from the default."""
+    found = {name: options[name] for name in SUPPRESSION}
+    return {
+        name: value for name, value in found.items() if value is not None and value is not False
+    }
+
+
+def contradiction(options: Mapping[str, Any], architecture: str) -> tuple[str, str] | None:
+    """Find an option that has no effect.
+
+    Args:
+        options: all of :data:`SUPPRESSION`.
+        architecture: as in a recipe.
+
+    Returns:
+        (the option, why: the end of a sentence), or ``None``.
+    """
+    chosen = given(options)
+    if chosen and architecture == "centernet":
+        return next(iter(chosen)), "a CenterNet finds peaks, and suppresses no overlapping boxes"
+    if "max_detections_per_class" in chosen and "regular_nms" not in chosen:
+        return (
+            "max_detections_per_class",
+            "only regular NMS counts by class; the fast one, which is the default, does not",
+        )
+    return None
+
+
+def why_not_int8(
+    variants: Sequence[str], architecture: str, image: str, extractor: str = ""
+) -> str:
+    """Return why an int8 input cannot be had, as the end of a sentence; "" if it may.
+
+    A model's normalisation is only known once it is built: the conversion decides for the others.
+
+    Args:
+        variants: those of the recipe.
+        architecture: as in a recipe.
+        image: as in a recipe.
+        extractor: type of the feature extractor; empty: not known.
+    """
+    if "int8" not in variants:
+        return "it is the input of variant 'int8', which is not among the variants"
+    unlike = "normalises each colour channel differently, and an input in eight bits has one scale"
+    if architecture == "efficientdet" and image == "odapi":
+        return f"an EfficientDet of the Object Detection API {unlike}"
+    if architecture == "ssd" and "resnet" in extractor:
+        return f"{extractor} {unlike}"
+    return ""

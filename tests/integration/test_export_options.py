@@ -75,6 +75,9 @@ def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathF
     checkpoint = {"checkpoint": ("trained", "model")}
     norm = {"mean": [127.5] * 3, "std": [127.5] * 3}
     known = {"architecture": "ssd", "num_classes": len(CLASSES), "normalization": norm}
+    # What the export says of its resizer.
+    fed = {"fit": "stretch", "anchor": None, "fill": None, "sampling": "corner"}
+    fed["interpolation"] = "bilinear"
     seen = {"images": photos, "label_map": labels}
     wanted = [
         Wanted(
@@ -89,16 +92,16 @@ def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathF
     own: dict[str, dict[str, Any]] = {"float32": {}, "int8": {"inference_io": "int8"}}
     for variant, more in own.items():
         graph = {"saved_model": ("export", "saved_model"), "images": photos}
-        params = {"variant": variant, "suppression": SUPPRESSION, **more}
+        params = {"variant": variant, "suppression": SUPPRESSION, "feeding": fed, **more}
         wanted.append(Wanted(f"convert-{variant}", "convert", params, graph))
     for variant in VARIANTS:
-        params = {**known, "output_order": "tf1", "role_names": True}
+        params = {**known, "feeding": fed, "output_order": "tf1", "role_names": True}
         given = {"model": (f"convert-{variant}", "model.tflite"), "label_map": labels}
         wanted.append(Wanted(f"annotate-{variant}", "annotate", params, given))
     for variant, more in own.items():
         model = {"model": (f"annotate-{variant}", "model.tflite")}
         source = {"source": ("reference", "detections.json")}
-        params = {**known, "variant": variant, **more}
+        params = {**known, "variant": variant, "nms_score_threshold": SCORE, **more}
         wanted.append(Wanted(f"check-{variant}", "check", params, {**model, **seen, **source}))
     for variant in VARIANTS:
         checked = {
@@ -106,7 +109,8 @@ def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathF
             "found": (f"check-{variant}", "check.json"),
             "pixels": (f"check-{variant}", "pixels"),
         }
-        wanted.append(Wanted(f"library-{variant}", "task_library", {}, checked))
+        params = {"nms_score_threshold": SCORE}
+        wanted.append(Wanted(f"library-{variant}", "task_library", params, checked))
     return Made(stages.run(*wanted), stages, photos)
 
 

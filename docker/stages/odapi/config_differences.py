@@ -174,7 +174,8 @@ def _suppression(ssd: Any, built: Built) -> Iterator[Difference]:
         "score_threshold": own.score_threshold,
         "iou_threshold": own.iou_threshold,
         "detections_per_class": own.max_detections_per_class,
-        **(built.suppression or {}),
+        # None: the configuration's own, minus infinity.
+        **{name: value for name, value in (built.suppression or {}).items() if value is not None},
     }
     overlap = f"{values['iou_threshold']:.3g}"
     if ssd.num_classes > 1 and regular == own.use_class_agnostic_nms:

@@ -317,7 +317,8 @@ def built_suppression(pipeline: Any, wanted: Mapping[str, Any]) -> Optional[dict
             ``nms_iou_threshold``, ``max_detections_per_class``; None: the model's own value.
 
     Returns:
-        ``regular`` (suppression within each class), ``score_threshold``, ``iou_threshold``,
+        ``regular`` (suppression within each class), ``score_threshold`` (None: the model's own,
+        which nothing is below: minus infinity), ``iou_threshold``,
         ``detections_per_class`` (which only counts if regular).
 
     Raises:
@@ -340,6 +341,7 @@ def built_suppression(pipeline: Any, wanted: Mapping[str, Any]) -> Optional[dict
     def chosen(name: str, value: Any) -> Any:
         return value if wanted[name] is None else wanted[name]
 
+    least = float(chosen("nms_score_threshold", own.score_threshold))
     iou = float(chosen("nms_iou_threshold", own.iou_threshold))
     if not 0 < iou <= 1:
         raise StageError(
@@ -350,7 +352,7 @@ def built_suppression(pipeline: Any, wanted: Mapping[str, Any]) -> Optional[dict
         )
     return {
         "regular": bool(wanted["regular_nms"]),
-        "score_threshold": float(chosen("nms_score_threshold", own.score_threshold)),
+        "score_threshold": least if math.isfinite(least) else None,
         "iou_threshold": iou,
         "detections_per_class": int(
             chosen("max_detections_per_class", own.max_detections_per_class)
@@ -358,11 +360,14 @@ def built_suppression(pipeline: Any, wanted: Mapping[str, Any]) -> Optional[dict
     }
 
 
-def set_thresholds(pipeline: Any, chosen: Mapping[str, Any]) -> None:
-    """Put the thresholds of a :func:`built_suppression` where the exporter reads them."""
+def set_suppression(pipeline: Any, chosen: Mapping[str, Any]) -> None:
+    """Put a :func:`built_suppression` where the model and the exporter read it."""
     own = pipeline.model.ssd.post_processing.batch_non_max_suppression
-    own.score_threshold = chosen["score_threshold"]
+    if chosen["score_threshold"] is not None:
+        own.score_threshold = chosen["score_threshold"]
     own.iou_threshold = chosen["iou_threshold"]
+    # The builder refuses more detections of one class than in total.
+    own.max_detections_per_class = min(chosen["detections_per_class"], own.max_total_detections)
 
 
 def score_conversion(pipeline: Any) -> str:

@@ -59,6 +59,8 @@ _ORDERS = (output_order.AS_EXPORTED, *output_order.ORDERS)
 _INPUT_TYPES = ("float32", *pixels.RAW_INPUTS)
 """The Task Library and MediaPipe support float32 and uint8; int8 is for microcontrollers."""
 
+_INT8 = "A value is the pixel, 0 to 255, minus 128."
+
 _PIXEL_WARNING, PIXEL_LIMIT = 1.0, 8.0
 """How far an input in eight bits may be from the declared normalisation, in pixel values.
 
@@ -111,6 +113,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     outputs = output_roles.derive(model, settings.architecture, settings.roles)
     if how is not None:
         settings = _with_feeding(settings, how, image)
+    if image["type"] == "int8":
+        settings = _with_int8(settings)
     if settings.output_order != output_order.AS_EXPORTED:
         order = output_order.ORDERS[settings.output_order]
         bare = output_order.arranged(bare, outputs, order)
@@ -231,6 +235,11 @@ def _with_feeding(settings: _Settings, how: feeding.Feeding, image: Mapping[str,
         image_files={feeding.FILE: how.as_file()},
     )
     return replace(settings, declaration=declaration)
+
+
+def _with_int8(settings: _Settings) -> _Settings:
+    words = f"{settings.declaration.image} {_INT8}"
+    return replace(settings, declaration=replace(settings.declaration, image=words))
 
 
 def _normalization(value: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

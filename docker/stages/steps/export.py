@@ -79,7 +79,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     max_detections = pipeline.set_max_detections(config, params["max_detections"])
     suppression = pipeline.built_suppression(config, params)
     if suppression is not None:
-        pipeline.set_thresholds(config, suppression)
+        pipeline.set_suppression(config, suppression)
     options = {
         "max_detections": max_detections,
         "use_regular_nms": suppression is not None and suppression["regular"],

@@ -7,6 +7,7 @@ letterbox included) and its own post-processing run on whole photographs. It cor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ PARAMS = {
     "image_size": None,  # [height, width] in pixels; None: the spec's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
     "own_only": False,  # only the list ``images`` (stages.steps.reference.write)
-    # As in export; of ``as_tflite`` alone.
+    # As in export: what is built, not what the net was configured with.
     "regular_nms": False,
     "nms_score_threshold": None,
     "nms_iou_threshold": None,
@@ -44,7 +45,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     (automl's ``postprocess_global``: overlapping boxes get lower scores instead of being left out).
     ``as_tflite`` puts the same predictions through the rule of TFLite's detection operator
     (:mod:`stages.detect.fast_nms`), with what the export tells it. A net for another input size has
-    its loader scale images to that: there is no ``as_built``.
+    its loader scale images to that: ``as_built`` only differs by a limit on detections of a class.
 
     Returns:
         Facts: ``checkpoint``, ``input`` (height and width in pixels), ``max_detections``,
@@ -72,10 +73,12 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             as_tflite[name] = _as_tflite(
                 spec.config, predictions, float(scales[0]), image.shape, chosen
             )
+    limit = params["max_detections_per_class"]
     nms = spec.config.nms_configs
     reference.write(
         out,
         images=own,
+        as_built=None if limit is None or params["own_only"] else _first_of_classes(own, limit),
         as_tflite=as_tflite or None,
         suppression=reference.compared(
             {
@@ -118,6 +121,19 @@ def _traced(mm: Any, net: Any, config: Any) -> Any:
     ]
     # As in stages.steps.reference.Source.
     return mm.tf.function(predict, input_signature=signature, autograph=False)
+
+
+def _first_of_classes(found: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    """Leave out detections of a class behind its first ``limit`` ones in an image."""
+    kept: dict[str, Any] = {}
+    for name, items in found.items():
+        seen: Counter[int] = Counter()
+        kept[name] = []
+        for item in items:
+            seen[item["class_id"]] += 1
+            if seen[item["class_id"]] <= limit:
+                kept[name].append(item)
+    return kept
 
 
 def _own(found: Any, shape: tuple[int, ...]) -> list[dict[str, Any]]:

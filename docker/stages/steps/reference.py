@@ -27,7 +27,7 @@ PARAMS = {
     "image_size": None,  # [height, width] in pixels; None: the model's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
     "own_only": False,  # only the list ``images`` (see write)
-    # As in export; of ``as_tflite`` alone.
+    # As in export: what is built, not what the model was configured with.
     "regular_nms": False,
     "nms_score_threshold": None,
     "nms_iou_threshold": None,
@@ -44,9 +44,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Writes ``out/detections.json``, an object of the lists that :func:`write` describes.
 
-    A TFLite graph has one input size, and a user may want another one than the model's. Then
-    ``as_built`` is the same model once more, by the configuration of the converted one
-    (:func:`stages.odapi.resizing.as_built`), and ``as_tflite`` is made of its predictions.
+    A TFLite graph has one input size, and a user may want another one than the model's, or other
+    limits of suppression. Then ``as_built`` is the same model once more, by the configuration of
+    the converted one (:func:`stages.odapi.resizing.as_built`), and ``as_tflite`` is made of its
+    predictions.
 
     Returns:
         Facts: ``checkpoint``, ``weights_from`` (``averages`` or ``raw``), ``input`` (height and
@@ -67,15 +68,19 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(folder)
     built = resizing.as_built(config, params["image_size"])
     count = pipeline.set_max_detections(built.pipeline, params["max_detections"])
+    chosen = pipeline.built_suppression(built.pipeline, params)
+    if chosen is not None:
+        pipeline.set_suppression(built.pipeline, chosen)
     training = restoration.open_training(prefix, pipeline.evaluates_averages(config))
-    chosen = pipeline.built_suppression(config, params)
 
     def restored(configuration: Any) -> tuple[Source, int]:
         model = detection_model.built(configuration, built.size)
         variables = restoration.restore(model, training)
         return Source(model, configuration), variables
 
-    same = pipeline.image_resizer(built.pipeline) == pipeline.image_resizer(config)
+    same = pipeline.image_resizer(built.pipeline) == pipeline.image_resizer(config) and all(
+        params[name] is None for name in pipeline.SUPPRESSION if name != "regular_nms"
+    )
     configurations = [config] if same or params["own_only"] else [built.pipeline, config]
     lists: list[dict[str, Any]] = []
     as_tflite: dict[str, Any] = {}

@@ -30,8 +30,6 @@ _DESCRIPTIONS = {
     output_roles.COUNT: "How many boxes there are.",
 }
 
-_INT8 = " A value is the pixel, 0 to 255, minus 128."
-
 BOX_INDEX = (1, 0, 3, 2)
 """Where left, top, right and bottom are in a box [top, left, bottom, right]."""
 
@@ -142,7 +140,7 @@ def _metadata_buffer(
     int8 = kind == model_schema.TensorType.INT8
     image = metadata_info.InputImageTensorMd(
         name="image",
-        description=f"{declaration.image}{_INT8}" if int8 else declaration.image,
+        description=declaration.image,
         norm_mean=list(declaration.mean),
         norm_std=list(declaration.std),
         color_space_type=schema.ColorSpaceType.RGB,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stages.odapi.pipeline import SUPPRESSION, built_suppression, set_thresholds
+from stages.odapi.pipeline import SUPPRESSION, built_suppression, set_suppression
 from stages.protocol.failures import StageError
 
 NOTHING = dict.fromkeys(SUPPRESSION)
@@ -15,7 +15,12 @@ NOTHING = dict.fromkeys(SUPPRESSION)
 
 def config(kind: str = "ssd", iou: float = 0.6) -> Any:
     """A configuration as far as it is looked at."""
-    own = SimpleNamespace(score_threshold=1e-8, iou_threshold=iou, max_detections_per_class=20)
+    own = SimpleNamespace(
+        score_threshold=1e-8,
+        iou_threshold=iou,
+        max_detections_per_class=20,
+        max_total_detections=100,
+    )
     ssd = SimpleNamespace(post_processing=SimpleNamespace(batch_non_max_suppression=own))
     return SimpleNamespace(model=SimpleNamespace(ssd=ssd, WhichOneof=lambda _: kind))
 
@@ -49,9 +54,20 @@ def test_what_is_wanted_comes_first() -> None:
         "detections_per_class": 3,
     }
     assert built_suppression(asked, NOTHING) == OWN  # nothing was changed
-    set_thresholds(asked, found)
-    now = {**OWN, "score_threshold": 0.0, "iou_threshold": 1.0}
+    set_suppression(asked, found)
+    now = {**found, "regular": False}
     assert built_suppression(asked, NOTHING) == now
+
+
+def test_no_threshold_is_no_number() -> None:
+    asked = config()
+    own = asked.model.ssd.post_processing.batch_non_max_suppression
+    own.score_threshold = float("-inf")  # which JSON cannot hold
+    found = built_suppression(asked, NOTHING)
+    assert found is not None
+    assert found["score_threshold"] is None
+    set_suppression(asked, found)
+    assert own.score_threshold == float("-inf")
 
 
 def test_what_cannot_be() -> None:

@@ -273,7 +273,9 @@ def test_what_is_said_of_a_label_map(
 
 def test_a_centernet_suppresses_nothing(plain: Given, training: Path) -> None:
     (training / "pipeline.config").write_text(
-        'model { center_net { num_classes: 2 feature_extractor { type: "mobilenet_v2_fpn" } } }'
+        'model { center_net { num_classes: 2 feature_extractor { type: "mobilenet_v2_fpn" }'
+        " image_resizer { fixed_shape_resizer { height: 64 width: 64 } }"
+        " object_detection_task {} } }"
     )
     settle(plain)
     with pytest.raises(UsageError, match="--nms-iou-threshold has no effect: a CenterNet"):

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from stages.detect import fast_nms
 from stages.files import pixels
@@ -60,7 +60,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     total = len(pixels.list_images(inputs["images"]))
     from stages.odapi import tensorflow_setup
 
-    tensorflow_setup.load()
+    tf = tensorflow_setup.load()
     config = pipeline.read_pipeline(folder)
     built = resizing.as_built(config, params["image_size"])
     count = pipeline.set_max_detections(built.pipeline, params["max_detections"])
@@ -71,23 +71,32 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         variables = restoration.restore(model, prefix)
         return Source(model, configuration, total), variables
 
-    same = pipeline.image_resizer(built.pipeline) == pipeline.image_resizer(config)
-    configurations = [config] if same else [built.pipeline, config]
-    lists: list[dict[str, Any]] = []
-    as_tflite: dict[str, Any] = {}
-    for configuration in configurations:
-        source, variables = restored(configuration)
+    def found(source: Source, keep: Optional[dict[str, Any]]) -> dict[str, Any]:
         own: dict[str, Any] = {}
         for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
             emit.progress(min(number, total), total, name)
             own[name], answer = source.detect(image)
-            if source.suppression is not None and not lists:
-                as_tflite[name] = source.as_tflite(answer, count)
-        lists.append(own)
+            if keep is not None and source.suppression is not None:
+                keep[name] = source.as_tflite(answer, count)
+        return own
+
+    differs = list(built.differs)
+    as_tflite: dict[str, Any] = {}
+    source, variables = restored(built.pipeline if differs else config)
+    as_built = found(source, as_tflite)
+    images = as_built
+    if differs:
+        try:
+            images = found(restored(config)[0], None)
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            if detection_model.size_fault(error, built.size) is None:
+                raise
+            # Without padding, a feature pyramid takes few sizes.
+            differs.append("as configured it takes no pictures of these images' proportions")
     write(
         out,
-        images=lists[-1],
-        as_built=None if same else lists[0],
+        images=images,
+        as_built=None if images is as_built else as_built,
         as_tflite=as_tflite or None,
         suppression=source.suppression,
     )
@@ -100,7 +109,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "variables": variables,
         "weights": weights(restoration.object_paths(source.model).values()),
         "untrained": detection_model.untrained(source.model),
-        "differs": list(built.differs),
+        "differs": differs,
     }
 
 

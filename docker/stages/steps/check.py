@@ -60,6 +60,7 @@ _SAME_SHAPE = 1.1  # two proportions that differ by less are about the same
 
 _PROOF_IMAGES = 2  # to try other normalisations and mistakes on: those with most detections
 _ROUNDED, _ROUNDED_SLOW = 2, 1  # images to run with whole pixels, too
+_LARGE = 512 * 512  # pixels of an input from which on one image has to do for either
 _KEPT = 0.5  # detections down to this fraction of the threshold are recorded
 _FLAT, _FLAT_SHARE = 1e-3, 0.2
 """Scores of a detector with constant output differ by less: absolutely, and relative to the
@@ -121,7 +122,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         # far below the differences of quantised kernels.
         slow = params["reference_kernels"]
         images = _images(inputs["images"], None if slow else source, given)
-        whole = sorted(given)[: _ROUNDED_SLOW if slow else _ROUNDED]
+        few = slow or model.height * model.width >= _LARGE
+        whole = sorted(given)[: _ROUNDED_SLOW if few else _ROUNDED]
         for done, (name, image) in enumerate(images.items()):
             emit.progress(min(done, len(files)), len(files), name)
             if name not in whole:
@@ -275,32 +277,30 @@ def _behaviour(
     same = own_list.examine(source.built, found, limits, threshold, model.capacity)
     least = parity.threshold(source.comparable, threshold)
     telling = {name: images[name] for name in _telling(source.comparable, least, images)}
+    odd = _telling(source.comparable, least, _of_other_shapes(model, images))
+    if model.height * model.width >= _LARGE:
+        telling, odd = {name: telling[name] for name in [*telling][:1]}, odd[:1]
     if same.problems and telling:
-        finding = diagnosis.diagnose(model, telling, source.comparable, least)
+        seen = {name: images[name] for name in dict.fromkeys([*telling, *odd])}
+        finding = diagnosis.diagnose(model, seen, source.comparable, least)
         first = same.problems[0]
         same.problems[0] = type(first)(finding.code, first.expected, first.seen, finding.cause)
         same.figures["agreement_explained"] = round(finding.agreement, 6)
     normalization = _normalization(model, telling, source.comparable, least, params)
-    feeding = _feeding(model, images, source, found, least, params)
+    feeding = _feeding(model, images, odd, source, found, least, params)
     return [same, normalization, feeding, labels, trained]
 
 
 def _feeding(
     model: detector.Detector,
     images: Mapping[str, Any],
+    names: Sequence[str],
     source: _Source,
     found: Mapping[str, Any],
     least: float,
     params: Mapping[str, Any],
 ) -> Gate:
     """Check the described way of feeding in images that have not the input's proportions."""
-    shape = model.height / model.width
-    odd = [
-        name
-        for name, image in images.items()
-        if not 1 / _SAME_SHAPE <= image.shape[0] / image.shape[1] / shape <= _SAME_SHAPE
-    ]
-    names = _telling(source.truth.own, least, odd)
     if not names:
         return Gate(
             feeding_cost.NAME,
@@ -316,6 +316,16 @@ def _feeding(
             ways[way] = {name: model.detect(images[name], how=how) for name in names}
     changed = source.built.own != source.truth.own
     return feeding_cost.examine(source.truth, ways, model.feeding, least, changed)
+
+
+def _of_other_shapes(model: detector.Detector, images: Mapping[str, Any]) -> list[str]:
+    """List the images whose proportions are not about those of the input."""
+    shape = model.height / model.width
+    return [
+        name
+        for name, image in images.items()
+        if not 1 / _SAME_SHAPE <= image.shape[0] / image.shape[1] / shape <= _SAME_SHAPE
+    ]
 
 
 def _labels(model: detector.Detector) -> Optional[list[str]]:

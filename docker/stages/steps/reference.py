@@ -29,6 +29,10 @@ PARAMS = {
     "own_only": False,  # only the list ``images`` (see write)
 }
 
+_TRACED_FROM = 12
+"""Images from which on a traced function pays: eager post-processing runs thousands of operations
+an image, but tracing them takes as long as a dozen eager images."""
+
 RESULT_FILE = "detections.json"
 
 
@@ -66,7 +70,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     def restored(configuration: Any) -> tuple[Source, int]:
         model = detection_model.built(configuration, built.size)
         variables = restoration.restore(model, prefix)
-        return Source(model, configuration), variables
+        return Source(model, configuration, total), variables
 
     same = pipeline.image_resizer(built.pipeline) == pipeline.image_resizer(config)
     configurations = [config] if same or params["own_only"] else [built.pipeline, config]
@@ -107,13 +111,14 @@ class Source:
     Args:
         model: from :func:`stages.odapi.detection_model.built`, restored.
         configuration: what it was built from.
+        images: how many it is to see, about.
 
     Attributes:
         model: the same.
         suppression: as :func:`write` takes it.
     """
 
-    def __init__(self, model: Any, configuration: Any) -> None:
+    def __init__(self, model: Any, configuration: Any, images: int) -> None:
         import tensorflow as tf
 
         self.model = model
@@ -122,18 +127,18 @@ class Source:
             own = configuration.model.ssd.post_processing.batch_non_max_suppression
             self._suppression = own
             self.suppression = {"iou": own.iou_threshold, "soft": own.soft_nms_sigma > 0}
-        # Traced once: eager post-processing runs thousands of operations an image. One image at a
-        # time, as in the graph that the API's exporter writes. The API's code builds graphs itself;
-        # converting it first (autograph) takes five times as long as all the rest.
-        sides = _one_size(configuration) or (None, None)
-        self._answer = tf.function(
-            self._predict,
-            input_signature=[
-                tf.TensorSpec([1, *sides, 3], tf.float32),
-                tf.TensorSpec([1, 3], tf.int32),
-            ],
-            autograph=False,
-        )
+        self._answer = self._predict
+        if images >= _TRACED_FROM:
+            # One image at a time, as in the graph that the API's exporter writes.
+            sides = _one_size(configuration) or (None, None)
+            self._answer = tf.function(
+                self._predict,
+                input_signature=[
+                    tf.TensorSpec([1, *sides, 3], tf.float32),
+                    tf.TensorSpec([1, 3], tf.int32),
+                ],
+                autograph=False,  # the API's code is TensorFlow 1's: it needs no conversion
+            )
 
     def detect(self, image: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Detect objects with the model's own post-processing.

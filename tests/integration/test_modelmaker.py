@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,12 @@ def test_what_the_export_says(ran: dict[str, StageResult]) -> None:
         "max_detections": 25,
         "nms_score_threshold": None,
         "nms_iou_threshold": 0.5,
+        "suppression": {
+            "regular": False,
+            "score_threshold": None,
+            "iou_threshold": 0.5,
+            "detections_per_class": 100,
+        },
         "normalization": {"mean": [127.0] * 3, "std": [128.0] * 3},
         "feeding": FEEDING,
         "checkpoint": "ckpt-0",
@@ -255,11 +262,13 @@ def test_float16_repeats(ran: dict[str, StageResult], lite_stages: Stages, tmp_p
 
 @pytest.fixture(scope="module")
 def kinds(lite_stages: Stages, folder: Folder) -> dict[str, StageResult]:
-    """Every kind of checkpoint exported."""
+    """Every kind of checkpoint exported; ``training`` with other options of suppression."""
+    params: dict[str, dict[str, Any]] = dict.fromkeys(KINDS, PARAMS)
+    params["training"] = {**PARAMS, "regular_nms": True, "nms_score_threshold": 0.05}
     return lite_stages.run(
         *[
-            Wanted(kind, "modelmaker_export", PARAMS, {"checkpoint": folder(f"weights/{kind}")})
-            for kind in KINDS
+            Wanted(kind, "modelmaker_export", own, {"checkpoint": folder(f"weights/{kind}")})
+            for kind, own in params.items()
         ]
     )
 
@@ -279,6 +288,19 @@ def test_one_net_whatever_the_layout(kinds: dict[str, StageResult]) -> None:
         if kind != "training"  # the hub module's statistics were measured on their own
     }
     assert len(set(graphs.values())) == 1, graphs
+
+
+def test_options_of_suppression_are_in_the_graph(
+    kinds: dict[str, StageResult], lite_stages: Stages
+) -> None:
+    """As attributes of the function that stands for the operator, in protobuf's encoding."""
+    for kind, regular, least in (("training", 1, 0.05), ("tf2", 0, float("-inf"))):
+        blob = kinds[kind].files["saved_model/saved_model.pb"]
+        graph = lite_stages.store.path(blob.sha256).read_bytes()
+        # Field 5 of AttrValue is a bool, field 4 a float.
+        assert b"\n\x0fuse_regular_nms\x12\x02\x28" + bytes([regular]) in graph
+        threshold = struct.pack("<f", least)
+        assert b"\n\x13nms_score_threshold\x12\x05\x25" + threshold in graph
 
 
 def test_a_trained_model_answers_the_same(lite_stages: Stages, folder: Folder) -> None:

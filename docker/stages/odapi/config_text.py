@@ -32,7 +32,7 @@ _PART = re.compile(
     re.VERBOSE,
 )
 #: A folder of Windows at the end of a line, whose last backslash would escape the closing mark.
-_FOLDER = re.compile(r"""(["'])([^"'\n]*)\\\1(?=[ \t\r]*$)""", re.MULTILINE)
+_FOLDER = re.compile(r"""(["'])([^"'\n]*[^"'\\\n])\\\1(?=[ \t\r,;}>]*$)""", re.MULTILINE)
 #: A backslash that is not there to escape a quotation mark or another backslash.
 _LITERAL = re.compile(r"""\\(\\|"|')|\\""")
 

@@ -61,7 +61,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     height, width = spec.config.image_size
     preprocess = efficientdet_lite.preprocessing(spec)
     chosen = efficientdet_lite.suppression(spec.config, params)
-    answer = _traced(mm, net, spec.config)
+    answer = _traced(mm, net, spec.config, not params["own_only"])
     own: dict[str, Any] = {}
     as_tflite: dict[str, Any] = {}
     for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
@@ -100,11 +100,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     }
 
 
-def _traced(mm: Any, net: Any, config: Any) -> Any:
+def _traced(mm: Any, net: Any, config: Any, with_predictions: bool) -> Any:
     """Return a function from input tensor and scales to what is found, and the predictions.
 
     What is found: boxes (in pixels of the photograph), scores, classes and how many there are.
-    Predictions: boxes (in pixels of the input) and scores of every anchor.
+    Predictions, if wanted: boxes (in pixels of the input) and scores of every anchor.
     """
     settings = config.as_dict()
 
@@ -112,6 +112,8 @@ def _traced(mm: Any, net: Any, config: Any) -> Any:
         classes, boxes = net(tensor, training=False)
         # Both change their lists of levels.
         found = mm.postprocess.postprocess_global(settings, [*classes], [*boxes], scales)
+        if not with_predictions:
+            return found, ()
         every = mm.postprocess.pre_nms(settings, [*classes], [*boxes], topk=False)
         return found, every[:2]
 
@@ -119,7 +121,7 @@ def _traced(mm: Any, net: Any, config: Any) -> Any:
         mm.tf.TensorSpec([1, *config.image_size, 3], mm.tf.float32),
         mm.tf.TensorSpec([1], mm.tf.float32),
     ]
-    # As in stages.steps.reference.Source.
+    # Its code builds graphs itself, and needs no conversion.
     return mm.tf.function(predict, input_signature=signature, autograph=False)
 
 

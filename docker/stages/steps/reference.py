@@ -13,12 +13,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from stages.detect import fast_nms
 from stages.files import pixels
 from stages.files.checkpoint_files import find_checkpoint
 from stages.odapi import detection_model, pipeline, resizing, restoration
+from stages.protocol.failures import StageError
 
 ENVIRONMENT = "main"
 
@@ -33,6 +34,10 @@ PARAMS = {
     "nms_iou_threshold": None,
     "max_detections_per_class": None,
 }
+
+_TRACED_FROM = 12
+"""Images from which on a traced function pays: eager post-processing runs thousands of operations
+an image, but tracing them takes as long as a dozen eager images."""
 
 RESULT_FILE = "detections.json"
 
@@ -64,7 +69,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     total = len(pixels.list_images(inputs["images"]))
     from stages.odapi import tensorflow_setup
 
-    tensorflow_setup.load()
+    tf = tensorflow_setup.load()
     config = pipeline.read_pipeline(folder)
     built = resizing.as_built(config, params["image_size"])
     count = pipeline.set_max_detections(built.pipeline, params["max_detections"])
@@ -76,27 +81,40 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     def restored(configuration: Any) -> tuple[Source, int]:
         model = detection_model.built(configuration, built.size)
         variables = restoration.restore(model, training)
-        return Source(model, configuration), variables
+        return Source(model, configuration, total), variables
 
-    same = pipeline.image_resizer(built.pipeline) == pipeline.image_resizer(config) and all(
-        params[name] is None for name in pipeline.SUPPRESSION if name != "regular_nms"
-    )
-    configurations = [config] if same or params["own_only"] else [built.pipeline, config]
-    lists: list[dict[str, Any]] = []
-    as_tflite: dict[str, Any] = {}
-    for configuration in configurations:
-        source, variables = restored(configuration)
+    def found(source: Source, keep: Optional[dict[str, Any]]) -> dict[str, Any]:
         own: dict[str, Any] = {}
         for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
             emit.progress(min(number, total), total, name)
-            own[name], answer = source.detect(image)
-            if source.suppression is not None and not lists and not params["own_only"]:
-                as_tflite[name] = source.as_tflite(answer, count, chosen)
-        lists.append(own)
+            try:
+                own[name], answer = source.detect(image)
+            except (ValueError, tf.errors.InvalidArgumentError) as error:
+                raise detection_model.size_fault(error, built.size) or error from error
+            if keep is not None and source.suppression is not None:
+                keep[name] = source.as_tflite(answer, count, chosen)
+        return own
+
+    differs = list(built.differs)
+    limited = any(
+        params[name] is not None for name in pipeline.SUPPRESSION if name != "regular_nms"
+    )
+    twice = (bool(differs) or limited) and not params["own_only"]
+    as_tflite: dict[str, Any] = {}
+    source, variables = restored(built.pipeline if twice else config)
+    images = as_built = found(source, None if params["own_only"] else as_tflite)
+    if twice:
+        try:
+            images = found(restored(config)[0], None)
+        except StageError as error:
+            if error.kind != "unsupported-model":
+                raise
+            # Without padding, a feature pyramid takes few sizes.
+            differs.append("as configured it takes no pictures of these images' proportions")
     write(
         out,
-        images=lists[-1],
-        as_built=lists[0] if len(lists) > 1 else None,
+        images=images,
+        as_built=None if images is as_built else as_built,
         as_tflite=as_tflite or None,
         suppression=compared(source.suppression, chosen),
     )
@@ -110,7 +128,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "variables": variables,
         "weights": weights(restoration.object_paths(source.model).values()),
         "untrained": detection_model.untrained(source.model),
-        "differs": list(built.differs),
+        "differs": differs,
     }
 
 
@@ -120,13 +138,14 @@ class Source:
     Args:
         model: from :func:`stages.odapi.detection_model.built`, restored.
         configuration: what it was built from.
+        images: how many it is to see, about.
 
     Attributes:
         model: the same.
         suppression: as :func:`write` takes it.
     """
 
-    def __init__(self, model: Any, configuration: Any) -> None:
+    def __init__(self, model: Any, configuration: Any, images: int) -> None:
         import tensorflow as tf
 
         self.model = model
@@ -138,18 +157,18 @@ class Source:
                 "soft": own.soft_nms_sigma > 0,
                 "score": own.score_threshold,
             }
-        # Traced once: eager post-processing runs thousands of operations an image. One image at a
-        # time, as in the graph that the API's exporter writes. The API's code builds graphs itself;
-        # converting it first (autograph) takes five times as long as all the rest.
-        sides = _one_size(configuration) or (None, None)
-        self._answer = tf.function(
-            self._predict,
-            input_signature=[
-                tf.TensorSpec([1, *sides, 3], tf.float32),
-                tf.TensorSpec([1, 3], tf.int32),
-            ],
-            autograph=False,
-        )
+        self._answer = self._predict
+        if images >= _TRACED_FROM:
+            # One image at a time, as in the graph that the API's exporter writes.
+            sides = _one_size(configuration) or (None, None)
+            self._answer = tf.function(
+                self._predict,
+                input_signature=[
+                    tf.TensorSpec([1, *sides, 3], tf.float32),
+                    tf.TensorSpec([1, 3], tf.int32),
+                ],
+                autograph=False,  # the API's code is TensorFlow 1's: it needs no conversion
+            )
 
     def detect(self, image: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Detect objects with the model's own post-processing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,10 +217,10 @@ def _text(report: Report) -> str:
             [
                 item.what,
                 f"{scores.ap:.4f}",
-                _interval(item.intervals.get("ap"), ".3f"),
+                _interval(item.intervals.get("ap"), _unsigned),
                 *(f"{value:.4f}" for value in (scores.ap50, scores.ap75, scores.ar100)),
-                "-" if difference is None else f"{difference.ap:+.4f}",
-                "-" if difference is None else _interval(difference.interval, "+.3f"),
+                "-" if difference is None else _signed(difference.ap, 4),
+                "-" if difference is None else _interval(difference.interval, _signed),
                 expected,
             ]
         )
@@ -228,5 +229,14 @@ def _text(report: Report) -> str:
     return "\n".join([table(head, rows), "", *report.remarks()])
 
 
-def _interval(interval: Interval | None, form: str) -> str:
-    return "-" if interval is None else f"{interval.low:{form}} to {interval.high:{form}}"
+def _interval(interval: Interval | None, write: Callable[[float, int], str]) -> str:
+    return "-" if interval is None else f"{write(interval.low, 3)} to {write(interval.high, 3)}"
+
+
+def _unsigned(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}"
+
+
+def _signed(value: float, digits: int) -> str:
+    """Write a difference; never "-0.000"."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"

@@ -76,7 +76,7 @@ def test_the_table() -> None:
         0.2,
         "cd",
         {"ap": Interval(0.18, 0.225)},
-        Difference(-0.0165, Interval(-0.0281, -0.006)),
+        Difference(-0.0165, Interval(-0.0281, -0.0004)),
     )
     report = Report("toy", "scenes", "ab", "ef", 193, 193, 0, 10, 80, (source, int8))
     head, first, second, blank, *remarks = accuracy._text(report).splitlines()
@@ -84,10 +84,10 @@ def test_the_table() -> None:
     assert first.split()[:5] == ["source", "0.2180", "0.196", "to", "0.241"]
     assert second.startswith("int8 ")
     assert "  0.180 to 0.225  0.3300  0.2100  0.2900  -0.0165  " in second
-    assert second.endswith("  -0.028 to -0.006  0.200 ± 0.01")
+    assert second.endswith("  -0.028 to +0.000  0.200 ± 0.01")
     assert blank == ""
     assert remarks == report.remarks()
-    assert accuracy._fields(report, int8)["difference_interval"] == [-0.0281, -0.006]
+    assert accuracy._fields(report, int8)["difference_interval"] == [-0.0281, -0.0004]
     assert accuracy._fields(report, int8)["noise"] is False
     assert accuracy._fields(report, source)["intervals"] == {"ap": [0.19612, 0.2407]}
     assert accuracy._fields(report, source)["difference"] is None

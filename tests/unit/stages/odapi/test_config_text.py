@@ -30,6 +30,7 @@ MODEL = "model { ssd { num_classes: 2 } }\n"
         ("train_config { never ended", "train_config { never ended"),
         (MODEL + "train_config {\n never ended", MODEL + "\n"),
         ("} train_config { }", "} train_config { }"),
+        ("train_config { a { b: 'C:\\data\\' } }\n" + MODEL, "\n" + MODEL),
         ("# note\nmodel { } # more", "\nmodel { } "),
     ],
 )
@@ -43,6 +44,8 @@ def test_what_is_needed(text: str, left: str) -> None:
         (r"'C:\Users\x'", r"'C:\\Users\\x'"),
         (r"'C:\\Users'", r"'C:\\Users'"),
         (r"'it\'s'", r"'it\'s'"),
+        (r"'C:\\data\\'", r"'C:\\data\\'"),
+        (r"'C:\data\'", r"'C:\\data\\'"),
         ("'C:\\data\\'\n", "'C:\\\\data\\\\'\n"),
     ],
 )

@@ -181,7 +181,7 @@ test: test-offer dev lint ## all that CI runs; no engine, no integration tests
 	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: nightly
-nightly: dev engine ## models of the zoo's real size (an hour, 8 GB of memory)
+nightly: dev engine ## tests at real size (an hour, 8 GB of memory)
 	@$(VENV)/bin/pytest -q -m nightly tests/integration
 
 .PHONY: test-offer

@@ -55,6 +55,7 @@ FACTS = {
     "architecture": "ssd",
     "num_classes": 23,
     "normalization": {"mean": [127.5], "std": [127.5]},
+    "feeding": {"fit": "stretch"},
 }
 MADE: dict[str, Any] = {
     "convert": [{"model.tflite": b"a model"}],

@@ -124,7 +124,8 @@ def prepare(
             image_size=_size(file),
             max_detections=_capacity(file),
             allow=source.allow,
-        )
+        ),
+        calibrates=False,
     )
     with_operator = facts.postprocessing(file) is not None
     if with_operator == (arguments.architecture == "centernet"):

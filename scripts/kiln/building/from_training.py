@@ -141,7 +141,7 @@ class Arguments:
 
 @reading()
 def settle(
-    given: Given, *, folder: Path | None = None, pin: bool = False
+    given: Given, *, folder: Path | None = None, pin: bool = False, calibrates: bool = True
 ) -> tuple[Arguments, tuple[str, ...]]:
     """Complete a recipe's content from what was given and from the files; return it with notes.
 
@@ -149,6 +149,7 @@ def settle(
         folder: the recipe's folder, which gives it its name; ``None``: the name is made from the
             files' folders where none was given.
         pin: record the digests of the present files, and of a folder the checkpoint chosen in it.
+        calibrates: whether an int8 file is going to be made; else the notes do not speak of it.
 
     Raises:
         CheckpointError: there is no whole checkpoint, or no pipeline.config.
@@ -171,7 +172,7 @@ def settle(
         notes.append(
             "no int8: it needs --calibration DIR, images like those that the model will see"
         )
-    if "int8" in variants and calibration is not None:
+    if calibrates and "int8" in variants and calibration is not None:
         notes += _few(calibration)
     name = _name(given.name, folder, found.named_after)
     what = "checkpoint" if given.saved_model is None else "SavedModel"

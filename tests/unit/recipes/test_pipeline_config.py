@@ -212,7 +212,7 @@ def test_windows_saves_it_with_a_byte_order_mark(tmp_path: Path) -> None:
 def test_a_path_in_the_model(tmp_path: Path) -> None:
     text = (
         "model { center_net { keypoint_label_map_path: 'C:\\Users\\me\\map.pbtxt'\n"
-        " feature_extractor { type: 'mobilenet_v2_fpn' } object_detection_task {} } }"
+        " feature_extractor { type: 'mobilenet_v2_fpn' } object_detection_task { } } }"
     )
     assert read(tmp_path, text).meta == "center_net"
 

@@ -11,7 +11,6 @@ from toy_plan import CHECKPOINT, CODE, IMAGE, IMAGES, SOURCES, plan, recipe
 from kiln.core.errors import UsageError
 from kiln.recipes.check_steps import choose
 from kiln.recipes.contents import Contents
-from kiln.recipes.export_options import SUPPRESSION
 from kiln.recipes.plan import SEED, Fact, Files, Output, Plan, Step, make_plan
 from kiln.recipes.recipe import CONVERTED, Recipe, Variant
 from kiln.recipes.steps import StepList, lone_step
@@ -270,7 +269,7 @@ def test_the_source_knows_the_suppression() -> None:
         found = make_plan(made_of, sources, CONVERTED, image=IMAGE, code=CODE)
         assert options.items() <= found.step("reference").params.items()
     plain = make_plan(recipe(), sources, CONVERTED, image=IMAGE, code=CODE)
-    assert not set(SUPPRESSION) & set(plain.step("reference").params)
+    assert set(plain.step("reference").params) == {"max_detections", "image_size", "crops"}
 
 
 def test_an_int8_input_changes_int8_alone() -> None:

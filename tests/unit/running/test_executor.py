@@ -117,7 +117,9 @@ def test_a_first_run_is_one_container_with_everything(tmp_path: Path) -> None:
         "images": {"path": "convert-int8/images"},
     }
     assert int8["params"] == {"variant": "int8"}
-    assert int8["params_from"] == {"normalization": {"from": "export", "fact": "normalization"}}
+    assert int8["params_from"] == {
+        name: {"from": "export", "fact": name} for name in ("normalization", "feeding")
+    }
     assert (call["image"], call["limits"]) == ("toy:1", Limits(memory=3 << 30, timeout=90))
     assert dict(call["mounts"].values()) == {
         "/kiln/stages": "ro",

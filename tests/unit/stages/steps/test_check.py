@@ -128,7 +128,7 @@ def test_an_int8_input(images: Path, tmp_path: Path) -> None:
     failed = {name for name, gate in gates.items() if gate["status"] == "failed"}
     assert failed <= {"structure"}
     assert codes(gates["structure"]) <= {"weights-type"}
-    assert gates["parity"]["figures"]["pairs"] == 10
+    assert gates["parity"]["figures"]["pairs"] == 5 + 5  # in the images, and in crops of them
     assert gates["normalization"]["figures"]["pixel_error"] == 0.5
 
     assert "input" in codes(check_of(int8_toy(), images, tmp_path, name)["structure"])

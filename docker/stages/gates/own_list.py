@@ -105,16 +105,18 @@ def comparable(
 
     Args:
         own: the model's detections.
-        found: the artefact's, not clipped.
+        found: the artefact's.
         suppression: see :class:`Lists`.
         capacity: how many detections both can output; None: unlimited.
         margin: how far above the end of a full list a counterpart may have been.
 
     Returns:
-        Both lists; boxes of the second are clipped to the image. Of a soft suppression, scores
+        Both lists, boxes clipped to the image. Of a soft suppression, scores
         that it lowered are replaced by the artefact's.
     """
-    left = [dict(item) for item in own if _area(item["box"]) > 0]
+    # (Model Maker's own boxes end where the input ends, behind the photograph.)
+    left = [{**item, "box": _clipped(item["box"])} for item in own]
+    left = [item for item in left if _area(item["box"]) > 0]
     right = [{**item, "box": _clipped(item["box"]), "outside": _outside(item)} for item in found]
     right = [item for item in right if _area(item["box"]) > 0]
     every = matching.match(left, right)

@@ -87,6 +87,13 @@ def test_boxes_are_clipped_and_those_outside_do_not_count() -> None:
     assert right == [{**own[0], "box": [0.0, 0.0, 0.5, 0.5]}]
 
 
+def test_own_boxes_may_end_behind_the_image_too() -> None:
+    own = [{"box": [0.5, 0.5, 1.5, 0.9], "score": 0.9, "class_id": 1}]
+    found = [{**own[0], "box": [0.5, 0.5, 1.7, 0.9]}]
+    left, right = own_list.comparable(own, found, SOFT)
+    assert left == right == [{**own[0], "box": [0.5, 0.5, 1.0, 0.9]}]
+
+
 def test_what_a_full_list_cut_off_does_not_count() -> None:
     own = [thing(0.1, 0.9), thing(0.4, 0.5), thing(0.7, 0.495)]
     assert reduced(own[:2], [own[0], own[2]], capacity=2) == ([0.9], [0.9])

@@ -10,6 +10,7 @@ from typing import Any
 from stages.files import pixels
 from stages.odapi import detection_model, pipeline
 from stages.protocol.request import REQUIRED
+from stages.steps import trainings_tried
 
 ENVIRONMENT = "main"
 
@@ -19,6 +20,7 @@ PARAMS = {
     "number": 0,  # of the checkpoint
     "fresh": False,  # whether every variable keeps its initial value, as before any training
     "optimizer": False,  # whether Adam's state is saved beside the model, as training does
+    "averages": False,  # whether what the model has are averages, of weights that differ from them
     "stand_out": None,  # how many class scores are 0.3 or more on all `images` together
 }
 
@@ -92,6 +94,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         setattr(parts["model"], params["only"], getattr(model, params["only"]))
     if params["optimizer"]:
         parts["optimizer"] = _used_adam(tf, random, [names[name] for name in sorted(names)])
+    if params["averages"]:
+        parts["optimizer"] = _averaging(tf, random, model)
     root = tf.train.Checkpoint(**parts)
     manager = tf.train.CheckpointManager(root, str(folder / "checkpoint"), 1)
     manager.save(checkpoint_number=params["number"])
@@ -220,6 +224,16 @@ def _used_adam(tf: Any, random: Any, variables: list[Any]) -> Any:
         optimizer._create_all_weights([item for item in variables if item.trainable])
     for item in optimizer.weights[1:]:  # the first is the count of steps
         item.assign(random.normal(0.0, 1.0, item.shape.as_list()))
+    return optimizer
+
+
+def _averaging(tf: Any, random: Any, model: Any) -> Any:
+    """The optimizer of a training whose averages are the model's weights; those are moved off."""
+    optimizer = trainings_tried.averaging(tf)
+    optimizer.shadow_copy(model)
+    for variable in model.trainable_variables:
+        optimizer.get_slot(variable, "average").assign(variable)
+        variable.assign(variable * random.normal(1.0, 0.35, variable.shape.as_list()))
     return optimizer
 
 

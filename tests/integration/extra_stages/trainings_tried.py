@@ -5,13 +5,13 @@ The model is a toy with the parts by which the Object Detection API's are recogn
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from stages.odapi import restoration
 from stages.protocol.failures import StageError
-from stages.steps.make_averages import averaging
 
 ENVIRONMENT = "main"
 
@@ -131,6 +131,21 @@ def _evaluated(tf: Any, good: Any, prefix: Path) -> float:
         float(np.max(np.abs(variable.numpy() - good[number])))
         for number, variable in enumerate(model.variables)
     )
+
+
+def averaging(tf: Any) -> Any:
+    """The optimizer of the Object Detection API's trainings with averages.
+
+    By its file: its package imports what the image does not have.
+    """
+    import official
+
+    path = Path(official.__file__).parent / "modeling" / "optimization" / "ema_optimizer.py"
+    spec = importlib.util.spec_from_file_location("ema_optimizer", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ExponentialMovingAverage(tf.keras.optimizers.legacy.SGD(0.1, momentum=0.9))
 
 
 # --- ways to save; each returns whether the configuration's evaluation uses averages -------------

@@ -79,7 +79,8 @@ def examine(
             f"pictures {WORDS[best]}: agreement {gate.figures[best]:.3f} with the source",
             f"{WORDS[described.fit]}, as the file describes it: {gate.figures[DESCRIBED]:.3f}",
             f"The file says that pictures are to be {WORDS[described.fit]}, but its model was"
-            f" trained on {WORDS[best]} ones: whoever feeds it as described loses objects.",
+            f" trained on {WORDS[best]} ones: an application that feeds it as described loses"
+            " objects.",
         )
     return gate
 

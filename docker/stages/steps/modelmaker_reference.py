@@ -23,7 +23,7 @@ PARAMS = {
     "max_detections": None,  # int; None: Model Maker's own (25); of ``as_tflite``
     "image_size": None,  # [height, width] in pixels; None: the spec's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
-    "own_only": False,  # only the list ``images`` (stages.steps.reference.write)
+    "as_tflite": True,  # write that list, too (stages.steps.reference.write)
 }
 
 _SOFT = "gaussian"  # automl's name of the suppression that lowers scores
@@ -53,7 +53,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     net, spec, checkpoint, variables = modelmaker_export.restored(params, inputs["checkpoint"])
     height, width = spec.config.image_size
     preprocess = efficientdet_lite.preprocessing(spec)
-    answer = _traced(mm, net, spec.config, not params["own_only"])
+    answer = _traced(mm, net, spec.config, params["as_tflite"])
     own: dict[str, Any] = {}
     as_tflite: dict[str, Any] = {}
     for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
@@ -61,7 +61,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         tensor, scales = preprocess(mm.tf.constant(image[None], mm.tf.float32))
         found, predictions = answer(tensor, scales)
         own[name] = _own(found, image.shape)
-        if not params["own_only"]:
+        if params["as_tflite"]:
             as_tflite[name] = _as_tflite(spec.config, predictions, float(scales[0]), image.shape)
     nms = spec.config.nms_configs
     reference.write(

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from stages.detect import fast_nms
 from stages.files import pixels
@@ -26,7 +26,7 @@ PARAMS = {
     "max_detections": None,  # int; None: what the model's own post-processing keeps
     "image_size": None,  # [height, width] in pixels; None: the model's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
-    "own_only": False,  # only the list ``images`` (see write)
+    "as_tflite": True,  # write that list, too (see write), where it applies
 }
 
 _TRACED_FROM = 12
@@ -61,7 +61,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     total = len(pixels.list_images(inputs["images"]))
     from stages.odapi import tensorflow_setup
 
-    tensorflow_setup.load()
+    tf = tensorflow_setup.load()
     config = pipeline.read_pipeline(folder)
     built = resizing.as_built(config, params["image_size"])
     count = pipeline.set_max_detections(built.pipeline, params["max_detections"])
@@ -72,23 +72,32 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         variables = restoration.restore(model, prefix)
         return Source(model, configuration, total), variables
 
-    same = pipeline.image_resizer(built.pipeline) == pipeline.image_resizer(config)
-    configurations = [config] if same or params["own_only"] else [built.pipeline, config]
-    lists: list[dict[str, Any]] = []
-    as_tflite: dict[str, Any] = {}
-    for configuration in configurations:
-        source, variables = restored(configuration)
+    def found(source: Source, keep: Optional[dict[str, Any]]) -> dict[str, Any]:
         own: dict[str, Any] = {}
         for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
             emit.progress(min(number, total), total, name)
             own[name], answer = source.detect(image)
-            if source.suppression is not None and not lists and not params["own_only"]:
-                as_tflite[name] = source.as_tflite(answer, count)
-        lists.append(own)
+            if keep is not None and source.suppression is not None:
+                keep[name] = source.as_tflite(answer, count)
+        return own
+
+    differs = list(built.differs)
+    as_tflite: dict[str, Any] = {}
+    source, variables = restored(built.pipeline if differs else config)
+    as_built = found(source, as_tflite if params["as_tflite"] else None)
+    images = as_built
+    if differs:
+        try:
+            images = found(restored(config)[0], None)
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            if detection_model.size_fault(error, built.size) is None:
+                raise
+            # Without padding, a feature pyramid takes few sizes.
+            differs.append("as configured it takes no pictures of these images' proportions")
     write(
         out,
-        images=lists[-1],
-        as_built=lists[0] if len(lists) > 1 else None,
+        images=images,
+        as_built=None if images is as_built else as_built,
         as_tflite=as_tflite or None,
         suppression=source.suppression,
     )
@@ -101,7 +110,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "variables": variables,
         "weights": weights(restoration.object_paths(source.model).values()),
         "untrained": detection_model.untrained(source.model),
-        "differs": list(built.differs),
+        "differs": differs,
     }
 
 

@@ -340,8 +340,7 @@ def _source(recipe: Recipe, acquired: Acquired, results: Mapping[str, StageResul
             if name.startswith("model/")
         }
     stage, params = reference_stage(recipe)
-    # What only checks of a conversion need is left out.
-    params["own_only"] = True
+    params["as_tflite"] = False  # only checks of a conversion need it
     return Subject(SOURCE, recipe.image, stage, params, {"checkpoint": Files(files)})
 
 

@@ -56,8 +56,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     shutil.copyfile(inputs["pipeline_config"], folder / "pipeline.config")
     config = pipeline.read_pipeline(folder)
     model = detection_model.build(config)
+    own = type(config.model)()
+    own.CopyFrom(config.model)
     size = pipeline.fix_image_size(config, None)
     detection_model.create_variables(model, size)
+    detection_model.keep(own, size, model)  # a reference behind it need not build it again
     random = np.random.Generator(np.random.PCG64(params["seed"]))
     root = tf.train.Checkpoint(model=model)
     from tensorflow.python.checkpoint.graph_view import ObjectGraphView

@@ -25,7 +25,7 @@ PARAMS = {
     "max_detections": None,  # int; None: Model Maker's own (25); of ``as_tflite``
     "image_size": None,  # [height, width] in pixels; None: the spec's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
-    "own_only": False,  # only the list ``images`` (stages.steps.reference.write)
+    "as_tflite": True,  # False: only the list ``images`` (stages.steps.reference.write)
     # As in export: what is built, not what the net was configured with.
     "regular_nms": False,
     "nms_score_threshold": None,
@@ -61,7 +61,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     height, width = spec.config.image_size
     preprocess = efficientdet_lite.preprocessing(spec)
     chosen = efficientdet_lite.suppression(spec.config, params)
-    answer = _traced(mm, net, spec.config, not params["own_only"])
+    answer = _traced(mm, net, spec.config, params["as_tflite"])
     own: dict[str, Any] = {}
     as_tflite: dict[str, Any] = {}
     for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
@@ -69,7 +69,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         tensor, scales = preprocess(mm.tf.constant(image[None], mm.tf.float32))
         found, predictions = answer(tensor, scales)
         own[name] = _own(found, image.shape)
-        if not params["own_only"]:
+        if params["as_tflite"]:
             as_tflite[name] = _as_tflite(
                 spec.config, predictions, float(scales[0]), image.shape, chosen
             )
@@ -78,7 +78,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     reference.write(
         out,
         images=own,
-        as_built=None if limit is None or params["own_only"] else _first_of_classes(own, limit),
+        as_built=None
+        if limit is None or (not params["as_tflite"])
+        else _first_of_classes(own, limit),
         as_tflite=as_tflite or None,
         suppression=reference.compared(
             {

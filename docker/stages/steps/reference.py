@@ -27,7 +27,7 @@ PARAMS = {
     "max_detections": None,  # int; None: what the model's own post-processing keeps
     "image_size": None,  # [height, width] in pixels; None: the model's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
-    "own_only": False,  # only the list ``images`` (see write)
+    "as_tflite": True,  # False: only the list ``images`` (see write)
     # As in export: what is built, not what the model was configured with.
     "regular_nms": False,
     "nms_score_threshold": None,
@@ -99,10 +99,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     limited = any(
         params[name] is not None for name in pipeline.SUPPRESSION if name != "regular_nms"
     )
-    twice = (bool(differs) or limited) and not params["own_only"]
+    twice = (bool(differs) or limited) and params["as_tflite"]
     as_tflite: dict[str, Any] = {}
     source, variables = restored(built.pipeline if twice else config)
-    images = as_built = found(source, None if params["own_only"] else as_tflite)
+    images = as_built = found(source, as_tflite if params["as_tflite"] else None)
     if twice:
         try:
             images = found(restored(config)[0], None)

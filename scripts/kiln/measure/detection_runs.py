@@ -26,12 +26,12 @@ from kiln.recipes.steps import lone_step
 from kiln.running.executor import Runner
 from kiln.running.limits import Limits, limits_of
 
-#: Time an image of the source, in that of an artefact; measured for the samples
-#: (docs/accuracy.md). Only the balance between containers depends on it.
+#: Duration of the source's steps in that of an artefact's: 1.5 an image for the samples, and a
+#: longer start (docs/accuracy.md). Only the balance between containers depends on it.
 _SOURCE_WEIGHT = 2
 
 
-#: Memory that a container needs, in bytes: 1.0 to 1.6 GB were measured for the samples.
+#: Memory to count on for a container, in bytes: three times what the samples take.
 _MEMORY = 2 << 30
 
 

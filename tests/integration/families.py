@@ -6,7 +6,7 @@ depthwise heads, activations, box coding); inputs, depths and the number of clas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CLASSES = ("bird", "boat", "cat", "cup", "person", "rocket")
 
@@ -24,12 +24,14 @@ class Family:
         architecture: what a recipe calls it.
         side: of the square input in pixels.
         seed: of weights with which no two detections are so near that rounding swaps them.
+        stand_out: how many class scores are 0.3 or more on all photos together.
     """
 
     config: str
     architecture: str
     side: int
     seed: int
+    stand_out: int = 60
 
 
 _HYPERPARAMS = """{
@@ -193,10 +195,24 @@ FAMILIES: dict[str, Family] = {
     "centernet_mobilenet_v2_fpn_sep_conv": _centernet("mobilenet_v2_fpn_sep_conv", 11),
 }
 
+
+def _full_size(small: Family, family: Family) -> Family:
+    """A family with as many scores that stand out for its area as the small one has.
+
+    Neighbours score alike. If as few stood out as in a small model, they would belong to a handful
+    of places, and the heads would have to be scaled until rounding errors decide.
+    """
+    return replace(family, stand_out=round(small.stand_out * (family.side / small.side) ** 2))
+
+
 #: The zoo's own sizes and depths, for `make nightly`: minutes each, and gigabytes.
 FULL_SIZE: dict[str, Family] = {
-    "ssd_resnet50_v1_fpn_640": _pyramid(
-        "ssd_resnet50_v1_fpn_keras", 3, depthwise=False, side=640, depth=256
+    "ssd_resnet50_v1_fpn_640": _full_size(
+        FAMILIES["ssd_resnet50_v1_fpn"],
+        _pyramid("ssd_resnet50_v1_fpn_keras", 3, depthwise=False, side=640, depth=256),
     ),
-    "efficientdet_d1_640": _efficientdet("b1", 5, filters=88, repeats=4, side=640),
+    "efficientdet_d1_640": _full_size(
+        FAMILIES["efficientdet_d1"],
+        _efficientdet("b1", 5, filters=88, repeats=4, side=640),
+    ),
 }

@@ -58,8 +58,8 @@ def test_efficientdet_is_an_ssd(tmp_path: Path, extractor: str, architecture: st
 
 def test_centernet(tmp_path: Path) -> None:
     text = (
-        'model { center_net { num_classes: 90 feature_extractor { type: "mobilenet_v2_fpn" } '
-        "object_detection_task { } } }"
+        "model { center_net { num_classes: 90 object_detection_task { } "
+        'feature_extractor { type: "mobilenet_v2_fpn" } } }'
     )
     found = read(tmp_path, text)
     assert (found.architecture, found.num_classes) == ("centernet", 90)
@@ -212,7 +212,7 @@ def test_windows_saves_it_with_a_byte_order_mark(tmp_path: Path) -> None:
 def test_a_path_in_the_model(tmp_path: Path) -> None:
     text = (
         "model { center_net { keypoint_label_map_path: 'C:\\Users\\me\\map.pbtxt'\n"
-        " feature_extractor { type: 'mobilenet_v2_fpn' } object_detection_task { } } }"
+        " object_detection_task { } feature_extractor { type: 'mobilenet_v2_fpn' } } }"
     )
     assert read(tmp_path, text).meta == "center_net"
 

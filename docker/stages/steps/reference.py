@@ -242,6 +242,9 @@ def write(
             list has the same boxes as an artefact.
         suppression: from :func:`compared`, where the own post-processing suppresses overlapping
             boxes; else None.
+
+    Raises:
+        StageError: a number in them is NaN or infinite.
     """
     result = {
         "images": images,
@@ -249,7 +252,14 @@ def write(
         "as_tflite": as_tflite,
         "suppression": suppression,
     }
-    text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
+    try:
+        text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
+    except ValueError as error:  # weights may be finite, and what is computed with them may not
+        raise StageError(
+            "unsupported-model",
+            "The model itself finds boxes or scores that are NaN or infinite.",
+            "Its training diverged: take an earlier checkpoint of it.",
+        ) from error
     (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
 
 

@@ -187,7 +187,8 @@ class Source:
         scores = answer["raw_detection_scores"][:, -self.model.num_classes :]
         own = self._suppression
         kept = fast_nms.select(boxes, scores, own.score_threshold, own.iou_threshold, count)
-        return [_detection(boxes[row], scores[row, label], label) for row, label in kept]
+        found = [_detection(boxes[row], scores[row, label], label) for row, label in kept]
+        return found if min(answer["covered"]) == 1 else inside(found)
 
     def _predict(self, tensor: Any, shapes: Any) -> dict[str, Any]:
         found = self.model.postprocess(self.model.predict(tensor, shapes), shapes)
@@ -228,6 +229,14 @@ def write(
     }
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
     (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def inside(found: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Leave out boxes that lie wholly in the filling of a letterboxed photograph.
+
+    (The own post-processing does so; an application would do so, too.)
+    """
+    return [item for item in found if item["box"][0] < 1 and item["box"][1] < 1]
 
 
 def weights(variables: Iterable[Any]) -> int:

@@ -228,7 +228,9 @@ def test_float16_agrees(found: dict[str, Detections]) -> None:
 
 def test_the_nets_own_post_processing_finds_the_same_best(found: dict[str, Detections]) -> None:
     """It lowers scores of overlapping boxes, so only the best of an image is as it was."""
-    for name, items in found["own"].items():
+    for name, every in found["own"].items():
+        # Random weights find things in a letterbox's filling, too; the other lists do without.
+        items = [item for item in every if item["box"][0] < 1 and item["box"][1] < 1]
         best = found["reference"][name][0]
         assert items[0]["class_id"] == best["class_id"]
         assert abs(items[0]["score"] - best["score"]) <= 1e-4

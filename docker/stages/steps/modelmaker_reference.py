@@ -165,7 +165,9 @@ def _as_tflite(
     kept = fast_nms.keep(corners, scores, suppression, config.tflite_max_detections)
     fractions = boxes * scale / _size(*shape[:2])
     # The net counts classes from 0, label maps from 1.
-    return [_detection(fractions[row], scores[row, label], label + 1) for row, label in kept]
+    found = [_detection(fractions[row], scores[row, label], label + 1) for row, label in kept]
+    fills = all(round(scale * side) == own for side, own in zip(config.image_size, shape))
+    return found if fills else reference.inside(found)
 
 
 def _size(height: int, width: int) -> Any:

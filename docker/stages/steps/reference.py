@@ -211,7 +211,8 @@ class Source:
         # A background class, where there is one, comes first.
         scores = answer["raw_detection_scores"][:, -self.model.num_classes :]
         kept = fast_nms.keep(boxes, scores, suppression, count)
-        return [_detection(boxes[row], scores[row, label], label) for row, label in kept]
+        found = [_detection(boxes[row], scores[row, label], label) for row, label in kept]
+        return found if min(answer["covered"]) == 1 else inside(found)
 
     def _predict(self, tensor: Any, shapes: Any) -> dict[str, Any]:
         found = self.model.postprocess(self.model.predict(tensor, shapes), shapes)
@@ -278,6 +279,14 @@ def compared(own: Any, chosen: Any) -> Any:
     if own is None or chosen is None:
         return own
     return {**own, "iou": min(own["iou"], chosen["iou_threshold"])}
+
+
+def inside(found: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Leave out boxes that lie wholly in the filling of a letterboxed photograph.
+
+    (The own post-processing does so; an application would do so, too.)
+    """
+    return [item for item in found if item["box"][0] < 1 and item["box"][1] < 1]
 
 
 def weights(variables: Iterable[Any]) -> int:

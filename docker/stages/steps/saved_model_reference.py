@@ -106,10 +106,11 @@ def _in_photograph(
 ) -> list[dict[str, Any]]:
     """Convert boxes from fractions of the input to fractions of the photograph."""
     down, across = shape[0] / covered[0], shape[1] / covered[1]
-    return [
+    mapped = [
         {**item, "box": [side * by for side, by in zip(item["box"], [down, across] * 2)]}
         for item in found
     ]
+    return mapped if down == across == 1 else reference.inside(mapped)
 
 
 def _suppression(graph: saved_model_graph.SavedGraph) -> Optional[dict[str, Any]]:

@@ -71,8 +71,8 @@ def test_labels(built: tuple[Kiln, zoo.Models]) -> None:
     assert (lines[0], lines[16], lines[89]) == ("person", "cat", "toothbrush")
     for variant in VARIANTS:
         with zipfile.ZipFile(kiln.dist / MODEL / f"{MODEL}_{variant}.tflite") as packed:
-            (name,) = packed.namelist()
-            assert packed.read(name).decode("utf-8") == beside
+            assert sorted(packed.namelist()) == ["feeding.json", "labelmap.txt"]
+            assert packed.read("labelmap.txt").decode("utf-8") == beside
 
 
 def test_number_of_detections(built: tuple[Kiln, zoo.Models]) -> None:

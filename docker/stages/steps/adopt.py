@@ -19,6 +19,7 @@ from typing import Any, Optional
 from stages.detect import detector, matching
 from stages.files import pixels
 from stages.files.normalizations import KNOWN, Normalization
+from stages.gates import own_list
 from stages.odapi import detection_model, pipeline, resizing
 from stages.protocol.failures import StageError
 from stages.steps import reference
@@ -42,6 +43,9 @@ a wrong normalisation stay far below.
 
 _CLEARLY = 0.5
 """The best normalisation's disagreement is at most this fraction of any other's."""
+
+_CUT = 0.05
+"""How far above the end of a full list a detection may lack its counterpart."""
 
 _SAME_PIXEL = 1.0
 """Two normalisations are only told apart if they differ by more, in pixel values.
@@ -118,17 +122,19 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     emit.progress(2, 3, "running the checkpoint")
     limit = _capacity(outputs, answers)
-    expected, facts = _expected(inputs, [height, width], limit, emit)
-    agreements = {
-        norm: _agreement(
-            expected,
-            [
-                pixels.in_photograph(_detections(answer, outputs), share)
-                for answer, share in zip(given, shares)
-            ],
-        )
-        for norm, given in answers.items()
-    }
+    expected, by_operator, facts = _expected(inputs, [height, width], limit, emit)
+    agreements = {}
+    for norm, given in answers.items():
+        found = [
+            pixels.in_photograph(_detections(answer, outputs), share)
+            for answer, share in zip(given, shares)
+        ]
+        both = [
+            # The model's own list is clipped to the photograph, and knows nothing of the filling.
+            pair if by_operator else own_list.comparable(*pair, None, limit, _CUT)
+            for pair in zip(expected, found)
+        ]
+        agreements[norm] = _agreement(*zip(*both))
     chosen = choose(agreements)
     (out / MODEL_FILE).write_bytes(data)
     names = [path.name for path in files]
@@ -401,8 +407,11 @@ def _capacity(
 
 def _expected(
     inputs: Mapping[str, Path], size: list[int], limit: int, emit: Any
-) -> tuple[list[list[dict[str, Any]]], dict[str, Any]]:
-    """Return the checkpoint's detections for each image, at the file's input size, and facts."""
+) -> tuple[list[list[dict[str, Any]]], bool, dict[str, Any]]:
+    """Return the checkpoint's detections for each image, at the file's input size.
+
+    And whether they are those by the rule of TFLite's operator, and facts.
+    """
     with tempfile.TemporaryDirectory() as folder:
         facts = reference.run(
             {**reference.PARAMS, "max_detections": limit, "image_size": size},
@@ -415,7 +424,7 @@ def _expected(
     # The operator at the end of SSD-like files uses its own suppression rule.
     images = found["as_tflite"] or found["as_built"] or found["images"]
     names = [path.name for path in pixels.list_images(inputs["images"])]
-    return [images[name] for name in names], facts
+    return [images[name] for name in names], found["as_tflite"] is not None, facts
 
 
 def _detections(

@@ -57,7 +57,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         def converted(
             folder: Path = folder, place: Path = place, found: dict[str, Any] = found
         ) -> None:
-            given = {"variant": "float32", "normalization": None}
+            given = {**convert.PARAMS, "variant": "float32"}
             facts = convert.run(given, {"saved_model": folder}, place, emit)
             found["left"] = facts["custom_ops"]
 

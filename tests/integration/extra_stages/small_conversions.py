@@ -49,7 +49,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             place = out / f"{name}-{variant}"
             place.mkdir()
             given = {"saved_model": out / name, "images": images}
-            convert.run({"variant": variant, "normalization": _NORMALIZATION}, given, place, emit)
+            chosen = {**convert.PARAMS, "variant": variant, "normalization": _NORMALIZATION}
+            convert.run(chosen, given, place, emit)
             data = (place / "model.tflite").read_bytes()
             digests[name][variant] = hashlib.sha256(data).hexdigest()
     (out / "digests.json").write_text(json.dumps(digests))

@@ -111,6 +111,6 @@ def test_refused(shared: Kiln, sample: Sample, label_map: Path, tmp_path: Path) 
     broken.write_bytes(bare.read_bytes()[:100_000])
     kiln("annotate", broken, *options, label_map).refused(14, "cannot be read")
     kiln("annotate", sample.artefact("float32"), *options, label_map).refused(
-        2, "holds metadata and labelmap.txt already", "--force"
+        2, "holds metadata, feeding.json and labelmap.txt already", "--force"
     )
     assert not made.exists()

@@ -173,7 +173,16 @@ def test_today_s_runtimes_read_both(made: Made, tmp_path: Path) -> None:
         checked = made.stages.json(made.ran[f"check-{variant}"], "check.json")
         expected[variant], rounded[variant] = checked["detections"], checked["rounded"]
     images = {name: made.photos / name for name in PHOTOS}
-    found = runtimes.check_outside(models, images, expected, rounded=rounded)
+    pictures = {
+        variant: {
+            name: made.stages.store.path(
+                made.ran[f"check-{variant}"].files[f"pixels/{name}.npy"].sha256
+            )
+            for name in rounded[variant]
+        }
+        for variant in VARIANTS
+    }
+    found = runtimes.check_outside(models, images, expected, rounded=rounded, pictures=pictures)
     statuses = {(variant, gate["gate"]): gate for variant in VARIANTS for gate in found[variant]}
     for (variant, name), gate in statuses.items():
         assert not gate["problems"], (variant, name, gate)

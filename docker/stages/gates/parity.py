@@ -130,9 +130,12 @@ def examine(
     if not count or near > count:
         gate.problem("nothing-found", *_too_little(len(source), count, near, own_threshold))
         return gate
-    unmatched = (figures["missed"] + figures["extra"]) / count
+    alone = figures["missed"] + figures["extra"]
+    unmatched = alone / count
     gate.figures["unmatched"] = round(unmatched, 6)
-    _hold(gate, figures, judged, unmatched, agreed, limits)
+    # One among twenty or more does not decide: rounding can turn a suppression around.
+    excused = alone == 1 and count >= _ONE_IN
+    _hold(gate, figures, judged, 0.0 if excused else unmatched, agreed, limits)
     gate.summary = _summary(figures, len(source))
     if near:
         gate.summary += f", {near} near the model's own threshold of {own_threshold:g} left out"

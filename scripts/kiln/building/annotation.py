@@ -217,10 +217,11 @@ def _replaced(file: TfliteFile, force: bool) -> tuple[str, ...]:
     """
     entry = stage_module("tflite.tflite_meta").ENTRY
     there = ["metadata"] * (entry in file.model.metadata)
-    there += [item.name for item in file.packing.files]
+    there += sorted(item.name for item in file.packing.files)
     if not there and not file.packing.problem:
         return ()
-    what = " and ".join(there) or "something behind its FlatBuffer"
+    first, last = ", ".join(there[:-1]), "".join(there[-1:])
+    what = " and ".join(filter(None, (first, last))) or "something behind its FlatBuffer"
     if not force:
         raise UsageError(
             f"{file.name} holds {what} already.",

@@ -112,3 +112,15 @@ def test_several_results_are_ranked_by_the_same_detections() -> None:
 )
 def test_chance_decides_near_an_end_that_counts(end: float, least: float, below: float) -> None:
     assert parity.chance_below(end, 0.01, least) == pytest.approx(below)
+
+
+def test_one_among_twenty_does_not_decide_and_two_do() -> None:
+    sure = [0.9 - number / 100 for number in range(20)]
+    faint: list[float | None] = [*sure, 0.31, 0.3]
+    alone = examine(objects(*sure, 0.31), objects(*sure), own=0.0)
+    assert (alone.status, alone.figures["missed"]) == ("passed", 1)
+    assert alone.figures["unmatched"] > FLOAT.unmatched
+    assert examine(objects(*faint), objects(*sure), own=0.0).status == "failed"
+    assert examine(objects(*sure[:9], 0.31), objects(*sure[:9]), own=0.0).status == "failed"
+    # A sure one is still missed: by the agreement.
+    assert examine(objects(*sure), objects(None, *sure[1:]), own=0.0).status == "failed"

@@ -180,6 +180,10 @@ test: test-offer dev lint ## all that CI runs; no engine, no integration tests
 	@scripts/setup/engine.sh || echo "make test: no engine, so the integration tests will be skipped"
 	@$(VENV)/bin/pytest -q -n $(TESTS) --dist loadfile --no-loadscope-reorder
 
+.PHONY: nightly
+nightly: dev engine ## tests at real size (an hour, 8 GB of memory)
+	@$(VENV)/bin/pytest -q -m nightly tests/integration
+
 .PHONY: test-offer
 test-offer: ## say which tests want `make test-tools`
 	@scripts/setup/test-tools.sh --offer

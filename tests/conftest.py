@@ -77,8 +77,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order files by :data:`LONGEST_FIRST`, integration tests before unit tests."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order files by :data:`LONGEST_FIRST`, integration tests before unit tests.
+
+    Nightly tests are left out unless ``-m`` names them.
+    """
+    if "nightly" not in config.getoption("markexpr"):
+        left = [item for item in items if item.get_closest_marker("nightly") is not None]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item.get_closest_marker("nightly") is None]
     rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
 
     def place(item: pytest.Item) -> tuple[int, bool]:

@@ -37,6 +37,7 @@ def of(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {event["name"]: event for event in events if event["event"] == "circumstance"}
 
 
+@pytest.mark.nightly  # two whole conversions; `make reproducibility` does more of them
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can change the host's name")
 def test_everything_at_once(engine: object) -> None:
     code, events = run(ROOT, SAMPLE, "--short")

@@ -14,6 +14,9 @@ from kiln.core.stage_result import StageResult
 from stages.detect import matching
 from stages.tflite import tflite_meta, tflite_model
 
+#: Of the zoo's own size, so it takes minutes; a small one is among the families.
+pytestmark = pytest.mark.nightly
+
 MODEL = "random_d0"
 TOP = "efficientdet_d0_random"
 VARIANTS = ("float32", "int8")

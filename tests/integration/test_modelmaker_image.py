@@ -84,12 +84,14 @@ def test_absent_package_that_is_used_says_so(lite_stages: Stages) -> None:
     assert "not installed" in str(caught.value)
 
 
+@pytest.mark.nightly  # builds the whole set: 118 packages
 def test_size(modelmaker: Locked, full_set: FullSet) -> None:
     ratio = modelmaker.size / full_set.image.size
     print(f"sealed {modelmaker.size / 1e6:.0f} MB, full {full_set.image.size / 1e6:.0f} MB")
     assert ratio <= MOST
 
 
+@pytest.mark.nightly
 def test_what_is_left_out_does_not_change_the_export(
     lite_stages: Stages, full_set: FullSet
 ) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             place = out / f"{name}-{variant}"
             place.mkdir()
             given = {"saved_model": out / name, "images": images}
-            convert.run({"variant": variant, "normalization": _NORMALIZATION}, given, place, emit)
+            chosen = {**convert.PARAMS, "variant": variant, "normalization": _NORMALIZATION}
+            convert.run(chosen, given, place, emit)
             data = (place / "model.tflite").read_bytes()
             digests[name][variant] = hashlib.sha256(data).hexdigest()
-    (out / "digests.json").write_text(json.dumps(digests))
     return {"digests": digests}
 
 

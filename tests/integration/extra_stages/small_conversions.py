@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,6 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             convert.run(chosen, given, place, emit)
             data = (place / "model.tflite").read_bytes()
             digests[name][variant] = hashlib.sha256(data).hexdigest()
-    (out / "digests.json").write_text(json.dumps(digests))
     return {"digests": digests}
 
 

@@ -293,10 +293,10 @@ def test_weights_are_the_checkpoint_s(built: Kiln, stages: Stages, folder: Path)
     assert result.facts["kernels"] == KERNELS == result.facts["plain"] + result.facts["folded"]
 
 
-def test_in_litert(built: Kiln, results: dict[str, Any], images_folder: Path) -> None:
+def test_in_litert(built: Kiln, results: dict[str, Any], squares: Path) -> None:
     pytest.importorskip("ai_edge_litert")
     model = detector.load(_artefact(built, "float32"))
-    for path in pixels.list_images(images_folder):
+    for path in pixels.list_images(squares):
         found = model.detect(pixels.load_rgb(path))
         assert matching.agreement(results["reference"][path.name], found) >= 0.999
 

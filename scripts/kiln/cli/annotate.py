@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kiln.cli.common import PATH, channel_values, json_option, own_store, reporter_for
+from kiln.cli.common import PATH, NumberRange, channel_values, json_option, own_store, reporter_for
 from kiln.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _TEXTS = ("name", "description", "version", "author", "license")
 )
 @click.option(
     "--score-threshold",
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     metavar="S",
     help="Least score to show.",
 )

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 
+
+class NumberRange(click.FloatRange):
+    """A number within bounds. Click's own range lets "nan" through: it is beyond no bound."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Machine-readable events, one a line."
 )
@@ -79,6 +92,9 @@ def chosen_images(docker: Path, names: Sequence[str]) -> list[str]:
     return [name for name in known if not names or name in names]
 
 
+_LARGEST = 2.0**100  # metadata hold float32: what is larger, or divides by less, is infinite there
+
+
 def channel_values(name: str, text: str) -> tuple[float, ...]:
     """Parse the option ``--mean`` or ``--std``: one number, or one for each colour channel.
 
@@ -89,8 +105,8 @@ def channel_values(name: str, text: str) -> tuple[float, ...]:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    least = 0.0 if name == "std" else -math.inf
-    if len(found) not in (1, 3) or not all(least < value < math.inf for value in found):
+    least = 1 / _LARGEST if name == "std" else -_LARGEST
+    if len(found) not in (1, 3) or not all(least <= value <= _LARGEST for value in found):
         raise UsageError(
             f"--{name} {text!r} is not one number, or three for red, green and blue.",
             "Pixels are 0 to 255: --mean 127.5 --std 127.5 makes them -1 to 1.",

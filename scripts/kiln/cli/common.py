@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln.cli.reporters import JsonReporter, TextReporter
-from kiln.core.errors import UsageError
+from kiln.core.channels import check_channels
 
 if TYPE_CHECKING:
     from kiln.core.store import Store
@@ -92,11 +92,8 @@ def chosen_images(docker: Path, names: Sequence[str]) -> list[str]:
     return [name for name in known if not names or name in names]
 
 
-_LARGEST = 2.0**100  # metadata hold float32: what is larger, or divides by less, is infinite there
-
-
 def channel_values(name: str, text: str) -> tuple[float, ...]:
-    """Parse the option ``--mean`` or ``--std``: one number, or one for each colour channel.
+    """Parse ``--mean``, ``--std`` or ``--fill``: one number, or one for each colour channel.
 
     Raises:
         UsageError: it is something else.
@@ -105,10 +102,5 @@ def channel_values(name: str, text: str) -> tuple[float, ...]:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    least = 1 / _LARGEST if name == "std" else -_LARGEST
-    if len(found) not in (1, 3) or not all(least <= value <= _LARGEST for value in found):
-        raise UsageError(
-            f"--{name} {text!r} is not one number, or three for red, green and blue.",
-            "Pixels are 0 to 255: --mean 127.5 --std 127.5 makes them -1 to 1.",
-        )
+    check_channels(name, found, text)
     return found

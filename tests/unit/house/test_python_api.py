@@ -1,4 +1,4 @@
-"""`import kiln`: the four public functions, and docs/python.md against them."""
+"""`import kiln`: the five public functions, and docs/python.md against them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from places import ROOT
 from small_release import MODELS, make_release
 
 import kiln
+from kiln.cli.annotate import annotate_command
 from kiln.cli.convert import convert as convert_command
 from kiln.core.errors import (
     CheckpointError,
@@ -51,20 +53,24 @@ def test_the_docstrings_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ended.failed, ended.attempted >= 4) == (0, True)
 
 
-def test_the_page_s_conversion_fits_the_function() -> None:
-    """It is run by tests/integration/test_wheel.py: this one needs no engine."""
-    (block,) = re.findall(r"```python\n(import kiln\n\nmade = .*?)```", PAGE.read_text(), re.DOTALL)
+@pytest.mark.parametrize("function", [kiln.convert, kiln.annotate])
+def test_the_page_s_calls_fit_the_functions(function: Callable[..., object]) -> None:
+    """The conversion is run by tests/integration/test_wheel.py: these need no engine."""
+    name = f"kiln.{function.__name__}"
+    (block,) = re.findall(
+        rf"```python\n(import kiln\n\nmade = {name}\(.*?)```", PAGE.read_text(), re.DOTALL
+    )
     calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
-    (call,) = [node for node in calls if ast.unparse(node.func) == "kiln.convert"]
+    (call,) = [node for node in calls if ast.unparse(node.func) == name]
     names = {str(item.arg): None for item in call.keywords}
-    inspect.signature(kiln.convert).bind(*call.args, **names)
+    inspect.signature(function).bind(*call.args, **names)
 
 
 def test_the_page_names_what_is_public() -> None:
     text = PAGE.read_text("utf-8")
     named = set(re.findall(r"`kiln\.(\w+)`", text)) | {"__version__"}
     assert named == set(kiln.__all__)
-    for name in ("Conversion", "Difference", "Inspection", "Verified"):
+    for name in ("Annotated", "Conversion", "Difference", "Inspection", "Verified"):
         (row,) = [line for line in text.splitlines() if f"`kiln.{name}`" in line]
         cells = row.split("|")[3]
         for member in re.findall(r"`(\w+)", cells.partition("(`")[0]):
@@ -136,6 +142,9 @@ def test_each_option_of_the_command_is_an_argument() -> None:
     options = {option.opts[-1].lstrip("-").replace("-", "_") for option in convert_command.params}
     options = options - {"keep_failed", "json", "variant", "dist"} | {"variants", "output"}
     assert set(inspect.signature(kiln.convert).parameters) == options | {"on_event"}
+    options = {option.opts[-1].lstrip("-").replace("-", "_") for option in annotate_command.params}
+    parameters = set(inspect.signature(kiln.annotate).parameters)
+    assert parameters == options - {"json"} | {"on_event"}
 
 
 def test_a_conversion_that_cannot_be(tmp_path: Path) -> None:
@@ -149,3 +158,18 @@ def test_a_conversion_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a folder"):
         kiln.convert(tmp_path, label_map=labels, output=labels)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_annotation_that_cannot_be(tmp_path: Path) -> None:
+    bare, made = FIXTURES / "toy_ssd.tflite", tmp_path / "made.tflite"
+    labels = FIXTURES / "toy_labels.pbtxt"
+    for options, words in (
+        ({}, "how pixels are scaled"),
+        ({"mean": 127.5}, "need each other"),
+        ({"mean": 127.5, "std": 127.5, "fit": "letterbox"}, "needs --fill"),
+        ({"mean": [1, 2], "std": 1}, "or three"),
+        ({"images": tmp_path}, "need --checkpoint"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            kiln.annotate(bare, label_map=labels, output=made, **options)  # type: ignore[arg-type]
+    assert not made.exists()

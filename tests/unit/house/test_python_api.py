@@ -11,10 +11,12 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
 from small_release import MODELS, make_release
+from training_folder import CONFIG, LABELS, save
 
 import kiln
 from kiln.cli.annotate import annotate_command
@@ -39,6 +41,15 @@ def release(key: SigningKey, tmp_path: Path) -> Path:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "fixtures").symlink_to(FIXTURES)
     return tmp_path
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    """A training's folder, as far as it is looked at before a container starts."""
+    save(tmp_path / "training", "ckpt-1")
+    (tmp_path / "training" / "pipeline.config").write_text(CONFIG)
+    (tmp_path / "training" / "labels.pbtxt").write_text(LABELS)
+    return tmp_path / "training"
 
 
 def test_the_page_s_examples_run(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +169,28 @@ def test_a_conversion_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a folder"):
         kiln.convert(tmp_path, label_map=labels, output=labels)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"score_threshold": float("nan")}, "--score-threshold nan is not a number"),
+        ({"nms_score_threshold": float("inf")}, "--nms-score-threshold inf is not a number"),
+        ({"nms_iou_threshold": 0}, "A value cannot be: export.nms_iou_threshold: should be gre"),
+        ({"max_detections": 0}, "A value cannot be: export.max_detections: should be greater"),
+        ({"image_size": (0, 10)}, r"A value cannot be: 2 problems:\n  export.image_size\[0\]"),
+        ({"mean": 1e39, "std": 1}, r"--mean '1e\+39' is not one number"),
+        ({"mean": 1, "std": [1, 1, 0]}, "--std '1,1,0' is not one number"),
+    ],
+)
+def test_numbers_that_cannot_be(
+    training: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    """The command refuses them as options; no scratch recipe of kiln's own is named."""
+    labels = training / "labels.pbtxt"
+    with pytest.raises(UsageError, match=f"^{words}") as caught:
+        kiln.convert(training, label_map=labels, output=tmp_path / "out", **options)
+    assert "recipe.toml" not in str(caught.value)
 
 
 def test_an_annotation_that_cannot_be(tmp_path: Path) -> None:

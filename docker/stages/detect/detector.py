@@ -95,6 +95,7 @@ class Detector:
         input_type: ``float32``, ``uint8`` or ``int8``.
         input_quantization: of the input; None for a float one.
         capacity: how many detections an output can hold; None before the first run.
+        end: the least score of the last run, where its outputs were full; else 0.
         runtime: name and version of the interpreter.
 
     Raises:
@@ -136,6 +137,7 @@ class Detector:
         self._interpreter, self.runtime = make_interpreter(data, reference_kernels)
         self._details = self._interpreter.get_output_details()
         self.capacity: Optional[int] = None
+        self.end = 0.0
 
     @property
     def raw(self) -> bool:
@@ -234,8 +236,9 @@ class Detector:
         self._interpreter.set_tensor(self._interpreter.get_input_details()[0]["index"], values)
         self._interpreter.invoke()
         found = {name: self._output(name) for name in self._positions}
-        _valid_rows(found)
+        _, _, scores = _valid_rows(found)
         self.capacity = int(found[tflite_meta.SCORE].size)
+        self.end = float(scores.min()) if 0 < self.capacity == len(scores) else 0.0
         return found
 
     def read(self, outputs: dict[str, Any], score_threshold: float = 0.0) -> list[dict[str, Any]]:

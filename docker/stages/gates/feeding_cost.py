@@ -59,7 +59,10 @@ def examine(
         truth, seen = {}, {}
         for name in names:
             truth[name], seen[name] = own_list.comparable(
-                source.own[name], images[name], source.suppression
+                source.own[name],
+                images[name],
+                source.suppression,
+                (source.own_ends.get(name, 0.0), 0.0),
             )
         gate.figures[way] = round(parity.agreement(truth, seen, least), 6)
         compared = [matching.compare(truth[name], seen[name], least) for name in names]

@@ -8,8 +8,9 @@ Standard library only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from stages.detect import matching
@@ -31,6 +32,10 @@ _SAME_BOX = 0.95  # overlap from which on two boxes are the same prediction
 _LOWERED = 0.01
 """The overlap with a better box from which on soft suppression changes a score noticeably."""
 
+Suppression = Optional[Mapping[str, Any]]
+"""Of a model's own post-processing: ``iou``, ``sigma``, ``across_classes`` and ``score``
+(:func:`stages.steps.reference.compared`); None where it suppresses nothing (CenterNet)."""
+
 
 @dataclass(frozen=True)
 class Lists:
@@ -38,14 +43,17 @@ class Lists:
 
     Args:
         own: by its own post-processing; boxes are clipped to the image.
-        suppression: of that: ``iou`` and ``soft`` (:func:`stages.steps.reference.write`); None
-            where it suppresses nothing (CenterNet).
+        suppression: what that post-processing leaves out.
         as_tflite: its predictions under the rule of TFLite's operator; None for other outputs.
+        own_ends: where the full lists of ``own`` end.
+        as_tflite_ends: where those of ``as_tflite`` do.
     """
 
     own: parity.Detections
-    suppression: Optional[Mapping[str, Any]] = None
+    suppression: Suppression = None
     as_tflite: Optional[parity.Detections] = None
+    own_ends: parity.Ends = field(default_factory=dict)
+    as_tflite_ends: parity.Ends = field(default_factory=dict)
 
 
 def examine(
@@ -53,7 +61,7 @@ def examine(
     found: parity.Detections,
     limits: parity.Limits,
     score_threshold: float,
-    capacity: Optional[int] = None,
+    ends: Optional[parity.Ends] = None,
     own_threshold: float = 0.0,
 ) -> Gate:
     """Compute the result of gate ``parity``.
@@ -66,12 +74,17 @@ def examine(
         found: the artefact's detections, in the same images.
         limits: the allowed differences.
         score_threshold: from the recipe; see :func:`stages.gates.parity.threshold`.
-        capacity: how many detections both can output for an image; None: unlimited.
+        ends: where the artefact's full lists end.
         own_threshold: see :func:`stages.gates.parity.examine`.
     """
+    ends = ends or {}
     reduced = {
         name: comparable(
-            items, found.get(name, ()), source.suppression, capacity, limits.score_difference
+            items,
+            found.get(name, ()),
+            source.suppression,
+            (source.own_ends.get(name, 0.0), ends.get(name, 0.0)),
+            limits.score_difference,
         )
         for name, items in source.own.items()
     }
@@ -79,9 +92,8 @@ def examine(
     gate = parity.examine(own, other, limits, score_threshold, own_threshold=own_threshold)
     if source.as_tflite is None:
         return gate
-    second = parity.examine(
-        source.as_tflite, found, limits, score_threshold, capacity, own_threshold
-    )
+    both = (source.as_tflite_ends, ends)
+    second = parity.examine(source.as_tflite, found, limits, score_threshold, both, own_threshold)
     gate.figures["as_tflite"] = second.figures
     if second.problems and not gate.problems:
         gate.problems = second.problems
@@ -92,8 +104,8 @@ def examine(
 def comparable(
     own: Sequence[Mapping[str, Any]],
     found: Sequence[Mapping[str, Any]],
-    suppression: Optional[Mapping[str, Any]],
-    capacity: Optional[int] = None,
+    suppression: Suppression,
+    ends: tuple[float, float] = (0.0, 0.0),
     margin: float = 0.0,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Reduce the lists of one image to the detections that both must hold.
@@ -107,7 +119,7 @@ def comparable(
         own: the model's detections.
         found: the artefact's.
         suppression: see :class:`Lists`.
-        capacity: how many detections both can output; None: unlimited.
+        ends: where each list ends, if it was full (:func:`stages.gates.parity.end_of`).
         margin: how far above the end of a full list a counterpart may have been.
 
     Returns:
@@ -115,44 +127,105 @@ def comparable(
         that it lowered are replaced by the artefact's.
     """
     # (Model Maker's own boxes end where the input ends, behind the photograph.)
-    left = [{**item, "box": _clipped(item["box"])} for item in own]
-    left = [item for item in left if _area(item["box"]) > 0]
-    right = [{**item, "box": _clipped(item["box"]), "outside": _outside(item)} for item in found]
-    right = [item for item in right if _area(item["box"]) > 0]
+    every_own = _with_whole(own)
+    left, right = (
+        [item for item in one if _area(item["box"]) > 0] for one in (every_own, _with_whole(found))
+    )
     every = matching.match(left, right)
-    pairs = [pair for pair in every if not _neighbours(left, right, every, pair, suppression)]
+    pairs = [
+        pair
+        for pair in every
+        if not _neighbours(left, right, every, pair, suppression, (every_own, ends[0]))
+    ]
     crossed = {pair.left for pair in every if pair not in pairs}
     held = [right[pair.right] for pair in pairs]
-    ends = [_end(full, capacity, margin) for full in (own, found)]
+    if _sigma(suppression):
+        # The box that suppressed it may have been lowered out of the model's list.
+        held = right
+    least = [end + margin if end > 0 else 0.0 for end in ends]
     kept_left, kept_right = {pair.left for pair in pairs}, {pair.right for pair in pairs}
     for place, item in enumerate(left):
         gone = place in crossed or _suppressed(item, held, suppression)
-        if item["score"] >= ends[1] and not gone:
+        if item["score"] >= least[1] and not gone:
             kept_left.add(place)
     for place, item in enumerate(right):
-        same = [one for one in left if one["class_id"] == item["class_id"]]
-        gone = item["outside"] or _suppressed(item, same, suppression)
-        if item["score"] >= ends[0] and not gone:
+        gone = _outside(item["whole"]) or _rightly_absent(item, every_own, suppression, ends[0])
+        if item["score"] >= least[0] and not gone:
             kept_right.add(place)
-    if suppression is not None and suppression["soft"]:
+    if _sigma(suppression):
         for pair in pairs:
-            _undo_lowering(left, pair.left, right[pair.right]["score"])
-    for item in right:
-        del item["outside"]
+            _undo_lowering(left[pair.left], every_own, right[pair.right]["score"], suppression)
+    for item in (*every_own, *right):
+        del item["whole"]
     return [left[place] for place in sorted(kept_left)], [
         right[place] for place in sorted(kept_right)
     ]
 
 
-def _clipped(box: Sequence[float]) -> list[float]:
-    """Clip a box, in fractions of an image, to that image."""
-    return [min(max(side, 0.0), 1.0) for side in box]
+def _with_whole(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Clip boxes to the image; ``whole`` is what they were."""
+    return [
+        {**item, "box": [min(max(side, 0.0), 1.0) for side in item["box"]], "whole": item["box"]}
+        for item in items
+    ]
+
+
+def _sigma(suppression: Suppression) -> float:
+    """Return how far soft suppression reaches; 0 where boxes are left out instead."""
+    return 0.0 if suppression is None else float(suppression["sigma"])
+
+
+def _rightly_absent(
+    item: Mapping[str, Any],
+    own: Sequence[Mapping[str, Any]],
+    suppression: Suppression,
+    end: float,
+) -> bool:
+    """Whether the model's own post-processing left out a detection of the artefact.
+
+    Args:
+        item: the detection.
+        own: what the model found.
+        suppression: see :class:`Lists`.
+        end: where the model's list ends, if it is full.
+    """
+    if suppression is None:
+        return False
+    rivals = [
+        one for one in own if suppression["across_classes"] or one["class_id"] == item["class_id"]
+    ]
+    if _suppressed(item, rivals, suppression):
+        return True
+    # All boxes of a full list were better in the end, and each lowered it a little.
+    return bool(end) and item["score"] * _lowering(item, rivals, suppression, _MARGIN) <= end
+
+
+def _lowering(
+    item: Mapping[str, Any],
+    better: Sequence[Mapping[str, Any]],
+    suppression: Suppression,
+    margin: float = 0.0,
+) -> float:
+    """Compute the factor by which soft suppression lowers a score: exp(-IoU² / 2 sigma) a box.
+
+    Args:
+        item: a detection.
+        better: those that lower it.
+        suppression: see :class:`Lists`.
+        margin: by how much overlaps may have been larger than the clipped boxes show.
+    """
+    sigma = _sigma(suppression)
+    if not sigma:
+        return 1.0
+    overlaps = [matching.iou(item["whole"], one["whole"]) for one in better]
+    squares = [min(one + margin, 1.0) ** 2 for one in overlaps if one > _LOWERED]
+    return math.exp(-sum(squares) / (2 * sigma))
 
 
 def _suppressed(
     item: Mapping[str, Any],
     others: Sequence[Mapping[str, Any]],
-    suppression: Optional[Mapping[str, Any]],
+    suppression: Suppression,
 ) -> bool:
     """Whether one of ``others`` that is as sure may have suppressed ``item``."""
     if suppression is None:
@@ -172,43 +245,44 @@ def _neighbours(
     found: Sequence[Mapping[str, Any]],
     pairs: Sequence[matching.Pair],
     pair: matching.Pair,
-    suppression: Optional[Mapping[str, Any]],
+    suppression: Suppression,
+    full: tuple[Sequence[Mapping[str, Any]], float],
 ) -> bool:
     """Whether a pair is of two boxes, each of which the other side suppressed.
 
     The artefact suppressed the model's box by one of another class, and then kept a neighbour,
-    which the model's own post-processing suppressed by that box.
+    which the model's own post-processing suppressed by that box. ``full`` is the model's whole list
+    and where it ends, if it is full.
     """
     if suppression is None or pair.iou > _SAME_BOX:
         return False
+    item = found[pair.right]
+    if _sigma(suppression):
+        # Also by the neighbour itself, which the model's soft suppression lowered out of its list.
+        return _suppressed(own[pair.left], found, suppression) and _rightly_absent(
+            item, full[0], suppression, full[1]
+        )
     others = [found[other.right] for other in pairs if other != pair]
-    if not _suppressed(own[pair.left], others, suppression):
-        return False
-    # Soft suppression may have lowered the neighbour below the list's end.
-    return suppression["soft"] or _suppressed(found[pair.right], [own[pair.left]], suppression)
+    return _suppressed(own[pair.left], others, suppression) and _suppressed(
+        item, [own[pair.left]], suppression
+    )
 
 
-def _undo_lowering(own: list[dict[str, Any]], place: int, score: float) -> None:
-    """Give a detection the score that it had before a better one lowered it."""
-    item = own[place]
-    better = [
-        one for other, one in enumerate(own) if other != place and one["score"] >= item["score"]
-    ]
-    lowered = any(matching.iou(item["box"], one["box"]) > _LOWERED for one in better)
-    if lowered and score > item["score"]:
+def _undo_lowering(
+    item: dict[str, Any],
+    own: Sequence[Mapping[str, Any]],
+    score: float,
+    suppression: Suppression,
+) -> None:
+    """Give a detection the score that it had before better ones lowered it."""
+    better = [one for one in own if one is not item and one["score"] >= item["score"]]
+    if score > item["score"] and _lowering(item, better, suppression) < 1:
         item["score"] = score
 
 
-def _end(full: Sequence[Mapping[str, Any]], capacity: Optional[int], margin: float) -> float:
-    """Return the score below which a full list may lack a counterpart; 0 where it is not full."""
-    if capacity is None or len(full) < capacity:
-        return 0.0
-    return float(min(item["score"] for item in full)) + margin
-
-
-def _outside(item: Mapping[str, Any]) -> bool:
+def _outside(box: Sequence[float]) -> bool:
     """Whether the centre lies outside of the image, where CenterNet looks for no object."""
-    top, left, bottom, right = item["box"]
+    top, left, bottom, right = box
     return not (0 <= (top + bottom) / 2 <= 1 and 0 <= (left + right) / 2 <= 1)
 
 

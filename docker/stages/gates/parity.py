@@ -18,6 +18,10 @@ NAME = "parity"
 Detections = Mapping[str, Sequence[Mapping[str, Any]]]
 """By image: detections as :meth:`stages.detect.detector.Detector.detect` returns them."""
 
+Ends = Mapping[str, float]
+"""By image, where a list was full: the least score in it (:func:`end_of`), before anything was left
+out of it, such as what lies in a letterbox's filling."""
+
 _FAINT = 0.5
 """If the model is sure of nothing, detections are compared down to this fraction of its best
 score: a user's model need not detect anything in other photographs."""
@@ -94,7 +98,7 @@ def examine(
     found: Detections,
     limits: Limits,
     score_threshold: float,
-    capacity: Optional[int] = None,
+    ends: tuple[Ends, Ends] = ({}, {}),
     own_threshold: float = 0.0,
 ) -> Gate:
     """Compute the gate's result.
@@ -104,7 +108,7 @@ def examine(
         found: the artefact's detections, in the same images.
         limits: the allowed differences.
         score_threshold: from the recipe; see :func:`threshold`.
-        capacity: how many detections both can output for an image; None: unlimited.
+        ends: where the full lists of the model and of the artefact end.
         own_threshold: of the model's own post-processing: neither outputs a lower score.
     """
     gate = Gate(NAME)
@@ -112,7 +116,8 @@ def examine(
     compared, kept, other, cut_off = [], {}, {}, 0
     for name, items in source.items():
         both = (items, found.get(name, ()))
-        pair = without_cut(*both, capacity, limits.score_difference, least, own_threshold)
+        cut = (ends[0].get(name, 0.0), ends[1].get(name, 0.0))
+        pair = without_cut(*both, cut, limits.score_difference, least, own_threshold)
         kept[name], other[name] = pair
         cut_off += _counting(both, least) - _counting(pair, least)
         compared.append(matching.compare(*pair, least))
@@ -171,17 +176,29 @@ def _too_little(images: int, count: int, near: int, own_threshold: float) -> tup
     )
 
 
+def end_of(items: Sequence[Mapping[str, Any]], capacity: Optional[int]) -> float:
+    """Return the least score in a list that is full; 0 where it is not.
+
+    Args:
+        items: all that was output, before anything was left out.
+        capacity: how many detections can be output for an image; None: unlimited.
+    """
+    if capacity is None or len(items) < capacity:
+        return 0.0
+    return float(min((item["score"] for item in items), default=0.0))
+
+
 def without_cut(
     items: Sequence[Mapping[str, Any]],
     found: Sequence[Mapping[str, Any]],
-    capacity: Optional[int],
+    ends: tuple[float, float],
     margin: float,
     least: float,
     own_threshold: float = 0.0,
 ) -> tuple[list[Any], list[Any]]:
     """Return both lists without detections whose counterparts may have been cut off.
 
-    A full list ends where its capacity ends. In a crowded scene the scores around that end are
+    ``ends`` are those of both (:func:`end_of`). In a crowded scene the scores around that end are
     close together, and the smallest difference decides which ones are in it: a detection less than
     ``margin`` above the end of the other side's full list may miss its counterpart there. So may
     one less than ``margin`` above ``own_threshold``, where the model's own post-processing ends
@@ -191,9 +208,7 @@ def without_cut(
     pairs = matching.match(*lists)
     paired = ({pair.left for pair in pairs}, {pair.right for pair in pairs})
     result = []
-    for own, taken, other in zip(lists, paired, reversed(lists)):
-        full = capacity is not None and len(other) >= capacity
-        end = min((item["score"] for item in other), default=0.0) if full else 0.0
+    for own, taken, end in zip(lists, paired, reversed(ends)):
         cut = chance_below(max(end, own_threshold), margin, least)
         result.append(
             [item for position, item in enumerate(own) if position in taken or item["score"] >= cut]

@@ -19,7 +19,7 @@ from typing import Any, Optional
 from stages.detect import detector, matching
 from stages.files import pixels
 from stages.files.normalizations import KNOWN, Normalization
-from stages.gates import own_list
+from stages.gates import own_list, parity
 from stages.odapi import detection_model, pipeline, resizing
 from stages.protocol.failures import StageError
 from stages.steps import reference
@@ -125,20 +125,20 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     expected, by_operator, facts = _expected(inputs, [height, width], limit, emit)
     agreements = {}
     for norm, given in answers.items():
-        found = [
-            pixels.in_photograph(_detections(answer, outputs), share)
-            for answer, share in zip(given, shares)
-        ]
-        both = [
-            # The model's own list is clipped to the photograph, and knows nothing of the filling.
-            pair if by_operator else own_list.comparable(*pair, None, limit, _CUT)
-            for pair in zip(expected, found)
-        ]
+        both = []
+        for path, answer, share in zip(files, given, shares):
+            raw = _detections(answer, outputs)
+            pair = (expected.lists[path.name], pixels.in_photograph(raw, share))
+            if not by_operator:
+                # The model's own list is clipped to the photograph, and knows nothing of the
+                # filling.
+                ends = (expected.ends.get(path.name, 0.0), parity.end_of(raw, limit))
+                pair = own_list.comparable(*pair, None, ends, _CUT)
+            both.append(pair)
         agreements[norm] = _agreement(*zip(*both))
     chosen = choose(agreements)
     (out / MODEL_FILE).write_bytes(data)
-    names = [path.name for path in files]
-    reference.write(out, images=dict(zip(names, expected)))
+    reference.write(out, images=expected)
     emit.progress(3, 3, f"normalisation {chosen.shown()}")
     ranked = sorted(agreements.items(), key=lambda item: -item[1])
     return {
@@ -407,8 +407,8 @@ def _capacity(
 
 def _expected(
     inputs: Mapping[str, Path], size: list[int], limit: int, emit: Any
-) -> tuple[list[list[dict[str, Any]]], bool, dict[str, Any]]:
-    """Return the checkpoint's detections for each image, at the file's input size.
+) -> tuple[reference.Found, bool, dict[str, Any]]:
+    """Return the checkpoint's detections, at the file's input size.
 
     And whether they are those by the rule of TFLite's operator, and facts.
     """
@@ -422,9 +422,9 @@ def _expected(
         text = (Path(folder) / reference.RESULT_FILE).read_text(encoding="utf-8")
     found = json.loads(text)
     # The operator at the end of SSD-like files uses its own suppression rule.
-    images = found["as_tflite"] or found["as_built"] or found["images"]
-    names = [path.name for path in pixels.list_images(inputs["images"])]
-    return [images[name] for name in names], found["as_tflite"] is not None, facts
+    kind = next(name for name in ("as_tflite", "as_built", "images") if found[name])
+    kept = reference.Found(found[kind], found["ends"][kind])
+    return kept, kind == "as_tflite", facts
 
 
 def _detections(

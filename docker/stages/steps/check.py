@@ -116,6 +116,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     emit.progress(0, len(files), "looking at the file")
     gates = [structure.examine(data, kind)]
     found: dict[str, Any] = {}
+    ends: dict[str, float] = {}
     rounded: dict[str, Any] = {}
     runtime = ""
     try:
@@ -130,20 +131,21 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         for done, (name, image) in enumerate(images.items()):
             emit.progress(min(done, len(files)), len(files), name)
             if name not in whole:
-                found[name] = model.detect(image)
+                found[name], ends[name] = model.detect(image), model.end
                 continue
             values = _rounded(model, image)
             _save_pixels(out / "pixels" / f"{name}.npy", values)
             rounded[name] = model.detect(values)
             same = slow or model.raw
             found[name] = model.in_photograph(rounded[name], image) if same else model.detect(image)
+            ends[name] = model.end
     except StageError as error:
         if error.kind != "unsupported-model":
             raise
         gates.append(_refused(error))
     else:
         gates.append(_ran(model, found))
-        gates += _behaviour(model, images, source, found, lines, params)
+        gates += _behaviour(model, images, source, (found, ends), lines, params)
     comparable = all(gate.status != SKIPPED for gate in gates)
     least = params["score_threshold"]
     own = None
@@ -202,8 +204,13 @@ def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[_Source]:
         return None
     written = json.loads(inputs["source"].read_text(encoding="utf-8"))
     suppression, as_tflite = written["suppression"], written["as_tflite"]
-    truth = own_list.Lists(written["images"], suppression)
-    built = own_list.Lists(written["as_built"] or written["images"], suppression, as_tflite)
+    ends = written["ends"]
+    truth = own_list.Lists(written["images"], suppression, own_ends=ends["images"])
+    built = truth
+    if written["as_built"]:
+        built = own_list.Lists(written["as_built"], suppression, own_ends=ends["as_built"])
+    if as_tflite:
+        built = replace(built, as_tflite=as_tflite, as_tflite_ends=ends["as_tflite"])
     missing = [name for name in names if name not in truth.own]
     if missing:
         raise StageError(
@@ -263,11 +270,21 @@ def _behaviour(
     model: detector.Detector,
     images: Mapping[str, Any],
     source: Optional[_Source],
-    found: dict[str, Any],
+    ran: tuple[dict[str, Any], parity.Ends],
     lines: list[str],
     params: Mapping[str, Any],
 ) -> list[Gate]:
-    """Run the gates about its behaviour."""
+    """Run the gates about its behaviour.
+
+    Args:
+        model: the artefact.
+        images: those it was run on.
+        source: what the source model finds in them.
+        ran: what the artefact found, and where its full lists end.
+        lines: class names.
+        params: of the stage.
+    """
+    found, ends = ran
     threshold = params["score_threshold"]
     own = {} if source is None else source.truth.own
     labels = label_proof.examine(_labels(model), lines, own, found, params["expect"], threshold)
@@ -287,7 +304,7 @@ def _behaviour(
     source = source.only(images)
     # Below the model's own threshold it has no detections to compare with.
     end = max(_own_threshold(params), (source.built.suppression or {}).get("score", 0.0))
-    same = own_list.examine(source.built, found, limits, threshold, model.capacity, end)
+    same = own_list.examine(source.built, found, limits, threshold, ends, end)
     least = parity.threshold(source.comparable, threshold)
     telling = {name: images[name] for name in _telling(source.comparable, least, images)}
     odd = _telling(source.comparable, least, _of_other_shapes(model, images))

@@ -35,6 +35,7 @@ PARAMS = {
 
 _SOFT = "gaussian"  # automl's name of the suppression that lowers scores
 _OVERLAP = 0.5  # automl's default: the largest overlap that its plain suppression keeps
+_SIGMA = 0.5  # automl's default, as the paper defines it: twice TensorFlow's
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
@@ -62,17 +63,19 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     preprocess = efficientdet_lite.preprocessing(spec)
     chosen = efficientdet_lite.suppression(spec.config, params)
     answer = _traced(mm, net, spec.config, params["as_tflite"])
-    own: dict[str, Any] = {}
-    as_tflite: dict[str, Any] = {}
+    own, as_tflite = reference.Found(), reference.Found()
     for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
         emit.progress(min(number, total), total, name)
         tensor, scales = preprocess(mm.tf.constant(image[None], mm.tf.float32))
         found, predictions = answer(tensor, scales)
-        own[name] = _own(found, image.shape)
+        own.lists[name] = _own(found, image.shape)
+        own.note_end(name, own.lists[name], spec.config.nms_configs.max_output_size)
         if params["as_tflite"]:
-            as_tflite[name] = _as_tflite(
+            kept, outside = _as_tflite(
                 spec.config, predictions, float(scales[0]), image.shape, chosen
             )
+            as_tflite.note_end(name, kept, spec.config.tflite_max_detections)
+            as_tflite.lists[name] = reference.inside(kept) if outside else kept
     limit = params["max_detections_per_class"]
     nms = spec.config.nms_configs
     reference.write(
@@ -80,12 +83,13 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         images=own,
         as_built=None
         if limit is None or (not params["as_tflite"])
-        else _first_of_classes(own, limit),
-        as_tflite=as_tflite or None,
+        else reference.Found(_first_of_classes(own.lists, limit), own.ends),
+        as_tflite=as_tflite if as_tflite.lists else None,
         suppression=reference.compared(
             {
                 "iou": nms.iou_thresh or _OVERLAP,
-                "soft": nms.method == _SOFT,
+                "sigma": (nms.sigma or _SIGMA) / 2 if nms.method == _SOFT else 0.0,
+                "across_classes": True,
                 "score": nms.score_thresh or 0.0,
             },
             chosen,
@@ -157,8 +161,12 @@ def _as_tflite(
     scale: float,
     shape: tuple[int, ...],
     suppression: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """Put the same predictions through the rule of TFLite's operator."""
+) -> tuple[list[dict[str, Any]], bool]:
+    """Put the same predictions through the rule of TFLite's operator.
+
+    Returns:
+        The detections, and whether some may lie in the filling beside the photograph.
+    """
     boxes, scores = (tensor.numpy()[0] for tensor in predictions)
     # The operator compares boxes as fractions of the input.
     corners = boxes / _size(*config.image_size)
@@ -167,7 +175,7 @@ def _as_tflite(
     # The net counts classes from 0, label maps from 1.
     found = [_detection(fractions[row], scores[row, label], label + 1) for row, label in kept]
     fills = all(round(scale * side) == own for side, own in zip(config.image_size, shape))
-    return found if fills else reference.inside(found)
+    return found, not fills
 
 
 def _size(height: int, width: int) -> Any:

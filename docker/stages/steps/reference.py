@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -82,23 +83,26 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         variables = restoration.restore(model, training)
         return Source(model, configuration, total), variables
 
-    def found(source: Source, keep: Optional[dict[str, Any]]) -> dict[str, Any]:
-        own: dict[str, Any] = {}
+    def found(source: Source, keep: Optional[Found]) -> Found:
+        own = Found()
         for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
             emit.progress(min(number, total), total, name)
             try:
-                own[name], answer = source.detect(image)
+                own.lists[name], answer = source.detect(image)
             except (ValueError, tf.errors.InvalidArgumentError) as error:
                 raise detection_model.size_fault(error, built.size) or error from error
+            own.note_end(name, own.lists[name], len(answer["detection_boxes"]))
             if keep is not None and source.suppression is not None:
-                keep[name] = source.as_tflite(answer, count, chosen)
+                kept = source.as_tflite(answer, count, chosen)
+                keep.note_end(name, kept, count)
+                keep.lists[name] = kept if min(answer["covered"]) == 1 else inside(kept)
         return own
 
     limited = any(
         params[name] is not None for name in pipeline.SUPPRESSION if name != "regular_nms"
     )
     twice = (built.differs or limited) and params["as_tflite"]
-    as_tflite: dict[str, Any] = {}
+    as_tflite = Found()
     source, variables = restored(built.pipeline if twice else config)
     images = as_built = found(source, as_tflite if params["as_tflite"] else None)
     if twice:
@@ -116,7 +120,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         out,
         images=images,
         as_built=None if images is as_built else as_built,
-        as_tflite=as_tflite or None,
+        as_tflite=as_tflite if as_tflite.lists else None,
         suppression=compared(source.suppression, chosen),
     )
     emit.progress(total, total, "done")
@@ -130,6 +134,31 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "weights": weights(restoration.object_paths(source.model).values()),
         "untrained": detection_model.untrained(source.model),
     }
+
+
+@dataclass(frozen=True)
+class Found:
+    """Detections in several images.
+
+    Args:
+        lists: by image; see :func:`write`.
+        ends: by image, where the list was full: the least score in it. Then a detection with a
+            lower score is missing for want of room.
+    """
+
+    lists: dict[str, Any] = field(default_factory=dict)
+    ends: dict[str, float] = field(default_factory=dict)
+
+    def note_end(self, name: str, items: Sequence[Mapping[str, Any]], capacity: int) -> None:
+        """Set ``ends`` of an image.
+
+        Args:
+            name: of the image.
+            items: all its detections, those in a letterbox's filling, too.
+            capacity: how many there can be.
+        """
+        if items and len(items) >= capacity:
+            self.ends[name] = min(item["score"] for item in items)
 
 
 class Source:
@@ -154,7 +183,8 @@ class Source:
             own = configuration.model.ssd.post_processing.batch_non_max_suppression
             self.suppression = {
                 "iou": own.iou_threshold,
-                "soft": own.soft_nms_sigma > 0,
+                "sigma": own.soft_nms_sigma,
+                "across_classes": own.use_class_agnostic_nms,
                 "score": own.score_threshold,
             }
         self._answer = self._predict
@@ -200,6 +230,8 @@ class Source:
     ) -> list[dict[str, Any]]:
         """Put an SSD's predictions through the rule of TFLite's operator.
 
+        Boxes may lie in a letterbox's filling.
+
         Args:
             answer: from :meth:`detect`.
             count: how many detections to keep.
@@ -211,8 +243,7 @@ class Source:
         # A background class, where there is one, comes first.
         scores = answer["raw_detection_scores"][:, -self.model.num_classes :]
         kept = fast_nms.keep(boxes, scores, suppression, count)
-        found = [_detection(boxes[row], scores[row, label], label) for row, label in kept]
-        return found if min(answer["covered"]) == 1 else inside(found)
+        return [_detection(boxes[row], scores[row, label], label) for row, label in kept]
 
     def _predict(self, tensor: Any, shapes: Any) -> dict[str, Any]:
         found = self.model.postprocess(self.model.predict(tensor, shapes), shapes)
@@ -223,15 +254,16 @@ class Source:
 
 def write(
     out: Path,
-    images: Mapping[str, Sequence[Mapping[str, Any]]],
-    as_built: Any = None,
-    as_tflite: Any = None,
+    images: Found,
+    as_built: Optional[Found] = None,
+    as_tflite: Optional[Found] = None,
     suppression: Any = None,
 ) -> None:
     """Write ``detections.json`` of a source model.
 
     Lists are ``{image: [{"box", "score", "class_id"}]}``, best score first. ``box`` is [ymin, xmin,
-    ymax, xmax] as fractions of the image, ``class_id`` the label map's id (from 1).
+    ymax, xmax] as fractions of the image, ``class_id`` the label map's id (from 1). ``ends`` holds
+    those of :class:`Found`, by the name of the lists.
 
     Args:
         out: the folder.
@@ -247,10 +279,10 @@ def write(
     Raises:
         StageError: a number in them is NaN or infinite.
     """
+    written = {"images": images, "as_built": as_built, "as_tflite": as_tflite}
     result = {
-        "images": images,
-        "as_built": as_built,
-        "as_tflite": as_tflite,
+        **{name: None if found is None else found.lists for name, found in written.items()},
+        "ends": {name: found.ends for name, found in written.items() if found is not None},
         "suppression": suppression,
     }
     try:
@@ -268,8 +300,10 @@ def compared(own: Any, chosen: Any) -> Any:
     """Describe what of the model's own suppression a comparison has to know.
 
     Args:
-        own: ``iou``, the largest overlap that it keeps; ``soft``, whether it lowers scores instead
-            of leaving boxes out; ``score``, below which it leaves them out. None: it has none.
+        own: ``iou``, the largest overlap that it keeps; ``sigma``, by which it lowers scores of
+            boxes that overlap a better one (exp(-IoU² / 2 sigma); 0: it lowers none);
+            ``across_classes``, whether a box of one class suppresses those of others; ``score``,
+            below which it leaves boxes out. None: it has none.
         chosen: the options of the operator in the artefact; None: it has none.
 
     Returns:

@@ -60,7 +60,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     fact = params["normalization"]
     norm = three(tuple(fact["mean"]), tuple(fact["std"]))
     said = params["normalization_from"] == saved_model.GIVEN
-    found: dict[str, Any] = {}
+    found = reference.Found()
     images = []  # only if needed again: there may be thousands
     resize = resizing.stretched(graph.height, graph.width)
     if params["resizer"] is not None:
@@ -74,7 +74,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             tensor, covered = resize(values)
             if said:
                 images.append(tensor * norm.std + norm.mean)
-            found[name] = _in_photograph(detector.detect(tensor), covered, tensor.shape)
+            detections = detector.detect(tensor)
+            found.note_end(name, detections, graph.max_detections)
+            found.lists[name] = _in_photograph(detections, covered, tensor.shape)
     reference.write(
         out,
         images=found,
@@ -117,7 +119,12 @@ def _suppression(graph: saved_model_graph.SavedGraph) -> Optional[dict[str, Any]
     if graph.postprocess is None:
         return None
     own = graph.postprocess
-    return {"iou": own.iou_threshold, "soft": False, "score": own.score_threshold}
+    return {
+        "iou": own.iou_threshold,
+        "sigma": 0.0,
+        "across_classes": not own.use_regular_nms,
+        "score": own.score_threshold,
+    }
 
 
 def _tried(

@@ -352,10 +352,7 @@ def _difference(
     own_threshold: float,
 ) -> _Difference:
     matching = stage_module("detect.matching")
-    without_cut, beside = (
-        stage_module("gates.parity").without_cut,
-        stage_module("gates.result").beside,
-    )
+    parity, beside = stage_module("gates.parity"), stage_module("gates.result").beside
     total = _Difference()
     for name in expected:
         if runtime == MEDIAPIPE:
@@ -366,7 +363,8 @@ def _difference(
                 [{**item, "class_id": (item["class_id"], item["label"])} for item in items]
                 for items in (expected[name], found[name])
             )
-        left, right = without_cut(left, right, room, limits.score, threshold, own_threshold)
+        ends = (parity.end_of(left, room), parity.end_of(right, room))
+        left, right = parity.without_cut(left, right, ends, limits.score, threshold, own_threshold)
         result = matching.compare(left, right, threshold)
         total.ious += result["ious"]
         total.scores += result["score_differences"]

@@ -9,8 +9,8 @@ import pytest
 
 from stages.gates import own_list, parity
 
-HARD = {"iou": 0.6, "soft": False}
-SOFT = {"iou": 0.5, "soft": True}
+HARD = {"iou": 0.6, "sigma": 0.0, "across_classes": False}
+SOFT = {"iou": 0.5, "sigma": 0.25, "across_classes": True}
 STRICT = parity.LIMITS["float32"]
 
 
@@ -23,10 +23,11 @@ def reduced(
     own: Sequence[dict[str, Any]],
     found: Sequence[dict[str, Any]],
     suppression: Any = HARD,
-    capacity: Any = None,
+    capacity: int | None = None,
 ) -> tuple[list[float], list[float]]:
     """Scores of what both lists must have in common."""
-    both = own_list.comparable(own, found, suppression, capacity, 0.01)
+    ends = (parity.end_of(own, capacity), parity.end_of(found, capacity))
+    both = own_list.comparable(own, found, suppression, ends, 0.01)
     left, right = ([item["score"] for item in one] for one in both)
     return left, right
 
@@ -82,7 +83,7 @@ def test_boxes_are_clipped_and_those_outside_do_not_count() -> None:
         {**own[0], "box": [0.9, 0.9, 1.2, 1.2]},  # its centre is in the filling
         {**own[0], "box": [1.1, 0.0, 1.2, 0.5]},
     ]
-    left, right = own_list.comparable(own, found, HARD, None, 0.01)
+    left, right = own_list.comparable(own, found, HARD, margin=0.01)
     assert left == own
     assert right == [{**own[0], "box": [0.0, 0.0, 0.5, 0.5]}]
 
@@ -99,6 +100,26 @@ def test_what_a_full_list_cut_off_does_not_count() -> None:
     assert reduced(own[:2], [own[0], own[2]], capacity=2) == ([0.9], [0.9])
     assert reduced(own[:2], [own[0], own[2]], capacity=3) == ([0.9, 0.5], [0.9, 0.495])
     assert reduced([own[0], thing(0.4, 0.6)], [own[0], own[2]], capacity=2)[0] == [0.9, 0.6]
+
+
+def test_a_list_ends_where_it_was_full_before_the_filling_was_left_out() -> None:
+    """A list of two rows, one of them in the filling: its length says that it had room."""
+    own, found = [thing(0.1, 0.9), thing(0.4, 0.5)], [thing(0.1, 0.9)]
+    assert own_list.comparable(own, found, HARD, (0.0, 0.0), 0.01) == (own, found)
+    assert own_list.comparable(own, found, HARD, (0.0, 0.6), 0.01) == (own[:1], found)
+
+
+def test_a_crowd_lowers_a_score_out_of_a_full_list() -> None:
+    """Nine boxes that overlap by a third lower 0.8 to 0.8 e^(-9 (1/3)² / 0.5) = 0.11."""
+    crowd = [thing(0.4 + 0.1 * (n % 2 or -1), 0.5, n % 5) for n in range(9)]
+    extra = thing(0.4, 0.8)
+    assert reduced(crowd, [extra, *crowd], SOFT, capacity=9)[1] == [0.5] * 9
+    # The model's list had room: it cannot have lost the box.
+    assert reduced(crowd, [extra, *crowd], SOFT)[1] == [0.8] + [0.5] * 9
+    # One such box would have lowered it to 0.64; nothing overlaps the box that is far away.
+    assert reduced(crowd[:1], [extra, crowd[0]], SOFT, capacity=1)[1] == [0.8, 0.5]
+    far = thing(0.0, 0.8)
+    assert reduced(crowd, [far, *crowd], SOFT, capacity=9)[1] == [0.8] + [0.5] * 9
 
 
 def test_soft_suppression_lowers_scores() -> None:

@@ -27,7 +27,7 @@ def examine(
     limits: parity.Limits = FLOAT,
     own: float = OWN,
 ) -> Any:
-    return parity.examine({"a": source}, {"a": found}, limits, 0.3, 100, own)
+    return parity.examine({"a": source}, {"a": found}, limits, 0.3, own_threshold=own)
 
 
 @pytest.mark.parametrize("missing", ["source", "artefact"])

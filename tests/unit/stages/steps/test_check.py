@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def check_of(
         else fixture(name)
     )
     seen = pixels.pictures(images, crops=True)
-    reference.write(tmp_path, images={name: proper.detect(image) for name, image in seen})
+    reference.write(tmp_path, reference.Found({name: proper.detect(image) for name, image in seen}))
     (tmp_path / "model.tflite").write_bytes(data)
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
@@ -372,20 +373,27 @@ def crowd(*scores: float) -> list[dict[str, Any]]:
     return [thing(score, number, number / 4) for number, score in enumerate(scores, 1)]
 
 
+def ends(both: Sequence[parity.Detections], capacity: int) -> Any:
+    """Where the lists of both sides end."""
+    return tuple(
+        {name: parity.end_of(items, capacity) for name, items in one.items()} for one in both
+    )
+
+
 def test_what_a_full_list_cut_off_is_not_missed() -> None:
     one, other = crowd(0.9, 0.8, 0.71, 0.70), crowd(0.9, 0.8, 0.70, 0.71)
     full = {"a": one[:3]}, {"a": [*other[:2], other[3]]}
     limits = parity.LIMITS["dynamic"]
-    assert parity.examine(*full, limits, 0.3, capacity=3).status == "passed"
-    assert parity.examine(*full, limits, 0.3, capacity=4).status == "failed"  # there was room
+    assert parity.examine(*full, limits, 0.3, ends(full, 3)).status == "passed"
+    assert parity.examine(*full, limits, 0.3, ends(full, 4)).status == "failed"  # there was room
     far = {"a": one[:3]}, {"a": one[1:]}
-    assert parity.examine(*far, STRICT, 0.3, capacity=3).status == "failed"  # 0.9 is far from 0.7
+    assert parity.examine(*far, STRICT, 0.3, ends(far, 3)).status == "failed"  # 0.9 is far from 0.7
 
 
 def test_a_list_full_of_noise_was_not_cut_short() -> None:
     source = {"a": crowd(0.9, 0.5, 0.02)}
     found = {"a": [crowd(0.9)[0], *crowd(0, 0, 0, 0.02, 0.02)[3:]]}
-    gate = parity.examine(source, found, parity.LIMITS["dynamic"], 0.3, capacity=3)
+    gate = parity.examine(source, found, parity.LIMITS["dynamic"], 0.3, ends((source, found), 3))
     assert gate.figures["missed"] == 1
 
 

@@ -1,9 +1,10 @@
 """tflite-kiln: TensorFlow object detectors to TFLite, in sealed images, byte for byte.
 
 What ``__all__`` names is public: :func:`inspect` and :func:`diff` look at ``.tflite`` files,
-:func:`verify` checks a release, :func:`convert` makes one. ``docs/python.md`` shows how. Every
-failure is a :class:`KilnError`: its ``message`` says what happened, its ``remedy`` what to do, and
-messages name options of the command where arguments of these functions have the same names.
+:func:`verify` checks a release, :func:`convert` makes one, :func:`annotate` writes metadata into a
+file made elsewhere. ``docs/python.md`` shows how. Every failure is a :class:`KilnError`: its
+``message`` says what happened, its ``remedy`` what to do, and messages name options of the command
+where arguments of these functions have the same names.
 
 Everything else, every module of this package, is private and may change with any version.
 """
@@ -11,7 +12,7 @@ Everything else, every module of this package, is private and may change with an
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +20,21 @@ from kiln.core.errors import KilnError
 from kiln.core.version import __version__
 
 if TYPE_CHECKING:
+    from kiln.building.annotation import Annotated
     from kiln.building.conversion import Conversion
     from kiln.release.any_form import Verified
     from kiln.tflite.diff import Difference
     from kiln.tflite.inspect import Inspection
 
 __all__ = [
+    "Annotated",
     "Conversion",
     "Difference",
     "Inspection",
     "KilnError",
     "Verified",
     "__version__",
+    "annotate",
     "convert",
     "diff",
     "inspect",
@@ -40,6 +44,7 @@ __all__ = [
 # Modules are imported by the functions that use them: `import kiln` costs next to nothing, and the
 # packages below stay on their floors.
 _RESULTS = {
+    "Annotated": "kiln.building.annotation",
     "Conversion": "kiln.building.conversion",
     "Difference": "kiln.tflite.diff",
     "Inspection": "kiln.tflite.inspect",
@@ -248,6 +253,95 @@ def convert(
             allow=tuple(allow),
         )
         return make(given, Path(output), on_event)
+
+
+def annotate(
+    file: str | os.PathLike[str],
+    *,
+    label_map: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    fit: str | None = None,
+    fill: float | Sequence[float] | None = None,
+    sampling: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    pipeline_config: str | os.PathLike[str] | None = None,
+    model_maker: str | None = None,
+    images: str | os.PathLike[str] | None = None,
+    allow: Sequence[str] = (),
+    roles: Mapping[str, str] | None = None,
+    score_threshold: float | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    model_version: str | None = None,
+    author: str | None = None,
+    licence: str | None = None,
+    force: bool = False,
+    on_event: Callable[..., None] | None = None,
+) -> Annotated:
+    """Write a detector's ``.tflite`` with labels, normalisation and roles of the outputs.
+
+    As ``kiln annotate``: it needs a container engine, and leaves graph and weights as they are.
+
+    Args:
+        file: the finished file, from wherever.
+        label_map: the training's label map.
+        output: the file to write; a record goes beside it.
+        mean: what is subtracted from pixels: one number, or three; by default a uint8 input's own.
+        std: what they are divided by; likewise.
+        fit: how its training fitted pictures to the input: ``letterbox`` or ``stretch``.
+        fill: of a letterbox: the pixel value of the rest, one number, or three.
+        sampling: ``corner`` if pictures were resized by the Object Detection API; by default
+            ``half-pixel``.
+        checkpoint: the training, or one checkpoint, to check the file against.
+        pipeline_config: its ``pipeline.config``; by default the one beside it.
+        model_maker: for an EfficientDet-Lite, ``efficientdet_lite0`` to ``efficientdet_lite4``.
+        images: a folder of images to check on.
+        allow: faults that do not keep the file from being written.
+        roles: which output is ``boxes``, ``classes``, ``scores`` and ``count``, by name; by
+            default as the graph tells.
+        score_threshold: the least score worth showing, declared in the metadata.
+        name: of the model. It, ``description``, ``model_version``, ``author`` and ``licence`` are
+            in the metadata.
+        force: whether to replace metadata, and files, that are there already.
+        on_event: called with the name and the fields of each event.
+
+    Raises:
+        KilnError: it cannot be done, or a check failed; then nothing is written.
+
+    >>> import kiln
+    >>> made = kiln.annotate(
+    ...     "detect.tflite", label_map="labels.pbtxt", output="made.tflite", mean=127.5, std=127.5
+    ... )  # doctest: +SKIP
+    >>> made.record["proof"]  # doctest: +SKIP
+    'none'
+    """
+    from kiln.building.annotation import annotate_file
+    from kiln.building.annotation_request import Wanted, source_of
+    from kiln.core.files import system_guard
+
+    texts = {
+        "name": name, "description": description, "version": model_version, "author": author,
+        "license": licence,
+    }  # fmt: skip
+    with system_guard():
+        wanted = Wanted(
+            file=Path(file),
+            label_map=Path(label_map),
+            mean=_numbers(mean),
+            std=_numbers(std),
+            fit=fit,
+            fill=_numbers(fill),
+            sampling=sampling,
+            roles=dict(roles or {}),
+            score_threshold=score_threshold,
+            texts={key: text for key, text in texts.items() if text is not None},
+            source=source_of(
+                _path(checkpoint), _path(pipeline_config), model_maker, _path(images), allow
+            ),
+        )
+        return annotate_file(wanted, Path(output), on_event, force=force)
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:

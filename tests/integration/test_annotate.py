@@ -42,7 +42,8 @@ def test_a_bare_sample(
     assert inspected(shared, bare)["metadata"] is None
     made, options = tmp_path / "made.tflite", ["--name", "Again"]
     if variant == "float32":
-        options += ["--mean", "127.5", "--std", "127.5"]
+        options += ["--mean", "127.5", "--std", "127.5", "--fit", "stretch"]
+        options += ["--sampling", "corner"]
     said = shared("annotate", bare, "--label-map", label_map, "-o", made, *options).ok()
     assert "not compared with a source model" in said.out
 
@@ -51,6 +52,9 @@ def test_a_bare_sample(
     norm, own = seen.pop("normalization"), wanted.pop("normalization")
     assert seen == wanted
     assert len(seen["labels"]) == 23
+    # As it was built, where it was given.
+    assert right["feeding"] is not None
+    assert (found["feeding"] == right["feeding"]) == (variant == "float32")
     # A uint8 input says its own, rounded to a whole zero point.
     near = 0 if variant == "float32" else 0.5
     for key in ("mean", "std"):
@@ -63,6 +67,7 @@ def test_a_bare_sample(
     assert record["file"] == {
         "name": made.name, "sha256": found["sha256"], "size": found["size"],
     }  # fmt: skip
+    assert (record["feeding"] or {}).get("from") == ("given" if near == 0 else None)
     assert record["roles"]["from"] == record["classes"]["from"] == "operator"
     assert record["normalization"]["from"] == ("given" if near == 0 else "quantisation")
     assert "same graph and weights" in shared("diff", bare, made).out
@@ -72,17 +77,20 @@ def test_a_graph_without_the_operator(shared: Kiln, tmp_path: Path) -> None:
     bare, made = FIXTURES / "toy_centernet.tflite", tmp_path / "made.tflite"
     options = ["--mean", "127.5", "--std", "127.5", "--label-map", LABELS, "-o", made]
     roles = "boxes=output_3,classes=output_2,scores=output_1,count=output_0"
-    said = shared("annotate", bare, *options, "--roles", roles, "--score-threshold", "0.25").ok()
+    more = ["--roles", roles, "--score-threshold", "0.25", "--fit", "letterbox", "--fill", "0"]
+    said = shared("annotate", bare, *options, *more).ok()
     assert "does not say how many classes" in said.err
     right = inspected(shared, FIXTURES / "toy_centernet_annotated.tflite")
     found = inspected(shared, made)
     assert described(found) == described(right)
     assert found["metadata"]["score_threshold"] == 0.25
+    assert (found["feeding"]["fit"], found["feeding"]["fill"]) == ("letterbox", [0, 0, 0])
     # Again over it, by what the graph itself tells: the same, and the old metadata is gone.
     before = made.read_bytes()
     shared("annotate", made, *options).refused(2, "exists", "--force")
     said = shared("annotate", made, *options, "--force").ok()
-    assert "metadata and labelmap.txt replaced" in said.err
+    assert "metadata, feeding.json and labelmap.txt replaced" in said.err
+    assert "is no longer said in it: --fit says it" in said.err
     again = inspected(shared, made)
     assert described(again) == described(right)
     assert again["metadata"]["score_threshold"] is None

@@ -7,7 +7,7 @@ about, what the ``config`` says, what was ``built``, and the ``effect`` on what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -34,6 +34,8 @@ class Built:
             None: across classes, with the configuration's own thresholds.
         scales: what box encodings were multiplied by: y, x, h, w; None: as configured.
         exported: whether somebody else exported it, so that options of kiln cannot change it.
+        left_out: names of keypoint tasks that it lacks (:func:`stages.odapi.pipeline
+            .keypoint_tasks`; the configuration that stages work with has none).
     """
 
     size: tuple[int, int]
@@ -41,6 +43,7 @@ class Built:
     suppression: Optional[Mapping[str, Any]] = None
     scales: Optional[tuple[float, float, float, float]] = None
     exported: bool = False
+    left_out: Collection[str] = ()
 
 
 def unmodified(config: Any) -> Any:
@@ -61,10 +64,9 @@ def differences(config: Any, built: Built) -> list[Difference]:
     found = [*_input(model.image_resizer, built), *_most(config, built)]
     if architecture == "ssd":
         found += [*_suppression(model, built), *_boxes(model, built)]
-    elif len(model.keypoint_estimation_task):
-        names = ", ".join(task.task_name for task in model.keypoint_estimation_task)
-        effect = "Boxes are found as before, and no keypoints."
-        found.append(_difference("keypoints", names, "left out", effect))
+    if built.left_out:
+        effect = "Boxes are found as in training, and no keypoints."
+        found.append(_difference("keypoints", ", ".join(built.left_out), "none", effect))
     if config.graph_rewriter.HasField("quantization"):
         found.append(
             _difference(

@@ -30,12 +30,13 @@ class Built:
     Args:
         pipeline: a copy of the source's, with a resizer of one output size.
         size: that size: (height, width) in pixels.
-        differs: texts: what its resizer does differently from the source's.
+        differs: whether its resizer makes other inputs of pictures than the source's
+            (:mod:`stages.odapi.config_differences` says which).
     """
 
     pipeline: Any
     size: tuple[int, int]
-    differs: tuple[str, ...]
+    differs: bool
 
 
 def as_built(config: Any, image_size: Optional[list[int]]) -> Built:
@@ -60,29 +61,15 @@ def as_built(config: Any, image_size: Optional[list[int]]) -> Built:
         resizer = pipeline.image_resizer(padded).keep_aspect_ratio_resizer
         resizer.min_dimension = resizer.max_dimension = size[0]
         resizer.pad_to_max_dimension = True
-        return Built(padded, size, _kept_differences(own.keep_aspect_ratio_resizer, size[0]))
+        kept = own.keep_aspect_ratio_resizer
+        same = kept.pad_to_max_dimension and kept.min_dimension == kept.max_dimension == size[0]
+        return Built(padded, size, differs=not same)
     resizer = pipeline.image_resizer(fixed).fixed_shape_resizer
-    shown = f"{size[0]}x{size[1]}"
     if kind == "fixed_shape_resizer":
         before = (own.fixed_shape_resizer.height, own.fixed_shape_resizer.width)
-        differs = [f"its input is {shown} pixels, not {before[0]}x{before[1]}"]
-        return Built(fixed, size, tuple(differs) if before != size else ())
+        return Built(fixed, size, differs=before != size)
     resizer.resize_method = getattr(getattr(own, kind), "resize_method", 0) if kind else 0
-    return Built(fixed, size, (f"its input is {shown} pixels: pictures are stretched to it",))
-
-
-def _kept_differences(own: Any, side: int) -> tuple[str, ...]:
-    differs = []
-    if own.max_dimension != side:
-        differs.append(f"its input is {side}x{side} pixels, not {own.max_dimension}")
-    if not own.pad_to_max_dimension:
-        differs.append("pictures are padded to a square, which the model's own resizer does not do")
-    if own.min_dimension != own.max_dimension:
-        differs.append(
-            "pictures are scaled to fit the square; the model's own resizer also keeps the shorter"
-            f" side to {own.min_dimension} pixels"
-        )
-    return tuple(differs)
+    return Built(fixed, size, differs=True)
 
 
 def as_text(built: Built) -> str:

@@ -190,7 +190,9 @@ def restore(model: Any, training: Training) -> int:
         for variable in averaged:
             optimizer.add_slot(variable, "average")
         saved[training.optimizer] = optimizer
-    _as_saved(saved).restore(str(training.prefix)).expect_partial()
+    # `restore` would give the root a counter of saves. Where the root is the model, that is a new
+    # attribute, and an earlier restore of the model (the exporter's) is asked for its value.
+    _as_saved(saved).read(str(training.prefix)).expect_partial()
     for variable in averaged:
         variable.assign(optimizer.get_slot(variable, "average"))
     return check_restored(model, training)[0]

@@ -53,7 +53,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         ``score_conversion``, ``nms_score_threshold`` and ``nms_iou_threshold`` (as exported; None
         where there is no suppression), ``checkpoint`` (name of the prefix), ``weights_from``
         (``averages`` or ``raw``), ``left_out`` (names of keypoint tasks), ``notes`` (texts: what
-        was chosen and left out), ``variables`` (restored and compared), ``exact_batch_norms``,
+        was chosen), ``variables`` (restored and compared), ``exact_batch_norms``,
         ``untrained`` (texts: reasons to think that it was never trained).
 
     Raises:
@@ -69,10 +69,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     trained = unmodified(config)
     training = restoration.open_training(prefix, pipeline.evaluates_averages(config))
     left_out = pipeline.keypoint_tasks(folder)
-    notes = [*training.notes]
-    if left_out:
-        notes.append(f"its keypoints are left out ({', '.join(left_out)}): boxes are converted")
-    for note in notes:
+    for note in training.notes:
         emit.warning(note)
     resizer = resizing.as_text(resizing.as_built(config, params["image_size"]))
     size = pipeline.fix_image_size(config, params["image_size"])
@@ -113,12 +110,13 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "checkpoint": prefix.name,
         "weights_from": training.weights_from,
         "left_out": left_out,
-        "notes": notes,
+        "notes": list(training.notes),
         "variables": variables,
         "exact_batch_norms": exact,
         "untrained": detection_model.untrained(model),
     }
-    facts["differences"] = differences(trained, Built(size, max_detections, suppression))
+    built = Built(size, max_detections, suppression, left_out=left_out)
+    facts["differences"] = differences(trained, built)
     if params["exact_batch_norm"]:
         saved_model_names.canonicalize(out / "saved_model")
     # assets.extra is the SavedModel format's place for extra files: the facts travel with the

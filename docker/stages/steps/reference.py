@@ -59,8 +59,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         Facts: ``checkpoint``, ``weights_from`` (``averages`` or ``raw``), ``input`` (height and
         width in pixels, of the converted model), ``max_detections``, ``images`` (how many),
         ``variables`` (restored and compared), ``weights`` (numbers in them), ``untrained`` (texts:
-        reasons to think that it was never trained), ``differs`` (texts: what the converted model's
-        resizer does differently).
+        reasons to think that it was never trained).
 
     Raises:
         StageError: see :mod:`stages.steps.export`; or an image cannot be read.
@@ -99,11 +98,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
                 keep.lists[name] = kept if min(answer["covered"]) == 1 else inside(kept)
         return own
 
-    differs = list(built.differs)
     limited = any(
         params[name] is not None for name in pipeline.SUPPRESSION if name != "regular_nms"
     )
-    twice = (bool(differs) or limited) and params["as_tflite"]
+    twice = (built.differs or limited) and params["as_tflite"]
     as_tflite = Found()
     source, variables = restored(built.pipeline if twice else config)
     images = as_built = found(source, as_tflite if params["as_tflite"] else None)
@@ -114,7 +112,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
             if error.kind != "unsupported-model":
                 raise
             # Without padding, a feature pyramid takes few sizes.
-            differs.append("as configured it takes no pictures of these images' proportions")
+            emit.warning(
+                "as configured, the model takes no pictures of these images' proportions: the files"
+                " are compared with it as it was built"
+            )
     write(
         out,
         images=images,
@@ -132,7 +133,6 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "variables": variables,
         "weights": weights(restoration.object_paths(source.model).values()),
         "untrained": detection_model.untrained(source.model),
-        "differs": differs,
     }
 
 

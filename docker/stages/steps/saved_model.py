@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -69,7 +69,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     config = pipeline.read_pipeline(inputs["config"]) if "config" in inputs else None
     classes = _num_classes(graph, inputs["label_map"], config)
     left = _left_facts(folder)
-    unlike = _differences(graph, config, left)
+    left_out = pipeline.keypoint_tasks(inputs["config"]) if "config" in inputs else []
+    unlike = _differences(graph, config, left, left_out)
     emit.progress(1, 2, "checking its input")
     resizer = _resizer(left, config, size)
     norm, origin = _normalization(params["normalization"], left, graph, config, size)
@@ -136,7 +137,10 @@ def _num_classes(graph: saved_model_graph.SavedGraph, label_map: Path, config: A
 
 
 def _differences(
-    graph: saved_model_graph.SavedGraph, config: Any, left: Mapping[str, Any]
+    graph: saved_model_graph.SavedGraph,
+    config: Any,
+    left: Mapping[str, Any],
+    left_out: Collection[str] = (),
 ) -> list[dict[str, str]]:
     """Compare the graph with its configuration; else, take what our own export found."""
     if config is None:
@@ -155,6 +159,7 @@ def _differences(
         },
         scales=own and own.scales,
         exported=True,
+        left_out=left_out,
     )
     return differences(config, built)
 

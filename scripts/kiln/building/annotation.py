@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.building.annotation_check import Source, prepare
+from kiln.building.annotation_check import prepare
+from kiln.building.annotation_request import Wanted, check, feeding_of
 from kiln.building.from_training import slugify
 from kiln.checks import verdict
 from kiln.core.digest import tree_digest
@@ -34,6 +35,7 @@ from kiln.running.executor import OnEvent, Runner
 from kiln.running.limits import Limits
 from kiln.sources.local import check_labels, reading
 from kiln.tflite import diff, facts
+from kiln.tflite.feeding import FEEDING_FILE
 from kiln.tflite.reading import TfliteFile, load, type_name
 
 #: The image whose environment without TensorFlow writes metadata.
@@ -47,28 +49,6 @@ RECORD_SUFFIX = ".json"
 GIVEN, OPERATOR, GRAPH, SIGNATURE = "given", "operator", "graph", "signature"
 QUANTIZATION, LABEL_MAP, CHECKPOINT = "quantisation", "label map", "checkpoint"
 """Where something is known from, in the record."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The command line's values; ``None`` and empty: not given.
-
-    Args:
-        mean: for all channels or for red, green and blue, in pixel values.
-        std: likewise.
-        roles: ``boxes``, ``classes``, ``scores`` and ``count`` -> name of the output.
-        texts: of the metadata: ``name``, ``description``, ``version``, ``author``, ``license``.
-        source: what to check the file against.
-    """
-
-    file: Path
-    label_map: Path
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    roles: Mapping[str, str] = field(default_factory=dict)
-    score_threshold: float | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
-    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +101,19 @@ class _Known:
         return found
 
 
+def annotate_file(
+    wanted: Wanted, output: Path, on_event: OnEvent | None = None, *, force: bool = False
+) -> Annotated:
+    """Do :func:`annotate` with the user's own store."""
+    store = Store(Store.default_root())
+    store.sweep()
+    return annotate(Project.find(), store, wanted, output, on_event or _silent, force=force)
+
+
+def _silent(event: str, **fields: Any) -> None:
+    pass
+
+
 def annotate(
     project: Project,
     store: Store,
@@ -136,17 +129,22 @@ def annotate(
         force: replace metadata that the file has already, and files that exist.
 
     Raises:
-        UsageError: a file cannot be read or written, exists, or has metadata already; or the
-            normalisation is missing.
+        UsageError: a file cannot be read or written, exists, or has metadata already; the
+            normalisation is missing; or see :func:`kiln.building.annotation_request.check`.
         UnsupportedModelError: the file is damaged, is no detector, or cannot be rewritten.
         LabelMapError: the label map cannot be read, or has another number of classes.
         KilnError: the engine or the image failed.
     """
+    check(wanted)
     record_path = output.with_name(output.name + RECORD_SUFFIX)
     for path in (output, record_path):
         _check_target(path, force)
     file = load(wanted.file)
+    feeding = feeding_of(wanted)
+    packs_feeding = any(item.name == FEEDING_FILE for item in file.packing.files)
     notes = _replaced(file, force)
+    if feeding is None and wanted.source is None and packs_feeding:
+        notes += (f"how to feed {file.name} is no longer said in it: --fit says it",)
     known = _known(file, wanted)
     if known.classes_from == LABEL_MAP:
         notes += (
@@ -157,6 +155,7 @@ def annotate(
         **known.params(),
         **_texts(wanted.texts, proved=wanted.source is not None),
         "score_threshold": wanted.score_threshold,
+        **({} if feeding is None else {"feeding": feeding}),
     }
     ready = None
     if wanted.source is not None:
@@ -177,7 +176,7 @@ def annotate(
     _check_unchanged(file, data)
     report = None if ready is None else ready.report(plan, results, store)
     record = {
-        **_record(known, results[step_id].facts["normalization"], locked, code),
+        **_record(known, results[step_id].facts, locked, code),
         "proof": facts.NO_PROOF if report is None else report,
         "source": None if ready is None else ready.record,
         "file": {"name": output.name, "sha256": digest, "size": len(data)},
@@ -422,8 +421,10 @@ def _check_unchanged(file: TfliteFile, data: bytes) -> None:
 
 
 def _record(
-    known: _Known, normalization: Mapping[str, Any], locked: Locked, code: str
+    known: _Known, facts_of_file: Mapping[str, Any], locked: Locked, code: str
 ) -> dict[str, Any]:
+    normalization, feeding = facts_of_file["normalization"], facts_of_file["feeding"]
+    origin = CHECKPOINT if known.normalization_from == CHECKPOINT else GIVEN
     return {
         "schema": 1,
         "kiln": __version__,
@@ -433,6 +434,7 @@ def _record(
             "std": normalization["std"],
             "from": known.normalization_from,
         },
+        "feeding": None if feeding is None else {**feeding, "from": origin},
         "roles": {
             **{role: output.position for role, output in known.roles.items()},
             "from": known.roles_from,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 
 from kiln.building.build import Artefact, Builder, failure_of
 from kiln.building.from_training import Given, recipe_text, settle
-from kiln.core.errors import UsageError
+from kiln.core.channels import check_channels
+from kiln.core.errors import RecipeError, UsageError
 from kiln.core.files import write_atomic
 from kiln.core.store import Store
 from kiln.project.folders import Project
@@ -68,12 +70,13 @@ def prepared(given: Given, output: Path) -> Iterator[Prepared]:
         output: the release's folder, absolute.
 
     Raises:
-        UsageError: nothing can be written to ``output``.
+        UsageError: nothing can be written to ``output``, or a value cannot be.
         KilnError: see :func:`kiln.building.from_training.settle`.
     """
     with reading():
         _check_writable(output)
     publish.check_target(output)
+    _check_numbers(given)
     arguments, notes = settle(given)
     text = recipe_text(arguments)
     store = Store(Store.default_root())
@@ -81,7 +84,14 @@ def prepared(given: Given, output: Path) -> Iterator[Prepared]:
         path = scratch / "models" / arguments.name / RECIPE_FILE
         path.parent.mkdir(parents=True)
         write_atomic(path, text.encode("utf-8"))
-        yield Prepared(store, Selection.of(load(path, from_options=True)), notes)
+        try:
+            recipe = load(path, from_options=True)
+        except RecipeError as error:  # the user wrote no recipe
+            raise UsageError(
+                f"A value cannot be: {error.message.removeprefix(f'{path}: ')}",
+                "Correct it; the key's last part is the argument's name.",
+            ) from None
+        yield Prepared(store, Selection.of(recipe), notes)
 
 
 def convert(given: Given, output: Path, on_event: OnEvent | None = None) -> Conversion:
@@ -108,6 +118,23 @@ def convert(given: Given, output: Path, on_event: OnEvent | None = None) -> Conv
 
 def _ignore_event(event: str, **fields: Any) -> None:
     pass
+
+
+def _check_numbers(given: Given) -> None:
+    """Refuse from Python what the command line's options do not let through.
+
+    Raises:
+        UsageError: a number is none, or none that a recipe and metadata can hold.
+    """
+    for name, values in (("mean", given.mean), ("std", given.std)):
+        if values is not None:
+            check_channels(name, values)
+    for name in ("score_threshold", "nms_score_threshold", "nms_iou_threshold"):
+        value = getattr(given, name)
+        if value is not None and not math.isfinite(value):
+            raise UsageError(
+                f"--{name.replace('_', '-')} {value} is not a number.", "Give one from 0 to 1."
+            )
 
 
 def _check_writable(folder: Path) -> None:

@@ -350,7 +350,8 @@ def _inference_io(given: Given, variants: Sequence[str], found: _Found) -> Infer
     """
     chosen: InferenceIo = _one_of(given.inference_io, InferenceIo)
     image = "odapi" if given.spec is None else "modelmaker"
-    why = export_options.why_not_int8(variants, found.architecture, image, found.extractor)
+    stated = None if given.mean is None or given.std is None else (given.mean, given.std)
+    why = export_options.why_not_int8(variants, found.architecture, image, found.extractor, stated)
     if chosen == "int8" and why:
         more = "" if "int8" in variants else ", or name --calibration images"
         raise UsageError(f"--inference-io int8 cannot be: {why}.", f"Leave it out{more}.")
@@ -412,7 +413,7 @@ def _checkpoint(given: Given) -> _Found:
 def _saved_model(given: Given) -> _Found:
     assert given.saved_model is not None
     saved = find_saved_model(given.saved_model)
-    config, classes = None, None
+    config, classes, extractor = None, None, ""
     architecture: str = saved.architecture if given.spec is None else "efficientdet"
     if given.pipeline_config is not None:
         config = given.pipeline_config
@@ -420,6 +421,7 @@ def _saved_model(given: Given) -> _Found:
         config = config / CONFIG if config.is_dir() else config
         pipeline = pipeline_config.read(config)
         architecture, classes = pipeline.architecture, pipeline.num_classes
+        extractor = pipeline.extractor
     labels = check_labels(given.label_map, classes)
     return _Found(
         path=saved.folder,
@@ -428,6 +430,7 @@ def _saved_model(given: Given) -> _Found:
         named_after=saved.folder,
         architecture=architecture,
         config=config,
+        extractor=extractor,
         notes=labels,
     )
 

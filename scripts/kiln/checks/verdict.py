@@ -307,7 +307,10 @@ def one_line(report: Mapping[str, Any]) -> str:
 
 
 def _cost_of_stretching(report: Mapping[str, Any]) -> str:
-    """Say what clients that stretch pictures lose, where they lose something."""
+    """Say what clients that stretch pictures lose, where they lose something.
+
+    A stretched model may lose, too: its training sampled pictures in another way than clients do.
+    """
     costs = []
     for entry in report["variants"].values():
         for gate in entry["gates"]:
@@ -320,6 +323,6 @@ def _cost_of_stretching(report: Mapping[str, Any]) -> str:
     if cost < _TELLING_COST:
         return ""
     return (
-        f"; fed stretched, as the Task Library and MediaPipe do, it agrees with its source by "
-        f"{stretched:.2f} instead of {right:.2f} (docs/feeding.md)"
+        f"; fed as the Task Library and MediaPipe do (stretched, their own resizing), it agrees "
+        f"with its source by {stretched:.2f} instead of {right:.2f} (docs/feeding.md)"
     )

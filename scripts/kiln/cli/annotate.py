@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kiln.cli.common import PATH, channel_values, json_option, own_store, reporter_for
+from kiln.cli.common import PATH, NumberRange, channel_values, json_option, reporter_for
 from kiln.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,17 @@ _TEXTS = ("name", "description", "version", "author", "license")
     "--mean", metavar="M[,M,M]", help="The value to subtract from pixels [uint8: the input's own]."
 )
 @click.option("--std", metavar="S[,S,S]", help="The value to divide them by [likewise].")
+@click.option(
+    "--fit",
+    type=click.Choice(["letterbox", "stretch"]),
+    help="How its training fitted pictures to the input.",
+)
+@click.option("--fill", metavar="V[,V,V]", help="Pixel value of a letterbox's rest.")
+@click.option(
+    "--sampling",
+    type=click.Choice(["half-pixel", "corner"]),
+    help="corner: resized as by the Object Detection API [half-pixel].",
+)
 @click.option(
     "--checkpoint",
     type=PATH,
@@ -43,7 +54,7 @@ _TEXTS = ("name", "description", "version", "author", "license")
 )
 @click.option(
     "--score-threshold",
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     metavar="S",
     help="Least score to show.",
 )
@@ -60,6 +71,9 @@ def annotate_command(
     label_map: Path,
     mean: str | None,
     std: str | None,
+    fit: str | None,
+    fill: str | None,
+    sampling: str | None,
     checkpoint: Path | None,
     pipeline_config: Path | None,
     spec: str | None,
@@ -77,33 +91,24 @@ def annotate_command(
     The graph and its weights stay as they are. With --checkpoint the file is checked against it.
     Else nothing is proved, and the record beside the new file says so.
     """
-    if (mean is None) != (std is None):
-        raise UsageError(
-            "--mean and --std need each other.", "Give both, such as --mean 127.5 --std 127.5."
-        )
-    if checkpoint is None and (pipeline_config or spec or images or allow):
-        raise UsageError(
-            "--pipeline-config, --model-maker, --images and --allow need --checkpoint.",
-            "Name the checkpoint that the file was made from, or leave them out.",
-        )
-    from kiln.building.annotation import Wanted, annotate
-    from kiln.building.annotation_check import Source
-    from kiln.project.folders import Project
+    from kiln.building.annotation import annotate_file
+    from kiln.building.annotation_request import Wanted, source_of
 
     wanted = Wanted(
         file=file,
         label_map=label_map,
         mean=None if mean is None else channel_values("mean", mean),
         std=None if std is None else channel_values("std", std),
+        fit=fit,
+        fill=None if fill is None else channel_values("fill", fill),
+        sampling=sampling,
         roles=_roles(roles),
         score_threshold=score_threshold,
         texts={name: text for name in _TEXTS if (text := texts[name]) is not None},
-        source=None
-        if checkpoint is None
-        else Source(checkpoint, pipeline_config, spec, images, allow),
+        source=source_of(checkpoint, pipeline_config, spec, images, allow),
     )
     with reporter_for(as_json) as reporter:
-        done = annotate(Project.find(), own_store(), wanted, output, reporter.event, force=force)
+        done = annotate_file(wanted, output, reporter.event, force=force)
         for note in done.notes:
             reporter.event("note", message=note)
         reporter.event("annotated", path=str(done.path), **done.record)

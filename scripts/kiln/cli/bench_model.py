@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kiln.cli.common import PATH, json_option
+from kiln.cli.common import PATH, NumberRange, json_option
 from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UnsupportedModelError, UsageError
 from kiln.core.output import table
@@ -41,7 +41,7 @@ _RUNS = 30
 @click.option("--runs", type=click.IntRange(1, 1_000_000), metavar="N", help=f"Rounds [{_RUNS}].")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 86_400, min_open=True),
+    type=NumberRange(0, 86_400, min_open=True),
     metavar="S",
     help="Run rounds for this long instead, for each number of threads.",
 )

@@ -11,13 +11,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiln.cli.reporters import JsonReporter, TextReporter
-from kiln.core.errors import UsageError
+from kiln.core.channels import check_channels
 
 if TYPE_CHECKING:
     from kiln.core.store import Store
     from kiln.images.builder import Images
 
 PATH = click.Path(path_type=Path)
+
+
+class NumberRange(click.FloatRange):
+    """A number within bounds. Click's own range lets "nan" through: it is beyond no bound."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Machine-readable events, one a line."
@@ -80,7 +93,7 @@ def chosen_images(docker: Path, names: Sequence[str]) -> list[str]:
 
 
 def channel_values(name: str, text: str) -> tuple[float, ...]:
-    """Parse the option ``--mean`` or ``--std``: one number, or one for each colour channel.
+    """Parse ``--mean``, ``--std`` or ``--fill``: one number, or one for each colour channel.
 
     Raises:
         UsageError: it is something else.
@@ -89,10 +102,5 @@ def channel_values(name: str, text: str) -> tuple[float, ...]:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    least = 0.0 if name == "std" else -math.inf
-    if len(found) not in (1, 3) or not all(least < value < math.inf for value in found):
-        raise UsageError(
-            f"--{name} {text!r} is not one number, or three for red, green and blue.",
-            "Pixels are 0 to 255: --mean 127.5 --std 127.5 makes them -1 to 1.",
-        )
+    check_channels(name, found, text)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Callable
@@ -11,28 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kiln.cli.common import PATH, channel_values, json_option, reporter_for
+from kiln.cli.common import PATH, NumberRange, channel_values, json_option, reporter_for
 from kiln.core.errors import UsageError
 
 if TYPE_CHECKING:
     from kiln.building.from_training import Given
 
 _PATH = PATH
-
-
-class _Fraction(click.FloatRange):
-    """A number from 0 to 1; click's own range lets "nan" through."""
-
-    def __init__(self, *, min_open: bool = False) -> None:
-        super().__init__(0, 1, min_open=min_open)
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number = float(super().convert(value, param, ctx))
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number from 0 to 1.", param, ctx)
-        return number
 
 
 #: The options of both commands, in the order of the help.
@@ -84,7 +68,7 @@ _OPTIONS = [
     ),
     click.option(
         "--score-threshold",
-        type=_Fraction(),
+        type=NumberRange(0, 1),
         metavar="S",
         help="Least score to show, for the metadata.",
     ),
@@ -102,13 +86,13 @@ _OPTIONS = [
     ),
     click.option(
         "--nms-score-threshold",
-        type=_Fraction(),
+        type=NumberRange(0, 1),
         metavar="S",
         help="Least score of a box to output [the model's own].",
     ),
     click.option(
         "--nms-iou-threshold",
-        type=_Fraction(min_open=True),
+        type=NumberRange(0, 1, min_open=True),
         metavar="IOU",
         help="Overlap from which a box is suppressed [the model's own].",
     ),

@@ -13,6 +13,7 @@ from kiln.page.formats import anchor, count
 from kiln.page.pictures import Canvas, Mark, canvas, marks, names_and_scores
 from kiln.page.records import Record
 from kiln.page.snippets import Snippet, snippets
+from kiln.recipes.export_options import SUPPRESSION
 
 _MEANINGS = {
     "structure": "Inputs, outputs, operators and metadata are those of a detector.",
@@ -175,6 +176,8 @@ class ModelView:
         source_runtime: the runtime that ran the source model.
         first_panel: number of the picture shown first: the first that differs, or the one with
             the most objects.
+        suppression: how overlapping boxes are suppressed, where the recipe chose it.
+        output_order: the outputs in their order, where the recipe chose it.
         checked: files that have a verdict in ``checks.json``.
     """
 
@@ -186,6 +189,8 @@ class ModelView:
     feeding: str
     classes: str
     max_detections: str
+    suppression: str
+    output_order: str
     licence: str
     notices: tuple[Notice, ...]
     differences: tuple[Difference, ...]
@@ -221,6 +226,8 @@ def model_view(model: Model) -> ModelView:
         feeding=". ".join(dict.fromkeys(v.how_to_feed for v in model.variants if v.how_to_feed)),
         classes="" if classes is None else f"{classes:g}",
         max_detections="" if most is None else f"{most:g}",
+        suppression=_suppression(model.conversion.record("stages", "export")),
+        output_order=_output_order(stages),
         licence=model.conversion.text("licence"),
         notices=tuple(_notices(model)),
         differences=tuple(_differences(model)),
@@ -263,6 +270,33 @@ def _input(variant: Variant) -> str:
     if len(tensor.shape) != 4:
         return ""
     return f"{tensor.shape[2]} × {tensor.shape[1]} {tensor.type}"
+
+
+def _suppression(export: Record) -> str:
+    """Describe the suppression of overlapping boxes; empty where it is the model's own."""
+    chosen = [export.raw("params", name) for name in SUPPRESSION]
+    built = export.record("facts", "suppression")
+    if not built or all(value is None or value is False for value in chosen):
+        return ""
+    regular = built.raw("regular") is True
+    said = ["within each class (regular NMS)" if regular else "across classes (fast NMS)"]
+    overlap, score = built.number("iou_threshold"), built.number("score_threshold")
+    if overlap is not None:
+        said.append(f"from an overlap (IoU) of {overlap:.6g}")
+    if score is not None:
+        said.append(f"scores below {score:.6g} left out")
+    most = built.number("detections_per_class")
+    if regular and most is not None:
+        said.append(f"at most {most:g} of a class")
+    return ", ".join(said)
+
+
+def _output_order(stages: Sequence[Record]) -> str:
+    for stage in stages:
+        if stage.text("params", "output_order"):
+            names = stage.list("facts", "output_order")
+            return ", ".join(name for name in names if isinstance(name, str))
+    return ""
 
 
 def _how_to_feed(variant: Variant) -> Iterator[str]:

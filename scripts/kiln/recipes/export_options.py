@@ -44,17 +44,22 @@ def contradiction(options: Mapping[str, Any], architecture: str) -> tuple[str, s
 
 
 def why_not_int8(
-    variants: Sequence[str], architecture: str, image: str, extractor: str = ""
+    variants: Sequence[str],
+    architecture: str,
+    image: str,
+    extractor: str = "",
+    stated: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> str:
     """Return why an int8 input cannot be had, as the end of a sentence; "" if it may.
 
-    A model's normalisation is only known once it is built: the conversion decides for the others.
+    Other models' normalisation is only known once they are built: the conversion decides for them.
 
     Args:
         variants: those of the recipe.
         architecture: as in a recipe.
         image: as in a recipe.
         extractor: type of the feature extractor; empty: not known.
+        stated: mean and std by channel, where a user states them.
     """
     if "int8" not in variants:
         return "it is the input of variant 'int8', which is not among the variants"
@@ -63,4 +68,6 @@ def why_not_int8(
         return f"an EfficientDet of the Object Detection API {unlike}"
     if architecture == "ssd" and "resnet" in extractor:
         return f"{extractor} {unlike}"
+    if stated is not None and any(len(set(values)) > 1 for values in stated):
+        return f"this mean and std {unlike.replace('normalises', 'normalise')}"
     return ""

@@ -260,9 +260,20 @@ class Recipe(Part):
         if found is not None:
             raise wrong(f"export.{found[0]}: {found[1]}")
         if self.export.inference_io != "uint8":
-            why = export_options.why_not_int8(self.variants, self.architecture, self.image)
+            why = self.why_not_int8()
             if why:
                 raise wrong(f"export.inference_io: {why}")
+
+    def why_not_int8(self, extractor: str = "") -> str:
+        """Return why an int8 input cannot be had; see :func:`export_options.why_not_int8`."""
+        stated = self.source.stated_normalization
+        return export_options.why_not_int8(
+            self.variants,
+            self.architecture,
+            self.image,
+            extractor,
+            None if stated is None else (stated.mean, stated.std),
+        )
 
     def _check_check(self) -> None:
         for table in ("limits", "ap"):

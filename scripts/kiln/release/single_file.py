@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kiln.core import git_lfs
 from kiln.core.archive import unpack
 from kiln.core.digest import sha256_file
 from kiln.core.errors import ArchiveError, VerificationError
@@ -79,6 +80,7 @@ def verify_file(path: Path, trust: Trust, bundles: Sequence[Path] = ()) -> Verif
         with contextlib.suppress(OSError, MalformedError):
             trust.offer_key(read_file(place / KEY_FILE, bounds.KEY.most))
     try:
+        git_lfs.refuse_pointer(path, VerificationError)
         size, digest = path.stat().st_size, sha256_file(path)
     except OSError as error:
         raise VerificationError(
@@ -132,6 +134,8 @@ def _in_order(bundles: Sequence[Path]) -> list[tuple[str, Path, bytes]]:
             ) from None
         except MalformedError as error:
             raise VerificationError(f"{bundle} {error}.", _REMEDY) from None
+        if git_lfs.is_pointer(data):
+            raise git_lfs.refusal(VerificationError, str(bundle))
         try:
             role = _ROLES[str(dsse.peek_unverified(data)["predicateType"])]
         except (VerificationError, KeyError, TypeError):
@@ -183,6 +187,8 @@ def unpacked(archive: Path) -> Iterator[Path]:
         VerificationError: it cannot be unpacked safely or completely, or holds no release.
         DiskFullError: no space left for it.
     """
+    with contextlib.suppress(OSError):  # unpacking tells what cannot be read
+        git_lfs.refuse_pointer(archive, VerificationError)
     with tempfile.TemporaryDirectory(prefix="kiln-verify-") as scratch:
         place = Path(scratch) / "release"
         try:

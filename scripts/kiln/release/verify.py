@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiln.core import git_lfs
 from kiln.core.digest import sha256_bytes, sha256_file
 from kiln.core.errors import SigningKeyError, VerificationError
 from kiln.core.listing import Listing, list_tree, printable
@@ -177,6 +178,9 @@ class _Verification:
         self.problems.setdefault(path, {})[what] = None
 
     def _error(self, foreign: str) -> VerificationError:
+        pointers = {path for path in self.problems if self._is_pointer(path)}
+        for path in pointers:
+            self.problems[path] = {"is a Git LFS pointer, not the file itself": None}
         count = len(self.problems)
         head = f"{self.dist} does not verify, {count} problem{'s' if count > 1 else ''}:"
         lines = "".join(
@@ -192,8 +196,16 @@ class _Verification:
                 "with --key FILE.",
             )
         gits = self.problems.keys() & set(self.listing.left_out)
-        remedies = [_GIT_REMEDY] * bool(gits) + [_REMEDY] * (count > len(gits))
+        remedies = [_GIT_REMEDY] * bool(gits) + [git_lfs.REMEDY] * bool(pointers)
+        remedies += [_REMEDY] * (count > len(gits) + len(pointers))
         return VerificationError(head + lines, " ".join(remedies))
+
+    def _is_pointer(self, path: str) -> bool:
+        """Whether the file at ``path`` is what a clone without Git LFS has in its place."""
+        try:
+            return path in self.listing.files and git_lfs.is_pointer_file(self.listing.files[path])
+        except OSError:
+            return False
 
     def _read(self, path: str) -> bytes | None:
         """Read a file of the release; None if it is missing or unreadable, which is recorded."""

@@ -67,8 +67,11 @@ def acquire(recipe: Recipe, store: Store, options: Options | None = None) -> Acq
                 "Correct labels.in_source in the recipe, or name a file with labels.file.",
             )
         label_map = fetched.files[label_map_path]
+    model = _configured(fetched.contents, store)
+    if recipe.export.inference_io == "int8" and model is not None:
+        _refuse_int8_input(recipe, model.extractor)
     if recipe.labels.file is not None and not recipe.source.only_here:
-        classes = _num_classes(fetched.contents, store)
+        classes = None if model is None else model.num_classes
         with _about(recipe):
             notes = check_labels(recipe.resolve(recipe.labels.file), classes)
         options.tell(recipe.name, notes)
@@ -134,16 +137,30 @@ def _refuse_pointers(
         git_lfs.refuse_pointer(store.path(label_map), LabelMapError, path)
 
 
-def _num_classes(contents: Contents, store: Store) -> int | None:
-    """Return how many classes the source's configuration states; ``None`` if it states none."""
-    config = contents.checkpoint.get(CONFIG)
+def _configured(contents: Contents, store: Store) -> pipeline_config.Pipeline | None:
+    """Return what the source's configuration describes; ``None`` if it has none."""
+    config = contents.checkpoint.get(CONFIG, contents.config)
     if config is None:
         return None
     # A configuration that cannot be used is refused elsewhere, under a better name than a digest.
     with contextlib.suppress(UnsupportedModelError):
         data = store.read(config, f"{CONFIG} of the source")
-        return pipeline_config.described(data, CONFIG).num_classes
+        return pipeline_config.described(data, CONFIG)
     return None
+
+
+def _refuse_int8_input(recipe: Recipe, extractor: str) -> None:
+    """Refuse an int8 input that the model's feature extractor rules out.
+
+    Raises:
+        UnsupportedModelError: it does.
+    """
+    why = recipe.why_not_int8(extractor)
+    if why:
+        raise UnsupportedModelError(
+            f"Recipe {recipe.name!r} asks for an int8 input (export.inference_io), but {why}.",
+            "Leave out export.inference_io: the int8 file then has a float input.",
+        )
 
 
 def _images(recipe: Recipe, store: Store) -> dict[str, str]:

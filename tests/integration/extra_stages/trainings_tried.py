@@ -24,10 +24,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     The weights are "good" or "moved"; where there are averages, those are the other ones.
 
     Returns:
-        Facts, by way: ``restored`` and ``exported`` (``good``, ``moved`` or ``neither``),
-        ``weights_from``, ``place``, ``notes``, ``as_it_is`` (whether the exporter takes the files
-        themselves); or ``refused`` (kind, message, remedy). ``evaluated``: by way, how far the
-        weights are from the good ones that the Object Detection API's own evaluation uses.
+        Facts, by way: ``restored``, ``exported`` and ``restored_again``, after the export
+        (``good``, ``moved`` or ``neither``), ``weights_from``, ``place``, ``notes``, ``as_it_is``
+        (whether the exporter takes the files themselves); or ``refused`` (kind, message, remedy).
+        ``evaluated``: by way, how far the weights are from the good ones that the Object Detection
+        API's own evaluation uses.
     """
     from stages.odapi import tensorflow_setup
 
@@ -95,9 +96,14 @@ def _try(tf: Any, values: Any, prefix: Path, asks: bool) -> dict[str, Any]:
         # These two lines are the exporter's.
         status = tf.train.Checkpoint(model=other).restore(str(made)).expect_partial()
         status.assert_existing_objects_matched()
+    exported = _which(other, values)
+    # A reference in the same process takes the model that was exported; that checkpoint is gone.
+    _set(other, [value + 3 for value in values["good"]])
+    restoration.restore(other, training)
     return {
         "restored": restored,
-        "exported": _which(other, values),
+        "exported": exported,
+        "restored_again": _which(other, values),
         "weights_from": training.weights_from,
         "place": "/".join(training.place),
         "notes": list(training.notes),

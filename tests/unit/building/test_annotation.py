@@ -17,7 +17,8 @@ from places import FIXTURES
 from tflite_files import damage, fixture, rewritten
 
 from kiln.building import annotation
-from kiln.building.annotation import Wanted
+from kiln.building.annotation_check import Source
+from kiln.building.annotation_request import Wanted, feeding_of
 from kiln.cli import main
 from kiln.core.errors import (
     EngineUnavailableError,
@@ -28,6 +29,7 @@ from kiln.core.errors import (
 )
 from kiln.core.store import Store
 from kiln.project.folders import Project
+from stages.files import feeding
 
 LABELS = FIXTURES / "toy_labels.pbtxt"
 HALF = (127.5,)
@@ -227,6 +229,14 @@ def test_a_text_that_is_none(plain: Wanted) -> None:
         (["--roles", "boxes=a,boxes=b,classes=c,scores=d"], "does not name one output for each"),
         (["--roles", "boxes=,classes=a,scores=b,count=c"], "does not name one output for each"),
         (["--score-threshold", "2"], "--score-threshold"),
+        (["--fit", "crop"], "--fit"),
+        (["--fit", "letterbox"], "--fit letterbox needs --fill"),
+        (["--fit", "letterbox", "--fill", "256"], "--fill '256' is not one number"),
+        (["--fit", "letterbox", "--fill", "1,2"], "--fill '1,2' is not one number, or three"),
+        (["--fit", "stretch", "--fill", "0"], "--fill has no meaning with --fit stretch"),
+        (["--fill", "0"], "--fill and --sampling need --fit"),
+        (["--sampling", "corner"], "--fill and --sampling need --fit"),
+        (["--fit", "stretch", "--checkpoint", "."], "--fit cannot be combined with --checkpoint"),
         (["--images", "."], "need --checkpoint"),
         (["--allow", "parity"], "need --checkpoint"),
         (["--checkpoint", ".", "--mean", "1", "--std", "1"], "cannot be combined with --checkpo"),
@@ -245,3 +255,46 @@ def test_options_that_do_not_go_together(
         main.main()
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+# --- how to feed it ----------------------------------------------------------------------------
+
+LETTERBOX = {
+    "fit": "letterbox", "anchor": "top-left", "fill": [127.5, 127.5, 127.5],
+    "sampling": "corner", "interpolation": "bilinear",
+}  # fmt: skip
+
+
+def test_what_is_said_of_feeding(plain: Wanted) -> None:
+    """The stage that packs it takes it, and says the same."""
+    letterboxed = replace(plain, fit="letterbox", fill=(127.5,), sampling="corner")
+    assert feeding_of(plain) is None
+    assert feeding_of(letterboxed) == LETTERBOX
+    in_three = replace(letterboxed, fill=(1.0, 2.0, 3.0), sampling=None)
+    for wanted in (letterboxed, in_three, replace(plain, fit="stretch")):
+        said = feeding_of(wanted)
+        assert feeding.read(said).as_fact() == said
+        refused(EngineUnavailableError, wanted)
+    assert feeding_of(in_three) == {**LETTERBOX, "fill": [1, 2, 3], "sampling": "half-pixel"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"std": None}, "need each other"),
+        ({"mean": (float("nan"),)}, "--mean 'nan' is not one number"),
+        ({"std": (1.0, 0.0, 1.0)}, "--std '1,0,1' is not one number"),
+        ({"mean": (1.0, 2.0)}, "or three"),
+        ({"score_threshold": float("nan")}, "is not a score"),
+        ({"score_threshold": 1.5}, "is not a score"),
+        ({"roles": {"boxes": "a"}}, "not one output for each of boxes, classes, count, scores"),
+        ({"fit": "crop"}, "--fit 'crop' is unknown"),
+        ({"fit": "stretch", "sampling": "edge"}, "--sampling 'edge' is unknown"),
+        ({"fit": "letterbox", "fill": ()}, "--fill '' is not one number"),
+        ({"fit": "letterbox", "fill": (-1.0,)}, "--fill '-1' is not one number"),
+        ({"fit": "stretch", "mean": None, "std": None, "source": Source(Path("x"))}, "combined"),
+    ],
+)
+def test_values_that_mean_nothing(plain: Wanted, changes: dict[str, Any], words: str) -> None:
+    """As a call from Python may give them; the command line refuses most by itself."""
+    assert words in refused(UsageError, replace(plain, **changes))

@@ -43,8 +43,8 @@ def test_the_cost_of_stretching_is_told() -> None:
     """By the file that it costs most."""
     said = one_line(report(float32=fed(0.998, 0.714), int8=fed(0.9, 0.7), dynamic=fed(1, None)))
     assert said == (
-        "toy: 6 checks passed; fed stretched, as the Task Library and MediaPipe do, it agrees with "
-        "its source by 0.71 instead of 1.00 (docs/feeding.md)"
+        "toy: 6 checks passed; fed as the Task Library and MediaPipe do (stretched, their own "
+        "resizing), it agrees with its source by 0.71 instead of 1.00 (docs/feeding.md)"
     )
     assert one_line(report(float32=fed(0.998, 0.99))) == "toy: 2 checks passed"
 

@@ -1,4 +1,4 @@
-"""`import kiln`: the four public functions, and docs/python.md against them."""
+"""`import kiln`: the five public functions, and docs/python.md against them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
 from small_release import MODELS, make_release
+from training_folder import CONFIG, LABELS, save
 
 import kiln
+from kiln.cli.annotate import annotate_command
 from kiln.cli.convert import convert as convert_command
 from kiln.core.errors import (
     CheckpointError,
@@ -39,6 +43,15 @@ def release(key: SigningKey, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    """A training's folder, as far as it is looked at before a container starts."""
+    save(tmp_path / "training", "ckpt-1")
+    (tmp_path / "training" / "pipeline.config").write_text(CONFIG)
+    (tmp_path / "training" / "labels.pbtxt").write_text(LABELS)
+    return tmp_path / "training"
+
+
 def test_the_page_s_examples_run(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(release)
     ended = doctest.testfile(str(PAGE), module_relative=False, encoding="utf-8")
@@ -51,20 +64,24 @@ def test_the_docstrings_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ended.failed, ended.attempted >= 4) == (0, True)
 
 
-def test_the_page_s_conversion_fits_the_function() -> None:
-    """It is run by tests/integration/test_wheel.py: this one needs no engine."""
-    (block,) = re.findall(r"```python\n(import kiln\n\nmade = .*?)```", PAGE.read_text(), re.DOTALL)
+@pytest.mark.parametrize("function", [kiln.convert, kiln.annotate])
+def test_the_page_s_calls_fit_the_functions(function: Callable[..., object]) -> None:
+    """The conversion is run by tests/integration/test_wheel.py: these need no engine."""
+    name = f"kiln.{function.__name__}"
+    (block,) = re.findall(
+        rf"```python\n(import kiln\n\nmade = {name}\(.*?)```", PAGE.read_text(), re.DOTALL
+    )
     calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
-    (call,) = [node for node in calls if ast.unparse(node.func) == "kiln.convert"]
+    (call,) = [node for node in calls if ast.unparse(node.func) == name]
     names = {str(item.arg): None for item in call.keywords}
-    inspect.signature(kiln.convert).bind(*call.args, **names)
+    inspect.signature(function).bind(*call.args, **names)
 
 
 def test_the_page_names_what_is_public() -> None:
     text = PAGE.read_text("utf-8")
     named = set(re.findall(r"`kiln\.(\w+)`", text)) | {"__version__"}
     assert named == set(kiln.__all__)
-    for name in ("Conversion", "Difference", "Inspection", "Verified"):
+    for name in ("Annotated", "Conversion", "Difference", "Inspection", "Verified"):
         (row,) = [line for line in text.splitlines() if f"`kiln.{name}`" in line]
         cells = row.split("|")[3]
         for member in re.findall(r"`(\w+)", cells.partition("(`")[0]):
@@ -136,6 +153,9 @@ def test_each_option_of_the_command_is_an_argument() -> None:
     options = {option.opts[-1].lstrip("-").replace("-", "_") for option in convert_command.params}
     options = options - {"keep_failed", "json", "variant", "dist"} | {"variants", "output"}
     assert set(inspect.signature(kiln.convert).parameters) == options | {"on_event"}
+    options = {option.opts[-1].lstrip("-").replace("-", "_") for option in annotate_command.params}
+    parameters = set(inspect.signature(kiln.annotate).parameters)
+    assert parameters == options - {"json"} | {"on_event"}
 
 
 def test_a_conversion_that_cannot_be(tmp_path: Path) -> None:
@@ -149,3 +169,40 @@ def test_a_conversion_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a folder"):
         kiln.convert(tmp_path, label_map=labels, output=labels)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"score_threshold": float("nan")}, "--score-threshold nan is not a number"),
+        ({"nms_score_threshold": float("inf")}, "--nms-score-threshold inf is not a number"),
+        ({"nms_iou_threshold": 0}, "A value cannot be: export.nms_iou_threshold: should be gre"),
+        ({"max_detections": 0}, "A value cannot be: export.max_detections: should be greater"),
+        ({"image_size": (0, 10)}, r"A value cannot be: 2 problems:\n  export.image_size\[0\]"),
+        ({"mean": 1e39, "std": 1}, r"--mean '1e\+39' is not one number"),
+        ({"mean": 1, "std": [1, 1, 0]}, "--std '1,1,0' is not one number"),
+    ],
+)
+def test_numbers_that_cannot_be(
+    training: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    """The command refuses them as options; no scratch recipe of kiln's own is named."""
+    labels = training / "labels.pbtxt"
+    with pytest.raises(UsageError, match=f"^{words}") as caught:
+        kiln.convert(training, label_map=labels, output=tmp_path / "out", **options)
+    assert "recipe.toml" not in str(caught.value)
+
+
+def test_an_annotation_that_cannot_be(tmp_path: Path) -> None:
+    bare, made = FIXTURES / "toy_ssd.tflite", tmp_path / "made.tflite"
+    labels = FIXTURES / "toy_labels.pbtxt"
+    for options, words in (
+        ({}, "how pixels are scaled"),
+        ({"mean": 127.5}, "need each other"),
+        ({"mean": 127.5, "std": 127.5, "fit": "letterbox"}, "needs --fill"),
+        ({"mean": [1, 2], "std": 1}, "or three"),
+        ({"images": tmp_path}, "need --checkpoint"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            kiln.annotate(bare, label_map=labels, output=made, **options)  # type: ignore[arg-type]
+    assert not made.exists()

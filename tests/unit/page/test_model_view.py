@@ -84,6 +84,55 @@ def test_what_is_built_otherwise_than_configured(tmp_path: Path) -> None:
     assert viewed(folder).differences == ()
 
 
+BUILT = {
+    "regular": False, "score_threshold": 0.05000000074505806, "iou_threshold": 0.5,
+    "detections_per_class": 100,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("params", "built", "words"),
+    [
+        ({}, {}, ""),
+        ({"regular_nms": False, "nms_score_threshold": None}, {}, ""),
+        ({"nms_score_threshold": 0.05}, {}, "across classes (fast NMS), from an overlap (IoU) of"),
+        ({"nms_iou_threshold": 0.5}, {}, "(IoU) of 0.5, scores below 0.05 left out"),
+        ({"nms_iou_threshold": 0.5}, {"score_threshold": None}, "(IoU) of 0.5"),
+        (
+            {"regular_nms": True, "max_detections_per_class": 10},
+            {"regular": True, "detections_per_class": 10},
+            "within each class (regular NMS), from an overlap (IoU) of 0.5, scores below 0.05 left"
+            " out, at most 10 of a class",
+        ),
+        ({"regular_nms": True}, {"iou_threshold": "x", "score_threshold": []}, "across classes"),
+    ],
+)
+def test_how_boxes_are_suppressed_where_that_was_chosen(
+    tmp_path: Path, params: dict[str, Any], built: dict[str, Any], words: str
+) -> None:
+    folder = page_dist.toy_dist(tmp_path / "dist")
+    stages = page_dist.read(folder / "conversion.json")["stages"]
+    stages["export"]["params"] = params
+    stages["export"]["facts"]["suppression"] = {**BUILT, **built}
+    page_dist.change(folder / "conversion.json", stages=stages)
+    said = viewed(folder).suppression
+    assert words in said and bool(words) == bool(said)
+    assert ("score" in said) == (bool(words) and built.get("score_threshold", 1) == 1)
+
+
+def test_the_order_of_outputs_where_it_was_chosen(tmp_path: Path) -> None:
+    folder = page_dist.toy_dist(tmp_path / "dist")
+    assert viewed(folder).output_order == ""
+    stages = page_dist.read(folder / "conversion.json")["stages"]
+    order = ["boxes", "classes", "scores", "count"]
+    stages["annotate-float32"] = {
+        "params": {"output_order": "tf1"},
+        "facts": {"output_order": [*order, 3]},
+    }
+    page_dist.change(folder / "conversion.json", stages=stages)
+    assert viewed(folder).output_order == "boxes, classes, scores, count"
+
+
 def with_fits(folder: Path, figures: dict[str, Any]) -> None:
     """Add the gate ``feeding`` with these figures to the float32 file's checks."""
     checks = page_dist.read(folder / "checks.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training_folder import LFS_POINTER
 
 from kiln.core.digest import sha256_bytes
 from kiln.core.errors import VerificationError
@@ -229,3 +230,22 @@ def test_an_archive_that_is_not_one_of_a_release(
     with pytest.raises(VerificationError, match=words), single_file.unpacked(archive):
         pass
     assert not (tmp_path.parent / "evil").exists()
+
+
+def test_a_pointer_of_git_lfs_in_place_of_a_file(file: Path, trust: Trust) -> None:
+    bundle = bundle_of(file)
+    for path in (file, bundle, file.parent / "release.tar.gz"):
+        before = path.read_bytes() if path.exists() else b""
+        path.write_text(LFS_POINTER)
+        with pytest.raises(VerificationError) as caught:
+            if single_file.is_archive(path):
+                with single_file.unpacked(path):
+                    pass
+            single_file.verify_file(file, trust)
+        assert caught.value.message == f"{path} is a Git LFS pointer, not the file itself."
+        assert "git lfs pull" in caught.value.remedy
+        path.write_bytes(before)
+    bundle.unlink()  # nor is it asked for the provenance of a pointer
+    file.write_text(LFS_POINTER)
+    with pytest.raises(VerificationError, match="is a Git LFS pointer"):
+        single_file.verify_file(file, trust)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from published import refused, spoil_artefact
+from training_folder import LFS_POINTER
 
 from kiln.core.errors import VerificationError
 from kiln.release import verify
@@ -85,3 +86,39 @@ def test_a_checkout_of_many_objects_costs_nothing(checkout: Path, key: SigningKe
     for number in range(10_001):  # more than a release may have
         (objects / f"{number:04}").touch()
     assert ignoring(checkout, key).ignored == LEFT_OUT
+
+
+# --- pointers of Git LFS -------------------------------------------------------------------------
+
+POINTER = "is a Git LFS pointer, not the file itself"
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["toy/toy_dynamic.tflite"],
+        ["other/other_dynamic.tflite", "toy/toy_dynamic.tflite"],
+        ["kiln.pub"],
+        ["release.sigstore.json"],
+        ["SHA256SUMS"],
+        ["toy/model.sig"],
+    ],
+)
+def test_files_that_git_lfs_did_not_fetch(dist: Path, key: SigningKey, paths: list[str]) -> None:
+    for path in paths:
+        assert (dist / path).is_file()
+        (dist / path).write_text(LFS_POINTER)
+    error = refused(dist, key.public_pem)
+    assert error.message.splitlines()[1:] == [f"  {path}: {POINTER}" for path in paths]
+    assert error.remedy == "Run `git lfs pull` in its repository, then try again."
+
+
+def test_a_pointer_beside_a_changed_file(dist: Path, key: SigningKey) -> None:
+    (dist / "toy" / "toy_dynamic.tflite").write_text(LFS_POINTER)
+    spoil_artefact(dist)
+    error = refused(dist, key.public_pem)
+    assert [line for line in error.message.splitlines() if POINTER in line] == [
+        f"  toy/toy_dynamic.tflite: {POINTER}"
+    ]
+    assert "toy/labelmap.txt: was changed" in error.message
+    assert "git lfs pull" in error.remedy and "Do not use these files" in error.remedy

@@ -11,7 +11,7 @@ from PIL import Image
 from toy_project import add_recipe, make_project
 from training_folder import CONFIG, LFS_POINTER
 
-from kiln.core.errors import CheckpointError, KilnError, LabelMapError
+from kiln.core.errors import CheckpointError, KilnError, LabelMapError, UnsupportedModelError
 from kiln.core.store import Store
 from kiln.recipes.recipe import Recipe, load
 from kiln.sources.fetcher import Options
@@ -107,3 +107,23 @@ def test_a_label_map_that_does_not_fit_an_archive(
 ) -> None:
     with pytest.raises(LabelMapError, match=f"toy: .*{words}"):
         acquire(packed(FILES, labels), store)
+
+
+@pytest.mark.parametrize(
+    ("extractor", "fits"),
+    [("ssd_mobilenet_v2_keras", True), ("ssd_resnet50_v1_fpn_keras", False)],
+)
+def test_an_int8_input_that_the_archive_s_model_cannot_have(
+    packed: Callable[..., Recipe], store: Store, extractor: str, fits: bool
+) -> None:
+    config = CONFIG.replace("ssd_mobilenet_v2_keras", extractor)
+    recipe = packed({**FILES, "pipeline.config": config}, labels="")
+    acquire(recipe, store)
+    export = recipe.export.model_copy(update={"inference_io": "int8"})
+    asked = recipe.model_copy(update={"export": export, "variants": ("int8",)})
+    if fits:
+        acquire(asked, store)
+        return
+    with pytest.raises(UnsupportedModelError, match=f"int8 input .*{extractor} normalises") as said:
+        acquire(asked, store)
+    assert "export.inference_io" in said.value.remedy

@@ -25,7 +25,7 @@ class Message(SimpleNamespace):
         "max_detections_per_class": 100, "max_total_detections": 100, "soft_nms_sigma": 0.0,
         "use_class_agnostic_nms": False, "max_classes_per_detection": 1, "y_scale": 10.0,
         "x_scale": 10.0, "height_scale": 5.0, "width_scale": 5.0, "max_box_predictions": 100,
-        "keypoint_estimation_task": (), "num_classes": 3,
+        "num_classes": 3,
     }  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
@@ -217,12 +217,11 @@ def test_a_configuration_of_another_model() -> None:
 def test_keypoints_and_quantisation() -> None:
     model = Message(
         image_resizer=Message(fixed_shape_resizer=Message(height=512, width=512)),
-        keypoint_estimation_task=[Message(task_name="human_pose")],
     )
     config = Message(
         model=Message(center_net=model), graph_rewriter=Message(quantization=Message())
     )
-    assert found(config, Built((512, 512), 100)) == {
-        "keypoints": ("human_pose", "left out"),
+    assert found(config, Built((512, 512), 100, left_out=["pose", "hands"])) == {
+        "keypoints": ("pose, hands", "none"),
         "quantisation": ("graph_rewriter: in training", "after training"),
     }

@@ -38,6 +38,15 @@ KEYPOINT_LABELS = LABEL_MAP.replace(
     "'boat'\n", "'boat'\n  keypoints { id: 0 label: 'bow' }\n  keypoints { id: 1 label: 'stern' }\n"
 )
 
+#: As the Object Detection API resizes to a fixed shape.
+STRETCHED = {
+    "fit": "stretch",
+    "anchor": None,
+    "fill": None,
+    "sampling": "corner",
+    "interpolation": "bilinear",
+}
+
 
 @pytest.fixture(scope="module")
 def photos(images_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -92,7 +101,7 @@ def _raw_artefact(labels: Path, photos: Path) -> list[Wanted]:
     return [
         Wanted("export", "export", {}, {"checkpoint": ("silent", "model")}),
         Wanted("convert", "convert", {"variant": "float32"}, exported),
-        Wanted("annotate", "annotate", about, converted),
+        Wanted("annotate", "annotate", {**about, "feeding": STRETCHED}, converted),
         *(
             Wanted(
                 f"check-{config}",
@@ -207,7 +216,8 @@ def test_the_same_file_passes_beside_the_weights(
     ran: dict[str, StageResult], stages: Stages
 ) -> None:
     assert ran["source-silent"].facts["weights_from"] == "raw"
-    assert set(ran["check-silent"].facts["gates"].values()) <= {"passed", "skipped"}
+    gates = stages.json(ran["check-silent"], "check.json")["gates"]
+    assert not [gate for gate in gates if gate["status"] == "failed"]
     assert _gate(ran["check-silent"], stages, "parity")["figures"]["pairs"] >= 10
 
 

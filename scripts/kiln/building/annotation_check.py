@@ -83,6 +83,7 @@ class Ready:
             inputs = dict(step.inputs)
             if step.stage == "annotate":
                 own.update(params)
+                own["role_names"] = False  # a finished file keeps its signature
                 inputs["model"] = Files({"": model})
             steps.add(step.id, step.stage, own, inputs, step.params_from)
         return replace(built, steps=tuple(steps.steps.values()))

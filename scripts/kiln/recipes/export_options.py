@@ -14,6 +14,10 @@ SUPPRESSION = (
 )
 
 
+#: Values of postprocess: what the files' graphs end in.
+TFLITE, NONE = "tflite", "none"
+
+
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of :data:`SUPPRESSION` that differ from the default."""
     found = {name: options[name] for name in SUPPRESSION}
@@ -26,7 +30,7 @@ def contradiction(options: Mapping[str, Any], architecture: str) -> tuple[str, s
     """Find an option that has no effect.
 
     Args:
-        options: all of :data:`SUPPRESSION`.
+        options: all of :data:`SUPPRESSION`, and ``postprocess``.
         architecture: as in a recipe.
 
     Returns:
@@ -35,11 +39,51 @@ def contradiction(options: Mapping[str, Any], architecture: str) -> tuple[str, s
     chosen = given(options)
     if chosen and architecture == "centernet":
         return next(iter(chosen)), "a CenterNet finds peaks, and suppresses no overlapping boxes"
-    if "max_detections_per_class" in chosen and "regular_nms" not in chosen:
+    within = "regular_nms" in chosen or options["postprocess"] == NONE
+    if "max_detections_per_class" in chosen and not within:
         return (
             "max_detections_per_class",
             "only regular NMS counts by class; the fast one, which is the default, does not",
         )
+    return None
+
+
+def why_not_raw(architecture: str, image: str, exported: bool, variants: Sequence[str]) -> str:
+    """Return why a file cannot be had without post-processing, as the end of a sentence.
+
+    Args:
+        architecture: as in a recipe.
+        image: as in a recipe.
+        exported: whether the source is an exported graph.
+        variants: those of the recipe.
+
+    Returns:
+        "" if it may.
+    """
+    if architecture == "centernet":
+        return "a CenterNet has no raw boxes, it decodes its heat maps within the graph"
+    if image == "modelmaker":
+        return "Model Maker's own export always ends in TFLite's detection operator"
+    if exported:
+        return "an exported graph has its own post-processing, which cannot be taken out"
+    if "prebuilt" in variants:
+        return "variant 'prebuilt' is the publisher's own file, with its own outputs"
+    return ""
+
+
+def without_meaning(options: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Find an option that contradicts a file without post-processing.
+
+    Args:
+        options: ``output_order`` and ``regular_nms``.
+
+    Returns:
+        (the option, why: the end of a sentence), or ``None``.
+    """
+    if options["output_order"] != "tf2":
+        return "output_order", "such a file has raw boxes and raw scores, always in this order"
+    if options["regular_nms"]:
+        return "regular_nms", "such a file's decoding always suppresses within each class"
     return None
 
 

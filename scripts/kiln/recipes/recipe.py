@@ -65,6 +65,7 @@ LiteSpec = Literal[
 ]
 OutputOrder = Literal["tf1", "tf2"]
 InferenceIo = Literal["uint8", "int8"]
+Postprocess = Literal["tflite", "none"]
 Allowance = Literal[
     "untrained-heads", "structure", "parity", "normalization", "feeding", "labels", "runtimes"
 ]
@@ -109,6 +110,10 @@ class Export(Part):
     suppressed; ``max_detections_per_class`` goes with ``regular_nms``.
 
     ``inference_io`` is the type of the int8 variant's input.
+
+    ``postprocess`` is what the files' graphs end in: ``tflite`` is TFLite's detection operator (or
+    CenterNet's own arithmetic), ``none`` are raw boxes and raw scores, for an SSD-like checkpoint.
+    Suppression then is the matter of who decodes them: the options above are written into the file.
     """
 
     max_detections: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -122,6 +127,7 @@ class Export(Part):
     nms_iou_threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     max_detections_per_class: Annotated[int, Field(ge=1, le=1000)] | None = None
     inference_io: InferenceIo = "uint8"
+    postprocess: Postprocess = "tflite"
 
 
 class Calibration(Part):
@@ -259,10 +265,21 @@ class Recipe(Part):
         found = export_options.contradiction(self.export.model_dump(), self.architecture)
         if found is not None:
             raise wrong(f"export.{found[0]}: {found[1]}")
+        if self.export.postprocess == export_options.NONE:
+            self._check_raw()
         if self.export.inference_io != "uint8":
             why = export_options.why_not_int8(self.variants, self.architecture, self.image)
             if why:
                 raise wrong(f"export.inference_io: {why}")
+
+    def _check_raw(self) -> None:
+        exported = self.source.brings == "saved_model"
+        why = export_options.why_not_raw(self.architecture, self.image, exported, self.variants)
+        if why:
+            raise wrong(f"export.postprocess: {why}")
+        found = export_options.without_meaning(self.export.model_dump())
+        if found is not None:
+            raise wrong(f"export.{found[0]}: {found[1]}")
 
     def _check_check(self) -> None:
         for table in ("limits", "ap"):
@@ -285,6 +302,8 @@ class Recipe(Part):
             changed["output_order"] = self.export.output_order
         if self.export.inference_io != "uint8":
             changed["inference_io"] = self.export.inference_io
+        if self.export.postprocess != export_options.TFLITE:
+            changed["postprocess"] = self.export.postprocess
         if changed:
             raise wrong(f"export.{next(iter(changed))}: profile 'seed' keeps what the recipe had")
         if self.image == "modelmaker" and self.source.brings != "feature_vector":

@@ -194,8 +194,8 @@ class Detector:
             how: the feeding to use instead of the file's.
 
         Returns:
-            ``box`` [ymin, xmin, ymax, xmax] as fractions of the image (not clipped to it, raw ones
-            clipped to the input; those wholly in a letterbox's filling are left out),
+            ``box`` [ymin, xmin, ymax, xmax] as fractions of the image (not clipped to it, except
+            those that were decoded here; those wholly in a letterbox's filling are left out),
             ``score``, ``class_id`` (line of the label file, counted from 1) and ``label``
             (``???`` where there is no such line); best score first, equal scores by class and
             box.
@@ -221,7 +221,13 @@ class Detector:
         """
         used = how or self.feeding
         _, shares = pixels.placed(*image.shape[:2], self.height, self.width, used)
-        return pixels.in_photograph(found, shares)
+        inside = pixels.in_photograph(found, shares)
+        if self.decoding is None:
+            return inside
+        # As the model's own post-processing, whose place decoding takes, ends boxes.
+        return [
+            {**item, "box": [min(max(side, 0.0), 1.0) for side in item["box"]]} for item in inside
+        ]
 
     def run(self, values: Any) -> dict[str, Any]:
         """Run the interpreter; return the outputs by the names the metadata gives them.

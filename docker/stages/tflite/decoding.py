@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -28,6 +27,7 @@ SCALES = ("y", "x", "height", "width")
 
 _FORMAT = 1
 _BYTES_PER_ANCHOR = 16  # four numbers in float32
+_MOST = 1_000_000  # of anything that is counted, and the largest number; models are far below
 _LAYOUT = {"fields": list(ANCHOR_FIELDS), "type": "float32", "byte_order": "little-endian"}
 _ENCODING = {
     "ycenter": "raw[0] / scales.y * anchor.height + anchor.ycenter",
@@ -161,7 +161,7 @@ def _anchors(value: Any, files: Mapping[str, bytes]) -> bytes:
     content = files.get(value["file"]) if isinstance(value["file"], str) else None
     if content is None:
         raise ValueError(f"the file of the anchors, {value['file']!r}, is not there")
-    if not content or len(content) != _BYTES_PER_ANCHOR * value["count"]:
+    if not _is_count(value["count"]) or len(content) != _BYTES_PER_ANCHOR * value["count"]:
         raise ValueError(f"{value['file']} does not hold {value['count']} anchors")
     if hashlib.sha256(content).hexdigest() != value["sha256"]:
         raise ValueError(f"{value['file']} does not hold the anchors that {FILE} is about")
@@ -192,8 +192,9 @@ def _is_object(value: Any, names: set[str]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # Comparisons with NaN are false.
+    return type(value) in (int, float) and -_MOST <= value <= _MOST
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return type(value) is int and 0 < value <= _MOST

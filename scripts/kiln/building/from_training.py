@@ -184,6 +184,7 @@ def settle(
         )
     if calibrates and "int8" in variants and calibration is not None:
         notes += _few(calibration)
+    _check_postprocess(given, variants, found)
     name = _name(given.name, folder, found.named_after)
     what = "checkpoint" if given.saved_model is None else "SavedModel"
     arguments = Arguments(
@@ -217,7 +218,7 @@ def settle(
         output_order=_one_of(given.output_order, OutputOrder),
         suppression=_suppression(given, found.architecture),
         inference_io=_inference_io(given, variants, found),
-        postprocess=_postprocess(given, variants, found),
+        postprocess=_one_of(given.postprocess, Postprocess),
         allow=tuple(_one_of(item, Allowance) for item in dict.fromkeys(given.allow)),
         folder=folder,
         pins=_pins(found) if pin else {},
@@ -370,28 +371,13 @@ def _inference_io(given: Given, variants: Sequence[str], found: _Found) -> Infer
     return chosen
 
 
-def _postprocess(given: Given, variants: Sequence[str], found: _Found) -> Postprocess:
-    """Return what the files' graphs end in.
-
-    Raises:
-        UsageError: it cannot be had, or contradicts another option.
-    """
-    kind: Postprocess = _one_of(given.postprocess, Postprocess)
-    if kind == export_options.TFLITE:
-        return kind
-    image = "odapi" if given.spec is None else "modelmaker"
-    exported = given.saved_model is not None
-    why = export_options.why_not_raw(found.architecture, image, exported, variants)
-    if why:
-        more = " Convert its checkpoint, or leave" if exported and given.spec is None else "Leave"
-        raise UsageError(f"--postprocess none cannot be: {why}.", f"{more.strip()} it out.")
-    option = export_options.without_meaning(vars(given))
-    if option is not None:
-        raise UsageError(
-            f"{_option(option[0])} does not go with --postprocess none: {option[1]}.",
-            "Leave out one of the two.",
-        )
-    return kind
+def _check_postprocess(given: Given, variants: Sequence[str], found: _Found) -> None:
+    """Raise a UsageError where files without post-processing are wanted and cannot be had."""
+    image, exported = "odapi" if given.spec is None else "modelmaker", given.saved_model is not None
+    refused = export_options.why_not_raw(vars(given), found.architecture, image, exported, variants)
+    if refused is not None:
+        option, why = refused
+        raise UsageError(f"--postprocess none cannot be: {why}.", f"Leave out {_option(option)}.")
 
 
 def _option(key: str) -> str:

@@ -48,42 +48,47 @@ def contradiction(options: Mapping[str, Any], architecture: str) -> tuple[str, s
     return None
 
 
-def why_not_raw(architecture: str, image: str, exported: bool, variants: Sequence[str]) -> str:
-    """Return why a file cannot be had without post-processing, as the end of a sentence.
+def why_not_raw(
+    options: Mapping[str, Any],
+    architecture: str,
+    image: str,
+    exported: bool,
+    variants: Sequence[str],
+) -> tuple[str, str] | None:
+    """Find why a file cannot be had without post-processing.
 
     Args:
+        options: ``postprocess``, ``output_order`` and ``regular_nms``.
         architecture: as in a recipe.
         image: as in a recipe.
         exported: whether the source is an exported graph.
         variants: those of the recipe.
 
     Returns:
-        "" if it may.
-    """
-    if architecture == "centernet":
-        return "a CenterNet has no raw boxes, it decodes its heat maps within the graph"
-    if image == "modelmaker":
-        return "Model Maker's own export always ends in TFLite's detection operator"
-    if exported:
-        return "an exported graph has its own post-processing, which cannot be taken out"
-    if "prebuilt" in variants:
-        return "variant 'prebuilt' is the publisher's own file, with its own outputs"
-    return ""
-
-
-def without_meaning(options: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Find an option that contradicts a file without post-processing.
-
-    Args:
-        options: ``output_order`` and ``regular_nms``.
-
-    Returns:
         (the option, why: the end of a sentence), or ``None``.
     """
+    if options["postprocess"] != NONE:
+        return None
+    if architecture == "centernet":
+        why = "a CenterNet has no raw boxes, it decodes its heat maps within the graph"
+        return "postprocess", why
+    if image == "modelmaker":
+        why = "Model Maker's own export always ends in TFLite's detection operator"
+        return "postprocess", why
+    if exported:
+        why = "an exported graph has its own post-processing, which cannot be taken out"
+        return "postprocess", why
+    if "prebuilt" in variants:
+        why = "variant 'prebuilt' is the publisher's own file, with its own outputs"
+        return "postprocess", why
     if options["output_order"] != "tf2":
-        return "output_order", "such a file has raw boxes and raw scores, always in this order"
+        why = (
+            "without post-processing there are two outputs, raw boxes and raw scores in this order"
+        )
+        return "output_order", why
     if options["regular_nms"]:
-        return "regular_nms", "such a file's decoding always suppresses within each class"
+        why = "without post-processing boxes are always suppressed within each class"
+        return "regular_nms", why
     return None
 
 

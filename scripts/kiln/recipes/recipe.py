@@ -262,24 +262,18 @@ class Recipe(Part):
             raise wrong("[efficientdet] goes with image 'modelmaker'")
 
     def _check_export(self) -> None:
-        found = export_options.contradiction(self.export.model_dump(), self.architecture)
+        options, exported = self.export.model_dump(), self.source.brings == "saved_model"
+        found = export_options.contradiction(options, self.architecture)
+        if found is None:
+            found = export_options.why_not_raw(
+                options, self.architecture, self.image, exported, self.variants
+            )
         if found is not None:
             raise wrong(f"export.{found[0]}: {found[1]}")
-        if self.export.postprocess == export_options.NONE:
-            self._check_raw()
         if self.export.inference_io != "uint8":
             why = export_options.why_not_int8(self.variants, self.architecture, self.image)
             if why:
                 raise wrong(f"export.inference_io: {why}")
-
-    def _check_raw(self) -> None:
-        exported = self.source.brings == "saved_model"
-        why = export_options.why_not_raw(self.architecture, self.image, exported, self.variants)
-        if why:
-            raise wrong(f"export.postprocess: {why}")
-        found = export_options.without_meaning(self.export.model_dump())
-        if found is not None:
-            raise wrong(f"export.{found[0]}: {found[1]}")
 
     def _check_check(self) -> None:
         for table in ("limits", "ap"):

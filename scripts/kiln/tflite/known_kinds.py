@@ -38,8 +38,8 @@ def description(file: TfliteFile) -> str:
             f"detector clients want boxes, classes, scores and count alone{also}; convert the "
             "checkpoint beside that export (kiln convert --checkpoint)"
         )
-    if _has_raw_predictions(file):
-        if _says_how_to_decode(file):
+    if is_raw(file):
+        if says_how_to_decode(file):
             return (
                 "raw predictions, decode recipe inside: raw boxes and scores for GPU delegates and "
                 f"NPUs, and {_decoding().FILE} with the anchors; clients that want boxes, classes, "
@@ -79,7 +79,7 @@ def _is_inference_graph(file: TfliteFile) -> bool:
     return not named and takes_picture and len(graph.outputs) == _SERVED
 
 
-def _has_raw_predictions(file: TfliteFile) -> bool:
+def is_raw(file: TfliteFile) -> bool:
     """Whether its two outputs are four numbers and some scores for each of the same places."""
     graph = file.graphs[0]
     if len(graph.outputs) != 2 or min(graph.outputs) < 0:
@@ -94,7 +94,7 @@ def _has_raw_predictions(file: TfliteFile) -> bool:
     )
 
 
-def _says_how_to_decode(file: TfliteFile) -> bool:
+def says_how_to_decode(file: TfliteFile) -> bool:
     """Whether what kiln packs to decode raw predictions is inside, and can be read."""
     packed = {item.name: item.content for item in file.packing.files if item.content is not None}
     try:

@@ -37,8 +37,6 @@ LEAST = 30
 CAUGHT = {
     "anchors-shifted": ("parity", "decoding", "the boxes are elsewhere"),
     "scales-swapped": ("parity", "box-scales", "exchanged"),
-    "anchors-stale": ("structure", "decoding", "does not hold the anchors"),
-    "no-decoding": ("structure", "decoding", "not in the model"),
 }
 
 

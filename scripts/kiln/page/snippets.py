@@ -55,7 +55,7 @@ def snippets(model: Model, variant: Variant) -> list[Snippet]:
         except UnusableError as error:
             code, reason = "", str(error)
         found.append(Snippet(title, language, code, reason))
-    if _is_raw(variant):
+    if variant.raw:
         why = (
             "this library reads boxes, classes, scores and count, and the file has raw boxes and"
             " raw scores; the program in Python shows how they are decoded"
@@ -65,11 +65,6 @@ def snippets(model: Model, variant: Variant) -> list[Snippet]:
         why = "its input is int8, for microcontrollers; this library feeds float32 and uint8 only"
         found[1:] = [dataclasses.replace(item, code="", reason=why) for item in found[1:]]
     return found
-
-
-def _is_raw(variant: Variant) -> bool:
-    meta, metadata = stage_module("tflite.tflite_meta"), variant.metadata
-    return metadata is not None and meta.RAW_BOXES in {item.name for item in metadata.outputs}
 
 
 def _input_type(variant: Variant) -> str:
@@ -89,7 +84,7 @@ def litert_python(variant: Variant, threshold: float) -> str:
     meta = stage_module("tflite.tflite_meta")
     if variant.metadata is None:
         raise UnusableError("the file's metadata cannot be read")
-    if _is_raw(variant):
+    if variant.raw:
         return _litert_raw(variant, threshold)
     metadata, graph = variant.metadata, variant.model.graph
     roles = (meta.LOCATION, meta.CATEGORY, meta.SCORE, meta.COUNT)

@@ -1,7 +1,7 @@
 """Decode raw boxes and scores to detections, in numpy, as a file describes it.
 
 Boxes are decoded as the Object Detection API encodes them. As in its own post-processing, they are
-suppressed within each class, then clipped to the input.
+suppressed within each class, or across classes if the model does that, and clipped to the input.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def clipped(decoded: Any) -> Any:
 
 
 def select(decoded: Any, scores: Any, rule: decoding.Suppression) -> list[tuple[int, int]]:
-    """Suppress overlapping boxes within each class.
+    """Suppress overlapping boxes.
 
-    A class does not influence another one. So all scores are gone through at once, best first,
-    until there are enough.
+    A class does not influence another one, unless boxes are suppressed across classes. So all
+    scores are gone through at once, best first, until there are enough.
 
     Args:
         decoded: from :func:`boxes`.
@@ -58,16 +58,20 @@ def select(decoded: Any, scores: Any, rule: decoding.Suppression) -> list[tuple[
     import numpy as np
 
     least = -np.inf if rule.score_threshold is None else rule.score_threshold
+    values, best = scores.reshape(-1), None
+    if rule.within == decoding.IMAGE:
+        best = np.argmax(scores, axis=1)
+        values = scores[np.arange(len(scores)), best]
     visible = (np.diff(clipped(decoded).reshape(-1, 2, 2), axis=1) > 0).all(axis=(1, 2))
     kept: list[tuple[int, int]] = []
-    of_class: dict[int, list[int]] = {}
-    for place in _best_first(scores.reshape(-1), least):
-        row, label = divmod(place, scores.shape[1])
-        rows = of_class.setdefault(label, [])
-        if len(rows) >= rule.max_detections_per_class:
+    rivals: dict[int, list[int]] = {}  # by class: rows that were kept
+    for place in _best_first(values, least):
+        row, label = divmod(place, scores.shape[1]) if best is None else (place, int(best[place]))
+        others = rivals.setdefault(label if best is None else 0, [])
+        if len(others) >= rule.max_detections_per_class:
             continue
-        if not rows or _most_overlap(decoded[row], decoded[rows]) <= rule.iou_threshold:
-            rows.append(row)
+        if not others or _most_overlap(decoded[row], decoded[others]) <= rule.iou_threshold:
+            others.append(row)
             if visible[row]:
                 kept.append((row, label))
             if len(kept) >= rule.max_detections:

@@ -74,7 +74,10 @@ def described(
             "There are anchors without an extent, or with one that is not finite.",
             "See the anchor generator in pipeline.config.",
         )
-    coder = configuration.model.ssd.box_coder.faster_rcnn_box_coder
+    ssd = configuration.model.ssd
+    across = ssd.post_processing.batch_non_max_suppression.use_class_agnostic_nms
+    of_a_class = max_detections if across else suppression["detections_per_class"]
+    coder = ssd.box_coder.faster_rcnn_box_coder
     least = suppression["score_threshold"]
     return decoding.Decoding(
         anchors=np.ascontiguousarray(anchors, "<f4").tobytes(),
@@ -84,7 +87,8 @@ def described(
         suppression=decoding.Suppression(
             None if least is None else pipeline.threshold_fact(least),
             float(f"{suppression['iou_threshold']:.7g}"),
-            min(suppression["detections_per_class"], max_detections),
+            min(of_a_class, max_detections),
             max_detections,
+            decoding.IMAGE if across else decoding.CLASS,
         ),
     )

@@ -155,8 +155,10 @@ def _set_suppression(config: Any, params: dict[str, Any], raw: bool) -> Optional
     suppression = pipeline.built_suppression(config, params)
     if suppression is not None:
         pipeline.set_suppression(config, suppression)
-        # Decoding suppresses within each class, as the model's own post-processing does.
-        return {**suppression, "regular": suppression["regular"] or raw}
+        if raw:  # decoding suppresses as the model's own post-processing does
+            own = config.model.ssd.post_processing.batch_non_max_suppression
+            suppression["regular"] = not own.use_class_agnostic_nms
+        return suppression
     if raw:
         raise StageError(
             "unsupported-model",

@@ -22,6 +22,9 @@ TFLITE, NONE = "tflite", "none"
 POSTPROCESSING = (TFLITE, NONE)
 """What a graph ends in: TFLite's detection operator, or its raw boxes and scores."""
 
+CLASS, IMAGE = "class", "image"
+"""Within what boxes are suppressed: those of one class, or all; then each is of its best class."""
+
 ANCHOR_FIELDS = ("ycenter", "xcenter", "height", "width")
 SCALES = ("y", "x", "height", "width")
 
@@ -51,7 +54,7 @@ _RULES = {
 
 @dataclass(frozen=True)
 class Suppression:
-    """How overlapping boxes of one class are suppressed, best score first.
+    """How overlapping boxes are suppressed, best score first.
 
     Args:
         score_threshold: boxes with a lower score of a class are none of it; None: there is no
@@ -59,12 +62,14 @@ class Suppression:
         iou_threshold: of two boxes that overlap by more, only the one with the higher score stays.
         max_detections_per_class: how many of a class stay at most.
         max_detections: how many stay at most, of all classes.
+        within: :data:`CLASS` or :data:`IMAGE`.
     """
 
     score_threshold: Optional[float]
     iou_threshold: float
     max_detections_per_class: int
     max_detections: int
+    within: str = CLASS
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Decoding:
             "score_converter": self.score_converter,
             "classes": self.classes,
             "suppression": {
-                "within": "class",
+                "within": self.suppression.within,
                 "score_threshold": self.suppression.score_threshold,
                 "iou_threshold": self.suppression.iou_threshold,
                 "max_detections_per_class": self.suppression.max_detections_per_class,
@@ -169,7 +174,7 @@ def _anchors(value: Any, files: Mapping[str, bytes]) -> bytes:
 
 
 def _suppression(value: Any) -> Suppression:
-    known = _is_object(value, _RULES) and value["within"] == "class"
+    known = _is_object(value, _RULES) and value["within"] in (CLASS, IMAGE)
     least = value["score_threshold"] if known else None
     if (
         not known
@@ -184,6 +189,7 @@ def _suppression(value: Any) -> Suppression:
         float(value["iou_threshold"]),
         value["max_detections_per_class"],
         value["max_detections"],
+        value["within"],
     )
 
 

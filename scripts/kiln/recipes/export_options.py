@@ -87,7 +87,7 @@ def why_not_raw(
         )
         return "output_order", why
     if options["regular_nms"]:
-        why = "without post-processing boxes are always suppressed within each class"
+        why = "decoding suppresses boxes as the model's own post-processing does, anyway"
         return "regular_nms", why
     return None
 

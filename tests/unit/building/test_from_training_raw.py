@@ -39,7 +39,7 @@ def test_it_is_in_the_recipe_with_its_limits(plain: Given, tmp_path: Path) -> No
     ("change", "words", "option"),
     [
         ({"output_order": "tf1"}, "two outputs", "--output-order"),
-        ({"regular_nms": True}, "within each class", "--regular-nms"),
+        ({"regular_nms": True}, "own post-processing", "--regular-nms"),
         ({"spec": "efficientdet_lite0"}, "Model Maker's own", "--postprocess"),
     ],
 )

@@ -18,7 +18,7 @@ from kiln.page.contents import Variant, read_release
 from kiln.page.snippets import UnusableError, litert_python, snippets
 from stages.detect import detector
 from stages.files import pixels
-from stages.tflite import packed_files
+from stages.tflite import decoding, packed_files
 
 pytest.importorskip("ai_edge_litert")
 
@@ -72,6 +72,24 @@ def test_limits_come_from_the_file(tmp_path: Path) -> None:
     picture = page_dist.toy_images(tmp_path)[0]
     lines = page_dist.run(litert_python(variant, SCORE), tmp_path / "dist" / "toy", picture)
     assert len(lines) == 1
+
+
+def test_across_classes(tmp_path: Path) -> None:
+    """Two anchors at one place, of two classes: within each class both are found."""
+    model, files = packed_files.split(toy())
+    how = decoding.parse(files)
+    counts = {}
+    for within in ("class", "image"):
+        rule = dataclasses.replace(how.suppression, within=within)
+        same = dataclasses.replace(how, anchors=how.anchors[:16] * 4, suppression=rule)
+        place = tmp_path / within
+        variant = variant_of(place, packed_files.pack(model, {**files, **same.as_files()}))
+        picture = page_dist.toy_images(tmp_path)[0]
+        lines = page_dist.run(litert_python(variant, SCORE), place / "toy", picture)
+        found = detector.load(place / "toy" / variant.file).detect(pixels.load_rgb(picture), SCORE)
+        assert sorted(line[0] for line in lines) == sorted(item["label"] for item in found)
+        counts[within] = len(found)
+    assert counts == {"class": 3, "image": 1}
 
 
 def test_others_say_why_there_is_none(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_checkpoint_of_an_ssd_may(architecture: str) -> None:
         ({}, ("ssd", "odapi", True, FLOATS), "postprocess", "an exported graph"),
         ({}, ("ssd", "odapi", False, (*FLOATS, "prebuilt")), "postprocess", "publisher's"),
         ({"output_order": "tf1"}, ("ssd", "odapi", False, FLOATS), "output_order", "in this order"),
-        ({"regular_nms": True}, ("ssd", "odapi", False, FLOATS), "regular_nms", "each class"),
+        ({"regular_nms": True}, ("ssd", "odapi", False, FLOATS), "regular_nms", "anyway"),
     ],
 )
 def test_others_may_not(changes: dict[str, Any], about: Any, option: str, words: str) -> None:

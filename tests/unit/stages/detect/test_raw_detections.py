@@ -29,14 +29,19 @@ def by_loops(boxes: Any, scores: Any, rule: Suppression) -> list[tuple[int, int]
     """Each class by itself, then the best of all; boxes outside of the input are no results."""
     least = -math.inf if rule.score_threshold is None else rule.score_threshold
     found = []
-    for label in range(scores.shape[1]):
-        kept: list[int] = []
-        for row in sorted(range(len(boxes)), key=lambda row: (-scores[row, label], row)):
+    items = [(row, label) for row in range(len(boxes)) for label in range(scores.shape[1])]
+    groups = [[item for item in items if item[1] == label] for label in range(scores.shape[1])]
+    if rule.within == "image":
+        groups = [[item for item in items if scores[item] == max(scores[item[0]])]]
+    for group in groups:
+        kept: list[tuple[int, int]] = []
+        for row, label in sorted(group, key=lambda item: (-scores[item], item)):
             if scores[row, label] < least or len(kept) == rule.max_detections_per_class:
                 break
-            if all(matching.iou(boxes[row], boxes[other]) <= rule.iou_threshold for other in kept):
-                kept.append(row)
-        found += [(row, label) for row in kept if visible(boxes[row])]
+            overlaps = [matching.iou(boxes[row], boxes[other]) for other, _ in kept]
+            if all(overlap <= rule.iou_threshold for overlap in overlaps):
+                kept.append((row, label))
+        found += [item for item in kept if visible(boxes[item[0]])]
     return sorted(found, key=lambda item: (-scores[item], item))[: rule.max_detections]
 
 
@@ -53,6 +58,8 @@ def visible(box: Any) -> bool:
         Suppression(0.0, 0.3, 100, 7),
         Suppression(0.99, 0.3, 100, 100),
         Suppression(2.0, 0.3, 100, 100),
+        Suppression(0.1, 0.3, 100, 100, "image"),
+        Suppression(None, 0.3, 20, 20, "image"),
     ],
     ids=str,
 )

@@ -85,7 +85,7 @@ def changed(*path: str, to: Any) -> dict[str, bytes]:
         (changed("box_scales", "width", to=...), "four positive scales"),
         (changed("classes", to=0), "how many classes"),
         (changed("score_converter", to=None), "how scores are made"),
-        (changed("suppression", "within", to="image"), "another suppression"),
+        (changed("suppression", "within", to="box"), "another suppression"),
         (changed("suppression", "iou_threshold", to="0.6"), "another suppression"),
         (changed("suppression", "score_threshold", to=float("inf")), "another suppression"),
         (changed("suppression", "max_detections", to=10**12), "another suppression"),

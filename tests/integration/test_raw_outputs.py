@@ -162,6 +162,8 @@ def test_outputs_are_raw_and_called_so(made: Made) -> None:
         assert not any(operator.custom for operator in model.graph.operators)
         assert [item["signature_name"] for item in shown["outputs"]] == ["raw_boxes", "raw_scores"]
         assert {item["type"] for item in shown["outputs"]} == {kind}
+        assert shown["precision"]["kind"] == {"int8": "full integer"}.get(kind, kind)
+        assert not shown["precision"]["float_islands"]
         assert [item["shape"] for item in shown["outputs"]] == [
             [1, facts["anchors"]["count"], 4],
             [1, facts["anchors"]["count"], len(CLASSES)],  # no background

@@ -29,6 +29,7 @@ ANCHOR_FIELDS = ("ycenter", "xcenter", "height", "width")
 SCALES = ("y", "x", "height", "width")
 
 _FORMAT = 1
+_LARGEST = 1 << 16  # bytes of FILE: it has 900
 _BYTES_PER_ANCHOR = 16  # four numbers in float32
 _MOST = 1_000_000  # of anything that is counted, and the largest number; models are far below
 _LAYOUT = {"fields": list(ANCHOR_FIELDS), "type": "float32", "byte_order": "little-endian"}
@@ -134,6 +135,8 @@ def parse(files: Mapping[str, bytes]) -> Decoding:
     """
     if FILE not in files:
         raise ValueError(f"there is no {FILE}")
+    if len(files[FILE]) > _LARGEST:
+        raise ValueError(f"{FILE} is larger than {_LARGEST:,} bytes")
     try:
         value = json.loads(files[FILE].decode("utf-8"))
     except (ValueError, RecursionError) as error:

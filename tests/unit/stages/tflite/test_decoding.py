@@ -65,7 +65,8 @@ def changed(*path: str, to: Any) -> dict[str, bytes]:
     [
         ({}, "there is no decoding.json"),
         ({"decoding.json": b"\xff"}, "not JSON"),
-        ({"decoding.json": b"[" * 100_000}, "not JSON"),
+        ({"decoding.json": b"[" * 60_000}, "not JSON"),
+        ({"decoding.json": b"[" * 100_000}, "larger than"),
         ({"decoding.json": b"[]"}, "has not the fields"),
         ({"decoding.json": FILES["decoding.json"]}, "'anchors.bin', is not there"),
         ({**FILES, "anchors.bin": FILES["anchors.bin"][:-16]}, "does not hold 4 anchors"),

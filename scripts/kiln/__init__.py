@@ -165,6 +165,7 @@ def convert(
     nms_iou_threshold: float | None = None,
     max_detections_per_class: int | None = None,
     inference_io: str = "uint8",
+    postprocess: str = "tflite",
     name: str | None = None,
     title: str | None = None,
     description: str | None = None,
@@ -203,6 +204,8 @@ def convert(
         max_detections_per_class: how many boxes of one class to output, with ``regular_nms``.
         inference_io: type of the int8 variant's input: ``uint8``, or ``int8`` for
             microcontrollers.
+        postprocess: ``none`` for raw boxes and scores, which a program has to decode; by default
+            they are decoded in the graph.
         name: of the model; by default after the files' folder. It, ``title``, ``description``,
             ``licence``, ``author`` and ``model_version`` are in the metadata.
         allow: faults that do not keep the model from being published.
@@ -244,6 +247,7 @@ def convert(
             nms_iou_threshold=nms_iou_threshold,
             max_detections_per_class=max_detections_per_class,
             inference_io=inference_io,
+            postprocess=postprocess,
             name=name,
             title=title,
             description=description,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from annotate_cases import CASES
+from annotate_cases import CASES, DECODING
 from places import FIXTURES
 from support import Stages, Wanted
 
@@ -17,13 +17,20 @@ from kiln.core.stage_result import StageResult
 
 
 @pytest.fixture(scope="module")
-def annotated(stages: Stages) -> dict[str, StageResult]:
+def annotated(stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, StageResult]:
+    how = tmp_path_factory.mktemp("decoding")
+    for name, content in DECODING.as_files().items():
+        (how / name).write_bytes(content)
     wanted = [
         Wanted(
             name,
             "annotate",
             params,
-            {"model": FIXTURES / f"{source}.tflite", "label_map": FIXTURES / "toy_labels.pbtxt"},
+            {
+                "model": FIXTURES / f"{source}.tflite",
+                "label_map": FIXTURES / "toy_labels.pbtxt",
+                **({"decoding": how} if params.get("postprocess") == "none" else {}),
+            },
         )
         for name, (source, params) in CASES.items()
     ]

@@ -11,11 +11,18 @@ import os
 from pathlib import Path
 from typing import Any, Optional
 
+from stages.detect import raw_detections
 from stages.files import feeding, pixels
 from stages.protocol.failures import StageError
-from stages.tflite import tflite_meta, tflite_model
+from stages.tflite import decoding, tflite_meta, tflite_model
 
 _QUANTIZED = ("uint8", "int8")
+_DETECTIONS = (
+    tflite_meta.LOCATION, tflite_meta.CATEGORY, tflite_meta.SCORE, tflite_meta.COUNT
+)  # fmt: skip
+_RAW = (tflite_meta.RAW_BOXES, tflite_meta.RAW_SCORES)
+_DECODED = tflite_meta.BoxFormat((1, 0, 3, 2), "boundaries", "ratio")
+"""How :mod:`stages.detect.raw_detections` writes boxes."""
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """(mean, std), per channel or one for all, in pixel values."""
@@ -92,6 +99,7 @@ class Detector:
             :data:`stages.files.feeding.ASSUMED`.
         height: of the input, in pixels.
         width: of the input, in pixels.
+        decoding: how raw boxes and scores become detections; None where the graph does that.
         input_type: ``float32``, ``uint8`` or ``int8``.
         input_quantization: of the input; None for a float one.
         capacity: how many detections an output can hold; None before the first run.
@@ -111,15 +119,9 @@ class Detector:
             self.labels = tflite_meta.labels(data, metadata)
             described = tflite_meta.input_file(data, metadata, feeding.FILE)
             self.feeding = feeding.ASSUMED if described is None else feeding.parse(described)
-            self._positions = {
-                name: metadata.output(name)
-                for name in (
-                    tflite_meta.LOCATION,
-                    tflite_meta.CATEGORY,
-                    tflite_meta.SCORE,
-                    tflite_meta.COUNT,
-                )
-            }
+            self.decoding = _decoding(data, metadata)
+            names = _DETECTIONS if self.decoding is None else _RAW
+            self._positions = {name: metadata.output(name) for name in names}
         except ValueError as error:  # FlatError is one
             raise _unsupported(str(error)) from error
         self.metadata = metadata
@@ -130,7 +132,9 @@ class Detector:
         _, self.height, self.width, _ = tensor.shape
         self.input_type = tensor.type
         self.input_quantization = tensor.quantization
-        box = metadata.outputs[self._positions[tflite_meta.LOCATION]].box
+        box: Optional[tflite_meta.BoxFormat] = _DECODED
+        if self.decoding is None:
+            box = metadata.outputs[self._positions[tflite_meta.LOCATION]].box
         if box is None or sorted(box.index) != [0, 1, 2, 3] or box.type == "unknown":
             raise _unsupported(f"its metadata does not say how boxes are written ({box})")
         self._box = box
@@ -147,7 +151,8 @@ class Detector:
     @property
     def score_threshold(self) -> Optional[float]:
         """The threshold that the metadata declares, if any."""
-        return self.metadata.outputs[self._positions[tflite_meta.SCORE]].score_threshold
+        name = tflite_meta.SCORE if self.decoding is None else tflite_meta.RAW_SCORES
+        return self.metadata.outputs[self._positions[name]].score_threshold
 
     def input_values(
         self,
@@ -191,8 +196,8 @@ class Detector:
             how: the feeding to use instead of the file's.
 
         Returns:
-            ``box`` [ymin, xmin, ymax, xmax] as fractions of the image (not clipped to it; those
-            wholly in a letterbox's filling are left out),
+            ``box`` [ymin, xmin, ymax, xmax] as fractions of the image (not clipped to it, except
+            those that were decoded here; those wholly in a letterbox's filling are left out),
             ``score``, ``class_id`` (line of the label file, counted from 1) and ``label``
             (``???`` where there is no such line); best score first, equal scores by class and
             box.
@@ -218,7 +223,13 @@ class Detector:
         """
         used = how or self.feeding
         _, shares = pixels.placed(*image.shape[:2], self.height, self.width, used)
-        return pixels.in_photograph(found, shares)
+        inside = pixels.in_photograph(found, shares)
+        if self.decoding is None:
+            return inside
+        # As the model's own post-processing, whose place decoding takes, ends boxes.
+        return [
+            {**item, "box": [min(max(side, 0.0), 1.0) for side in item["box"]]} for item in inside
+        ]
 
     def run(self, values: Any) -> dict[str, Any]:
         """Run the interpreter; return the outputs by the names the metadata gives them.
@@ -228,7 +239,7 @@ class Detector:
 
         Returns:
             float32 arrays, of the shapes that the file gives them: ``location``, ``category``,
-            ``score``, ``number of detections``.
+            ``score``, ``number of detections``. Raw boxes and scores are decoded to these.
 
         Raises:
             OutputError: the outputs are not those of a detector.
@@ -236,6 +247,8 @@ class Detector:
         self._interpreter.set_tensor(self._interpreter.get_input_details()[0]["index"], values)
         self._interpreter.invoke()
         found = {name: self._output(name) for name in self._positions}
+        if self.decoding is not None:
+            found = _decoded(found, self.decoding)
         _, _, scores = _valid_rows(found)
         self.capacity = int(found[tflite_meta.SCORE].size)
         self.end = float(scores.min()) if 0 < self.capacity == len(scores) else 0.0
@@ -312,6 +325,47 @@ def _short(value: Any) -> float:
     return float(str(np.float32(value)))
 
 
+def _decoding(data: bytes, metadata: tflite_meta.Metadata) -> Optional[decoding.Decoding]:
+    """Read how raw outputs are decoded; None where the metadata names none.
+
+    Raises:
+        ValueError: it is not said, or cannot be read.
+    """
+    if tflite_meta.RAW_BOXES not in {output.name for output in metadata.outputs}:
+        return None
+    return decoding.parse(tflite_meta.output_files(data, metadata, tflite_meta.RAW_BOXES))
+
+
+def _decoded(outputs: dict[str, Any], how: decoding.Decoding) -> dict[str, Any]:
+    """Make of raw outputs what TFLite's detection operator outputs: all rows, and their number.
+
+    Raises:
+        OutputError: their shapes are not those that are described, or they are not finite.
+    """
+    import numpy as np
+
+    raw, scores = outputs[tflite_meta.RAW_BOXES], outputs[tflite_meta.RAW_SCORES]
+    if (raw.shape, scores.shape) != ((1, how.count, 4), (1, how.count, how.classes)):
+        raise OutputError("shapes", f"their shapes do not fit {decoding.FILE}")
+    if not (np.isfinite(raw).all() and np.isfinite(scores).all()):
+        raise OutputError("not-finite", "there are numbers among them that are not finite")
+    boxes = raw_detections.boxes(raw[0], how)
+    inside = raw_detections.clipped(boxes)
+    kept = raw_detections.select(boxes, scores[0], how.suppression)
+    most = how.suppression.max_detections
+    found = {
+        tflite_meta.LOCATION: np.zeros((1, most, 4), np.float32),
+        tflite_meta.CATEGORY: np.zeros((1, most), np.float32),
+        tflite_meta.SCORE: np.zeros((1, most), np.float32),
+        tflite_meta.COUNT: np.array([len(kept)], np.float32),
+    }
+    for place, (row, label) in enumerate(kept):
+        found[tflite_meta.LOCATION][0, place] = inside[row]
+        found[tflite_meta.CATEGORY][0, place] = label
+        found[tflite_meta.SCORE][0, place] = scores[0, row, label]
+    return found
+
+
 def load(path: Path) -> Detector:
     """Load the detector in a file.
 
@@ -349,15 +403,7 @@ def _valid_rows(outputs: dict[str, Any]) -> tuple[Any, Any, Any]:
     """
     import numpy as np
 
-    boxes, classes, scores, count = (
-        outputs[name].reshape(-1)
-        for name in (
-            tflite_meta.LOCATION,
-            tflite_meta.CATEGORY,
-            tflite_meta.SCORE,
-            tflite_meta.COUNT,
-        )
-    )
+    boxes, classes, scores, count = (outputs[name].reshape(-1) for name in _DETECTIONS)
     if count.size != 1 or not len(boxes) == 4 * len(classes) == 4 * len(scores):
         raise OutputError("shapes", "their shapes are not those that their roles need")
     valid = valid_count(count, len(scores))

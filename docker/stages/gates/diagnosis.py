@@ -7,6 +7,7 @@ cause.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,10 +18,13 @@ from stages.files import feeding
 from stages.files.normalizations import KNOWN, Normalization, named, three
 from stages.gates import feeding_cost, parity
 from stages.protocol.failures import StageError
-from stages.tflite import tflite_meta
+from stages.tflite import decoding, tflite_meta
 
 _CLEARLY = 0.5
 """A hypothesis is accepted if it leaves at most this fraction of the disagreement."""
+
+_AS_MUCH = 0.1
+"""Agreements that differ by less explain a difference equally well."""
 
 SENSIBLE = 0.5
 """The least agreement (0 to 1) under an accepted hypothesis."""
@@ -67,6 +71,12 @@ def diagnose(
         for code, cause, found in _hypotheses(model, images, raw, source, as_declared)
     ]
     best = max(findings, key=lambda item: item.agreement)
+    if model.decoding is not None:
+        decoded = _wrongly_decoded(source, as_declared, least)
+        # It undoes no mistake, it leaves boxes out of account: so it does not replace a finding
+        # that explains as much.
+        if decoded.agreement > best.agreement + _AS_MUCH:
+            best = decoded
     if best.agreement >= SENSIBLE and 1 - best.agreement <= _CLEARLY * (1 - base):
         return best
     return Finding(
@@ -77,6 +87,28 @@ def diagnose(
         "this.",
         best.agreement,
     )
+
+
+def _wrongly_decoded(source: parity.Detections, found: parity.Detections, least: float) -> Finding:
+    """Compare the best score of each class, in which boxes have no part."""
+    sides = [
+        {name: list(_best_of_classes(items)) for name, items in side.items()}
+        for side in (source, found)
+    ]
+    return Finding(
+        "decoding",
+        "The scores are the model's, and the boxes are elsewhere: the anchors that are packed in"
+        f" the file, or the numbers in {decoding.FILE}, are not the model's.",
+        parity.agreement(sides[0], sides[1], least),
+    )
+
+
+def _best_of_classes(items: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    best: dict[int, float] = {}
+    for item in items:
+        best[item["class_id"]] = max(item["score"], best.get(item["class_id"], 0.0))
+    for class_id, score in best.items():
+        yield {"box": [0.0, 0.0, 1.0, 1.0], "score": score, "class_id": class_id}
 
 
 def _hypotheses(
@@ -118,6 +150,8 @@ def _hypotheses(
             f"Every class is off by {-by:+d}: a background class is counted on one side only.",
             _changed(as_declared, lambda item, by=by: {"class_id": item["class_id"] + by}),
         )
+    if model.decoding is not None:
+        yield from _decodings(model, model.decoding, images)
     renamed = _renaming(source, as_declared)
     yield (
         "classes-shuffled",
@@ -127,6 +161,25 @@ def _hypotheses(
             lambda item: {"class_id": renamed.get(item["class_id"], item["class_id"])},
         ),
     )
+
+
+def _decodings(
+    model: Detector, how: decoding.Decoding, images: Mapping[str, Any]
+) -> Iterator[tuple[str, str, parity.Detections]]:
+    """Decode raw boxes by exchanged scales: of centres and sizes, and of height and width."""
+    y, x, height, width = how.scales
+    for scales in ((height, width, y, x), (x, y, width, height)):
+        if scales == how.scales:
+            continue
+        other = copy.copy(model)
+        other.decoding = replace(how, scales=scales)
+        said = ", ".join(f"{name} {value:g}" for name, value in zip(decoding.SCALES, scales))
+        yield (
+            "box-scales",
+            f"Decoded with the scales {said} the file finds what the model finds: {decoding.FILE}"
+            " has them exchanged.",
+            {name: _detected(other, image) for name, image in images.items()},
+        )
 
 
 def _other_feedings(described: feeding.Feeding) -> list[feeding.Feeding]:

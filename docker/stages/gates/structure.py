@@ -11,7 +11,7 @@ from typing import Optional
 
 from stages.gates.result import Gate
 from stages.protocol.failures import StageError
-from stages.tflite import output_roles, tflite_meta, tflite_model
+from stages.tflite import decoding, output_roles, tflite_meta, tflite_model
 
 NAME = "structure"
 
@@ -53,6 +53,7 @@ class Expected:
         weights: how many numbers the model's variables hold; None: not known.
         roles: role -> output name, where the graph cannot tell (:mod:`stages.steps.adopt`).
         input_type: of an ``int8`` file that takes raw pixels: ``uint8`` or ``int8``.
+        postprocess: ``tflite``, or ``none`` where the outputs are raw boxes and scores.
     """
 
     variant: str
@@ -62,6 +63,7 @@ class Expected:
     weights: Optional[int] = None
     roles: Optional[dict[str, str]] = None
     input_type: str = "uint8"
+    postprocess: str = decoding.TFLITE
 
 
 def examine(data: bytes, expected: Expected) -> Gate:
@@ -83,7 +85,10 @@ def examine(data: bytes, expected: Expected) -> Gate:
     runtime = bytes(model.metadata.get(_MIN_RUNTIME, b"")).split(b"\0")[0]
     gate.figures["min_runtime_version"] = runtime.decode("ascii", "replace") or None
     shape = _input(gate, model, expected)
-    _outputs(gate, model, metadata, expected)
+    if expected.postprocess == decoding.NONE:
+        _raw_outputs(gate, data, model, metadata, expected)
+    else:
+        _outputs(gate, model, metadata, expected)
     _operators(gate, model)
     if expected.variant in _WEIGHTS:
         _weights(gate, model, expected)
@@ -152,6 +157,55 @@ def _outputs(
     gate.figures["outputs"] = {role: output.position for role, output in found.items()}
     if metadata is not None:
         _declared_roles(gate, metadata, found)
+
+
+def _raw_outputs(
+    gate: Gate,
+    data: bytes,
+    model: tflite_model.Model,
+    metadata: Optional[tflite_meta.Metadata],
+    expected: Expected,
+) -> None:
+    """Check raw outputs: their types, their roles, and that it is said how to decode them."""
+    types = [model.graph.tensors[index].type for index in model.graph.outputs]
+    int8 = expected.variant == "int8" and expected.input_type == "int8"
+    wanted = "int8" if int8 else "float32"
+    if types != [wanted] * len(output_roles.RAW_ROLES):
+        gate.problem(
+            "outputs",
+            f"two outputs, {wanted}: raw boxes and raw scores",
+            f"{len(types)}: {', '.join(types)}",
+            "The graph was exported with its post-processing, or converted with other outputs.",
+        )
+        return
+    if metadata is None:
+        return
+    cause = "The description of the raw outputs was not packed, or is another model's."
+    try:
+        how = decoding.parse(tflite_meta.output_files(data, metadata, tflite_meta.RAW_BOXES))
+    except ValueError as error:
+        gate.problem("decoding", f"{decoding.FILE}, with its anchors", str(error), cause)
+        return
+    gate.figures["anchors"], gate.figures["classes"] = how.count, how.classes
+    try:
+        found = output_roles.derive_raw(model, how.count, how.classes)
+    except StageError as error:
+        gate.problem(
+            "outputs",
+            "outputs of the described shapes, called by their roles",
+            error.message,
+            cause,
+        )
+        return
+    gate.figures["outputs"] = {role: output.position for role, output in found.items()}
+    declared = [output.name for output in metadata.outputs]
+    if declared != sorted(found, key=lambda role: found[role].position):
+        gate.problem(
+            "roles-swapped" if sorted(declared) == sorted(found) else "roles",
+            f"outputs in the order {', '.join(found)} (from the graph)",
+            f"declared as {', '.join(declared)}",
+            "The metadata was written for a graph with another order of outputs.",
+        )
 
 
 def _declared_roles(
@@ -257,8 +311,10 @@ def _weights(gate: Gate, model: tflite_model.Model, expected: Expected) -> None:
 
 def _label_files(gate: Gate, metadata: tflite_meta.Metadata, files: dict[str, bytes]) -> None:
     declared = [item.name for output in metadata.outputs for item in output.files]
-    # What describes the input (stages.files.feeding) is no label file.
-    described = {item.name for image in metadata.inputs for item in image.files}
+    # What describes the input (stages.files.feeding) or raw boxes is no label file.
+    raw = [output for output in metadata.outputs if output.name == tflite_meta.RAW_BOXES]
+    described = {item.name for tensor in (*metadata.inputs, *raw) for item in tensor.files}
+    declared = [name for name in declared if name not in described]
     labels = [name for name in files if name not in described]
     if sorted(declared) != sorted(labels) or len(declared) != 1:
         gate.problem(

@@ -19,6 +19,7 @@ from stages.files import feeding, labelmap, pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.tflite import (
+    decoding,
     flatbuffer,
     metadata_writer,
     output_order,
@@ -48,6 +49,8 @@ PARAMS: dict[str, Any] = {
     # "tf1": outputs in the order boxes, classes, scores, count; "tf2": as the file has them.
     "output_order": output_order.AS_EXPORTED,
     "role_names": False,  # True: the signature's outputs are called by their roles
+    # "none": the outputs are raw boxes and scores; always in this order, and called so.
+    "postprocess": decoding.TFLITE,
 }
 
 LABEL_FILE = "labelmap.txt"
@@ -78,11 +81,15 @@ class _Settings:
     roles: Optional[dict[str, str]]
     output_order: str
     role_names: bool
+    decoding: Optional[decoding.Decoding]
     declaration: metadata_writer.Declaration
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Annotate ``inputs["model"]`` with the classes of ``inputs["label_map"]``.
+
+    Without post-processing, ``inputs["decoding"]`` is the folder that the export wrote, which says
+    how raw outputs become detections (:mod:`stages.tflite.decoding`). It is packed, too.
 
     The file's graph stays as it is, but for the order of its outputs and their names in its
     signature, where others are wanted.
@@ -100,7 +107,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Raises:
         StageError: kinds ``label-map``, ``unsupported-model``, ``stage-failed``.
     """
-    settings = _settings(params, inputs["label_map"])
+    settings = _settings(params, inputs)
     how = _feeding(params["feeding"], settings.profile)
     label_map = inputs["label_map"]
     read = labelmap.load(label_map, settings.num_classes)
@@ -110,18 +117,20 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     bare, model = _read_model(inputs["model"])
     image = _check_input(model, settings, emit)
-    outputs = output_roles.derive(model, settings.architecture, settings.roles)
+    outputs = _roles(model, settings)
     if how is not None:
         settings = _with_feeding(settings, how, image)
     if image["type"] == "int8":
         settings = _with_int8(settings)
-    if settings.output_order != output_order.AS_EXPORTED:
+    if settings.decoding is not None:
+        bare = output_order.arranged(bare, outputs, output_roles.RAW_ROLES)
+    elif settings.output_order != output_order.AS_EXPORTED:
         order = output_order.ORDERS[settings.output_order]
         bare = output_order.arranged(bare, outputs, order)
     if settings.role_names:
         bare = output_order.named(bare, outputs)
     model = tflite_model.read(bare)
-    outputs = output_roles.derive(model, settings.architecture, settings.roles)
+    outputs = _roles(model, settings)
     emit.progress(0, 2, "writing metadata")
     if settings.profile == "seed":
         _check_seed(outputs)
@@ -163,7 +172,31 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     }
 
 
-def _settings(params: dict[str, Any], label_map: Path) -> _Settings:
+def _roles(model: tflite_model.Model, settings: _Settings) -> dict[str, output_roles.Output]:
+    if settings.decoding is not None:
+        anchors, classes = settings.decoding.count, settings.decoding.classes
+        return output_roles.derive_raw(model, anchors, classes)
+    return output_roles.derive(model, settings.architecture, settings.roles)
+
+
+def _decoding(params: dict[str, Any], inputs: Mapping[str, Path]) -> Optional[decoding.Decoding]:
+    """Read how raw outputs are decoded; None of a graph with post-processing."""
+    kind = params["postprocess"]
+    if kind not in decoding.POSTPROCESSING:
+        raise _bad_param("postprocess", kind, "one of " + ", ".join(decoding.POSTPROCESSING))
+    if kind != decoding.NONE:
+        return None
+    if params["profile"] == "seed" or params["output_order"] != output_order.AS_EXPORTED:
+        raise _bad_param("postprocess", kind, "tflite with profile 'seed' or an order of outputs")
+    folder = inputs["decoding"]
+    try:
+        return decoding.parse({path.name: path.read_bytes() for path in folder.iterdir()})
+    except ValueError as error:
+        raise StageError("stage-failed", f"The export's decoding is wrong: {error}.") from error
+
+
+def _settings(params: dict[str, Any], inputs: Mapping[str, Path]) -> _Settings:
+    label_map = inputs["label_map"]
     profile, architecture = params["profile"], params["architecture"]
     if profile not in _PROFILES:
         raise _bad_param("profile", profile, "one of " + ", ".join(_PROFILES))
@@ -197,13 +230,15 @@ def _settings(params: dict[str, Any], label_map: Path) -> _Settings:
             raise _bad_param("label_file_name", label_file, "a file name without folders")
     else:
         mean, std = _normalization(params["normalization"])
+    how = _decoding(params, inputs)
     return _Settings(
         architecture=architecture,
         num_classes=classes,
         profile=profile,
         roles=chosen,
         output_order=order,
-        role_names=named,
+        role_names=named or how is not None,
+        decoding=how,
         declaration=metadata_writer.Declaration(
             name=params["name"],
             description=params["description"],
@@ -214,6 +249,7 @@ def _settings(params: dict[str, Any], label_map: Path) -> _Settings:
             std=std,
             label_file=label_file,
             score_threshold=threshold,
+            box_files={} if how is None else how.as_files(),
         ),
     )
 
@@ -396,17 +432,21 @@ def _read_back(
             "does not have.",
             "Convert the model again with an older converter.",
         )
-    names = {role: metadata_writer.NAMES[role] for role in output_roles.ROLES}
     for role, output in outputs.items():
-        if found.output(names[role]) != output.position:
-            raise _mismatch(f"{names[role]!r} is not at position {output.position}")
+        name = metadata_writer.NAMES[role]
+        if found.output(name) != output.position:
+            raise _mismatch(f"{name!r} is not at position {output.position}")
     image = found.inputs[0]
     if (image.mean, image.std) != (_float32(declaration.mean), _float32(declaration.std)):
         raise _mismatch(f"mean {image.mean} and std {image.std} were not declared")
-    box = found.outputs[outputs[output_roles.BOXES].position].box
-    if box != tflite_meta.BoxFormat(metadata_writer.BOX_INDEX, "boundaries", "ratio"):
-        raise _mismatch(f"boxes are described as {box}")
-    if files != {declaration.label_file: embedded, **declaration.image_files}:
+    if settings.decoding is None:
+        box = found.outputs[outputs[output_roles.BOXES].position].box
+        if box != tflite_meta.BoxFormat(metadata_writer.BOX_INDEX, "boundaries", "ratio"):
+            raise _mismatch(f"boxes are described as {box}")
+    elif tflite_meta.output_files(data, found, tflite_meta.RAW_BOXES) != declaration.box_files:
+        raise _mismatch("how raw boxes are decoded is not with them")
+    described = {**declaration.image_files, **declaration.box_files}
+    if files != {declaration.label_file: embedded, **described}:
         raise _mismatch(f"the packed files are {sorted(files)}, or differ")
     if settings.profile == "default":
         general = (found.name, found.description, found.version, found.author, found.license)

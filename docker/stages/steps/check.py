@@ -29,7 +29,7 @@ from stages.gates.result import SKIPPED, Gate, beside
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.steps import annotate
-from stages.tflite import tflite_meta
+from stages.tflite import decoding, tflite_meta
 
 ENVIRONMENT = "main"
 
@@ -52,6 +52,7 @@ PARAMS: dict[str, Any] = {
     "prove_normalization": True,  # try the other normalisations, too
     "reference_kernels": False,  # see stages.detect.detector.make_interpreter
     "inference_io": "uint8",  # as in convert
+    "postprocess": decoding.TFLITE,  # as in export
 }
 
 RESULT_FILE = "check.json"
@@ -110,9 +111,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         weights=params["weights"],
         roles=params["roles"],
         input_type=params["inference_io"],
+        postprocess=params["postprocess"],
     )
     given = [path.name for path in files]
-    source = _source(inputs, given)
+    source = _source(inputs, given, params["postprocess"])
     emit.progress(0, len(files), "looking at the file")
     gates = [structure.examine(data, kind)]
     found: dict[str, Any] = {}
@@ -198,7 +200,7 @@ class _Source:
         return _Source(*both, some(self.comparable))
 
 
-def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[_Source]:
+def _source(inputs: Mapping[str, Path], names: list[str], postprocess: str) -> Optional[_Source]:
     """Read the source model's detections."""
     if "source" not in inputs:
         return None
@@ -209,7 +211,8 @@ def _source(inputs: Mapping[str, Path], names: list[str]) -> Optional[_Source]:
     built = truth
     if written["as_built"]:
         built = own_list.Lists(written["as_built"], suppression, own_ends=ends["as_built"])
-    if as_tflite:
+    # Decoded raw outputs are suppressed as the model's own post-processing does.
+    if as_tflite and postprocess != decoding.NONE:
         built = replace(built, as_tflite=as_tflite, as_tflite_ends=ends["as_tflite"])
     missing = [name for name in names if name not in truth.own]
     if missing:
@@ -363,7 +366,7 @@ def _labels(model: detector.Detector) -> Optional[list[str]]:
     named_files = [
         item
         for output in model.metadata.outputs
-        if output.name == tflite_meta.CATEGORY
+        if output.name in tflite_meta.LABELLED
         for item in output.files
     ]
     return list(model.labels) if named_files else None

@@ -5,11 +5,13 @@ Variants: ``float32``; ``float16`` (weights); ``dynamic`` (int8 weights, float a
 outputs). Where the channels are normalised differently, int8 files have a float input: one in
 eight bits has one scale, so that raw pixels would be off by tens of pixel values in some channels.
 Outputs are float in all variants: TFLite's detection operator gives nothing else, and a box of a
-CenterNet, in eight bits, would have one of 256 positions.
+CenterNet, in eight bits, would have one of 256 positions. Only raw boxes and scores, which need no
+operator, are int8 where the input is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from stages.files import feeding, pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.steps.export import FACTS_FILE
-from stages.tflite import dequantize_order, float_tail, postprocess_options
+from stages.tflite import decoding, dequantize_order, float_tail, postprocess_options
 
 ENVIRONMENT = "main"
 
@@ -35,6 +37,8 @@ PARAMS = {
     # What the export stage reports, where the operator suppresses within each class.
     "suppression": None,
     "inference_io": "uint8",  # or "int8": the type of an int8 file's input
+    # As in export: "none" is a graph of raw boxes and scores.
+    "postprocess": decoding.TFLITE,
 }
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
@@ -74,6 +78,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     if variant == "float16":
         converter.target_spec.supported_types = [tf.float16]
     facts: dict[str, Any] = {"variant": variant}
+    raw = params["postprocess"] == decoding.NONE
     norm = None
     if variant == "int8":
         if "images" not in inputs:
@@ -87,13 +92,16 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         if _same_for_all_channels(norm):
             converter.inference_input_type = tf.as_dtype(params["inference_io"])
+            if raw and params["inference_io"] == "int8":
+                converter.inference_output_type = tf.int8
         elif params["inference_io"] != "uint8":
             raise _unlike_channels(norm)
         size = _input_size(tf, saved_model)
         how = _feeding(params["feeding"])
         converter.representative_dataset = lambda: _representative(files, size, how, norm, emit)
         facts["calibration_images"] = [path.name for path in files]
-    with float_tail.decoding_in_float():
+    # A graph of raw boxes and scores has no decoding: all of it is the network.
+    with contextlib.nullcontext() if raw else float_tail.decoding_in_float():
         data = dequantize_order.canonical(_convert(converter))
     data = _limited(data, params["suppression"])
     (out / "model.tflite").write_bytes(data)

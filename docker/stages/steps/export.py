@@ -15,11 +15,19 @@ from pathlib import Path
 from typing import Any, Optional
 
 from stages.files.checkpoint_files import find_checkpoint
-from stages.odapi import detection_model, pipeline, resizing, restoration, saved_model_names
+from stages.odapi import (
+    detection_model,
+    pipeline,
+    raw_outputs,
+    resizing,
+    restoration,
+    saved_model_names,
+)
 from stages.odapi.config_differences import Built, differences, unmodified
 from stages.odapi.exact_batch_norm import exact_batch_norms
 from stages.odapi.lean_save import lean_save
 from stages.protocol.failures import StageError
+from stages.tflite import decoding
 
 ENVIRONMENT = "main"
 
@@ -32,14 +40,22 @@ PARAMS = {
     "nms_score_threshold": None,
     "nms_iou_threshold": None,
     "max_detections_per_class": None,
+    # "none": raw boxes and scores instead of TFLite's detection operator; of SSD-like models.
+    "postprocess": decoding.TFLITE,
 }
 
 FACTS_FILE = "export.json"
 """Name of the facts of :func:`run` inside ``saved_model/assets.extra/``."""
 
+DECODING = "decoding"
+"""The folder, beside ``saved_model/``, of the files that say how raw outputs are decoded."""
+
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Export the model folder ``inputs["checkpoint"]`` to ``out/saved_model``.
+
+    With ``postprocess`` "none" the graph outputs raw scores and raw boxes, and ``out/decoding/``
+    holds how they become detections (:mod:`stages.tflite.decoding`).
 
     The fact ``differences`` lists what is built otherwise than its configuration says
     (:mod:`stages.odapi.config_differences`).
@@ -53,8 +69,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         ``score_conversion``, ``nms_score_threshold`` and ``nms_iou_threshold`` (as exported; None
         where there is no suppression), ``checkpoint`` (name of the prefix), ``weights_from``
         (``averages`` or ``raw``), ``left_out`` (names of keypoint tasks), ``notes`` (texts: what
-        was chosen), ``variables`` (restored and compared), ``exact_batch_norms``,
-        ``untrained`` (texts: reasons to think that it was never trained).
+        was chosen and left out), ``variables`` (restored and compared), ``exact_batch_norms``,
+        ``untrained`` (texts: reasons to think that it was never trained); and without
+        post-processing ``decoding`` (:meth:`stages.tflite.decoding.Decoding.as_fact`).
 
     Raises:
         StageError: the model cannot be converted, or the checkpoint does not fit it.
@@ -74,16 +91,15 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     resizer = resizing.as_text(resizing.as_built(config, params["image_size"]))
     size = pipeline.fix_image_size(config, params["image_size"])
     max_detections = pipeline.set_max_detections(config, params["max_detections"])
-    suppression = pipeline.built_suppression(config, params)
-    if suppression is not None:
-        pipeline.set_suppression(config, suppression)
+    raw = params["postprocess"] == decoding.NONE
+    suppression = _set_suppression(config, params, raw)
     options = {
         "max_detections": max_detections,
         "use_regular_nms": suppression is not None and suppression["regular"],
     }
 
     emit.progress(1, 3, "exporting")
-    model, exact = _export(config, training, out, options, params["exact_batch_norm"])
+    model, exact, anchors = _export(config, training, out, options, params["exact_batch_norm"], raw)
 
     emit.progress(2, 3, "comparing with the checkpoint")
     variables, unused = restoration.check_restored(model, training)
@@ -115,6 +131,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "exact_batch_norms": exact,
         "untrained": detection_model.untrained(model),
     }
+    if anchors and suppression is not None:
+        how = raw_outputs.described(config, anchors[-1], suppression, max_detections)
+        _write_decoding(out / DECODING, how)
+        facts["decoding"] = how.as_fact()
     built = Built(size, max_detections, suppression, left_out=left_out)
     facts["differences"] = differences(trained, built)
     if params["exact_batch_norm"]:
@@ -128,17 +148,42 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     return facts
 
 
+def _set_suppression(config: Any, params: dict[str, Any], raw: bool) -> Optional[dict[str, Any]]:
+    """Choose how overlapping boxes are suppressed, changing ``config``; None for CenterNet."""
+    suppression = pipeline.built_suppression(config, params)
+    if suppression is not None:
+        pipeline.set_suppression(config, suppression)
+        if raw:  # decoding suppresses as the model's own post-processing does
+            own = config.model.ssd.post_processing.batch_non_max_suppression
+            suppression["regular"] = not own.use_class_agnostic_nms
+        return suppression
+    if raw:
+        raise StageError(
+            "unsupported-model",
+            "A CenterNet has no raw boxes: it decodes its heat maps within the graph.",
+            "Leave out export.postprocess (--postprocess).",
+        )
+    return None
+
+
+def _write_decoding(folder: Path, how: decoding.Decoding) -> None:
+    folder.mkdir()
+    for name, content in how.as_files().items():
+        (folder / name).write_bytes(content)
+
+
 def _export(
     config: Any,
     training: restoration.Training,
     out: Path,
     options: dict[str, Any],
     exact: bool,
-) -> tuple[Any, int]:
+    raw: bool,
+) -> tuple[Any, int, list[Any]]:
     """Run the package's exporter with its ``options``.
 
     Returns:
-        (the model it built, number of batch norms made exact).
+        (the model it built, number of batch norms made exact, anchors of its ``raw`` outputs).
     """
     from object_detection import export_tflite_graph_lib_tf2 as exporter
 
@@ -148,6 +193,7 @@ def _export(
         stack.enter_context(detection_model.no_downloads())
         size = pipeline.fix_image_size(config, None)
         built = stack.enter_context(_kept_models(size if exact else None, training))
+        anchors = stack.enter_context(raw_outputs.instead_of_the_operator(exporter)) if raw else []
         folded, saved = None, None
         if exact:
             folded = stack.enter_context(exact_batch_norms())
@@ -166,7 +212,8 @@ def _export(
             if built:
                 restoration.check_restored(built[0], training)
             raise
-    return built[0], folded.check(built[0], saved[0].graph) if folded and saved else 0
+    number = folded.check(built[0], saved[0].graph) if folded and saved else 0
+    return built[0], number, anchors
 
 
 def _clean_checkpoint_folder(stack: contextlib.ExitStack, training: restoration.Training) -> Path:

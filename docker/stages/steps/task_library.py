@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.gates import parity
 from stages.gates.result import Gate
-from stages.tflite import tflite_model
+from stages.tflite import output_roles, tflite_model
 
 ENVIRONMENT = "metadata"
 
@@ -71,6 +71,11 @@ def unsupported(model: Path) -> str:
     except ValueError:  # damage is another gate's matter
         return ""
     kinds = [graph.tensors[index].type for index in graph.inputs]
+    if len(graph.outputs) == len(output_roles.RAW_ROLES):
+        return (
+            "not applicable: the library reads boxes, classes, scores and count only, and this file"
+            " has raw boxes and raw scores"
+        )
     if kinds == ["int8"]:
         return "the library feeds float32 and uint8 only; an int8 input is for microcontrollers"
     return ""

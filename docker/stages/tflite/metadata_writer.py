@@ -13,21 +13,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from stages.tflite import output_roles, packed_files, tflite_meta
+from stages.tflite import decoding, output_roles, packed_files, tflite_meta
 
 NAMES = {
     output_roles.BOXES: tflite_meta.LOCATION,
     output_roles.CLASSES: tflite_meta.CATEGORY,
     output_roles.SCORES: tflite_meta.SCORE,
     output_roles.COUNT: tflite_meta.COUNT,
+    output_roles.RAW_BOXES: tflite_meta.RAW_BOXES,
+    output_roles.RAW_SCORES: tflite_meta.RAW_SCORES,
 }
-"""The output names that the Task Library and MediaPipe look for."""
+"""The output names that the Task Library and MediaPipe look for, and those of raw outputs."""
 
 _DESCRIPTIONS = {
     output_roles.BOXES: "The boxes found: top, left, bottom, right, each a fraction of the image.",
     output_roles.CLASSES: "The class of each box: a line of the label file, counted from 0.",
     output_roles.SCORES: "How sure the model is of each box, from 0 to 1.",
     output_roles.COUNT: "How many boxes there are.",
+    output_roles.RAW_BOXES: "Boxes as encoded by the model, one for each anchor; decoding.json"
+    " says how to decode them.",
+    output_roles.RAW_SCORES: "How sure the model is of each class, for each anchor; a class is a"
+    " line of the label file.",
+}
+
+_FEEDING = "How a photograph becomes the input, as JSON."
+_DECODING = {
+    decoding.FILE: "How raw boxes and scores become detections, as JSON.",
+    decoding.ANCHORS_FILE: "The anchors: ycenter, xcenter, height and width of each, as"
+    " little-endian float32, fractions of the input.",
 }
 
 BOX_INDEX = (1, 0, 3, 2)
@@ -42,7 +55,8 @@ class Declaration:
 
     ``mean`` and ``std`` are per channel or one for all, in units of the 0..255 pixel.
     ``label_file`` is the name of the packed label file. ``image`` describes the input in a
-    sentence; ``image_files`` are packed files that describe it, by name.
+    sentence; ``image_files`` are packed files that describe it, by name, and ``box_files`` those
+    that describe raw boxes.
     """
 
     name: str
@@ -56,6 +70,7 @@ class Declaration:
     score_threshold: Optional[float]
     image: str = "The image, resized to the input's height and width."
     image_files: Mapping[str, bytes] = field(default_factory=dict)
+    box_files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def annotate(
@@ -86,7 +101,7 @@ def annotate(
         populator = metadata.MetadataPopulator.with_model_file(str(path))
         populator.load_metadata_buffer(buffer)
         populator.load_associated_file_buffers(
-            {declaration.label_file: labels, **declaration.image_files}
+            {declaration.label_file: labels, **declaration.image_files, **declaration.box_files}
         )
         populator.populate()
         return packed_files.canonical(path.read_bytes())
@@ -147,19 +162,21 @@ def _metadata_buffer(
         tensor_type=kind,
     ).create_metadata()
     if declaration.image_files:
-        image.associatedFiles = [_described(name) for name in sorted(declaration.image_files)]
+        image.associatedFiles = [
+            _described(name, _FEEDING) for name in sorted(declaration.image_files)
+        ]
     if int8:  # tflite-support states the range of uint8 and float32 only
         image.stats.min, image.stats.max = [-128.0], [127.0]
     ordered = sorted(outputs.items(), key=lambda entry: entry[1].position)
     subgraph = schema.SubGraphMetadataT()
     subgraph.inputTensorMetadata = [image]
     subgraph.outputTensorMetadata = [_output(role, declaration) for role, _ in ordered]
-    group = schema.TensorGroupT()
-    group.name = "detection_result"  # tflite-support's code generator looks for this name
-    group.tensorNames = [
-        NAMES[role] for role in (output_roles.BOXES, output_roles.CLASSES, output_roles.SCORES)
-    ]
-    subgraph.outputTensorGroups = [group]
+    grouped = (output_roles.BOXES, output_roles.CLASSES, output_roles.SCORES)
+    if set(grouped) <= set(outputs):
+        group = schema.TensorGroupT()
+        group.name = "detection_result"  # tflite-support's code generator looks for this name
+        group.tensorNames = [NAMES[role] for role in grouped]
+        subgraph.outputTensorGroups = [group]
 
     general = metadata_info.GeneralMd(
         name=declaration.name,
@@ -174,12 +191,12 @@ def _metadata_buffer(
     return bytearray(builder.Output())
 
 
-def _described(name: str) -> Any:
+def _described(name: str, description: str) -> Any:
     from tflite_support import metadata_schema_py_generated as schema
 
     file = schema.AssociatedFileT()
     file.name = name
-    file.description = "How a photograph becomes the input, as JSON."
+    file.description = description
     file.type = schema.AssociatedFileType.DESCRIPTIONS
     return file
 
@@ -190,6 +207,8 @@ def _output(role: str, declaration: Declaration) -> Any:
     from tflite_support.metadata_writers import metadata_info
 
     texts = {"name": NAMES[role], "description": _DESCRIPTIONS[role]}
+    if role in output_roles.RAW_ROLES:
+        return _raw_output(role, declaration, metadata_info.TensorMd(**texts).create_metadata())
     if role == output_roles.CLASSES:
         tensor = metadata_info.CategoryTensorMd(
             label_files=[metadata_info.LabelFileMd(declaration.label_file)], **texts
@@ -213,6 +232,25 @@ def _output(role: str, declaration: Declaration) -> Any:
         tensor.content.range = schema.ValueRangeT()
         tensor.content.range.min = _VALUES_FROM_SECOND_DIMENSION
         tensor.content.range.max = _VALUES_FROM_SECOND_DIMENSION
+    return tensor
+
+
+def _raw_output(role: str, declaration: Declaration, tensor: Any) -> Any:
+    """Complete the description of raw boxes or scores."""
+    from tflite_support import metadata_schema_py_generated as schema
+
+    if role == output_roles.RAW_BOXES:
+        tensor.associatedFiles = [
+            _described(name, _DECODING[name]) for name in sorted(declaration.box_files)
+        ]
+        return tensor
+    labels = schema.AssociatedFileT()
+    labels.name = declaration.label_file
+    labels.description = "The name of each class: one a line, in the order of the scores."
+    labels.type = schema.AssociatedFileType.TENSOR_AXIS_LABELS
+    tensor.associatedFiles = [labels]
+    if declaration.score_threshold is not None:
+        tensor.processUnits = [_threshold(declaration.score_threshold)]
     return tensor
 
 

@@ -12,7 +12,10 @@ sources are used, in this order:
 
 Where the signature's names tell as well, they must agree with 3. The Object Detection API's
 CenterNet exporter numbers them (``output_0`` count, ``output_1`` scores, ``output_2`` classes,
-``output_3`` boxes); files that kiln finished call them by their roles. Standard library only.
+``output_3`` boxes); files that kiln finished call them by their roles.
+
+A graph without post-processing has two outputs, raw boxes and raw scores (:func:`derive_raw`).
+Standard library only.
 """
 
 from __future__ import annotations
@@ -26,6 +29,16 @@ from stages.tflite import tflite_model
 BOXES, CLASSES, SCORES, COUNT = "boxes", "classes", "scores", "count"
 ROLES = (BOXES, CLASSES, SCORES, COUNT)
 """In the order of the outputs of ``TFLite_Detection_PostProcess``."""
+
+RAW_BOXES, RAW_SCORES = "raw_boxes", "raw_scores"
+RAW_ROLES = (RAW_BOXES, RAW_SCORES)
+"""Roles of the outputs of a graph without post-processing."""
+
+_RAW_SIGNATURE_NAMES = {
+    "output_0": RAW_SCORES,  # stages.odapi.raw_outputs
+    "output_1": RAW_BOXES,
+    **{role: role for role in RAW_ROLES},
+}
 
 _SIGNATURE_NAMES = {
     "output_0": COUNT,
@@ -85,6 +98,33 @@ def derive(
             _from_shapes(model, outputs) if operator is None else _from_operator(outputs, operator)
         )
     return {role: found[role] for role in ROLES}
+
+
+def derive_raw(model: tflite_model.Model, anchors: int, classes: int) -> dict[str, Output]:
+    """Derive the roles of raw outputs from their names in the signature.
+
+    Args:
+        model: a detector without post-processing.
+        anchors: how many boxes it has.
+        classes: how many scores it has for each.
+
+    Returns:
+        One entry for each of :data:`RAW_ROLES`, in that order.
+
+    Raises:
+        StageError: kind ``unsupported-model``; names or shapes are others.
+    """
+    outputs = _outputs(model)
+    shapes = {RAW_BOXES: (1, anchors, 4), RAW_SCORES: (1, anchors, classes)}
+    found = {_RAW_SIGNATURE_NAMES.get(output.signature_name, ""): output for output in outputs}
+    if len(outputs) != len(shapes) or set(found) != set(shapes):
+        named = ", ".join(map(_shown, outputs)) or "none"
+        raise _unsupported(f"raw boxes and raw scores are not told apart by their names ({named})")
+    for role, shape in shapes.items():
+        seen = model.graph.tensors[found[role].tensor].shape
+        if seen != shape:
+            raise _unsupported(f"{role} have the shape {list(seen)}, not {list(shape)}")
+    return {role: found[role] for role in RAW_ROLES}
 
 
 def _outputs(model: tflite_model.Model) -> list[Output]:

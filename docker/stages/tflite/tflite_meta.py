@@ -18,6 +18,12 @@ IDENTIFIER = b"M001"
 LOCATION, CATEGORY, SCORE, COUNT = "location", "category", "score", "number of detections"
 """Names that the Task Library and MediaPipe give the four outputs of a detector."""
 
+RAW_BOXES, RAW_SCORES = "raw_boxes", "raw_scores"
+"""Names of the outputs of a graph without post-processing (:mod:`stages.tflite.decoding`)."""
+
+LABELLED = (CATEGORY, RAW_SCORES)
+"""Names of the outputs that have a label file."""
+
 FILE_TYPES = (
     "unknown", "descriptions", "tensor_axis_labels", "tensor_value_labels",
     "tensor_axis_score_calibration", "vocabulary", "scann_index_file",
@@ -141,7 +147,7 @@ def labels(data: flatbuffer.Bytes, metadata: Metadata) -> list[str]:
         metadata: its metadata.
 
     Returns:
-        The lines of the label file of the category output (without a last empty line), empty
+        The lines of the label file of the classes' output (without a last empty line), empty
         where no label file is declared.
 
     Raises:
@@ -150,7 +156,7 @@ def labels(data: flatbuffer.Bytes, metadata: Metadata) -> list[str]:
     files = [
         item
         for output in metadata.outputs
-        if output.name == CATEGORY
+        if output.name in LABELLED
         for item in output.files
         if item.type in ("tensor_value_labels", "tensor_axis_labels")
     ]
@@ -165,6 +171,29 @@ def labels(data: flatbuffer.Bytes, metadata: Metadata) -> list[str]:
         raise ValueError(f"the label file {files[0].name!r} is not UTF-8 text") from error
     lines = text.split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def output_files(data: flatbuffer.Bytes, metadata: Metadata, name: str) -> dict[str, bytes]:
+    """Return the packed files that describe the outputs called ``name``, by name.
+
+    Args:
+        data: the whole ``.tflite`` file.
+        metadata: its metadata.
+        name: of the output.
+
+    Raises:
+        ValueError: a file is declared but not packed.
+    """
+    declared = [
+        item.name for output in metadata.outputs if output.name == name for item in output.files
+    ]
+    if not declared:
+        return {}
+    packed = tflite_model.packed_files(data)
+    missing = [item for item in declared if item not in packed]
+    if missing:
+        raise ValueError(f"the file {missing[0]!r} is declared but not in the model")
+    return {item: packed[item] for item in declared}
 
 
 def input_file(data: flatbuffer.Bytes, metadata: Metadata, name: str) -> Optional[bytes]:

@@ -36,6 +36,7 @@ from kiln.running.limits import Limits
 from kiln.sources.local import check_labels, reading
 from kiln.tflite import diff, facts
 from kiln.tflite.feeding import FEEDING_FILE
+from kiln.tflite.known_kinds import is_raw, says_how_to_decode
 from kiln.tflite.reading import TfliteFile, load, type_name
 
 #: The image whose environment without TensorFlow writes metadata.
@@ -235,6 +236,7 @@ def _known(file: TfliteFile, wanted: Wanted) -> _Known:
     Raises:
         UsageError, UnsupportedModelError, LabelMapError: see :func:`annotate`.
     """
+    _refuse_raw(file)
     options = facts.postprocessing(file)
     architecture = "centernet" if options is None else "ssd"
     normalization, origin = _normalization(file, wanted)
@@ -250,6 +252,19 @@ def _known(file: TfliteFile, wanted: Wanted) -> _Known:
         )
     classes_from = OPERATOR if isinstance(said, int) else LABEL_MAP
     return _Known(architecture, roles, roles_from, highest, classes_from, normalization, origin)
+
+
+def _refuse_raw(file: TfliteFile) -> None:
+    if not is_raw(file):
+        return
+    reason = "its outputs are raw boxes and scores, and clients read boxes, classes, scores, count"
+    if says_how_to_decode(file):
+        raise UnsupportedModelError(
+            f"{file.name} cannot be described as a detector: {reason}.",
+            "It says by itself how they are decoded (docs/raw-outputs.md), and has its labels: "
+            "keep it as it is.",
+        )
+    raise _not_a_detector(file, reason)
 
 
 def _highest_id(label_map: Path) -> int:

@@ -20,7 +20,15 @@ from typing import Any, get_args
 from kiln.core.digest import sha256_file
 from kiln.core.errors import UsageError
 from kiln.recipes import export_options, pipeline_config
-from kiln.recipes.recipe import Allowance, Architecture, InferenceIo, LiteSpec, OutputOrder, Variant
+from kiln.recipes.recipe import (
+    Allowance,
+    Architecture,
+    InferenceIo,
+    LiteSpec,
+    OutputOrder,
+    Postprocess,
+    Variant,
+)
 from kiln.sources import pictures
 from kiln.sources.local import (
     CONFIG,
@@ -69,7 +77,7 @@ class Given:
         std: likewise.
         spec: one of Model Maker's detectors; ``None``: an Object Detection API model.
         image_size: height and width in pixels.
-        output_order: ``tf1`` or ``tf2``; it and the next five are as in a recipe.
+        output_order: ``tf1`` or ``tf2``; it and the next six are as in a recipe.
         allow: faults with which the model is published anyway.
     """
 
@@ -92,6 +100,7 @@ class Given:
     nms_iou_threshold: float | None = None
     max_detections_per_class: int | None = None
     inference_io: str = "uint8"
+    postprocess: str = "tflite"
     name: str | None = None
     title: str | None = None
     description: str | None = None
@@ -134,6 +143,7 @@ class Arguments:
     output_order: OutputOrder = "tf2"
     suppression: dict[str, bool | float | int] = field(default_factory=dict)
     inference_io: InferenceIo = "uint8"
+    postprocess: Postprocess = "tflite"
     allow: tuple[Allowance, ...] = ()
     folder: Path | None = None
     pins: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -174,6 +184,7 @@ def settle(
         )
     if calibrates and "int8" in variants and calibration is not None:
         notes += _few(calibration)
+    _check_postprocess(given, variants, found)
     name = _name(given.name, folder, found.named_after)
     what = "checkpoint" if given.saved_model is None else "SavedModel"
     arguments = Arguments(
@@ -207,6 +218,7 @@ def settle(
         output_order=_one_of(given.output_order, OutputOrder),
         suppression=_suppression(given, found.architecture),
         inference_io=_inference_io(given, variants, found),
+        postprocess=_one_of(given.postprocess, Postprocess),
         allow=tuple(_one_of(item, Allowance) for item in dict.fromkeys(given.allow)),
         folder=folder,
         pins=_pins(found) if pin else {},
@@ -264,6 +276,8 @@ def recipe_text(arguments: Arguments) -> str:
     export += [f"{key} = {json.dumps(value)}" for key, value in it.suppression.items()]
     if it.inference_io != "uint8":
         export.append(f"inference_io = {_string(it.inference_io)}")
+    if it.postprocess != "tflite":
+        export.append(f"postprocess = {_string(it.postprocess)}")
     if export:
         lines += ["", "[export]", *export]
     if it.calibration is not None:
@@ -356,6 +370,15 @@ def _inference_io(given: Given, variants: Sequence[str], found: _Found) -> Infer
         more = "" if "int8" in variants else ", or name --calibration images"
         raise UsageError(f"--inference-io int8 cannot be: {why}.", f"Leave it out{more}.")
     return chosen
+
+
+def _check_postprocess(given: Given, variants: Sequence[str], found: _Found) -> None:
+    """Raise a UsageError where files without post-processing are wanted and cannot be had."""
+    image, exported = "odapi" if given.spec is None else "modelmaker", given.saved_model is not None
+    refused = export_options.why_not_raw(vars(given), found.architecture, image, exported, variants)
+    if refused is not None:
+        option, why = refused
+        raise UsageError(f"--postprocess none cannot be: {why}.", f"Leave out {_option(option)}.")
 
 
 def _option(key: str) -> str:

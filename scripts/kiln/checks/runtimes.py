@@ -192,6 +192,11 @@ def why_not(runtime: str, path: Path) -> str:
         return ""
     if metadata is None or not metadata.inputs or not model.graph.inputs:
         return ""
+    if len(model.graph.outputs) == len(stage_module("tflite.output_roles").RAW_ROLES):
+        return (
+            "not applicable: it reads boxes, classes, scores and count, and this file has raw boxes"
+            " and raw scores"
+        )
     image, tensor = metadata.inputs[0], model.graph.tensors[model.graph.inputs[0]]
     if tensor.type == "int8":
         return "MediaPipe feeds float32 and uint8 only; an int8 input is for microcontrollers"
@@ -225,10 +230,15 @@ def arithmetic(path: Path) -> str:
 def room_of(path: Path) -> int | None:
     """Return how many detections an output can hold; None where the file does not tell.
 
-    TFLite's detection operator states it in its options, other graphs in the shape of an output.
+    TFLite's detection operator states it in its options, other graphs in the shape of an output,
+    and a file of raw boxes in how they are decoded.
     """
     try:
-        model = stage_module("tflite.tflite_model").read(path.read_bytes())
+        data = path.read_bytes()
+        model = stage_module("tflite.tflite_model").read(data)
+        raw = _decoding(data)
+        if raw is not None:
+            return int(raw.suppression.max_detections)
         options = _operator_options(model)
         if options is not None:
             return int(options["max_detections"])
@@ -241,14 +251,30 @@ def room_of(path: Path) -> int | None:
 def own_threshold_of(path: Path) -> float:
     """Return the score below which the file outputs nothing; 0 where it does not tell.
 
-    TFLite's detection operator states it in its options.
+    TFLite's detection operator states it in its options, a file of raw boxes in how they are
+    decoded.
     """
     try:
-        model = stage_module("tflite.tflite_model").read(path.read_bytes())
+        data = path.read_bytes()
+        model = stage_module("tflite.tflite_model").read(data)
+        raw = _decoding(data)
+        if raw is not None:
+            return max(raw.suppression.score_threshold or 0.0, 0.0)
         options = _operator_options(model)
         return 0.0 if options is None else max(float(options["nms_score_threshold"]), 0.0)
     except (ValueError, OSError, KeyError, TypeError):
         return 0.0
+
+
+def _decoding(data: bytes) -> Any:
+    """Read how raw boxes are decoded; None of a file that does not say it.
+
+    Raises:
+        ValueError: what it says cannot be read.
+    """
+    module = stage_module("tflite.decoding")
+    files = stage_module("tflite.tflite_model").packed_files(data)
+    return module.parse(files) if module.FILE in files else None
 
 
 def _operator_options(model: Any) -> Any:

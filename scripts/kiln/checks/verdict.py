@@ -36,7 +36,8 @@ PASSED, FAILED, ALLOWED, SKIPPED = "passed", "failed", "allowed", "skipped"
 
 #: A gate's name in a recipe's ``allow``, where it differs from the gate's own.
 ALLOWANCES = {"trained": "untrained-heads"}
-_FEEDING = "feeding"
+_FEEDING, _STRUCTURE = "feeding", "structure"
+_RAW = "anchors"  # a figure of the gate structure that only raw outputs have
 _TELLING_COST = 0.02  # agreement that stretching must cost to be told: less is rounding
 _RUNTIME, _RUNTIMES = "runtime-", "runtimes"
 
@@ -322,7 +323,16 @@ def _cost_of_stretching(report: Mapping[str, Any]) -> str:
     cost, right, stretched = max(costs, default=(0.0, 0.0, 0.0))
     if cost < _TELLING_COST:
         return ""
+    fed = "stretched"
+    if _RAW not in _figures_of(report, _STRUCTURE):
+        fed = "as the Task Library and MediaPipe do (stretched, their own resizing)"
     return (
-        f"; fed as the Task Library and MediaPipe do (stretched, their own resizing), it agrees "
-        f"with its source by {stretched:.2f} instead of {right:.2f} (docs/feeding.md)"
+        f"; fed {fed}, it agrees with its source by {stretched:.2f} instead of {right:.2f} "
+        "(docs/feeding.md)"
     )
+
+
+def _figures_of(report: Mapping[str, Any], name: str) -> set[str]:
+    """Return the names of a gate's figures, of all files."""
+    gates = (gate for entry in report["variants"].values() for gate in entry["gates"])
+    return {figure for gate in gates if gate["gate"] == name for figure in gate["figures"]}

@@ -17,6 +17,7 @@ from kiln.core.untrusted import MalformedError, read_file
 from kiln.page.accuracy import Accuracy, find
 from kiln.page.records import Record, load, number
 from kiln.project import bounds
+from kiln.project.stagecode import stage_module
 from kiln.tflite import packing
 from kiln.tflite.facts import picture_size
 from kiln.tflite.feeding import FEEDING_FILE, Feeding, stated
@@ -112,6 +113,13 @@ class Variant:
     figures: dict[str, float] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     latency: Latency | None = None
+
+    @property
+    def raw(self) -> bool:
+        """Whether its outputs are raw boxes and scores, which a program has to decode."""
+        outputs = () if self.metadata is None else self.metadata.outputs
+        raw_boxes = stage_module("tflite.tflite_meta").RAW_BOXES
+        return any(output.name == raw_boxes for output in outputs)
 
     @property
     def input_size(self) -> tuple[int, int] | None:

@@ -302,6 +302,12 @@ def _output_order(stages: Sequence[Record]) -> str:
 def _how_to_feed(variant: Variant) -> Iterator[str]:
     if variant.input_size is None:
         return
+    if variant.raw:
+        yield (
+            "The file has no post-processing: it outputs raw boxes and scores, and holds what it "
+            "takes to decode them. The Task Library and MediaPipe cannot read it; the code below "
+            "decodes."
+        )
     if variant.feeding is None:
         yield (
             "The file does not say how to feed it. The Task Library and MediaPipe stretch "
@@ -316,7 +322,10 @@ def _how_to_feed(variant: Variant) -> Iterator[str]:
             "on check images of another shape than the input’s, its agreement with the source "
             f"model is then {stretched:.3f} instead of {right:.3f}"
         )
-    if variant.feeding.letterboxed:
+    if variant.raw:
+        if costs:
+            yield f"Where a program stretches pictures in the usual way: {costs}."
+    elif variant.feeding.letterboxed:
         costs = costs or "what that costs was not measured"
         yield (
             f"The Task Library and MediaPipe stretch pictures: {costs}. So the code below gives "

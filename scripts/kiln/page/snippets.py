@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kiln.core.plain_text import plain
 from kiln.page.contents import SIGNATURE_FILE, Model, Variant
@@ -54,7 +55,13 @@ def snippets(model: Model, variant: Variant) -> list[Snippet]:
         except UnusableError as error:
             code, reason = "", str(error)
         found.append(Snippet(title, language, code, reason))
-    if _input_type(variant) == "int8":
+    if variant.raw:
+        why = (
+            "this library reads boxes, classes, scores and count, and the file has raw boxes and"
+            " raw scores; the program in Python shows how they are decoded"
+        )
+        found[1:] = [dataclasses.replace(item, code="", reason=why) for item in found[1:]]
+    elif _input_type(variant) == "int8":
         why = "its input is int8, for microcontrollers; this library feeds float32 and uint8 only"
         found[1:] = [dataclasses.replace(item, code="", reason=why) for item in found[1:]]
     return found
@@ -68,6 +75,8 @@ def _input_type(variant: Variant) -> str:
 def litert_python(variant: Variant, threshold: float) -> str:
     """Write a program that runs the artefact with LiteRT as its metadata describes.
 
+    Raw boxes and scores are decoded as the file itself describes it.
+
     Raises:
         UnusableError: the file's metadata is missing, or its detector is of another form than
             kiln's own, or is fed in a way that there is no code for.
@@ -75,16 +84,15 @@ def litert_python(variant: Variant, threshold: float) -> str:
     meta = stage_module("tflite.tflite_meta")
     if variant.metadata is None:
         raise UnusableError("the file's metadata cannot be read")
+    if variant.raw:
+        return _litert_raw(variant, threshold)
     metadata, graph = variant.metadata, variant.model.graph
     roles = (meta.LOCATION, meta.CATEGORY, meta.SCORE, meta.COUNT)
     try:
         boxes, classes, scores, count = (metadata.output(role) for role in roles)
     except ValueError as error:
         raise UnusableError(str(error)) from error
-    sizes = (len(metadata.inputs), len(metadata.outputs)) == (len(graph.inputs), len(graph.outputs))
-    tensor = graph.tensors[graph.inputs[0]] if graph.inputs else None
-    if not sizes or tensor is None or len(tensor.shape) != 4:
-        raise UnusableError("the file's metadata does not describe its graph")
+    tensor = _described_input(metadata, graph)
     if any(graph.tensors[index].type != "float32" for index in graph.outputs):
         raise UnusableError("its outputs are not all float32")
     box = metadata.outputs[boxes].box
@@ -115,6 +123,56 @@ def litert_python(variant: Variant, threshold: float) -> str:
         resize=_resize(feeding),
         pixels=_pixels(feeding),
     )
+
+
+def _litert_raw(variant: Variant, threshold: float) -> str:
+    """Write the program for an artefact without post-processing."""
+    meta, how = stage_module("tflite.tflite_meta"), stage_module("tflite.decoding")
+    metadata, graph = variant.metadata, variant.model.graph
+    try:
+        boxes, scores = (metadata.output(name) for name in (meta.RAW_BOXES, meta.RAW_SCORES))
+    except ValueError as error:
+        raise UnusableError(str(error)) from error
+    tensor = _described_input(metadata, graph)
+    if how.FILE not in {item.name for item in metadata.outputs[boxes].files}:
+        raise UnusableError("it does not say how its boxes are decoded")
+    label_files = [item.name for item in metadata.outputs[scores].files]
+    if not label_files:
+        raise UnusableError("it has no label file inside")
+    types = {graph.tensors[index].type for index in graph.outputs}
+    if types not in ({"float32"}, {"int8"}):
+        raise UnusableError("its outputs are neither float32 nor int8")
+    _, height, width, _ = tensor.shape
+    feeding = variant.feeding or ASSUMED
+    return _fill(
+        "litert_raw.py",
+        file=_python(variant.file),
+        width=str(width),
+        height=str(height),
+        score=str(threshold),
+        label_file=_python(label_files[0]),
+        decoding_file=_python(how.FILE),
+        values=_values(tensor.type, metadata.inputs[0].mean, metadata.inputs[0].std),
+        outputs=_INT8_OUTPUTS if types == {"int8"} else _FLOAT_OUTPUTS,
+        boxes=str(boxes),
+        scores=str(scores),
+        corners="(box[[1, 0, 3, 2]] * back)" if feeding.letterboxed else "box[[1, 0, 3, 2]]",
+        resize=_resize(feeding),
+        pixels=_pixels(feeding),
+    )
+
+
+def _described_input(metadata: Any, graph: Any) -> Any:
+    """Return the tensor of the one picture that a file takes.
+
+    Raises:
+        UnusableError: the metadata is about another graph, or the input is no picture.
+    """
+    sizes = (len(metadata.inputs), len(metadata.outputs)) == (len(graph.inputs), len(graph.outputs))
+    tensor = graph.tensors[graph.inputs[0]] if graph.inputs else None
+    if not sizes or tensor is None or len(tensor.shape) != 4:
+        raise UnusableError("the file's metadata does not describe its graph")
+    return tensor
 
 
 def mediapipe_python(variant: Variant, threshold: float) -> str:
@@ -197,6 +255,16 @@ _SKIPPED = """\
         if left == 1 or top == 1:  # wholly in the filling
             continue
 """
+
+_FLOAT_OUTPUTS = """\
+outputs = [interpreter.get_tensor(item["index"]) for item in interpreter.get_output_details()]"""
+
+_INT8_OUTPUTS = """\
+outputs = []
+for item in interpreter.get_output_details():
+    scale, zero_point = item["quantization"]
+    stored = interpreter.get_tensor(item["index"]).astype(np.float32)
+    outputs.append((stored - zero_point) * np.float32(scale))"""
 
 _DRAWING = ("Bitmap", "Canvas", "Color", "Matrix", "Paint", "RectF")
 

@@ -135,6 +135,12 @@ def input_type(recipe: Recipe, variant: str) -> dict[str, str]:
     return {"inference_io": kind} if variant == "int8" and kind != "uint8" else {}
 
 
+def without_postprocessing(recipe: Recipe) -> dict[str, str]:
+    """Return the parameter for raw outputs, where a recipe wants them."""
+    kind = recipe.export.postprocess
+    return {} if kind == export_options.TFLITE else {"postprocess": kind}
+
+
 def _check(
     steps: StepList,
     recipe: Recipe,
@@ -161,6 +167,7 @@ def _check(
         "prove_normalization": not slow,
         "reference_kernels": slow,
         **input_type(recipe, variant),
+        **without_postprocessing(recipe),
     }
     inputs: dict[str, Files | Output] = {
         "model": Output(artefacts[variant], "model.tflite"),

@@ -14,6 +14,10 @@ SUPPRESSION = (
 )
 
 
+#: Values of postprocess: what the files' graphs end in.
+TFLITE, NONE = "tflite", "none"
+
+
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of :data:`SUPPRESSION` that differ from the default."""
     found = {name: options[name] for name in SUPPRESSION}
@@ -26,7 +30,7 @@ def contradiction(options: Mapping[str, Any], architecture: str) -> tuple[str, s
     """Find an option that has no effect.
 
     Args:
-        options: all of :data:`SUPPRESSION`.
+        options: all of :data:`SUPPRESSION`, and ``postprocess``.
         architecture: as in a recipe.
 
     Returns:
@@ -35,11 +39,56 @@ def contradiction(options: Mapping[str, Any], architecture: str) -> tuple[str, s
     chosen = given(options)
     if chosen and architecture == "centernet":
         return next(iter(chosen)), "a CenterNet finds peaks, and suppresses no overlapping boxes"
-    if "max_detections_per_class" in chosen and "regular_nms" not in chosen:
+    within = "regular_nms" in chosen or options["postprocess"] == NONE
+    if "max_detections_per_class" in chosen and not within:
         return (
             "max_detections_per_class",
             "only regular NMS counts by class; the fast one, which is the default, does not",
         )
+    return None
+
+
+def why_not_raw(
+    options: Mapping[str, Any],
+    architecture: str,
+    image: str,
+    exported: bool,
+    variants: Sequence[str],
+) -> tuple[str, str] | None:
+    """Find why a file cannot be had without post-processing.
+
+    Args:
+        options: ``postprocess``, ``output_order`` and ``regular_nms``.
+        architecture: as in a recipe.
+        image: as in a recipe.
+        exported: whether the source is an exported graph.
+        variants: those of the recipe.
+
+    Returns:
+        (the option, why: the end of a sentence), or ``None``.
+    """
+    if options["postprocess"] != NONE:
+        return None
+    if architecture == "centernet":
+        why = "a CenterNet has no raw boxes, it decodes its heat maps within the graph"
+        return "postprocess", why
+    if image == "modelmaker":
+        why = "Model Maker's own export always ends in TFLite's detection operator"
+        return "postprocess", why
+    if exported:
+        why = "an exported graph has its own post-processing, which cannot be taken out"
+        return "postprocess", why
+    if "prebuilt" in variants:
+        why = "variant 'prebuilt' is the publisher's own file, with its own outputs"
+        return "postprocess", why
+    if options["output_order"] != "tf2":
+        why = (
+            "without post-processing there are two outputs, raw boxes and raw scores in this order"
+        )
+        return "output_order", why
+    if options["regular_nms"]:
+        why = "decoding suppresses boxes as the model's own post-processing does, anyway"
+        return "regular_nms", why
     return None
 
 

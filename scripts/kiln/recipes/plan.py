@@ -14,7 +14,12 @@ from typing import Any
 
 from kiln.core.errors import UsageError
 from kiln.recipes import export_options
-from kiln.recipes.check_steps import add_checks, input_type, only_exported
+from kiln.recipes.check_steps import (
+    add_checks,
+    input_type,
+    only_exported,
+    without_postprocessing,
+)
 from kiln.recipes.contents import Contents
 from kiln.recipes.recipe import SEED_VARIANTS, Recipe, Variant
 from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
@@ -111,6 +116,7 @@ def _export(steps: StepList, recipe: Recipe, checkpoint: Files | Output) -> None
         # The original recipe did not, so its bytes depend on the CPU; the seed profile keeps that.
         "exact_batch_norm": recipe.profile != "seed",
         **export_options.given(recipe.export.model_dump()),
+        **without_postprocessing(recipe),
     }
     stage = "export"
     if recipe.efficientdet is not None:
@@ -145,7 +151,11 @@ def _convert(steps: StepList, recipe: Recipe, variant: Variant, contents: Conten
         facts = {name: Fact("export", name) for name in ("normalization", "feeding")}
     if recipe.export.regular_nms:
         facts["suppression"] = Fact("export", "suppression")
-    params = {"variant": variant, **input_type(recipe, variant)}
+    params = {
+        "variant": variant,
+        **input_type(recipe, variant),
+        **without_postprocessing(recipe),
+    }
     steps.add(f"convert-{variant}", "convert", params, inputs, facts)
     return Output(f"convert-{variant}", "model.tflite")
 
@@ -168,6 +178,10 @@ def _annotate(
     facts = ["architecture", "num_classes"]
     facts += [] if seed else ["normalization", "feeding"]
     facts += ["roles"] if origin == "adopt" else []
+    inputs: dict[str, Files | Output] = {"model": model, "label_map": label_map}
+    raw = without_postprocessing(recipe)
+    if raw:
+        inputs["decoding"] = Output("export", "decoding")
     steps.add(
         step_id,
         "annotate",
@@ -183,8 +197,9 @@ def _annotate(
             **({"output_order": order} if order != "tf2" else {}),
             # Of a publisher's own file, and of the original recipe's, the signature stays.
             **({"role_names": True} if origin == "export" and not seed else {}),
+            **raw,
         },
-        {"model": model, "label_map": label_map},
+        inputs,
         {name: Fact(origin, name) for name in facts},
     )
 

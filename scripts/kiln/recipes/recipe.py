@@ -65,6 +65,7 @@ LiteSpec = Literal[
 ]
 OutputOrder = Literal["tf1", "tf2"]
 InferenceIo = Literal["uint8", "int8"]
+Postprocess = Literal["tflite", "none"]
 Allowance = Literal[
     "untrained-heads", "structure", "parity", "normalization", "feeding", "labels", "runtimes"
 ]
@@ -109,6 +110,10 @@ class Export(Part):
     suppressed; ``max_detections_per_class`` goes with ``regular_nms``.
 
     ``inference_io`` is the type of the int8 variant's input.
+
+    ``postprocess`` is what the files' graphs end in: ``tflite`` is TFLite's detection operator (or
+    CenterNet's own arithmetic), ``none`` are raw boxes and raw scores, for an SSD-like checkpoint.
+    Suppression then is the matter of who decodes them: the options above are written into the file.
     """
 
     max_detections: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -122,6 +127,7 @@ class Export(Part):
     nms_iou_threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     max_detections_per_class: Annotated[int, Field(ge=1, le=1000)] | None = None
     inference_io: InferenceIo = "uint8"
+    postprocess: Postprocess = "tflite"
 
 
 class Calibration(Part):
@@ -256,7 +262,12 @@ class Recipe(Part):
             raise wrong("[efficientdet] goes with image 'modelmaker'")
 
     def _check_export(self) -> None:
-        found = export_options.contradiction(self.export.model_dump(), self.architecture)
+        options, exported = self.export.model_dump(), self.source.brings == "saved_model"
+        found = export_options.contradiction(options, self.architecture)
+        if found is None:
+            found = export_options.why_not_raw(
+                options, self.architecture, self.image, exported, self.variants
+            )
         if found is not None:
             raise wrong(f"export.{found[0]}: {found[1]}")
         if self.export.inference_io != "uint8":
@@ -296,6 +307,8 @@ class Recipe(Part):
             changed["output_order"] = self.export.output_order
         if self.export.inference_io != "uint8":
             changed["inference_io"] = self.export.inference_io
+        if self.export.postprocess != export_options.TFLITE:
+            changed["postprocess"] = self.export.postprocess
         if changed:
             raise wrong(f"export.{next(iter(changed))}: profile 'seed' keeps what the recipe had")
         if self.image == "modelmaker" and self.source.brings != "feature_vector":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kiln.project.stagecode import stage_module
 from kiln.tflite.reading import TfliteFile, type_name
 from kiln.tflite.wording import count
@@ -36,7 +38,13 @@ def description(file: TfliteFile) -> str:
             f"detector clients want boxes, classes, scores and count alone{also}; convert the "
             "checkpoint beside that export (kiln convert --checkpoint)"
         )
-    if _has_raw_predictions(file):
+    if is_raw(file):
+        if says_how_to_decode(file):
+            return (
+                "raw predictions, decode recipe inside: raw boxes and scores for GPU delegates and "
+                f"NPUs, and {_decoding().FILE} with the anchors; clients that want boxes, classes, "
+                "scores and count (Task Library, MediaPipe) refuse it"
+            )
         if _MEDIAPIPE_ANCHORS in _metadata_of(file):
             return (
                 "MediaPipe Model Maker's form: raw boxes and scores, decoded by MediaPipe with "
@@ -71,7 +79,7 @@ def _is_inference_graph(file: TfliteFile) -> bool:
     return not named and takes_picture and len(graph.outputs) == _SERVED
 
 
-def _has_raw_predictions(file: TfliteFile) -> bool:
+def is_raw(file: TfliteFile) -> bool:
     """Whether its two outputs are four numbers and some scores for each of the same places."""
     graph = file.graphs[0]
     if len(graph.outputs) != 2 or min(graph.outputs) < 0:
@@ -84,6 +92,20 @@ def _has_raw_predictions(file: TfliteFile) -> bool:
         and any(shape[2] == 4 for shape in shapes)
         and all(type_name(tensor) in _NUMBERS for tensor in tensors)
     )
+
+
+def says_how_to_decode(file: TfliteFile) -> bool:
+    """Whether what kiln packs to decode raw predictions is inside, and can be read."""
+    packed = {item.name: item.content for item in file.packing.files if item.content is not None}
+    try:
+        _decoding().parse(packed)
+    except ValueError:
+        return False
+    return True
+
+
+def _decoding() -> Any:
+    return stage_module("tflite.decoding")
 
 
 _NUMBERS = ("float32", "float16", "int8", "uint8")

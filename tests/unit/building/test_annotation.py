@@ -99,6 +99,18 @@ def test_existing_metadata_is_only_replaced_by_force(plain: Wanted, name: str) -
     refused(EngineUnavailableError, there, force=True)
 
 
+@pytest.mark.parametrize("mean", [(127.5,), None])
+def test_raw_outputs_are_no_detector_s(plain: Wanted, mean: tuple[float, ...] | None) -> None:
+    """Whatever else is missing: that is said first."""
+    raw = with_file(plain, fixture("toy_raw"), mean=mean, std=mean)
+    said = refused(UnsupportedModelError, raw)
+    assert "its outputs are raw boxes and scores" in said
+    assert "with its post-processing" in said
+    described = with_file(plain, fixture("toy_raw_annotated"), mean=mean, std=mean)
+    assert "holds metadata" in refused(UsageError, described)
+    assert "keep it as it is" in refused(UnsupportedModelError, described, force=True)
+
+
 @pytest.mark.parametrize("there", ["made.tflite", "made.tflite.json", "given.tflite"])
 def test_existing_files_are_only_replaced_by_force(plain: Wanted, there: str) -> None:
     path = plain.file.parent / there

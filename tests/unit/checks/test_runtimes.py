@@ -135,6 +135,21 @@ def test_what_the_model_s_own_threshold_may_have_cut_off_is_not_missed(
     assert runtimes.own_threshold_of(tmp_path / "absent.tflite") == 0
 
 
+def test_raw_outputs_are_decoded_as_the_file_says(
+    check: Check, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime_pythons.use(monkeypatch)
+    models = toys("toy_raw_annotated")
+    path = models["toy_raw_annotated"]
+    assert (runtimes.room_of(path), runtimes.own_threshold_of(path)) == (4, 0)
+    litert, mediapipe = check(models, {"toy_raw_annotated": expected(path, images)})[
+        "toy_raw_annotated"
+    ].values()
+    assert (litert["status"], litert["figures"]["pairs"]) == ("passed", 5)
+    assert mediapipe["status"] == "skipped"
+    assert "not applicable" in mediapipe["summary"]
+
+
 def test_what_is_missed_and_what_is_extra_is_told(
     check: Check, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

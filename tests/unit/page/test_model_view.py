@@ -8,6 +8,7 @@ from typing import Any
 import page_dist
 import pytest
 from feeding_files import LETTERBOX, STRETCH
+from places import FIXTURES
 
 from kiln.page import document
 from kiln.page.contents import read_release
@@ -165,6 +166,20 @@ def test_how_to_feed_a_letterboxed_model(tmp_path: Path) -> None:
     assert "what that costs was not measured" in words_of(view, "int8")[1]
     assert "feeding" in [check.name for check in view.checks]
     assert how in document_of(folder)
+
+
+def test_raw_outputs_are_told_and_no_client_is_promised(tmp_path: Path) -> None:
+    folder = page_dist.toy_dist(tmp_path / "dist")
+    raw = (FIXTURES / "toy_raw_annotated.tflite").read_bytes()
+    (folder / "toy_float32.tflite").write_bytes(raw)
+    page_dist.state_feeding(folder, LETTERBOX)
+    page_dist.add_checks(folder, page_dist.toy_images(tmp_path / "images"))
+    with_fits(folder, {"described": 0.998, "stretch": 0.7112})
+    first, _, last = words_of(viewed(folder), "float32")
+    assert first.startswith("The file has no post-processing: ")
+    assert last.startswith("Where a program stretches pictures in the usual way: ")
+    assert "raw boxes" in document_of(folder)
+    assert not any("no post-processing" in words for words in words_of(viewed(folder), "int8"))
 
 
 def test_how_to_feed_a_stretched_model(tmp_path: Path) -> None:

@@ -116,6 +116,12 @@ def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
             'output_order = "tf3"',
             ["export.output_order", "known: tf1, tf2"],
         ),
+        ("image_size = [320, 256]", 'postprocess = "no"', ["export.postprocess", "tflite, none"]),
+        (
+            "image_size = [320, 256]",
+            'postprocess = "none"\noutput_order = "tf1"',
+            ["export.output_order: without post-processing"],
+        ),
         ("image_size = [320, 256]", "regular_nms = 1", ["export.regular_nms"]),
         ("image_size = [320, 256]", "nms_iou_threshold = 0", ["export.nms_iou_threshold"]),
         ("image_size = [320, 256]", "nms_iou_threshold = nan", ["export.nms_iou_threshold"]),
@@ -358,7 +364,9 @@ def test_an_int8_input_needs_its_variant_and_one_scale(tmp_path: Path) -> None:
     assert "export.inference_io: an EfficientDet of the Object Detection API" in message
 
 
-@pytest.mark.parametrize("line", ["regular_nms = true", 'output_order = "tf1"'])
+@pytest.mark.parametrize(
+    "line", ["regular_nms = true", 'output_order = "tf1"', 'postprocess = "none"']
+)
 def test_the_seed_profile_stays_as_it_was(tmp_path: Path, line: str) -> None:
     text = GOOD.replace('["dynamic", "int8"]', '["dynamic"]\nprofile = "seed"')
     load(tmp_path, text)

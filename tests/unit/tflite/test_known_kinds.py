@@ -12,6 +12,7 @@ from tflite_files import fixture, rewritten
 
 from kiln.tflite.inspect import inspect
 from kiln.tflite.schema import OPERATORS
+from stages.tflite import packed_files
 
 CUSTOM = OPERATORS.index("CUSTOM")
 
@@ -60,7 +61,10 @@ SERVED = [
 SERVED_SHAPES = [[1, 9], [1, 9, 4], [1, 9], [1, 9, 3], [1, 9], [1], [1, 20, 4], [1, 20, 3]]
 
 
-@pytest.mark.parametrize("path", sorted(FIXTURES.glob("*.tflite")), ids=lambda path: path.stem)
+DETECTORS = sorted(path for path in FIXTURES.glob("*.tflite") if "raw" not in path.stem)
+
+
+@pytest.mark.parametrize("path", DETECTORS, ids=lambda path: path.stem)
 def test_nothing_is_said_of_detectors_that_clients_take(path: Any) -> None:
     assert said(path.read_bytes()) == ""
 
@@ -101,6 +105,15 @@ def test_raw_predictions() -> None:
         words = said(rewritten(fixture("toy_ssd"), change))
         assert words.startswith("raw boxes and scores, not decoded")
         assert "no anchors are in the metadata" in words
+
+
+def test_raw_predictions_that_say_how_they_are_decoded() -> None:
+    assert said(fixture("toy_raw_annotated")).startswith("raw predictions, decode recipe inside: ")
+    model, files = packed_files.split(fixture("toy_raw_annotated"))
+    for name in ("decoding.json", "anchors.bin"):
+        left = {other: data for other, data in files.items() if other != name}
+        words = said(packed_files.pack(model, left))
+        assert words.startswith("raw boxes and scores, not decoded")
 
 
 def test_raw_predictions_with_mediapipes_anchors() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from pictures import BLUE, GREEN, GREY, RED, picture
 from tflite_files import fixture, with_own_threshold
 
 from stages.detect import detector
-from stages.tflite import tflite_meta
+from stages.protocol.failures import StageError
+from stages.tflite import decoding, packed_files, tflite_meta
 
 pytest.importorskip("ai_edge_litert")
 
@@ -90,3 +92,49 @@ def test_a_model_with_a_threshold_of_its_own() -> None:
     (only,) = strict.detect(picture(GREY, GREY, GREY, BLUE))
     assert only["label"] == "blue"
     assert strict.detect(picture(GREY, GREY, GREY, GREY)) == []
+
+
+@pytest.fixture(scope="module")
+def raw() -> detector.Detector:
+    return detector.Detector(fixture("toy_raw_annotated"))
+
+
+def test_raw_outputs_are_decoded(raw: detector.Detector) -> None:
+    """Each box is a quarter: 0.05 lower and further left, higher by exp(0.1), narrower by it."""
+    found = raw.detect(picture(RED, GREEN, BLUE, GREY), 0.5)
+    assert [item["label"] for item in found] == ["red", "green", "blue"]
+    high, wide = 0.25 * np.exp(0.1), 0.25 * np.exp(-0.1)
+    for item, (y, x) in zip(found, ((0.3, 0.2), (0.3, 0.7), (0.8, 0.2)), strict=True):
+        box = np.clip([y - high, x - wide, y + high, x + wide], 0, 1)
+        np.testing.assert_allclose(item["box"], box, atol=1e-6)
+    assert raw.capacity == 4
+    assert raw.score_threshold is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"decoding.json": None}, "declared but not in the model"),
+        ({"anchors.bin": None}, "declared but not in the model"),
+        ({"anchors.bin": b"\0" * 64}, "does not hold the anchors"),
+        ({"decoding.json": b"{}"}, "has not the fields"),
+    ],
+)
+def test_raw_outputs_need_their_description(change: dict[str, Any], words: str) -> None:
+    model, files = packed_files.split(fixture("toy_raw_annotated"))
+    left = {name: data for name, data in {**files, **change}.items() if data is not None}
+    with pytest.raises(StageError) as caught:
+        detector.Detector(packed_files.pack(model, left))
+    assert words in caught.value.message
+    assert caught.value.kind == "unsupported-model"
+
+
+def test_another_model_s_anchors() -> None:
+    """Described as more anchors than the graph has boxes."""
+    model, files = packed_files.split(fixture("toy_raw_annotated"))
+    how = decoding.parse(files)
+    more = replace(how, anchors=how.anchors * 2).as_files()
+    other = detector.Detector(packed_files.pack(model, {**files, **more}))
+    with pytest.raises(detector.OutputError, match="do not fit") as caught:
+        other.detect(picture(RED, GREEN, BLUE, GREY))
+    assert caught.value.code == "shapes"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from annotate_cases import CASES, NORMALIZATION
+from annotate_cases import CASES, DECODING, NORMALIZATION
 from places import FIXTURES
 
 from stages.protocol.events import Emitter, EventStream
@@ -26,6 +26,8 @@ def run(folder: Path, **params: Any) -> dict[str, Any]:
             "model": params.pop("model", FIXTURES / "toy_ssd.tflite"),
             "label_map": params.pop("label_map", FIXTURES / "toy_labels.pbtxt"),
         }
+        if "decoding" in params:
+            inputs["decoding"] = params.pop("decoding")
         complete = complete_params(params, annotate.PARAMS, "annotate")
         return annotate.run(complete, inputs, folder / "out", emit)
 
@@ -113,7 +115,56 @@ def in_tf1_order_by_role(source: tflite_model.Model, architecture: str) -> tflit
     )
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+RAW: dict[str, Any] = {**GOOD, "postprocess": "none", "model": FIXTURES / "toy_raw.tflite"}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"postprocess": "nothing"}, "stage-failed", "postprocess"),
+        ({"profile": "seed"}, "stage-failed", "postprocess"),
+        ({"output_order": "tf1"}, "stage-failed", "postprocess"),
+        ({"model": FIXTURES / "toy_ssd.tflite"}, "unsupported-model", "by their names"),
+        ({"anchors": DECODING.anchors[16:]}, "unsupported-model", "have the shape [1, 4, 4]"),
+        ({"classes": 2}, "unsupported-model", "raw_scores have the shape [1, 4, 3], not [1, 4, 2]"),
+    ],
+)
+def test_raw_outputs_refused(tmp_path: Path, change: dict[str, Any], kind: str, words: str) -> None:
+    about = {name: change[name] for name in ("anchors", "classes") if name in change}
+    params = {**RAW, **{name: value for name, value in change.items() if name not in about}}
+    with pytest.raises(StageError) as caught:
+        run(tmp_path, decoding=described(tmp_path, **about), **params)
+    assert caught.value.kind == kind
+    assert words in caught.value.message
+
+
+def described(folder: Path, **changes: Any) -> Path:
+    """What an export writes of raw outputs."""
+    (folder / "decoding").mkdir()
+    for name, content in replace(DECODING, **changes).as_files().items():
+        (folder / "decoding" / name).write_bytes(content)
+    return folder / "decoding"
+
+
+def test_pinned_raw_outputs_are_described() -> None:
+    data = (FIXTURES / "toy_raw_annotated.tflite").read_bytes()
+    model = tflite_model.read(data)
+    found = tflite_meta.read(model)
+    assert found is not None
+    assert [output.name for output in found.outputs] == ["raw_boxes", "raw_scores"]
+    assert found.outputs[0].box is None  # they are encodings, no boxes
+    assert tflite_meta.output_files(data, found, "raw_boxes") == DECODING.as_files()
+    assert tflite_meta.labels(data, found) == ["red", "green", "blue"]
+    roles = output_roles.derive_raw(model, anchors=4, classes=3)
+    assert [output.position for output in roles.values()] == [0, 1]
+    assert [output.signature_name for output in roles.values()] == list(roles)
+    before = tflite_model.read((FIXTURES / "toy_raw.tflite").read_bytes())
+    assert (before.graph.operators, before.graph.tensors) == (
+        model.graph.operators, model.graph.tensors
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CASES if "raw" not in name))
 def test_pinned_results_say_what_was_declared(name: str) -> None:
     source, params = CASES[name]
     before = tflite_model.read((FIXTURES / f"{source}.tflite").read_bytes())

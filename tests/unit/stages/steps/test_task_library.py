@@ -20,6 +20,14 @@ def test_an_int8_input_is_not_for_it(tmp_path: Path) -> None:
     assert "microcontrollers" in gate["summary"]
 
 
+def test_raw_outputs_are_not_for_it(tmp_path: Path) -> None:
+    inputs = {"model": FIXTURES / "toy_raw_annotated.tflite"}
+    task_library.run({"score_threshold": 0.3}, inputs, tmp_path, None)
+    (gate,) = json.loads((tmp_path / "check.json").read_text())["gates"]
+    assert gate["status"] == "skipped"
+    assert gate["summary"].startswith("not applicable: ")
+
+
 def test_others_are(tmp_path: Path) -> None:
     for name in ("toy_ssd_annotated", "toy_ssd_uint8_annotated", "toy_centernet_annotated"):
         assert task_library.unsupported(FIXTURES / f"{name}.tflite") == ""

@@ -1,0 +1,76 @@
+"""Gate ``structure`` on raw outputs; on genuine artefacts it is in the integration tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from annotate_cases import DECODING
+from tflite_files import fixture, rewritten
+
+from stages.gates import structure
+from stages.gates.result import Gate
+from stages.tflite import packed_files
+
+EXPECTED = structure.Expected("float32", "ssd", 8, 8, postprocess="none")
+
+
+def examined(data: bytes, expected: structure.Expected = EXPECTED) -> Gate:
+    return structure.examine(data, expected)
+
+
+def repacked(**changes: bytes) -> bytes:
+    model, files = packed_files.split(fixture("toy_raw_annotated"))
+    return packed_files.pack(model, {**files, **changes})
+
+
+def test_a_sound_one() -> None:
+    gate = examined(fixture("toy_raw_annotated"))
+    assert not gate.problems
+    assert (gate.figures["anchors"], gate.figures["classes"]) == (4, 3)
+    assert gate.figures["outputs"] == {"raw_boxes": 0, "raw_scores": 1}
+
+
+@pytest.mark.parametrize("postprocess", ["none", "tflite"])
+def test_the_other_kind_of_outputs(postprocess: str) -> None:
+    name = {"none": "toy_ssd_annotated", "tflite": "toy_raw_annotated"}[postprocess]
+    gate = examined(fixture(name), replace(EXPECTED, postprocess=postprocess))
+    assert "outputs" in {problem.code for problem in gate.problems}
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "words"),
+    [
+        (repacked(**{"anchors.bin": b"\0" * 64}), "decoding", "does not hold the anchors"),
+        (repacked(**{"decoding.json": b"{}"}), "decoding", "has not the fields"),
+        (
+            repacked(**replace(DECODING, classes=4).as_files()),
+            "outputs",
+            "[1, 4, 3], not [1, 4, 4]",
+        ),
+        (repacked(**{"more.txt": b"dog\n"}), "label-file", "more.txt"),
+    ],
+)
+def test_what_is_packed_must_fit(data: bytes, code: str, words: str) -> None:
+    (problem,) = examined(data).problems
+    assert problem.code == code
+    assert words in problem.seen
+
+
+def test_outputs_declared_the_other_way_round() -> None:
+    def exchange(model: object) -> None:
+        graph = model.subgraphs[0]  # type: ignore[attr-defined]
+        graph.outputs = [*graph.outputs][::-1]
+
+    data = fixture("toy_raw_annotated")
+    turned = packed_files.pack(rewritten(data, exchange), packed_files.split(data)[1])
+    (problem,) = examined(turned).problems
+    assert problem.code == "roles-swapped"
+
+
+def test_int8_outputs_where_the_input_is() -> None:
+    gate = examined(
+        fixture("toy_raw_annotated"), replace(EXPECTED, variant="int8", input_type="int8")
+    )
+    wanted = {problem.code: problem.expected for problem in gate.problems}
+    assert wanted["outputs"] == "two outputs, int8: raw boxes and raw scores"

@@ -20,6 +20,12 @@ PHOTOS = ("camera.png", "chelsea.png", "coffee.png")
 #: What a configuration says whose evaluation uses averages.
 ASKING = "\neval_config { use_moving_averages: true }\n"
 
+#: How the Object Detection API resizes for the small SSD: fed otherwise, its file scores otherwise.
+FED = {
+    "fit": "stretch", "anchor": None, "fill": None, "sampling": "corner",
+    "interpolation": "bilinear",
+}  # fmt: skip
+
 #: A keypoint task as zoo configurations have it, with a path that exists on another machine only.
 KEYPOINTS = """
   keypoint_label_map_path: "/data/somewhere/else/label_map.pbtxt"
@@ -37,15 +43,6 @@ KEYPOINTS = """
 KEYPOINT_LABELS = LABEL_MAP.replace(
     "'boat'\n", "'boat'\n  keypoints { id: 0 label: 'bow' }\n  keypoints { id: 1 label: 'stern' }\n"
 )
-
-#: As the Object Detection API resizes to a fixed shape.
-STRETCHED = {
-    "fit": "stretch",
-    "anchor": None,
-    "fill": None,
-    "sampling": "corner",
-    "interpolation": "bilinear",
-}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +98,7 @@ def _raw_artefact(labels: Path, photos: Path) -> list[Wanted]:
     return [
         Wanted("export", "export", {}, {"checkpoint": ("silent", "model")}),
         Wanted("convert", "convert", {"variant": "float32"}, exported),
-        Wanted("annotate", "annotate", {**about, "feeding": STRETCHED}, converted),
+        Wanted("annotate", "annotate", {**about, "feeding": FED}, converted),
         *(
             Wanted(
                 f"check-{config}",

@@ -21,17 +21,19 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """(mean, std), per channel or one for all, in pixel values."""
 
 
-def make_interpreter(data: bytes, reference_kernels: bool = False) -> tuple[Any, str]:
+def make_interpreter(
+    data: bytes, reference_kernels: bool = False, threads: int = 1
+) -> tuple[Any, str]:
     """Make a TFLite interpreter with allocated tensors; return it with name and version.
 
-    ``ai_edge_litert`` where it is installed, else TensorFlow's. One thread: the result must not
-    depend on the number of processors.
+    ``ai_edge_litert`` where it is installed, else TensorFlow's.
 
     Args:
         data: the whole ``.tflite`` file.
         reference_kernels: use TensorFlow's plain kernels. In version 2.8 they run EfficientDet's
             quantised operators two to four times as fast as the optimised ones, which are
             written for Arm.
+        threads: how many. Not as many as there are processors: the result must not depend on that.
 
     Raises:
         StageError: kind ``unsupported-model``; the runtime refuses the model.
@@ -53,7 +55,7 @@ def make_interpreter(data: bytes, reference_kernels: bool = False) -> tuple[Any,
             kernels = tensorflow.lite.experimental.OpResolverType.BUILTIN_REF
             options["experimental_op_resolver_type"] = kernels
     try:
-        interpreter = Interpreter(model_content=data, num_threads=1, **options)
+        interpreter = Interpreter(model_content=data, num_threads=threads, **options)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise _unsupported(f"{runtime} refuses it: {str(error).strip().splitlines()[0]}") from error
@@ -84,6 +86,7 @@ class Detector:
     Args:
         data: the whole ``.tflite`` file.
         reference_kernels: see :func:`make_interpreter`.
+        threads: see :func:`make_interpreter`.
 
     Attributes:
         metadata: the file's metadata.
@@ -95,13 +98,15 @@ class Detector:
         input_type: ``float32``, ``uint8`` or ``int8``.
         input_quantization: of the input; None for a float one.
         capacity: how many detections an output can hold; None before the first run.
+        end: the lowest score that the last run found, if its outputs were full: what it left out
+            has a lower one. Else 0.
         runtime: name and version of the interpreter.
 
     Raises:
         StageError: kind ``unsupported-model``; no metadata, or not that of a detector.
     """
 
-    def __init__(self, data: bytes, reference_kernels: bool = False) -> None:
+    def __init__(self, data: bytes, reference_kernels: bool = False, threads: int = 1) -> None:
         try:
             model = tflite_model.read(data)
             metadata = tflite_meta.read(model)
@@ -133,9 +138,10 @@ class Detector:
         if box is None or sorted(box.index) != [0, 1, 2, 3] or box.type == "unknown":
             raise _unsupported(f"its metadata does not say how boxes are written ({box})")
         self._box = box
-        self._interpreter, self.runtime = make_interpreter(data, reference_kernels)
+        self._interpreter, self.runtime = make_interpreter(data, reference_kernels, threads)
         self._details = self._interpreter.get_output_details()
         self.capacity: Optional[int] = None
+        self.end = 0.0
 
     @property
     def raw(self) -> bool:
@@ -234,8 +240,9 @@ class Detector:
         self._interpreter.set_tensor(self._interpreter.get_input_details()[0]["index"], values)
         self._interpreter.invoke()
         found = {name: self._output(name) for name in self._positions}
-        _valid_rows(found)
+        _, _, scores = _valid_rows(found)
         self.capacity = int(found[tflite_meta.SCORE].size)
+        self.end = _short(scores.min()) if len(scores) == self.capacity else 0.0
         return found
 
     def read(self, outputs: dict[str, Any], score_threshold: float = 0.0) -> list[dict[str, Any]]:

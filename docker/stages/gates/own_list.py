@@ -55,6 +55,7 @@ def examine(
     score_threshold: float,
     capacity: Optional[int] = None,
     own_threshold: float = 0.0,
+    ends: Optional[Mapping[str, float]] = None,
 ) -> Gate:
     """Compute the result of gate ``parity``.
 
@@ -68,10 +69,17 @@ def examine(
         score_threshold: from the recipe; see :func:`stages.gates.parity.threshold`.
         capacity: how many detections both can output for an image; None: unlimited.
         own_threshold: see :func:`stages.gates.parity.examine`.
+        ends: see :func:`stages.gates.parity.examine`.
     """
+    margin = limits.score_difference
     reduced = {
         name: comparable(
-            items, found.get(name, ()), source.suppression, capacity, limits.score_difference
+            items,
+            found.get(name, ()),
+            source.suppression,
+            capacity,
+            margin,
+            0.0 if ends is None else ends.get(name, 0.0),
         )
         for name, items in source.own.items()
     }
@@ -80,7 +88,7 @@ def examine(
     if source.as_tflite is None:
         return gate
     second = parity.examine(
-        source.as_tflite, found, limits, score_threshold, capacity, own_threshold
+        source.as_tflite, found, limits, score_threshold, capacity, own_threshold, ends
     )
     gate.figures["as_tflite"] = second.figures
     if second.problems and not gate.problems:
@@ -89,12 +97,19 @@ def examine(
     return gate
 
 
+def agreed(gate: Gate) -> float:
+    """Return the least agreement in a result of :func:`examine`."""
+    second = gate.figures.get("as_tflite", gate.figures)
+    return float(min(figures["agreement"] for figures in (gate.figures, second)))
+
+
 def comparable(
     own: Sequence[Mapping[str, Any]],
     found: Sequence[Mapping[str, Any]],
     suppression: Optional[Mapping[str, Any]],
     capacity: Optional[int] = None,
     margin: float = 0.0,
+    found_end: float = 0.0,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Reduce the lists of one image to the detections that both must hold.
 
@@ -109,6 +124,8 @@ def comparable(
         suppression: see :class:`Lists`.
         capacity: how many detections both can output; None: unlimited.
         margin: how far above the end of a full list a counterpart may have been.
+        found_end: :func:`end` of the artefact's list before boxes were left out of it that lie in
+            the filling of a letterboxed photograph.
 
     Returns:
         Both lists, boxes clipped to the image. Of a soft suppression, scores
@@ -123,16 +140,17 @@ def comparable(
     pairs = [pair for pair in every if not _neighbours(left, right, every, pair, suppression)]
     crossed = {pair.left for pair in every if pair not in pairs}
     held = [right[pair.right] for pair in pairs]
-    ends = [_end(full, capacity, margin) for full in (own, found)]
+    ends = (end(own, capacity), max(end(found, capacity), found_end))
+    least = [lowest + margin if lowest > 0 else 0.0 for lowest in ends]
     kept_left, kept_right = {pair.left for pair in pairs}, {pair.right for pair in pairs}
     for place, item in enumerate(left):
         gone = place in crossed or _suppressed(item, held, suppression)
-        if item["score"] >= ends[1] and not gone:
+        if item["score"] >= least[1] and not gone:
             kept_left.add(place)
     for place, item in enumerate(right):
         same = [one for one in left if one["class_id"] == item["class_id"]]
         gone = item["outside"] or _suppressed(item, same, suppression)
-        if item["score"] >= ends[0] and not gone:
+        if item["score"] >= least[0] and not gone:
             kept_right.add(place)
     if suppression is not None and suppression["soft"]:
         for pair in pairs:
@@ -199,11 +217,11 @@ def _undo_lowering(own: list[dict[str, Any]], place: int, score: float) -> None:
         item["score"] = score
 
 
-def _end(full: Sequence[Mapping[str, Any]], capacity: Optional[int], margin: float) -> float:
-    """Return the score below which a full list may lack a counterpart; 0 where it is not full."""
+def end(full: Sequence[Mapping[str, Any]], capacity: Optional[int]) -> float:
+    """Return the lowest score of a full list: what it left out has a lower one. Else return 0."""
     if capacity is None or len(full) < capacity:
         return 0.0
-    return float(min(item["score"] for item in full)) + margin
+    return float(min(item["score"] for item in full))
 
 
 def _outside(item: Mapping[str, Any]) -> bool:

@@ -96,6 +96,7 @@ def examine(
     score_threshold: float,
     capacity: Optional[int] = None,
     own_threshold: float = 0.0,
+    ends: Optional[Mapping[str, float]] = None,
 ) -> Gate:
     """Compute the gate's result.
 
@@ -106,13 +107,17 @@ def examine(
         score_threshold: from the recipe; see :func:`threshold`.
         capacity: how many detections both can output for an image; None: unlimited.
         own_threshold: of the model's own post-processing: neither outputs a lower score.
+        ends: by image, the score with which the artefact's list ended where it was full, else 0
+            (:attr:`stages.detect.detector.Detector.end`). ``found`` may lack some of a full list:
+            boxes in the filling of a letterboxed photograph.
     """
     gate = Gate(NAME)
     least = threshold(source, score_threshold)
     compared, kept, other, cut_off = [], {}, {}, 0
     for name, items in source.items():
         both = (items, found.get(name, ()))
-        pair = without_cut(*both, capacity, limits.score_difference, least, own_threshold)
+        end = 0.0 if ends is None else ends.get(name, 0.0)
+        pair = without_cut(*both, capacity, limits.score_difference, least, own_threshold, end)
         kept[name], other[name] = pair
         cut_off += _counting(both, least) - _counting(pair, least)
         compared.append(matching.compare(*pair, least))
@@ -178,6 +183,7 @@ def without_cut(
     margin: float,
     least: float,
     own_threshold: float = 0.0,
+    found_end: float = 0.0,
 ) -> tuple[list[Any], list[Any]]:
     """Return both lists without detections whose counterparts may have been cut off.
 
@@ -185,16 +191,16 @@ def without_cut(
     close together, and the smallest difference decides which ones are in it: a detection less than
     ``margin`` above the end of the other side's full list may miss its counterpart there. So may
     one less than ``margin`` above ``own_threshold``, where the model's own post-processing ends
-    every list.
+    every list. ``found_end`` is the end of the full list that ``found`` is of.
     """
     lists = ([*items], [*found])
     pairs = matching.match(*lists)
     paired = ({pair.left for pair in pairs}, {pair.right for pair in pairs})
     result = []
-    for own, taken, other in zip(lists, paired, reversed(lists)):
+    for own, taken, other, known in zip(lists, paired, reversed(lists), (found_end, 0.0)):
         full = capacity is not None and len(other) >= capacity
         end = min((item["score"] for item in other), default=0.0) if full else 0.0
-        cut = chance_below(max(end, own_threshold), margin, least)
+        cut = chance_below(max(end, known, own_threshold), margin, least)
         result.append(
             [item for position, item in enumerate(own) if position in taken or item["score"] >= cut]
         )

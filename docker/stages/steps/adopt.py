@@ -125,15 +125,16 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     expected, by_operator, facts = _expected(inputs, [height, width], limit, emit)
     agreements = {}
     for norm, given in answers.items():
-        found = [
-            pixels.in_photograph(_detections(answer, outputs), share)
-            for answer, share in zip(given, shares)
-        ]
-        both = [
-            # The model's own list is clipped to the photograph, and knows nothing of the filling.
-            pair if by_operator else own_list.comparable(*pair, None, limit, _CUT)
-            for pair in zip(expected, found)
-        ]
+        both = []
+        for own, answer, share in zip(expected, given, shares):
+            every = _detections(answer, outputs)
+            found = pixels.in_photograph(every, share)
+            if not by_operator:
+                # The model's own list is clipped to the photograph, and knows nothing of the
+                # filling, whose boxes are part of the file's list.
+                end = own_list.end(every, limit)
+                own, found = own_list.comparable(own, found, None, limit, _CUT, end)
+            both.append((own, found))
         agreements[norm] = _agreement(*zip(*both))
     chosen = choose(agreements)
     (out / MODEL_FILE).write_bytes(data)

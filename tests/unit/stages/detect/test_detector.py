@@ -86,7 +86,10 @@ def test_a_model_with_a_threshold_of_its_own() -> None:
     strict = detector.Detector(with_own_threshold(fixture("toy_ssd_annotated"), 0.9))
     assert strict.capacity is None
     # Many first, then few: the rows in between are still in the interpreter's memory.
-    assert len(strict.detect(picture(RED, GREEN, BLUE, RED))) == strict.capacity == 4
+    found = strict.detect(picture(RED, GREEN, BLUE, RED))
+    assert len(found) == strict.capacity == 4
+    assert strict.end == found[-1]["score"] > 0.9
     (only,) = strict.detect(picture(GREY, GREY, GREY, BLUE))
     assert only["label"] == "blue"
+    assert strict.end == 0
     assert strict.detect(picture(GREY, GREY, GREY, GREY)) == []

@@ -101,6 +101,30 @@ def test_what_a_full_list_cut_off_does_not_count() -> None:
     assert reduced([own[0], thing(0.4, 0.6)], [own[0], own[2]], capacity=2)[0] == [0.9, 0.6]
 
 
+def test_a_full_list_may_have_lost_boxes_in_the_filling_of_a_letterbox() -> None:
+    """Of three rows the artefact filled two with boxes of the filling; the lower one ends it."""
+    own = [thing(0.1, 0.9), thing(0.4, 0.5), thing(0.7, 0.3)]
+    found = own[:1]
+    both = own_list.comparable(own, found, HARD, 3, 0.01, found_end=0.49)
+    assert [[item["score"] for item in one] for one in both] == [[0.9, 0.5], [0.9]]
+    both = own_list.comparable(own, found, HARD, 3, 0.01, found_end=0.495)
+    assert [[item["score"] for item in one] for one in both] == [[0.9], [0.9]]
+
+    source = own_list.Lists({"a": own}, HARD, {"a": own})
+    assert own_list.examine(source, {"a": found}, STRICT, 0.3, 3).problems
+    gate = own_list.examine(source, {"a": found}, STRICT, 0.3, 3, ends={"a": 0.6})
+    assert (gate.problems, gate.figures["missed"], gate.figures["as_tflite"]["missed"]) == (
+        [], 0, 0,
+    )  # fmt: skip
+    # Above that end it must hold everything.
+    assert own_list.examine(source, {"a": found}, STRICT, 0.3, 3, ends={"a": 0.4}).problems
+
+
+def test_an_end_is_that_of_a_full_list() -> None:
+    full = [thing(0.1, 0.9), thing(0.4, 0.5)]
+    assert [own_list.end(full, capacity) for capacity in (2, 3, None)] == [0.5, 0.0, 0.0]
+
+
 def test_soft_suppression_lowers_scores() -> None:
     found = [thing(0.4, 0.9, 1), thing(0.5, 0.8, 1), thing(0.0, 0.7, 1)]
     own = [thing(0.4, 0.9, 1), thing(0.0, 0.7, 1), thing(0.5, 0.64, 1)]

@@ -17,6 +17,11 @@ from stages.tflite import tflite_meta, tflite_model
 
 _QUANTIZED = ("uint8", "int8")
 
+_HEAVY = 100_000
+"""Bytes of a file, mostly weights, for each of its operators, from which on two threads are faster
+for a large input. They wait for each other behind every operator: many light ones (EfficientDet's)
+take longer with two, on a busy machine twice as long."""
+
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """(mean, std), per channel or one for all, in pixel values."""
 
@@ -62,6 +67,21 @@ def make_interpreter(
     return interpreter, runtime
 
 
+def threads(data: bytes, graph: tflite_model.Subgraph) -> int:
+    """Return how many threads run a file fastest: 1 or 2.
+
+    What it finds is the same to the last bit. It is no more than two, as of TensorFlow's threads
+    (:mod:`stages.odapi.tensorflow_setup`): nothing depends on how many processors there are.
+
+    Args:
+        data: the whole ``.tflite`` file.
+        graph: its graph.
+    """
+    shape = graph.tensors[graph.inputs[0]].shape
+    large = len(shape) == 4 and pixels.is_large(*shape[1:3])
+    return 2 if large and len(data) >= _HEAVY * len(graph.operators) else 1
+
+
 class OutputError(StageError):
     """A run's outputs are not those of a detector: kind ``unsupported-model``.
 
@@ -86,7 +106,7 @@ class Detector:
     Args:
         data: the whole ``.tflite`` file.
         reference_kernels: see :func:`make_interpreter`.
-        threads: see :func:`make_interpreter`.
+        threaded: whether to use as many threads as are fastest (:func:`threads`); else one.
 
     Attributes:
         metadata: the file's metadata.
@@ -106,7 +126,9 @@ class Detector:
         StageError: kind ``unsupported-model``; no metadata, or not that of a detector.
     """
 
-    def __init__(self, data: bytes, reference_kernels: bool = False, threads: int = 1) -> None:
+    def __init__(
+        self, data: bytes, reference_kernels: bool = False, threaded: bool = False
+    ) -> None:
         try:
             model = tflite_model.read(data)
             metadata = tflite_meta.read(model)
@@ -138,7 +160,9 @@ class Detector:
         if box is None or sorted(box.index) != [0, 1, 2, 3] or box.type == "unknown":
             raise _unsupported(f"its metadata does not say how boxes are written ({box})")
         self._box = box
-        self._interpreter, self.runtime = make_interpreter(data, reference_kernels, threads)
+        self._interpreter, self.runtime = make_interpreter(
+            data, reference_kernels, threads(data, model.graph) if threaded else 1
+        )
         self._details = self._interpreter.get_output_details()
         self.capacity: Optional[int] = None
         self.end = 0.0

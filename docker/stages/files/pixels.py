@@ -19,7 +19,6 @@ CROPS = {"16:9": (16, 9), "9:16": (9, 16)}
 """Proportions (width, height) of the crops that :func:`pictures` adds, by name."""
 
 _LARGE = 512 * 512  # pixels of an input
-_LARGE_THREADS = 2
 
 _SQUARE = 1.1
 """The longer side of an image that is about square, at most, times the shorter one."""
@@ -30,15 +29,6 @@ _MAX_PIXELS = 100_000_000  # 300 MB as RGB: larger images are a mistake or an at
 def is_large(height: int, width: int) -> bool:
     """Whether one run of a model with an input of that size takes about a second or more."""
     return height * width >= _LARGE
-
-
-def threads(height: int, width: int) -> int:
-    """Return how many threads an interpreter gets for an input of that size.
-
-    The number is fixed, as that of TensorFlow's threads (:mod:`stages.odapi.tensorflow_setup`):
-    nothing can depend on how many processors the machine has.
-    """
-    return _LARGE_THREADS if is_large(height, width) else 1
 
 
 def list_images(folder: Path) -> list[Path]:

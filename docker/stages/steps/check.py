@@ -122,8 +122,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     rounded: dict[str, Any] = {}
     runtime = ""
     try:
-        threads = pixels.threads(size["height"], size["width"])
-        model = detector.Detector(data, params["reference_kernels"], threads)
+        model = detector.Detector(data, params["reference_kernels"], threaded=True)
         runtime = model.runtime
         slow, large = params["reference_kernels"], _large(model)
         images = _images(inputs["images"], None if slow else source, given)

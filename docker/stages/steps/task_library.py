@@ -7,11 +7,10 @@ checks our metadata against an independent implementation.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.files import pixels
+from stages.detect import detector
 from stages.gates import parity
 from stages.gates.result import Gate
 from stages.tflite import tflite_model
@@ -154,18 +153,19 @@ def detections(model: Path, pictures: dict[str, Path]) -> dict[str, list[dict[st
 
     detector = vision.ObjectDetector.create_from_options(
         vision.ObjectDetectorOptions(
-            base_options=core.BaseOptions(file_name=str(model), num_threads=_threads(pictures)),
+            base_options=core.BaseOptions(file_name=str(model), num_threads=_threads(model)),
             detection_options=processor.DetectionOptions(max_results=100),
         )
     )
     return {name: _detect(vision, detector, path) for name, path in pictures.items()}
 
 
-def _threads(pictures: Mapping[str, Path]) -> int:
-    import numpy as np
-
-    shapes = [np.load(path, "r", allow_pickle=False).shape for path in pictures.values()]
-    return max((pixels.threads(*shape[:2]) for shape in shapes), default=1)
+def _threads(model: Path) -> int:
+    data = model.read_bytes()
+    try:
+        return detector.threads(data, tflite_model.read(data).graph)
+    except (ValueError, IndexError):  # the library says in its own words what is wrong
+        return 1
 
 
 def _detect(vision: Any, detector: Any, path: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pictures import BLUE, GREEN, GREY, RED, picture
 from tflite_files import fixture, with_own_threshold
 
 from stages.detect import detector
-from stages.tflite import tflite_meta
+from stages.tflite import tflite_meta, tflite_model
 
 pytest.importorskip("ai_edge_litert")
 
@@ -80,6 +81,16 @@ def test_shapes_that_do_not_go_together(toy: detector.Detector) -> None:
     with pytest.raises(detector.OutputError, match="shapes") as caught:
         toy.read({**outputs(1), tflite_meta.SCORE: np.zeros((1, 3), np.float32)})
     assert caught.value.code == "shapes"
+
+
+def test_two_threads_are_for_heavy_operators_and_large_inputs() -> None:
+    data = fixture("toy_ssd_annotated")
+    graph = tflite_model.read(data).graph
+    heavy = bytes(100_000 * len(graph.operators))
+    image = graph.tensors[graph.inputs[0]]
+    large = replace(graph, tensors=(replace(image, shape=(1, 640, 640, 3)),), inputs=(0,))
+    assert detector.threads(heavy, large) == 2
+    assert detector.threads(heavy[1:], large) == detector.threads(heavy, graph) == 1
 
 
 def test_a_model_with_a_threshold_of_its_own() -> None:

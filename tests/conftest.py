@@ -80,12 +80,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order files by :data:`LONGEST_FIRST`, integration tests before unit tests.
 
-    Nightly tests are left out unless ``-m`` names them.
+    Nightly tests are left out, unless ``-m`` names them or there are no others among the tests that
+    somebody chose (by path, by id, with ``-k``).
     """
-    if "nightly" not in config.getoption("markexpr"):
-        left = [item for item in items if item.get_closest_marker("nightly") is not None]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item.get_closest_marker("nightly") is None]
+    nightly = [item for item in items if item.get_closest_marker("nightly") is not None]
+    others = [item for item in items if item.get_closest_marker("nightly") is None]
+    if others and "nightly" not in config.getoption("markexpr"):
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = others
     rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
 
     def place(item: pytest.Item) -> tuple[int, bool]:

@@ -24,21 +24,28 @@ _RAW = (tflite_meta.RAW_BOXES, tflite_meta.RAW_SCORES)
 _DECODED = tflite_meta.BoxFormat((1, 0, 3, 2), "boundaries", "ratio")
 """How :mod:`stages.detect.raw_detections` writes boxes."""
 
+_HEAVY = 100_000
+"""Bytes of a file, mostly weights, for each of its operators, from which on two threads are faster
+for a large input. They wait for each other behind every operator: many light ones (EfficientDet's)
+take longer with two, on a busy machine twice as long."""
+
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """(mean, std), per channel or one for all, in pixel values."""
 
 
-def make_interpreter(data: bytes, reference_kernels: bool = False) -> tuple[Any, str]:
+def make_interpreter(
+    data: bytes, reference_kernels: bool = False, threads: int = 1
+) -> tuple[Any, str]:
     """Make a TFLite interpreter with allocated tensors; return it with name and version.
 
-    ``ai_edge_litert`` where it is installed, else TensorFlow's. One thread: the result must not
-    depend on the number of processors.
+    ``ai_edge_litert`` where it is installed, else TensorFlow's.
 
     Args:
         data: the whole ``.tflite`` file.
         reference_kernels: use TensorFlow's plain kernels. In version 2.8 they run EfficientDet's
             quantised operators two to four times as fast as the optimised ones, which are
             written for Arm.
+        threads: how many. Not as many as there are processors: the result must not depend on that.
 
     Raises:
         StageError: kind ``unsupported-model``; the runtime refuses the model.
@@ -60,11 +67,26 @@ def make_interpreter(data: bytes, reference_kernels: bool = False) -> tuple[Any,
             kernels = tensorflow.lite.experimental.OpResolverType.BUILTIN_REF
             options["experimental_op_resolver_type"] = kernels
     try:
-        interpreter = Interpreter(model_content=data, num_threads=1, **options)
+        interpreter = Interpreter(model_content=data, num_threads=threads, **options)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise _unsupported(f"{runtime} refuses it: {str(error).strip().splitlines()[0]}") from error
     return interpreter, runtime
+
+
+def threads(data: bytes, graph: tflite_model.Subgraph) -> int:
+    """Return how many threads run a file fastest: 1 or 2.
+
+    What it finds is the same to the last bit. It is no more than two, as of TensorFlow's threads
+    (:mod:`stages.odapi.tensorflow_setup`): nothing depends on how many processors there are.
+
+    Args:
+        data: the whole ``.tflite`` file.
+        graph: its graph.
+    """
+    shape = graph.tensors[graph.inputs[0]].shape
+    large = len(shape) == 4 and pixels.is_large(*shape[1:3])
+    return 2 if large and len(data) >= _HEAVY * len(graph.operators) else 1
 
 
 class OutputError(StageError):
@@ -91,6 +113,7 @@ class Detector:
     Args:
         data: the whole ``.tflite`` file.
         reference_kernels: see :func:`make_interpreter`.
+        threaded: whether to use as many threads as are fastest (:func:`threads`); else one.
 
     Attributes:
         metadata: the file's metadata.
@@ -103,14 +126,17 @@ class Detector:
         input_type: ``float32``, ``uint8`` or ``int8``.
         input_quantization: of the input; None for a float one.
         capacity: how many detections an output can hold; None before the first run.
-        end: the least score of the last run, where its outputs were full; else 0.
+        end: the lowest score that the last run found, if its outputs were full: what it left out
+            has a lower one. Else 0.
         runtime: name and version of the interpreter.
 
     Raises:
         StageError: kind ``unsupported-model``; no metadata, or not that of a detector.
     """
 
-    def __init__(self, data: bytes, reference_kernels: bool = False) -> None:
+    def __init__(
+        self, data: bytes, reference_kernels: bool = False, threaded: bool = False
+    ) -> None:
         try:
             model = tflite_model.read(data)
             metadata = tflite_meta.read(model)
@@ -138,7 +164,9 @@ class Detector:
         if box is None or sorted(box.index) != [0, 1, 2, 3] or box.type == "unknown":
             raise _unsupported(f"its metadata does not say how boxes are written ({box})")
         self._box = box
-        self._interpreter, self.runtime = make_interpreter(data, reference_kernels)
+        self._interpreter, self.runtime = make_interpreter(
+            data, reference_kernels, threads(data, model.graph) if threaded else 1
+        )
         self._details = self._interpreter.get_output_details()
         self.capacity: Optional[int] = None
         self.end = 0.0
@@ -251,7 +279,7 @@ class Detector:
             found = _decoded(found, self.decoding)
         _, _, scores = _valid_rows(found)
         self.capacity = int(found[tflite_meta.SCORE].size)
-        self.end = float(scores.min()) if 0 < self.capacity == len(scores) else 0.0
+        self.end = _short(scores.min()) if 0 < self.capacity == len(scores) else 0.0
         return found
 
     def read(self, outputs: dict[str, Any], score_threshold: float = 0.0) -> list[dict[str, Any]]:

@@ -18,10 +18,17 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 CROPS = {"16:9": (16, 9), "9:16": (9, 16)}
 """Proportions (width, height) of the crops that :func:`pictures` adds, by name."""
 
+_LARGE = 512 * 512  # pixels of an input
+
 _SQUARE = 1.1
 """The longer side of an image that is about square, at most, times the shorter one."""
 
 _MAX_PIXELS = 100_000_000  # 300 MB as RGB: larger images are a mistake or an attack
+
+
+def is_large(height: int, width: int) -> bool:
+    """Whether one run of a model with an input of that size takes about a second or more."""
+    return height * width >= _LARGE
 
 
 def list_images(folder: Path) -> list[Path]:

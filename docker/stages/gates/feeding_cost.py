@@ -33,6 +33,23 @@ def other_ways(described: feeding.Feeding) -> dict[str, feeding.Feeding]:
     return {fit: feeding.usual(fit, described) for fit in WORDS}
 
 
+def telling(way: str, source: own_list.Lists, described: parity.Detections, least: float) -> bool:
+    """Whether it says something to run the artefact in another way.
+
+    What stretching costs is always of interest: the Task Library and MediaPipe do it. Else another
+    way must be able to be clearly better than the described one.
+
+    Args:
+        way: a name of :func:`other_ways`.
+        source: as for :func:`examine`.
+        described: the artefact's detections, fed as described.
+        least: as for :func:`examine`.
+    """
+    if way == feeding.STRETCH:
+        return True
+    return parity.agreement(*_comparable(source, described), least) + _CLEARLY < 1
+
+
 def examine(
     source: own_list.Lists,
     found: Mapping[str, parity.Detections],
@@ -56,14 +73,7 @@ def examine(
     names = sorted(found[DESCRIBED])
     objects = {}
     for way, images in found.items():
-        truth, seen = {}, {}
-        for name in names:
-            truth[name], seen[name] = own_list.comparable(
-                source.own[name],
-                images[name],
-                source.suppression,
-                (source.own_ends.get(name, 0.0), 0.0),
-            )
+        truth, seen = _comparable(source, images)
         gate.figures[way] = round(parity.agreement(truth, seen, least), 6)
         compared = [matching.compare(truth[name], seen[name], least) for name in names]
         counted = matching.together(compared)
@@ -86,6 +96,19 @@ def examine(
             " objects.",
         )
     return gate
+
+
+def _comparable(
+    source: own_list.Lists, found: parity.Detections
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reduce both sides to the detections that both must hold, by image."""
+    truth, seen = {}, {}
+    for name, items in found.items():
+        ends = (source.own_ends.get(name, 0.0), 0.0)
+        truth[name], seen[name] = own_list.comparable(
+            source.own[name], items, source.suppression, ends
+        )
+    return truth, seen
 
 
 def _summary(

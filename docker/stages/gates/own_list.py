@@ -101,6 +101,12 @@ def examine(
     return gate
 
 
+def agreed(gate: Gate) -> float:
+    """Return the least agreement in a result of :func:`examine`."""
+    second = gate.figures.get("as_tflite", gate.figures)
+    return float(min(figures["agreement"] for figures in (gate.figures, second)))
+
+
 def comparable(
     own: Sequence[Mapping[str, Any]],
     found: Sequence[Mapping[str, Any]],

@@ -62,8 +62,10 @@ NOTHING = 1.0  # a score threshold that nothing reaches
 _SAME_SHAPE = 1.1  # two proportions that differ by less are about the same
 
 _PROOF_IMAGES = 2  # to try other normalisations and mistakes on: those with most detections
-_ROUNDED, _ROUNDED_SLOW = 2, 1  # images to run with whole pixels, too
-_LARGE = 512 * 512  # pixels of an input from which on one image has to do for either
+_ROUNDED, _ROUNDED_FEW = 2, 1  # images to run with whole pixels, too
+_LARGE_IMAGES = 2
+"""Images for a large input (:func:`stages.files.pixels.is_large`): those that tell most. For such
+an input, nothing is run that cannot change a verdict."""
 _KEPT = 0.5  # detections down to this fraction of the threshold are recorded
 _FLAT, _FLAT_SHARE = 1e-3, 0.2
 """Scores of a detector with constant output differ by less: absolutely, and relative to the
@@ -122,24 +124,27 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     rounded: dict[str, Any] = {}
     runtime = ""
     try:
-        model = detector.Detector(data, params["reference_kernels"])
+        model = detector.Detector(data, params["reference_kernels"], threaded=True)
         runtime = model.runtime
+        slow, large = params["reference_kernels"], _large(model)
+        images = _images(inputs["images"], None if slow else source, given)
+        if large and source is not None:
+            images = _few(model, images, source, params)
+        whole = [name for name in sorted(given) if name in images]
+        whole = whole[: _ROUNDED_FEW if slow or large else _ROUNDED]
         # Where one run takes a second, whole pixels serve both purposes: the effect of rounding is
         # far below the differences of quantised kernels.
-        slow = params["reference_kernels"]
-        images = _images(inputs["images"], None if slow else source, given)
-        few = slow or model.height * model.width >= _LARGE
-        whole = sorted(given)[: _ROUNDED_SLOW if few else _ROUNDED]
+        shared = model.raw or slow or (large and params["variant"] not in _NOISE)
         for done, (name, image) in enumerate(images.items()):
             emit.progress(min(done, len(files)), len(files), name)
-            if name not in whole:
-                found[name], ends[name] = model.detect(image), model.end
-                continue
-            values = _rounded(model, image)
-            _save_pixels(out / "pixels" / f"{name}.npy", values)
-            rounded[name] = model.detect(values)
-            same = slow or model.raw
-            found[name] = model.in_photograph(rounded[name], image) if same else model.detect(image)
+            if name in whole:
+                values = _rounded(model, image)
+                _save_pixels(out / "pixels" / f"{name}.npy", values)
+                rounded[name] = model.detect(values)
+            if name in whole and shared:
+                found[name] = model.in_photograph(rounded[name], image)
+            else:
+                found[name] = model.detect(image)
             ends[name] = model.end
     except StageError as error:
         if error.kind != "unsupported-model":
@@ -181,11 +186,13 @@ class _Source:
         built: of the model as it was converted: an input of one size, or the size that was asked
             for. Else the same.
         comparable: detections that have the artefact's numbers.
+        files: names of the images that are files; the others are crops of them.
     """
 
     truth: own_list.Lists
     built: own_list.Lists
     comparable: Mapping[str, Any]
+    files: tuple[str, ...]
 
     def only(self, names: Collection[str]) -> _Source:
         """Leave out other images."""
@@ -197,7 +204,7 @@ class _Source:
             replace(lists, own=some(lists.own), as_tflite=some(lists.as_tflite))
             for lists in (self.truth, self.built)
         )
-        return _Source(*both, some(self.comparable))
+        return _Source(*both, some(self.comparable), self.files)
 
 
 def _source(inputs: Mapping[str, Path], names: list[str], postprocess: str) -> Optional[_Source]:
@@ -220,7 +227,7 @@ def _source(inputs: Mapping[str, Path], names: list[str], postprocess: str) -> O
             "stage-failed", f"The source was not run on {missing[0]}.", "This is a bug."
         )
     # The operator at the end of SSD-like files uses its own suppression rule.
-    return _Source(truth, built, as_tflite or built.own)
+    return _Source(truth, built, as_tflite or built.own, tuple(names))
 
 
 def _images(folder: Path, source: Optional[_Source], given: Sequence[str]) -> dict[str, Any]:
@@ -228,6 +235,30 @@ def _images(folder: Path, source: Optional[_Source], given: Sequence[str]) -> di
     known = set(given) if source is None else set(source.truth.own)
     found = pixels.pictures(folder, crops=source is not None)
     return {name: image for name, image in found if name in known}
+
+
+def _few(
+    model: detector.Detector,
+    images: Mapping[str, Any],
+    source: _Source,
+    params: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Choose the images for an input that takes long to run: in which the source finds most.
+
+    One has other proportions than the input, if there is such a one; at least one is no crop, as
+    other runtimes need it. Images of expected objects stay.
+    """
+    least = parity.threshold(source.comparable, params["score_threshold"])
+    odd = _telling(source.comparable, least, _of_other_shapes(model, images))[:1]
+    files = [name for name in images if name in source.files]
+    ranked = [*odd, *_telling(source.comparable, least, files), *files]
+    chosen = {*[*dict.fromkeys(ranked)][:_LARGE_IMAGES]}
+    chosen |= {item["image"] for item in params["expect"]}
+    return {name: image for name, image in images.items() if name in chosen}
+
+
+def _large(model: detector.Detector) -> bool:
+    return pixels.is_large(model.height, model.width)
 
 
 def _rounded(model: detector.Detector, image: Any) -> Any:
@@ -273,21 +304,17 @@ def _behaviour(
     model: detector.Detector,
     images: Mapping[str, Any],
     source: Optional[_Source],
-    ran: tuple[dict[str, Any], parity.Ends],
+    answers: tuple[dict[str, Any], parity.Ends],
     lines: list[str],
     params: Mapping[str, Any],
 ) -> list[Gate]:
     """Run the gates about its behaviour.
 
     Args:
-        model: the artefact.
-        images: those it was run on.
-        source: what the source model finds in them.
-        ran: what the artefact found, and where its full lists end.
-        lines: class names.
-        params: of the stage.
+        answers: what it finds, and where its full lists end
+            (:attr:`stages.detect.detector.Detector.end`), by image.
     """
-    found, ends = ran
+    found, ends = answers
     threshold = params["score_threshold"]
     own = {} if source is None else source.truth.own
     labels = label_proof.examine(_labels(model), lines, own, found, params["expect"], threshold)
@@ -311,7 +338,7 @@ def _behaviour(
     least = parity.threshold(source.comparable, threshold)
     telling = {name: images[name] for name in _telling(source.comparable, least, images)}
     odd = _telling(source.comparable, least, _of_other_shapes(model, images))
-    if model.height * model.width >= _LARGE:
+    if _large(model):
         telling, odd = {name: telling[name] for name in [*telling][:1]}, odd[:1]
     if telling and any(problem.code == "differs" for problem in same.problems):
         seen = {name: images[name] for name in dict.fromkeys([*telling, *odd])}
@@ -320,7 +347,8 @@ def _behaviour(
         same.problems[0] = type(first)(finding.code, first.expected, first.seen, finding.cause)
         same.figures["agreement_explained"] = round(finding.agreement, 6)
     floor = parity.chance_below(end, limits.score_difference, least)
-    normalization = _normalization(model, telling, source.comparable, least, floor, params)
+    proof = _Proof(telling, source.comparable, found, least, floor, own_list.agreed(same))
+    normalization = _normalization(model, proof, params)
     feeding = _feeding(model, images, odd, source, found, least, params)
     return [same, normalization, feeding, labels, trained]
 
@@ -346,6 +374,9 @@ def _feeding(
         for way, how in feeding_cost.other_ways(model.feeding).items():
             if how == model.feeding:
                 ways[way] = ways[feeding_cost.DESCRIBED]
+                continue
+            described = ways[feeding_cost.DESCRIBED]
+            if _large(model) and not feeding_cost.telling(way, source.truth, described, least):
                 continue
             ways[way] = {name: model.detect(images[name], how=how) for name in names}
     changed = source.built.own != source.truth.own
@@ -382,14 +413,35 @@ def _telling(source: Mapping[str, Any], least: float, names: Collection[str]) ->
     return [name for name in ranked if weights[name] > 0][:_PROOF_IMAGES]
 
 
-def _normalization(
-    model: detector.Detector,
-    images: Mapping[str, Any],
-    source: Mapping[str, Any],
-    least: float,
-    floor: float,
-    params: Mapping[str, Any],
-) -> Gate:
+@dataclass(frozen=True)
+class _Proof:
+    """What other normalisations are tried on.
+
+    Args:
+        images: by name.
+        source: the source model's detections, by image.
+        found: the artefact's with the declared normalisation, by image.
+        least: the least score that counts.
+        floor: detections of the source with a lower score do not count
+            (:func:`stages.gates.parity.clearly_found`).
+        agreed: the agreement in gate ``parity``.
+    """
+
+    images: Mapping[str, Any]
+    source: Mapping[str, Any]
+    found: Mapping[str, Any]
+    least: float
+    floor: float
+    agreed: float
+
+    def agreement(self, found: Mapping[str, Any]) -> float:
+        """Compute the agreement of some detections with the source's."""
+        wanted = {name: self.source[name] for name in self.images}
+        sides = parity.clearly_found(wanted, found, self.floor)
+        return parity.agreement(*sides, self.least)
+
+
+def _normalization(model: detector.Detector, proof: _Proof, params: Mapping[str, Any]) -> Gate:
     """Check that the declared normalisation is the one that the graph expects."""
     gate = Gate("normalization")
     own = diagnosis.declared(model)
@@ -412,7 +464,7 @@ def _normalization(
         )
     gate.summary = f"{named(own)}, {whose}"
     if params["prove_normalization"] or gate.problems:
-        _prove(gate, model, images, source, least, floor, own, params["variant"])
+        _prove(gate, model, proof, own, params["variant"])
     return gate
 
 
@@ -437,31 +489,22 @@ def _raw_pixels(gate: Gate, model: detector.Detector, right: Optional[Normalizat
 
 
 def _prove(
-    gate: Gate,
-    model: detector.Detector,
-    images: Mapping[str, Any],
-    source: Mapping[str, Any],
-    least: float,
-    floor: float,
-    own: Normalization,
-    variant: str,
+    gate: Gate, model: detector.Detector, proof: _Proof, own: Normalization, variant: str
 ) -> None:
-    """Try other normalisations: none may fit better than the declared one.
-
-    Args:
-        floor: detections of the source with a lower score do not count
-            (:func:`stages.gates.parity.clearly_found`).
-    """
-    wanted = {name: source[name] for name in images}
-    if not any(item["score"] >= floor for items in wanted.values() for item in items):
-        clearly = f" with a score of {floor:g}" if images else ""
+    """Try other normalisations: none may fit better than the declared one."""
+    wanted = [item for name in proof.images for item in proof.source[name]]
+    if not any(item["score"] >= proof.floor for item in wanted):
+        clearly = f" with a score of {proof.floor:g}" if proof.images else ""
         gate.summary += f"; nothing is found in the images{clearly}, so no other could be told"
         return
-    agreements = {}
-    for norm in [own, *diagnosis.other_normalizations(model)]:
-        found = diagnosis.detections(model, images, norm)
-        sides = parity.clearly_found(wanted, found, floor)
-        agreements[norm] = parity.agreement(*sides, least)
+    noise = _NOISE.get(variant, _QUANTISED_NOISE)
+    if _large(model) and proof.agreed + noise >= 1:
+        gate.figures["tried"] = [{**own.as_fact(), "agreement": round(proof.agreed, 6)}]
+        gate.summary += f"; agreement {proof.agreed:.4f}, so no other can be clearly better"
+        return
+    agreements = {own: proof.agreement({name: proof.found[name] for name in proof.images})}
+    for norm in diagnosis.other_normalizations(model):
+        agreements[norm] = proof.agreement(diagnosis.detections(model, proof.images, norm))
     ranked = sorted(agreements, key=lambda norm: -agreements[norm])
     gate.figures["tried"] = [
         {**norm.as_fact(), "agreement": round(agreements[norm], 6)} for norm in ranked
@@ -471,7 +514,7 @@ def _prove(
         gate.summary += "; the source is not met under any, which is another gate's matter"
         return
     better = agreements[best] - agreements[own]
-    if better > _NOISE.get(variant, _QUANTISED_NOISE):
+    if better > noise:
         gate.problem(
             "normalization",
             f"{named(best)}: agreement {agreements[best]:.3f} with the source",

@@ -187,16 +187,13 @@ class Source:
                 "across_classes": own.use_class_agnostic_nms,
                 "score": own.score_threshold,
             }
-        self._answer = self._predict
+        self._input = (1, *(_one_size(configuration) or (None, None)), 3)
+        self._answer = self._all_of_it
         if images >= _TRACED_FROM:
-            # One image at a time, as in the graph that the API's exporter writes.
-            sides = _one_size(configuration) or (None, None)
+            # One image at a time, of any size, as in the graph that the API's exporter writes.
             self._answer = tf.function(
-                self._predict,
-                input_signature=[
-                    tf.TensorSpec([1, *sides, 3], tf.float32),
-                    tf.TensorSpec([1, 3], tf.int32),
-                ],
+                self._all_of_it,
+                input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
                 autograph=False,  # the API's code is TensorFlow 1's: it needs no conversion
             )
 
@@ -211,11 +208,9 @@ class Source:
         """
         import tensorflow as tf
 
-        tensor, shapes = self.model.preprocess(tf.constant(image[None], tf.float32))
-        answer = {name: value.numpy()[0] for name, value in self._answer(tensor, shapes).items()}
-        # What part of the input the photograph covers.
-        answer["covered"] = shapes.numpy()[0, :2] / tensor.shape[1:3]
-        found = [
+        found = self._answer(tf.constant(image[None]))
+        answer = {name: value.numpy()[0] for name, value in found.items()}
+        detections = [
             _detection(box, score, round(float(label)))
             for box, score, label in zip(
                 answer["detection_boxes"][: int(answer["num_detections"])],
@@ -223,7 +218,7 @@ class Source:
                 answer["detection_classes"],
             )
         ]
-        return sorted(found, key=lambda item: -item["score"]), answer
+        return sorted(detections, key=lambda item: -item["score"]), answer
 
     def as_tflite(
         self, answer: Mapping[str, Any], count: int, suppression: Mapping[str, Any]
@@ -245,11 +240,19 @@ class Source:
         kept = fast_nms.keep(boxes, scores, suppression, count)
         return [_detection(boxes[row], scores[row, label], label) for row, label in kept]
 
-    def _predict(self, tensor: Any, shapes: Any) -> dict[str, Any]:
+    def _all_of_it(self, image: Any) -> dict[str, Any]:
+        """Run all of the model on one image: ``preprocess``, ``predict`` and ``postprocess``."""
+        import tensorflow as tf
+
+        tensor, shapes = self.model.preprocess(tf.cast(image, tf.float32))
+        tensor = tf.ensure_shape(tensor, self._input)  # which the resizer's graph does not tell
         found = self.model.postprocess(self.model.predict(tensor, shapes), shapes)
         wanted = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
         raw = ("raw_detection_boxes", "raw_detection_scores")
-        return {name: found[name] for name in (*wanted, *raw) if name in found}
+        answer = {name: found[name] for name in (*wanted, *raw) if name in found}
+        # What part of the input the photograph covers.
+        answer["covered"] = shapes[:, :2] / tf.shape(tensor)[1:3]
+        return answer
 
 
 def write(

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stages.detect import detector
 from stages.gates import parity
 from stages.gates.result import Gate
 from stages.tflite import output_roles, tflite_model
@@ -157,11 +158,19 @@ def detections(model: Path, pictures: dict[str, Path]) -> dict[str, list[dict[st
 
     detector = vision.ObjectDetector.create_from_options(
         vision.ObjectDetectorOptions(
-            base_options=core.BaseOptions(file_name=str(model), num_threads=1),
+            base_options=core.BaseOptions(file_name=str(model), num_threads=_threads(model)),
             detection_options=processor.DetectionOptions(max_results=100),
         )
     )
     return {name: _detect(vision, detector, path) for name, path in pictures.items()}
+
+
+def _threads(model: Path) -> int:
+    data = model.read_bytes()
+    try:
+        return detector.threads(data, tflite_model.read(data).graph)
+    except (ValueError, IndexError):  # the library says in its own words what is wrong
+        return 1
 
 
 def _detect(vision: Any, detector: Any, path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from tflite_files import fixture, with_own_threshold
 
 from stages.detect import detector
 from stages.protocol.failures import StageError
-from stages.tflite import decoding, packed_files, tflite_meta
+from stages.tflite import decoding, packed_files, tflite_meta, tflite_model
 
 pytest.importorskip("ai_edge_litert")
 
@@ -84,13 +84,26 @@ def test_shapes_that_do_not_go_together(toy: detector.Detector) -> None:
     assert caught.value.code == "shapes"
 
 
+def test_two_threads_are_for_heavy_operators_and_large_inputs() -> None:
+    data = fixture("toy_ssd_annotated")
+    graph = tflite_model.read(data).graph
+    heavy = bytes(100_000 * len(graph.operators))
+    image = graph.tensors[graph.inputs[0]]
+    large = replace(graph, tensors=(replace(image, shape=(1, 640, 640, 3)),), inputs=(0,))
+    assert detector.threads(heavy, large) == 2
+    assert detector.threads(heavy[1:], large) == detector.threads(heavy, graph) == 1
+
+
 def test_a_model_with_a_threshold_of_its_own() -> None:
     strict = detector.Detector(with_own_threshold(fixture("toy_ssd_annotated"), 0.9))
     assert strict.capacity is None
     # Many first, then few: the rows in between are still in the interpreter's memory.
-    assert len(strict.detect(picture(RED, GREEN, BLUE, RED))) == strict.capacity == 4
+    found = strict.detect(picture(RED, GREEN, BLUE, RED))
+    assert len(found) == strict.capacity == 4
+    assert strict.end == found[-1]["score"] > 0.9
     (only,) = strict.detect(picture(GREY, GREY, GREY, BLUE))
     assert only["label"] == "blue"
+    assert strict.end == 0
     assert strict.detect(picture(GREY, GREY, GREY, GREY)) == []
 
 

@@ -152,6 +152,49 @@ def test_the_seed_s_metadata_is_caught_in_both_its_mistakes(images: Path, tmp_pa
     assert "0 to 1" in gates["normalization"]["problems"][0]["seen"]
 
 
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Grows by one whenever an artefact runs."""
+    made: list[Any] = []
+    run = detector.Detector.run
+
+    def counted(self: detector.Detector, values: Any) -> Any:
+        made.append(values)
+        return run(self, values)
+
+    monkeypatch.setattr(detector.Detector, "run", counted)
+    return made
+
+
+def test_an_input_that_takes_long_is_run_no_more_than_needed(
+    images: Path, tmp_path: Path, runs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images, one of another shape, and one in whole pixels: their verdict is the same."""
+    source = 4  # of these runs are the source's: of the images, and of two crops
+    every = check_of(proper(), images, tmp_path)
+    assert len(runs) - source > 15
+    monkeypatch.setattr(pixels, "_LARGE", 1)
+    runs.clear()
+    few = check_of(proper(), images, tmp_path)
+    assert len(runs) - source == 3
+    assert {name: gate["status"] for name, gate in few.items()} == {
+        name: gate["status"] for name, gate in every.items()
+    }
+    told = json.loads((tmp_path / "out" / "check.json").read_text("utf-8"))
+    assert set(told["rounded"]) == {*told["detections"]} == {"0.png"}  # the other is a crop
+    assert set(told["source"]) == {"0.png", "1.png"}
+    assert few["feeding"]["figures"]["images"] == ["0.png (16:9)"]
+
+    runs.clear()
+    gates = check_of(proper("toy_ssd_seed"), images, tmp_path)
+    assert len(runs) - source > 8  # now others can be better
+    for name in ("normalization", "parity"):
+        assert codes(gates[name]) == {"normalization"}
+    expected = {"image": "1.png", "label": "red", "least_score": 0.5}
+    gates = check_of(proper(), images, tmp_path, expect=[expected])
+    assert gates["labels"]["status"] == "passed"
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [

@@ -182,7 +182,7 @@ test: test-offer dev lint ## all that CI runs; no engine, no integration tests
 
 .PHONY: nightly
 nightly: dev engine ## tests at real size (an hour, 8 GB of memory)
-	@$(VENV)/bin/pytest -q -m nightly tests/integration
+	@$(VENV)/bin/pytest -q -m nightly tests
 
 .PHONY: test-offer
 test-offer: ## say which tests want `make test-tools`

@@ -81,3 +81,12 @@ def test_of_a_changed_model_only_the_cost_is_told() -> None:
     assert gate.status == "passed"
     assert "2 of 3 objects lost" in gate.summary
     assert gate.summary.endswith("the source is the unmodified model")
+
+
+@pytest.mark.parametrize(("described", "letterbox"), [((0.9, 0.8, 0.7), False), ((0.9,), True)])
+def test_another_way_is_run_if_it_can_be_better_and_stretching_always(
+    described: tuple[float, ...], letterbox: bool
+) -> None:
+    found = things(*described)
+    assert feeding_cost.telling("letterbox", SOURCE, found, 0.3) is letterbox
+    assert feeding_cost.telling("stretch", SOURCE, found, 0.3)

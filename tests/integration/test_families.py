@@ -46,13 +46,9 @@ class Made:
     def artefact(self, family: str, variant: str) -> Path:
         return self.kiln.dist / family / f"{family}_{variant}.tflite"
 
-    def stages(self, family: str) -> dict[str, dict[str, Any]]:
-        record = json.loads((self.kiln.dist / family / "conversion.json").read_text("utf-8"))
-        stages: dict[str, dict[str, Any]] = record["stages"]
-        return stages
-
     def facts(self, family: str, step: str) -> dict[str, Any]:
-        facts: dict[str, Any] = self.stages(family)[step]["facts"]
+        record = json.loads((self.kiln.dist / family / "conversion.json").read_text("utf-8"))
+        facts: dict[str, Any] = record["stages"][step]["facts"]
         return facts
 
 
@@ -171,16 +167,3 @@ def test_dynamic_is_near(made: Made, name: str) -> None:
         if len(left) >= 5:
             # 0.811 was the least in LiteRT's reference, builtin and XNNPACK kernels.
             assert matching.agreement(left, right) > 0.75, photo
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_checks_take_about_as_long_as_export_and_conversion(made: Made, name: str) -> None:
-    """Less, where nothing else is at work; here another model may be. Once it was four times."""
-    making = checks = 0.0
-    for step, made_by in made.stages(name).items():
-        if step.startswith(("export", "convert-")):
-            making += made_by["seconds"]
-        elif step.startswith(("reference", "check-", "task-library-")):
-            checks += made_by["seconds"]
-    assert 0 < checks <= 1.5 * making

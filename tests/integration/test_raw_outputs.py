@@ -150,7 +150,8 @@ def test_a_mistake_is_caught_by_name(made: Made, kind: str) -> None:
     gate, code, words = CAUGHT[kind]
     found = made.gates(f"check-{kind}")[gate]
     assert found["status"] == "failed"
-    (problem,) = [item for item in found["problems"] if item["code"] == code]
+    problem = {item["code"]: item for item in found["problems"]}.get(code)
+    assert problem is not None, found
     assert words in " ".join(problem.values()), problem
 
 

@@ -214,12 +214,13 @@ def _source(inputs: Mapping[str, Path], names: list[str], postprocess: str) -> O
     written = json.loads(inputs["source"].read_text(encoding="utf-8"))
     suppression, as_tflite = written["suppression"], written["as_tflite"]
     ends = written["ends"]
+    if postprocess == decoding.NONE:
+        as_tflite = None  # decoded, boxes are suppressed as the model's own post-processing does
     truth = own_list.Lists(written["images"], suppression, own_ends=ends["images"])
     built = truth
     if written["as_built"]:
         built = own_list.Lists(written["as_built"], suppression, own_ends=ends["as_built"])
-    # Decoded raw outputs are suppressed as the model's own post-processing does.
-    if as_tflite and postprocess != decoding.NONE:
+    if as_tflite:
         built = replace(built, as_tflite=as_tflite, as_tflite_ends=ends["as_tflite"])
     missing = [name for name in names if name not in truth.own]
     if missing:

@@ -9,7 +9,7 @@ import pytest
 from places import ROOT
 
 FAMILIES = "tests/integration/test_families.py"
-SMALL, LARGE = "test_what_it_is[efficientdet_d1]", "test_what_it_is[efficientdet_d1_640]"
+SMALL, LARGE = "test_what_it_is[efficientdet_d0]", "test_what_it_is[efficientdet_d1_640]"
 
 
 def collected(*arguments: str) -> set[str]:

@@ -3,7 +3,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-JOBS ?= 1
+# Models at a time; kiln knows how many the machine has room for.
+JOBS ?=
 # Tests at a time; files are dealt out whole.
 TESTS ?= 2
 DIST ?= dist
@@ -51,7 +52,7 @@ help: ## list the targets
 
 .PHONY: sample
 sample: env engine ## convert the embedded sample models into DIST, signed
-	@$(KILN) build --samples --dist $(DIST) --jobs $(JOBS)
+	@$(KILN) build --samples --dist $(DIST) $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: build
 build: env engine ## convert one model into DIST, signed: MODEL=name
@@ -59,7 +60,7 @@ build: env engine ## convert one model into DIST, signed: MODEL=name
 
 .PHONY: build-all
 build-all: env engine ## convert every recipe of models/ into DIST, signed
-	@$(KILN) build --dist $(DIST) --jobs $(JOBS)
+	@$(KILN) build --dist $(DIST) $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: verify
 verify: env ## check signatures and files of DIST (POLICY: a trust file)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiln.checks import verdict, worker_process
+from kiln.core import machine
 from kiln.core.digest import tree_digest
 from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.core.files import system_guard, write_atomic
@@ -52,6 +53,10 @@ UNTRAINED = "untrained-heads"
 
 #: Seconds that threads get to clean up after Ctrl-C; the next run removes what is left.
 STOP_PATIENCE = 5.0
+
+#: Bytes of memory for each of the models that are built at a time. The samples take 1.1 GB, models
+#: with a large input more; :class:`kiln.running.limits.Limits` is where a container ends.
+_MEMORY = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Builder:
         variants: Sequence[Variant] = (),
         *,
         archive: Path | None = None,
-        jobs: int = 1,
+        jobs: int | None = None,
     ) -> list[ModelBuild]:
         """Build several models; a failure of one does not stop the others.
 
@@ -126,7 +131,7 @@ class Builder:
             chosen: the recipes; one that cannot be read counts as a failed model.
             variants: which ones; all of each recipe when empty.
             archive: see :class:`kiln.sources.fetcher.Options`; only with one model.
-            jobs: models at a time.
+            jobs: models at a time; None: what the machine has room for.
         """
         publish.check_target(self.dist)
         self.store.sweep()
@@ -136,7 +141,7 @@ class Builder:
         self._package = installed_package()
         several = len(chosen.names) > 1
         done = [self._failed(name, error, several) for name, error in chosen.broken.items()]
-        pool = ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="model")
+        pool = ThreadPoolExecutor(jobs or machine.room_for(_MEMORY), thread_name_prefix="model")
         tasks: dict[Future[ModelBuild], str] = {
             pool.submit(self._one, recipe, variants, archive): name
             for name, recipe in chosen.recipes.items()

@@ -29,7 +29,7 @@ def run_build(
     dist: Path,
     *,
     archive: Path | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     keep_failed: bool = False,
     as_json: bool = False,
     notes: Sequence[str] = (),

@@ -55,7 +55,10 @@ def cli() -> None:
 @samples_option
 @archive_option
 @click.option(
-    "--jobs", type=click.IntRange(1, 64), default=1, metavar="N", help="Models at a time [1]."
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Models at a time [what processors and memory allow].",
 )
 @models_dir_option
 @click.option("--keep-failed", is_flag=True, help="Keep a failed stage's inputs and output.")
@@ -66,7 +69,7 @@ def build(
     variants: tuple[str, ...],
     samples: bool,
     archive: Path | None,
-    jobs: int,
+    jobs: int | None,
     models_dir: Path | None,
     keep_failed: bool,
     dist: Path | None,

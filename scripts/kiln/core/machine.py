@@ -28,3 +28,12 @@ def processors() -> int:
 def memory() -> int:
     """Return the size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def room_for(each: int) -> int:
+    """Return how many tasks this machine can run at a time: at least one.
+
+    Args:
+        each: the memory that one of them needs, in bytes; a processor it needs, too.
+    """
+    return max(1, min(processors(), memory() // each))

@@ -62,7 +62,7 @@ class _Task:
 
 def default_jobs() -> int:
     """Return how many containers this machine can run at a time."""
-    return max(1, min(machine.processors(), machine.memory() // _MEMORY))
+    return machine.room_for(_MEMORY)
 
 
 def run(

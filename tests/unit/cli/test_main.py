@@ -302,7 +302,7 @@ def test_a_stopped_build_ends_soon_and_leaves_nothing(kiln: Kiln, stop: signal.S
         site.delay = 0.5  # half an hour in all
         add_recipe(kiln.project, "toy", site.url("toy.tar.gz"))
         add_recipe(kiln.project, "next", site.url("toy.tar.gz"))
-        process = kiln.start("build")
+        process = kiln.start("build", "--jobs", "1")
         try:
             wait_until(lambda: site.asked)
             time.sleep(0.3)

@@ -23,7 +23,7 @@ def converted(stages: Stages, machine: str) -> dict[str, dict[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("cpu", ["Haswell", "SandyBridge"])
+@pytest.mark.parametrize("cpu", [pytest.param("Haswell", marks=pytest.mark.nightly), "SandyBridge"])
 def test_bytes_do_not_depend_on_the_processor(
     stages: Stages, store: Store, area: Path, cpu: str
 ) -> None:

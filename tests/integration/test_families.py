@@ -25,8 +25,13 @@ PHOTOS = ("camera.png", "chelsea.png", "coffee.png")
 VARIANTS = ("float32", "dynamic")
 
 ALL = {**FAMILIES, **FULL_SIZE}
-#: Those that take long; the small D1 is D0's graph with more layers of the same kinds.
-NIGHTLY = {"efficientdet_d1", *FULL_SIZE}
+#: Those that take long, and those whose kinds of layers another one has, too.
+NIGHTLY = {
+    "ssd_mobilenet_v1_fpn",
+    "efficientdet_d1",
+    "centernet_mobilenet_v2_fpn",
+    *FULL_SIZE,
+}
 NAMES = [pytest.param(name, marks=pytest.mark.nightly) if name in NIGHTLY else name for name in ALL]
 
 #: Where detections are compared, and how many at least reach it on all photos together.

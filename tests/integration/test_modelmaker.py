@@ -406,6 +406,7 @@ def test_seed_says_that_it_is_untrained(seeded: StageResult, lite_stages: Stages
     assert packed_files.canonical(data) == data
 
 
+@pytest.mark.nightly  # two more of the longest stage
 def test_seed_repeats(
     seeded: StageResult, lite_stages: Stages, folder: Folder, images_folder: Path, tmp_path: Path
 ) -> None:
@@ -421,8 +422,14 @@ def test_seed_repeats(
     ("params", "words"),
     [
         ({"kind": "heads"}, ("prediction heads already",)),
-        ({"kind": "backbone"}, ("two lists of 5 feature maps",)),
-        ({"spec": "efficientdet_lite1"}, ("88 wide", "efficientdet_lite1", "64")),
+        pytest.param(
+            {"kind": "backbone"}, ("two lists of 5 feature maps",), marks=pytest.mark.nightly
+        ),
+        pytest.param(
+            {"spec": "efficientdet_lite1"},
+            ("88 wide", "efficientdet_lite1", "64"),
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_bad_hub_modules(

@@ -274,6 +274,7 @@ def test_refused_at_once(shared: Kiln, stages: Stages, exports: Path, others: St
 # --- Model Maker's -------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly  # two whole conversions of one net
 def test_the_bytes_of_model_makers_checkpoint(
     shared: Kiln, lite_stages: Stages, tmp_path: Path
 ) -> None:

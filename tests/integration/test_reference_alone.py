@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SAMPLES
+from support import SAMPLE, SAMPLES
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        SAMPLE,
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in SAMPLES if name != SAMPLE),
+    ],
+)
 def test_the_reference_alone_finds_the_same(samples: Any, name: str, area: Path) -> None:
     sample = samples[name]
     before = json.loads((sample.folder / "conversion.json").read_text("utf-8"))["stages"]

@@ -96,7 +96,8 @@ def outside(name: str, truth: Truth, samples: Any) -> dict[str, Detections]:
     return found
 
 
-@pytest.mark.parametrize("where", ["in_image", "outside"])
+# (That the image's interpreter finds what LiteRT finds, test_where_it_runs says of photographs.)
+@pytest.mark.parametrize("where", [pytest.param("in_image", marks=pytest.mark.nightly), "outside"])
 def test_a_sample_finds_its_objects(
     name: str, truth: Truth, where: str, request: pytest.FixtureRequest
 ) -> None:

@@ -324,7 +324,10 @@ def test_what_comes_out_otherwise_is_not_run(stranger: Stranger, victim: Victim)
     assert not victim.holds_it()
 
 
-@pytest.mark.parametrize("silent", [False, True], ids=["talking", "silent"])
+@pytest.mark.parametrize(
+    "silent",
+    [pytest.param(False, id="talking", marks=pytest.mark.nightly), pytest.param(True, id="silent")],
+)
 def test_a_build_that_does_not_end(
     stranger: Stranger, victim: Victim, silent: bool, engine: Engine
 ) -> None:

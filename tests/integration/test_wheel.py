@@ -247,7 +247,7 @@ def test_recipes_of_its_own_folder(
 def test_the_example_of_the_page(release: Path, installed: Installed) -> None:
     """docs/python.md: a conversion from Python."""
     text = (ROOT / "docs" / "python.md").read_text("utf-8")
-    (block,) = re.findall(r"```python\n(import kiln\n\nmade = .*?)```", text, re.DOTALL)
+    (block,) = re.findall(r"```python\n(import kiln\n\nmade = kiln.convert.*?)```", text, re.DOTALL)
     with installed.run_python("-c", block.replace('"release"', '"from python"')) as process:
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err

@@ -365,10 +365,11 @@ def _feeding(
 ) -> Gate:
     """Check the described way of feeding in images that have not the input's proportions."""
     if not names:
+        why = "nothing is found in images of other proportions than the input's"
+        if not _of_other_shapes(model, images):  # slow variants are not run on crops
+            why = "it was run on no image of other proportions than the input's"
         return Gate(
-            feeding_cost.NAME,
-            f"{model.feeding.fit}; nothing is found in images of other proportions than the"
-            " input's, so no other way could be told from it",
+            feeding_cost.NAME, f"{model.feeding.fit}; {why}, so no other way could be told from it"
         )
     ways = {feeding_cost.DESCRIBED: {name: found[name] for name in names}}
     if params["prove_normalization"]:

@@ -269,6 +269,12 @@ def test_without_a_source_the_file_alone_is_judged(images: Path, tmp_path: Path)
     assert gates["labels"]["status"] == "passed"
 
 
+def test_slow_variants_see_no_crops_and_say_so(images: Path, tmp_path: Path) -> None:
+    gate = check_of(proper(), images, tmp_path, reference_kernels=True)["feeding"]
+    assert gate["status"] == "passed"
+    assert "on no image of other proportions" in gate["summary"]
+
+
 def test_ways_of_feeding_are_compared_in_crops_of_square_images(
     images: Path, tmp_path: Path
 ) -> None:

@@ -323,7 +323,7 @@ def _cost_of_stretching(report: Mapping[str, Any]) -> str:
     cost, right, stretched = max(costs, default=(0.0, 0.0, 0.0))
     if cost < _TELLING_COST:
         return ""
-    fed = "stretched"
+    fed = "stretched (by an image library)"
     if _RAW not in _figures_of(report, _STRUCTURE):
         fed = "as the Task Library and MediaPipe do (stretched, their own resizing)"
     return (

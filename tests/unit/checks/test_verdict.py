@@ -49,8 +49,8 @@ def test_the_cost_of_stretching_is_told() -> None:
     assert one_line(report(float32=fed(0.998, 0.99))) == "toy: 2 checks passed"
     raw = {**gate("structure", "passed"), "figures": {"anchors": 1917}}
     assert one_line(report(float32=[raw, *fed(0.998, 0.714)])) == (
-        "toy: 3 checks passed; fed stretched, it agrees with its source by 0.71 instead of 1.00 "
-        "(docs/feeding.md)"
+        "toy: 3 checks passed; fed stretched (by an image library), it agrees with its source by "
+        "0.71 instead of 1.00 (docs/feeding.md)"
     )
 
 

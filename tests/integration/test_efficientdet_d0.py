@@ -155,12 +155,14 @@ def test_float32_is_the_checkpoint(results: dict[str, Any]) -> None:
         pairs = matching.match(expected, found)
         print(f"{name}: {len(pairs)} pairs, scores {min(theirs):.3f} to {max(theirs):.3f},"
               f" difference <= {worst:.2g}")  # fmt: skip
-        assert len(ours) == 100
+        # (What lies in the filling beside a photograph is left out; a square one has none.)
+        assert 60 <= len(ours) <= 100
         assert worst <= 1e-4
-        assert len(pairs) >= 98  # of two nearly equal ones either may be kept
+        assert len(pairs) >= len(ours) - 2  # of two nearly equal ones either may be kept
         # Neither dead (one score for all) nor saturated.
         assert len(set(theirs)) > 20
         assert max(theirs) < 0.999
+    assert max(len(items) for items in results["float32"].values()) == 100
 
 
 def test_images_are_told_apart(results: dict[str, Any]) -> None:

@@ -15,6 +15,13 @@ LABEL_MAP = "".join(
 )
 
 
+#: What an export says of a fixed-shape resizer: fed otherwise, a file scores otherwise.
+FED = {
+    "fit": "stretch", "anchor": None, "fill": None, "sampling": "corner",
+    "interpolation": "bilinear",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Family:
     """A feature extractor and how the zoo uses it.

@@ -275,6 +275,10 @@ class Stages:
         """A JSON file of a result."""
         return json.loads(self.store.path(result.files[name].sha256).read_text("utf-8"))
 
+    def model(self, result: StageResult) -> bytes:
+        """The ``.tflite`` file of a result."""
+        return self.store.path(result.files["model.tflite"].sha256).read_bytes()
+
     def _taken(self, path: Path) -> dict[str, str]:
         if path.is_file():
             return {"": self.store.add_file(path)}

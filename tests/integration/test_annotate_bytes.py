@@ -41,7 +41,7 @@ def annotated(stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_bytes_are_pinned(annotated: dict[str, StageResult], stages: Stages, name: str) -> None:
     result = annotated[name]
     labels = stages.store.path(result.files["labelmap.txt"].sha256)
-    model = stages.store.path(result.files["model.tflite"].sha256).read_bytes()
+    model = stages.model(result)
     assert labels.read_text() == "red\ngreen\nblue\n"
     pinned = FIXTURES / f"{name}.tflite"
     if os.environ.get("KILN_UPDATE_FIXTURES") == "1":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import CLASSES, FAMILIES, LABEL_MAP
+from families import CLASSES, FAMILIES, FED, LABEL_MAP
 from support import Stages, Wanted
 
 from kiln.checks import runtimes
@@ -51,7 +51,7 @@ class Made:
     photos: Path
 
     def bytes_of(self, step: str) -> bytes:
-        return self.stages.store.path(self.ran[step].files["model.tflite"].sha256).read_bytes()
+        return self.stages.model(self.ran[step])
 
     def found(self, step: str) -> dict[str, list[dict[str, Any]]]:
         """What a file finds in LiteRT, by photo."""
@@ -75,9 +75,6 @@ def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathF
     checkpoint = {"checkpoint": ("trained", "model")}
     norm = {"mean": [127.5] * 3, "std": [127.5] * 3}
     known = {"architecture": "ssd", "num_classes": len(CLASSES), "normalization": norm}
-    # What the export says of its resizer.
-    fed = {"fit": "stretch", "anchor": None, "fill": None, "sampling": "corner"}
-    fed["interpolation"] = "bilinear"
     seen = {"images": photos, "label_map": labels}
     wanted = [
         Wanted(
@@ -92,10 +89,10 @@ def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathF
     own: dict[str, dict[str, Any]] = {"float32": {}, "int8": {"inference_io": "int8"}}
     for variant, more in own.items():
         graph = {"saved_model": ("export", "saved_model"), "images": photos}
-        params = {"variant": variant, "suppression": SUPPRESSION, "feeding": fed, **more}
+        params = {"variant": variant, "suppression": SUPPRESSION, "feeding": FED, **more}
         wanted.append(Wanted(f"convert-{variant}", "convert", params, graph))
     for variant in VARIANTS:
-        params = {**known, "feeding": fed, "output_order": "tf1", "role_names": True}
+        params = {**known, "feeding": FED, "output_order": "tf1", "role_names": True}
         given = {"model": (f"convert-{variant}", "model.tflite"), "label_map": labels}
         wanted.append(Wanted(f"annotate-{variant}", "annotate", params, given))
     for variant, more in own.items():

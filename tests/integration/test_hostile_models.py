@@ -200,7 +200,7 @@ def test_nobody_is_called(
     models = laid_out(stages, result, tmp_path / "models")
     (tmp_path / "labels.pbtxt").write_text(LABEL_MAP)
     recipe = stages.recipe.model_copy(
-        update={"limits": stages.recipe.limits.model_copy(update={"timeout": 25})}
+        update={"limits": stages.recipe.limits.model_copy(update={"timeout": 40})}
     )
     wanted = Wanted(
         "used", "hostile_saved_models_used", {},

@@ -399,7 +399,7 @@ def test_seed_says_that_it_is_untrained(seeded: StageResult, lite_stages: Stages
     assert "initial value" in facts["untrained"][0]
     assert facts["num_classes"] == 4
     assert facts["normalization"] == {"mean": [127.0], "std": [128.0]}
-    data = lite_stages.store.path(seeded.files["model.tflite"].sha256).read_bytes()
+    data = lite_stages.model(seeded)
     metadata = tflite_meta.read(tflite_model.read(data))
     assert metadata is not None
     assert tflite_meta.labels(data, metadata) == ["cat", "???", "???", "cup"]

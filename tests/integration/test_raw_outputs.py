@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import page_dist
 import pytest
-from families import CLASSES, FAMILIES, LABEL_MAP
+from families import CLASSES, FAMILIES, FED, LABEL_MAP
 from support import Stages, Wanted
 
 from kiln.checks import runtimes
@@ -49,7 +49,7 @@ class Made:
     photos: Path
 
     def bytes_of(self, step: str) -> bytes:
-        return self.stages.store.path(self.ran[step].files["model.tflite"].sha256).read_bytes()
+        return self.stages.model(self.ran[step])
 
     def gates(self, step: str) -> dict[str, dict[str, Any]]:
         found = self.stages.json(self.ran[step], "check.json")["gates"]
@@ -72,9 +72,6 @@ def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathF
     checkpoint = {"checkpoint": ("trained", "model")}
     norm = {"mean": [127.5] * 3, "std": [127.5] * 3}
     known = {"architecture": "ssd", "num_classes": len(CLASSES), "normalization": norm}
-    # What the export says of its resizer.
-    fed = {"fit": "stretch", "anchor": None, "fill": None, "sampling": "corner"}
-    fed["interpolation"] = "bilinear"
     raw = {"postprocess": "none"}
     own: dict[str, dict[str, Any]] = {"float32": raw, "int8": {**raw, "inference_io": "int8"}}
     limits = {"nms_score_threshold": SCORE}
@@ -90,7 +87,7 @@ def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathF
     ]
     for variant, more in own.items():
         graph = {"saved_model": ("export", "saved_model"), "images": photos}
-        params = {"variant": variant, "feeding": fed, **more}
+        params = {"variant": variant, "feeding": FED, **more}
         wanted.append(Wanted(f"convert-{variant}", "convert", params, graph))
     for variant in VARIANTS:
         given = {
@@ -98,7 +95,7 @@ def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathF
             "decoding": ("export", "decoding"),
             "label_map": labels,
         }
-        params = {**known, "feeding": fed, **raw}
+        params = {**known, "feeding": FED, **raw}
         wanted.append(Wanted(f"annotate-{variant}", "annotate", params, given))
     for kind in CAUGHT:
         given = {"model": ("annotate-float32", "model.tflite")}

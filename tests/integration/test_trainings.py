@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import FAMILIES, LABEL_MAP
+from families import FAMILIES, FED, LABEL_MAP
 from support import Stages, Wanted
 
 from kiln.core.stage_result import StageResult
@@ -19,12 +19,6 @@ PHOTOS = ("camera.png", "chelsea.png", "coffee.png")
 
 #: What a configuration says whose evaluation uses averages.
 ASKING = "\neval_config { use_moving_averages: true }\n"
-
-#: How the Object Detection API resizes for the small SSD: fed otherwise, its file scores otherwise.
-FED = {
-    "fit": "stretch", "anchor": None, "fill": None, "sampling": "corner",
-    "interpolation": "bilinear",
-}  # fmt: skip
 
 #: A keypoint task as zoo configurations have it, with a path that exists on another machine only.
 KEYPOINTS = """

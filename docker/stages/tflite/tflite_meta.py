@@ -7,6 +7,7 @@ behind the FlatBuffer. Standard library only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -189,11 +190,7 @@ def output_files(data: flatbuffer.Bytes, metadata: Metadata, name: str) -> dict[
     ]
     if not declared:
         return {}
-    packed = tflite_model.packed_files(data)
-    missing = [item for item in declared if item not in packed]
-    if missing:
-        raise ValueError(f"the file {missing[0]!r} is declared but not in the model")
-    return {item: packed[item] for item in declared}
+    return _packed(data, declared)
 
 
 def input_file(data: flatbuffer.Bytes, metadata: Metadata, name: str) -> Optional[bytes]:
@@ -210,10 +207,20 @@ def input_file(data: flatbuffer.Bytes, metadata: Metadata, name: str) -> Optiona
     declared = {item.name for image in metadata.inputs[:1] for item in image.files}
     if name not in declared:
         return None
+    return _packed(data, [name])[name]
+
+
+def _packed(data: flatbuffer.Bytes, declared: Sequence[str]) -> dict[str, bytes]:
+    """Return files that metadata declare, by name.
+
+    Raises:
+        ValueError: one is not packed.
+    """
     packed = tflite_model.packed_files(data)
-    if name not in packed:
-        raise ValueError(f"the file {name!r} is declared but not in the model")
-    return packed[name]
+    missing = [name for name in declared if name not in packed]
+    if missing:
+        raise ValueError(f"the file {missing[0]!r} is declared but not in the model")
+    return {name: packed[name] for name in declared}
 
 
 def _name(names: tuple[str, ...], value: int) -> str:

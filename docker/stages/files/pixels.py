@@ -23,12 +23,19 @@ _LARGE = 512 * 512  # pixels of an input
 _SQUARE = 1.1
 """The longer side of an image that is about square, at most, times the shorter one."""
 
+_SAME_SHAPE = 1.1  # two proportions that differ by less are about the same
 _MAX_PIXELS = 100_000_000  # 300 MB as RGB: larger images are a mistake or an attack
 
 
 def is_large(height: int, width: int) -> bool:
     """Whether one run of a model with an input of that size takes about a second or more."""
     return height * width >= _LARGE
+
+
+def of_other_shape(image: Any, height: int, width: int) -> bool:
+    """Whether an image (array [h, w, ...]) has clearly other proportions than height : width."""
+    shape = image.shape[0] / image.shape[1] / (height / width)
+    return not 1 / _SAME_SHAPE <= shape <= _SAME_SHAPE
 
 
 def list_images(folder: Path) -> list[Path]:

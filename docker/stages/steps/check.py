@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
-from stages.detect import detector
+from stages.detect import detector, enough
 from stages.files import labelmap, pixels
 from stages.files.normalizations import Normalization, named, three
 from stages.gates import (
@@ -59,13 +59,8 @@ RESULT_FILE = "check.json"
 
 NOTHING = 1.0  # a score threshold that nothing reaches
 
-_SAME_SHAPE = 1.1  # two proportions that differ by less are about the same
-
 _PROOF_IMAGES = 2  # to try other normalisations and mistakes on: those with most detections
 _ROUNDED, _ROUNDED_FEW = 2, 1  # images to run with whole pixels, too
-_LARGE_IMAGES = 2
-"""Images for a large input (:func:`stages.files.pixels.is_large`): those that tell most. For such
-an input, nothing is run that cannot change a verdict."""
 _KEPT = 0.5  # detections down to this fraction of the threshold are recorded
 _FLAT, _FLAT_SHARE = 1e-3, 0.2
 """Scores of a detector with constant output differ by less: absolutely, and relative to the
@@ -127,7 +122,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         model = detector.Detector(data, params["reference_kernels"], threaded=True)
         runtime = model.runtime
         slow, large = params["reference_kernels"], _large(model)
-        images = _images(inputs["images"], None if slow else source, given)
+        images = _images(inputs["images"], source, crops=not slow)
         if large and source is not None:
             images = _few(model, images, source, params)
         whole = [name for name in sorted(given) if name in images]
@@ -158,7 +153,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     own = None
     if source is not None:
         least = parity.threshold(source.comparable, least)
-        own = {name: source.truth.own[name] for name in given}
+        own = {name: source.truth.own[name] for name in given if name in source.truth.own}
     result = {
         "gates": [gate.as_json() for gate in gates],
         "detections": _written({name: found[name] for name in given if name in found}, least, None),
@@ -222,20 +217,16 @@ def _source(inputs: Mapping[str, Path], names: list[str], postprocess: str) -> O
         built = own_list.Lists(written["as_built"], suppression, own_ends=ends["as_built"])
     if as_tflite:
         built = replace(built, as_tflite=as_tflite, as_tflite_ends=ends["as_tflite"])
-    missing = [name for name in names if name not in truth.own]
-    if missing:
-        raise StageError(
-            "stage-failed", f"The source was not run on {missing[0]}.", "This is a bug."
-        )
+    if not any(name in truth.own for name in names):  # of a large input, not on all
+        raise StageError("stage-failed", f"The source was not run on {names[0]}.", "This is a bug.")
     # The operator at the end of SSD-like files uses its own suppression rule.
     return _Source(truth, built, as_tflite or built.own, tuple(names))
 
 
-def _images(folder: Path, source: Optional[_Source], given: Sequence[str]) -> dict[str, Any]:
-    """Decode the images, and the crops of them that the source was run on, too."""
-    known = set(given) if source is None else set(source.truth.own)
-    found = pixels.pictures(folder, crops=source is not None)
-    return {name: image for name, image in found if name in known}
+def _images(folder: Path, source: Optional[_Source], crops: bool) -> dict[str, Any]:
+    """Decode the images, and crops of them: those that the source was run on."""
+    found = pixels.pictures(folder, crops and source is not None)
+    return {name: image for name, image in found if source is None or name in source.truth.own}
 
 
 def _few(
@@ -244,7 +235,10 @@ def _few(
     source: _Source,
     params: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Choose the images for an input that takes long to run: in which the source finds most.
+    """Choose the images for a large input: in which the source finds most.
+
+    One run of it takes long (:func:`stages.files.pixels.is_large`): nothing is run that cannot
+    change a verdict.
 
     One has other proportions than the input, if there is such a one; at least one is no crop, as
     other runtimes need it. Images of expected objects stay.
@@ -253,7 +247,7 @@ def _few(
     odd = _telling(source.comparable, least, _of_other_shapes(model, images))[:1]
     files = [name for name in images if name in source.files]
     ranked = [*odd, *_telling(source.comparable, least, files), *files]
-    chosen = {*[*dict.fromkeys(ranked)][:_LARGE_IMAGES]}
+    chosen = {*[*dict.fromkeys(ranked)][: enough.IMAGES]}
     chosen |= {item["image"] for item in params["expect"]}
     return {name: image for name, image in images.items() if name in chosen}
 
@@ -387,11 +381,10 @@ def _feeding(
 
 def _of_other_shapes(model: detector.Detector, images: Mapping[str, Any]) -> list[str]:
     """List the images whose proportions are not about those of the input."""
-    shape = model.height / model.width
     return [
         name
         for name, image in images.items()
-        if not 1 / _SAME_SHAPE <= image.shape[0] / image.shape[1] / shape <= _SAME_SHAPE
+        if pixels.of_other_shape(image, model.height, model.width)
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.detect import fast_nms
+from stages.detect.enough import Enough
 from stages.files import pixels
 from stages.lite import efficientdet_lite, model_maker
 from stages.protocol.request import REQUIRED
@@ -25,6 +26,7 @@ PARAMS = {
     "max_detections": None,  # int; None: Model Maker's own (25); of ``as_tflite``
     "image_size": None,  # [height, width] in pixels; None: the spec's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
+    "enough": None,  # for a large input, leave images out: see stages.detect.enough.PARAM
     "as_tflite": True,  # False: only the list ``images`` (stages.steps.reference.write)
     # As in export: what is built, not what the net was configured with.
     "regular_nms": False,
@@ -64,12 +66,16 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     chosen = efficientdet_lite.suppression(spec.config, params)
     answer = _traced(mm, net, spec.config, params["as_tflite"])
     own, as_tflite = reference.Found(), reference.Found()
+    enough = Enough(params["enough"], height, width)
     for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
+        if enough.skips(name, image):
+            continue
         emit.progress(min(number, total), total, name)
         tensor, scales = preprocess(mm.tf.constant(image[None], mm.tf.float32))
         found, predictions = answer(tensor, scales)
         own.lists[name] = _own(found, image.shape)
         own.note_end(name, own.lists[name], spec.config.nms_configs.max_output_size)
+        enough.note(image, own.lists[name])
         if params["as_tflite"]:
             kept, outside = _as_tflite(
                 spec.config, predictions, float(scales[0]), image.shape, chosen
@@ -100,7 +106,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "checkpoint": checkpoint.prefix.name,
         "input": {"height": height, "width": width},
         "max_detections": spec.config.tflite_max_detections,
-        "images": total,
+        "images": len(own.lists),
         "variables": variables,
         "weights": reference.weights(net.weights),
     }

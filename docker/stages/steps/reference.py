@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 from stages.detect import fast_nms
+from stages.detect.enough import Enough
 from stages.files import pixels
 from stages.files.checkpoint_files import find_checkpoint
 from stages.odapi import detection_model, pipeline, resizing, restoration
@@ -28,6 +29,7 @@ PARAMS = {
     "max_detections": None,  # int; None: what the model's own post-processing keeps
     "image_size": None,  # [height, width] in pixels; None: the model's own (as in export)
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
+    "enough": None,  # for a large input, leave images out: see stages.detect.enough.PARAM
     "as_tflite": True,  # False: only the list ``images`` (see write)
     # As in export: what is built, not what the model was configured with.
     "regular_nms": False,
@@ -57,9 +59,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     Returns:
         Facts: ``checkpoint``, ``weights_from`` (``averages`` or ``raw``), ``input`` (height and
-        width in pixels, of the converted model), ``max_detections``, ``images`` (how many),
-        ``variables`` (restored and compared), ``weights`` (numbers in them), ``untrained`` (texts:
-        reasons to think that it was never trained).
+        width in pixels, of the converted model), ``max_detections``, ``images`` (how many it was
+        run on), ``variables`` (restored and compared), ``weights`` (numbers in them),
+        ``untrained`` (texts: reasons to think that it was never trained).
 
     Raises:
         StageError: see :mod:`stages.steps.export`; or an image cannot be read.
@@ -83,15 +85,18 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         variables = restoration.restore(model, training)
         return Source(model, configuration, total), variables
 
-    def found(source: Source, keep: Optional[Found]) -> Found:
-        own = Found()
+    def found(source: Source, keep: Optional[Found], names: Optional[Collection[str]]) -> Found:
+        own, enough = Found(), Enough(params["enough"], *built.size)
         for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
+            if enough.skips(name, image) if names is None else name not in names:
+                continue
             emit.progress(min(number, total), total, name)
             try:
                 own.lists[name], answer = source.detect(image)
             except (ValueError, tf.errors.InvalidArgumentError) as error:
                 raise detection_model.size_fault(error, built.size) or error from error
             own.note_end(name, own.lists[name], len(answer["detection_boxes"]))
+            enough.note(image, own.lists[name])
             if keep is not None and source.suppression is not None:
                 kept = source.as_tflite(answer, count, chosen)
                 keep.note_end(name, kept, count)
@@ -104,10 +109,10 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     twice = (built.differs or limited) and params["as_tflite"]
     as_tflite = Found()
     source, variables = restored(built.pipeline if twice else config)
-    images = as_built = found(source, as_tflite if params["as_tflite"] else None)
+    images = as_built = found(source, as_tflite if params["as_tflite"] else None, None)
     if twice:
         try:
-            images = found(restored(config)[0], None)
+            images = found(restored(config)[0], None, as_built.lists)
         except StageError as error:
             if error.kind != "unsupported-model":
                 raise
@@ -129,7 +134,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "weights_from": training.weights_from,
         "input": {"height": built.size[0], "width": built.size[1]},
         "max_detections": count,
-        "images": total,
+        "images": len(images.lists),
         "variables": variables,
         "weights": weights(restoration.object_paths(source.model).values()),
         "untrained": detection_model.untrained(source.model),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from stages.detect.enough import Enough
 from stages.files import pixels
 from stages.files.normalizations import KNOWN, Normalization, named, three
 from stages.gates import stated_normalization
@@ -28,6 +29,7 @@ PARAMS = {
     # Its own resizer (stages.odapi.resizing.as_text); None: not known, images are stretched.
     "resizer": None,
     "crops": False,  # add images that are not square (stages.files.pixels.pictures)
+    "enough": None,  # for a large input, leave images out: see stages.detect.enough.PARAM
     "weights": None,  # how many numbers its variables hold; passed on
 }
 
@@ -61,12 +63,16 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     norm = three(tuple(fact["mean"]), tuple(fact["std"]))
     said = params["normalization_from"] == saved_model.GIVEN
     found = reference.Found()
+    # A normalisation that nobody but the user knows is judged by as many images as there are.
+    enough = Enough(None if said else params["enough"], graph.height, graph.width)
     images = []  # only if needed again: there may be thousands
     resize = resizing.stretched(graph.height, graph.width)
     if params["resizer"] is not None:
         resize = resizing.authors_own(params["resizer"])
     with opened(folder, graph) as detector:
         for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
+            if enough.skips(name, image):
+                continue
             emit.progress(min(number, total), total, name)
             # As the API's models do: SSD normalises before it resizes and pads. (CenterNet's
             # graph normalises itself.)
@@ -76,6 +82,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
                 images.append(tensor * norm.std + norm.mean)
             detections = detector.detect(tensor)
             found.note_end(name, detections, graph.max_detections)
+            enough.note(image, detections)
             found.lists[name] = _in_photograph(detections, covered, tensor.shape)
     reference.write(
         out,
@@ -97,7 +104,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         "checkpoint": saved_model.NAME,
         "input": {"height": graph.height, "width": graph.width},
         "max_detections": graph.max_detections,
-        "images": total,
+        "images": len(found.lists),
         "weights": params["weights"],
         "normalizations": tried,
     }

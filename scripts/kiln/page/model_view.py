@@ -215,7 +215,7 @@ def model_view(model: Model) -> ModelView:
     names = (stage.number("facts", "labels") for stage in stages)
     classes = next((n for n in names if n is not None), export.number("num_classes"))
     most = export.number("max_detections")
-    panels = tuple(_panel(model, picture) for picture in model.pictures if not picture.problem)
+    panels = tuple(_panel(model, picture) for picture in model.pictures if _shown(model, picture))
     checked = tuple(variant for variant in model.variants if variant.passed is not None)
     return ModelView(
         id=anchor("model", model.name),
@@ -377,6 +377,12 @@ def _differences(model: Model) -> Iterator[Difference]:
             yield Difference(*(said.text(key) for key in ("what", "config", "built", "effect")))
 
 
+def _shown(model: Model, picture: Picture) -> bool:
+    """Whether there is anything to draw: a model with a large input is not run on all pictures."""
+    lists = [{} if model.source is None else model.source, *(v.detections for v in model.variants)]
+    return not picture.problem and any(picture.name in found for found in lists)
+
+
 def _panel(model: Model, picture: Picture) -> Panel:
     below = canvas(picture)
 
@@ -388,7 +394,7 @@ def _panel(model: Model, picture: Picture) -> Panel:
         drawn = [Drawn(item, SAME) for item in found if item["score"] >= model.score_threshold]
         return figure(name, drawn, f"{count(len(drawn), 'object')}." if drawn else nothing)
 
-    source = None if model.source is None else model.source.get(picture.name, [])
+    source = None if model.source is None else model.source.get(picture.name)
     files = []
     for variant in model.variants:
         found = variant.detections.get(picture.name)

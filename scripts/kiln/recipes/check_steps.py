@@ -96,19 +96,27 @@ def choose(images: Mapping[str, str], wanted: Iterable[str], limit: int) -> dict
 def _reference(
     steps: StepList, recipe: Recipe, checkpoint: Files | Output, images: Mapping[str, str]
 ) -> None:
+    least = recipe.check.score_threshold
+    shown: dict[str, Any] = {
+        # How a model is fed shows only in pictures of another shape than its input.
+        "crops": True,
+        "enough": {
+            "score_threshold": SCORE_THRESHOLD if least is None else least,
+            "images": sorted({item.image for item in recipe.check.expect}),
+        },
+    }
     if only_exported(recipe):
         facts = {name: Fact("export", name) for name in REFERENCE_FACTS}
         steps.add(
             "reference",
             "saved_model_reference",
-            {"crops": True},
+            shown,
             {"saved_model": Output("export", "saved_model"), "images": Files(images)},
             facts,
         )
         return
     stage, params = reference_stage(recipe)
-    # How a model is fed shows only in pictures of another shape than its input.
-    params["crops"] = True
+    params |= shown
     params |= export_options.given(recipe.export.model_dump())
     steps.add("reference", stage, params, {"checkpoint": checkpoint, "images": Files(images)})
 

@@ -269,7 +269,8 @@ def test_the_source_knows_the_suppression() -> None:
         found = make_plan(made_of, sources, CONVERTED, image=IMAGE, code=CODE)
         assert options.items() <= found.step("reference").params.items()
     plain = make_plan(recipe(), sources, CONVERTED, image=IMAGE, code=CODE)
-    assert set(plain.step("reference").params) == {"max_detections", "image_size", "crops"}
+    alone = {"max_detections", "image_size", "crops", "enough"}
+    assert set(plain.step("reference").params) == alone
 
 
 def test_an_int8_input_changes_int8_alone() -> None:

@@ -6,7 +6,8 @@ One run of such a model takes seconds, and its artefacts are compared in few ima
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 from stages.files import pixels
@@ -22,7 +23,7 @@ PARAM = {
 
 
 class Enough:
-    """Images in which a model finds something, as they come.
+    """Images to run a model on, one of other proportions than its input's first.
 
     Args:
         param: see :data:`PARAM`.
@@ -34,28 +35,26 @@ class Enough:
         self._size = height, width
         self._param = param if pixels.is_large(height, width) else None
         self._telling = 0
-        self._other_shape = False  # whether one of them is of other proportions than the input's
 
-    def skips(self, name: str, image: Any) -> bool:
-        """Tell whether the model need not see an image.
+    def pictures(self, folder: Path, crops: bool) -> Iterator[tuple[str, Any]]:
+        """Yield :func:`stages.files.pixels.pictures`, until there are enough.
 
-        Args:
-            name: of the image.
-            image: array [h, w, 3].
-        """
-        if self._param is None or name in self._param["images"] or self._telling < IMAGES:
-            return False
-        return self._other_shape or not pixels.of_other_shape(image, *self._size)
-
-    def note(self, image: Any, found: Sequence[Mapping[str, Any]]) -> None:
-        """Take in what the model found in an image.
-
-        Args:
-            image: array [h, w, 3].
-            found: detections, with ``score``.
+        What is found in an image must be given to :meth:`note` before the next one is taken.
         """
         if self._param is None:
+            yield from pixels.pictures(folder, crops)
             return
-        if any(item["score"] >= self._param["score_threshold"] for item in found):
-            self._telling += 1
-            self._other_shape |= pixels.of_other_shape(image, *self._size)
+        seen = set()
+        for other_shape, least in ((True, 1), (False, IMAGES), (True, IMAGES)):
+            for name, image in pixels.pictures(folder, crops):
+                if name in seen or pixels.of_other_shape(image, *self._size) != other_shape:
+                    continue
+                if self._telling < least or name in self._param["images"]:
+                    seen.add(name)
+                    yield name, image
+
+    def note(self, found: Sequence[Mapping[str, Any]]) -> None:
+        """Take in what the model found in an image: detections, with ``score``."""
+        if self._param is not None:
+            least = self._param["score_threshold"]
+            self._telling += any(item["score"] >= least for item in found)

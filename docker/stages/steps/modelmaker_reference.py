@@ -67,15 +67,13 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     answer = _traced(mm, net, spec.config, params["as_tflite"])
     own, as_tflite = reference.Found(), reference.Found()
     enough = Enough(params["enough"], height, width)
-    for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
-        if enough.skips(name, image):
-            continue
+    for number, (name, image) in enumerate(enough.pictures(inputs["images"], params["crops"])):
         emit.progress(min(number, total), total, name)
         tensor, scales = preprocess(mm.tf.constant(image[None], mm.tf.float32))
         found, predictions = answer(tensor, scales)
         own.lists[name] = _own(found, image.shape)
         own.note_end(name, own.lists[name], spec.config.nms_configs.max_output_size)
-        enough.note(image, own.lists[name])
+        enough.note(own.lists[name])
         if params["as_tflite"]:
             kept, outside = _as_tflite(
                 spec.config, predictions, float(scales[0]), image.shape, chosen

@@ -87,16 +87,18 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 
     def found(source: Source, keep: Optional[Found], names: Optional[Collection[str]]) -> Found:
         own, enough = Found(), Enough(params["enough"], *built.size)
-        for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
-            if enough.skips(name, image) if names is None else name not in names:
-                continue
+        pictures = enough.pictures(inputs["images"], params["crops"])
+        if names is not None:
+            every = pixels.pictures(inputs["images"], params["crops"])
+            pictures = (item for item in every if item[0] in names)
+        for number, (name, image) in enumerate(pictures):
             emit.progress(min(number, total), total, name)
             try:
                 own.lists[name], answer = source.detect(image)
             except (ValueError, tf.errors.InvalidArgumentError) as error:
                 raise detection_model.size_fault(error, built.size) or error from error
             own.note_end(name, own.lists[name], len(answer["detection_boxes"]))
-            enough.note(image, own.lists[name])
+            enough.note(own.lists[name])
             if keep is not None and source.suppression is not None:
                 kept = source.as_tflite(answer, count, chosen)
                 keep.note_end(name, kept, count)

@@ -70,9 +70,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     if params["resizer"] is not None:
         resize = resizing.authors_own(params["resizer"])
     with opened(folder, graph) as detector:
-        for number, (name, image) in enumerate(pixels.pictures(inputs["images"], params["crops"])):
-            if enough.skips(name, image):
-                continue
+        for number, (name, image) in enumerate(enough.pictures(inputs["images"], params["crops"])):
             emit.progress(min(number, total), total, name)
             # As the API's models do: SSD normalises before it resizes and pads. (CenterNet's
             # graph normalises itself.)
@@ -82,7 +80,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
                 images.append(tensor * norm.std + norm.mean)
             detections = detector.detect(tensor)
             found.note_end(name, detections, graph.max_detections)
-            enough.note(image, detections)
+            enough.note(detections)
             found.lists[name] = _in_photograph(detections, covered, tensor.shape)
     reference.write(
         out,

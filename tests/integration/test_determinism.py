@@ -23,7 +23,7 @@ _USER = 4711  # no such user: nothing of ours may depend on a name or a home in 
 
 @pytest.fixture(scope="module")
 def elsewhere(sample: Any) -> Iterator[Kiln]:
-    """The whole sample, built from an empty store with everything around it different."""
+    """The command with an empty store, and everything around it different."""
     # Not below the session's folder: another depth, odd characters, another parent.
     with tempfile.TemporaryDirectory(prefix="kiln tests, élsewhere ") as name:
         root = Path(name)
@@ -47,7 +47,6 @@ def elsewhere(sample: Any) -> Iterator[Kiln]:
             for path in (root, *root.rglob("*")):
                 os.chown(path, _USER, _USER)
         print("built elsewhere with:", *kiln.prefix)
-        kiln("build", SAMPLE).ok()
         yield kiln
 
 
@@ -86,60 +85,16 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_same_bytes(sample: Any, elsewhere: Kiln, variant: str) -> None:
-    path = sample.artefact(variant)
-    other = elsewhere.dist / SAMPLE / path.name
-    assert hashlib.sha256(other.read_bytes()).digest() == hashlib.sha256(path.read_bytes()).digest()
-
-
-def test_same_plan(sample: Any, elsewhere: Kiln) -> None:
-    one, other = _record(sample.folder), _record(elsewhere.dist / SAMPLE)
-    assert {name: step["key"] for name, step in one["stages"].items()} == {
-        name: step["key"] for name, step in other["stages"].items()
-    }
-    # Time and memory are measured anew; an exported SavedModel's inner names are TensorFlow's.
-    for record in (one, other):
-        for name, step in record["stages"].items():
-            del step["seconds"], step["peak_rss"]
-            if name == "export":
-                del step["files"]
-    assert one == other
-    labels = "labelmap.txt"
-    assert (sample.folder / labels).read_bytes() == (elsewhere.dist / SAMPLE / labels).read_bytes()
-
-
-def test_dist_is_for_everybody(elsewhere: Kiln) -> None:
-    """The umask of whoever builds must not lock the readers of a release out."""
-    for path in elsewhere.dist.rglob("*"):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        assert mode == (0o755 if path.is_dir() else 0o644), f"{path} is {mode:o}"
-    assert elsewhere("verify", elsewhere.dist).code == 0
-    assert elsewhere.leftovers() == []
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_no_time_of_day_inside(sample: Any, variant: str) -> None:
-    """Files packed into the metadata carry a fixed date, not that of the conversion."""
-    with zipfile.ZipFile(sample.artefact(variant)) as packed:
-        infos = packed.infolist()
-    assert infos
-    assert {info.date_time for info in infos} == {(1980, 1, 1, 0, 0, 0)}
-
-
 @pytest.fixture(scope="module")
-def alone(sample: Any, area: Path) -> Iterator[Kiln]:
-    """int8 by itself, from an empty store."""
-    folder = Path(tempfile.mkdtemp(dir=area))
-    kiln: Kiln = sample.kiln.but(dist=folder / "dist", store=folder / "store")
-    ended = kiln("build", SAMPLE, "--variant", "int8", "--json").ok()
+def alone(elsewhere: Kiln) -> Kiln:
+    """int8 by itself, elsewhere."""
+    ended = elsewhere("build", SAMPLE, "--variant", "int8", "--json").ok()
     ran = [e["id"] for e in ended.events if e["event"] == "stage" and e["state"] == "finished"]
     assert ran == [
         *("checkpoint", "export", "convert-int8", "annotate-int8"),
         *("previews", "reference", "check-int8", "task-library-int8", "runtimes"),
     ]
-    yield kiln
-    shutil.rmtree(folder)
+    return elsewhere
 
 
 def test_one_variant_alone_is_the_same(sample: Any, alone: Kiln) -> None:
@@ -178,3 +133,51 @@ def test_another_variant_joins_the_first(sample: Any, alone: Kiln) -> None:
         path = alone.dist / SAMPLE / f"{SAMPLE}_{variant}.tflite"
         assert path.read_bytes() == sample.artefact(variant).read_bytes()
     assert alone("verify", alone.dist).code == 0
+
+
+@pytest.fixture(scope="module")
+def whole(alone: Kiln) -> Kiln:
+    """All variants, elsewhere."""
+    alone("build", SAMPLE).ok()
+    return alone
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_same_bytes(sample: Any, whole: Kiln, variant: str) -> None:
+    path = sample.artefact(variant)
+    other = whole.dist / SAMPLE / path.name
+    assert hashlib.sha256(other.read_bytes()).digest() == hashlib.sha256(path.read_bytes()).digest()
+
+
+def test_same_plan(sample: Any, whole: Kiln) -> None:
+    one, other = _record(sample.folder), _record(whole.dist / SAMPLE)
+    assert {name: step["key"] for name, step in one["stages"].items()} == {
+        name: step["key"] for name, step in other["stages"].items()
+    }
+    # Time and memory are measured anew; an exported SavedModel's inner names are TensorFlow's.
+    for record in (one, other):
+        for name, step in record["stages"].items():
+            del step["seconds"], step["peak_rss"]
+            if name == "export":
+                del step["files"]
+    assert one == other
+    labels = "labelmap.txt"
+    assert (sample.folder / labels).read_bytes() == (whole.dist / SAMPLE / labels).read_bytes()
+
+
+def test_dist_is_for_everybody(whole: Kiln) -> None:
+    """The umask of whoever builds must not lock the readers of a release out."""
+    for path in whole.dist.rglob("*"):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o755 if path.is_dir() else 0o644), f"{path} is {mode:o}"
+    assert whole("verify", whole.dist).code == 0
+    assert whole.leftovers() == []
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_time_of_day_inside(sample: Any, variant: str) -> None:
+    """Files packed into the metadata carry a fixed date, not that of the conversion."""
+    with zipfile.ZipFile(sample.artefact(variant)) as packed:
+        infos = packed.infolist()
+    assert infos
+    assert {info.date_time for info in infos} == {(1980, 1, 1, 0, 0, 0)}

@@ -141,6 +141,11 @@ def without_postprocessing(recipe: Recipe) -> dict[str, str]:
     return {} if kind == export_options.TFLITE else {"postprocess": kind}
 
 
+def plain(recipe: Recipe) -> dict[str, bool]:
+    """Return the parameter for files as the converter makes them, which the seed profile keeps."""
+    return {"plain": True} if recipe.profile == "seed" else {}
+
+
 def _check(
     steps: StepList,
     recipe: Recipe,
@@ -168,6 +173,7 @@ def _check(
         "reference_kernels": slow,
         **input_type(recipe, variant),
         **without_postprocessing(recipe),
+        **plain(recipe),
     }
     inputs: dict[str, Files | Output] = {
         "model": Output(artefacts[variant], "model.tflite"),

@@ -27,7 +27,7 @@ kernels over five or six pyramid levels have separate batch norms on each, and a
 a level, each with its scales multiplied in."""
 
 _WEIGHTS = {"float32": "float32", "float16": "float16", "dynamic": "int8", "int8": "int8"}
-"""The type of most bytes of constants, by variant."""
+"""The type of most bytes of constants, by variant; ``dynamic`` has depthwise weights in float."""
 
 _CUSTOM = {tflite_model.DETECTION_POSTPROCESS}
 """Custom operators that every TFLite runtime has."""
@@ -56,7 +56,7 @@ class Expected:
         input_type: of an ``int8`` file that takes raw pixels: ``uint8`` or ``int8``.
         postprocess: ``tflite``, or ``none`` where the outputs are raw boxes and scores.
         plain: the file is as TensorFlow's converter makes it, or was made elsewhere: outputs may
-            lack a shape.
+            lack a shape, and depthwise convolutions of ``dynamic`` may have int8 weights.
     """
 
     variant: str
@@ -335,12 +335,41 @@ def constant_bytes(model: tflite_model.Model) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
+def _depthwise_bytes(model: tflite_model.Model) -> dict[str, int]:
+    """Count bytes of the weights that depthwise convolutions read, by tensor type."""
+    found: dict[int, tuple[str, int]] = {}
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if operator.builtin != tflite_model.OP_DEPTHWISE_CONV_2D or len(operator.inputs) < 2:
+                continue
+            activations, weights = (graph.tensors[index] for index in operator.inputs[:2])
+            size = len(model.buffers[weights.buffer])
+            if size and activations.type == "float32":
+                found[weights.buffer] = (weights.type, size)
+    sums: Counter[str] = Counter()
+    for kind, size in found.values():
+        sums[kind] += size
+    return dict(sorted(sums.items()))
+
+
 def _weights(gate: Gate, model: tflite_model.Model, expected: Expected) -> None:
     held = constant_bytes(model)
-    total = sum(held.values())
+    total = counted = sum(held.values())
     gate.figures["constant_bytes"] = held
     wanted = _WEIGHTS[expected.variant]
-    if total and held.get(wanted, 0) < total / 2:
+    if expected.variant == "dynamic" and not expected.plain:
+        depthwise = _depthwise_bytes(model)
+        gate.figures["depthwise_bytes"] = depthwise
+        counted -= depthwise.get("float32", 0)
+        if set(depthwise) - {"float32"}:
+            gate.problem(
+                "depthwise-weights",
+                "weights of depthwise convolutions in float32",
+                ", ".join(f"{size:,} bytes {kind}" for kind, size in depthwise.items()),
+                "The converter's own dynamic-range file was published: runtimes are slow at int8 "
+                "weights of depthwise convolutions.",
+            )
+    if total and held.get(wanted, 0) < counted / 2:
         gate.problem(
             "weights-type",
             f"weights in {wanted}, as variant {expected.variant!r} has them",

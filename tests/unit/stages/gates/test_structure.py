@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import depthwise_toy
 import pytest
 from annotate_cases import DECODING
 from tflite_files import fixture, rewritten
 
 from stages.gates import structure
 from stages.gates.result import Gate
-from stages.tflite import packed_files
+from stages.tflite import float_depthwise, packed_files
 
 EXPECTED = structure.Expected("float32", "ssd", 8, 8, postprocess="none")
 
@@ -128,3 +129,28 @@ def test_shapes_that_the_runtime_does_not_allocate() -> None:
         gate = Gate("structure")
         structure.allocated(gate, fixture("toy_ssd_annotated"), shapes)
         assert [problem.code for problem in gate.problems] == ([] if good else ["output-shapes"])
+
+
+# --- weights of depthwise convolutions ---------------------------------------------------------
+
+DYNAMIC, FLOATS = depthwise_toy.model(True), depthwise_toy.model(False)
+
+
+def codes(data: bytes, **expected: Any) -> set[str]:
+    kind = replace(SSD, variant="dynamic", **expected)
+    return {problem.code for problem in examined(data, kind).problems}
+
+
+def test_dynamic_has_float_depthwise_weights_and_others_in_int8() -> None:
+    good = float_depthwise.restored(DYNAMIC, FLOATS)
+    assert not codes(good) & {"depthwise-weights", "weights-type"}
+    assert examined(good, replace(SSD, variant="dynamic")).figures["depthwise_bytes"] == {
+        "float32": 108
+    }
+    assert "depthwise-weights" in codes(DYNAMIC)
+    assert "depthwise-weights" not in codes(DYNAMIC, plain=True)
+
+
+def test_dynamic_in_float_is_found_whatever_its_depthwise_weights() -> None:
+    assert "weights-type" in codes(FLOATS)
+    assert "depthwise-weights" not in codes(FLOATS)

@@ -286,7 +286,8 @@ def annotate(
 ) -> Annotated:
     """Write a detector's ``.tflite`` with labels, normalisation and roles of the outputs.
 
-    As ``kiln annotate``: it needs a container engine, and leaves graph and weights as they are.
+    As ``kiln annotate``: it needs a container engine, and leaves graph and weights as they are, but
+    for shapes that the outputs lack.
 
     Args:
         file: the finished file, from wherever.

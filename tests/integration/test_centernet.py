@@ -81,7 +81,10 @@ def made(stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         Wanted("inverted", "other_input", {"mean": 255.0, "std": -1.0}, lean),
         Wanted("less", "export", {"image_size": [192, 192]}, whole),
         Wanted(
-            "small", "convert", {"variant": "dynamic"}, {"saved_model": ("less", "saved_model")}
+            "small",
+            "convert",
+            {"variant": "dynamic", "plain": True},
+            {"saved_model": ("less", "saved_model")},
         ),
     )
 

@@ -20,8 +20,11 @@ from families import CLASSES, FAMILIES, FULL_SIZE, LABEL_MAP
 from support import FRONT, Kiln, Stages, Wanted
 
 from kiln.core.store import Store
+from kiln.tflite.reading import load, type_name
 from stages.detect import detector, matching
 from stages.files import pixels
+
+litert = pytest.importorskip("ai_edge_litert.interpreter")
 
 PHOTOS = ("camera.png", "chelsea.png", "coffee.png")
 VARIANTS = ("float32", "dynamic")
@@ -38,6 +41,8 @@ NAMES = [pytest.param(name, marks=pytest.mark.nightly) if name in NIGHTLY else n
 
 #: Where detections are compared, and how many at least reach it on all photos together.
 SURE, LEAST = 0.3, 20
+
+_FEW = 3  # parts more than of float32
 
 _LIMIT = 1800  # seconds; the small ones take a minute on a busy machine
 
@@ -177,3 +182,32 @@ def test_dynamic_is_near(made: Made, name: str) -> None:
         if len(left) >= 5:
             # 0.811 was the least in LiteRT's reference, builtin and XNNPACK kernels.
             assert matching.agreement(left, right) > 0.75, photo
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dynamic_keeps_depthwise_weights_and_no_others_in_float(made: Made, name: str) -> None:
+    """As many parts as float32 has run in XNNPACK, whose operators these are."""
+    floats, dynamic = (load(made.artefact(name, variant)) for variant in VARIANTS)
+    stored: dict[str, set[str]] = {"CONV_2D": set(), "DEPTHWISE_CONV_2D": set()}
+    for one, other in zip(floats.graphs[0].operators, dynamic.graphs[0].operators, strict=True):
+        assert (one.name, one.version) == (other.name, other.version) or one.name == "CONV_2D"
+        if one.name in stored:
+            tensor = dynamic.graphs[0].tensors[other.inputs[1]]
+            values = dynamic.model.buffers[tensor.buffer]
+            kind = type_name(tensor)
+            stored[one.name].add(kind)
+            if kind == "float32":
+                source = floats.graphs[0].tensors[one.inputs[1]]
+                assert values == floats.model.buffers[source.buffer]
+                # TensorFlow leaves small kernels as they are.
+                assert one.name == "DEPTHWISE_CONV_2D" or len(values) < 4 * 1024
+    assert "int8" in stored["CONV_2D"]
+    assert stored["DEPTHWISE_CONV_2D"] <= {"float32"}
+    assert parts(made.artefact(name, "dynamic")) <= parts(made.artefact(name, "float32")) + _FEW
+
+
+def parts(file: Path) -> int:
+    """How many parts of a file LiteRT hands to XNNPACK."""
+    interpreter = litert.Interpreter(model_path=str(file))
+    interpreter.allocate_tensors()
+    return sum(item["op_name"] == "DELEGATE" for item in interpreter._get_ops_details())

@@ -100,14 +100,15 @@ def ran(
         "normalization": {"mean": [127.0] * 3, "std": [128.0] * 3},
         "feeding": FEEDING,
     }
-    for variant in VARIANTS:
+    for variant in sorted(VARIANTS, key=lambda variant: variant != "float32"):
         converted, annotated = f"convert-{variant}", f"annotate-{variant}"
+        floats = {"float32": ("convert-float32", "model.tflite")} if variant == "dynamic" else {}
         wanted += [
             Wanted(
                 converted,
                 "convert",
                 {"variant": variant, "feeding": FEEDING},
-                {"saved_model": ("export", "saved_model"), **images},
+                {"saved_model": ("export", "saved_model"), **images, **floats},
             ),
             Wanted(
                 annotated,

@@ -172,6 +172,11 @@ class Detector:
         self.end = 0.0
 
     @property
+    def output_shapes(self) -> list[Any]:
+        """The shapes that the interpreter has allocated for the outputs, in order."""
+        return [detail["shape"] for detail in self._interpreter.get_output_details()]
+
+    @property
     def raw(self) -> bool:
         """Whether the input takes raw pixels, not normalised ones."""
         return self.input_type in pixels.RAW_INPUTS

@@ -6,6 +6,7 @@ Only the file is examined; nothing is run. Standard library only.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -26,7 +27,7 @@ kernels over five or six pyramid levels have separate batch norms on each, and a
 a level, each with its scales multiplied in."""
 
 _WEIGHTS = {"float32": "float32", "float16": "float16", "dynamic": "int8", "int8": "int8"}
-"""The type of most bytes of constants, by variant."""
+"""The type of most bytes of constants, by variant; ``dynamic`` has depthwise weights in float."""
 
 _CUSTOM = {tflite_model.DETECTION_POSTPROCESS}
 """Custom operators that every TFLite runtime has."""
@@ -54,6 +55,8 @@ class Expected:
         roles: role -> output name, where the graph cannot tell (:mod:`stages.steps.adopt`).
         input_type: of an ``int8`` file that takes raw pixels: ``uint8`` or ``int8``.
         postprocess: ``tflite``, or ``none`` where the outputs are raw boxes and scores.
+        plain: the file is as TensorFlow's converter makes it, or was made elsewhere: outputs may
+            lack a shape, and depthwise convolutions of ``dynamic`` may have int8 weights.
     """
 
     variant: str
@@ -64,6 +67,7 @@ class Expected:
     roles: Optional[dict[str, str]] = None
     input_type: str = "uint8"
     postprocess: str = decoding.TFLITE
+    plain: bool = False
 
 
 def examine(data: bytes, expected: Expected) -> Gate:
@@ -155,8 +159,58 @@ def _outputs(
         )
         return
     gate.figures["outputs"] = {role: output.position for role, output in found.items()}
+    if not expected.plain:
+        _static_shapes(gate, model, found)
     if metadata is not None:
         _declared_roles(gate, metadata, found)
+
+
+def _static_shapes(
+    gate: Gate, model: tflite_model.Model, found: dict[str, output_roles.Output]
+) -> None:
+    """Check that the file states the outputs' shapes: some runtimes take them from nowhere else."""
+    shapes = {role: _shape(model.graph.tensors[output.tensor]) for role, output in found.items()}
+    rows = shapes[output_roles.SCORES][1:]
+    wanted = {
+        output_roles.BOXES: (1, *rows, 4),
+        output_roles.CLASSES: (1, *rows),
+        output_roles.SCORES: (1, *rows),
+        # A scalar of an ordinary operator has a shape, and all that there is of it.
+        output_roles.COUNT: () if shapes[output_roles.COUNT] == () else (1,),
+    }
+    if len(rows) != 1 or rows[0] < 1 or shapes != wanted:
+        gate.problem(
+            "output-shapes",
+            "boxes [1, N, 4], classes and scores [1, N], count [1]",
+            ", ".join(f"{role} {list(shape)}" for role, shape in shapes.items()),
+            "The file has not been through `annotate`, which writes what the converter leaves out.",
+        )
+
+
+def _shape(tensor: tflite_model.Tensor) -> tuple[int, ...]:
+    """Return a tensor's shape; a size that may change from call to call is -1."""
+    return tensor.shape_signature or tensor.shape
+
+
+def allocated(gate: Gate, data: bytes, shapes: Sequence[Sequence[int]]) -> None:
+    """Compare the shapes that the file states with those of a runtime, in order.
+
+    Args:
+        gate: the result of :func:`examine` for ``data``; a problem is added to it.
+        data: the file.
+        shapes: of its outputs, as an interpreter allocated them.
+    """
+    graph = tflite_model.read(data).graph
+    stated = [list(graph.tensors[index].shape) for index in graph.outputs]
+    given = [[int(size) for size in shape] for shape in shapes]
+    if stated != given:
+        gate.problem(
+            "output-shapes",
+            f"outputs of the shapes that the interpreter allocates: {given}",
+            f"stated in the file: {stated}",
+            "The shapes were written for other outputs, or for other options of the detection "
+            "operator.",
+        )
 
 
 def _raw_outputs(
@@ -281,12 +335,41 @@ def constant_bytes(model: tflite_model.Model) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
+def _depthwise_bytes(model: tflite_model.Model) -> dict[str, int]:
+    """Count bytes of the weights that depthwise convolutions read, by tensor type."""
+    found: dict[int, tuple[str, int]] = {}
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if operator.builtin != tflite_model.OP_DEPTHWISE_CONV_2D or len(operator.inputs) < 2:
+                continue
+            activations, weights = (graph.tensors[index] for index in operator.inputs[:2])
+            size = len(model.buffers[weights.buffer])
+            if size and activations.type == "float32":
+                found[weights.buffer] = (weights.type, size)
+    sums: Counter[str] = Counter()
+    for kind, size in found.values():
+        sums[kind] += size
+    return dict(sorted(sums.items()))
+
+
 def _weights(gate: Gate, model: tflite_model.Model, expected: Expected) -> None:
     held = constant_bytes(model)
-    total = sum(held.values())
+    total = counted = sum(held.values())
     gate.figures["constant_bytes"] = held
     wanted = _WEIGHTS[expected.variant]
-    if total and held.get(wanted, 0) < total / 2:
+    if expected.variant == "dynamic" and not expected.plain:
+        depthwise = _depthwise_bytes(model)
+        gate.figures["depthwise_bytes"] = depthwise
+        counted -= depthwise.get("float32", 0)
+        if set(depthwise) - {"float32"}:
+            gate.problem(
+                "depthwise-weights",
+                "weights of depthwise convolutions in float32",
+                ", ".join(f"{size:,} bytes {kind}" for kind, size in depthwise.items()),
+                "The converter's own dynamic-range file was published: runtimes are slow at int8 "
+                "weights of depthwise convolutions.",
+            )
+    if total and held.get(wanted, 0) < counted / 2:
         gate.problem(
             "weights-type",
             f"weights in {wanted}, as variant {expected.variant!r} has them",

@@ -24,6 +24,7 @@ from stages.tflite import (
     metadata_writer,
     output_order,
     output_roles,
+    output_shapes,
     packed_files,
     tflite_meta,
     tflite_model,
@@ -91,8 +92,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     Without post-processing, ``inputs["decoding"]`` is the folder that the export wrote, which says
     how raw outputs become detections (:mod:`stages.tflite.decoding`). It is packed, too.
 
-    The file's graph stays as it is, but for the order of its outputs and their names in its
-    signature, where others are wanted.
+    The file's graph stays as it is, but for the shapes of the detection operator's outputs, which
+    converters leave out (:mod:`stages.tflite.output_shapes`), and for the order of the outputs and
+    their names in the signature, where others are wanted. Profile ``seed`` changes none of these.
     Writes ``out/model.tflite`` and, beside it, ``out/labelmap.txt`` (one name a line, line
     index = class id - 1, ``???`` for ids that the label map leaves out).
 
@@ -129,6 +131,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         bare = output_order.arranged(bare, outputs, order)
     if settings.role_names:
         bare = output_order.named(bare, outputs)
+    if settings.profile != "seed":
+        bare = output_shapes.written(bare)
     model = tflite_model.read(bare)
     outputs = _roles(model, settings)
     emit.progress(0, 2, "writing metadata")

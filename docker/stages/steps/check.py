@@ -53,6 +53,7 @@ PARAMS: dict[str, Any] = {
     "reference_kernels": False,  # see stages.detect.detector.make_interpreter
     "inference_io": "uint8",  # as in convert
     "postprocess": decoding.TFLITE,  # as in export
+    "plain": False,  # True: see stages.gates.structure.Expected; always so of "prebuilt"
 }
 
 RESULT_FILE = "check.json"
@@ -109,6 +110,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         roles=params["roles"],
         input_type=params["inference_io"],
         postprocess=params["postprocess"],
+        plain=params["plain"] or params["variant"] == "prebuilt",
     )
     given = [path.name for path in files]
     source = _source(inputs, given, params["postprocess"])
@@ -121,6 +123,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     try:
         model = detector.Detector(data, params["reference_kernels"], threaded=True)
         runtime = model.runtime
+        if not kind.plain:
+            structure.allocated(gates[0], data, model.output_shapes)
         slow, large = params["reference_kernels"], _large(model)
         images = _images(inputs["images"], source, crops=not slow)
         if large and source is not None:

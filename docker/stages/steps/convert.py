@@ -1,9 +1,10 @@
 """Stage: convert an exported SavedModel to one ``.tflite`` file.
 
-Variants: ``float32``; ``float16`` (weights); ``dynamic`` (int8 weights, float activations);
-``int8`` (weights and activations, measured on representative images; uint8 or int8 input, float
-outputs). Where the channels are normalised differently, int8 files have a float input: one in
-eight bits has one scale, so that raw pixels would be off by tens of pixel values in some channels.
+Variants: ``float32``; ``float16`` (weights); ``dynamic`` (int8 weights but for depthwise
+convolutions, float activations); ``int8`` (weights and activations, measured on representative
+images; uint8 or int8 input, float outputs). Where the channels are normalised differently, int8
+files have a float input: one in eight bits has one scale, so that raw pixels would be off by tens
+of pixel values in some channels.
 Outputs are float in all variants: TFLite's detection operator gives nothing else, and a box of a
 CenterNet, in eight bits, would have one of 256 positions. Only raw boxes and scores, which need no
 operator, are int8 where the input is.
@@ -22,7 +23,13 @@ from stages.files import feeding, pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.steps.export import FACTS_FILE
-from stages.tflite import decoding, dequantize_order, float_tail, postprocess_options
+from stages.tflite import (
+    decoding,
+    dequantize_order,
+    float_depthwise,
+    float_tail,
+    postprocess_options,
+)
 
 ENVIRONMENT = "main"
 
@@ -39,6 +46,9 @@ PARAMS = {
     "inference_io": "uint8",  # or "int8": the type of an int8 file's input
     # As in export: "none" is a graph of raw boxes and scores.
     "postprocess": decoding.TFLITE,
+    # True: of "dynamic", the weights of depthwise convolutions are int8, too, as the converter's
+    # Optimize.DEFAULT has them (stages.tflite.float_depthwise).
+    "plain": False,
 }
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
@@ -51,7 +61,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     """Convert the folder ``inputs["saved_model"]`` to ``out/model.tflite``.
 
     int8 also takes ``inputs["images"]``: a folder whose image files (:mod:`stages.files.pixels`),
-    in the order of their names, are the representative set.
+    in the order of their names, are the representative set. ``dynamic``, unless ``plain``, takes
+    ``inputs["float32"]``: what this stage makes of the same SavedModel in that variant.
 
     Returns:
         Facts: ``variant``, ``bytes``, ``tensorflow`` (version), ``ops`` (operator name ->
@@ -104,6 +115,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     with contextlib.nullcontext() if raw else float_tail.decoding_in_float():
         data = dequantize_order.canonical(_convert(converter))
     data = _limited(data, params["suppression"])
+    if variant == "dynamic" and not params["plain"]:
+        data = float_depthwise.restored(data, inputs["float32"].read_bytes())
     (out / "model.tflite").write_bytes(data)
     facts.update(describe(tf, data))
     if norm is not None and _same_for_all_channels(norm):

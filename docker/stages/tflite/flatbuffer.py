@@ -115,6 +115,14 @@ class Table:
         """Read a vector of tables."""
         return [Table(self.view, target) for target in self._targets(slot)]
 
+    def references(self, slot: int) -> list[int]:
+        """Return where the references to a vector's tables are, in the vector's order."""
+        position = self.where(slot)
+        if not position:
+            return []
+        start = self._follow(position) + 4
+        return [start + at for at in range(0, len(_vector(self.view, start - 4, 4)), 4)]
+
     def numbers(self, slot: int, code: str) -> list[Any]:
         """Read a vector of numbers."""
         raw = self.raw(slot, _SIZES[code])
@@ -134,13 +142,7 @@ class Table:
         return int(position + offset)
 
     def _targets(self, slot: int) -> Iterator[int]:
-        position = self.where(slot)
-        if not position:
-            return
-        start = self._follow(position) + 4
-        count = len(_vector(self.view, start - 4, 4)) // 4
-        for index in range(count):
-            yield self._follow(start + 4 * index)
+        return map(self._follow, self.references(slot))
 
 
 def _vector(view: memoryview, position: int, item_size: int) -> memoryview:

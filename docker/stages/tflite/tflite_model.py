@@ -21,7 +21,7 @@ TYPES = (
 )  # fmt: skip
 """Names of the schema's ``TensorType`` values, by value."""
 
-OP_CAST, OP_CUSTOM = 53, 32
+OP_CAST, OP_CUSTOM, OP_DEPTHWISE_CONV_2D = 53, 32, 4
 """``BuiltinOperator`` values used here."""
 
 DETECTION_POSTPROCESS = "TFLite_Detection_PostProcess"
@@ -180,10 +180,14 @@ def _buffer(table: flatbuffer.Table) -> memoryview:
     return table.raw(0)
 
 
-def _code(table: flatbuffer.Table) -> tuple[int, str, int]:
+def builtin_code(table: flatbuffer.Table) -> int:
+    """Read the kind of operator that an ``OperatorCode`` stands for."""
     # Codes above 127 are only in the newer field; older files only have the older one.
-    builtin = max(table.number(3, "i"), table.number(0, "b"))
-    return builtin, table.text(1), table.number(2, "i", 1)
+    return int(max(table.number(3, "i"), table.number(0, "b")))
+
+
+def _code(table: flatbuffer.Table) -> tuple[int, str, int]:
+    return builtin_code(table), table.text(1), table.number(2, "i", 1)
 
 
 def _subgraph(

@@ -9,6 +9,7 @@ file that was given.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ from kiln.sources.local import check_labels, reading
 from kiln.tflite import diff, facts
 from kiln.tflite.feeding import FEEDING_FILE
 from kiln.tflite.known_kinds import is_raw, says_how_to_decode
-from kiln.tflite.reading import TfliteFile, load, type_name
+from kiln.tflite.reading import POSTPROCESS, TfliteFile, load, type_name
+from kiln.tflite.verdict import GRAPH_SECTIONS
 
 #: The image whose environment without TensorFlow writes metadata.
 IMAGE = "odapi"
@@ -50,6 +52,8 @@ RECORD_SUFFIX = ".json"
 GIVEN, OPERATOR, GRAPH, SIGNATURE = "given", "operator", "graph", "signature"
 QUANTIZATION, LABEL_MAP, CHECKPOINT = "quantisation", "label map", "checkpoint"
 """Where something is known from, in the record."""
+
+_MOST_ROWS = 1_000_000  # detections; models are far below
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ def annotate(
     (step_id,) = plan.artefacts.values()
     digest = results[step_id].files["model.tflite"].sha256
     data = store.read(digest, f"{file.name} with metadata")
-    _check_unchanged(file, data)
+    check_unchanged(file, data)
     report = None if ready is None else ready.report(plan, results, store)
     record = {
         **_record(known, results[step_id].facts, locked, code),
@@ -239,6 +243,8 @@ def _known(file: TfliteFile, wanted: Wanted) -> _Known:
     _refuse_raw(file)
     options = facts.postprocessing(file)
     architecture = "centernet" if options is None else "ssd"
+    if options is not None:
+        _rows(file, options)
     normalization, origin = _normalization(file, wanted)
     roles, roles_from = _roles(file, architecture, wanted.roles)
     said = None if options is None else options.get("num_classes")
@@ -252,6 +258,22 @@ def _known(file: TfliteFile, wanted: Wanted) -> _Known:
         )
     classes_from = OPERATOR if isinstance(said, int) else LABEL_MAP
     return _Known(architecture, roles, roles_from, highest, classes_from, normalization, origin)
+
+
+def _rows(file: TfliteFile, options: Mapping[str, Any]) -> int:
+    """Return how many detections the detection operator has room for.
+
+    Raises:
+        UnsupportedModelError: its options do not tell.
+    """
+    counts = [options.get(name) for name in ("max_detections", "max_classes_per_detection")]
+    rows = math.prod(one if type(one) is int and one > 0 else 0 for one in counts)
+    if not 0 < rows <= _MOST_ROWS:
+        raise _not_a_detector(
+            file,
+            f"the options of {POSTPROCESS} do not tell how many detections it has",
+        )
+    return rows
 
 
 def _refuse_raw(file: TfliteFile) -> None:
@@ -417,9 +439,10 @@ def _run(
     return runner.run(plan, Limits(), image, facts=plan.ids())
 
 
-def _check_unchanged(file: TfliteFile, data: bytes) -> None:
+def check_unchanged(file: TfliteFile, data: bytes) -> None:
     """Refuse a result whose graph or weights are not the given file's.
 
+    The shapes of the detection operator's outputs may be others: the stage writes them.
     tflite-support writes the whole FlatBuffer anew, and leaves out what its schema does not have:
     parts of TFLite that are newer than it.
 
@@ -427,12 +450,36 @@ def _check_unchanged(file: TfliteFile, data: bytes) -> None:
         UnsupportedModelError: they are not.
     """
     found = diff.compare(file.data, data)
-    if not found.same_model:
+    if not (found.same_model or _only_shapes(found)):
         raise UnsupportedModelError(
             f"Metadata cannot be written into {file.name} without changing it: {found.verdict}.",
             "It uses a newer form of TFLite than tflite-support can write. Convert the model with "
             "an older converter, or from its checkpoint with `kiln convert`.",
         )
+
+
+def _only_shapes(found: diff.Difference) -> bool:
+    """Whether nothing differs but the outputs' shapes, which are those of the operator's options.
+
+    The options are decoded here by other code than the stage's.
+    """
+    options, graph = facts.postprocessing(found.b), found.b.graphs[0]
+    graphs = [part for part in found.sections if part.name in (*GRAPH_SECTIONS, "weights")]
+    quantised = any(part.name == "quantisation" for part in found.sections)
+    if options is None or quantised or {part.name for part in graphs} - {"interface", "tensors"}:
+        return False
+    names = {graph.tensors[index].name for index in graph.outputs}
+    for item in (item for part in graphs for item in part.items):
+        what = item.data["what"]
+        if not (what == "shape" and item.data["tensor"] in names) and not (
+            what.startswith("output ") and what.endswith(" shape")
+        ):
+            return False
+    rows = _rows(found.b, options)
+    wanted = {"boxes": (1, rows, 4), "classes": (1, rows), "scores": (1, rows), "count": (1,)}
+    roles = facts.graph_roles(found.b)
+    stated = {roles.get(n): graph.tensors[index].shape for n, index in enumerate(graph.outputs)}
+    return stated == wanted
 
 
 def _record(

@@ -85,6 +85,8 @@ class Ready:
                 own.update(params)
                 own["role_names"] = False  # a finished file keeps its signature
                 inputs["model"] = Files({"": model})
+            elif step.stage == "check":
+                own["plain"] = True  # another converter may have made it
             steps.add(step.id, step.stage, own, inputs, step.params_from)
         return replace(built, steps=tuple(steps.steps.values()))
 

@@ -88,7 +88,8 @@ def annotate_command(
 ) -> None:
     """Write FILE, any detector's .tflite, with labels, normalisation and roles of the outputs.
 
-    The graph and its weights stay as they are. With --checkpoint the file is checked against it.
+    The graph and its weights stay as they are, but for shapes that the outputs lack. With
+    --checkpoint the file is checked against it.
     Else nothing is proved, and the record beside the new file says so.
     """
     from kiln.building.annotation import annotate_file

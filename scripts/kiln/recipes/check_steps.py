@@ -156,6 +156,11 @@ def _few(recipe: Recipe, images: Mapping[str, str]) -> dict[str, str]:
     return choose(images, [item.image for item in recipe.check.expect], SLOW_IMAGES)
 
 
+def plain(recipe: Recipe) -> dict[str, bool]:
+    """Return the parameter for files as the converter makes them, which the seed profile keeps."""
+    return {"plain": True} if recipe.profile == "seed" else {}
+
+
 def _check(
     steps: StepList,
     recipe: Recipe,
@@ -183,6 +188,7 @@ def _check(
         "reference_kernels": slow,
         **input_type(recipe, variant),
         **without_postprocessing(recipe),
+        **plain(recipe),
     }
     inputs: dict[str, Files | Output] = {
         "model": Output(artefacts[variant], "model.tflite"),

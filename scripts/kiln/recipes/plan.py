@@ -18,6 +18,7 @@ from kiln.recipes.check_steps import (
     add_checks,
     input_type,
     only_exported,
+    plain,
     without_postprocessing,
 )
 from kiln.recipes.contents import Contents
@@ -149,12 +150,16 @@ def _convert(steps: StepList, recipe: Recipe, variant: Variant, contents: Conten
     if variant == "int8":
         inputs["images"] = Files(contents.images)
         facts = {name: Fact("export", name) for name in ("normalization", "feeding")}
+    elif variant == "dynamic" and not plain(recipe):
+        # Weights that stay in float are those of this conversion.
+        inputs["float32"] = _convert(steps, recipe, "float32", contents)
     if recipe.export.regular_nms:
         facts["suppression"] = Fact("export", "suppression")
     params = {
         "variant": variant,
         **input_type(recipe, variant),
         **without_postprocessing(recipe),
+        **plain(recipe),
     }
     steps.add(f"convert-{variant}", "convert", params, inputs, facts)
     return Output(f"convert-{variant}", "model.tflite")

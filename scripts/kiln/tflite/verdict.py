@@ -67,6 +67,8 @@ def verdict(both: Both, sections: dict[str, Section], unchanged: bool) -> str:
             if differing:
                 text += f"; weights differ in {_weight_words(sections)}"
             return text + also
+        if shapes := _only_shapes(sections):
+            return f"same operators and weights; other shapes of {count(shapes, 'tensor')}{also}"
         parts = [_TITLES[name] for name in GRAPH_SECTIONS if name in sections]
         if parts == [_TITLES["other"]]:
             field = sections["other"].items[0].text
@@ -86,6 +88,20 @@ def verdict(both: Both, sections: dict[str, Section], unchanged: bool) -> str:
     if differing:
         text += f"; different weights: {_weight_words(sections)}"
     return text + also
+
+
+def _only_shapes(sections: dict[str, Section]) -> int:
+    """Return of how many tensors the shapes differ, if nothing else of the graph does; else 0."""
+    if set(sections) & {*GRAPH_SECTIONS, "weights", "quantisation"} - {"tensors", "interface"}:
+        return 0
+    items = [
+        item
+        for name in ("tensors", "interface")
+        if name in sections
+        for item in sections[name].items
+    ]
+    whats = [item.data["what"] for item in items]
+    return whats.count("shape") if all(what.endswith("shape") for what in whats) else 0
 
 
 def _kind(file: TfliteFile) -> str:

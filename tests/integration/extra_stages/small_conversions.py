@@ -1,7 +1,7 @@
 """Stage of the tests: export a small network twice and convert both, all variants.
 
-Convolutions and batch norms, with numbers that are the same on every processor. ``exact`` is
-exported with the project's fold of batch norms, ``plain`` as Keras does it.
+Convolutions, one of them depthwise, and batch norms, with numbers that are the same on every
+processor. ``exact`` is exported with the project's fold of batch norms, ``plain`` as Keras does it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
         for variant in convert.VARIANTS:
             place = out / f"{name}-{variant}"
             place.mkdir()
-            given = {"saved_model": out / name, "images": images}
+            floats = out / f"{name}-float32" / "model.tflite"  # the first of the variants
+            given = {"saved_model": out / name, "images": images, "float32": floats}
             chosen = {**convert.PARAMS, "variant": variant, "normalization": _NORMALIZATION}
             convert.run(chosen, given, place, emit)
             data = (place / "model.tflite").read_bytes()
@@ -64,6 +65,9 @@ def _network(tf: Any, random: Any) -> Any:
         model.add(layers.Conv2D(64, 3, padding="same", use_bias=False))
         model.add(layers.BatchNormalization())
         model.add(layers.ReLU(6.0))
+    # As many weights as make the converter quantise them.
+    model.add(layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same", use_bias=False))
+    model.add(layers.BatchNormalization())
     for variable in model.weights:
         least = 1 if "variance" in variable.name else -(1 << 20)
         variable.assign(

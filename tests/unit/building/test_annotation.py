@@ -29,6 +29,7 @@ from kiln.core.errors import (
 )
 from kiln.core.store import Store
 from kiln.project.folders import Project
+from kiln.tflite.reading import load
 from stages.files import feeding
 
 LABELS = FIXTURES / "toy_labels.pbtxt"
@@ -191,9 +192,26 @@ def _quantised_scores(model: Any) -> None:
     graph.tensors[graph.outputs[0]].type = 3
 
 
+def _options(**values: Any) -> Any:
+    """Make a change of the detection operator's options; None leaves one out."""
+
+    def change(model: Any) -> None:
+        flexbuffers = pytest.importorskip("flatbuffers.flexbuffers")
+        operator = model.subgraphs[0].operators[-1]
+        found = {**flexbuffers.Loads(bytes(bytearray(operator.customOptions))), **values}
+        found = {name: value for name, value in found.items() if value is not None}
+        operator.customOptions = list(flexbuffers.Dumps(found))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (_options(max_detections=0), "do not tell how many detections"),
+        (_options(max_detections="ten"), "do not tell how many detections"),
+        (_options(max_classes_per_detection=None), "do not tell how many detections"),
+        (_options(max_classes_per_detection=2**40), "do not tell how many detections"),
         (_int8_input, "its input is int8"),
         (_grey_input, "[1, 8, 8, 1]"),
         (_three_outputs, "its outputs are float32, float32, float32;"),
@@ -203,6 +221,33 @@ def _quantised_scores(model: Any) -> None:
 def test_what_no_detector_s_client_reads(plain: Wanted, change: Any, words: str) -> None:
     odd = with_file(plain, rewritten(fixture("toy_ssd"), change))
     assert words in refused(UnsupportedModelError, odd)
+
+
+def with_shapes(*shapes: list[int], **options: Any) -> bytes:
+    """The toy with these shapes of its outputs, and other options of the operator."""
+
+    def change(model: Any) -> None:
+        for number, shape in zip(model.subgraphs[0].outputs, shapes, strict=False):
+            model.subgraphs[0].tensors[number].shape = shape
+        _options(**options)(model)
+
+    return rewritten(fixture("toy_ssd"), change)
+
+
+def test_a_result_may_state_the_shapes_of_the_operator_s_outputs_and_nothing_else() -> None:
+    file = load(fixture("toy_ssd"), "toy_ssd.tflite")
+    right = ([1, 4], [1, 4, 4], [1], [1, 4])
+    annotation.check_unchanged(file, with_shapes(*right))
+    for other in (
+        with_shapes([1, 4]),
+        with_shapes([1, 5], [1, 5, 4], [1], [1, 5]),
+        with_shapes([1, 4, 4], [1, 4], [1], [1, 4]),
+        with_shapes(*right, nms_iou_threshold=0.6),
+        rewritten(with_shapes(*right), _grey_input),
+        rewritten(with_shapes(*right), _nameless),
+    ):
+        with pytest.raises(UnsupportedModelError, match="without changing it"):
+            annotation.check_unchanged(file, other)
 
 
 def _nameless(model: Any) -> None:

@@ -64,7 +64,7 @@ def test_only_the_time_stamp() -> None:
     assert sections(found)["packed"] == [
         "labelmap.txt: date: '1980-01-01 00:00:00' -> '1980-01-01 00:00:06'"
     ]
-    assert "the FlatBuffer (4,800 bytes) is the same" in sections(found)["bytes"][0]
+    assert "the FlatBuffer (4,824 bytes) is the same" in sections(found)["bytes"][0]
 
 
 def test_only_a_header_that_zip_keeps_twice() -> None:
@@ -139,10 +139,19 @@ def test_other_models() -> None:
 
 
 def test_annotated_and_bare() -> None:
-    found = compare(fixture("toy_ssd"), ANNOTATED)
+    found = compare(fixture("toy_centernet"), fixture("toy_centernet_annotated"))
     assert found.same_model
     assert found.verdict == (
         "same graph and weights; only the metadata (only in B) and the labels (only in B) differ"
+    )
+
+
+def test_annotated_and_bare_where_the_shapes_of_outputs_were_not_stated() -> None:
+    found = compare(fixture("toy_ssd"), ANNOTATED)
+    assert not found.same_model
+    assert found.verdict == (
+        "same operators and weights; other shapes of 4 tensors; the metadata (only in B) and the "
+        "labels (only in B) too"
     )
 
 
@@ -300,8 +309,8 @@ def test_shared_constants_are_no_difference() -> None:
 
 def test_metadata_and_labels() -> None:
     found = compare(fixture("toy_ssd_seed"), ANNOTATED)
-    assert found.same_model
     texts = sections(found)
+    assert not {"weights", "operators", "quantisation", "signatures"} & set(texts)
     assert "name: 'ObjectDetector' -> 'Toy'" in texts["metadata"]
     assert "inputs[0].mean: 0 -> 127.5" in texts["metadata"]
     assert texts["labels"][1] == "line 1: '# The three classes of the toy detectors.' -> 'red'"
@@ -398,7 +407,7 @@ def test_json_is_one_event(tmp_path: Path) -> None:
     counts = []
     for ended in (few, everything):
         event = json.loads(ended.stdout)
-        assert event["event"] == "difference" and event["same_model"] is True
+        assert event["event"] == "difference" and event["same_model"] is False
         (metadata,) = [item for item in event["sections"] if item["name"] == "metadata"]
         counts.append((len(metadata["items"]), metadata["count"]))
     assert counts[0][0] == 5 and counts[1][0] == counts[0][1] == counts[1][1] > 5

@@ -1,16 +1,18 @@
-"""Gate ``structure`` on raw outputs; on genuine artefacts it is in the integration tests."""
+"""Gate ``structure`` on toys; on genuine artefacts it is in the integration tests."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import depthwise_toy
 import pytest
 from annotate_cases import DECODING
 from tflite_files import fixture, rewritten
 
 from stages.gates import structure
 from stages.gates.result import Gate
-from stages.tflite import packed_files
+from stages.tflite import float_depthwise, packed_files
 
 EXPECTED = structure.Expected("float32", "ssd", 8, 8, postprocess="none")
 
@@ -74,3 +76,81 @@ def test_int8_outputs_where_the_input_is() -> None:
     )
     wanted = {problem.code: problem.expected for problem in gate.problems}
     assert wanted["outputs"] == "two outputs, int8: raw boxes and raw scores"
+
+
+# --- shapes of the outputs ---------------------------------------------------------------------
+
+SSD = structure.Expected("float32", "ssd", 8, 8)
+
+
+def with_shape(*shape: int, signature: tuple[int, ...] = ()) -> bytes:
+    """The annotated toy with another shape of its boxes."""
+
+    def change(model: Any) -> None:
+        tensor = model.subgraphs[0].tensors[model.subgraphs[0].outputs[1]]
+        tensor.shape, tensor.shapeSignature = list(shape), list(signature)
+
+    data = fixture("toy_ssd_annotated")
+    return packed_files.pack(rewritten(data, change), packed_files.split(data)[1])
+
+
+@pytest.mark.parametrize("name", ["toy_ssd_annotated", "toy_centernet_annotated"])
+def test_outputs_that_state_their_shapes(name: str) -> None:
+    kind = "centernet" if "centernet" in name else "ssd"
+    assert not examined(fixture(name), replace(SSD, architecture=kind)).problems
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_shape(),
+        with_shape(1, 5, 4),
+        with_shape(1, 16),
+        with_shape(1, 4, 4, signature=(1, -1, 4)),
+    ],
+)
+def test_outputs_without_a_static_shape(data: bytes) -> None:
+    (problem,) = examined(data, SSD).problems
+    assert problem.code == "output-shapes"
+    assert "boxes [1, N, 4]" in problem.expected
+    assert "scores [1, 4]" in problem.seen
+
+
+def test_a_plain_conversion_need_not_state_them() -> None:
+    assert not examined(with_shape(), replace(SSD, plain=True)).problems
+
+
+def test_shapes_that_the_runtime_does_not_allocate() -> None:
+    for shapes, good in [
+        ([(1, 4), (1, 4, 4), (1,), (1, 4)], True),
+        ([(1, 4, 4), (1, 4), (1,), (1, 4)], False),
+        ([(1, 4), (1, 4, 4), (1,)], False),
+    ]:
+        gate = Gate("structure")
+        structure.allocated(gate, fixture("toy_ssd_annotated"), shapes)
+        assert [problem.code for problem in gate.problems] == ([] if good else ["output-shapes"])
+
+
+# --- weights of depthwise convolutions ---------------------------------------------------------
+
+DYNAMIC, FLOATS = depthwise_toy.model(True), depthwise_toy.model(False)
+
+
+def codes(data: bytes, **expected: Any) -> set[str]:
+    kind = replace(SSD, variant="dynamic", **expected)
+    return {problem.code for problem in examined(data, kind).problems}
+
+
+def test_dynamic_has_float_depthwise_weights_and_others_in_int8() -> None:
+    good = float_depthwise.restored(DYNAMIC, FLOATS)
+    assert not codes(good) & {"depthwise-weights", "weights-type"}
+    assert examined(good, replace(SSD, variant="dynamic")).figures["depthwise_bytes"] == {
+        "float32": 108
+    }
+    assert "depthwise-weights" in codes(DYNAMIC)
+    assert "depthwise-weights" not in codes(DYNAMIC, plain=True)
+
+
+def test_dynamic_in_float_is_found_whatever_its_depthwise_weights() -> None:
+    assert "weights-type" in codes(FLOATS)
+    assert "depthwise-weights" not in codes(FLOATS)

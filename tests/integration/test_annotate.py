@@ -70,7 +70,11 @@ def test_a_bare_sample(
     assert (record["feeding"] or {}).get("from") == ("given" if near == 0 else None)
     assert record["roles"]["from"] == record["classes"]["from"] == "operator"
     assert record["normalization"]["from"] == ("given" if near == 0 else "quantisation")
-    assert "same graph and weights" in shared("diff", bare, made).out
+    words = "same operators and weights; other shapes of 4 tensors;"
+    assert words in shared("diff", bare, made).out
+    shapes = [item["shape"] for item in found["outputs"]]
+    assert shapes == [[1, 100], [1, 100, 4], [1], [1, 100]]
+    assert [item["shape"] for item in right["outputs"]] == shapes
 
 
 def test_a_graph_without_the_operator(shared: Kiln, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln.checks import verdict, worker_process
+from kiln.checks import verdict
 from kiln.core import machine
 from kiln.core.digest import tree_digest
 from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
@@ -20,10 +20,10 @@ from kiln.core.files import system_guard, write_atomic
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.core.version import __version__
-from kiln.images.lock import locked_image
+from kiln.images.lock import Locked, locked_image
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
-from kiln.recipes.check_steps import check_id, library_id
+from kiln.recipes.check_steps import DEVICE, check_id, library_id, runtime_ids
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import Recipe, Variant
 from kiln.recipes.selection import Selection
@@ -104,6 +104,10 @@ class Builder:
     _package: Package | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _aside: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="image")
+    )
+    _coming: dict[str, Future[str]] = field(default_factory=dict)
 
     def engine(self) -> Engine:
         """The engine, found once; leftovers of dead runs are removed first."""
@@ -153,6 +157,7 @@ class Builder:
             self.stop(pool, tasks)
             raise
         pool.shutdown()
+        self._aside.shutdown(wait=False)
         self._refresh_front(any(build.changed for build in done))
         return sorted(done, key=lambda item: chosen.names.index(item.model))
 
@@ -164,6 +169,7 @@ class Builder:
         """
         self._stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
+        self._aside.shutdown(wait=False, cancel_futures=True)
         if self._engine is not None:
             self._engine.stop_all()
         # (A task that never started never ends: wait() would use its full timeout.)
@@ -225,6 +231,7 @@ class Builder:
 
     def _one(self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
         locked = locked_image(self.project.docker, recipe.image)
+        device = locked_image(self.project.docker, DEVICE)
         code = tree_digest(self.project.stages)
         sources = make.gather(self.project, recipe, code, self._repository, self._package)
         options = Options(
@@ -237,14 +244,17 @@ class Builder:
         acquired = acquire(recipe, self.store, options)
         acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
         wanted = variants or recipe.variants
-        plan = make_plan(recipe, acquired.contents, wanted, image=locked.identity, code=code)
-        ahead = worker_process.Ahead()
+        plan = make_plan(
+            recipe,
+            acquired.contents,
+            wanted,
+            image=locked.identity,
+            code=code,
+            device=device.identity,
+        )
         ran: set[str] = set()
 
         def tell(event: str, **fields: Any) -> None:
-            # Load the runtimes for outside checks while the container runs.
-            if fields.get("state") == "started" and fields.get("id") in plan.reports:
-                ahead.start()
             if fields.get("state") == "finished":
                 ran.add(fields["id"])
             self._tell(event, **fields)
@@ -264,24 +274,22 @@ class Builder:
                 self._tell("note", message=f"{recipe.name}: waiting for another kiln to finish it")
 
         told: list[bool] = []
-        with (
-            self.store.lock(f"model-{recipe.name}", while_waiting=waiting),
-            contextlib.closing(ahead),
-        ):
+        with self.store.lock(f"model-{recipe.name}", while_waiting=waiting):
             plan = self._with_published(recipe, acquired, plan)
             # The record names every step of the plan, so none may be missing.
             results = runner.run(
                 plan,
                 limits_of(recipe),
-                lambda: self._image(recipe.image),
+                lambda: self._image_with(recipe.image, plan.others.values()),
                 files=plan.published(),
                 facts=plan.ids(),
+                others=self._image_aside,
             )
             for text in label_notes(results):
                 self._note(f"{recipe.name}: {text}")
             self._check_trained(recipe, results)
             self._tell_differences(recipe, results)
-            report = self._check(recipe, plan, results, ahead)
+            report = self._check(recipe, plan, results)
             files, stated, artefacts = self._collect(
                 recipe, acquired, plan, results, sources, report
             )
@@ -295,6 +303,25 @@ class Builder:
 
         images = Images(self.project.docker, self.engine, self.store, self._tell)
         return images.ensure(name).tag
+
+    def _image_with(self, name: str, others: Iterable[str]) -> str:
+        """Return the tag of a sealed image; begin to provide others that are needed later."""
+        tag = self._image(name)
+        for other in others:
+            self._begin(other)
+        return tag
+
+    def _image_aside(self, name: str) -> str:
+        """Return the tag of an image that may be on its way already."""
+        return self._begin(name).result()
+
+    def _begin(self, name: str) -> Future[str]:
+        """Provide a sealed image while models convert: one build for all of them."""
+        with self._lock:
+            self.check_stop()
+            if name not in self._coming:
+                self._coming[name] = self._aside.submit(self._image, name)
+            return self._coming[name]
 
     def _with_published(self, recipe: Recipe, acquired: Acquired, plan: Plan) -> Plan:
         """Add variants to ``plan`` that were published before and are in the store unchanged."""
@@ -319,7 +346,15 @@ class Builder:
         """Return a plan like ``like`` for other variants."""
         if set(variants) == set(like.artefacts):
             return like
-        return make_plan(recipe, acquired.contents, variants, image=like.identity, code=like.code)
+        device = next(iter(like.others), "")
+        return make_plan(
+            recipe,
+            acquired.contents,
+            variants,
+            image=like.identity,
+            code=like.code,
+            device=device,
+        )
 
     def _check_trained(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
         """Refuse to publish an untrained model, unless the recipe allows it.
@@ -355,11 +390,7 @@ class Builder:
                 self._tell("note", message=f"{recipe.name}: {said}. {item['effect']}")
 
     def _check(
-        self,
-        recipe: Recipe,
-        plan: Plan,
-        results: Mapping[str, StageResult],
-        ahead: worker_process.Ahead,
+        self, recipe: Recipe, plan: Plan, results: Mapping[str, StageResult]
     ) -> dict[str, Any] | None:
         """Check the artefacts against their source.
 
@@ -370,10 +401,6 @@ class Builder:
         if report is None:
             self._tell("note", message=f"{recipe.name}: not checked: there are no check images")
             return None
-        if not verdict.failures(report):
-            # Artefacts that fail inside need no checks outside.
-            found = verdict.outside_gates(report, plan, results, self.store, self._tell, ahead)
-            report = verdict.with_outside(report, recipe, found)
         if verdict.failures(report):
             kept = self.store.root / "logs" / f"{recipe.name}.{CHECKS_FILE}"
             kept.parent.mkdir(exist_ok=True)
@@ -430,7 +457,8 @@ def _as_json(data: Mapping[str, Any]) -> bytes:
 
 def _report_of(plan: Plan, variant: str) -> set[str]:
     """Return the steps that check a variant, where the plan has them."""
-    return {check_id(variant), library_id(variant)} & set(plan.reports)
+    ids = {check_id(variant), library_id(variant), *runtime_ids(variant)}
+    return ids & set(plan.reports)
 
 
 def conversion_record(
@@ -449,6 +477,7 @@ def conversion_record(
     without changes gives the same record. ``recipe_sha256`` is that of the recipe as published.
     """
     locked = locked_image(project.docker, recipe.image)
+    others = [locked_image(project.docker, name) for name in plan.others.values()]
     return {
         "schema": 1,
         "kiln": __version__,
@@ -463,7 +492,8 @@ def conversion_record(
         "label_notes": label_notes(results),
         "recipe": {"sha256": recipe_sha256},
         "source": acquired.record,
-        "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
+        "image": _stated(locked),
+        "other_images": [_stated(item) for item in others],
         "stage_code": plan.code,
         "artefacts": {
             item.variant: {"file": item.file, "sha256": item.sha256, "size": item.size}
@@ -472,6 +502,7 @@ def conversion_record(
         "stages": {
             step.id: {
                 "stage": step.stage,
+                "image": plan.image_of(step),
                 "key": step.key,
                 "params": dict(step.params),
                 "facts": results[step.id].facts,
@@ -482,6 +513,10 @@ def conversion_record(
             for step in plan.steps
         },
     }
+
+
+def _stated(image: Locked) -> dict[str, str]:
+    return {"name": image.name, "identity": image.identity, "layer": image.layer}
 
 
 def stated_feeding(results: Mapping[str, StageResult]) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from kiln.core.errors import UsageError
 from kiln.recipes import export_options
 from kiln.recipes.check_steps import (
+    DEVICE,
     add_checks,
     input_type,
     only_exported,
@@ -38,6 +39,7 @@ def make_plan(
     *,
     image: str,
     code: str,
+    device: str = "",
     checks: bool = True,
 ) -> Plan:
     """Plan ``variants`` of a recipe.
@@ -45,6 +47,7 @@ def make_plan(
     Args:
         image: identity of the sealed image, ``sha256:<hex>``.
         code: digest of the stage code.
+        device: identity of the image with today's runtimes; "" for no checks in it.
         checks: whether to also check artefacts against their source.
 
     Raises:
@@ -61,9 +64,8 @@ def make_plan(
         artefacts = _create(steps, recipe, contents, label_map)
         reports: tuple[str, ...] = ()
         if checks:
-            reports = _add_checks(steps, recipe, contents, artefacts, None, label_map)
-        ordered = tuple(steps.steps.values())
-        return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
+            reports = _add_checks(steps, recipe, contents, artefacts, None, label_map, device)
+        return _plan(steps, recipe, artefacts, reports, image, code, device)
 
     checkpoint: Files | Output = Files(contents.checkpoint)
     maker = recipe.source.made_by
@@ -95,9 +97,22 @@ def make_plan(
     artefacts = {variant: f"annotate-{variant}" for variant in variants}
     reports = _compare(steps, contents, artefacts)
     if checks:
-        reports += _add_checks(steps, recipe, contents, artefacts, checkpoint, label_map)
+        reports += _add_checks(steps, recipe, contents, artefacts, checkpoint, label_map, device)
+    return _plan(steps, recipe, artefacts, reports, image, code, device)
+
+
+def _plan(
+    steps: StepList,
+    recipe: Recipe,
+    artefacts: Mapping[str, str],
+    reports: tuple[str, ...],
+    image: str,
+    code: str,
+    device: str,
+) -> Plan:
     ordered = tuple(steps.steps.values())
-    return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
+    others = {device: DEVICE} if any(step.image for step in ordered) else {}
+    return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code, others)
 
 
 def refuse_missing(recipe: Recipe, variants: Sequence[Variant]) -> None:
@@ -233,9 +248,10 @@ def _add_checks(
     artefacts: Mapping[str, str],
     checkpoint: Files | Output | None,
     label_map: Files | Output,
+    device: str,
 ) -> tuple[str, ...]:
     images, calibration = contents.check_images, contents.images
-    return add_checks(steps, recipe, artefacts, checkpoint, label_map, images, calibration)
+    return add_checks(steps, recipe, artefacts, checkpoint, label_map, images, calibration, device)
 
 
 def _create(

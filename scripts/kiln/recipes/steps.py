@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kiln.core.digest import key_of
@@ -37,7 +37,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage with everything it depends on."""
+    """One stage with everything it depends on.
+
+    ``image`` is the identity of the sealed image that it runs in, "" for that of its plan.
+    """
 
     id: str
     stage: str
@@ -45,6 +48,7 @@ class Step:
     inputs: Mapping[str, Files | Output]
     params_from: Mapping[str, Fact]
     key: str
+    image: str = ""
 
     def upstream(self) -> set[str]:
         """Ids of the steps whose files or facts this one needs."""
@@ -58,6 +62,7 @@ class Plan:
 
     ``reports`` are the steps that are run for their findings. ``image`` is the image's name;
     ``identity`` and ``code`` are the sealed image and the stage code that the keys were made with.
+    ``others`` are the images of the steps that run in another one: identity -> name.
     """
 
     model: str
@@ -67,6 +72,11 @@ class Plan:
     reports: tuple[str, ...] = ()
     identity: str = ""
     code: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    def image_of(self, step: Step) -> str:
+        """Return the name of the image that a step runs in."""
+        return self.others[step.image] if step.image else self.image
 
     def step(self, step_id: str) -> Step:
         """Return the step with that id."""
@@ -113,8 +123,14 @@ class StepList:
         params: Mapping[str, Any],
         inputs: Mapping[str, Files | Output],
         params_from: Mapping[str, Fact] | None = None,
+        *,
+        image: str = "",
     ) -> None:
-        """Add a :class:`Step`; the steps that it depends on must have been added."""
+        """Add a :class:`Step`; the steps that it depends on must have been added.
+
+        Args:
+            image: identity of the sealed image that it runs in, if that is another one.
+        """
         facts = params_from or {}
         described: dict[str, Any] = {}
         for name, item in inputs.items():
@@ -125,7 +141,7 @@ class StepList:
         key = key_of(
             {
                 "protocol": PROTOCOL,
-                "image": self._image,
+                "image": image or self._image,
                 "code": self._code,
                 "stage": stage,
                 "params": dict(params),
@@ -136,7 +152,9 @@ class StepList:
                 "inputs": described,
             }
         )
-        self.steps[step_id] = Step(step_id, stage, dict(params), dict(inputs), dict(facts), key)
+        self.steps[step_id] = Step(
+            step_id, stage, dict(params), dict(inputs), dict(facts), key, image
+        )
 
 
 def lone_step(

@@ -124,7 +124,7 @@ def provenance_statement(
 
 
 def shared_dependencies(
-    archive: SourceArchive, image: str, source: Mapping[str, Any]
+    archive: SourceArchive, image: str, source: Mapping[str, Any], others: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """List the dependencies that all artefacts of a model share, from archive and source.
 
@@ -132,27 +132,41 @@ def shared_dependencies(
         archive: the sources of the build.
         image: name of the image in the archive's ``docker/images.lock``.
         source: where the model came from, as ``conversion.json`` has it.
+        others: names of the images that artefacts were checked in, likewise.
 
     Raises:
         VerificationError: the archive's images.toml or images.lock is invalid.
         KeyError, ValueError, TypeError, AttributeError: the archive's locks are missing, damaged
             or do not name the image.
     """
-    locked = locked_in(archive, image)
     found = [
-        {
-            **_digest(f"image/{image}", locked.identity.removeprefix("sha256:")),
-            "annotations": {"layer": locked.layer, "size": locked.size, "recipe": locked.recipe},
-        },
+        *(_image(locked_in(archive, name)) for name in (image, *others)),
         {"name": "stage-code", "digest": {"kilnTree": archive.stage_code()}},
         _digest(SOURCE_FILE, archive.sha256),
     ]
-    found += [_digest(f"lock/{path}", archive.digest(path)) for path in _locks(archive, image)]
+    paths = {path for name in (image, *others) for path in _locks(archive, name)}
+    found += [_digest(f"lock/{path}", archive.digest(path)) for path in sorted(paths)]
     if sbom := sbom_in(archive, image):
         found.append(_digest(SBOM_FILE, archive.digest(sbom)))
     if source.get("sha256") and source.get("url"):
         found.append({**_digest("source/archive", source["sha256"]), "uri": source["url"]})
     return found
+
+
+def _image(locked: Locked) -> dict[str, Any]:
+    return {
+        **_digest(f"image/{locked.name}", locked.identity.removeprefix("sha256:")),
+        "annotations": {"layer": locked.layer, "size": locked.size, "recipe": locked.recipe},
+    }
+
+
+def other_images(conversion: Mapping[str, Any]) -> list[str]:
+    """Return the names of the other images that a record names, in its order.
+
+    Raises:
+        KeyError, TypeError: it is damaged.
+    """
+    return [str(item["name"]) for item in conversion.get("other_images", [])]
 
 
 def locked_in(archive: SourceArchive, image: str) -> Locked:

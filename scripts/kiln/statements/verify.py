@@ -40,6 +40,7 @@ from kiln.statements.provenance import (
     Build,
     Host,
     locked_in,
+    other_images,
     provenance_statement,
     recipe_digest_in,
     sbom_in,
@@ -161,7 +162,11 @@ class _Checking:
             return None
         try:
             self.found[CONVERSION_FILE] += self._disagreements(archive, conversion, path, image)
-            shared = shared_dependencies(archive, image, conversion["source"])
+            others = other_images(conversion)
+            self.found[SOURCE_FILE] += [
+                problem for name in others for problem in _lock_problems(archive, name)
+            ]
+            shared = shared_dependencies(archive, image, conversion["source"], others)
         except _OTHER_FORM:
             self.found[CONVERSION_FILE].append("is damaged: it does not have kiln's form")
             return None
@@ -206,10 +211,18 @@ class _Checking:
         """List contradictions between the record and the archive."""
         locked = locked_in(archive, image)
         named = {"name": locked.name, "identity": locked.identity, "layer": locked.layer}
+        others = [locked_in(archive, name) for name in other_images(conversion)]
         said = {
             "model": (conversion["model"], self.files.model),
             "recipe": (conversion["recipe"]["sha256"], archive.digest(path)),
             "image": (conversion["image"], named),
+            "other images": (
+                conversion.get("other_images", []),
+                [
+                    {"name": item.name, "identity": item.identity, "layer": item.layer}
+                    for item in others
+                ],
+            ),
             "stage code": (conversion["stage_code"], archive.stage_code()),
         }
         return [

@@ -78,7 +78,7 @@ STAGES: dict[str, tuple[str, str]] = {
     ),
     "compare": ("", "return {'differ': 0}"),
     "reference": (
-        "max_detections image_size crops regular_nms nms_score_threshold nms_iou_threshold "
+        "max_detections image_size crops enough regular_nms nms_score_threshold nms_iou_threshold "
         "max_detections_per_class",
         """
         (out / "detections.json").write_bytes(b"{}")

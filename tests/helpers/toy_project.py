@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 from training_folder import CONFIG as PIPELINE
@@ -60,6 +61,19 @@ def make_project(root: Path) -> Project:
     (root / "models").mkdir()
     write_lock(docker, "odapi", SEALED, recipe_digest(docker, "odapi"))
     return Project(root)
+
+
+def add_image(project: Project, name: str) -> Sealed:
+    """Lock one image more, of another configuration."""
+    layer = f"sha256:{'e' * 64}"
+    config = canonical_json({"rootfs": {"diff_ids": [layer], "type": "layers"}})
+    sealed = replace(SEALED, identity=f"sha256:{sha256_bytes(config)}", layer=layer, config=config)
+    (project.docker / name).mkdir()
+    (project.docker / name / "Dockerfile").write_text("FROM scratch\n")
+    with (project.docker / "images.toml").open("a") as file:
+        file.write(f'[{name}]\nfiles = ["install.py"]\n')
+    write_lock(project.docker, name, sealed, recipe_digest(project.docker, name))
+    return sealed
 
 
 def add_recipe(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kiln.building.compiling import as_one, compile_each
 from kiln.checks import verdict, worker_process
 from kiln.core import machine
 from kiln.core.digest import tree_digest
@@ -20,9 +21,10 @@ from kiln.core.files import system_guard, write_atomic
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.core.version import __version__
-from kiln.images.lock import locked_image
+from kiln.images.lock import locked_identities, locked_image
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
+from kiln.recipes import targets
 from kiln.recipes.check_steps import check_id, library_id
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import Recipe, Variant
@@ -71,7 +73,7 @@ class Artefact:
 
 @dataclass(frozen=True)
 class ModelBuild:
-    """The outcome for one model: its artefacts, or the failure.
+    """The outcome for one model: its artefacts, or the failure; both if one was not compiled.
 
     ``changed`` tells whether ``dist/`` was written; ``stages_run`` how many stages were not in
     the store.
@@ -205,6 +207,9 @@ class Builder:
                 result = task.result()
         except KilnError as error:
             return self._failed(name, error, several)
+        if result.error is not None:
+            self._failed(name, result.error, several)
+            return result
         self._remember(name, ok=True, variants=[item.variant for item in result.artefacts])
         self.on_event("model", model=name, state="done")
         return result
@@ -237,7 +242,10 @@ class Builder:
         acquired = acquire(recipe, self.store, options)
         acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
         wanted = variants or recipe.variants
-        plan = make_plan(recipe, acquired.contents, wanted, image=locked.identity, code=code)
+        further = locked_identities(self.project.docker, recipe.further_images)
+        plan = make_plan(
+            recipe, acquired.contents, wanted, image=locked.identity, code=code, further=further
+        )
         ahead = worker_process.Ahead()
         ran: set[str] = set()
 
@@ -269,25 +277,35 @@ class Builder:
             contextlib.closing(ahead),
         ):
             plan = self._with_published(recipe, acquired, plan)
-            # The record names every step of the plan, so none may be missing.
-            results = runner.run(
-                plan,
-                limits_of(recipe),
-                lambda: self._image(recipe.image),
-                files=plan.published(),
-                facts=plan.ids(),
-            )
+            results: dict[str, StageResult] = {}
+
+            def run(part: Plan) -> None:
+                # The record names every step of the plan, so none may be missing.
+                found = runner.run(
+                    part,
+                    limits_of(recipe),
+                    lambda: self._image(recipe.image),
+                    files=part.published(),
+                    facts=part.ids(),
+                    further=self._image,
+                )
+                results.update(found)
+
+            run(plan.without(plan.compiled))
             for text in label_notes(results):
                 self._note(f"{recipe.name}: {text}")
             self._check_trained(recipe, results)
             self._tell_differences(recipe, results)
             report = self._check(recipe, plan, results, ahead)
+            plan, failures = compile_each(plan, run)
+            if report is not None:
+                report = verdict.with_compiled(report, recipe, plan, results)
             files, stated, artefacts = self._collect(
                 recipe, acquired, plan, results, sources, report
             )
             assert self._signer is not None
             changed = publish.publish(self.dist, recipe.name, files, self._signer, stated)
-        return ModelBuild(recipe.name, artefacts, changed, len(ran))
+        return ModelBuild(recipe.name, artefacts, changed, len(ran), as_one(failures))
 
     def _image(self, name: str) -> str:
         """Return the tag of a sealed image; get or build it if the engine lacks it."""
@@ -312,14 +330,23 @@ class Builder:
             if variant in plan.artefacts
             or {full.artefacts[variant], *_report_of(full, variant)} <= known.keys()
         ]
-        return self._plan(recipe, acquired, kept, plan)
+        found = self._plan(recipe, acquired, kept, plan)
+        unknown = {name for name, step_id in found.compiled.items() if step_id not in known}
+        return found.without(unknown - plan.compiled.keys())
 
     @staticmethod
     def _plan(recipe: Recipe, acquired: Acquired, variants: Sequence[Variant], like: Plan) -> Plan:
         """Return a plan like ``like`` for other variants."""
         if set(variants) == set(like.artefacts):
             return like
-        return make_plan(recipe, acquired.contents, variants, image=like.identity, code=like.code)
+        return make_plan(
+            recipe,
+            acquired.contents,
+            variants,
+            image=like.identity,
+            code=like.code,
+            further=like.further,
+        )
 
     def _check_trained(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
         """Refuse to publish an untrained model, unless the recipe allows it.
@@ -395,7 +422,7 @@ class Builder:
         files: dict[str, publish.Content] = {}
         artefacts = []
         about = []
-        for variant, step_id in plan.artefacts.items():
+        for variant, step_id in plan.files.items():
             blob = results[step_id].files["model.tflite"]
             name = artefact_file(recipe.name, variant)
             files[name] = self._content(blob.sha256)
@@ -407,7 +434,8 @@ class Builder:
                 name = artefact_file(recipe.name, ORIGINAL)
                 files[name] = self._content(original)
                 about.append(make.About(ORIGINAL, name, original, "adopt"))
-            files[LABEL_FILE] = self._content(results[step_id].files[LABEL_FILE].sha256)
+            if variant in plan.artefacts:
+                files[LABEL_FILE] = self._content(results[step_id].files[LABEL_FILE].sha256)
         for name, place in verdict.preview_names(plan, results).items():
             files[place] = self._content(results["previews"].files[f"{name}.jpg"].sha256)
         said = sources.archive.digest(sources.recipe_path)
@@ -463,7 +491,8 @@ def conversion_record(
         "label_notes": label_notes(results),
         "recipe": {"sha256": recipe_sha256},
         "source": acquired.record,
-        "image": {"name": locked.name, "identity": locked.identity, "layer": locked.layer},
+        "image": locked.named(),
+        **_compiled_record(plan, results, project),
         "stage_code": plan.code,
         "artefacts": {
             item.variant: {"file": item.file, "sha256": item.sha256, "size": item.size}
@@ -480,6 +509,23 @@ def conversion_record(
                 "peak_rss": results[step.id].peak_rss,
             }
             for step in plan.steps
+        },
+    }
+
+
+def _compiled_record(
+    plan: Plan, results: Mapping[str, StageResult], project: Project
+) -> dict[str, Any]:
+    """Record what was compiled for which NPU, and in which image; empty without such files."""
+    if not plan.compiled:
+        return {}
+    return {
+        "further_images": {
+            name: locked_image(project.docker, name).named() for name in sorted(plan.further)
+        },
+        "compiled": {
+            name: {"from": targets.VARIANT, **results[step_id].facts}
+            for name, step_id in plan.compiled.items()
         },
     }
 

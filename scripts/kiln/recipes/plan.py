@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kiln.core.errors import UsageError
-from kiln.recipes import export_options
+from kiln.recipes import export_options, targets
 from kiln.recipes.check_steps import (
     add_checks,
     input_type,
@@ -38,6 +38,7 @@ def make_plan(
     image: str,
     code: str,
     checks: bool = True,
+    further: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan ``variants`` of a recipe.
 
@@ -45,6 +46,7 @@ def make_plan(
         image: identity of the sealed image, ``sha256:<hex>``.
         code: digest of the stage code.
         checks: whether to also check artefacts against their source.
+        further: identities of the recipe's other images, by name; without them nothing is compiled.
 
     Raises:
         UsageError: the recipe has no such variant.
@@ -95,8 +97,20 @@ def make_plan(
     reports = _compare(steps, contents, artefacts)
     if checks:
         reports += _add_checks(steps, recipe, contents, artefacts, checkpoint, label_map)
+    # Last of all: they run in another container.
+    compiled = _compile(steps, recipe, artefacts, further or {})
     ordered = tuple(steps.steps.values())
-    return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
+    return Plan(
+        recipe.name,
+        recipe.image,
+        ordered,
+        artefacts,
+        reports,
+        image,
+        code,
+        further=dict(further or {}),
+        compiled=compiled,
+    )
 
 
 def refuse_missing(recipe: Recipe, variants: Sequence[Variant]) -> None:
@@ -219,6 +233,22 @@ def _compare(steps: StepList, contents: Contents, artefacts: Mapping[str, str]) 
         },
     )
     return ("compare-prebuilt",)
+
+
+def _compile(
+    steps: StepList, recipe: Recipe, artefacts: Mapping[str, str], further: Mapping[str, str]
+) -> dict[str, str]:
+    """Add the steps that compile the int8 variant; return their ids by the new variant's name."""
+    compiled: dict[str, str] = {}
+    if targets.VARIANT not in artefacts or targets.IMAGE not in further:
+        return compiled
+    model = Output(artefacts[targets.VARIANT], "model.tflite")
+    for item in recipe.compile:
+        chip = item.chip()
+        step_id = compiled[chip.variant] = f"compile-{chip.name}"
+        params = {**chip.as_params(), "least_mapped": item.least_mapped}
+        steps.add(step_id, "compile", params, {"model": model}, image=further[targets.IMAGE])
+    return compiled
 
 
 def _add_checks(

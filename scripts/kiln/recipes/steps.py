@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kiln.core.digest import key_of
@@ -37,7 +37,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage with everything it depends on."""
+    """One stage with everything it depends on; ``image`` is the identity of the one it runs in."""
 
     id: str
     stage: str
@@ -45,6 +45,7 @@ class Step:
     inputs: Mapping[str, Files | Output]
     params_from: Mapping[str, Fact]
     key: str
+    image: str = ""
 
     def upstream(self) -> set[str]:
         """Ids of the steps whose files or facts this one needs."""
@@ -58,6 +59,8 @@ class Plan:
 
     ``reports`` are the steps that are run for their findings. ``image`` is the image's name;
     ``identity`` and ``code`` are the sealed image and the stage code that the keys were made with.
+    ``further`` are other images that steps run in: name -> identity. ``compiled`` are the steps
+    that make artefacts out of others, by name (:mod:`kiln.recipes.targets`).
     """
 
     model: str
@@ -67,6 +70,13 @@ class Plan:
     reports: tuple[str, ...] = ()
     identity: str = ""
     code: str = ""
+    further: Mapping[str, str] = field(default_factory=dict)
+    compiled: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The steps that make ``.tflite`` files, compiled ones too, by the variant's name."""
+        return {**self.artefacts, **self.compiled}
 
     def step(self, step_id: str) -> Step:
         """Return the step with that id."""
@@ -79,7 +89,14 @@ class Plan:
     def published(self) -> list[str]:
         """Return the steps whose files are published, with the publisher's own file."""
         originals = ["adopt"] if "prebuilt" in self.artefacts else []
-        return [*originals, *self.artefacts.values(), *self.reports]
+        return [*originals, *self.files.values(), *self.reports]
+
+    def without(self, compiled: Collection[str]) -> Plan:
+        """Return the plan without the steps that make these compiled artefacts."""
+        left_out = {self.compiled[name] for name in compiled}
+        kept = {name: step for name, step in self.compiled.items() if step not in left_out}
+        steps = tuple(step for step in self.steps if step.id not in left_out)
+        return replace(self, steps=steps, compiled=kept)
 
     def closure(self, wanted: Iterable[str], have: Iterable[str]) -> list[Step]:
         """Return the steps that ``wanted`` need, without those in ``have``; in order."""
@@ -113,8 +130,15 @@ class StepList:
         params: Mapping[str, Any],
         inputs: Mapping[str, Files | Output],
         params_from: Mapping[str, Fact] | None = None,
+        *,
+        image: str = "",
     ) -> None:
-        """Add a :class:`Step`; the steps that it depends on must have been added."""
+        """Add a :class:`Step`; the steps that it depends on must have been added.
+
+        Args:
+            image: identity of the image that it runs in; "" is the plan's own.
+        """
+        image = image or self._image
         facts = params_from or {}
         described: dict[str, Any] = {}
         for name, item in inputs.items():
@@ -125,7 +149,7 @@ class StepList:
         key = key_of(
             {
                 "protocol": PROTOCOL,
-                "image": self._image,
+                "image": image,
                 "code": self._code,
                 "stage": stage,
                 "params": dict(params),
@@ -136,7 +160,9 @@ class StepList:
                 "inputs": described,
             }
         )
-        self.steps[step_id] = Step(step_id, stage, dict(params), dict(inputs), dict(facts), key)
+        self.steps[step_id] = Step(
+            step_id, stage, dict(params), dict(inputs), dict(facts), key, image
+        )
 
 
 def lone_step(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class Recorded:
         file: the artefact's name; ``sha256`` is that of its content.
         plan: the steps that make it; its only artefact is called ``file``.
         image: the name of the sealed image, whose identity is ``plan.identity``.
+        further: names of the other images that steps of the plan run in -> their identities.
         limits: of the container that made it, finite; the caller bounds them for a run.
         locks: path below the source archive -> SHA-256, of the files the image is made from.
         source: SHA-256 of the source archive, "" where there was none.
@@ -93,6 +94,12 @@ class Recorded:
     cpu: str
     origin: str
     byproducts: Mapping[str, str]
+    further: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def images(self) -> dict[str, str]:
+        """All images that the plan's steps run in: name -> identity."""
+        return {self.image: self.plan.identity, **self.further}
 
     @property
     def plain_export(self) -> bool:
@@ -146,14 +153,16 @@ def _read(statement: Mapping[str, Any], place: Path) -> Recorded:
         item["name"]: item for item in build["resolvedDependencies"]
     }
     plan = plan_from_data(inside["plan"], model=model, variant=file)
+    others = {step.image for step in plan.steps} - {plan.identity}
+    further = {_image(materials, identity): identity for identity in sorted(others)}
     return Recorded(
         place=place,
         file=file,
         sha256=_text(subject["digest"]["sha256"], _HEX),
         model=model,
         variant=_text(outside["variant"], _NAME),
-        plan=plan,
-        image=_image(materials, plan),
+        plan=replace(plan, further=further),
+        image=_image(materials, plan.identity),
         limits=_limits(inside["limits"]),
         locks={
             _text(name.removeprefix(_LOCK), _PLACE): _text(item["digest"]["sha256"], _HEX)
@@ -168,6 +177,7 @@ def _read(statement: Mapping[str, Any], place: Path) -> Recorded:
         byproducts={
             item["name"]: _digest(item) for item in run.get("byproducts", ()) if _digest(item)
         },
+        further=further,
     )
 
 
@@ -189,17 +199,17 @@ def _digest(item: Mapping[str, Any] | None) -> str:
     return "" if digest is None else _text(digest, _HEX)
 
 
-def _image(materials: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
-    """Return the name of the image that the plan runs in.
+def _image(materials: Mapping[str, Mapping[str, Any]], identity: str) -> str:
+    """Return the name of an image that the plan runs in.
 
     Raises:
         VerificationError: the statement's list of materials does not hold that image.
     """
     for name, item in materials.items():
-        if name.startswith("image/") and f"sha256:{_digest(item)}" == plan.identity:
+        if name.startswith("image/") and f"sha256:{_digest(item)}" == identity:
             return _text(name.removeprefix("image/"), IMAGE_NAME)
     raise VerificationError(
-        f"its plan runs in the image {plan.identity}, which is not among its materials.", _REMEDY
+        f"its plan runs in the image {identity}, which is not among its materials.", _REMEDY
     )
 
 

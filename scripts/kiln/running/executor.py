@@ -1,8 +1,9 @@
-"""Turn a plan into results: look up the cache, run the rest in one container, store the output."""
+"""Turn a plan into results: look up the cache, run the rest in containers, store the output."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
@@ -84,30 +85,35 @@ class Runner:
         *,
         files: Collection[str] | None = None,
         facts: Collection[str] = (),
+        further: Callable[[str], str] | None = None,
     ) -> dict[str, StageResult]:
         """Run the parts of ``plan`` that are not cached; return all results by step id.
 
-        Files of results that are not requested, and that no step had to read, may be missing.
+        Steps of one image that follow each other share a container. Files of results that are not
+        requested, and that no step had to read, may be missing.
 
         Args:
             limits: of the container (:func:`kiln.running.limits.limits_of` a recipe).
             image: returns the tag of the sealed image; only called when something has to run.
             files: ids of the steps whose files are needed; by default artefacts and reports.
             facts: ids of those whose facts and digests are needed, too.
+            further: returns the tag of another image of the plan (``plan.further``), by name.
 
         Raises:
             KilnError: of the kind that the failed stage reported.
         """
-        wanted = [*plan.artefacts.values(), *plan.reports] if files is None else files
+        wanted = [*plan.files.values(), *plan.reports] if files is None else files
         known = look_up(plan, self.store, wanted, facts, lent=self.lent)
         results, todo = known.results, list(known.todo)
         running = {step.id for step in todo}
         for step in plan.steps:
             if step.id not in running and step.id in results:
                 self.on_event("stage", model=plan.model, id=step.id, state="cached")
-        if todo:
-            session = _Session(self, plan, todo, results)
-            results.update(session.run(image(), limits))
+        names = {identity: name for name, identity in plan.further.items()}
+        for identity, group in itertools.groupby(todo, key=lambda step: step.image):
+            tag = image() if identity not in names or further is None else further(names[identity])
+            session = _Session(self, plan, list(group), results)
+            results.update(session.run(tag, limits))
         return results
 
 

@@ -8,7 +8,7 @@ compares.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def provenance_statement(
         sha256: its digest.
     """
     resolved = [*build.shared, *(_digest(name, digest) for name, digest in _inputs(plan))]
+    resolved += _further(build.archive, plan, {str(item["name"]) for item in resolved})
     if build.repository is not None:
         resolved.append(_repository(build.repository))
     if build.package is not None:
@@ -138,12 +139,8 @@ def shared_dependencies(
         KeyError, ValueError, TypeError, AttributeError: the archive's locks are missing, damaged
             or do not name the image.
     """
-    locked = locked_in(archive, image)
     found = [
-        {
-            **_digest(f"image/{image}", locked.identity.removeprefix("sha256:")),
-            "annotations": {"layer": locked.layer, "size": locked.size, "recipe": locked.recipe},
-        },
+        _image(locked_in(archive, image)),
         {"name": "stage-code", "digest": {"kilnTree": archive.stage_code()}},
         _digest(SOURCE_FILE, archive.sha256),
     ]
@@ -153,6 +150,48 @@ def shared_dependencies(
     if source.get("sha256") and source.get("url"):
         found.append({**_digest("source/archive", source["sha256"]), "uri": source["url"]})
     return found
+
+
+def _image(locked: Locked) -> dict[str, Any]:
+    return {
+        **_digest(f"image/{locked.name}", locked.identity.removeprefix("sha256:")),
+        "annotations": {"layer": locked.layer, "size": locked.size, "recipe": locked.recipe},
+    }
+
+
+def _further(
+    archive: SourceArchive, plan: Mapping[str, Any], there: Collection[str]
+) -> list[dict[str, Any]]:
+    """List the other images of a plan, and what they are made from; without what is ``there``."""
+    found = []
+    for locked in further_images_in(archive, plan):
+        found.append(_image(locked))
+        found += [
+            _digest(f"lock/{path}", archive.digest(path)) for path in _locks(archive, locked.name)
+        ]
+    return [item for item in found if item["name"] not in there]
+
+
+def further_images_in(archive: SourceArchive, plan: Mapping[str, Any]) -> list[Locked]:
+    """Return the archive's lock entries of a plan's images besides its own, by name.
+
+    Raises:
+        VerificationError: the archive locks no such image, or its lock is invalid.
+    """
+    wanted = {step["image"] for step in plan["steps"] if "image" in step}
+    if not wanted:
+        return []
+    path = f"docker/{lock.LOCK_FILE}"
+    try:
+        locked = {item.identity: item for item in lock.parse_lock(archive.files[path]).values()}
+    except MalformedError as error:
+        raise _no_definitions(path, error) from None
+    if missing := sorted(wanted - locked.keys()):
+        raise VerificationError(
+            f"{SOURCE_FILE} locks no image {missing[0]}, in which a step of the plan runs.",
+            "Do not use these files: fetch the release again.",
+        )
+    return sorted((locked[identity] for identity in wanted), key=lambda item: item.name)
 
 
 def locked_in(archive: SourceArchive, image: str) -> Locked:

@@ -17,6 +17,7 @@ from kiln.core.digest import canonical_json, sha256_bytes
 from kiln.core.errors import VerificationError
 from kiln.core.untrusted import MalformedError, parse_json, parse_json_object, parse_toml
 from kiln.project import bounds
+from kiln.recipes import targets
 from kiln.running.limits import Limits
 from kiln.signing.dsse import REMEDY
 from kiln.signing.signer import Verifier
@@ -39,6 +40,7 @@ from kiln.statements.provenance import (
     REPOSITORY,
     Build,
     Host,
+    further_images_in,
     locked_in,
     provenance_statement,
     recipe_digest_in,
@@ -205,11 +207,15 @@ class _Checking:
     ) -> list[str]:
         """List contradictions between the record and the archive."""
         locked = locked_in(archive, image)
-        named = {"name": locked.name, "identity": locked.identity, "layer": locked.layer}
+        further = conversion.get("further_images", {})
         said = {
             "model": (conversion["model"], self.files.model),
             "recipe": (conversion["recipe"]["sha256"], archive.digest(path)),
-            "image": (conversion["image"], named),
+            "image": (conversion["image"], locked.named()),
+            "further image": (
+                further,
+                {name: locked_in(archive, name).named() for name in further},
+            ),
             "stage code": (conversion["stage_code"], archive.stage_code()),
         }
         return [
@@ -276,11 +282,16 @@ class _Checking:
             sha256=digest,
         )
         problems = _differences(statement, again)
-        if variant not in (*base.recipe["variants"], ORIGINAL):
+        compiled = [
+            f"{targets.VARIANT}_{item['target']}" for item in base.recipe.get("compile", ())
+        ]
+        if variant not in (*base.recipe["variants"], *compiled, ORIGINAL):
             problems.append(f"is about the variant {variant!r}, which the recipe does not list")
         locked = locked_in(base.archive, base.recipe["image"])
         if plan.identity != locked.identity:
             problems.append(f"has a plan for another image than {SOURCE_FILE} locks")
+        for other in further_images_in(base.archive, inside["plan"]):
+            problems += _lock_problems(base.archive, other.name)
         if plan.code != base.archive.stage_code():
             problems.append(f"has a plan for other stage code than {SOURCE_FILE} holds")
         (artefact,) = plan.artefacts.values()

@@ -100,7 +100,7 @@ images-load: env engine ## load the files of IMAGES after checking them by the l
 compose-build: env engine ## build the Dockerfiles with compose, for interactive shells
 	@$(KILN) images context
 	@if docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=docker-compose; fi; \
-	for image in base odapi modelmaker; do $$compose build $$image || exit 1; done
+	for image in base odapi modelmaker device; do $$compose build $$image || exit 1; done
 
 ##@ Release
 

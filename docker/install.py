@@ -1,4 +1,4 @@
-"""Runs inside an image while it is built (Python 3.9, no network).
+"""Runs inside an image while it is built, with its own Python (3.9 or later), without a network.
 
 ``environment PREFIX LOCK [--prune FILE]`` makes a virtual environment from the wheels in
 ``/build/wheels``, every one checked against the lock, removes what the prune file names and
@@ -38,7 +38,7 @@ def main() -> None:
         compile_all(arguments.folders)
         return
     make_environment(arguments.prefix, arguments.lock)
-    site = arguments.prefix / "lib/python3.9/site-packages"
+    (site,) = arguments.prefix.glob("lib/python*/site-packages")
     if arguments.prune:
         prune(site, arguments.prune)
     forget_machine(site)
@@ -64,7 +64,7 @@ def make_environment(prefix: pathlib.Path, lock: pathlib.Path) -> None:
             "--offline",
             "--no-project",
             "--python",
-            "/usr/bin/python3.9",
+            pathlib.Path(sys.executable).resolve(),
             prefix,
         ],
         check=True,
@@ -127,7 +127,9 @@ def compile_all(folders: "list[pathlib.Path]") -> None:
     """Compile every module to a hash-based ``.pyc`` that Python never checks against its source.
 
     Time stamps in ``.pyc`` files, and set constants ordered by a random hash seed, are what makes
-    them differ between builds; one process and a fixed seed make them the same.
+    them differ between builds; one process and a fixed seed make them the same. So does this
+    program: a name that occurs in it, but nowhere in Python's own start, is marked as shared in the
+    ``.pyc`` of a module that has it, too. An edit here may change ``.pyc`` files of every image.
     """
     if os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(

@@ -144,21 +144,22 @@ class Contents:
             self._add_all("debian", item.name, parts.get("debian", {}))
             for lock in (*item.wheels, *([item.tools] if item.tools else [])):
                 for pin in pypi.read_lock(lock):
-                    self._add_package(item.name, pin)
+                    self._add_package(item, pin)
 
-    def _add_package(self, image: str, pin: pypi.Pin) -> None:
-        chosen = pypi.recall(self.store, pin)
+    def _add_package(self, image: Definition, pin: pypi.Pin) -> None:
+        machine = image.system.wheels
+        chosen = pypi.recall(self.store, pin, **machine)
         assert chosen is not None  # just fetched
-        self._add("python", f"{image}/{chosen.filename}", chosen.sha256)
+        self._add("python", f"{image.name}/{chosen.filename}", chosen.sha256)
         hashes = sorted(pin.hashes)
-        key = ("pypi", pin.name, pin.version, *hashes)
+        key = ("pypi", pin.name, pin.version, machine["python"], *hashes)
         self._refs[key] = PackageChoice(
             kind="pypi",
             name=pin.name,
             version=pin.version,
             hashes=hashes,
-            python=pypi.PYTHON,
-            platforms=list(pypi.PLATFORMS),
+            python=machine["python"],
+            platforms=list(machine["platforms"]),
             filename=chosen.filename,
             sha256=chosen.sha256,
         )

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypedDict
+from typing import IO
 
 from kiln.bundle.index import INDEX, MAX_INDEX, FirstUse, Index, damaged, parse
 from kiln.bundle.writing import OnBytes, end, member, padding, total_size
@@ -22,11 +22,6 @@ from kiln.images.seal import tar_header
 from kiln.sources import packed, pypi
 
 _CHUNK = 4 << 20
-
-
-class _Machine(TypedDict):
-    python: str
-    platforms: list[str]
 
 
 def _silent(done: int, total: int) -> None:
@@ -180,7 +175,7 @@ def _remember(index: Index, store: Store, new: int) -> Imported:
                 kept.append(item.model)
         else:
             pin = pypi.Pin(item.name, item.version, frozenset(item.hashes))
-            machine: _Machine = {"python": item.python, "platforms": item.platforms}
+            machine: pypi.Machine = {"python": item.python, "platforms": item.platforms}
             if pypi.recall(store, pin, **machine) is None:
                 size = store.path(item.sha256).stat().st_size
                 chosen = pypi.Chosen(item.filename, item.sha256, size)

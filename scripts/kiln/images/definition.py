@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from kiln.core.untrusted import MAX_TOML_BYTES, MalformedError, parse_toml, read
 
 if TYPE_CHECKING:
     from kiln.core.store import Store
+    from kiln.sources import pypi
     from kiln.sources.download import OnProgress
 
 DEFINITIONS = "images.toml"
@@ -26,7 +27,13 @@ IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 _MAX_IMAGES = 64
 _MAX_PATHS = 64
-_FIELDS = {"parent", "debian", "wheels", "tools", "files"}
+_FIELDS = {"parent", "debian", "system", "wheels", "tools", "files"}
+
+_SYSTEM_FORMS = {
+    "suite": r"[a-z]{1,40}",
+    "python": r"3\.[0-9]{1,2}\.[0-9]{1,2}",
+    "glibc": r"2\.[0-9]{1,2}",
+}
 
 #: A valid part of a path in a definition: not hidden, not an option, not "..".
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -40,11 +47,35 @@ SOURCE_DATE_EPOCH = 1735689600
 
 
 @dataclass(frozen=True)
+class System:
+    """The Debian release of an image, as far as it decides which Python packages fit.
+
+    Attributes:
+        suite: its name, as in ``bullseye``.
+        python: the version of its Python, as in ``3.9.2``.
+        glibc: the version of its C library, as in ``2.31``.
+    """
+
+    suite: str = "bullseye"
+    python: str = "3.9.2"
+    glibc: str = "2.31"
+
+    @property
+    def wheels(self) -> pypi.Machine:
+        """What the choice of a wheel depends on."""
+        from kiln.sources import pypi  # slow to import, and rarely needed
+
+        python = self.python.rpartition(".")[0]
+        return {"python": python, "platforms": pypi.platforms_of(self.glibc)}
+
+
+@dataclass(frozen=True)
 class Definition:
     """One image of ``docker/images.toml``.
 
-    ``parent`` is the image it starts from (none for the base); ``debian`` and ``wheels`` are lock
-    files, relative to ``docker/``; ``files`` are copied into the context, relative likewise.
+    ``parent`` is the image it starts from, if any; ``debian`` and ``wheels`` are lock files,
+    relative to ``docker/``; ``files`` are copied into the context, relative likewise. ``system`` is
+    the parent's for an image that has one, else what the definition states, else Debian 11.
     """
 
     name: str
@@ -54,6 +85,7 @@ class Definition:
     wheels: tuple[Path, ...]
     tools: Path | None
     files: tuple[Path, ...]
+    system: System = System()
 
     def inputs(self) -> tuple[Path, ...]:
         """List every file that decides the image's content (besides its parent)."""
@@ -92,7 +124,12 @@ def parse(text: bytes | str, docker_dir: Path) -> dict[str, Definition]:
     found = {name: _definition(name, entry, docker_dir) for name, entry in table.items()}
     for name, item in found.items():
         _check_parents(name, item, found)
-    return found
+    return {name: replace(item, system=_first(item, found).system) for name, item in found.items()}
+
+
+def _first(item: Definition, known: Mapping[str, Definition]) -> Definition:
+    """Return the image without a parent that an image starts from, maybe by way of others."""
+    return item if item.parent is None else _first(known[item.parent], known)
 
 
 def _definition(name: str, entry: Any, docker_dir: Path) -> Definition:
@@ -118,6 +155,7 @@ def _definition(name: str, entry: Any, docker_dir: Path) -> Definition:
         wheels=several("wheels"),
         tools=one("tools"),
         files=several("files"),
+        system=_system(name, entry),
     )
     # A context is one folder: a second file of the same name would replace the first.
     taken = [*_MADE, *(path.name for path in made.inputs())]
@@ -125,6 +163,29 @@ def _definition(name: str, entry: Any, docker_dir: Path) -> Definition:
         if taken.count(file) > 1:
             raise MalformedError(f"gives the image {name!r} two files called {file}")
     return made
+
+
+def _system(image: str, entry: Mapping[str, Any]) -> System:
+    """Read the Debian release that an image without a parent states.
+
+    Raises:
+        MalformedError: an image with a parent states one, or it has no such form.
+    """
+    if "system" not in entry:
+        return System()
+    stated = entry["system"]
+    sound = (
+        "parent" not in entry
+        and isinstance(stated, dict)
+        and stated.keys() == _SYSTEM_FORMS.keys()
+        and all(
+            isinstance(stated[field], str) and re.fullmatch(form, stated[field])
+            for field, form in _SYSTEM_FORMS.items()
+        )
+    )
+    if not sound:
+        raise MalformedError(f"has an invalid system for the image {image!r}")
+    return System(**stated)
 
 
 def _inside(folder: Path, image: str, path: Any) -> Path:
@@ -205,8 +266,10 @@ def digest_of_recipe(
     described = json.loads(
         json.dumps(roles, default=lambda p: p.relative_to(docker_dir).as_posix())
     )
+    # Debian 11's has no part in it, so that older definitions keep their digest.
+    system = {} if definition.system == System() else {"system": asdict(definition.system)}
     return key_of(
-        {"files": files, "roles": described, "parent": parent, "epoch": SOURCE_DATE_EPOCH}
+        {"files": files, "roles": described, "parent": parent, "epoch": SOURCE_DATE_EPOCH, **system}
     )
 
 
@@ -226,12 +289,20 @@ def fetch(
         )
     wheels: dict[str, str] = {}
     for lock in definition.wheels:
-        wheels.update(pypi.fetch_lock(lock, store, jobs=jobs, on_progress=on_progress))
+        wheels.update(
+            pypi.fetch_lock(
+                lock, store, jobs=jobs, on_progress=on_progress, **definition.system.wheels
+            )
+        )
     if wheels:
         parts["wheels"] = wheels
     if definition.tools:
         parts["tools"] = pypi.fetch_lock(
-            definition.tools, store, jobs=jobs, on_progress=on_progress
+            definition.tools,
+            store,
+            jobs=jobs,
+            on_progress=on_progress,
+            **definition.system.wheels,
         )
     return parts
 

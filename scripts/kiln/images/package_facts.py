@@ -30,19 +30,16 @@ from packaging.utils import canonicalize_name
 from kiln.core.errors import ArchiveError
 from kiln.images.rootfs import UNREADABLE
 
-#: Environment markers in the images: Debian 11's Python on x86-64, no extras.
+#: Environment markers in the images: Debian's Python on x86-64, no extras.
 _MARKERS = {
     "extra": "",
     "implementation_name": "cpython",
-    "implementation_version": "3.9.2",
     "os_name": "posix",
     "platform_machine": "x86_64",
     "platform_python_implementation": "CPython",
     "platform_release": "",
     "platform_system": "Linux",
     "platform_version": "",
-    "python_full_version": "3.9.2",
-    "python_version": "3.9",
     "sys_platform": "linux",
 }
 # It warns of an outdated format address, which a user cannot change.
@@ -165,12 +162,13 @@ def _spdx_name(word: re.Match[str]) -> str:
 # -- Python -------------------------------------------------------------------------------------
 
 
-def python_facts(path: Path, filename: str) -> PackageFacts:
+def python_facts(path: Path, filename: str, *, python: str) -> PackageFacts:
     """Read the facts of a wheel or a source package.
 
     Args:
         path: the file.
         filename: its published name.
+        python: version of the image's Python (``3.9.2``), for conditional requirements.
 
     Raises:
         ArchiveError: it has no metadata.
@@ -192,7 +190,7 @@ def python_facts(path: Path, filename: str) -> PackageFacts:
     return PackageFacts(
         licences=_python_licences(metadata),
         maker=" ".join(makers[0].split()) if makers else None,
-        requires=_required(metadata.get("requires_dist", [])),
+        requires=_required(metadata.get("requires_dist", []), python),
     )
 
 
@@ -226,13 +224,19 @@ def _python_licences(metadata: RawMetadata) -> tuple[str, ...]:
     return tuple(sorted({spdx(name) or name for name in named}))
 
 
-def _required(lines: Iterable[str]) -> tuple[str, ...]:
+def _required(lines: Iterable[str], python: str) -> tuple[str, ...]:
     found = set()
+    markers = {
+        **_MARKERS,
+        "implementation_version": python,
+        "python_full_version": python,
+        "python_version": python.rpartition(".")[0],
+    }
     for line in lines:
         try:
             requirement = Requirement(line)
         except InvalidRequirement:  # older than the standard
             continue
-        if requirement.marker is None or requirement.marker.evaluate(_MARKERS):
+        if requirement.marker is None or requirement.marker.evaluate(markers):
             found.add(str(canonicalize_name(requirement.name)))
     return tuple(sorted(found))

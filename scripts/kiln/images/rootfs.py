@@ -32,7 +32,8 @@ _DROPPED = re.compile(
     r"|usr/lib/python3/dist-packages/__pycache__/)"
 )
 
-#: Links that packages make in their postinst (dash: diversion of sh; mawk: alternatives).
+#: Links that packages make in their postinst (dash: diversion of sh; mawk: alternatives), unless
+#: they ship them, as newer ones do.
 _LINKS = {"bin/sh": "dash", "usr/bin/awk": "mawk", "var/run": "/run", "var/lock": "/run/lock"}
 
 #: Exceptions from reading a damaged package, here or in the package library.
@@ -124,7 +125,7 @@ def _merge(entries: dict[str, _Entry], owner: dict[str, str], new: _Entry, packa
     if old is not None and not (old.info.isdir() and new.info.isdir()):
         raise ArchiveError(
             f"Both {owner[path]} and {package} ship /{path}.",
-            "Drop one of them from docker/base/packages.in and lock again.",
+            "Drop one of them from the image's packages.in and lock again.",
         )
     entries.setdefault(path, new)
     owner.setdefault(path, package)
@@ -135,6 +136,9 @@ def _machine_independent_setup(
 ) -> Iterator[_Entry]:
     """Yield what the packages' maintainer scripts would have made, without running them."""
     for path, target in _LINKS.items():
+        shipped = entries.get(_followed(entries, path))
+        if shipped is not None and shipped.info.issym():
+            continue
         info = tarfile.TarInfo(path)
         info.type, info.linkname, info.mode = tarfile.SYMTYPE, target, 0o777
         yield _Entry(info, None)
@@ -143,7 +147,7 @@ def _machine_independent_setup(
         if path not in entries:
             raise ArchiveError(
                 f"None of the packages ships /{path}.",
-                "Put base-passwd back into docker/base/packages.in and lock again.",
+                "Put base-passwd back into the image's packages.in and lock again.",
             )
         master = entries[path].data or b""
         mine = (
@@ -164,6 +168,13 @@ def _machine_independent_setup(
         first, *rest = stanzas[name].strip("\n").split("\n")
         status.append("\n".join([first, "Status: install ok installed", *rest]) + "\n")
     yield _file("var/lib/dpkg/status", "\n".join(status).encode())
+
+
+def _followed(entries: dict[str, _Entry], path: str) -> str:
+    """Return where a path leads if its first folder is a link, as /bin is on a merged /usr."""
+    first, _, rest = path.partition("/")
+    entry = entries.get(first)
+    return f"{entry.info.linkname}/{rest}" if entry is not None and entry.info.issym() else path
 
 
 def _file(path: str, data: bytes, mode: int = 0o644) -> _Entry:

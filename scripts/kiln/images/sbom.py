@@ -32,7 +32,7 @@ from kiln.core.errors import ImageMismatchError
 from kiln.core.store import Store
 from kiln.core.untrusted import parse_json, read_file
 from kiln.images import definition
-from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
+from kiln.images.definition import SOURCE_DATE_EPOCH, Definition, System
 from kiln.images.lock import Locked, locked_image
 from kiln.images.package_facts import PackageFacts, debian_facts, python_facts, spdx
 from kiln.project import bounds
@@ -49,13 +49,13 @@ def sbom_path(docker_dir: Path, image: str) -> Path:
     return docker_dir / image / SBOM_FILE
 
 
-def debian_purl(name: str, version: str, arch: str) -> PackageURL:
+def debian_purl(name: str, version: str, arch: str, suite: str) -> PackageURL:
     """Return the package URL of a Debian package.
 
-    >>> str(debian_purl("libstdc++6", "1:10.2.1-6", "amd64"))
+    >>> str(debian_purl("libstdc++6", "1:10.2.1-6", "amd64", "bullseye"))
     'pkg:deb/debian/libstdc%2B%2B6@1:10.2.1-6?arch=amd64&distro=bullseye'
     """
-    return PackageURL("deb", "debian", name, version, {"arch": arch, "distro": "bullseye"})
+    return PackageURL("deb", "debian", name, version, {"arch": arch, "distro": suite})
 
 
 def python_purl(name: str, version: str) -> PackageURL:
@@ -106,14 +106,16 @@ _Package = tuple[PackageURL, str, str, PackageFacts, set[str]]
 
 def _packages(item: Definition, store: Store) -> Iterator[_Package]:
     if item.debian is not None:
-        yield from _debian_packages(debian.read_lock(item.debian), store)
+        yield from _debian_packages(debian.read_lock(item.debian), item.system, store)
     for lock in item.wheels:
-        yield from _python_packages(pypi.read_lock(lock), store)
+        yield from _python_packages(pypi.read_lock(lock), item.system, store)
 
 
-def _debian_packages(pins: Iterable[debian.DebPin], store: Store) -> Iterator[_Package]:
+def _debian_packages(
+    pins: Iterable[debian.DebPin], system: System, store: Store
+) -> Iterator[_Package]:
     facts = {pin.name: debian_facts(store.path(pin.sha256)) for pin in pins}
-    purls = {pin.name: debian_purl(pin.name, pin.version, pin.arch) for pin in pins}
+    purls = {pin.name: debian_purl(pin.name, pin.version, pin.arch, system.suite) for pin in pins}
     providers: dict[str, set[str]] = defaultdict(set)
     for name, found in facts.items():
         for virtual in (name, *found.provides):
@@ -126,12 +128,12 @@ def _debian_packages(pins: Iterable[debian.DebPin], store: Store) -> Iterator[_P
         yield purls[pin.name], pin.sha256, pin.filename, told, requires
 
 
-def _python_packages(pins: Iterable[pypi.Pin], store: Store) -> Iterator[_Package]:
+def _python_packages(pins: Iterable[pypi.Pin], system: System, store: Store) -> Iterator[_Package]:
     purls = {purl.name: purl for purl in (python_purl(pin.name, pin.version) for pin in pins)}
     for pin, purl in zip(pins, purls.values(), strict=True):
-        chosen = pypi.recall(store, pin)
+        chosen = pypi.recall(store, pin, **system.wheels)
         assert chosen is not None  # just fetched
-        facts = python_facts(store.path(chosen.sha256), chosen.filename)
+        facts = python_facts(store.path(chosen.sha256), chosen.filename, python=system.python)
         requires = {str(purls[other]) for other in facts.requires if other in purls}
         yield purl, chosen.sha256, chosen.filename, facts, requires - {str(purl)}
 
@@ -241,7 +243,7 @@ def _wanted(docker_dir: Path, image: str) -> Iterator[tuple[str, set[tuple[str, 
     """Yield the accepted name, version and file's SHA-256 of each package URL."""
     for item in _lineage(docker_dir, image):
         pins = [
-            (debian_purl(deb.name, deb.version, deb.arch), {deb.sha256})
+            (debian_purl(deb.name, deb.version, deb.arch, item.system.suite), {deb.sha256})
             for deb in (debian.read_lock(item.debian) if item.debian else [])
         ]
         for pin in (pin for lock in item.wheels for pin in pypi.read_lock(lock)):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import pypi_simple
 import requests
@@ -32,22 +33,36 @@ from kiln.sources.http import REMEDY, TIMEOUT, Patience, host_of, make_session, 
 # The names glibc 2.17, 2.12 and 2.5 had before PEP 600.
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
-PLATFORMS: tuple[str, ...] = (
-    *(
-        f"{name}_x86_64"
-        for minor in range(31, 4, -1)
-        for name in (f"manylinux_2_{minor}", _LEGACY.get(minor))
-        if name
-    ),
-    "linux_x86_64",
-)
-"""Platform tags of Debian 11 (glibc 2.31) on x86-64, best first."""
+
+def platforms_of(glibc: str) -> tuple[str, ...]:
+    """List the platform tags of a glibc (``"2.31"``) on x86-64, best first."""
+    newest = int(glibc.removeprefix("2."))
+    return (
+        *(
+            f"{name}_x86_64"
+            for minor in range(newest, 4, -1)
+            for name in (f"manylinux_2_{minor}", _LEGACY.get(minor))
+            if name
+        ),
+        "linux_x86_64",
+    )
+
+
+PLATFORMS = platforms_of("2.31")
+"""Platform tags of Debian 11 on x86-64, best first."""
 
 PYTHON = "3.9"
-"""The Python of the images."""
+"""The Python of Debian 11."""
 
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _ASKING = 8  # parallel requests for index pages
+
+
+class Machine(TypedDict):
+    """What the choice of a file depends on: ``"3.9"``, and platform tags, best first."""
+
+    python: str
+    platforms: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,8 @@ def test_images_go_by_artifact_id() -> None:
     made = load(ROOT / ".github/workflows/release.yml")["jobs"]
     outputs = made["images"]["outputs"]
     assert outputs == {
-        name: f"${{{{ steps.{name}.outputs.artifact-id }}}}" for name in ("odapi", "modelmaker")
+        name: f"${{{{ steps.{name}.outputs.artifact-id }}}}"
+        for name in ("odapi", "modelmaker", "device")
     }
     (taken,) = (
         step["with"]["artifact-ids"]

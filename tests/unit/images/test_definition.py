@@ -14,7 +14,8 @@ from kiln.core.errors import ImageBuildError, UsageError
 from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError
 from kiln.images import definition as definitions
-from kiln.images.definition import get, load, make_context, parse, recipe_digest
+from kiln.images.definition import System, get, load, make_context, parse, recipe_digest
+from kiln.sources import debian
 
 TOML = """\
 [base]
@@ -223,3 +224,56 @@ def test_the_project_s_own_images_and_lock_fit() -> None:
         names = [path.name for path in item.inputs()]
         assert len(set(names)) == len(names)
         assert all(path.is_file() for path in item.inputs())
+
+
+SYSTEM = 'system = { suite = "trixie", python = "3.13.5", glibc = "2.41" }\n'
+
+
+def test_a_system_is_that_of_the_first_image_and_decides_which_wheels_fit(tmp_path: Path) -> None:
+    found = parse(f'[a]\n{SYSTEM}[b]\nparent = "a"\n[c]\nparent = "b"\n[d]\n', tmp_path)
+    trixie, unstated = System("trixie", "3.13.5", "2.41"), System()
+    assert [item.system for item in found.values()] == [trixie, trixie, trixie, unstated]
+    assert trixie.wheels["python"] == "3.13"
+    assert trixie.wheels["platforms"][0] == "manylinux_2_41_x86_64"
+    assert "manylinux_2_32_x86_64" not in unstated.wheels["platforms"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[a]\n[b]\nparent = "a"\n{SYSTEM}',  # its parent decides
+        '[a]\nsystem = "trixie"',
+        '[a]\nsystem = { suite = "trixie", python = "3.13.5" }',
+        SYSTEM.replace("3.13.5", "3.13").join(("[a]\n", "")),
+        SYSTEM.replace("2.41", "3.0").join(("[a]\n", "")),
+        SYSTEM.replace("trixie", "../x").join(("[a]\n", "")),
+        SYSTEM.replace('"2.41"', "2.41").join(("[a]\n", "")),
+        SYSTEM.replace(" }", ', more = "x" }').join(("[a]\n", "")),
+    ],
+)
+def test_an_impossible_system_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(MalformedError, match=r"has an invalid system for the image '[ab]'"):
+        parse(text, tmp_path)
+
+
+def test_a_system_is_part_of_the_digest(docker: Path) -> None:
+    before = {name: recipe_digest(docker, name) for name in ("base", "odapi", "alone")}
+    stated = TOML.replace("[base]\n", f"[base]\n{SYSTEM}")
+    (docker / "images.toml").write_text(stated)
+    after = {name: recipe_digest(docker, name) for name in before}
+    assert [before[name] == after[name] for name in before] == [False, False, True]
+    eleven = stated.replace("trixie", "bullseye").replace("3.13.5", "3.9.2").replace("2.41", "2.31")
+    (docker / "images.toml").write_text(eleven)
+    assert {name: recipe_digest(docker, name) for name in before} == before
+
+
+def test_the_project_s_systems_are_those_of_its_locks() -> None:
+    for item in load(ROOT / "docker").values():
+        if item.debian is None:
+            continue
+        version = {pin.name: pin.version for pin in debian.read_lock(item.debian)}
+        python, glibc = item.system.python, item.system.glibc
+        minimal = f"python{item.system.wheels['python']}-minimal"
+        assert version[minimal].startswith(f"{python}-")
+        assert version["libc6"].startswith(f"{glibc}-")
+        assert f"({item.system.suite})" in item.debian.read_text().splitlines()[0]

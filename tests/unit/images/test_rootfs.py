@@ -176,6 +176,17 @@ def test_what_maintainer_scripts_would_have_made(tmp_path: Path) -> None:
     assert sums == hashlib.md5(b"other").hexdigest().encode() + b"  usr/lib/other.so\n"
 
 
+def test_a_link_that_a_package_ships_itself_is_left_alone(tmp_path: Path) -> None:
+    """Debian 13: /bin is a link to /usr/bin, and dash brings /usr/bin/sh."""
+    files = ("base-files", [("./bin", "usr/bin"), ("./usr/", None), ("./usr/bin/", None)])
+    dash = ("dash", [("./usr/", None), ("./usr/bin/", None), ("./usr/bin/sh", "dash")])
+    data = rootfs(folder_of(tmp_path, BASE_PASSWD, files, dash))
+    found = entries(data)
+    assert (found["bin"].linkname, found["usr/bin/sh"].linkname) == ("usr/bin", "dash")
+    assert "bin/sh" not in found
+    assert found["var/run"].linkname == "/run"
+
+
 def test_two_packages_with_one_file_are_refused(tmp_path: Path) -> None:
     rival = ("rival", [("./usr/lib/other.so", b"other")])
     with pytest.raises(ArchiveError) as caught:

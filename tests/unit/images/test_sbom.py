@@ -223,7 +223,7 @@ def test_licences_of_python_packages(
 ) -> None:
     path = tmp_path / "x"
     path.write_bytes(wheel("x", "1", fields))
-    assert python_facts(path, "x-1-py3-none-any.whl").licences == licences
+    assert python_facts(path, "x-1-py3-none-any.whl", python="3.9.2").licences == licences
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_damaged_packages_are_named(tmp_path: Path) -> None:
             debian_facts(path)
         for name in ("x-1-py3-none-any.whl", "x-1.tar.gz"):
             with pytest.raises(ArchiveError, match=r"^x-1"):
-                python_facts(path, name)
+                python_facts(path, name, python="3.9.2")
 
 
 def test_the_command(offline: Offline) -> None:

@@ -8,17 +8,20 @@ otherwise noticed on the device.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import os
 import re
+import runpy
 import signal
-import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from stages.gates.result import Gate
 from stages.protocol.failures import StageError
@@ -41,6 +44,7 @@ GATE = "compiled"
 _CONFIG = "Arm/vela.ini"  # comes with Vela
 _LOG_END = 4000  # characters of its output that a failure repeats in the log
 _MOST_REASONS = 12
+_LOOK = 0.02  # seconds between two looks whether Vela has ended
 _COUNTS = re.compile(r"^(CPU|NPU) operators = (\d+) ", re.M)
 _LEFT = re.compile(r"^Warning \(supported operators\) operator: (\w+),.*\nReason: (.*)", re.M)
 _MEMORIES = {
@@ -50,8 +54,9 @@ _MEMORIES = {
     "off_chip_flash": "off_chip_flash_memory_used",
 }
 _SMALLER = (
-    "Operators in float always stay there, and each change to and fro costs time. To build it "
-    "anyway, set least_mapped of that [[compile]]; else remove it."
+    "Operators in float always stay there, and each change to and fro costs time. To have it "
+    "anyway, lower least_mapped of that [[compile]] (`kiln compile`: --least-mapped); else leave "
+    "it out."
 )
 
 
@@ -137,25 +142,17 @@ def _vela(
     # Without the packed files, which it would drop without a word.
     model.write_bytes(packed_files.split(original)[0])
     target = params["target"]
-    command = [
-        sys.executable, "-m", "ethosu.vela", str(model), "--output-dir", str(folder),
+    arguments = [
+        str(model), "--output-dir", str(folder),
         "--accelerator-config", target, "--config", _CONFIG,
         "--system-config", params["system_config"], "--memory-mode", params["memory_mode"],
     ]  # fmt: skip
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
-        )
-        try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise StageError(
-                "compiler",
-                f"Vela was not finished with it for {target} after {seconds:g} s.",
-                "Remove that [[compile]], or compile for another target.",
-            ) from None
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _become_vela(arguments, log)
+    code = _wait(child, seconds, target)
     said = log.read_text("utf-8", "replace")
     print(said, file=sys.stderr)
     if code != 0:
@@ -168,6 +165,53 @@ def _vela(
     if len(rows) != 1:
         raise _changed(target, "its report is not of one model")
     return written.read_bytes(), said, rows[0]
+
+
+def _become_vela(arguments: list[str], log: Path) -> NoReturn:
+    """Run Vela in this process, which is a copy, and end it.
+
+    A copy and no new interpreter: Vela then runs on the processor that this stage runs on, even if
+    that is an emulated one, as in the proofs.
+    """
+    code = 1
+    try:
+        os.setsid()
+        sink = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
+        for stream in (1, 2):
+            os.dup2(sink, stream)
+        # As for a new program: what this process had changed of them is not Vela's.
+        sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))
+        sys.argv = ["vela", *arguments]
+        runpy.run_module("ethosu.vela", run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if isinstance(end.code, str):
+            print(end.code)
+    except BaseException:  # whatever it is: this copy must not return
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait(child: int, seconds: float, target: str) -> int:
+    """Wait for Vela; return its exit code, or minus the signal that ended it."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(_LOOK)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise StageError(
+        "compiler",
+        f"Vela was not finished with it for {target} after {seconds:g} s.",
+        "Remove that [[compile]], or compile for another target.",
+    )
 
 
 def _estimate(row: dict[str, str], target: str) -> dict[str, Any]:

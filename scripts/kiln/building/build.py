@@ -21,7 +21,7 @@ from kiln.core.files import system_guard, write_atomic
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.core.version import __version__
-from kiln.images.lock import locked_identities, locked_image
+from kiln.images.lock import Locked, locked_image
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
 from kiln.recipes import targets
@@ -230,6 +230,7 @@ class Builder:
 
     def _one(self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
         locked = locked_image(self.project.docker, recipe.image)
+        device = device_for(self.project, recipe)
         code = tree_digest(self.project.stages)
         sources = make.gather(self.project, recipe, code, self._repository, self._package)
         options = Options(
@@ -242,9 +243,8 @@ class Builder:
         acquired = acquire(recipe, self.store, options)
         acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
         wanted = variants or recipe.variants
-        further = locked_identities(self.project.docker, recipe.further_images)
         plan = make_plan(
-            recipe, acquired.contents, wanted, image=locked.identity, code=code, further=further
+            recipe, acquired.contents, wanted, image=locked.identity, code=code, device=device
         )
         ahead = worker_process.Ahead()
         ran: set[str] = set()
@@ -287,7 +287,7 @@ class Builder:
                     lambda: self._image(recipe.image),
                     files=part.published(),
                     facts=part.ids(),
-                    further=self._image,
+                    others=self._image,
                 )
                 results.update(found)
 
@@ -345,7 +345,7 @@ class Builder:
             variants,
             image=like.identity,
             code=like.code,
-            further=like.further,
+            device=next(iter(like.others), ""),
         )
 
     def _check_trained(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
@@ -477,6 +477,8 @@ def conversion_record(
     without changes gives the same record. ``recipe_sha256`` is that of the recipe as published.
     """
     locked = locked_image(project.docker, recipe.image)
+    used = {plan.image_of(step) for step in plan.steps} - {recipe.image}
+    others = [locked_image(project.docker, name) for name in sorted(used)]
     return {
         "schema": 1,
         "kiln": __version__,
@@ -491,8 +493,9 @@ def conversion_record(
         "label_notes": label_notes(results),
         "recipe": {"sha256": recipe_sha256},
         "source": acquired.record,
-        "image": locked.named(),
-        **_compiled_record(plan, results, project),
+        "image": _stated(locked),
+        "other_images": [_stated(item) for item in others],
+        **_compiled_record(plan, results),
         "stage_code": plan.code,
         "artefacts": {
             item.variant: {"file": item.file, "sha256": item.sha256, "size": item.size}
@@ -513,21 +516,29 @@ def conversion_record(
     }
 
 
-def _compiled_record(
-    plan: Plan, results: Mapping[str, StageResult], project: Project
-) -> dict[str, Any]:
-    """Record what was compiled for which NPU, and in which image; empty without such files."""
+def _stated(image: Locked) -> dict[str, str]:
+    return {"name": image.name, "identity": image.identity, "layer": image.layer}
+
+
+def _compiled_record(plan: Plan, results: Mapping[str, StageResult]) -> dict[str, Any]:
+    """Record what was compiled for which NPU; empty without such files."""
     if not plan.compiled:
         return {}
     return {
-        "further_images": {
-            name: locked_image(project.docker, name).named() for name in sorted(plan.further)
-        },
         "compiled": {
             name: {"from": targets.VARIANT, **results[step_id].facts}
             for name, step_id in plan.compiled.items()
         },
     }
+
+
+def device_for(project: Project, recipe: Recipe) -> str:
+    """Return the identity of the image that a recipe's files are compiled in; "" if none are.
+
+    Raises:
+        ImageMismatchError: the image's sources changed, but the lock did not.
+    """
+    return locked_image(project.docker, targets.IMAGE).identity if recipe.compile else ""
 
 
 def stated_feeding(results: Mapping[str, StageResult]) -> Any:

@@ -176,7 +176,11 @@ class _Worker:
         limits = replace(Limits(), timeout=wanted.timeout + 60)
         result = runner.run(plan, limits, self.image, facts=plan.ids())[STEP]
         data = self.store.read(result.files["model.tflite"].sha256, f"{file.name}, compiled")
-        return data, {**result.facts, "image": locked.named(), "stage_code": code}
+        return data, {
+            **result.facts,
+            "image": {"name": locked.name, "identity": locked.identity},
+            "stage_code": code,
+        }
 
     def by_foreign(self, file: TfliteFile, wanted: Wanted) -> tuple[bytes, dict[str, Any]]:
         """Compile with the user's own compiler; return the file, and what is known of it."""

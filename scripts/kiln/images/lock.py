@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import lzma
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +55,6 @@ class Locked:
     def tag(self) -> str:
         """The engine's tag for exactly this image."""
         return f"tflite-kiln/{self.name}:{self.identity.removeprefix('sha256:')[:16]}"
-
-    def named(self) -> dict[str, str]:
-        """Return name, identity and layer: what records say of the image."""
-        return {"name": self.name, "identity": self.identity, "layer": self.layer}
 
     @property
     def sound(self) -> bool:
@@ -142,11 +137,6 @@ def locked_contents(docker_dir: Path, name: str) -> list[FileFact]:
         raise ImageMismatchError(
             f"{path} cannot be read ({error}).", "Restore it from version control."
         ) from error
-
-
-def locked_identities(docker_dir: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the identities of images by name; errors as of :func:`locked_image`."""
-    return {name: locked_image(docker_dir, name).identity for name in names}
 
 
 def locked_image(docker_dir: Path, name: str) -> Locked:

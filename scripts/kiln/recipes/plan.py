@@ -37,16 +37,16 @@ def make_plan(
     *,
     image: str,
     code: str,
+    device: str = "",
     checks: bool = True,
-    further: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan ``variants`` of a recipe.
 
     Args:
         image: identity of the sealed image, ``sha256:<hex>``.
         code: digest of the stage code.
+        device: identity of the image that compiles for NPUs; "" for no compiled files.
         checks: whether to also check artefacts against their source.
-        further: identities of the recipe's other images, by name; without them nothing is compiled.
 
     Raises:
         UsageError: the recipe has no such variant.
@@ -98,7 +98,7 @@ def make_plan(
     if checks:
         reports += _add_checks(steps, recipe, contents, artefacts, checkpoint, label_map)
     # Last of all: they run in another container.
-    compiled = _compile(steps, recipe, artefacts, further or {})
+    compiled = _compile(steps, recipe, artefacts, device)
     ordered = tuple(steps.steps.values())
     return Plan(
         recipe.name,
@@ -108,7 +108,7 @@ def make_plan(
         reports,
         image,
         code,
-        further=dict(further or {}),
+        others={device: targets.IMAGE} if device else {},
         compiled=compiled,
     )
 
@@ -236,18 +236,18 @@ def _compare(steps: StepList, contents: Contents, artefacts: Mapping[str, str]) 
 
 
 def _compile(
-    steps: StepList, recipe: Recipe, artefacts: Mapping[str, str], further: Mapping[str, str]
+    steps: StepList, recipe: Recipe, artefacts: Mapping[str, str], device: str
 ) -> dict[str, str]:
     """Add the steps that compile the int8 variant; return their ids by the new variant's name."""
     compiled: dict[str, str] = {}
-    if targets.VARIANT not in artefacts or targets.IMAGE not in further:
+    if targets.VARIANT not in artefacts or not device:
         return compiled
     model = Output(artefacts[targets.VARIANT], "model.tflite")
     for item in recipe.compile:
         chip = item.chip()
         step_id = compiled[chip.variant] = f"compile-{chip.name}"
         params = {**chip.as_params(), "least_mapped": item.least_mapped}
-        steps.add(step_id, "compile", params, {"model": model}, image=further[targets.IMAGE])
+        steps.add(step_id, "compile", params, {"model": model}, image=device)
     return compiled
 
 

@@ -355,11 +355,6 @@ class Recipe(Part):
         return self.variants[0]
 
     @property
-    def further_images(self) -> tuple[str, ...]:
-        """The images, besides ``image``, that its steps run in."""
-        return (targets.IMAGE,) if self.compile else ()
-
-    @property
     def folder(self) -> Path:
         """The folder the recipe was loaded from, absolute."""
         return self._file.path.parent

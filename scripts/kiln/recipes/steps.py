@@ -37,7 +37,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage with everything it depends on; ``image`` is the identity of the one it runs in."""
+    """One stage with everything it depends on.
+
+    ``image`` is the identity of the sealed image that it runs in, "" for that of its plan.
+    """
 
     id: str
     stage: str
@@ -59,8 +62,8 @@ class Plan:
 
     ``reports`` are the steps that are run for their findings. ``image`` is the image's name;
     ``identity`` and ``code`` are the sealed image and the stage code that the keys were made with.
-    ``further`` are other images that steps run in: name -> identity. ``compiled`` are the steps
-    that make artefacts out of others, by name (:mod:`kiln.recipes.targets`).
+    ``others`` are the images of the steps that run in another one: identity -> name. ``compiled``
+    are the steps that make artefacts out of others, by name (:mod:`kiln.recipes.targets`).
     """
 
     model: str
@@ -70,13 +73,17 @@ class Plan:
     reports: tuple[str, ...] = ()
     identity: str = ""
     code: str = ""
-    further: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
     compiled: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, str]:
         """The steps that make ``.tflite`` files, compiled ones too, by the variant's name."""
         return {**self.artefacts, **self.compiled}
+
+    def image_of(self, step: Step) -> str:
+        """Return the name of the image that a step runs in."""
+        return self.others[step.image] if step.image else self.image
 
     def step(self, step_id: str) -> Step:
         """Return the step with that id."""
@@ -136,9 +143,8 @@ class StepList:
         """Add a :class:`Step`; the steps that it depends on must have been added.
 
         Args:
-            image: identity of the image that it runs in; "" is the plan's own.
+            image: identity of the sealed image that it runs in, if that is another one.
         """
-        image = image or self._image
         facts = params_from or {}
         described: dict[str, Any] = {}
         for name, item in inputs.items():
@@ -149,7 +155,7 @@ class StepList:
         key = key_of(
             {
                 "protocol": PROTOCOL,
-                "image": image,
+                "image": image or self._image,
                 "code": self._code,
                 "stage": stage,
                 "params": dict(params),

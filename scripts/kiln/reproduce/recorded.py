@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,6 @@ class Recorded:
         file: the artefact's name; ``sha256`` is that of its content.
         plan: the steps that make it; its only artefact is called ``file``.
         image: the name of the sealed image, whose identity is ``plan.identity``.
-        further: names of the other images that steps of the plan run in -> their identities.
         limits: of the container that made it, finite; the caller bounds them for a run.
         locks: path below the source archive -> SHA-256, of the files the image is made from.
         source: SHA-256 of the source archive, "" where there was none.
@@ -94,12 +93,12 @@ class Recorded:
     cpu: str
     origin: str
     byproducts: Mapping[str, str]
-    further: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def images(self) -> dict[str, str]:
         """All images that the plan's steps run in: name -> identity."""
-        return {self.image: self.plan.identity, **self.further}
+        others = {name: identity for identity, name in self.plan.others.items()}
+        return {self.image: self.plan.identity, **others}
 
     @property
     def plain_export(self) -> bool:
@@ -153,15 +152,15 @@ def _read(statement: Mapping[str, Any], place: Path) -> Recorded:
         item["name"]: item for item in build["resolvedDependencies"]
     }
     plan = plan_from_data(inside["plan"], model=model, variant=file)
-    others = {step.image for step in plan.steps} - {plan.identity}
-    further = {_image(materials, identity): identity for identity in sorted(others)}
+    others = {step.image for step in plan.steps if step.image}
+    named = {identity: _image(materials, identity) for identity in sorted(others)}
     return Recorded(
         place=place,
         file=file,
         sha256=_text(subject["digest"]["sha256"], _HEX),
         model=model,
         variant=_text(outside["variant"], _NAME),
-        plan=replace(plan, further=further),
+        plan=replace(plan, others=named),
         image=_image(materials, plan.identity),
         limits=_limits(inside["limits"]),
         locks={
@@ -177,7 +176,6 @@ def _read(statement: Mapping[str, Any], place: Path) -> Recorded:
         byproducts={
             item["name"]: _digest(item) for item in run.get("byproducts", ()) if _digest(item)
         },
-        further=further,
     )
 
 

@@ -211,7 +211,7 @@ class Reproducer:
         failure: KilnError | None = None
         try:
             runner.run(
-                group.plan, self._limits(group), lambda: tags[first.image], further=tags.__getitem__
+                group.plan, self._limits(group), lambda: tags[first.image], others=tags.__getitem__
             )
         except _FINAL:
             raise

@@ -1,12 +1,11 @@
-"""Turn a plan into results: look up the cache, run the rest in containers, store the output."""
+"""Turn a plan into results: look up the cache, run the rest in one container, store the output."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -85,19 +84,20 @@ class Runner:
         *,
         files: Collection[str] | None = None,
         facts: Collection[str] = (),
-        further: Callable[[str], str] | None = None,
+        others: Callable[[str], str] | None = None,
     ) -> dict[str, StageResult]:
         """Run the parts of ``plan`` that are not cached; return all results by step id.
 
-        Steps of one image that follow each other share a container. Files of results that are not
-        requested, and that no step had to read, may be missing.
+        The steps of one image share a container, as far as they do not wait for one of another.
+
+        Files of results that are not requested, and that no step had to read, may be missing.
 
         Args:
             limits: of the container (:func:`kiln.running.limits.limits_of` a recipe).
             image: returns the tag of the sealed image; only called when something has to run.
+            others: returns that of another of the plan's images, by name; likewise.
             files: ids of the steps whose files are needed; by default artefacts and reports.
             facts: ids of those whose facts and digests are needed, too.
-            further: returns the tag of another image of the plan (``plan.further``), by name.
 
         Raises:
             KilnError: of the kind that the failed stage reported.
@@ -109,12 +109,29 @@ class Runner:
         for step in plan.steps:
             if step.id not in running and step.id in results:
                 self.on_event("stage", model=plan.model, id=step.id, state="cached")
-        names = {identity: name for name, identity in plan.further.items()}
-        for identity, group in itertools.groupby(todo, key=lambda step: step.image):
-            tag = image() if identity not in names or further is None else further(names[identity])
-            session = _Session(self, plan, list(group), results)
+        while todo:
+            together = _of_one_image(todo)
+            name = plan.image_of(together[0])
+            if together[0].image:
+                assert others is not None, name  # whoever plans such steps says where they run
+                tag = others(name)
+            else:
+                tag = image()
+            session = _Session(self, plan, together, results)
             results.update(session.run(tag, limits))
+            done = {step.id for step in together}
+            todo = [step for step in todo if step.id not in done]
         return results
+
+
+def _of_one_image(todo: Sequence[Step]) -> list[Step]:
+    """Return the first step and the others that can share its container, in order."""
+    image, waiting, together = todo[0].image, {step.id for step in todo}, []
+    for step in todo:
+        if step.image == image and not step.upstream() & waiting:
+            together.append(step)
+            waiting.discard(step.id)
+    return together
 
 
 class _Session:

@@ -27,6 +27,7 @@ from kiln.statements.plan_data import plan_as_data
 from kiln.statements.provenance import (
     Build,
     builder_of,
+    other_images,
     provenance_statement,
     sbom_in,
     shared_dependencies,
@@ -114,7 +115,7 @@ def statements(
         recipe.name,
         sources.archive,
         sources.recipe_path,
-        shared_dependencies(sources.archive, recipe.image, record["source"]),
+        shared_dependencies(sources.archive, recipe.image, record["source"], other_images(record)),
         limits,
         sha256_bytes(records[CONVERSION_FILE]),
         sources.repository,

@@ -45,16 +45,16 @@ def plan_as_data(plan: Plan, step_id: str) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "image": plan.identity,
         "code": plan.code,
-        "steps": [_as_data(step, plan.identity) for step in plan.closure([step_id], ())],
+        "steps": [_as_data(step) for step in plan.closure([step_id], ())],
         "artefact": step_id,
     }
     plain: dict[str, Any] = json.loads(canonical_json(data))
     return plain
 
 
-def _as_data(step: Step, identity: str) -> dict[str, Any]:
+def _as_data(step: Step) -> dict[str, Any]:
     return {
-        **({} if step.image in ("", identity) else {"image": step.image}),
+        **({"image": step.image} if step.image else {}),
         "id": step.id,
         "stage": step.stage,
         "params": dict(step.params),

@@ -8,7 +8,7 @@ compares.
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,6 @@ def provenance_statement(
         sha256: its digest.
     """
     resolved = [*build.shared, *(_digest(name, digest) for name, digest in _inputs(plan))]
-    resolved += _further(build.archive, plan, {str(item["name"]) for item in resolved})
     if build.repository is not None:
         resolved.append(_repository(build.repository))
     if build.package is not None:
@@ -125,7 +124,7 @@ def provenance_statement(
 
 
 def shared_dependencies(
-    archive: SourceArchive, image: str, source: Mapping[str, Any]
+    archive: SourceArchive, image: str, source: Mapping[str, Any], others: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """List the dependencies that all artefacts of a model share, from archive and source.
 
@@ -133,6 +132,7 @@ def shared_dependencies(
         archive: the sources of the build.
         image: name of the image in the archive's ``docker/images.lock``.
         source: where the model came from, as ``conversion.json`` has it.
+        others: names of the images that artefacts were checked in, likewise.
 
     Raises:
         VerificationError: the archive's images.toml or images.lock is invalid.
@@ -140,11 +140,12 @@ def shared_dependencies(
             or do not name the image.
     """
     found = [
-        _image(locked_in(archive, image)),
+        *(_image(locked_in(archive, name)) for name in (image, *others)),
         {"name": "stage-code", "digest": {"kilnTree": archive.stage_code()}},
         _digest(SOURCE_FILE, archive.sha256),
     ]
-    found += [_digest(f"lock/{path}", archive.digest(path)) for path in _locks(archive, image)]
+    paths = {path for name in (image, *others) for path in _locks(archive, name)}
+    found += [_digest(f"lock/{path}", archive.digest(path)) for path in sorted(paths)]
     if sbom := sbom_in(archive, image):
         found.append(_digest(SBOM_FILE, archive.digest(sbom)))
     if source.get("sha256") and source.get("url"):
@@ -159,39 +160,13 @@ def _image(locked: Locked) -> dict[str, Any]:
     }
 
 
-def _further(
-    archive: SourceArchive, plan: Mapping[str, Any], there: Collection[str]
-) -> list[dict[str, Any]]:
-    """List the other images of a plan, and what they are made from; without what is ``there``."""
-    found = []
-    for locked in further_images_in(archive, plan):
-        found.append(_image(locked))
-        found += [
-            _digest(f"lock/{path}", archive.digest(path)) for path in _locks(archive, locked.name)
-        ]
-    return [item for item in found if item["name"] not in there]
-
-
-def further_images_in(archive: SourceArchive, plan: Mapping[str, Any]) -> list[Locked]:
-    """Return the archive's lock entries of a plan's images besides its own, by name.
+def other_images(conversion: Mapping[str, Any]) -> list[str]:
+    """Return the names of the other images that a record names, in its order.
 
     Raises:
-        VerificationError: the archive locks no such image, or its lock is invalid.
+        KeyError, TypeError: it is damaged.
     """
-    wanted = {step["image"] for step in plan["steps"] if "image" in step}
-    if not wanted:
-        return []
-    path = f"docker/{lock.LOCK_FILE}"
-    try:
-        locked = {item.identity: item for item in lock.parse_lock(archive.files[path]).values()}
-    except MalformedError as error:
-        raise _no_definitions(path, error) from None
-    if missing := sorted(wanted - locked.keys()):
-        raise VerificationError(
-            f"{SOURCE_FILE} locks no image {missing[0]}, in which a step of the plan runs.",
-            "Do not use these files: fetch the release again.",
-        )
-    return sorted((locked[identity] for identity in wanted), key=lambda item: item.name)
+    return [str(item["name"]) for item in conversion.get("other_images", [])]
 
 
 def locked_in(archive: SourceArchive, image: str) -> Locked:

@@ -40,8 +40,8 @@ from kiln.statements.provenance import (
     REPOSITORY,
     Build,
     Host,
-    further_images_in,
     locked_in,
+    other_images,
     provenance_statement,
     recipe_digest_in,
     sbom_in,
@@ -163,7 +163,11 @@ class _Checking:
             return None
         try:
             self.found[CONVERSION_FILE] += self._disagreements(archive, conversion, path, image)
-            shared = shared_dependencies(archive, image, conversion["source"])
+            others = other_images(conversion)
+            self.found[SOURCE_FILE] += [
+                problem for name in others for problem in _lock_problems(archive, name)
+            ]
+            shared = shared_dependencies(archive, image, conversion["source"], others)
         except _OTHER_FORM:
             self.found[CONVERSION_FILE].append("is damaged: it does not have kiln's form")
             return None
@@ -207,14 +211,18 @@ class _Checking:
     ) -> list[str]:
         """List contradictions between the record and the archive."""
         locked = locked_in(archive, image)
-        further = conversion.get("further_images", {})
+        named = {"name": locked.name, "identity": locked.identity, "layer": locked.layer}
+        others = [locked_in(archive, name) for name in other_images(conversion)]
         said = {
             "model": (conversion["model"], self.files.model),
             "recipe": (conversion["recipe"]["sha256"], archive.digest(path)),
-            "image": (conversion["image"], locked.named()),
-            "further image": (
-                further,
-                {name: locked_in(archive, name).named() for name in further},
+            "image": (conversion["image"], named),
+            "other images": (
+                conversion.get("other_images", []),
+                [
+                    {"name": item.name, "identity": item.identity, "layer": item.layer}
+                    for item in others
+                ],
             ),
             "stage code": (conversion["stage_code"], archive.stage_code()),
         }
@@ -290,8 +298,9 @@ class _Checking:
         locked = locked_in(base.archive, base.recipe["image"])
         if plan.identity != locked.identity:
             problems.append(f"has a plan for another image than {SOURCE_FILE} locks")
-        for other in further_images_in(base.archive, inside["plan"]):
-            problems += _lock_problems(base.archive, other.name)
+        others = {locked_in(base.archive, name).identity for name in other_images(base.conversion)}
+        if {step.image for step in plan.steps} - {"", *others}:
+            problems.append(f"has a step in another image than {SOURCE_FILE} locks")
         if plan.code != base.archive.stage_code():
             problems.append(f"has a plan for other stage code than {SOURCE_FILE} holds")
         (artefact,) = plan.artefacts.values()

@@ -37,15 +37,13 @@ def test_a_configuration_without_the_default_mode_gets_its_own() -> None:
 
 def test_the_plan_compiles_in_the_other_image(tmp_path: Path) -> None:
     recipe = load(tmp_path, compiling('target = "ethos-u65-256"\nleast_mapped = 0.5'))
-    assert recipe.further_images == ("device",)
     contents = Contents(
         checkpoint={"checkpoint/ckpt-0.index": SHA, "pipeline.config": SHA},
         label_map=SHA,
         images={"a.jpg": SHA},
     )
     odapi, code = f"sha256:{'a' * 64}", "c" * 64
-    further = {"device": DEVICE}
-    plan = make_plan(recipe, contents, ["int8"], image=odapi, code=code, further=further)
+    plan = make_plan(recipe, contents, ["int8"], image=odapi, code=code, device=DEVICE)
     step = plan.steps[-1]
     assert plan.compiled == {"int8_ethos-u65-256": step.id}
     assert step.image == DEVICE
@@ -57,10 +55,11 @@ def test_the_plan_compiles_in_the_other_image(tmp_path: Path) -> None:
     }
     assert step.upstream() == {"annotate-int8"}
     assert step.id in plan.published()
-    assert {other.image for other in plan.steps[:-1]} == {odapi}
+    assert plan.image_of(step) == "device"
+    assert {other.image for other in plan.steps[:-1]} == {""}
     # The image and the target are in the key; other steps' keys do not change by it.
     other = make_plan(
-        recipe, contents, ["int8"], image=odapi, code=code, further={"device": f"sha256:{'e' * 64}"}
+        recipe, contents, ["int8"], image=odapi, code=code, device=f"sha256:{'e' * 64}"
     )
     assert other.steps[-1].key != step.key
     plain = make_plan(load(tmp_path, GOOD), contents, ["int8"], image=odapi, code=code)

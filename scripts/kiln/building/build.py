@@ -526,7 +526,10 @@ def _compiled_record(plan: Plan, results: Mapping[str, StageResult]) -> dict[str
         return {}
     return {
         "compiled": {
-            name: {"from": targets.VARIANT, **results[step_id].facts}
+            name: {
+                "from": targets.VARIANT,
+                **{key: fact for key, fact in results[step_id].facts.items() if key != "gates"},
+            }
             for name, step_id in plan.compiled.items()
         },
     }

@@ -7,7 +7,9 @@ and the result is compared with the file that was given.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +30,8 @@ from kiln.recipes.steps import lone_step
 from kiln.running import foreign
 from kiln.running.executor import OnEvent, Runner
 from kiln.running.limits import Limits
-from kiln.tflite.reading import TfliteFile, load
+from kiln.tflite.known_kinds import EDGE_TPU, ETHOS_U
+from kiln.tflite.reading import TfliteFile, load, type_name
 from kiln.tflite.schema import OPERATORS
 
 if TYPE_CHECKING:
@@ -39,6 +42,10 @@ STEP = "compile"
 #: The record's name is the file's with this ending.
 RECORD_SUFFIX = ".json"
 
+#: What may be an image's name, with a tag or a digest.
+_IMAGE = re.compile(r"[a-z0-9]+([._/:@-]+[A-Za-z0-9_]+)*")
+
+_WHOLE = ("int8", "uint8", "int16")
 _MOST_TARGET = 100  # characters of a target's name that a foreign compiler is given
 
 
@@ -50,7 +57,8 @@ class Wanted:
         target: one that Vela knows, or any name that the other compiler understands.
         compiler: a program, a folder with one, or the name of an image; None: Vela.
         system_config: Vela's; None: its default for the target. So is ``memory_mode``.
-        least_mapped: the smallest share of operators on the NPU, 0 to 1; only Vela counts them.
+        least_mapped: the smallest share of operators on the NPU, 0 to 1; None: a recipe's default.
+            Only Vela counts them.
         timeout: seconds that the compiler may take.
     """
 
@@ -59,7 +67,7 @@ class Wanted:
     compiler: str | None = None
     system_config: str | None = None
     memory_mode: str | None = None
-    least_mapped: float = targets.LEAST_MAPPED
+    least_mapped: float | None = None
     timeout: float = foreign.LIMITS.timeout
 
 
@@ -123,9 +131,9 @@ def _chip(wanted: Wanted) -> targets.Target | None:
                 f"{words[0].upper()}{words[1:]}.",
                 "Name one of them; for another compiler than Vela, give it with --with.",
             ) from None
-    if wanted.system_config is not None or wanted.memory_mode is not None:
+    if (wanted.system_config, wanted.memory_mode, wanted.least_mapped) != (None, None, None):
         raise UsageError(
-            "--system-config and --memory-mode cannot be combined with --with.",
+            "--system-config, --memory-mode and --least-mapped cannot be combined with --with.",
             "They are Vela's; the other compiler is given the target's name only.",
         )
     if not wanted.target.isprintable() or not 0 < len(wanted.target) <= _MOST_TARGET:
@@ -134,6 +142,28 @@ def _chip(wanted: Wanted) -> targets.Target | None:
             f"Give up to {_MOST_TARGET} printable characters.",
         )
     return None
+
+
+def _check_integer(file: TfliteFile) -> None:
+    """Refuse what Vela does not take.
+
+    Raises:
+        UnsupportedModelError: it computes in float, or is compiled already.
+    """
+    operators = (operator.name for graph in file.graphs for operator in graph.operators)
+    if any(name in (ETHOS_U, EDGE_TPU) for name in operators):
+        raise UnsupportedModelError(
+            f"{file.name} is compiled for an NPU already.",
+            "Name the file from before the compiler.",
+        )
+    graph = file.graphs[0]
+    kinds = [type_name(graph.tensors[index]) for index in graph.inputs if index >= 0]
+    if not kinds or set(kinds) - set(_WHOLE):
+        raise UnsupportedModelError(
+            f"{file.name} takes {', '.join(kinds) or 'nothing'}; an NPU computes in whole numbers "
+            "only.",
+            "Name the int8 file.",
+        )
 
 
 class _Worker:
@@ -162,11 +192,11 @@ class _Worker:
         self, file: TfliteFile, chip: targets.Target, wanted: Wanted
     ) -> tuple[bytes, dict[str, Any]]:
         """Compile with Vela; return the file, and what the stage found."""
+        _check_integer(file)
         locked = locked_image(self.project.docker, targets.IMAGE)
         code, model = tree_digest(self.project.stages), self.store.add_bytes(file.data)
-        params = {
-            **chip.as_params(), "least_mapped": wanted.least_mapped, "seconds": wanted.timeout
-        }  # fmt: skip
+        least = targets.LEAST_MAPPED if wanted.least_mapped is None else wanted.least_mapped
+        params = {**chip.as_params(), "least_mapped": least, "seconds": wanted.timeout}
         inputs = {"model": Files({"": model})}
         step = lone_step(STEP, STEP, params, inputs, image=locked.identity, code=code)
         name = f"compile-{slugify(wanted.file.stem) or 'model'}"
@@ -176,11 +206,9 @@ class _Worker:
         limits = replace(Limits(), timeout=wanted.timeout + 60)
         result = runner.run(plan, limits, self.image, facts=plan.ids())[STEP]
         data = self.store.read(result.files["model.tflite"].sha256, f"{file.name}, compiled")
-        return data, {
-            **result.facts,
-            "image": {"name": locked.name, "identity": locked.identity},
-            "stage_code": code,
-        }
+        found = {name: value for name, value in result.facts.items() if name != "gates"}
+        image = {"name": locked.name, "identity": locked.identity}
+        return data, {**found, "image": image, "stage_code": code}
 
     def by_foreign(self, file: TfliteFile, wanted: Wanted) -> tuple[bytes, dict[str, Any]]:
         """Compile with the user's own compiler; return the file, and what is known of it."""
@@ -241,15 +269,13 @@ class _Worker:
     def _in_image(self, name: str) -> tuple[foreign.Foreign, dict[str, str]]:
         import docker.errors
 
-        engine = self.engine()
-        try:
-            with engine.failures("looking for an image"):
-                try:
-                    image = engine.client.images.get(name)
-                except (docker.errors.ImageNotFound, docker.errors.NullResource):
-                    image = None
-        except UnicodeError:
-            image = None
+        image = None
+        if _IMAGE.fullmatch(name):
+            with (
+                self.engine().failures("looking for an image"),
+                contextlib.suppress(docker.errors.ImageNotFound),
+            ):
+                image = self.engine().client.images.get(name)
         if image is None:
             raise UsageError(
                 f"There is no compiler {name}: neither a file, nor an image of the engine.",

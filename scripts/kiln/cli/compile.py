@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 @click.option(
     "--least-mapped",
     type=NumberRange(0, 1),
-    default=0.9,
     metavar="S",
     help="Least share of operators on the NPU [0.9].",
 )
@@ -47,7 +46,7 @@ def compile_command(
     compiler: str | None,
     system_config: str | None,
     memory_mode: str | None,
-    least_mapped: float,
+    least_mapped: float | None,
     timeout: float,
     force: bool,
     output: Path,

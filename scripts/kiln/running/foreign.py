@@ -84,8 +84,8 @@ def run(
         if compiler.program is not None:
             command = _laid_in(compiler.program, scratch / "compiler")
             mounts[scratch / "compiler"] = (PROGRAM, "ro")
-        for folder in (inputs, *(scratch / "compiler" for _ in command[:1])):
-            _let_read(folder)
+            _let_read(scratch / "compiler")
+        _let_read(inputs)
         uid, gid = stage_user(rootless=engine.rootless)
         owner = owner_outside(rootless=engine.rootless)
         for folder in (outputs, outputs / _STEP, place):

@@ -16,6 +16,7 @@ from toy_reproduce import Toy
 from toy_stages import MODEL, make_builder, make_toy, run_stages
 
 from kiln.building.build import ModelBuild
+from kiln.core.digest import key_of, sha256_bytes
 from kiln.core.errors import CompilerError, ImageMismatchError, VerificationError
 from kiln.core.store import Store
 from kiln.project.folders import Project
@@ -25,7 +26,10 @@ from kiln.release.verify import verify
 from kiln.reproduce.targets import recorded_in
 from kiln.signing import dsse
 from kiln.signing.keys import load_or_create_key
+from kiln.signing.signer import KeySigner
+from kiln.signing.statement_names import provenance_path
 from kiln.statements.plan_data import plan_from_data
+from kiln.statements.verify import ModelFiles, statement_problems
 
 GOOD, ALSO, BAD = "ethos-u65-256", "ethos-u85-128", "ethos-u55-32"
 
@@ -199,3 +203,37 @@ def test_a_step_in_another_image_is_noticed(released: Place) -> None:
         step["image"] = image
         with pytest.raises(VerificationError, match=words):
             plan_from_data(plan)
+
+
+def test_a_signed_plan_in_an_image_that_is_not_locked_does_not_verify(released: Place) -> None:
+    folder = released.dist / MODEL
+    signer = KeySigner(load_or_create_key())
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "model.sig"
+    }
+
+    def problems() -> dict[str, list[str]]:
+        digests = {name: sha256_bytes(data) for name, data in files.items()}
+        return statement_problems(ModelFiles(MODEL, digests, files.__getitem__), signer)
+
+    assert problems() == {}
+    statement = released.statement(GOOD)
+    plan = statement["predicate"]["buildDefinition"]["internalParameters"]["plan"]
+    step = plan["steps"][-1]
+    above = {item["id"]: item["key"] for item in plan["steps"]}
+    step["image"] = f"sha256:{'0' * 64}"
+    step["key"] = key_of(  # as docs/build-type.md has it
+        {
+            "protocol": plan["protocol"], "image": step["image"], "code": plan["code"],
+            "stage": step["stage"], "params": step["params"], "params_from": {},
+            "inputs": {
+                name: {"stage": above[item["step"]], "path": item["path"]}
+                for name, item in step["inputs"].items()
+            },
+        }
+    )  # fmt: skip
+    place = provenance_path(released.file(GOOD).name)
+    files[place] = signer.seal(statement)
+    assert "has a step in another image than source.tar locks" in problems()[place]

@@ -119,6 +119,9 @@ def test_what_is_no_program_is_its_own_failure(tmp_path: Path, engine: HostEngin
         ({"compiler": None, "system_config": "X"}, "There is no system_config of ethos-u65-256"),
         ({"system_config": "X"}, "cannot be combined with --with"),
         ({"memory_mode": "X"}, "cannot be combined with --with"),
+        ({"least_mapped": 0.5}, "cannot be combined with --with"),
+        ({"compiler": "No Image!"}, "There is no compiler No Image!"),
+        ({"compiler": "../nothing"}, "There is no compiler ../nothing"),
         ({"target": "a\nb"}, "is not a name"),
         ({"target": ""}, "is not a name"),
         ({"target": "x" * 101}, "is not a name"),
@@ -137,6 +140,24 @@ def test_refused_before_anything_starts(
             Wanted(tmp_path / "int8.tflite", **given), tmp_path / "o", lambda *_, **__: None
         )
     assert words in caught.value.message
+    assert engine.images == []
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (fixture("toy_ssd_annotated"), "takes float32; an NPU computes in whole numbers"),
+        (EDGE, "is compiled for an NPU already"),
+        (compiled_toy(ORIGINAL), "is compiled for an NPU already"),
+    ],
+)
+def test_vela_is_given_only_what_it_takes(
+    tmp_path: Path, engine: HostEngine, data: bytes, words: str
+) -> None:
+    (tmp_path / "int8.tflite").write_bytes(data)
+    wanted = Wanted(tmp_path / "int8.tflite", "ethos-u65-256")
+    with pytest.raises(UnsupportedModelError, match=words):
+        compile_file(wanted, tmp_path / "o", lambda *_, **__: None)
     assert engine.images == []
 
 

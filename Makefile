@@ -38,7 +38,6 @@ STORM ?=
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
-RUNTIMES := .venv-runtimes
 KILN := $(VENV)/bin/kiln
 # Developers' programs, each a module of a package beside kiln's; some share code with the stages.
 PROGRAM := PYTHONPATH=scripts:docker $(VENV)/bin/python -m
@@ -76,9 +75,6 @@ clean: env ## remove what killed runs left behind
 
 .PHONY: env
 env: $(VENV)/.run ## kiln's Python environment, in .venv
-
-.PHONY: runtimes
-runtimes: $(RUNTIMES)/.installed ## LiteRT and MediaPipe, in .venv-runtimes (0.6 GB)
 
 .PHONY: engine
 engine: env ## start a container engine; install one as root on Debian
@@ -217,7 +213,7 @@ bench: dev engine ## time kiln beside the hand-written way
 ##@ Maintain
 
 .PHONY: dev
-dev: $(VENV)/.dev $(RUNTIMES)/.installed ## env, with what tests need; and runtimes
+dev: $(VENV)/.dev ## env, with what tests need
 
 .PHONY: test-tools
 test-tools: env ## a browser, cosign and more for tests (root, Debian)
@@ -279,15 +275,4 @@ $(VENV)/.dev: $(VENV)/.run scripts/locks/requirements-dev.lock
 	@test "$$(cat $<)" = "$$(cksum < $(REQUIREMENTS))" || { \
 		echo "env: installing the locked requirements of $(REQUIREMENTS)" >&2; \
 		$(PIP_INSTALL) --require-hashes -r $(REQUIREMENTS); }
-	@touch $@
-
-# An environment of its own: what MediaPipe pins and pulls in (OpenCV, matplotlib) stays away from
-# the driver's.
-# A link leads to somebody else's environment, which must not be emptied to make this one.
-$(RUNTIMES)/.installed: scripts/locks/requirements-runtimes.lock
-	@test ! -L $(RUNTIMES) || { echo "runtimes: $(RUNTIMES) is a link, and what it leads to is not up to date; remove the link" >&2; exit 2; }
-	@test -n "$(PYTHON)" || { echo "kiln needs Python 3.10 or later; name one with PYTHON=" >&2; exit 2; }
-	@echo "runtimes: installing today's LiteRT and MediaPipe from their lock" >&2
-	@$(PYTHON) -m venv --clear $(RUNTIMES) || { echo "The venv module is missing: install your system's python3-venv package." >&2; exit 2; }
-	@$(RUNTIMES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/locks/requirements-runtimes.lock
 	@touch $@

@@ -4,7 +4,8 @@ A *stage* is a module of :mod:`stages.steps`, named like the stage, with
 
 ``ENVIRONMENT``
     ``"main"`` (the interpreter that runs this package: TensorFlow and the Object Detection API)
-    or ``"metadata"`` (the TF-free interpreter with tflite-support).
+    or ``"metadata"`` (the TF-free interpreter with tflite-support), both in the image that the
+    recipe names; or ``"device"`` (the interpreter of the image ``device``).
 ``PARAMS``
     every parameter by name with its default (:data:`stages.protocol.request.REQUIRED` where
     there is none). The runner refuses parameters that are not named here and fills in the
@@ -20,5 +21,5 @@ may import which.
 Importing a stage module must be cheap (standard library only): the runner imports every stage
 of a request to learn its environment, so anything heavy is imported inside ``run``.
 
-Everything here is written for Python 3.9, the interpreter of the images.
+Everything here is written for Python 3.9, the oldest interpreter of the images.
 """

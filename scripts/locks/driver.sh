@@ -1,7 +1,7 @@
 #!/bin/sh
 # Resolves the driver's own requirements (pyproject.toml) into hash locks for Python 3.10 and
-# later: requirements.lock to run kiln, requirements-dev.lock to test it too, and apart from both
-# requirements-runtimes.lock, the runtimes of `make runtimes`. Needs uv; writes no index addresses.
+# later: requirements.lock to run kiln, requirements-dev.lock to test it too. Needs uv; writes no
+# index addresses.
 #   usage: scripts/locks/driver.sh [--upgrade] [--exclude-newer DATE]
 # Without --upgrade, versions in a lock stay as long as they satisfy the requirements.
 set -eu
@@ -20,7 +20,3 @@ lock() { # OUT ARGUMENTS... (more requirements on standard input)
 build='setuptools>=77'
 echo "$build" | lock scripts/locks/requirements.lock pyproject.toml -
 echo "$build" | lock scripts/locks/requirements-dev.lock pyproject.toml - --extra dev
-# MediaPipe requires the OpenCV with a GUI, which needs a desktop's libraries; the group in
-# pyproject.toml names the headless one.
-lock scripts/locks/requirements-runtimes.lock --group pyproject.toml:runtimes \
-    --no-emit-package opencv-contrib-python

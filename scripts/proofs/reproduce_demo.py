@@ -49,9 +49,9 @@ KILN = (sys.executable, "-m", "kiln.cli")
 #: Runs kiln where socket(2) fails for all but local sockets; needs no privileges.
 _CUT_OFF = """\
 import sys
-from kiln.checks import runtime_worker
 from kiln.cli.main import main
-why = runtime_worker.refuse_network()
+from shared import no_network
+why = no_network.refuse_network()
 if why:
     sys.exit(f"reproduce-demo: {why}")
 main()

@@ -20,9 +20,8 @@ from typing import Any
 
 import feeding_files
 from PIL import Image
-from places import FIXTURES, ROOT
+from places import FIXTURES
 
-from kiln.checks import worker_process
 from stages.detect import detector, matching
 from stages.files import pixels
 
@@ -138,7 +137,7 @@ def gates(source: dict[str, Any], found: dict[str, Any], variant: str) -> list[d
         "runtime-tensorflow": "TensorFlow 2.15.1 runs it",
         "runtime-task-library": "Task Library 0.4.4 runs it",
         "runtime-litert": "LiteRT 2.3.0 runs it, same detections",
-        "runtime-mediapipe": "mediapipe is not installed (make dev installs it)",
+        "runtime-mediapipe": "MediaPipe feeds float32 and uint8 only",
     }
     return [
         {
@@ -238,21 +237,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def run_mediapipe(code: str, folder: Path, image: Path) -> list[list[str]] | None:
-    """What a MediaPipe snippet prints when run beside the artefact; None without MediaPipe.
-
-    In the environment of ``make runtimes``, and cut off from the network as builds do it: the
-    library tells its maker of its use.
-    """
-    if not worker_process.installed("mediapipe"):
-        return None
-    offline = (
-        f"import sys\nsys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
-        "from kiln.checks import runtime_worker\nassert not runtime_worker.refuse_network()\n"
-    )
-    return run(f"{offline}{code}", folder, image, worker_process.python())
 
 
 def run(

@@ -35,10 +35,10 @@ def create(offline: Offline, target: Path, *, images: bool = True) -> Path:
     with ExitStack() as stack:
         contents = Contents(project, offline.store, silent, stack)
         contents.add_model(load(project.models / "toy" / "recipe.toml"))
-        contents.add_packages(project.docker, ["odapi"])
+        contents.add_packages(project.docker, ["odapi", "device"])
         if images:
             known = Images(project.docker, without_engine, offline.store)
-            for locked in locked_images(project.docker, ["odapi"]):
+            for locked in locked_images(project.docker, ["odapi", "device"]):
                 contents.add_image(known, locked)
         write(target, contents.index(), contents.readers, silent)
     return target

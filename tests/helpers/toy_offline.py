@@ -34,6 +34,8 @@ debian = "base/debian.lock"
 parent = "base"
 wheels = ["odapi/requirements.lock"]
 tools = "build-tools.lock"
+[device]
+files = ["install.py"]
 """
 COPYRIGHT = b"Format: https://www.debian.org/doc/\n\nFiles: *\nLicense: GPL-2+\n"
 DEBS = {
@@ -121,7 +123,7 @@ def make_offline(root: Path, store_root: Path) -> Offline:
             pypi.remember(store, pin(name), pypi.Chosen(filename(name), digest))
             text += f"{name}=={VERSIONS[name]} --hash=sha256:{digest}\n"
         (docker / path).write_text(text)
-    for name in ("base", "odapi"):
+    for name in ("base", "odapi", "device"):
         _seal(docker, store, name)
     path = root / "archive.tar.gz"
     recipe = add_recipe(project, "toy", small_archive(path))

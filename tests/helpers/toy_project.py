@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 from training_folder import CONFIG as PIPELINE
@@ -15,16 +14,21 @@ from kiln.images.lock import write_lock
 from kiln.images.seal import FileFact, Sealed
 from kiln.project.folders import Project
 
-LAYER = f"sha256:{'b' * 64}"
-CONFIG = canonical_json({"rootfs": {"diff_ids": [LAYER], "type": "layers"}})
 
-SEALED = Sealed(
-    identity=f"sha256:{sha256_bytes(CONFIG)}",
-    layer=LAYER,
-    config=CONFIG,
-    size=1024,
-    contents=(FileFact("bin", "d", 0o755, "0:0", 0, ""),),
-)
+def sealed(digit: str) -> Sealed:
+    """A small image, by the digits of its layer."""
+    layer = f"sha256:{digit * 64}"
+    config = canonical_json({"rootfs": {"diff_ids": [layer], "type": "layers"}})
+    return Sealed(
+        identity=f"sha256:{sha256_bytes(config)}",
+        layer=layer,
+        config=config,
+        size=1024,
+        contents=(FileFact("bin", "d", 0o755, "0:0", 0, ""),),
+    )
+
+
+SEALED, DEVICE = sealed("b"), sealed("d")
 
 RECIPE = """\
 schema = 1
@@ -50,30 +54,22 @@ file = "labels.pbtxt"
 
 
 def make_project(root: Path) -> Project:
-    """One image without a parent, locked; one stage file; no recipes."""
+    """Two images without a parent, locked; one stage file; no recipes."""
     docker = root / "docker"
-    (docker / "odapi").mkdir(parents=True)
-    (docker / "images.toml").write_text('[odapi]\nfiles = ["install.py"]\n')
+    docker.mkdir(parents=True)
+    (docker / "images.toml").write_text(
+        '[odapi]\nfiles = ["install.py"]\n[device]\nfiles = ["install.py"]\n'
+    )
     (docker / "install.py").write_text("print()\n")
-    (docker / "odapi" / "Dockerfile").write_text("FROM scratch\n")
+    for name in ("odapi", "device"):
+        (docker / name).mkdir()
+        (docker / name / "Dockerfile").write_text("FROM scratch\n")
     (docker / "stages").mkdir()
     (docker / "stages" / "__main__.py").write_text("print()\n")
     (root / "models").mkdir()
-    write_lock(docker, "odapi", SEALED, recipe_digest(docker, "odapi"))
+    for name, image in (("odapi", SEALED), ("device", DEVICE)):
+        write_lock(docker, name, image, recipe_digest(docker, name))
     return Project(root)
-
-
-def add_image(project: Project, name: str) -> Sealed:
-    """Lock one image more, of another configuration."""
-    layer = f"sha256:{'e' * 64}"
-    config = canonical_json({"rootfs": {"diff_ids": [layer], "type": "layers"}})
-    sealed = replace(SEALED, identity=f"sha256:{sha256_bytes(config)}", layer=layer, config=config)
-    (project.docker / name).mkdir()
-    (project.docker / name / "Dockerfile").write_text("FROM scratch\n")
-    with (project.docker / "images.toml").open("a") as file:
-        file.write(f'[{name}]\nfiles = ["install.py"]\n')
-    write_lock(project.docker, name, sealed, recipe_digest(project.docker, name))
-    return sealed
 
 
 def add_recipe(

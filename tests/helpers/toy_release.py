@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toy_project import SEALED, add_recipe, make_project
+from toy_project import DEVICE, SEALED, add_recipe, make_project
 
 from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.recipes.contents import Contents
@@ -83,6 +83,7 @@ def toy_model(
         "recipe": {"sha256": sha256_bytes(path.read_bytes())},
         "source": {"kind": "archive", "url": "file:///nowhere.tar.gz", "sha256": "4" * 64},
         "image": {"name": "odapi", "identity": SEALED.identity, "layer": SEALED.layer},
+        "other_images": [{"name": "device", "identity": DEVICE.identity, "layer": DEVICE.layer}],
         "stage_code": code,
         "artefacts": {
             variant: {"file": f"{name}_{variant}.tflite", "sha256": sha256_bytes(data)}

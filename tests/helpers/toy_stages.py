@@ -128,6 +128,22 @@ STAGES: dict[str, tuple[str, str]] = {
         return {}
         """,
     ),
+    "litert": (
+        "score_threshold nms_score_threshold",
+        """
+        judged = hashlib.sha256(inputs["model"].read_bytes()).hexdigest()
+        (out / "check.json").write_text(json.dumps({"gates": [gate("runtime-litert", judged)]}))
+        return {}
+        """,
+    ),
+    "mediapipe": (
+        "score_threshold nms_score_threshold",
+        """
+        judged = hashlib.sha256(inputs["model"].read_bytes()).hexdigest()
+        (out / "check.json").write_text(json.dumps({"gates": [gate("runtime-mediapipe", judged)]}))
+        return {}
+        """,
+    ),
 }
 HEAD = """\
 import hashlib

@@ -56,6 +56,13 @@ def modelmaker(engine: Engine) -> Locked:
 
 
 @pytest.fixture(scope="session")
+def device(engine: Engine) -> Locked:
+    """The sealed image with today's runtimes, as :func:`odapi`."""
+    images = Images(ROOT / "docker", lambda: engine, Store(Store.default_root()))
+    return images.ensure("device")
+
+
+@pytest.fixture(scope="session")
 def area() -> Iterator[Path]:
     """A folder for the session, readable by other users (pytest's own is not), removed after."""
     folder = Path(tempfile.mkdtemp(prefix="kiln-tests-"))
@@ -141,6 +148,12 @@ def stages(engine: Engine, odapi: Locked, project: Path, store: Store, area: Pat
 def lite_stages(stages: Stages, modelmaker: Locked) -> Stages:
     """Runs any stage, and those in ``extra_stages``, in the image with Model Maker."""
     return replace(stages, image=modelmaker)
+
+
+@pytest.fixture(scope="session")
+def device_stages(stages: Stages, device: Locked) -> Stages:
+    """Runs any stage, and those in ``extra_stages``, in the image with today's runtimes."""
+    return replace(stages, image=device)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from kiln.core.lease import is_abandoned
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.images.lock import Locked
+from kiln.recipes.check_steps import RUNTIMES
 from kiln.recipes.plan import Files, Output, Plan, Step
 from kiln.recipes.recipe import Recipe
 from kiln.running.engine import OWNER_LABEL, Engine
@@ -279,6 +280,37 @@ class Stages:
         """The ``.tflite`` file of a result."""
         return self.store.path(result.files["model.tflite"].sha256).read_bytes()
 
+    def lay_out(self, result: StageResult, folder: Path) -> Path:
+        """All files of a result, as inputs of a stage in another image."""
+        self.store.materialize(
+            {name: blob.sha256 for name, blob in result.files.items()}, folder, link=False
+        )
+        return folder
+
+    def gates_in_runtimes(
+        self, checked: Mapping[str, tuple[bytes, Path]], params: Mapping[str, Any]
+    ) -> dict[tuple[str, str], dict[str, Any]]:
+        """The gates of today's runtimes, in one container: by name and gate.
+
+        Args:
+            checked: by name, an artefact and the folder with what ``check`` found of it.
+        """
+        wanted = []
+        for number, (data, folder) in enumerate(checked.values()):
+            model = folder / "artefact.tflite"
+            model.write_bytes(data)
+            found = {"found": folder / "check.json", "pixels": folder / "pixels"}
+            for stage in RUNTIMES:
+                given = {"model": model, **found}
+                wanted.append(Wanted(f"{stage}-{number}", stage, dict(params), given))
+        ran = self.run(*wanted)
+        gates = {}
+        for number, name in enumerate(checked):
+            for stage in RUNTIMES:
+                (gate,) = self.json(ran[f"{stage}-{number}"], "check.json")["gates"]
+                gates[name, gate["gate"]] = gate
+        return gates
+
     def _taken(self, path: Path) -> dict[str, str]:
         if path.is_file():
             return {"": self.store.add_file(path)}
@@ -287,6 +319,31 @@ class Stages:
             for file in sorted(path.rglob("*"))
             if file.is_file()
         }
+
+
+def run_mediapipe(
+    engine: Engine, device: Locked, code: str, folder: Path, picture: Path
+) -> list[list[str]]:
+    """What a MediaPipe snippet prints when run beside the artefact, word by word.
+
+    In the image ``device``, with the stages' placeholders for what draws in MediaPipe.
+    """
+    absent = "from stages.device import mediapipe_tasks\nmediapipe_tasks.load()\n"
+    volumes = {
+        str(folder): {"bind": "/model", "mode": "ro"},
+        str(picture.parent): {"bind": "/pictures", "mode": "ro"},
+        str(ROOT / "docker" / "stages"): {"bind": "/kiln/stages", "mode": "ro"},
+    }
+    printed: bytes = engine.client.containers.run(
+        device.tag,
+        ["python", "-B", "-c", f"{absent}{code}", f"/pictures/{picture.name}"],
+        volumes=volumes,
+        working_dir="/model",
+        environment={"PYTHONPATH": "/kiln"},
+        network_mode="none",
+        remove=True,
+    )
+    return [line.split(" ") for line in printed.decode().splitlines()]
 
 
 # --- small things ----------------------------------------------------------------------------

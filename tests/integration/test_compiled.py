@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 from compiled_toy import compiled_toy
-from places import FIXTURES, ROOT
+from places import FIXTURES
 from support import Kiln, Sample, Stages, Wanted
 from tflite_files import fixture
 from toy_compiler import ANSWER, make_compiler
 
 from kiln.core.errors import SourceUnavailableError
 from kiln.core.store import Store
-from kiln.images.builder import Images
 from kiln.images.lock import Locked
 from kiln.running.engine import Engine
 from kiln.tflite.inspect import inspect
@@ -33,18 +32,6 @@ CHIP = {
 EDGE = compiled_toy(fixture(NAME), "edgetpu-custom-op", keeps_metadata=False)
 
 
-@pytest.fixture(scope="module")
-def device(engine: Engine) -> Locked:
-    """The sealed image with Vela; built now if the engine lacks it."""
-    images = Images(ROOT / "docker", lambda: engine, Store(Store.default_root()))
-    return images.ensure("device")
-
-
-@pytest.fixture(scope="module")
-def compiling(stages: Stages, device: Locked) -> Stages:
-    return replace(stages, image=device)
-
-
 def without_numbers(part: Any) -> Any:
     """A part of what ``kiln inspect`` says, without the numbers of tensors: Vela numbers anew."""
     if isinstance(part, list):
@@ -55,7 +42,7 @@ def without_numbers(part: Any) -> Any:
 
 
 def test_the_samples_keep_labels_and_bytes_repeat(
-    sample: Sample, compiling: Stages, tmp_path: Path
+    sample: Sample, device_stages: Stages, tmp_path: Path
 ) -> None:
     """One container, twice the same file: equal bytes, with what `kiln inspect` reads in it."""
     model = {"model": sample.artefact("int8")}
@@ -64,14 +51,14 @@ def test_the_samples_keep_labels_and_bytes_repeat(
         "target": "ethos-u55-128", "system_config": "Ethos_U55_High_End_Embedded",
         "memory_mode": "Shared_Sram", "least_mapped": 0.9,
     }  # fmt: skip
-    ran = compiling.run(
+    ran = device_stages.run(
         Wanted("one", "compile", params, model),
         Wanted("two", "compile", params, model),
         Wanted("u55", "compile", u55, model),
     )
-    data = compiling.model(ran["one"])
-    assert compiling.model(ran["two"]) == data
-    assert compiling.model(ran["u55"]) != data
+    data = device_stages.model(ran["one"])
+    assert device_stages.model(ran["two"]) == data
+    assert device_stages.model(ran["u55"]) != data
     facts = ran["one"].facts
     assert facts["operators"] == {"npu": 96, "cpu": 3}
     assert facts["left"] == {"CUSTOM": 1, "DEQUANTIZE": 2}
@@ -173,7 +160,7 @@ def test_a_compiler_in_an_image(
 @pytest.mark.nightly
 @pytest.mark.parametrize("cpu", ["Haswell", "SandyBridge"])
 def test_bytes_do_not_depend_on_the_processor(
-    compiling: Stages, sample: Sample, store: Store, area: Path, cpu: str
+    device_stages: Stages, sample: Sample, store: Store, area: Path, cpu: str
 ) -> None:
     try:
         emulator = find_emulator(store)
@@ -185,9 +172,11 @@ def test_bytes_do_not_depend_on_the_processor(
         params = {**CHIP, "seconds": {"native": 600, "Haswell": 1800, "SandyBridge": 1801}[where]}
         return stages.run(Wanted("c", "compile", params, {"model": sample.artefact("int8")}))["c"]
 
-    native = made(compiling, "native")
+    native = made(device_stages, "native")
     place = area / f"compiled-{cpu}"
-    other = made(replace(compiling, engine=emulated(compiling.engine, emulator, cpu, place)), cpu)
+    other = made(
+        replace(device_stages, engine=emulated(device_stages.engine, emulator, cpu, place)), cpu
+    )
     assert other.key != native.key
     assert other.files == native.files
     assert other.facts == native.facts

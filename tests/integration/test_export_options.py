@@ -15,7 +15,6 @@ import pytest
 from families import CLASSES, FAMILIES, FED, LABEL_MAP
 from support import Stages, Wanted
 
-from kiln.checks import runtimes
 from kiln.core.stage_result import StageResult
 from kiln.tflite.inspect import inspect
 from stages.detect import detector, matching
@@ -162,25 +161,12 @@ def test_the_gates_pass(made: Made) -> None:
     assert set(statuses.values()) == {"passed"}
 
 
-def test_today_s_runtimes_read_both(made: Made, tmp_path: Path) -> None:
-    models, expected, rounded = {}, {}, {}
+def test_today_s_runtimes_read_both(made: Made, device_stages: Stages, tmp_path: Path) -> None:
+    checked = {}
     for variant in VARIANTS:
-        models[variant] = tmp_path / f"{variant}.tflite"
-        models[variant].write_bytes(made.bytes_of(f"annotate-{variant}"))
-        checked = made.stages.json(made.ran[f"check-{variant}"], "check.json")
-        expected[variant], rounded[variant] = checked["detections"], checked["rounded"]
-    images = {name: made.photos / name for name in PHOTOS}
-    pictures = {
-        variant: {
-            name: made.stages.store.path(
-                made.ran[f"check-{variant}"].files[f"pixels/{name}.npy"].sha256
-            )
-            for name in rounded[variant]
-        }
-        for variant in VARIANTS
-    }
-    found = runtimes.check_outside(models, images, expected, rounded=rounded, pictures=pictures)
-    statuses = {(variant, gate["gate"]): gate for variant in VARIANTS for gate in found[variant]}
+        folder = made.stages.lay_out(made.ran[f"check-{variant}"], tmp_path / variant)
+        checked[variant] = (made.bytes_of(f"annotate-{variant}"), folder)
+    statuses = device_stages.gates_in_runtimes(checked, {})
     for (variant, name), gate in statuses.items():
         assert not gate["problems"], (variant, name, gate)
     assert statuses[("int8", "runtime-litert")]["status"] == "passed"

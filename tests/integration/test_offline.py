@@ -19,7 +19,7 @@ from kiln.images.lock import read_lock
 #: Starts the rest of its arguments with every socket but local ones cut off, for good.
 CUT_OFF = (
     f"import os, sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); "
-    "from kiln.checks import runtime_worker; assert not runtime_worker.refuse_network(); "
+    "from shared import no_network; assert not no_network.refuse_network(); "
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
 

@@ -17,7 +17,6 @@ import pytest
 from families import CLASSES, FAMILIES, FED, LABEL_MAP
 from support import Stages, Wanted
 
-from kiln.checks import runtimes
 from kiln.core.stage_result import StageResult
 from kiln.page.contents import Variant, read_release
 from kiln.page.snippets import litert_python
@@ -172,23 +171,30 @@ def test_outputs_are_raw_and_called_so(made: Made) -> None:
     assert facts["suppression"]["score_threshold"] == SCORE
 
 
-def test_other_runtimes_say_that_they_do_not_apply(made: Made, tmp_path: Path) -> None:
+def test_who_runs_them_and_who_does_not(made: Made, device_stages: Stages, tmp_path: Path) -> None:
+    """LiteRT does, by both of its APIs; a file that does not load costs no other gate."""
     gate = made.gates("library")["runtime-task-library"]
     assert gate["status"] == "skipped"
     assert "not applicable" in gate["summary"]
-    models = {variant: tmp_path / f"{variant}.tflite" for variant in VARIANTS}
-    expected = {}
-    for variant, path in models.items():
-        path.write_bytes(made.bytes_of(f"annotate-{variant}"))
-        checked = made.stages.json(made.ran[f"check-{variant}"], "check.json")
-        expected[variant] = checked["detections"]
-    images = {name: made.photos / name for name in PHOTOS}
-    found = runtimes.check_outside(models, images, expected)
-    for gates in found.values():
-        litert, mediapipe = gates
+    checked = {}
+    for variant in VARIANTS:
+        folder = made.stages.lay_out(made.ran[f"check-{variant}"], tmp_path / variant)
+        checked[variant] = (made.bytes_of(f"annotate-{variant}"), folder)
+    whole, _ = checked["float32"]
+    broken = made.stages.lay_out(made.ran["check-float32"], tmp_path / "broken")
+    checked["broken"] = (whole[: len(whole) // 2], broken)
+    gates = device_stages.gates_in_runtimes(checked, {"nms_score_threshold": SCORE})
+    for variant in VARIANTS:
+        litert, mediapipe = (gates[variant, f"runtime-{name}"] for name in ("litert", "mediapipe"))
         assert litert["status"] == "passed", litert
+        assert litert["figures"]["pairs"] == litert["figures"]["compiled_model"]["pairs"] > 0
         assert mediapipe["status"] == "skipped"
         assert "not applicable" in mediapipe["summary"]
+    of_both = gates["broken", "runtime-litert"]["problems"]
+    assert [problem["code"] for problem in of_both] == ["refused", "refused"]
+    assert "Interpreter: " in of_both[0]["seen"] and "CompiledModel: " in of_both[1]["seen"]
+    assert "damaged" in gates["broken", "runtime-litert"]["summary"]
+    assert gates["broken", "runtime-mediapipe"]["problems"][0]["code"] == "refused"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -8,6 +8,7 @@ for the interpreter (imported when used).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -114,6 +115,7 @@ class Detector:
         data: the whole ``.tflite`` file.
         reference_kernels: see :func:`make_interpreter`.
         threaded: whether to use as many threads as are fastest (:func:`threads`); else one.
+        make: loads the file into a runtime; :func:`make_interpreter` says how.
 
     Attributes:
         metadata: the file's metadata.
@@ -135,7 +137,12 @@ class Detector:
     """
 
     def __init__(
-        self, data: bytes, reference_kernels: bool = False, threaded: bool = False
+        self,
+        data: bytes,
+        reference_kernels: bool = False,
+        threaded: bool = False,
+        *,
+        make: Callable[..., tuple[Any, str]] = make_interpreter,
     ) -> None:
         try:
             model = tflite_model.read(data)
@@ -164,7 +171,7 @@ class Detector:
         if box is None or sorted(box.index) != [0, 1, 2, 3] or box.type == "unknown":
             raise _unsupported(f"its metadata does not say how boxes are written ({box})")
         self._box = box
-        self._interpreter, self.runtime = make_interpreter(
+        self._interpreter, self.runtime = make(
             data, reference_kernels, threads(data, model.graph) if threaded else 1
         )
         self._details = self._interpreter.get_output_details()

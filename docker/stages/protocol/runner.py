@@ -33,7 +33,7 @@ EXIT_FAILED = 3
 """Exit code after a stage failed and reported it in a ``failed`` event."""
 
 _IN, _OUT, _METADATA_PYTHON = "/in", "/out", "/opt/metadata/bin/python"
-_ENVIRONMENTS = ("main", "metadata")
+_ENVIRONMENTS = ("main", "metadata", "device")
 
 
 def main(only: Optional[Sequence[str]] = None) -> int:

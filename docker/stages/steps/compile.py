@@ -28,7 +28,7 @@ from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.tflite import compiled, flatbuffer, packed_files, tflite_model
 
-ENVIRONMENT = "main"
+ENVIRONMENT = "device"
 
 PARAMS: dict[str, Any] = {
     "target": REQUIRED,  # as Vela calls it: "ethos-u65-256"

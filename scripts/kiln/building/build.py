@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiln.building.compiling import as_one, compile_each
-from kiln.checks import verdict, worker_process
+from kiln.checks import verdict
 from kiln.core import machine
 from kiln.core.digest import tree_digest
 from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
@@ -25,7 +25,7 @@ from kiln.images.lock import Locked, locked_image
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
 from kiln.recipes import targets
-from kiln.recipes.check_steps import check_id, library_id
+from kiln.recipes.check_steps import DEVICE, check_id, library_id, runtime_ids
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import Recipe, Variant
 from kiln.recipes.selection import Selection
@@ -106,6 +106,10 @@ class Builder:
     _package: Package | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _aside: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="image")
+    )
+    _coming: dict[str, Future[str]] = field(default_factory=dict)
 
     def engine(self) -> Engine:
         """The engine, found once; leftovers of dead runs are removed first."""
@@ -155,6 +159,7 @@ class Builder:
             self.stop(pool, tasks)
             raise
         pool.shutdown()
+        self._aside.shutdown(wait=False)
         self._refresh_front(any(build.changed for build in done))
         return sorted(done, key=lambda item: chosen.names.index(item.model))
 
@@ -166,6 +171,7 @@ class Builder:
         """
         self._stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
+        self._aside.shutdown(wait=False, cancel_futures=True)
         if self._engine is not None:
             self._engine.stop_all()
         # (A task that never started never ends: wait() would use its full timeout.)
@@ -230,7 +236,7 @@ class Builder:
 
     def _one(self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
         locked = locked_image(self.project.docker, recipe.image)
-        device = device_for(self.project, recipe)
+        device = locked_image(self.project.docker, DEVICE)
         code = tree_digest(self.project.stages)
         sources = make.gather(self.project, recipe, code, self._repository, self._package)
         options = Options(
@@ -244,15 +250,16 @@ class Builder:
         acquired = with_images_to_check(acquired, self.project.sample_images, self.store)
         wanted = variants or recipe.variants
         plan = make_plan(
-            recipe, acquired.contents, wanted, image=locked.identity, code=code, device=device
+            recipe,
+            acquired.contents,
+            wanted,
+            image=locked.identity,
+            code=code,
+            device=device.identity,
         )
-        ahead = worker_process.Ahead()
         ran: set[str] = set()
 
         def tell(event: str, **fields: Any) -> None:
-            # Load the runtimes for outside checks while the container runs.
-            if fields.get("state") == "started" and fields.get("id") in plan.reports:
-                ahead.start()
             if fields.get("state") == "finished":
                 ran.add(fields["id"])
             self._tell(event, **fields)
@@ -272,10 +279,7 @@ class Builder:
                 self._tell("note", message=f"{recipe.name}: waiting for another kiln to finish it")
 
         told: list[bool] = []
-        with (
-            self.store.lock(f"model-{recipe.name}", while_waiting=waiting),
-            contextlib.closing(ahead),
-        ):
+        with self.store.lock(f"model-{recipe.name}", while_waiting=waiting):
             plan = self._with_published(recipe, acquired, plan)
             results: dict[str, StageResult] = {}
 
@@ -284,10 +288,10 @@ class Builder:
                 found = runner.run(
                     part,
                     limits_of(recipe),
-                    lambda: self._image(recipe.image),
+                    lambda: self._image_with(recipe.image, part.others.values()),
                     files=part.published(),
                     facts=part.ids(),
-                    others=self._image,
+                    others=self._image_aside,
                 )
                 results.update(found)
 
@@ -296,7 +300,7 @@ class Builder:
                 self._note(f"{recipe.name}: {text}")
             self._check_trained(recipe, results)
             self._tell_differences(recipe, results)
-            report = self._check(recipe, plan, results, ahead)
+            report = self._check(recipe, plan, results)
             plan, failures = compile_each(plan, run)
             if report is not None:
                 report = verdict.with_compiled(report, recipe, plan, results)
@@ -313,6 +317,25 @@ class Builder:
 
         images = Images(self.project.docker, self.engine, self.store, self._tell)
         return images.ensure(name).tag
+
+    def _image_with(self, name: str, others: Iterable[str]) -> str:
+        """Return the tag of a sealed image; begin to provide others that are needed later."""
+        tag = self._image(name)
+        for other in others:
+            self._begin(other)
+        return tag
+
+    def _image_aside(self, name: str) -> str:
+        """Return the tag of an image that may be on its way already."""
+        return self._begin(name).result()
+
+    def _begin(self, name: str) -> Future[str]:
+        """Provide a sealed image while models convert: one build for all of them."""
+        with self._lock:
+            self.check_stop()
+            if name not in self._coming:
+                self._coming[name] = self._aside.submit(self._image, name)
+            return self._coming[name]
 
     def _with_published(self, recipe: Recipe, acquired: Acquired, plan: Plan) -> Plan:
         """Add variants to ``plan`` that were published before and are in the store unchanged."""
@@ -339,13 +362,14 @@ class Builder:
         """Return a plan like ``like`` for other variants."""
         if set(variants) == set(like.artefacts):
             return like
+        device = next(iter(like.others), "")
         return make_plan(
             recipe,
             acquired.contents,
             variants,
             image=like.identity,
             code=like.code,
-            device=next(iter(like.others), ""),
+            device=device,
         )
 
     def _check_trained(self, recipe: Recipe, results: Mapping[str, StageResult]) -> None:
@@ -382,11 +406,7 @@ class Builder:
                 self._tell("note", message=f"{recipe.name}: {said}. {item['effect']}")
 
     def _check(
-        self,
-        recipe: Recipe,
-        plan: Plan,
-        results: Mapping[str, StageResult],
-        ahead: worker_process.Ahead,
+        self, recipe: Recipe, plan: Plan, results: Mapping[str, StageResult]
     ) -> dict[str, Any] | None:
         """Check the artefacts against their source.
 
@@ -397,10 +417,6 @@ class Builder:
         if report is None:
             self._tell("note", message=f"{recipe.name}: not checked: there are no check images")
             return None
-        if not verdict.failures(report):
-            # Artefacts that fail inside need no checks outside.
-            found = verdict.outside_gates(report, plan, results, self.store, self._tell, ahead)
-            report = verdict.with_outside(report, recipe, found)
         if verdict.failures(report):
             kept = self.store.root / "logs" / f"{recipe.name}.{CHECKS_FILE}"
             kept.parent.mkdir(exist_ok=True)
@@ -458,7 +474,8 @@ def _as_json(data: Mapping[str, Any]) -> bytes:
 
 def _report_of(plan: Plan, variant: str) -> set[str]:
     """Return the steps that check a variant, where the plan has them."""
-    return {check_id(variant), library_id(variant)} & set(plan.reports)
+    ids = {check_id(variant), library_id(variant), *runtime_ids(variant)}
+    return ids & set(plan.reports)
 
 
 def conversion_record(
@@ -477,8 +494,7 @@ def conversion_record(
     without changes gives the same record. ``recipe_sha256`` is that of the recipe as published.
     """
     locked = locked_image(project.docker, recipe.image)
-    used = {plan.image_of(step) for step in plan.steps} - {recipe.image}
-    others = [locked_image(project.docker, name) for name in sorted(used)]
+    others = [locked_image(project.docker, name) for name in plan.others.values()]
     return {
         "schema": 1,
         "kiln": __version__,
@@ -504,6 +520,7 @@ def conversion_record(
         "stages": {
             step.id: {
                 "stage": step.stage,
+                "image": plan.image_of(step),
                 "key": step.key,
                 "params": dict(step.params),
                 "facts": results[step.id].facts,
@@ -533,15 +550,6 @@ def _compiled_record(plan: Plan, results: Mapping[str, StageResult]) -> dict[str
             for name, step_id in plan.compiled.items()
         },
     }
-
-
-def device_for(project: Project, recipe: Recipe) -> str:
-    """Return the identity of the image that a recipe's files are compiled in; "" if none are.
-
-    Raises:
-        ImageMismatchError: the image's sources changed, but the lock did not.
-    """
-    return locked_image(project.docker, targets.IMAGE).identity if recipe.compile else ""
 
 
 def stated_feeding(results: Mapping[str, StageResult]) -> Any:

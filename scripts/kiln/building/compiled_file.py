@@ -25,6 +25,7 @@ from kiln.images.lock import locked_image
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
 from kiln.recipes import targets
+from kiln.recipes.check_steps import DEVICE
 from kiln.recipes.plan import Files, Plan
 from kiln.recipes.steps import lone_step
 from kiln.running import foreign
@@ -182,7 +183,7 @@ class _Worker:
             self._engine.sweep()
         return self._engine
 
-    def image(self, name: str = targets.IMAGE) -> str:
+    def image(self, name: str = DEVICE) -> str:
         """Return the tag of a sealed image; get or build it if the engine lacks it."""
         from kiln.images.builder import Images
 
@@ -193,7 +194,7 @@ class _Worker:
     ) -> tuple[bytes, dict[str, Any]]:
         """Compile with Vela; return the file, and what the stage found."""
         _check_integer(file)
-        locked = locked_image(self.project.docker, targets.IMAGE)
+        locked = locked_image(self.project.docker, DEVICE)
         code, model = tree_digest(self.project.stages), self.store.add_bytes(file.data)
         least = targets.LEAST_MAPPED if wanted.least_mapped is None else wanted.least_mapped
         params = {**chip.as_params(), "least_mapped": least, "seconds": wanted.timeout}

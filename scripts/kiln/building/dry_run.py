@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from kiln.building.build import device_for
 from kiln.core.digest import tree_digest
 from kiln.core.store import Store
 from kiln.images.lock import locked_image
 from kiln.project.folders import Project
+from kiln.recipes.check_steps import DEVICE
 from kiln.recipes.plan import make_plan, refuse_missing
 from kiln.recipes.recipe import Recipe, Variant
 from kiln.running.cached import look_up
@@ -80,7 +80,7 @@ def _steps(
 ) -> tuple[PlannedStep, ...]:
     acquired = with_images_to_check(acquire(recipe, store), project.sample_images, store)
     code = tree_digest(project.stages)
-    device = device_for(project, recipe)
+    device = locked_image(project.docker, DEVICE).identity
     plan = make_plan(recipe, acquired.contents, variants, image=identity, code=code, device=device)
     known = look_up(plan, store, plan.published(), plan.ids(), read=False)
     runs = {step.id for step in known.todo}

@@ -1,6 +1,4 @@
-"""Collect the gates' results, decide whether to publish, and run other runtimes (LiteRT, MediaPipe)
-in a separate process.
+"""Collect the gates' results, and decide whether to publish.
 
-Neighbours use :mod:`kiln.checks.verdict`; runtimes are used through
-:mod:`kiln.checks.worker_process`.
+Neighbours use :mod:`kiln.checks.verdict`.
 """

@@ -1,34 +1,24 @@
 """Collect the results of a model's checks (``checks.json``), and decide whether to publish.
 
-The gates themselves run inside the image (``docker/stages/steps/check.py``) or in runtimes outside
-it; here their results are combined and judged by what the recipe allows.
+The gates themselves are stages, in the image that made the artefact or, those of today's runtimes,
+in the image ``device``. Here their results are combined and judged by what the recipe allows.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kiln.checks import worker_process
-from kiln.core.digest import key_of
 from kiln.core.errors import CheckFailedError, StageFailedError
 from kiln.core.stage_result import StageResult
-from kiln.core.store import DamagedContentError, Store
+from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.project import bounds
-from kiln.recipes.check_steps import CHECK_FILE, CHECK_PIXELS, check_id, library_id
+from kiln.recipes.check_steps import CHECK_FILE, check_id, library_id, runtime_ids
 from kiln.recipes.plan import Plan
 from kiln.recipes.recipe import Recipe
 from kiln.signing.statement_names import artefact_file
-
-#: Images for each outside runtime: enough to see whether it reads the file correctly.
-OUTSIDE_IMAGES = 2
-
-#: Kind of the store's ref that caches those runtimes' results for a model's artefacts.
-OUTSIDE = "outside"
 
 PREVIEWS = "previews"
 
@@ -71,7 +61,7 @@ def gather(
     results: Mapping[str, StageResult],
     store: Store,
 ) -> dict[str, Any] | None:
-    """Collect the results from inside the image for ``checks.json``.
+    """Collect the gates' results for ``checks.json``.
 
     Returns:
         Plain data (``docs/checks.md``); None where nothing was checked.
@@ -85,12 +75,21 @@ def gather(
     for variant, step_id in plan.artefacts.items():
         result = results[check_id(variant)]
         found = _read(result, store)
-        library = _read(results[library_id(variant)], store)
+        others = [library_id(variant), *runtime_ids(variant)]
+        gates = [
+            *found["gates"],
+            *(
+                gate
+                for other in others
+                if other in plan.reports
+                for gate in _read(results[other], store)["gates"]
+            ),
+        ]
         blob = results[step_id].files["model.tflite"]
         variants[variant] = {
             "file": artefact_file(recipe.name, variant),
             "sha256": blob.sha256,
-            **_judged([*found["gates"], *library["gates"]], recipe.allow),
+            **_judged(gates, recipe.allow),
             "detections": found["detections"],
         }
         if found["source"] is not None:
@@ -130,17 +129,6 @@ def _read(result: StageResult, store: Store) -> dict[str, Any]:
         raise StageFailedError(f"{what} {error}.", "This is a bug in the stage's code.") from None
 
 
-def with_outside(
-    report: Mapping[str, Any], recipe: Recipe, found: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> dict[str, Any]:
-    """Add the gates of outside runtimes (variant -> gates) to ``report``."""
-    variants = {
-        variant: {**entry, **_judged([*entry["gates"], *found[variant]], recipe.allow)}
-        for variant, entry in report["variants"].items()
-    }
-    return {**report, "variants": variants}
-
-
 def with_compiled(
     report: Mapping[str, Any], recipe: Recipe, plan: Plan, results: Mapping[str, StageResult]
 ) -> dict[str, Any]:
@@ -160,99 +148,6 @@ def with_compiled(
 def _judged(gates: Sequence[Mapping[str, Any]], allow: Sequence[str]) -> dict[str, Any]:
     seen = [_allowed(gate, allow) for gate in gates]
     return {"gates": seen, "passed": all(gate["status"] in (PASSED, SKIPPED) for gate in seen)}
-
-
-def outside_gates(
-    report: Mapping[str, Any],
-    plan: Plan,
-    results: Mapping[str, StageResult],
-    store: Store,
-    on_event: Callable[..., None],
-    ahead: worker_process.Ahead | None = None,
-) -> dict[str, list[dict[str, Any]]]:
-    """Run the gates of runtimes outside the image (:mod:`kiln.checks.runtimes`).
-
-    Their results for exactly these bytes are cached in the store, like results of stages.
-
-    Args:
-        ahead: the process to run them in, started early.
-    """
-    from kiln.checks import runtimes
-
-    images = _shared_images(report)
-    least = max(results[check_id(name)].facts["compared_from"] for name in report["variants"])
-    rounded = {
-        name: {
-            image: items
-            for image, items in _read(results[check_id(name)], store)["rounded"].items()
-            if image in images
-        }
-        for name in report["variants"]
-    }
-    pictures = {name: _fed_pictures(results[check_id(name)], rounded[name]) for name in rounded}
-    asked = {
-        "artefacts": {name: entry["sha256"] for name, entry in report["variants"].items()},
-        "images": {name: report["images"][name]["sha256"] for name in images},
-        "expected": {name: entry["detections"] for name, entry in report["variants"].items()},
-        "rounded": rounded,
-        "pictures": pictures,
-        "score_threshold": least,
-        "runtimes": runtimes.installed(),
-        "code": runtimes.code_digest(),
-    }
-    key = key_of(asked)
-    known = store.get_ref(OUTSIDE, plan.model)
-    if known is not None and known.get("key") == key:
-        gates: dict[str, list[dict[str, Any]]] = known["gates"]
-        return gates
-    start = time.monotonic()
-    on_event("stage", model=plan.model, id="runtimes", state="started")
-    gates = runtimes.check_outside(
-        {name: store.path(entry["sha256"]) for name, entry in report["variants"].items()},
-        {name: store.path(report["images"][name]["sha256"]) for name in images},
-        {
-            name: {image: entry["detections"][image] for image in images}
-            for name, entry in report["variants"].items()
-        },
-        least,
-        rounded=rounded,
-        pictures={
-            name: {image: store.path(digest) for image, digest in digests.items()}
-            for name, digests in pictures.items()
-        },
-        ahead=ahead,
-    )
-    for name, entry in report["variants"].items():
-        # Results for other bytes must not be cached for these.
-        if not store.sound(entry["sha256"]):
-            raise DamagedContentError(entry["sha256"], f"the artefact {name}")
-    seconds = round(time.monotonic() - start, 3)
-    on_event(
-        "stage", model=plan.model, id="runtimes", state="finished", seconds=seconds, peak_rss=0
-    )
-    if asked["runtimes"] or not os.environ.get(worker_process.PYTHON_VARIABLE):
-        store.set_ref(OUTSIDE, plan.model, {"key": key, "gates": gates})
-    return gates
-
-
-def _fed_pictures(result: StageResult, images: Iterable[str]) -> dict[str, str]:
-    """Return the digests of the pictures that a check fed, by image."""
-    names = {image: f"{CHECK_PIXELS}/{image}.npy" for image in images}
-    if missing := sorted(set(names.values()) - result.files.keys()):
-        raise StageFailedError(
-            f"A stage {result.stage} did not write {missing[0]}, which its result is about.",
-            "This is a bug in the stage's code.",
-        )
-    return {image: result.files[name].sha256 for image, name in names.items()}
-
-
-def _shared_images(report: Mapping[str, Any]) -> list[str]:
-    """List the first images, by name, that every variant was run on.
-
-    A check may have made more pictures of them, such as crops, which are no files.
-    """
-    seen = [set(entry["detections"]) for entry in report["variants"].values()]
-    return sorted(set.intersection(set(report["images"]), *seen))[:OUTSIDE_IMAGES]
 
 
 def _allowed(gate: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kiln.cli.common import PATH, NumberRange, json_option
+from kiln.cli.common import PATH, NumberRange, json_option, own_store, reporter_for
 from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import UnsupportedModelError, UsageError
 from kiln.core.output import table
@@ -60,6 +60,8 @@ def bench_model(
 ) -> None:
     """Time artefacts (all in dist/ when none is named) under LiteRT, in turns.
 
+    They run in the image `device`, which is built if the engine lacks it.
+
     Inputs are noise, the same in every run. Rounds go over all files, so that a slow spell of the
     machine affects all of them alike: compare times of one run, not of different ones.
     """
@@ -71,7 +73,8 @@ def bench_model(
 
     if runs is not None and seconds is not None:
         raise UsageError("--runs and --seconds cannot be combined.", "Give one of them.")
-    target = (dist or Project.find().root / "dist").absolute()
+    project = Project.find()
+    target = (dist or project.root / "dist").absolute()
     artefacts = _artefacts(target, names, variants)
     if save and (stray := [item for item in artefacts if not item.path.is_relative_to(target)]):
         raise UsageError(
@@ -89,9 +92,17 @@ def bench_model(
             JsonReporter().event("note", message=note)
         else:
             print(f"kiln: {note}", file=sys.stderr)
-    measured = latency.measure(
-        artefacts, counts, warmup=warmup, runs=runs or _RUNS, seconds=seconds
-    )
+    with reporter_for(as_json) as reporter:
+        measured = latency.measure(
+            project,
+            own_store(),
+            artefacts,
+            counts,
+            warmup=warmup,
+            runs=runs or _RUNS,
+            seconds=seconds,
+            on_event=reporter.event,
+        )
     written = latency.save(target, measured.runs) if save and measured.runs else None
     if written:
         # Add the figures to the page and sign it again.

@@ -52,7 +52,7 @@ def bundle_create(
     from kiln.core.suggest import refuse_unknown
     from kiln.images.builder import Images
     from kiln.project.folders import Project
-    from kiln.recipes import targets
+    from kiln.recipes.check_steps import DEVICE
     from kiln.recipes.recipe import discover
     from kiln.recipes.selection import select
 
@@ -78,9 +78,7 @@ def bundle_create(
         made_in: dict[Path, set[str]] = {}
         for recipe in recipes:
             contents.add_model(recipe)
-            made_in.setdefault(project.docker, set()).update(
-                {recipe.image, *((targets.IMAGE,) if recipe.compile else ())}
-            )
+            made_in.setdefault(project.docker, set()).update({recipe.image, DEVICE})
         for item in needs:
             contents.add_needs(item)
             folder = contents.docker_of(item)

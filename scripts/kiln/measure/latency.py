@@ -1,32 +1,38 @@
 """Measure how long an artefact takes on this machine's processor, under LiteRT.
 
-All files are timed in one separate process (:mod:`kiln.checks.worker_process`), round after round,
-one inference of each. A machine that slows down for a while slows down all of them, so the ratios
-hold even where the times do not. (Cache effects of the previous file are not visible: the first and
-second of two inferences in a row took the same, within 2 %.)
+All files are timed in one process of the image ``device`` (:mod:`stages.steps.latency`), round
+after round, one inference of each. A machine that slows down for a while slows down all of them, so
+the ratios hold even where the times do not. (Cache effects of the previous file are not visible:
+the first and second of two inferences in a row took the same, within 2 %.)
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kiln.checks import worker_process
-from kiln.checks.runtime_worker import LITERT
-from kiln.core.digest import sha256_file
+from kiln.core.digest import sha256_file, tree_digest
 from kiln.core.errors import UsageError
 from kiln.core.machine import cpu_name
+from kiln.core.store import Store
+from kiln.images.lock import locked_image
 from kiln.measure.measurements import Figures
+
+if TYPE_CHECKING:
+    from kiln.project.folders import Project
+    from kiln.running.executor import OnEvent
 
 FILE = "latency.json"
 FIGURES = Figures(
     FILE, 1, "runs", {"model": str, "file": str, "sha256": str, "threads": int}, "latencies",
     "Remove it; measurements can be made again.",
 )  # fmt: skip
+STEP = "latency"
+_STATISTICS = ("median_ms", "p90_ms", "min_ms", "mean_ms", "runs")
+_FOREVER = 1e9  # seconds
 BUSY = 0.5
 """Load average per processor above which the times deserve a warning."""
 
@@ -72,96 +78,95 @@ class Measured:
 
 
 def measure(
+    project: Project,
+    store: Store,
     artefacts: Sequence[Artefact],
     threads: Sequence[int],
     *,
     warmup: int = 5,
     runs: int = 30,
     seconds: float | None = None,
-    silence: float = worker_process.SILENCE,
+    on_event: OnEvent,
 ) -> Measured:
-    """Time files on inputs of seeded noise, the same in every run.
+    """Time files on inputs of seeded noise, the same in every run, in the image ``device``.
 
     Args:
+        project: whose image and stage code are used.
+        store: where the image's packages are; it gets no results.
         artefacts: any ``.tflite`` files of fixed input shapes.
-        threads: numbers of threads, one measurement each. They are not interleaved: idle workers
-            of a thread pool spin for a while, which would slow down the next file.
+        threads: numbers of threads, one measurement each.
         warmup: rounds that are not counted.
         runs: rounds that are.
         seconds: instead of ``runs``: start rounds until so much time has passed (at least one).
-        silence: most seconds without a message from the process.
+        on_event: receives events of the image and of the stage.
 
     Raises:
-        UsageError: LiteRT is not installed, or a file cannot be read.
+        UsageError: a file cannot be read.
+        KilnError: there is no engine, or the image cannot be had.
     """
     digests = {item.path: _digest(item.path) for item in artefacts}
+    # Names of their own: two files may have one.
+    names = {f"{number:04}.tflite": item for number, item in enumerate(artefacts)}
     load, cpu = os.getloadavg()[0], cpu_name()
-    failed: dict[Path, str] = {}
-    found: list[Latency] = []
-    for count in threads:
-        item = {"task": "time", "runtime": LITERT, "threads": count, "warmup": warmup}
-        item |= {"runs": runs, "seconds": seconds}
-        left = [each.path for each in artefacts if each.path not in failed]
-        result = _times(item, left, failed, silence)
-        for each in artefacts:
-            times = result.get("times", {}).get(str(each.path.absolute()))
-            if times:
-                found.append(
-                    Latency(
-                        model=each.model,
-                        variant=each.variant,
-                        file=each.path.name,
-                        sha256=digests[each.path],
-                        threads=count,
-                        **statistics_of(times),
-                        warmup=warmup,
-                        runtime=result["runtime"],
-                        cpu=cpu,
-                        load=round(load, 2),
-                    )
-                )
+    facts = _facts(
+        project,
+        store,
+        {name: (digests[item.path], item.path) for name, item in names.items()},
+        {"threads": [*threads], "warmup": warmup, "runs": runs, "seconds": seconds},
+        on_event,
+    )
+    found = [
+        Latency(
+            model=each.model,
+            variant=each.variant,
+            file=each.path.name,
+            sha256=digests[each.path],
+            threads=entry["threads"],
+            **{name: entry[name] for name in _STATISTICS},
+            warmup=warmup,
+            runtime=facts["runtime"],
+            cpu=cpu,
+            load=round(load, 2),
+        )
+        for entry in facts["times"]
+        for each in (names[entry["file"]],)
+    ]
+    failed = {names[name].path: reason for name, reason in facts["failed"].items()}
     return Measured(found, failed)
 
 
-def statistics_of(times: Sequence[float]) -> dict[str, Any]:
-    """Compute ``runs``, ``median_ms``, ``p90_ms`` (interpolated), ``min_ms``, ``mean_ms``.
+def _facts(
+    project: Project,
+    store: Store,
+    files: Mapping[str, tuple[str, Path]],
+    params: Mapping[str, Any],
+    on_event: OnEvent,
+) -> Mapping[str, Any]:
+    """Run the stage on files (name -> digest and path); return its facts."""
+    from kiln.images.builder import Images
+    from kiln.recipes.check_steps import DEVICE
+    from kiln.recipes.steps import Files, Plan, lone_step
+    from kiln.running.executor import Runner
+    from kiln.running.limits import Limits
 
-    >>> statistics_of([4.0, 1.0, 2.0, 3.0, 10.0])["median_ms"]
-    3.0
-    """
-    deciles = statistics.quantiles(times, n=10, method="inclusive") if len(times) > 1 else [*times]
-    figures = {
-        "median_ms": statistics.median(times),
-        "p90_ms": deciles[-1],
-        "min_ms": min(times),
-        "mean_ms": statistics.fmean(times),
-    }
-    return {**{name: round(value, 4) for name, value in figures.items()}, "runs": len(times)}
-
-
-def _times(
-    item: Mapping[str, Any], paths: Sequence[Path], failed: dict[Path, str], silence: float
-) -> dict[str, Any]:
-    """Return the worker's result for the files that can be timed; add the others to ``failed``."""
-    left = {str(path.absolute()): path for path in paths}
-    while left:
-        (outcome,) = worker_process.run([{**item, "models": list(left)}], silence=silence)
-        if not isinstance(outcome, worker_process.Died):
-            if "times" not in outcome:
-                words = [outcome[name] for name in ("unimportable", "failed") if name in outcome]
-                reason = words[0] if words else "it is missing"
-                raise UsageError(
-                    f"Latencies are measured in {LITERT}, which cannot be used: {reason}.",
-                    "Install ai-edge-litert and name the Python that has it in "
-                    f"{worker_process.PYTHON_VARIABLE}. In a checkout, `make runtimes` does that.",
-                )
-            for name, reason in outcome["not_timed"].items():
-                failed[left[name]] = reason
-            return outcome
-        # The file it was working on is the culprit; without one, nothing more is known.
-        for name in [outcome.at] if outcome.at in left else list(left):
-            failed[left.pop(name)] = outcome.reason
-    return {}
+    images = Images.on_any_engine(project.docker, store, on_event)
+    identity = locked_image(project.docker, DEVICE).identity
+    code = tree_digest(project.stages)
+    models = Files({name: digest for name, (digest, _) in files.items()})
+    step = lone_step(STEP, STEP, params, {"models": models}, image=identity, code=code)
+    plan = Plan("bench-model", DEVICE, (step,), {STEP: STEP}, (), identity, code)
+    with store.scratch() as scratch:
+        # Not the user's store: a time that was measured is not a result to keep.
+        runner = Runner(
+            lambda: images.engine,
+            Store(scratch / "results"),
+            project.stages,
+            on_event,
+            lent=dict(files.values()),
+        )
+        limits = replace(Limits(), timeout=_FOREVER)  # a stage that hangs ends itself
+        results = runner.run(plan, limits, lambda: images.ensure(DEVICE).tag)
+    return results[STEP].facts
 
 
 def _digest(path: Path) -> str:

@@ -27,6 +27,11 @@ CHECK_FILE = "check.json"
 #: The folder beside it: by image, the pixels that a model was fed, for runtimes outside.
 CHECK_PIXELS = "pixels"
 
+#: The image whose stages run artefacts in today's runtimes, and those stages: the first words of
+#: their steps' ids.
+DEVICE = "device"
+RUNTIMES = ("litert", "mediapipe")
+
 #: Facts that the stage that runs a SavedModel needs from the stage that inspected it.
 REFERENCE_FACTS = ("normalization", "normalization_from", "weights", "resizer")
 
@@ -41,6 +46,11 @@ def library_id(variant: str) -> str:
     return f"task-library-{variant}"
 
 
+def runtime_ids(variant: str) -> tuple[str, ...]:
+    """Return the ids of the steps that run ``variant`` in today's runtimes."""
+    return tuple(f"{stage}-{variant}" for stage in RUNTIMES)
+
+
 def add_checks(
     steps: StepList,
     recipe: Recipe,
@@ -49,6 +59,7 @@ def add_checks(
     label_map: Files | Output,
     images: Mapping[str, str],
     calibration: Mapping[str, str],
+    device: str = "",
 ) -> tuple[str, ...]:
     """Add the steps that check ``artefacts``; return the ids of those whose reports are needed.
 
@@ -57,6 +68,7 @@ def add_checks(
         checkpoint: the source model; None if there is none to compare with.
         images: name -> SHA-256; if empty, nothing is checked.
         calibration: the images that ``adopt`` ran the checkpoint on, name -> SHA-256.
+        device: identity of the image :data:`DEVICE`; "" for no checks in it.
     """
     if not images:
         return ()
@@ -73,8 +85,13 @@ def add_checks(
         _check(steps, recipe, variant, artefacts, label_map, seen)
     # After all of those: these run in the other environment, and share a process.
     for variant in artefacts:
-        _library(steps, recipe, variant, artefacts)
+        _library(steps, variant, artefacts, library_id(variant), "task_library")
     ids = [name(variant) for variant in artefacts for name in (check_id, library_id)]
+    if device:
+        for variant in artefacts:
+            for step_id, stage in zip(runtime_ids(variant), RUNTIMES, strict=True):
+                _library(steps, variant, artefacts, step_id, stage, device)
+                ids.append(step_id)
     return ("previews", *ids)
 
 
@@ -189,10 +206,18 @@ def _check(
     steps.add(check_id(variant), "check", params, inputs, facts)
 
 
-def _library(steps: StepList, recipe: Recipe, variant: str, artefacts: Mapping[str, str]) -> None:
+def _library(
+    steps: StepList,
+    variant: str,
+    artefacts: Mapping[str, str],
+    step_id: str,
+    stage: str,
+    image: str = "",
+) -> None:
+    """Add a step that runs an artefact in a library for apps, and compares with its check."""
     steps.add(
-        library_id(variant),
-        "task_library",
+        step_id,
+        stage,
         {},
         {
             "model": Output(artefacts[variant], "model.tflite"),
@@ -203,6 +228,7 @@ def _library(steps: StepList, recipe: Recipe, variant: str, artefacts: Mapping[s
             "score_threshold": Fact(check_id(variant), "compared_from"),
             "nms_score_threshold": Fact(check_id(variant), "nms_score_threshold"),
         },
+        image=image,
     )
 
 

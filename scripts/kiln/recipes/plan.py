@@ -9,12 +9,14 @@ equal work.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from kiln.core.errors import UsageError
 from kiln.recipes import export_options, targets
 from kiln.recipes.check_steps import (
+    DEVICE,
     add_checks,
     input_type,
     only_exported,
@@ -45,7 +47,8 @@ def make_plan(
     Args:
         image: identity of the sealed image, ``sha256:<hex>``.
         code: digest of the stage code.
-        device: identity of the image that compiles for NPUs; "" for no compiled files.
+        device: identity of the image with today's runtimes and the compiler for NPUs; "" for no
+            checks in it, and no compiled files.
         checks: whether to also check artefacts against their source.
 
     Raises:
@@ -62,9 +65,8 @@ def make_plan(
         artefacts = _create(steps, recipe, contents, label_map)
         reports: tuple[str, ...] = ()
         if checks:
-            reports = _add_checks(steps, recipe, contents, artefacts, None, label_map)
-        ordered = tuple(steps.steps.values())
-        return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code)
+            reports = _add_checks(steps, recipe, contents, artefacts, None, label_map, device)
+        return _plan(steps, recipe, artefacts, reports, image, code, device)
 
     checkpoint: Files | Output = Files(contents.checkpoint)
     maker = recipe.source.made_by
@@ -96,21 +98,25 @@ def make_plan(
     artefacts = {variant: f"annotate-{variant}" for variant in variants}
     reports = _compare(steps, contents, artefacts)
     if checks:
-        reports += _add_checks(steps, recipe, contents, artefacts, checkpoint, label_map)
-    # Last of all: they run in another container.
+        reports += _add_checks(steps, recipe, contents, artefacts, checkpoint, label_map, device)
+    # Last of all: a file that fails its checks is not compiled.
     compiled = _compile(steps, recipe, artefacts, device)
+    plan = _plan(steps, recipe, artefacts, reports, image, code, device)
+    return replace(plan, compiled=compiled)
+
+
+def _plan(
+    steps: StepList,
+    recipe: Recipe,
+    artefacts: Mapping[str, str],
+    reports: tuple[str, ...],
+    image: str,
+    code: str,
+    device: str,
+) -> Plan:
     ordered = tuple(steps.steps.values())
-    return Plan(
-        recipe.name,
-        recipe.image,
-        ordered,
-        artefacts,
-        reports,
-        image,
-        code,
-        others={device: targets.IMAGE} if device else {},
-        compiled=compiled,
-    )
+    others = {device: DEVICE} if any(step.image for step in ordered) else {}
+    return Plan(recipe.name, recipe.image, ordered, artefacts, reports, image, code, others)
 
 
 def refuse_missing(recipe: Recipe, variants: Sequence[Variant]) -> None:
@@ -258,9 +264,10 @@ def _add_checks(
     artefacts: Mapping[str, str],
     checkpoint: Files | Output | None,
     label_map: Files | Output,
+    device: str,
 ) -> tuple[str, ...]:
     images, calibration = contents.check_images, contents.images
-    return add_checks(steps, recipe, artefacts, checkpoint, label_map, images, calibration)
+    return add_checks(steps, recipe, artefacts, checkpoint, label_map, images, calibration, device)
 
 
 def _create(

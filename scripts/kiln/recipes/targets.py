@@ -14,9 +14,6 @@ from kiln.project.folders import own_resources
 
 FILE = "npu-targets.toml"
 
-#: The image that has the compiler.
-IMAGE = "device"
-
 #: The variant that is compiled: an NPU computes in whole numbers.
 VARIANT = "int8"
 

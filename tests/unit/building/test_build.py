@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,43 @@ def test_each_model_fails_by_itself(private: Path) -> None:
     assert told == kinds
     assert list((builder.store.tmp).iterdir()) == []
     assert not (private / "dist").exists() or not any((private / "dist").iterdir())
+
+
+def test_another_image_is_provided_once_while_models_convert(private: Path) -> None:
+    """Whoever needs it waits for it; nobody else does, and no second one is built."""
+    asked: list[str] = []
+    ready = threading.Event()
+
+    class Slow(Builder):
+        def _image(self, name: str) -> str:
+            asked.append(name)
+            if name == "device":
+                assert ready.wait(PATIENCE)
+            return f"{name}:1"
+
+    builder = Slow(
+        make_project(private / "p"), Store(private / "s"), private, lambda *_, **__: None
+    )
+    assert [builder._image_with("odapi", ["device"]) for _ in range(2)] == ["odapi:1"] * 2
+    with ThreadPoolExecutor(2) as models:
+        waiting = [models.submit(builder._image_aside, "device") for _ in range(2)]
+        assert not any(item.done() for item in waiting)
+        ready.set()
+        assert [item.result(PATIENCE) for item in waiting] == ["device:1"] * 2
+    assert asked.count("device") == 1
+
+
+def test_an_image_that_cannot_be_had_fails_who_needs_it(private: Path) -> None:
+    class Without(Builder):
+        def _image(self, name: str) -> str:
+            raise SourceUnavailableError("No mirror has it.")
+
+    builder = Without(
+        make_project(private / "p"), Store(private / "s"), private, lambda *_, **__: None
+    )
+    for _ in range(2):
+        with pytest.raises(SourceUnavailableError, match="No mirror"):
+            builder._image_aside("device")
 
 
 def test_after_a_stop_busy_threads_find_out(private: Path) -> None:

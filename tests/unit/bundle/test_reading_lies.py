@@ -174,7 +174,7 @@ def test_an_archive_from_another_address_is_not_forgotten(small: bytes, tmp_path
 
 def image_lies() -> dict[str, Callable[[dict[str, Any]], object]]:
     def swap(index: dict[str, Any]) -> None:
-        one, two = index["images"]
+        one, two, _ = index["images"]
         one["sha256"], two["sha256"] = two["sha256"], one["sha256"]
 
     def other(index: dict[str, Any]) -> None:

@@ -128,7 +128,7 @@ def test_created_imported_created_again(offline: Offline, bundle: Path, tmp_path
     made = kiln(offline, offline.store.root, "bundle", "create", "-o", one)
     assert made.returncode == 0, made.stderr
     assert one.read_bytes() == bundle.read_bytes()
-    assert "images: base, odapi" in made.stdout
+    assert "images: base, device, odapi" in made.stdout
     store = tmp_path / "store"
     came = kiln(offline, store, "bundle", "import", one, "--json")
     assert came.returncode == 0, came.stderr
@@ -136,7 +136,7 @@ def test_created_imported_created_again(offline: Offline, bundle: Path, tmp_path
     assert events[-1]["event"] == "imported"
     assert events[-1]["new"] == events[-1]["contents"] == len(read_index(one).blobs)
     notes = [event["message"] for event in events if event["event"] == "note"]
-    assert sum("no engine answers" in note for note in notes) == 2
+    assert sum("no engine answers" in note for note in notes) == 3
     assert sum("is trusted from now on" in note for note in notes) == 1
     again = kiln(offline, store, "bundle", "create", "toy", "-o", two)
     assert again.returncode == 0, again.stderr

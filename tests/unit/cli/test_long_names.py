@@ -89,7 +89,6 @@ VARIABLES = [
     ("XDG_CONFIG_HOME", "build toy"),
     ("XDG_CONFIG_HOME", "keys show"),
     ("XDG_CONFIG_HOME", "verify"),
-    ("KILN_RUNTIMES_PYTHON", "bench-model"),
     ("TFHUB_CACHE_DIR", "models"),
 ]
 CODES = {cls.exit_code for cls in vars(errors).values() if hasattr(cls, "exit_code")}

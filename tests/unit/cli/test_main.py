@@ -268,7 +268,7 @@ def test_doctor_names_the_missing_engine_and_fails(kiln: Kiln) -> None:
     assert findings["engine"]["state"] == "PROBLEM"
     assert "make engine" in findings["engine"]["remedy"]
     assert findings["recipes"]["detail"] == "1 readable"
-    assert findings["image locks"]["detail"] == "odapi match their sources"
+    assert findings["image locks"]["detail"] == "odapi, device match their sources"
     assert findings["signing key"]["state"] == "note"
     assert "images" not in findings  # nobody to ask
     others = {what for what, item in findings.items() if item["state"] == "PROBLEM"} - {"engine"}

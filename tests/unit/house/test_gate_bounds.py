@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from places import ROOT
 
-from kiln.checks import runtimes
-from stages.gates import parity, structure
+from stages.gates import parity, runtimes, structure
 from stages.steps import annotate, check, task_library
 
 if sys.version_info >= (3, 11):
@@ -51,8 +50,8 @@ def bounds() -> dict[tuple[str, str], dict[str, float]]:
     found = {("parity", name): asdict(limits) for name, limits in parity.LIMITS.items()}
     del found["parity", "prebuilt"]  # of somebody else's files: there is no worst one
     variants = {"float": "float32, float16", "hybrid": "dynamic", "integer": "int8"}
-    for (runtime, arithmetic), limits in runtimes.LIMITS.items():
-        found[runtimes.GATES[runtime], variants[arithmetic]] = asdict(limits)
+    for (gate, arithmetic), limits in runtimes.LIMITS.items():
+        found[gate, variants[arithmetic]] = asdict(limits)
     found["runtime-task-library", "all"] = asdict(task_library.LIMITS)
     for variant in ("float32", "float16", "dynamic", "int8"):
         noise = check._NOISE.get(variant, check._QUANTISED_NOISE)

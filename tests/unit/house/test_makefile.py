@@ -28,8 +28,6 @@ def checkout(tmp_path: Path) -> Path:
     python.parent.mkdir(parents=True)
     python.write_text(RECORDER)
     python.chmod(0o755)
-    (tmp_path / ".venv-runtimes").mkdir()
-    (tmp_path / ".venv-runtimes" / ".installed").touch()  # another environment, not looked at here
     return tmp_path
 
 

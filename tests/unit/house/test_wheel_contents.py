@@ -140,15 +140,6 @@ def test_a_checkout_comes_first(run: Run, tmp_path: Path) -> None:
     assert "no tflite-kiln checkout at nowhere" in ended.stderr
 
 
-def test_no_program_of_the_folder_one_is_in_is_run(run: Run, tmp_path: Path) -> None:
-    """A checkout's environment with the runtimes is; that of any other folder is a stranger's."""
-    there = tmp_path / "strange" / ".venv-runtimes" / "bin" / "python"
-    there.parent.mkdir(parents=True)
-    there.symlink_to(sys.executable)
-    code = "from kiln.checks.worker_process import python; print(python())"
-    assert run("-c", code, cwd=tmp_path / "strange").stdout == f"{sys.executable}\n"
-
-
 def test_a_bundle_for_a_release_needs_no_recipes(run: Run) -> None:
     words = ("-m", "kiln.cli", "bundle", "create", "-o", "b.tar")
     assert "no models folder" in run(*words).stderr

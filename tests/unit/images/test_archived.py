@@ -139,7 +139,9 @@ def test_the_commands(offline: Offline, tmp_path: Path) -> None:
     store = offline.store.root
     saved = kiln(offline, store, "images", "save", "-o", tmp_path / "all")
     assert saved.returncode == 0, saved.stderr
-    names = sorted(offline.locked(name).tag.replace("/", "-") for name in ("base", "odapi"))
+    names = sorted(
+        offline.locked(name).tag.replace("/", "-") for name in ("base", "device", "odapi")
+    )
     found = sorted(path.name for path in (tmp_path / "all").iterdir())
     assert found == [f"{name.removeprefix('tflite-kiln-').replace(':', '-')}.tar" for name in names]
     assert kiln(offline, store, "images", "save", "base", "-o", tmp_path / "b.tar").returncode == 0

@@ -267,8 +267,8 @@ def test_the_command(offline: Offline) -> None:
     assert sbom("--check").returncode == ImageMismatchError.exit_code
     made = sbom()
     assert made.returncode == 0, made.stderr
-    assert made.stdout.count("written") == 2
-    assert sbom().stdout.count("unchanged") == 2
+    assert made.stdout.count("written") == 3
+    assert sbom().stdout.count("unchanged") == 3
     checked = sbom("--check", "odapi")
     assert (checked.returncode, checked.stdout) == (0, "Up to date: odapi\n")
 

@@ -4,114 +4,99 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import runtime_pythons
 from click.testing import CliRunner
-from places import FIXTURES
+from places import FIXTURES, ROOT
 from toy_release import toy_model
 
 from kiln.cli.bench_model import bench_model
 from kiln.core.digest import sha256_file
 from kiln.core.errors import KilnError, UnsupportedModelError, UsageError
 from kiln.core.machine import cpu_name
+from kiln.core.store import Store
 from kiln.measure import latency
+from kiln.project.folders import Project
 from kiln.release import publish, verify
 from kiln.signing.keys import load_or_create_key
 from kiln.signing.signer import KeySigner
+from stages.steps import latency as stage
 
 pytest.importorskip("ai_edge_litert")
 
 
 @pytest.fixture(autouse=True)
-def _this_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime_pythons.use(monkeypatch)
+def _no_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage itself, in this process: the image's LiteRT is this environment's, too."""
+
+    def facts(
+        project: Project,
+        store: Store,
+        files: Mapping[str, tuple[str, Path]],
+        params: Mapping[str, Any],
+        on_event: Any,
+    ) -> Any:
+        folder = tmp_path / "models"
+        folder.mkdir(exist_ok=True)
+        for name, (_, path) in files.items():
+            shutil.copy(path, folder / name)
+        return stage.run(dict(params), {"models": folder}, tmp_path, Emitted())
+
+    monkeypatch.setattr(latency, "_facts", facts)
+
+
+class Emitted:
+    """Takes a stage's messages."""
+
+    def progress(self, *_: Any) -> None:
+        pass
 
 
 def artefact(name: str, model: str = "toy", variant: str = "float32") -> latency.Artefact:
     return latency.Artefact(model, variant, FIXTURES / f"{name}.tflite")
 
 
-def test_every_kind_of_input_and_number_of_threads() -> None:
+def measure(
+    files: Sequence[latency.Artefact], threads: Sequence[int], **more: Any
+) -> latency.Measured:
+    silent: Any = lambda *_, **__: None  # noqa: E731
+    store = Store(Path("unused"))
+    return latency.measure(Project(ROOT), store, files, threads, on_event=silent, **more)
+
+
+def test_every_file_gets_its_figures_or_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "junk.tflite").write_bytes(b"hello")
+    junk = latency.Artefact("", "", tmp_path / "junk.tflite")
     names = ("toy_ssd", "toy_centernet_annotated", "toy_ssd_uint8")
-    files = [artefact(name, name) for name in names]
-    measured = latency.measure(files, [1, 2], warmup=1, runs=7)
-    assert not measured.failed
+    files = [artefact(names[0], names[0]), junk, *(artefact(name, name) for name in names[1:])]
+    measured = measure(files, [1, 2], warmup=1, runs=7)
+    assert list(measured.failed) == [junk.path]
     assert [(item.model, item.threads) for item in measured.runs] == [
         (name, count) for count in (1, 2) for name in names
     ]
     for item in measured.runs:
         assert 0 < item.min_ms <= item.median_ms <= item.p90_ms
-        assert item.min_ms <= item.mean_ms
         assert (item.runs, item.warmup) == (7, 1)
         assert item.sha256 == sha256_file(FIXTURES / item.file)
         assert item.runtime.startswith("ai-edge-litert 2.")
         assert item.cpu == cpu_name() != ""
 
 
-def test_seconds_make_at_least_one_round() -> None:
-    (item,) = latency.measure([artefact("toy_ssd")], [1], warmup=0, seconds=1e-9).runs
-    assert item.runs >= 1
-    (item,) = latency.measure([artefact("toy_ssd")], [1], warmup=0, seconds=0.2).runs
-    assert item.runs > 1
-
-
-def test_a_damaged_file_is_left_out_with_its_reason(tmp_path: Path) -> None:
-    data = (FIXTURES / "toy_ssd.tflite").read_bytes()
-    cut, junk = tmp_path / "cut.tflite", tmp_path / "junk.tflite"
-    cut.write_bytes(data[: len(data) // 2])
-    junk.write_bytes(b"hello")
-    files = [latency.Artefact("", "", path) for path in (cut, junk)]
-    measured = latency.measure([*files, artefact("toy_ssd")], [1, 2], warmup=0, runs=2)
-    assert [item.file for item in measured.runs] == ["toy_ssd.tflite"] * 2
-    assert measured.failed.keys() == {cut, junk}
-    assert "truncated or damaged" in measured.failed[cut]
-
-
-def test_a_crash_costs_the_file_that_it_happens_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Whatever reads a file called bad.tflite dies, as a native library would.
-    code = (
-        "import os, pathlib, signal\n"
-        "read = pathlib.Path.read_bytes\n"
-        "def read_bytes(self):\n"
-        "    if self.name == 'bad.tflite':\n"
-        "        os.kill(os.getpid(), signal.SIGABRT)\n"
-        "    return read(self)\n"
-        "pathlib.Path.read_bytes = read_bytes\n"
-    )
-    runtime_pythons.use(monkeypatch, runtime_pythons.with_module(tmp_path, "sitecustomize", code))
-    bad = tmp_path / "bad.tflite"
-    shutil.copy(FIXTURES / "toy_ssd.tflite", bad)
-    files = [artefact("toy_ssd"), latency.Artefact("", "", bad), artefact("toy_ssd_uint8")]
-    measured = latency.measure(files, [1], warmup=0, runs=2)
-    assert [item.file for item in measured.runs] == ["toy_ssd.tflite", "toy_ssd_uint8.tflite"]
-    assert "SIGABRT" in measured.failed[bad]
-
-
-def test_without_litert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = f'exec "{runtime_pythons.sys.executable}" -S "$@"'
-    runtime_pythons.use(monkeypatch, runtime_pythons.script(tmp_path, text))
-    with pytest.raises(UsageError, match=r"make runtimes"):
-        latency.measure([artefact("toy_ssd")], [1], warmup=0, runs=1)
+def test_two_files_of_one_name_are_two(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(FIXTURES / "toy_ssd.tflite", tmp_path / name / "m.tflite")
+    files = [latency.Artefact(name, "", tmp_path / name / "m.tflite") for name in ("a", "b")]
+    assert [item.model for item in measure(files, [1], warmup=0, runs=1).runs] == ["a", "b"]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        latency.measure([latency.Artefact("", "", tmp_path / "a.tflite")], [1])
-
-
-def test_statistics() -> None:
-    times = [9.0, 1.0, 5.0, 3.0, 7.0, 2.0, 8.0, 4.0, 6.0, 10.0, 11.0]
-    found = latency.statistics_of(times)
-    assert found == {"median_ms": 6.0, "p90_ms": 10.0, "min_ms": 1.0, "mean_ms": 6.0, "runs": 11}
-    assert latency.statistics_of([2.0])["p90_ms"] == 2.0
-    assert statistics.median(times) == found["median_ms"]
+        measure([latency.Artefact("", "", tmp_path / "a.tflite")], [1])
 
 
 # --- dist/latency.json ---------------------------------------------------------------------

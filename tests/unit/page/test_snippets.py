@@ -69,15 +69,6 @@ def compare(printed: list[list[str]], expected: list[dict[str, Any]]) -> None:
         np.testing.assert_allclose(numbers, [item["score"], xmin, ymin, xmax, ymax], atol=0.0011)
 
 
-def test_mediapipe(folder: Path, tmp_path: Path) -> None:
-    variant = variant_of(folder, "float32")
-    image = page_dist.toy_images(tmp_path)[0]
-    printed = page_dist.run_mediapipe(mediapipe_python(variant, SCORE), folder, image)
-    if printed is None:
-        pytest.skip("MediaPipe is not installed (`make runtimes` installs it)")
-    assert {line[0] for line in printed} == {"red", "green", "blue"}
-
-
 def test_every_name_is_a_literal(folder: Path) -> None:
     """A file's name can end no string and begin no code."""
     hostile = "a\"'\\\n$x${y}{{score}}*/.tflite"
@@ -291,22 +282,6 @@ def test_sampling_makes_a_difference(tmp_path: Path) -> None:
         found.append(page_dist.run(litert_python(variant, SCORE), place / "fed" / "toy", picture))
     assert [line[0] for line in found[0]] == [line[0] for line in found[1]]
     assert found[0] != found[1]
-
-
-def test_mediapipe_gets_a_letterbox(tmp_path: Path) -> None:
-    variant = fed_variant(tmp_path, "float32", LETTERBOX)
-    place, picture = tmp_path / "fed" / "toy", photograph(tmp_path, 64, 32)
-    printed = page_dist.run_mediapipe(mediapipe_python(variant, SCORE), place, picture)
-    if printed is None:
-        pytest.skip("MediaPipe is not installed (`make runtimes` installs it)")
-    expected = {item["label"]: item for item in by_hand(place / variant.file, picture, LETTERBOX,
-                                                        (4, 8))}  # fmt: skip
-    assert {line[0]: [int(word) for word in line[2:]] for line in printed} == {
-        "red": [0, 0, 32, 32],
-        "blue": [32, 0, 32, 32],
-    }
-    for line in printed:  # pixels are rounded on the way
-        assert float(line[1]) == pytest.approx(expected[line[0]]["score"], abs=0.02)
 
 
 @pytest.mark.parametrize("write", [mediapipe_kotlin, task_library_kotlin])

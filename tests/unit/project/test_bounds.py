@@ -15,8 +15,6 @@ SOURCES = SCRIPTS / "kiln"
 #: Where JSON is read by the module that knows no bounds, and why that will do.
 PLAIN_JSON = {
     "core.untrusted": "the one place that bounds it",
-    "checks.worker_process": "answers of a process that runs the driver's own code",
-    "checks.runtime_worker": "the driver's request; runs where nothing of kiln is installed",
     "core.store": "manifests that only the store writes; a damaged one counts as absent",
     "images.definition": "turns paths into text and back, in one expression",
     "statements.plan_data": "what canonical_json has just written",
@@ -77,10 +75,8 @@ UNBOUNDED = {
     "sources.pypi": "the user's own checkout",
     "running.stage_user": "/proc, and the machine's own lists of ids",
     "reproduce.rerun": "a log that this run has just written",
-    "checks.runtimes": "artefacts that the checks inside the image have read before",
     "core.store": "manifests that only the store writes",
     "release.publish": "a statement beside which the folder's other files were found to be ours",
-    "checks.runtime_worker": "artefacts, in a process of their own",
 }
 
 

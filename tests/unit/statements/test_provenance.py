@@ -65,10 +65,12 @@ def test_what_provenance_says(toy: ToyModel) -> None:
     assert names == sorted(names)
     by_name = {item["name"]: item for item in definition["resolvedDependencies"]}
     assert by_name.keys() == {
+        "image/device",
         "image/odapi",
         "input/annotate-float32/label_map",
         "input/export/checkpoint/checkpoint/ckpt-0.index",
         "input/export/checkpoint/pipeline.config",
+        "lock/docker/device/Dockerfile",
         "lock/docker/images.lock",
         "lock/docker/images.toml",
         "lock/docker/install.py",

@@ -63,6 +63,8 @@ def test_what_is_in_it(project: Project) -> None:
         "LICENSE",
         "Makefile",
         "NOTICE",
+        "docker/device/Dockerfile",
+        "docker/device/contents.xz",
         "docker/images.lock",
         "docker/images.toml",
         "docker/install.py",

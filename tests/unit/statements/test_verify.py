@@ -70,6 +70,14 @@ LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda it: dependency(it, "image/odapi")["digest"].update(sha256="0" * 64),
         "image/odapi",
     ),
+    "image of the checks": (
+        lambda it: dependency(it, "image/device")["digest"].update(sha256="0" * 64),
+        "image/device",
+    ),
+    "lock of the checks' image": (
+        lambda it: dependency(it, "lock/docker/device/Dockerfile")["digest"].update(sha256="0"),
+        "lock/docker/device/Dockerfile",
+    ),
     "layer": (
         lambda it: dependency(it, "image/odapi")["annotations"].update(layer="x"),
         "image/odapi",
@@ -197,6 +205,9 @@ def test_another_model_s_folder(toy: ToyModel, signer: KeySigner) -> None:
         ("stage_code", "0" * 64, "another stage code"),
         ("source", None, "damaged"),
         ("image", None, "another image"),
+        ("other_images", [{"name": "device", "identity": "x", "layer": "y"}], "other images"),
+        ("other_images", [{"name": "nowhere"}], "damaged"),
+        ("other_images", 7, "damaged"),
     ],
 )
 def test_a_record_of_something_else(

@@ -20,9 +20,9 @@ PHASES: Mapping[str, tuple[dict[str, Any] | None, float]] = {
     "starting-container": (None, 3.5),
     "stage": ({"id": "checkpoint", "state": "started"}, 0.4),
     "taking": ({"id": "export", "state": "finished"}, 0.3),
-    "last-stage": ({"id": "task-library-dynamic", "state": "started"}, 0.6),
     "checking": ({"id": "task-library-dynamic", "state": "finished"}, 2.5),
-    "publishing": ({"id": "runtimes", "state": "finished"}, 1.2),
+    "last-stage": ({"id": "mediapipe-dynamic", "state": "started"}, 1.2),
+    "publishing": ({"id": "mediapipe-dynamic", "state": "finished"}, 1.2),
     "signing": ({"event": "model", "state": "done"}, 0.8),
     "whenever": (None, 0.0),
 }

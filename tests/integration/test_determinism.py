@@ -136,7 +136,8 @@ def alone(sample: Any, area: Path) -> Iterator[Kiln]:
     ran = [e["id"] for e in ended.events if e["event"] == "stage" and e["state"] == "finished"]
     assert ran == [
         *("checkpoint", "export", "convert-int8", "annotate-int8"),
-        *("previews", "reference", "check-int8", "task-library-int8", "runtimes"),
+        *("previews", "reference", "check-int8", "task-library-int8"),
+        *("litert-int8", "mediapipe-int8"),
     ]
     yield kiln
     shutil.rmtree(folder)
@@ -172,7 +173,7 @@ def test_another_variant_joins_the_first(sample: Any, alone: Kiln) -> None:
     ran = [e["id"] for e in ended.events if e["event"] == "stage" and e["state"] == "finished"]
     assert ran == [
         *("convert-float16", "annotate-float16"),
-        *("check-float16", "task-library-float16", "runtimes"),
+        *("check-float16", "task-library-float16", "litert-float16", "mediapipe-float16"),
     ]
     for variant in ("int8", "float16"):
         path = alone.dist / SAMPLE / f"{SAMPLE}_{variant}.tflite"

@@ -14,7 +14,7 @@ from kiln.sources.pictures import SUFFIXES
 SIZE = (48, 32)  # width and height in pixels
 
 
-@pytest.mark.parametrize("fixture", ["stages", "lite_stages"])
+@pytest.mark.parametrize("fixture", ["stages", "lite_stages", "device_stages"])
 def test_every_kind_is_decoded(
     fixture: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

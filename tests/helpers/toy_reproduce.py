@@ -250,8 +250,8 @@ def outcomes(verdicts: Mapping[str, Verdict]) -> dict[str, str]:
 class Toy(Reproducer):
     """One whose engine holds every image."""
 
-    def _image(self, docker: Path, item: Recorded) -> str:
-        return "toy:1"
+    def _image(self, docker: Path, name: str) -> str:
+        return f"{name}:1"
 
 
 def emptied(folder: Path) -> Path:

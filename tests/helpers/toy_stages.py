@@ -77,6 +77,17 @@ STAGES: dict[str, tuple[str, str]] = {
         """,
     ),
     "compare": ("", "return {'differ': 0}"),
+    "compile": (
+        "target system_config memory_mode least_mapped",
+        """
+        if params["target"] == "ethos-u55-32":
+            raise StageError("compiler", "Vela crashed (signal 11) on it.", "Choose another.")
+        model = inputs["model"].read_bytes()
+        (out / "model.tflite").write_bytes(model + params["target"].encode())
+        judged = hashlib.sha256(model + params["target"].encode()).hexdigest()
+        return {"target": params["target"], "gates": [gate("compiled", judged)]}
+        """,
+    ),
     "reference": (
         "max_detections image_size crops enough regular_nms nms_score_threshold nms_iou_threshold "
         "max_detections_per_class",
@@ -138,6 +149,8 @@ HEAD = """\
 import hashlib
 import json
 
+from stages.protocol.failures import StageError
+
 ENVIRONMENT = "main"
 PARAMS = dict.fromkeys({names!r})
 REASON = {reason!r}
@@ -164,7 +177,7 @@ class ToyBuilder(Builder):
     """One whose engine holds every image."""
 
     def _image(self, name: str) -> str:
-        return "toy:1"
+        return f"{name}:1"
 
 
 def make_toy(root: Path) -> tuple[Project, Path]:

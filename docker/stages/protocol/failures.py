@@ -8,6 +8,7 @@ KINDS = frozenset(
         "checkpoint",
         "label-map",
         "image-set",
+        "compiler",
         "stage-failed",
         "stage-out-of-memory",
         "disk-full",

@@ -19,10 +19,10 @@ from typing import Any
 from kiln.building.annotation_check import prepare
 from kiln.building.annotation_request import Wanted, check, feeding_of
 from kiln.building.from_training import slugify
+from kiln.building.output_file import check_target, write
 from kiln.checks import verdict
 from kiln.core.digest import tree_digest
 from kiln.core.errors import LabelMapError, UnsupportedModelError, UsageError
-from kiln.core.files import write_atomic
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.core.version import __version__
@@ -143,7 +143,7 @@ def annotate(
     check(wanted)
     record_path = output.with_name(output.name + RECORD_SUFFIX)
     for path in (output, record_path):
-        _check_target(path, force)
+        check_target(path, force)
     file = load(wanted.file)
     feeding = feeding_of(wanted)
     packs_feeding = any(item.name == FEEDING_FILE for item in file.packing.files)
@@ -188,8 +188,8 @@ def annotate(
         "made_from": {"name": wanted.file.name, "sha256": file.sha256, "size": len(file.data)},
         "label_map": {"name": wanted.label_map.name, "sha256": labels},
     }
-    _write(record_path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
-    _write(output, data)
+    write(record_path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
+    write(output, data)
     proof = f"{facts.NO_PROOF}: not compared with a source model"
     if report is not None:
         proof = verdict.one_line(report)
@@ -197,20 +197,6 @@ def annotate(
 
 
 # --- what can be refused at once ---------------------------------------------------------------
-
-
-def _check_target(path: Path, force: bool) -> None:
-    try:
-        there = os.path.lexists(path)
-        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise UsageError(
-                f"{path} cannot be written: it is a folder, or there is none to hold it.",
-                "Name a file in a folder that exists, and in which you may write.",
-            )
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    if there and not force:
-        raise UsageError(f"{path} exists.", "Name another file, or replace it with --force.")
 
 
 def _replaced(file: TfliteFile, force: bool) -> tuple[str, ...]:
@@ -504,17 +490,6 @@ def _record(
         "image": {"name": locked.name, "identity": locked.identity},
         "stage_code": code,
     }
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"{path} cannot be written: {error.strerror or error}.", "Name another file.")
 
 
 def _not_a_detector(file: TfliteFile, reason: str) -> UnsupportedModelError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kiln.building.compiling import as_one, compile_each
 from kiln.checks import verdict
 from kiln.core import machine
 from kiln.core.digest import tree_digest
@@ -23,6 +24,7 @@ from kiln.core.version import __version__
 from kiln.images.lock import Locked, locked_image
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
+from kiln.recipes import targets
 from kiln.recipes.check_steps import DEVICE, check_id, library_id, runtime_ids
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import Recipe, Variant
@@ -71,7 +73,7 @@ class Artefact:
 
 @dataclass(frozen=True)
 class ModelBuild:
-    """The outcome for one model: its artefacts, or the failure.
+    """The outcome for one model: its artefacts, or the failure; both if one was not compiled.
 
     ``changed`` tells whether ``dist/`` was written; ``stages_run`` how many stages were not in
     the store.
@@ -211,6 +213,9 @@ class Builder:
                 result = task.result()
         except KilnError as error:
             return self._failed(name, error, several)
+        if result.error is not None:
+            self._failed(name, result.error, several)
+            return result
         self._remember(name, ok=True, variants=[item.variant for item in result.artefacts])
         self.on_event("model", model=name, state="done")
         return result
@@ -276,26 +281,35 @@ class Builder:
         told: list[bool] = []
         with self.store.lock(f"model-{recipe.name}", while_waiting=waiting):
             plan = self._with_published(recipe, acquired, plan)
-            # The record names every step of the plan, so none may be missing.
-            results = runner.run(
-                plan,
-                limits_of(recipe),
-                lambda: self._image_with(recipe.image, plan.others.values()),
-                files=plan.published(),
-                facts=plan.ids(),
-                others=self._image_aside,
-            )
+            results: dict[str, StageResult] = {}
+
+            def run(part: Plan) -> None:
+                # The record names every step of the plan, so none may be missing.
+                found = runner.run(
+                    part,
+                    limits_of(recipe),
+                    lambda: self._image_with(recipe.image, part.others.values()),
+                    files=part.published(),
+                    facts=part.ids(),
+                    others=self._image_aside,
+                )
+                results.update(found)
+
+            run(plan.without(plan.compiled))
             for text in label_notes(results):
                 self._note(f"{recipe.name}: {text}")
             self._check_trained(recipe, results)
             self._tell_differences(recipe, results)
             report = self._check(recipe, plan, results)
+            plan, failures = compile_each(plan, run)
+            if report is not None:
+                report = verdict.with_compiled(report, recipe, plan, results)
             files, stated, artefacts = self._collect(
                 recipe, acquired, plan, results, sources, report
             )
             assert self._signer is not None
             changed = publish.publish(self.dist, recipe.name, files, self._signer, stated)
-        return ModelBuild(recipe.name, artefacts, changed, len(ran))
+        return ModelBuild(recipe.name, artefacts, changed, len(ran), as_one(failures))
 
     def _image(self, name: str) -> str:
         """Return the tag of a sealed image; get or build it if the engine lacks it."""
@@ -339,7 +353,9 @@ class Builder:
             if variant in plan.artefacts
             or {full.artefacts[variant], *_report_of(full, variant)} <= known.keys()
         ]
-        return self._plan(recipe, acquired, kept, plan)
+        found = self._plan(recipe, acquired, kept, plan)
+        unknown = {name for name, step_id in found.compiled.items() if step_id not in known}
+        return found.without(unknown - plan.compiled.keys())
 
     @staticmethod
     def _plan(recipe: Recipe, acquired: Acquired, variants: Sequence[Variant], like: Plan) -> Plan:
@@ -422,7 +438,7 @@ class Builder:
         files: dict[str, publish.Content] = {}
         artefacts = []
         about = []
-        for variant, step_id in plan.artefacts.items():
+        for variant, step_id in plan.files.items():
             blob = results[step_id].files["model.tflite"]
             name = artefact_file(recipe.name, variant)
             files[name] = self._content(blob.sha256)
@@ -434,7 +450,8 @@ class Builder:
                 name = artefact_file(recipe.name, ORIGINAL)
                 files[name] = self._content(original)
                 about.append(make.About(ORIGINAL, name, original, "adopt"))
-            files[LABEL_FILE] = self._content(results[step_id].files[LABEL_FILE].sha256)
+            if variant in plan.artefacts:
+                files[LABEL_FILE] = self._content(results[step_id].files[LABEL_FILE].sha256)
         for name, place in verdict.preview_names(plan, results).items():
             files[place] = self._content(results["previews"].files[f"{name}.jpg"].sha256)
         said = sources.archive.digest(sources.recipe_path)
@@ -494,6 +511,7 @@ def conversion_record(
         "source": acquired.record,
         "image": _stated(locked),
         "other_images": [_stated(item) for item in others],
+        **_compiled_record(plan, results),
         "stage_code": plan.code,
         "artefacts": {
             item.variant: {"file": item.file, "sha256": item.sha256, "size": item.size}
@@ -517,6 +535,21 @@ def conversion_record(
 
 def _stated(image: Locked) -> dict[str, str]:
     return {"name": image.name, "identity": image.identity, "layer": image.layer}
+
+
+def _compiled_record(plan: Plan, results: Mapping[str, StageResult]) -> dict[str, Any]:
+    """Record what was compiled for which NPU; empty without such files."""
+    if not plan.compiled:
+        return {}
+    return {
+        "compiled": {
+            name: {
+                "from": targets.VARIANT,
+                **{key: fact for key, fact in results[step_id].facts.items() if key != "gates"},
+            }
+            for name, step_id in plan.compiled.items()
+        },
+    }
 
 
 def stated_feeding(results: Mapping[str, StageResult]) -> Any:

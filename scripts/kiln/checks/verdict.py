@@ -129,6 +129,22 @@ def _read(result: StageResult, store: Store) -> dict[str, Any]:
         raise StageFailedError(f"{what} {error}.", "This is a bug in the stage's code.") from None
 
 
+def with_compiled(
+    report: Mapping[str, Any], recipe: Recipe, plan: Plan, results: Mapping[str, StageResult]
+) -> dict[str, Any]:
+    """Add the files that were compiled for an NPU; no gate but their own can run them."""
+    variants = dict(report["variants"])
+    for name, step_id in plan.compiled.items():
+        result = results[step_id]
+        variants[name] = {
+            "file": artefact_file(recipe.name, name),
+            "sha256": result.files["model.tflite"].sha256,
+            **_judged(result.facts["gates"], recipe.allow),
+            "detections": {},
+        }
+    return {**report, "variants": variants}
+
+
 def _judged(gates: Sequence[Mapping[str, Any]], allow: Sequence[str]) -> dict[str, Any]:
     seen = [_allowed(gate, allow) for gate in gates]
     return {"gates": seen, "passed": all(gate["status"] in (PASSED, SKIPPED) for gate in seen)}

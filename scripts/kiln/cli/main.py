@@ -19,6 +19,7 @@ from kiln.cli.common import (
     samples_option,
     variants_option,
 )
+from kiln.cli.compile import compile_command
 from kiln.cli.convert import convert, init
 from kiln.cli.diff import diff_command
 from kiln.cli.images import images
@@ -168,6 +169,7 @@ for command in (
     bench_model,
     bundle,
     collect,
+    compile_command,
     convert,
     diff_command,
     images,

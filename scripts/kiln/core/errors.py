@@ -144,6 +144,12 @@ class StageOutputError(KilnError):
     exit_code, kind = 27, "stage-output"
 
 
+class CompilerError(KilnError):
+    """An NPU's compiler crashed, ran too long, or wrote something else than the compiled model."""
+
+    exit_code, kind = 28, "compiler"
+
+
 class StoreError(KilnError):
     """The store is damaged or cannot be used."""
 

@@ -21,6 +21,7 @@ from kiln.project.stagecode import stage_module
 from kiln.tflite import packing
 from kiln.tflite.facts import picture_size
 from kiln.tflite.feeding import FEEDING_FILE, Feeding, stated
+from kiln.tflite.known_kinds import ETHOS_U
 from kiln.tflite.reading import read_metadata, read_model
 
 CONVERSION_FILE, CHECKS_FILE = "conversion.json", "checks.json"
@@ -33,6 +34,7 @@ _ORDER = ("float32", "float16", "dynamic", "int8", "prebuilt")
 _GATES = (
     "structure", "parity", "normalization", "feeding", "labels", "trained",
     "runtime-tensorflow", "runtime-task-library", "runtime-litert", "runtime-mediapipe",
+    "compiled",
 )  # fmt: skip
 
 #: Limits on what the page shows of one model. A recipe makes five files; some forty images are
@@ -120,6 +122,12 @@ class Variant:
         outputs = () if self.metadata is None else self.metadata.outputs
         raw_boxes = stage_module("tflite.tflite_meta").RAW_BOXES
         return any(output.name == raw_boxes for output in outputs)
+
+    @property
+    def for_npu(self) -> bool:
+        """Whether only an Ethos-U runs it."""
+        graphs = () if self.model is None else self.model.subgraphs
+        return any(item.custom == ETHOS_U for graph in graphs for item in graph.operators)
 
     @property
     def input_size(self) -> tuple[int, int] | None:

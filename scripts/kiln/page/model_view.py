@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kiln.page.accuracy import Accuracy, DataSet, Scores
+from kiln.page.compiled import CompiledFile, compiled_files
 from kiln.page.contents import Detection, Gate, Model, Picture, Problem, Variant
 from kiln.page.differences import SAME, Drawn, compare
 from kiln.page.formats import anchor, count
@@ -26,6 +27,7 @@ _MEANINGS = {
     "runtime-task-library": "The Task Library runs the file.",
     "runtime-litert": "LiteRT runs the file.",
     "runtime-mediapipe": "MediaPipe Tasks runs the file.",
+    "compiled": "The compiler left input, outputs, labels and metadata as they were.",
 }
 
 #: Levels of a source's record that become separate rows.
@@ -178,6 +180,7 @@ class ModelView:
             the most objects.
         suppression: how overlapping boxes are suppressed, where the recipe chose it.
         output_order: the outputs in their order, where the recipe chose it.
+        compiled: what is estimated of files for an NPU.
         checked: files that have a verdict in ``checks.json``.
     """
 
@@ -200,6 +203,7 @@ class ModelView:
     checked: tuple[Variant, ...]
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...]
+    compiled: tuple[CompiledFile, ...]
     accuracy: tuple[Measured, ...]
     uses: tuple[Use, ...]
     origin: tuple[Fact, ...]
@@ -244,6 +248,7 @@ def model_view(model: Model) -> ModelView:
             for gate in variant.gates
             for problem in gate.problems
         ),
+        compiled=tuple(compiled_files(model.conversion)),
         accuracy=tuple(_measured(model)),
         uses=tuple(
             Use(
@@ -315,6 +320,8 @@ def _how_to_feed(variant: Variant) -> Iterator[str]:
         )
         return
     yield f"{variant.how_to_feed}."
+    if variant.for_npu:
+        return
     right, stretched = (variant.fits.get(name) for name in ("described", "stretch"))
     costs = ""
     if right is not None and stretched is not None:

@@ -55,6 +55,12 @@ def snippets(model: Model, variant: Variant) -> list[Snippet]:
         except UnusableError as error:
             code, reason = "", str(error)
         found.append(Snippet(title, language, code, reason))
+    if variant.for_npu:
+        why = (
+            "only an Ethos-U runs it, under TensorFlow Lite Micro or Arm’s driver; anything else "
+            "runs the file that it was compiled from"
+        )
+        return [dataclasses.replace(item, code="", reason=why) for item in found]
     if variant.raw:
         why = (
             "this library reads boxes, classes, scores and count, and the file has raw boxes and"

@@ -9,11 +9,12 @@ equal work.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from kiln.core.errors import UsageError
-from kiln.recipes import export_options
+from kiln.recipes import export_options, targets
 from kiln.recipes.check_steps import (
     DEVICE,
     add_checks,
@@ -47,7 +48,8 @@ def make_plan(
     Args:
         image: identity of the sealed image, ``sha256:<hex>``.
         code: digest of the stage code.
-        device: identity of the image with today's runtimes; "" for no checks in it.
+        device: identity of the image with today's runtimes and the compiler for NPUs; "" for no
+            checks in it, and no compiled files.
         checks: whether to also check artefacts against their source.
 
     Raises:
@@ -98,7 +100,10 @@ def make_plan(
     reports = _compare(steps, contents, artefacts)
     if checks:
         reports += _add_checks(steps, recipe, contents, artefacts, checkpoint, label_map, device)
-    return _plan(steps, recipe, artefacts, reports, image, code, device)
+    # Last of all: a file that fails its checks is not compiled.
+    compiled = _compile(steps, recipe, artefacts, device)
+    plan = _plan(steps, recipe, artefacts, reports, image, code, device)
+    return replace(plan, compiled=compiled)
 
 
 def _plan(
@@ -239,6 +244,22 @@ def _compare(steps: StepList, contents: Contents, artefacts: Mapping[str, str]) 
         },
     )
     return ("compare-prebuilt",)
+
+
+def _compile(
+    steps: StepList, recipe: Recipe, artefacts: Mapping[str, str], device: str
+) -> dict[str, str]:
+    """Add the steps that compile the int8 variant; return their ids by the new variant's name."""
+    compiled: dict[str, str] = {}
+    if targets.VARIANT not in artefacts or not device:
+        return compiled
+    model = Output(artefacts[targets.VARIANT], "model.tflite")
+    for item in recipe.compile:
+        chip = item.chip()
+        step_id = compiled[chip.variant] = f"compile-{chip.name}"
+        params = {**chip.as_params(), "least_mapped": item.least_mapped}
+        steps.add(step_id, "compile", params, {"model": model}, image=device)
+    return compiled
 
 
 def _add_checks(

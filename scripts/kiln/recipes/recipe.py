@@ -27,7 +27,7 @@ from pydantic import (
 from kiln.core.errors import RecipeError
 from kiln.core.untrusted import MalformedError, parse_toml, read_file
 from kiln.project import bounds
-from kiln.recipes import export_options
+from kiln.recipes import export_options, targets
 from kiln.recipes.messages import describe
 from kiln.recipes.source import KINDS, AnySource
 from kiln.recipes.values import (
@@ -177,6 +177,32 @@ class Check(Part):
     ap_tolerance: Fraction = 0.01
 
 
+class Compile(Part):
+    """An NPU to compile the int8 variant for.
+
+    ``target``, ``system_config`` and ``memory_mode`` are names that Arm's Vela knows
+    (:mod:`kiln.recipes.targets`). ``least_mapped`` is the smallest share of operators (0 to 1) that
+    must run on the NPU.
+    """
+
+    target: Text
+    system_config: Text | None = None
+    memory_mode: Text | None = None
+    least_mapped: Fraction = targets.LEAST_MAPPED
+
+    @model_validator(mode="after")
+    def _exists(self) -> Compile:
+        try:
+            self.chip()
+        except ValueError as error:
+            raise wrong(str(error)) from None
+        return self
+
+    def chip(self) -> targets.Target:
+        """Return the target with its configuration."""
+        return targets.target(self.target, self.system_config, self.memory_mode)
+
+
 class EfficientDet(Part):
     """Which of Model Maker's detectors the model is."""
 
@@ -224,6 +250,7 @@ class Recipe(Part):
     export: Export = Export()
     calibration: Calibration | None = None
     check: Check = Check()
+    compile: tuple[Compile, ...] = ()
     limits: Limits = Limits()
 
     _file: RecipeFile = PrivateAttr(default=RecipeFile(Path(), b""))
@@ -246,6 +273,7 @@ class Recipe(Part):
             self._check_odapi()
         self._check_export()
         self._check_check()
+        self._check_compile()
         self.source.check_recipe(self)
         if self.profile == "seed":
             self._check_seed()
@@ -295,6 +323,13 @@ class Recipe(Part):
             raise wrong(
                 "check.expect needs check.images, or [calibration], with a folder of images"
             )
+
+    def _check_compile(self) -> None:
+        if self.compile and targets.VARIANT not in self.variants:
+            raise wrong(f"compile: variant {targets.VARIANT!r} is compiled, and is not in variants")
+        if self.compile and self.profile == "seed":
+            raise wrong("compile: profile 'seed' keeps what the recipe had")
+        refuse_repeats("compile", (item.target for item in self.compile))
 
     def _check_seed(self) -> None:
         known = SEED_VARIANTS.get(self.architecture)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kiln.core.digest import key_of
@@ -62,7 +62,8 @@ class Plan:
 
     ``reports`` are the steps that are run for their findings. ``image`` is the image's name;
     ``identity`` and ``code`` are the sealed image and the stage code that the keys were made with.
-    ``others`` are the images of the steps that run in another one: identity -> name.
+    ``others`` are the images of the steps that run in another one: identity -> name. ``compiled``
+    are the steps that make artefacts out of others, by name (:mod:`kiln.recipes.targets`).
     """
 
     model: str
@@ -73,6 +74,12 @@ class Plan:
     identity: str = ""
     code: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
+    compiled: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The steps that make ``.tflite`` files, compiled ones too, by the variant's name."""
+        return {**self.artefacts, **self.compiled}
 
     def image_of(self, step: Step) -> str:
         """Return the name of the image that a step runs in."""
@@ -89,7 +96,14 @@ class Plan:
     def published(self) -> list[str]:
         """Return the steps whose files are published, with the publisher's own file."""
         originals = ["adopt"] if "prebuilt" in self.artefacts else []
-        return [*originals, *self.artefacts.values(), *self.reports]
+        return [*originals, *self.files.values(), *self.reports]
+
+    def without(self, compiled: Collection[str]) -> Plan:
+        """Return the plan without the steps that make these compiled artefacts."""
+        left_out = {self.compiled[name] for name in compiled}
+        kept = {name: step for name, step in self.compiled.items() if step not in left_out}
+        steps = tuple(step for step in self.steps if step.id not in left_out)
+        return replace(self, steps=steps, compiled=kept)
 
     def closure(self, wanted: Iterable[str], have: Iterable[str]) -> list[Step]:
         """Return the steps that ``wanted`` need, without those in ``have``; in order."""

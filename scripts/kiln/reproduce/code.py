@@ -109,12 +109,9 @@ class ReleasedCode:
             return None
         docker = self.checkout.docker
         try:
-            locked = read_lock(docker).get(recorded.image)
-            same = (
-                tree_digest(docker / "stages") == recorded.plan.code
-                and locked is not None
-                and locked.identity == recorded.plan.identity
-            )
+            locked = read_lock(docker)
+            here = {name: locked[name].identity for name in recorded.images if name in locked}
+            same = tree_digest(docker / "stages") == recorded.plan.code and here == recorded.images
         except KilnError:
             return None
         if not same:
@@ -141,7 +138,8 @@ def _check(archive: SourceArchive, recorded: Recorded) -> None:
         wrong.append("docker/stages")
     else:
         locked = _locked_in(archive, recorded)
-        if locked is None or locked.identity != recorded.plan.identity or not locked.sound:
+        said = {item.name: item.identity for item in locked if item.sound}
+        if said != recorded.images:
             wrong.append(f"{_DOCKER}{LOCK_FILE}")
     if wrong:
         raise VerificationError(
@@ -151,16 +149,17 @@ def _check(archive: SourceArchive, recorded: Recorded) -> None:
         )
 
 
-def _locked_in(archive: SourceArchive, recorded: Recorded) -> Locked | None:
-    """Return the archive's lock entry of the image; its image definitions are parsed, too."""
-    locked = None
+def _locked_in(archive: SourceArchive, recorded: Recorded) -> list[Locked]:
+    """Return the archive's lock entries of the images; its image definitions are parsed, too."""
+    locked = []
     for name in (definition.DEFINITIONS, LOCK_FILE):
         path = f"{_DOCKER}{name}"
         if path not in archive.files:
             continue
         try:
             if name == LOCK_FILE:
-                locked = parse_lock(archive.files[path]).get(recorded.image)
+                known = parse_lock(archive.files[path])
+                locked = [known[item] for item in recorded.images if item in known]
             else:
                 definition.parse(archive.files[path], Path(_DOCKER))
         except MalformedError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kiln.recipes.steps import Plan, Step
 from kiln.reproduce.recorded import Recorded
@@ -11,7 +11,7 @@ from kiln.reproduce.recorded import Recorded
 
 @dataclass(frozen=True)
 class Group:
-    """Artefacts that one container can make; ``plan.artefacts`` maps file to step."""
+    """Artefacts that can be made together; ``plan.artefacts`` maps file to step."""
 
     artefacts: tuple[Recorded, ...]
     plan: Plan
@@ -20,7 +20,7 @@ class Group:
 def merge(artefacts: Sequence[Recorded]) -> list[Group]:
     """Merge the artefacts of one model into as few groups as possible, in their order.
 
-    Two belong together if image, stage code, source archive and limits are the same, and steps
+    Two belong together if images, stage code, source archive and limits are the same, and steps
     with the same id have the same key, so they are the same step.
     """
     groups: list[list[Recorded]] = []
@@ -36,7 +36,8 @@ def merge(artefacts: Sequence[Recorded]) -> list[Group]:
 
 def _agree(one: Recorded, other: Recorded) -> bool:
     def settings(item: Recorded) -> tuple[object, ...]:
-        return (item.plan.identity, item.plan.code, item.image, item.source, item.limits)
+        images = sorted(item.images.items())
+        return (images, item.plan.code, item.image, item.source, item.limits)
 
     keys = {step.id: step.key for step in one.plan.steps}
     return settings(one) == settings(other) and all(
@@ -53,4 +54,4 @@ def _merged(plans: Sequence[Plan]) -> Plan:
     ordered: list[Step] = sorted(steps.values(), key=lambda step: depths[step.id])
     artefacts = {file: step for plan in plans for file, step in plan.artefacts.items()}
     first = plans[0]
-    return Plan(first.model, first.image, tuple(ordered), artefacts, (), first.identity, first.code)
+    return replace(first, steps=tuple(ordered), artefacts=artefacts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,12 @@ class Recorded:
     byproducts: Mapping[str, str]
 
     @property
+    def images(self) -> dict[str, str]:
+        """All images that the plan's steps run in: name -> identity."""
+        others = {name: identity for identity, name in self.plan.others.items()}
+        return {self.image: self.plan.identity, **others}
+
+    @property
     def plain_export(self) -> bool:
         """Whether the export leaves batch norms to the converter (the seed profile's)."""
         return any(step.params.get("exact_batch_norm") is False for step in self.plan.steps)
@@ -146,14 +152,16 @@ def _read(statement: Mapping[str, Any], place: Path) -> Recorded:
         item["name"]: item for item in build["resolvedDependencies"]
     }
     plan = plan_from_data(inside["plan"], model=model, variant=file)
+    others = {step.image for step in plan.steps if step.image}
+    named = {identity: _image(materials, identity) for identity in sorted(others)}
     return Recorded(
         place=place,
         file=file,
         sha256=_text(subject["digest"]["sha256"], _HEX),
         model=model,
         variant=_text(outside["variant"], _NAME),
-        plan=plan,
-        image=_image(materials, plan),
+        plan=replace(plan, others=named),
+        image=_image(materials, plan.identity),
         limits=_limits(inside["limits"]),
         locks={
             _text(name.removeprefix(_LOCK), _PLACE): _text(item["digest"]["sha256"], _HEX)
@@ -189,17 +197,17 @@ def _digest(item: Mapping[str, Any] | None) -> str:
     return "" if digest is None else _text(digest, _HEX)
 
 
-def _image(materials: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
-    """Return the name of the image that the plan runs in.
+def _image(materials: Mapping[str, Mapping[str, Any]], identity: str) -> str:
+    """Return the name of an image that the plan runs in.
 
     Raises:
         VerificationError: the statement's list of materials does not hold that image.
     """
     for name, item in materials.items():
-        if name.startswith("image/") and f"sha256:{_digest(item)}" == plan.identity:
+        if name.startswith("image/") and f"sha256:{_digest(item)}" == identity:
             return _text(name.removeprefix("image/"), IMAGE_NAME)
     raise VerificationError(
-        f"its plan runs in the image {plan.identity}, which is not among its materials.", _REMEDY
+        f"its plan runs in the image {identity}, which is not among its materials.", _REMEDY
     )
 
 

@@ -187,18 +187,21 @@ class Reproducer:
         self, group: Group, docker: Path, lent: Mapping[str, Path], results: Store
     ) -> list[Verdict]:
         first = group.artefacts[0]
+        tags: dict[str, str] = {}
         try:
-            tag = self._image(docker, first)
+            for name in first.images:
+                tags[name] = self._image(docker, name)
         except _FINAL:
             raise
         except KilnError as error:
+            name = next(item for item in first.images if item not in tags)
             # (The remedy of a mismatch is for people who change an image on purpose.)
             said = error.message if isinstance(error, ImageMismatchError) else str(error)
             why = f"the recorded image is not available: {said}"
             missing = Missing(
-                f"image {first.image}",
-                first.plan.identity.removeprefix("sha256:"),
-                _where(first, self.strangers_image),
+                f"image {name}",
+                first.images[name].removeprefix("sha256:"),
+                _where(first, name, self.strangers_image),
             )
             return [
                 Verdict(item, IMPOSSIBLE, causes=(Cause("image", why),), missing=(missing,))
@@ -207,7 +210,9 @@ class Reproducer:
         runner = Runner(self.engine, results, docker / "stages", self.on_event, lent=lent)
         failure: KilnError | None = None
         try:
-            runner.run(group.plan, self._limits(group), lambda: tag)
+            runner.run(
+                group.plan, self._limits(group), lambda: tags[first.image], others=tags.__getitem__
+            )
         except _FINAL:
             raise
         except KilnError as error:
@@ -238,8 +243,8 @@ class Reproducer:
             timeout=min(time, self.most.timeout),
         )
 
-    def _image(self, docker: Path, item: Recorded) -> str:
-        """Return the tag of exactly the recorded image; fetch or build it if it is missing."""
+    def _image(self, docker: Path, name: str) -> str:
+        """Return the tag of exactly a recorded image; fetch or build it if it is missing."""
         images = RecordedImages(
             self.engine,
             self.store,
@@ -249,7 +254,7 @@ class Reproducer:
             self.strangers_image,
             self.most,
         )
-        return images.bring(docker, item.image).tag
+        return images.bring(docker, name).tag
 
     def _with_log(self, error: KilnError, model: str, results: Store) -> KilnError:
         """Add the log to the failure, if the log is kept after this run."""
@@ -331,10 +336,10 @@ def _beside(item: Recorded, name: str) -> list[Path]:
     return [folder.parent / name, folder / name] if folder.name == ATTESTATIONS else [folder / name]
 
 
-def _where(item: Recorded, built: bool) -> str:
-    """Describe how to get the image that an artefact was made in."""
+def _where(item: Recorded, image: str, built: bool) -> str:
+    """Describe how to get an image that an artefact was made in."""
     ways = [
-        f"its archive, with --image (`kiln images save {item.image}` writes it where the image is)",
+        f"its archive, with --image (`kiln images save {image}` writes it where the image is)",
         "a bundle (`kiln bundle create --release`), with --bundle",
         "a registry that has it (KILN_IMAGE_REGISTRY)",
         f"a checkout of {item.origin or 'what the release was made from'}, which builds it",

@@ -102,7 +102,7 @@ class Runner:
         Raises:
             KilnError: of the kind that the failed stage reported.
         """
-        wanted = [*plan.artefacts.values(), *plan.reports] if files is None else files
+        wanted = [*plan.files.values(), *plan.reports] if files is None else files
         known = look_up(plan, self.store, wanted, facts, lent=self.lent)
         results, todo = known.results, list(known.todo)
         running = {step.id for step in todo}

@@ -43,6 +43,7 @@ REPORTABLE = frozenset(
         "checkpoint",
         "label-map",
         "image-set",
+        "compiler",
         "stage-failed",
         "stage-out-of-memory",
         "disk-full",

@@ -7,6 +7,7 @@
                 "inputs": {name: {"files": {path: sha256}} | {"step": id, "path": path}},
                 "params_from": {name: {"step": id, "fact": name}}, "key": "<hex>"}]}
 
+A step that runs in another image than the plan has a field "image", too.
 The data holds only the steps that the artefact needs, upstream first; no checks. Reading computes
 every key again and refuses a plan where one differs, so a plan that was read matches its keys.
 """
@@ -53,6 +54,7 @@ def plan_as_data(plan: Plan, step_id: str) -> dict[str, Any]:
 
 def _as_data(step: Step) -> dict[str, Any]:
     return {
+        **({"image": step.image} if step.image else {}),
         "id": step.id,
         "stage": step.stage,
         "params": dict(step.params),
@@ -98,16 +100,15 @@ def _read(data: Any, model: str, image: str, variant: str) -> Plan:
     if data["protocol"] != PROTOCOL or isinstance(data["protocol"], bool):
         said = repr(data["protocol"])[:40]
         raise _bad(f"is of protocol {said}; this kiln knows {PROTOCOL}")
-    identity, code = data["image"], data["code"]
-    if not _HEX.fullmatch(identity.removeprefix("sha256:")) or not _HEX.fullmatch(code):
-        raise _bad("names no image or no stage code")
-    if identity != f"sha256:{identity.removeprefix('sha256:')}":
+    identity, code = _identity(data["image"]), data["code"]
+    if not _HEX.fullmatch(code):
         raise _bad("names no image or no stage code")
     steps = StepList(identity, code)
     if not isinstance(data["steps"], list) or len(data["steps"]) > _MAX_STEPS:
         raise _bad(f"is not a list of at most {_MAX_STEPS} steps")
     for entry in data["steps"]:
-        _fields(entry, "id", "stage", "params", "inputs", "params_from", "key")
+        elsewhere = ("image",) if "image" in entry else ()
+        _fields(entry, "id", "stage", "params", "inputs", "params_from", "key", *elsewhere)
         step_id = _name(entry["id"], _ID)
         if step_id in steps.steps:
             raise _bad(f"has the step {step_id} twice")
@@ -118,6 +119,7 @@ def _read(data: Any, model: str, image: str, variant: str) -> Plan:
             entry["params"],
             {_name(name): _input(item) for name, item in entry["inputs"].items()},
             {_name(name): _fact(item) for name, item in entry["params_from"].items()},
+            image=_identity(entry["image"]) if elsewhere else "",
         )
         if steps.steps[step_id].key != entry["key"]:
             raise _bad(f"contradicts itself: the key of the step {step_id} does not match")
@@ -128,6 +130,12 @@ def _read(data: Any, model: str, image: str, variant: str) -> Plan:
     if len(plan.closure([artefact], ())) != len(plan.steps):
         raise _bad("has steps that its artefact does not need")
     return plan
+
+
+def _identity(text: str) -> str:
+    if not text.startswith("sha256:") or not _HEX.fullmatch(text.removeprefix("sha256:")):
+        raise _bad("names no image or no stage code")
+    return text
 
 
 def _fields(entry: Mapping[str, Any], *names: str) -> None:

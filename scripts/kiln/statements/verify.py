@@ -17,6 +17,7 @@ from kiln.core.digest import canonical_json, sha256_bytes
 from kiln.core.errors import VerificationError
 from kiln.core.untrusted import MalformedError, parse_json, parse_json_object, parse_toml
 from kiln.project import bounds
+from kiln.recipes import targets
 from kiln.running.limits import Limits
 from kiln.signing.dsse import REMEDY
 from kiln.signing.signer import Verifier
@@ -289,11 +290,17 @@ class _Checking:
             sha256=digest,
         )
         problems = _differences(statement, again)
-        if variant not in (*base.recipe["variants"], ORIGINAL):
+        compiled = [
+            f"{targets.VARIANT}_{item['target']}" for item in base.recipe.get("compile", ())
+        ]
+        if variant not in (*base.recipe["variants"], *compiled, ORIGINAL):
             problems.append(f"is about the variant {variant!r}, which the recipe does not list")
         locked = locked_in(base.archive, base.recipe["image"])
         if plan.identity != locked.identity:
             problems.append(f"has a plan for another image than {SOURCE_FILE} locks")
+        others = {locked_in(base.archive, name).identity for name in other_images(base.conversion)}
+        if {step.image for step in plan.steps} - {"", *others}:
+            problems.append(f"has a step in another image than {SOURCE_FILE} locks")
         if plan.code != base.archive.stage_code():
             problems.append(f"has a plan for other stage code than {SOURCE_FILE} holds")
         (artefact,) = plan.artefacts.values()

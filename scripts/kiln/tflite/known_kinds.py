@@ -11,6 +11,9 @@ from kiln.tflite.wording import count
 EDGE_TPU = "edgetpu-custom-op"
 """The operator in which Google's Edge TPU compiler packs a model."""
 
+ETHOS_U = "ethos-u"
+"""The operator in which Arm's Vela packs what an Ethos-U NPU computes."""
+
 _MEDIAPIPE_ANCHORS = b"DETECTOR_METADATA"
 """The custom metadata in which MediaPipe looks for anchors, if there are two outputs."""
 
@@ -28,6 +31,14 @@ def description(file: TfliteFile) -> str:
         return (
             f"compiled for the Edge TPU: only that device runs {EDGE_TPU}; anything else needs "
             "the file from before the compiler"
+        )
+    calls = sum(op.name == ETHOS_U for op in operators)
+    if calls:
+        rest = len(operators) - calls
+        return (
+            f"compiled for an Arm Ethos-U NPU: {count(calls, 'call')} of it, "
+            f"{count(rest, 'operator')} beside it on the processor; anything without that NPU "
+            "needs the file from before the compiler"
         )
     flex = sum(op.kind == "select-tf" for op in operators)
     needs = f"{count(flex, 'TensorFlow operator')} (Flex)"

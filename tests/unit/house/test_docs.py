@@ -222,6 +222,7 @@ def section_of(model: type[Part]) -> str:
         "Normalization": "Each `[source.normalization]` has\n",
         "StageSource": "## `[source]` of kind `stage`",
         "PinnedFile": "Each input has",
+        "Compile": "## `[[compile]]`",
         "Expectation": "Each `[[check.expect]]` has",
         "CheckLimits": "Each `[check.limits.VARIANT]` has",
     }

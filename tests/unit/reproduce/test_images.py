@@ -164,7 +164,7 @@ def test_what_would_help_is_said(release: ToyRelease, machine: Machine, wanting:
     release.write()
     reproducer = machine.reproducer()
     images = wanting.images()
-    reproducer._image = lambda docker, item: images.bring(docker, item.image).tag  # type: ignore[method-assign]
+    reproducer._image = lambda docker, name: images.bring(docker, name).tag  # type: ignore[method-assign]
     (verdict, _) = reproducer.run(release.read())
     assert verdict.outcome == "cannot be rebuilt"
     said = "\n".join(verdict.lines())

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled_toy import compiled_toy
 from places import FIXTURES
 from tflite_files import fixture, rewritten
 
@@ -73,6 +74,11 @@ def test_compiled_for_the_edge_tpu() -> None:
     words = said(rewritten(fixture("toy_ssd"), lambda m: to_custom(m, b"edgetpu-custom-op")))
     assert words.startswith("compiled for the Edge TPU: only that device runs")
     assert "from before the compiler" in words
+
+
+def test_compiled_for_an_ethos_u() -> None:
+    words = said(compiled_toy(fixture("toy_ssd_uint8")))
+    assert words.startswith("compiled for an Arm Ethos-U NPU: 1 call of it, 12 operators beside it")
 
 
 def test_another_custom_operator_is_not_the_edge_tpus() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import runtime_pythons
 from int8_toy import int8_toy
+from int16_toy import int16_toy
 from PIL import Image
 from places import FIXTURES
 from tflite_files import fixture, with_own_threshold
@@ -472,3 +473,9 @@ def test_arithmetic() -> None:
     assert runtimes.arithmetic(FIXTURES / "toy_ssd.tflite") == "float"
     assert runtimes.arithmetic(FIXTURES / "toy_ssd_uint8.tflite") == "integer"
     assert runtimes.arithmetic(FIXTURES / "toy_labels.pbtxt") == "float"
+
+
+def test_arithmetic_in_16_bits(tmp_path: Path) -> None:
+    path = tmp_path / "toy.tflite"
+    path.write_bytes(int16_toy())
+    assert runtimes.arithmetic(path) == "integer-16"

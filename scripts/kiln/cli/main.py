@@ -21,6 +21,7 @@ from kiln.cli.common import (
 )
 from kiln.cli.convert import convert, init
 from kiln.cli.diff import diff_command
+from kiln.cli.explain_int8 import explain_int8
 from kiln.cli.images import images
 from kiln.cli.inspect import inspect_command
 from kiln.cli.keys import keys_group
@@ -170,6 +171,7 @@ for command in (
     collect,
     convert,
     diff_command,
+    explain_int8,
     images,
     init,
     inspect_command,

@@ -25,7 +25,7 @@ from stages.tflite import (
     decoding,
     dequantize_order,
     float_tail,
-    own_biases,
+    int16x8,
     postprocess_options,
 )
 
@@ -46,7 +46,8 @@ PARAMS = {
     # Of CALIBRATED variants: how many pictures are made of the images
     # (stages.files.calibration). None: one of each.
     "calibration_number": None,
-    # Layers and kinds of operators that int8 leaves in float (stages.tflite.float_layers).
+    # Layers and kinds of operators that CALIBRATED variants leave in float
+    # (stages.tflite.float_layers).
     "float_layers": [],
     # As in export: "none" is a graph of raw boxes and scores.
     "postprocess": decoding.TFLITE,
@@ -88,8 +89,8 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     converter, norm, facts = prepared(tf, params, inputs, emit)
     # A graph of raw boxes and scores has no decoding: all of it is the network.
     tail = params["postprocess"] != decoding.NONE
-    sparing = float_tail.left_in_float(tail, params["float_layers"])
-    with own_biases.own_biases() if variant == "int16x8" else sparing:
+    sparing = int16x8.repaired if variant == "int16x8" else float_tail.left_in_float
+    with sparing(tail, params["float_layers"]):
         data = dequantize_order.canonical(converted(converter))
     data = _limited(data, params["suppression"])
     (out / "model.tflite").write_bytes(data)

@@ -52,7 +52,7 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     tail = params["postprocess"] != decoding.NONE
     skipped = float_tail.skipped(graph, tail, params["float_layers"])
     layers = _measured(tf, calibrated, skipped, converter.representative_dataset.input_gen)
-    found = _described(graph, layers)
+    found = _described(graph, _matched(graph, layers))
     names, quantised = float_layers.short_names(graph), {item["name"] for item in found}
     pictures = facts["calibration_pictures"]
     result = {
@@ -68,7 +68,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
 def _measured(
     tf: Any, calibrated: bytes, skipped: tuple[list[str], list[str]], pictures: Any
 ) -> dict[str, dict[str, float]]:
-    """Return the statistics of each quantised layer by the name of its float output tensor."""
+    """Return the statistics of each quantised layer, in the order of execution.
+
+    By the name of the float tensor in the verifying graph: that of the layer's output, often with
+    digits behind it.
+    """
     from tensorflow.lite.python.convert import mlir_quantize
 
     names, kinds = skipped
@@ -96,6 +100,29 @@ def _measured(
         assert quantised.quantization is not None
         statistics["scale"] = float(quantised.quantization.scale[0])
         found[plain.name] = {name: float(value) for name, value in statistics.items()}
+    return found
+
+
+def _matched(
+    graph: tflite_model.Model, measured: dict[str, dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return statistics by the names of the output tensors in the calibrated graph.
+
+    Both graphs have the same order, so a layer is looked for behind the one before it.
+    """
+    names = [graph.graph.tensors[operator.outputs[0]].name for operator in graph.graph.operators]
+    found, start = {}, 0
+    for shown, statistics in measured.items():
+        fitting = [
+            place
+            for place in range(start, len(names))
+            if shown.startswith(names[place]) and not shown[len(names[place]) :].strip("0123456789")
+        ]
+        if fitting:
+            # "conv11" is "conv1" rather than "conv", where there are both.
+            best = max(fitting, key=lambda place: len(names[place]))
+            found[names[best]] = statistics
+            start = best + 1
     return found
 
 

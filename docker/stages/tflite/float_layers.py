@@ -72,7 +72,7 @@ def _unknown(name: str, known: Iterable[str]) -> StageError:
     return StageError(
         "unsupported-model",
         f"int8.float_layers: the model has no layer or operator {name!r}.{listed}",
-        "`kiln explain-int8` lists the layers by the names to write.",
+        "Leave it out, and `kiln explain-int8` lists the layers by the names to write.",
     )
 
 

@@ -170,7 +170,7 @@ def quantisation(recipe: Recipe, variant: Variant) -> dict[str, Any]:
     number = recipe.calibration.number if recipe.calibration is not None else None
     if variant in CALIBRATED and number is not None:
         params["calibration_number"] = number
-    if variant == "int8" and recipe.int8.float_layers:
+    if variant in CALIBRATED and recipe.int8.float_layers:
         params["float_layers"] = list(recipe.int8.float_layers)
     return params
 

@@ -145,7 +145,7 @@ class Calibration(Part):
 
 
 class Int8(Part):
-    """How the int8 variant is quantised.
+    """How the int8 and int16x8 variants are quantised.
 
     ``float_layers`` are names of layers, or kinds of operators, that stay in float. Whether the
     model has them, its conversion says.
@@ -260,7 +260,7 @@ class Recipe(Part):
             if variant in self.variants and self.calibration is None:
                 raise wrong(f"variant {variant!r} needs [calibration] with a folder of images")
         refuse_repeats("int8.float_layers", self.int8.float_layers)
-        if self.int8.float_layers and "int8" not in self.variants:
+        if self.int8.float_layers and not set(CALIBRATED) & set(self.variants):
             raise wrong("int8.float_layers: variant 'int8' is not among the variants")
         if self.image == "modelmaker":
             self._check_model_maker()

@@ -302,9 +302,9 @@ def test_how_many_pictures_are_made_changes_calibrated_variants_alone() -> None:
         assert new.step(f"convert-{variant}").params == params
 
 
-def test_float_layers_change_int8_alone() -> None:
+def test_float_layers_change_calibrated_variants_alone() -> None:
     new = plan(recipe(int8={"float_layers": ["b", "a"]}))
-    assert changed(new) == {"convert-int8", "annotate-int8"}
+    assert changed(new) == CALIBRATED
     assert new.step("convert-int8").params == {"variant": "int8", "float_layers": ["b", "a"]}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.tflite import dequantize_order, own_biases, tflite_model
+from stages.tflite import dequantize_order, int16x8, tflite_model
 
 pytest.importorskip("ai_edge_litert")
 flatbuffers = pytest.importorskip("flatbuffers")
@@ -68,7 +68,7 @@ def _answer(data: bytes) -> list[list[float]]:
 
 def test_each_layer_gets_a_bias_of_its_own() -> None:
     shared = _model("b")
-    data = own_biases.separated(shared)
+    data = int16x8.separated(shared)
     graph = tflite_model.read(data).graph
     first, second = (operator.inputs[2] for operator in graph.operators)
     assert first != second
@@ -76,14 +76,33 @@ def test_each_layer_gets_a_bias_of_its_own() -> None:
     assert graph.tensors[first].name != graph.tensors[second].name
     x = np.float64(INPUT) @ np.transpose(WEIGHTS) + BIAS
     assert _answer(data) == _answer(shared) == (x @ np.transpose(WEIGHTS) + BIAS).tolist()
-    assert own_biases.separated(data) is data  # nothing is shared any more
+    assert int16x8.separated(data) is data  # nothing is shared any more
 
 
 def test_a_file_without_shared_biases_stays() -> None:
     data = _model("c")
-    assert own_biases.separated(data) is data
+    assert int16x8.separated(data) is data
 
 
 def test_the_same_file_gives_the_same_bytes() -> None:
-    assert own_biases.separated(_model("b")) == own_biases.separated(_model("b"))
+    assert int16x8.separated(_model("b")) == int16x8.separated(_model("b"))
     assert dequantize_order.canonical(_model("b")) == _model("b")  # of no concern to it
+
+
+def test_a_disguise_hides_operators_and_comes_off_again() -> None:
+    data = _model("c")
+    hidden = int16x8.disguised(data, ["y"], [])
+    first, second = tflite_model.read(hidden).graph.operators
+    assert (first.custom, second.custom) == ("", tflite_model.DETECTION_POSTPROCESS)
+    both = tflite_model.read(int16x8.disguised(data, [], ["FULLY_CONNECTED"])).graph.operators
+    assert {operator.custom for operator in both} == {tflite_model.DETECTION_POSTPROCESS}
+    for changed in (hidden, int16x8.disguised(data, [], ["FULLY_CONNECTED"])):
+        restored = int16x8.undisguised(changed, data)
+        assert tflite_model.read(restored).graph == tflite_model.read(data).graph
+        assert _answer(restored) == _answer(data)
+
+
+def test_nothing_to_disguise() -> None:
+    data = _model("c")
+    assert int16x8.disguised(data, ["z"], ["CONV_2D"]) is data
+    assert int16x8.undisguised(data, data) is data

@@ -13,6 +13,7 @@ from kiln.page.formats import anchor, count
 from kiln.page.pictures import Canvas, Mark, canvas, marks, names_and_scores
 from kiln.page.records import Record
 from kiln.page.snippets import Snippet, snippets
+from kiln.page.trade_off import TradeOff, trade_off
 from kiln.recipes.export_options import SUPPRESSION
 
 _MEANINGS = {
@@ -179,6 +180,7 @@ class ModelView:
         suppression: how overlapping boxes are suppressed, where the recipe chose it.
         output_order: the outputs in their order, where the recipe chose it.
         checked: files that have a verdict in ``checks.json``.
+        trade_off: what the files cost and keep, if there are several.
     """
 
     id: str
@@ -201,6 +203,7 @@ class ModelView:
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...]
     accuracy: tuple[Measured, ...]
+    trade_off: TradeOff | None
     uses: tuple[Use, ...]
     origin: tuple[Fact, ...]
     stages: tuple[Stage, ...]
@@ -245,6 +248,7 @@ def model_view(model: Model) -> ModelView:
             for problem in gate.problems
         ),
         accuracy=tuple(_measured(model)),
+        trade_off=trade_off(model.variants),
         uses=tuple(
             Use(
                 f"use-{anchor('model', model.name)}-{n}",

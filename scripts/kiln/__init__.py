@@ -189,10 +189,10 @@ def convert(
         model_maker: for an EfficientDet-Lite, ``efficientdet_lite0`` to ``efficientdet_lite4``.
         mean: what a SavedModel wants subtracted from pixels: one number, or three.
         std: what it wants them divided by.
-        calibration: a folder of images that int8 measures on.
+        calibration: a folder of images that int8 and int16x8 measure on.
         images: a folder of images to check the result on.
-        variants: of ``float32``, ``float16``, ``dynamic``, ``int8``; by default all, int8 only
-            with images.
+        variants: of ``float32``, ``float16``, ``dynamic``, ``int8``, ``int16x8``; by default the
+            first three, and int8 with images.
         max_detections: how many detections the model gives; by default its own number.
         score_threshold: the least score worth showing, declared in the metadata.
         image_size: height and width of the input in pixels; by default the model's own.

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import VARIANTS, Stages, Wanted
+from support import Stages, Wanted
 
 from kiln.core.errors import SourceUnavailableError
 from kiln.core.store import Store
 from proofs.variations.emulation import emulated, find_emulator
+from stages.steps import convert
 
 
 def converted(stages: Stages, machine: str) -> dict[str, dict[str, str]]:
@@ -36,7 +37,7 @@ def test_bytes_do_not_depend_on_the_processor(
     other = converted(
         replace(stages, engine=emulated(stages.engine, emulator, cpu, area / f"cpu-{cpu}")), cpu
     )
-    assert set(native["exact"]) == set(VARIANTS)
+    assert set(native["exact"]) == set(convert.VARIANTS)
     assert other["exact"] == native["exact"]
-    for variant in VARIANTS:
+    for variant in convert.VARIANTS:
         assert other["plain"][variant] != native["plain"][variant], variant

@@ -62,6 +62,7 @@ LIMITS = {
     "float16": Limits(score_difference=0.02, iou=0.95, unmatched=0.05, agreement=0.97),
     "dynamic": Limits(score_difference=0.25, iou=0.6, unmatched=0.25, agreement=0.8),
     "int8": Limits(score_difference=0.4, iou=0.5, unmatched=0.35, agreement=0.6),
+    "int16x8": Limits(score_difference=0.2, iou=0.6, unmatched=0.25, agreement=0.8),
     # A publisher's conversion, of any kind.
     "prebuilt": Limits(score_difference=0.4, iou=0.5, unmatched=0.35, agreement=0.6),
 }

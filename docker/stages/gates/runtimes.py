@@ -64,6 +64,9 @@ on many files; builtin and reference ones, which EfficientDet-Lite's image runs,
 worst file, EfficientDet-D1: scores within 0.211, mean IoU from 0.839, least 0.649, one of seven
 without a counterpart."""
 
+INTEGER_16 = Limits(score=0.05, mean_iou=0.9, min_iou=0.5, unmatched=0.2)
+"""Activations in 16 bits (``int16x8``). No runtime has kernels but the builtin ones for it."""
+
 ROUNDED_INPUT = Limits(score=0.05, mean_iou=0.9, min_iou=0.5)
 """Float arithmetic, but boxes are whole pixels: scores within 0.016, mean IoU from 0.976, least
 0.663 (noise; else 0.97)."""
@@ -72,9 +75,11 @@ LIMITS: dict[tuple[str, str], Limits] = {
     (LITERT, "float"): EXACT,
     (LITERT, "hybrid"): HYBRID,
     (LITERT, "integer"): INTEGER,
+    (LITERT, "integer-16"): INTEGER_16,
     (MEDIAPIPE, "float"): ROUNDED_INPUT,
     (MEDIAPIPE, "hybrid"): HYBRID,
     (MEDIAPIPE, "integer"): INTEGER,
+    (MEDIAPIPE, "integer-16"): INTEGER_16,
 }
 """By gate and arithmetic (see :func:`arithmetic`)."""
 
@@ -100,15 +105,18 @@ class Question:
 
 
 def arithmetic(data: bytes) -> str:
-    """Return what a file computes in: ``float``, ``hybrid`` (weights in eight bits) or ``integer``.
+    """Return what a file computes in: ``float``, ``hybrid``, ``integer`` or ``integer-16``.
 
-    ``integer`` where activations are in eight bits, too.
+    ``hybrid`` where weights are in eight bits, ``integer`` where activations are, too, and
+    ``integer-16`` where those are in 16 bits.
     """
     try:
         model = tflite_model.read(data)
     except ValueError:
         return "float"  # no limit will be needed
     graph = model.graph
+    if any(tensor.type == "int16" for tensor in graph.tensors):
+        return "integer-16"
     eight = [
         index for index, tensor in enumerate(graph.tensors) if tensor.type in ("int8", "uint8")
     ]

@@ -16,7 +16,7 @@ from stages.tflite import decoding, output_roles, tflite_meta, tflite_model
 
 NAME = "structure"
 
-_BYTES_PER_WEIGHT = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1}
+_BYTES_PER_WEIGHT = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1, "int16x8": 1}
 _LEAST_SHARE = 0.3
 """A file holds at least this fraction of its model's weights: CenterNet's keypoint heads, the
 largest part that an export leaves out, are less than half of a model."""
@@ -26,8 +26,16 @@ _MOST_COPIES, _MOST_EXTRA = 6, 1 << 20
 kernels over five or six pyramid levels have separate batch norms on each, and are in the file once
 a level, each with its scales multiplied in."""
 
-_WEIGHTS = {"float32": "float32", "float16": "float16", "dynamic": "int8", "int8": "int8"}
+_WEIGHTS = {
+    "float32": "float32", "float16": "float16", "dynamic": "int8", "int8": "int8", "int16x8": "int8"
+}  # fmt: skip
 """The type of most bytes of constants, by variant; ``dynamic`` has depthwise weights in float."""
+
+_ACTIVATIONS = {"int8": "int8", "int16x8": "int16"}
+"""The type in which most operators with weights compute, by variant; others are not held to one."""
+
+_WEIGHTED = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 9, "TRANSPOSE_CONV": 67}
+"""Operators with weights: their numbers in ``BuiltinOperator``."""
 
 _CUSTOM = {tflite_model.DETECTION_POSTPROCESS}
 """Custom operators that every TFLite runtime has."""
@@ -47,7 +55,7 @@ class Expected:
     """The expected properties of the file.
 
     Args:
-        variant: ``float32``, ``float16``, ``dynamic``, ``int8`` or ``prebuilt``.
+        variant: ``float32``, ``float16``, ``dynamic``, ``int8``, ``int16x8`` or ``prebuilt``.
         architecture: ``ssd``, ``efficientdet``, ``centernet`` or ``center_net``.
         height: of the input, in pixels; 0: not known.
         width: of the input, in pixels; 0: not known.
@@ -96,6 +104,8 @@ def examine(data: bytes, expected: Expected) -> Gate:
     _operators(gate, model)
     if expected.variant in _WEIGHTS:
         _weights(gate, model, expected)
+    if expected.variant in _ACTIVATIONS:
+        _activations(gate, model, _ACTIVATIONS[expected.variant])
     if metadata is None:
         gate.problem(
             "no-metadata",
@@ -389,6 +399,25 @@ def _weights(gate: Gate, model: tflite_model.Model, expected: Expected) -> None:
             "leaves constants that fold away)."
             if total < least
             else "Weights are in the file twice, or training state was exported.",
+        )
+
+
+def _activations(gate: Gate, model: tflite_model.Model, wanted: str) -> None:
+    """Check that the arithmetic itself was quantised, not the weights alone."""
+    numbers = set(_WEIGHTED.values())
+    types = Counter(
+        model.graph.tensors[operator.outputs[0]].type
+        for operator in model.graph.operators
+        if operator.builtin in numbers and operator.outputs
+    )
+    gate.figures["computing"] = dict(sorted(types.items()))
+    total = sum(types.values())
+    if total and types[wanted] < total / 2:
+        gate.problem(
+            "activations-type",
+            f"most operators with weights computing in {wanted}",
+            ", ".join(f"{number} in {kind}" for kind, number in sorted(types.items())),
+            "The file is another variant, or too many layers were left in float.",
         )
 
 

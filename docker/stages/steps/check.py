@@ -34,7 +34,7 @@ from stages.tflite import decoding, tflite_meta
 ENVIRONMENT = "main"
 
 PARAMS: dict[str, Any] = {
-    "variant": REQUIRED,  # "float32", "float16", "dynamic", "int8" or "prebuilt"
+    "variant": REQUIRED,  # "float32", "float16", "dynamic", "int8", "int16x8" or "prebuilt"
     "architecture": REQUIRED,  # as the export reports it
     "num_classes": REQUIRED,
     "input": None,  # {"height", "width"} in pixels, as the export reports it

@@ -2,9 +2,10 @@
 
 Variants: ``float32``; ``float16`` (weights); ``dynamic`` (int8 weights but for depthwise
 convolutions, float activations); ``int8`` (weights and activations, measured on representative
-images; uint8 or int8 input, float outputs). Where the channels are normalised differently, int8
-files have a float input: one in eight bits has one scale, so that raw pixels would be off by tens
-of pixel values in some channels.
+images; uint8 or int8 input, float outputs); ``int16x8`` (int8 weights, int16 activations; float
+input and outputs). Where the channels are normalised differently, int8 files have a float input:
+one in eight bits has one scale, so that raw pixels would be off by tens of pixel values in some
+channels.
 Outputs are float in all variants: TFLite's detection operator gives nothing else, and a box of a
 CenterNet, in eight bits, would have one of 256 positions. Only raw boxes and scores, which need no
 operator, are int8 where the input is.
@@ -12,14 +13,12 @@ operator, are int8 where the input is.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from stages.files import feeding, pixels
+from stages.files import calibration, feeding, pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
 from stages.steps.export import FACTS_FILE
@@ -28,6 +27,7 @@ from stages.tflite import (
     dequantize_order,
     float_depthwise,
     float_tail,
+    int16x8,
     postprocess_options,
 )
 
@@ -35,15 +35,22 @@ ENVIRONMENT = "main"
 
 PARAMS = {
     "variant": REQUIRED,
-    # {"mean": [r, g, b], "std": [r, g, b]} in pixel values, as the graph wants them; only int8
-    # uses it. None: what the export stage found, which it left inside the SavedModel.
+    # {"mean": [r, g, b], "std": [r, g, b]} in pixel values, as the graph wants them; only
+    # CALIBRATED variants use it. None: what the export stage found, which it left inside the
+    # SavedModel.
     "normalization": None,
-    # How photographs become the input (stages.files.feeding); only int8 uses it, so that it is
-    # calibrated on what it will see. None: as feeding.ASSUMED.
+    # How photographs become the input (stages.files.feeding), so that CALIBRATED variants are
+    # measured on what they will see. None: as feeding.ASSUMED.
     "feeding": None,
     # What the export stage reports, where the operator suppresses within each class.
     "suppression": None,
     "inference_io": "uint8",  # or "int8": the type of an int8 file's input
+    # Of CALIBRATED variants: how many pictures are made of the images
+    # (stages.files.calibration). None: one of each.
+    "calibration_number": None,
+    # Layers and kinds of operators that CALIBRATED variants leave in float
+    # (stages.tflite.float_layers).
+    "float_layers": [],
     # As in export: "none" is a graph of raw boxes and scores.
     "postprocess": decoding.TFLITE,
     # True: of "dynamic", the weights of depthwise convolutions are int8, too, as the converter's
@@ -51,7 +58,10 @@ PARAMS = {
     "plain": False,
 }
 
-VARIANTS = ("float32", "float16", "dynamic", "int8")
+VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8")
+
+CALIBRATED = ("int8", "int16x8")
+"""Variants whose activations are measured on representative images."""
 
 _MIN_RUNTIME = "min_runtime_version"
 """Name of the converter's metadata entry: the oldest runtime that knows every operator used."""
@@ -60,15 +70,17 @@ _MIN_RUNTIME = "min_runtime_version"
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Convert the folder ``inputs["saved_model"]`` to ``out/model.tflite``.
 
-    int8 also takes ``inputs["images"]``: a folder whose image files (:mod:`stages.files.pixels`),
-    in the order of their names, are the representative set. ``dynamic``, unless ``plain``, takes
-    ``inputs["float32"]``: what this stage makes of the same SavedModel in that variant.
+    Variants of :data:`CALIBRATED` also take ``inputs["images"]``: a folder whose image files
+    (:mod:`stages.files.pixels`), in the order of their names, are the representative set.
+    ``dynamic``, unless ``plain``, takes ``inputs["float32"]``: what this stage makes of the same
+    SavedModel in that variant.
 
     Returns:
         Facts: ``variant``, ``bytes``, ``tensorflow`` (version), ``ops`` (operator name ->
         count), ``custom_ops`` (names), ``inputs`` and ``outputs`` (list of ``name``, ``shape``,
         ``dtype``, and ``scale``, ``zero_point`` where quantised), ``min_runtime_version``;
-        with int8 also ``calibration_images`` (names).
+        of :data:`CALIBRATED` also ``calibration_images`` (names) and ``calibration_pictures``
+        (how many were made of them).
 
     Raises:
         StageError: there are no usable images for int8, or the result is not as expected.
@@ -81,7 +93,40 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     from stages.odapi import tensorflow_setup
 
     tf = tensorflow_setup.load()
-    saved_model = inputs["saved_model"]
+    converter, norm, facts = prepared(tf, params, inputs, emit)
+    # A graph of raw boxes and scores has no decoding: all of it is the network.
+    tail = params["postprocess"] != decoding.NONE
+    sparing = int16x8.repaired if variant == "int16x8" else float_tail.left_in_float
+    with sparing(tail, params["float_layers"]):
+        data = dequantize_order.canonical(converted(converter))
+    data = _limited(data, params["suppression"])
+    if variant == "dynamic" and not params["plain"]:
+        data = float_depthwise.restored(data, inputs["float32"].read_bytes())
+    (out / "model.tflite").write_bytes(data)
+    facts.update(describe(tf, data))
+    if variant == "int8" and _same_for_all_channels(norm):
+        _check_input(facts["inputs"][0], norm, params["inference_io"])
+    return facts
+
+
+def prepared(
+    tf: Any, params: dict[str, Any], inputs: dict[str, Path], emit: Any
+) -> tuple[Any, dict[str, list[float]], dict[str, Any]]:
+    """Make a converter for a variant.
+
+    Args:
+        tf: TensorFlow.
+        params: those of this stage.
+        inputs: as :func:`run`.
+        emit: where progress is reported.
+
+    Returns:
+        (the converter, the normalisation of a :data:`CALIBRATED` variant, facts).
+
+    Raises:
+        StageError: as :func:`run`.
+    """
+    saved_model, variant = inputs["saved_model"], params["variant"]
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
     converter.allow_custom_ops = True  # TFLite_Detection_PostProcess
     if variant != "float32":
@@ -89,39 +134,43 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     if variant == "float16":
         converter.target_spec.supported_types = [tf.float16]
     facts: dict[str, Any] = {"variant": variant}
-    raw = params["postprocess"] == decoding.NONE
-    norm = None
-    if variant == "int8":
-        if "images" not in inputs:
-            raise StageError(
-                "image-set",
-                "Full int8 quantisation needs representative images.",
-                "Name a folder of them with calibration.images in the recipe (--calibration).",
-            )
-        files = pixels.list_images(inputs["images"])
-        norm = _normalization(params["normalization"], saved_model)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        if _same_for_all_channels(norm):
-            converter.inference_input_type = tf.as_dtype(params["inference_io"])
-            if raw and params["inference_io"] == "int8":
-                converter.inference_output_type = tf.int8
-        elif params["inference_io"] != "uint8":
-            raise _unlike_channels(norm)
-        size = _input_size(tf, saved_model)
-        how = _feeding(params["feeding"])
-        converter.representative_dataset = lambda: _representative(files, size, how, norm, emit)
-        facts["calibration_images"] = [path.name for path in files]
-    # A graph of raw boxes and scores has no decoding: all of it is the network.
-    with contextlib.nullcontext() if raw else float_tail.decoding_in_float():
-        data = dequantize_order.canonical(_convert(converter))
-    data = _limited(data, params["suppression"])
-    if variant == "dynamic" and not params["plain"]:
-        data = float_depthwise.restored(data, inputs["float32"].read_bytes())
-    (out / "model.tflite").write_bytes(data)
-    facts.update(describe(tf, data))
-    if norm is not None and _same_for_all_channels(norm):
-        _check_input(facts["inputs"][0], norm, params["inference_io"])
-    return facts
+    if variant not in CALIBRATED:
+        return converter, {}, facts
+    pictures = calibration.chosen(_calibration_files(inputs), params["calibration_number"])
+    norm = _normalization(params["normalization"], saved_model)
+    fed = (_input_size(tf, saved_model), _feeding(params["feeding"]), norm, emit)
+    converter.representative_dataset = lambda: calibration.representative(pictures, *fed)
+    facts["calibration_images"] = list(dict.fromkeys(path.name for path, _ in pictures))
+    facts["calibration_pictures"] = len(pictures)
+    if variant == "int16x8":
+        # The detection operator, and a CenterNet's comparisons, stay in float. Only the older
+        # quantiser knows 16 bits; the other would calibrate for nothing.
+        converter.experimental_new_quantizer = False
+        converter.target_spec.supported_ops = [_int16x8(tf), tf.lite.OpsSet.TFLITE_BUILTINS]
+        return converter, norm, facts
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    kind = params["inference_io"]
+    if _same_for_all_channels(norm):
+        converter.inference_input_type = tf.as_dtype(kind)
+        if kind == "int8" and params["postprocess"] == decoding.NONE:
+            converter.inference_output_type = tf.int8
+    elif kind != "uint8":
+        raise _unlike_channels(norm)
+    return converter, norm, facts
+
+
+def _int16x8(tf: Any) -> Any:
+    return tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+
+
+def _calibration_files(inputs: dict[str, Path]) -> list[Path]:
+    if "images" not in inputs:
+        raise StageError(
+            "image-set",
+            "Full integer quantisation needs representative images.",
+            "Name a folder of them with calibration.images in the recipe (--calibration).",
+        )
+    return pixels.list_images(inputs["images"])
 
 
 def _unlike_channels(norm: dict[str, list[float]]) -> StageError:
@@ -133,7 +182,12 @@ def _unlike_channels(norm: dict[str, list[float]]) -> StageError:
     )
 
 
-def _convert(converter: Any) -> bytes:
+def converted(converter: Any) -> bytes:
+    """Run a converter.
+
+    Raises:
+        StageError: it failed.
+    """
     try:
         return bytes(converter.convert())
     except StageError:
@@ -195,29 +249,6 @@ def _input_size(tf: Any, saved_model: Path) -> tuple[int, int]:
     (tensor,) = graphs[0].signature_def["serving_default"].inputs.values()
     _, height, width, _ = (dimension.size for dimension in tensor.tensor_shape.dim)
     return int(height), int(width)
-
-
-def _representative(
-    files: list[Path],
-    size: tuple[int, int],
-    how: feeding.Feeding,
-    norm: dict[str, list[float]],
-    emit: Any,
-) -> Iterator[list[Any]]:
-    """Yield the representative images as the graph's input: float32 [1, height, width, 3]."""
-    import numpy as np
-
-    mean, std = np.array(norm["mean"], np.float32), np.array(norm["std"], np.float32)
-    for number, path in enumerate(files):
-        emit.progress(number, len(files), f"calibrating on {path.name}")
-        image = pixels.fed(pixels.load_rgb(path), *size, how)
-        if number == 0:
-            # The input's quantisation spans the values seen. One black and one white pixel make
-            # that the whole range for any images, so that a stored byte of the input *is* the pixel
-            # value and no photo is out of range later.
-            image[0, 0], image[0, 1] = 0, 255
-        yield [((image - mean) / std)[None]]
-    emit.progress(len(files), len(files), "converting")
 
 
 def describe(tf: Any, data: bytes) -> dict[str, Any]:

@@ -27,13 +27,7 @@ def canonical(data: bytes) -> bytes:
     """
     if _SUFFIX not in data:
         return data
-    import flatbuffers
-
-    try:
-        from tensorflow.lite.python import schema_py_generated as schema
-    except ImportError:  # outside of images
-        from ai_edge_litert import schema_py_generated as schema
-
+    schema = schema_module()
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
     kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
     changed = False
@@ -47,8 +41,28 @@ def canonical(data: bytes) -> bytes:
         if makers:
             _renumber(model, number, _sort(graph, makers))
             changed = True
-    if not changed:
-        return data
+    return packed(model, data) if changed else data
+
+
+def schema_module() -> Any:
+    """Return TensorFlow's generated classes of schema.fbs; outside of images LiteRT's."""
+    try:
+        from tensorflow.lite.python import schema_py_generated as schema
+    except ImportError:
+        from ai_edge_litert import schema_py_generated as schema
+    return schema
+
+
+def packed(model: Any, data: bytes) -> bytes:
+    """Return a changed model as a file.
+
+    Args:
+        model: of the generated class ``ModelT``.
+        data: the file that it was read from.
+    """
+    import flatbuffers
+
+    schema = schema_module()
     for buffer in model.buffers:
         buffer.Pack = functools.partial(_pack_buffer, schema, buffer.data)
     builder = flatbuffers.Builder(len(data))

@@ -17,10 +17,10 @@ that end in ``TFLite_Detection_PostProcess`` (always float) are quantised as usu
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from stages.tflite import tflite_model
+from stages.tflite import float_layers, tflite_model
 
 _CONVOLUTIONS = frozenset({3, 4, 9, 67})
 """CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, TRANSPOSE_CONV of ``BuiltinOperator``."""
@@ -34,15 +34,15 @@ the same conversion would give different bytes each time.
 
 
 @contextlib.contextmanager
-def decoding_in_float() -> Iterator[None]:
-    """While active, the converter's full int8 quantisation skips :func:`decoding`."""
+def left_in_float(tail: bool = True, layers: Sequence[str] = ()) -> Iterator[None]:
+    """While active, the converter's full int8 quantisation skips what :func:`skipped` finds."""
     from tensorflow.lite.python import lite
 
     original = lite._mlir_quantize
 
     def quantize(calibrated: bytes, *args: Any, **kwargs: Any) -> Any:
-        names, kinds = decoding(tflite_model.read(calibrated))
-        if names:
+        names, kinds = skipped(tflite_model.read(calibrated), tail, layers)
+        if names or kinds:
             kwargs.update(denylisted_nodes=names, denylisted_ops=kinds)
         return original(calibrated, *args, **kwargs)
 
@@ -51,6 +51,27 @@ def decoding_in_float() -> Iterator[None]:
         yield
     finally:
         lite._mlir_quantize = original
+
+
+def skipped(
+    model: tflite_model.Model, tail: bool, layers: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Find what is left in float.
+
+    Args:
+        model: the calibrated float graph.
+        tail: whether that is :func:`decoding`.
+        layers: what a user wants left, too (:func:`stages.tflite.float_layers.chosen`).
+
+    Returns:
+        (names of the nodes' outputs, kinds of operators).
+
+    Raises:
+        StageError: one of ``layers`` does not exist.
+    """
+    names, kinds = decoding(model) if tail else ([], [])
+    more, others = float_layers.chosen(model, layers)
+    return list(dict.fromkeys([*names, *more])), sorted({*kinds, *others})
 
 
 def decoding(model: tflite_model.Model) -> tuple[list[str], list[str]]:

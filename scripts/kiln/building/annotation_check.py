@@ -20,7 +20,7 @@ from kiln.core.store import Store
 from kiln.project.folders import Project
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import Files, Plan, make_plan
-from kiln.recipes.recipe import RECIPE_FILE, Recipe, Variant, load
+from kiln.recipes.recipe import CALIBRATED, RECIPE_FILE, Recipe, Variant, load
 from kiln.recipes.steps import StepList
 from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire, with_images_to_check
@@ -122,7 +122,7 @@ def prepare(
             pipeline_config=source.pipeline_config,
             spec=source.spec,
             images=source.images,
-            calibration=images if variant == "int8" else None,  # none is calibrated on them
+            calibration=images if variant in CALIBRATED else None,  # none is calibrated on them
             variants=(variant,),
             image_size=_size(file),
             max_detections=_capacity(file),
@@ -155,7 +155,7 @@ def _variant(file: TfliteFile) -> Variant:
             f"{file.name} cannot be checked: it computes in {precision.words}.",
             "Without --checkpoint it is annotated, and nothing is proved of it.",
         )
-    return _VARIANTS[precision.kind]
+    return "int16x8" if precision.activations == "int16" else _VARIANTS[precision.kind]
 
 
 def _size(file: TfliteFile) -> tuple[int, int]:

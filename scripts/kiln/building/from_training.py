@@ -21,6 +21,7 @@ from kiln.core.digest import sha256_file
 from kiln.core.errors import UsageError
 from kiln.recipes import export_options, pipeline_config
 from kiln.recipes.recipe import (
+    CALIBRATED,
     Allowance,
     Architecture,
     InferenceIo,
@@ -175,15 +176,19 @@ def settle(
     for images in dict.fromkeys((given.calibration, given.images)):
         notes += pictures.examine(images) if images is not None else []
     variants = _variants(given.variants, calibration or given.images)
-    if "int8" in variants and calibration is None:
+    measured = " and ".join(variant for variant in CALIBRATED if variant in variants)
+    if measured and calibration is None:
         calibration = given.images
-        notes.append(f"int8 is calibrated on the images in {given.images} (no --calibration)")
+        verb = "are" if " and " in measured else "is"
+        notes.append(
+            f"{measured} {verb} calibrated on the images in {given.images} (no --calibration)"
+        )
     elif not given.variants and "int8" not in variants:
         notes.append(
             "no int8: it needs --calibration DIR, images like those that the model will see"
         )
-    if calibrates and "int8" in variants and calibration is not None:
-        notes += _few(calibration)
+    if calibrates and measured and calibration is not None:
+        notes += _few(calibration, measured)
     _check_postprocess(given, variants, found)
     name = _name(given.name, folder, found.named_after)
     what = "checkpoint" if given.saved_model is None else "SavedModel"
@@ -494,21 +499,23 @@ def _variants(given: Sequence[str], images: Path | None) -> tuple[Variant, ...]:
             "Variant 'prebuilt' is a publisher's own .tflite, which a checkpoint does not have.",
             'Write a recipe with a source of kind "archive" for it (docs/recipes.md).',
         )
-    if "int8" in given and images is None:
+    measured = [variant for variant in CALIBRATED if variant in given]
+    if measured and images is None:
         raise UsageError(
-            "Variant 'int8' needs images to measure activations on.",
+            f"Variant {measured[0]!r} needs images to measure activations on.",
             "Name a folder of images like those that the model will see with --calibration.",
         )
     return tuple(_one_of(item, Variant) for item in dict.fromkeys(given))
 
 
-def _few(calibration: Path) -> list[str]:
+def _few(calibration: Path, measured: str) -> list[str]:
     """Return a note where too few images are there to calibrate on."""
     count = len(pictures.pictures(calibration))
     if count >= _ENOUGH_IMAGES:
         return []
     return [
-        f"int8 is calibrated on {count} image{'' if count == 1 else 's'} only: about a hundred, "
+        f"{measured} {'are' if ' and ' in measured else 'is'} calibrated on {count} "
+        f"image{'' if count == 1 else 's'} only: about a hundred, "
         "like those that the model will see, make better scores"
     ]
 

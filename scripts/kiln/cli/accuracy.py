@@ -199,6 +199,7 @@ def _fields(report: Report, item: Measured) -> dict[str, Any]:
         "difference": None if difference is None else difference.ap,
         "difference_interval": None if difference is None else difference.as_json()["interval"],
         "noise": None if difference is None else difference.noise,
+        "to_float32": None if item.to_float32 is None else item.to_float32.as_json(),
         "expected": item.expected,
     }
 

@@ -43,7 +43,7 @@ variants_option = click.option(
     "variants",
     multiple=True,
     metavar="VARIANT",
-    help="Only float32, float16, dynamic, int8 or prebuilt; may be repeated.",
+    help="Only float32, float16, dynamic, int8, int16x8 or prebuilt; may be repeated.",
 )
 archive_option = click.option(
     "--archive", type=PATH, help="The model's archive, already downloaded."

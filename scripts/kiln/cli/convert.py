@@ -58,7 +58,8 @@ _OPTIONS = [
         "variants",
         multiple=True,
         metavar="VARIANT",
-        help="Only float32, float16, dynamic or int8; may be repeated [all; int8 with images].",
+        help="Only float32, float16, dynamic, int8 or int16x8; may be repeated [the first three, "
+        "and int8 with images].",
     ),
     click.option(
         "--max-detections",

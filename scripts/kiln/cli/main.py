@@ -22,6 +22,7 @@ from kiln.cli.common import (
 from kiln.cli.compile import compile_command
 from kiln.cli.convert import convert, init
 from kiln.cli.diff import diff_command
+from kiln.cli.explain_int8 import explain_int8
 from kiln.cli.images import images
 from kiln.cli.inspect import inspect_command
 from kiln.cli.keys import keys_group
@@ -172,6 +173,7 @@ for command in (
     compile_command,
     convert,
     diff_command,
+    explain_int8,
     images,
     init,
     inspect_command,

@@ -305,15 +305,23 @@ def _measured(
     for subject in subjects:
         name, scores = subject.name, evaluations[subject.name].scores
         intervals = bootstrap.intervals(resamples[name]) if resamples else {}
-        difference = None
-        if SOURCE in evaluations and name != SOURCE:
-            difference = Difference(
-                scores.ap - evaluations[SOURCE].scores.ap,
-                bootstrap.interval(resamples[name].ap - resamples[SOURCE].ap)
-                if resamples
-                else None,
+        to = {
+            other: Difference(
+                scores.ap - evaluations[other].scores.ap,
+                bootstrap.interval(resamples[name].ap - resamples[other].ap) if resamples else None,
             )
-        yield Measured(name, scores, expected.get(name), subject.artefact, intervals, difference)
+            for other in (SOURCE, "float32")
+            if other in evaluations and name not in (SOURCE, other)
+        }
+        yield Measured(
+            name,
+            scores,
+            expected.get(name),
+            subject.artefact,
+            intervals,
+            to.get(SOURCE),
+            to.get("float32"),
+        )
 
 
 def _source_steps(recipe: Recipe) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Difference:
-    """AP of a subject minus that of the source, and the interval of this difference."""
+    """AP of a subject minus that of another, and the interval of this difference."""
 
     ap: float
     interval: Interval | None = None
@@ -47,6 +47,8 @@ class Measured:
         intervals: by name of a figure of :class:`kiln.measure.scoring.Scores`; empty where there
             are too few images for any.
         difference: to the source; None for itself, and without one.
+        to_float32: to the float32 file, for other files where that was measured, too: what the
+            conversion to fewer bits costs by itself.
     """
 
     what: str
@@ -55,6 +57,7 @@ class Measured:
     artefact: str | None = None
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     difference: Difference | None = None
+    to_float32: Difference | None = None
 
     def intervals_as_json(self) -> dict[str, Any]:
         """Return the intervals as plain data: [low, high] by name."""
@@ -107,6 +110,9 @@ class Report:
             "intervals": {m.what: m.intervals_as_json() for m in self.measured if m.intervals},
             "differences": {
                 m.what: m.difference.as_json() for m in self.measured if m.difference is not None
+            },
+            "to_float32": {
+                m.what: m.to_float32.as_json() for m in self.measured if m.to_float32 is not None
             },
         }
 
@@ -164,7 +170,14 @@ class Report:
         for item in self.measured:
             if item.difference is not None:
                 groups.setdefault(_meaning(item.difference), []).append(item.what)
-        return lines + [f"{', '.join(names)}: {meaning}" for meaning, names in groups.items()]
+        lines += [f"{', '.join(names)}: {meaning}" for meaning, names in groups.items()]
+        for item in self.measured:
+            if item.to_float32 is not None and item.to_float32.interval is not None:
+                low, high = astuple(item.to_float32.interval)
+                lines.append(
+                    f"{item.what} to float32: {item.to_float32.ap:+.4f} ({low:+.3f} to {high:+.3f})"
+                )
+        return lines
 
     def judge(self) -> None:
         """Check every AP against the expected one, where there is one.

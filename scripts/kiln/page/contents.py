@@ -29,7 +29,7 @@ LATENCY_FILE, ACCURACY_FILE = "latency.json", "accuracy.json"
 LABEL_FILE, KEY_FILE, SIGNATURE_FILE = "labelmap.txt", "kiln.pub", "model.sig"
 
 #: Order of variants after the default one; others follow by name.
-_ORDER = ("float32", "float16", "dynamic", "int8", "prebuilt")
+_ORDER = ("float32", "float16", "dynamic", "int8", "int16x8", "prebuilt")
 #: Order of gates; unknown ones follow.
 _GATES = (
     "structure", "parity", "normalization", "feeding", "labels", "trained",
@@ -37,7 +37,7 @@ _GATES = (
     "compiled",
 )  # fmt: skip
 
-#: Limits on what the page shows of one model. A recipe makes five files; some forty images are
+#: Limits on what the page shows of one model. A recipe makes six files; some forty images are
 #: checked, with a hundred detections at most. All of them are compared with each other.
 _MOST_VARIANTS, _MOST_PICTURES, _MOST_DETECTIONS = 20, 200, 200
 _MAX_SIDE = 65_535  # JPEG's own limit, in pixels

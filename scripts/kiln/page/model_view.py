@@ -14,6 +14,7 @@ from kiln.page.formats import anchor, count
 from kiln.page.pictures import Canvas, Mark, canvas, marks, names_and_scores
 from kiln.page.records import Record
 from kiln.page.snippets import Snippet, snippets
+from kiln.page.trade_off import TradeOff, trade_off
 from kiln.recipes.export_options import SUPPRESSION
 
 _MEANINGS = {
@@ -182,6 +183,7 @@ class ModelView:
         output_order: the outputs in their order, where the recipe chose it.
         compiled: what is estimated of files for an NPU.
         checked: files that have a verdict in ``checks.json``.
+        trade_off: what the files cost and keep, if there are several.
     """
 
     id: str
@@ -205,6 +207,7 @@ class ModelView:
     findings: tuple[Finding, ...]
     compiled: tuple[CompiledFile, ...]
     accuracy: tuple[Measured, ...]
+    trade_off: TradeOff | None
     uses: tuple[Use, ...]
     origin: tuple[Fact, ...]
     stages: tuple[Stage, ...]
@@ -250,6 +253,7 @@ def model_view(model: Model) -> ModelView:
         ),
         compiled=tuple(compiled_files(model.conversion)),
         accuracy=tuple(_measured(model)),
+        trade_off=trade_off(model.variants),
         uses=tuple(
             Use(
                 f"use-{anchor('model', model.name)}-{n}",

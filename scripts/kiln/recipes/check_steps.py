@@ -16,7 +16,7 @@ IMAGES = 6
 #: TensorFlow 2.8, in the image with Model Maker, takes 10 to 40 times as long for EfficientDet's
 #: quantised operators as for its float ones.
 SLOW_IMAGES = 2
-SLOW = {("modelmaker", "dynamic"), ("modelmaker", "int8")}
+SLOW = {("modelmaker", "dynamic"), ("modelmaker", "int8"), ("modelmaker", "int16x8")}
 
 #: Score from which a detection counts: twice the noise in the samples' images, and below every
 #: object in them.

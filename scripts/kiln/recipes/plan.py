@@ -24,13 +24,16 @@ from kiln.recipes.check_steps import (
     without_postprocessing,
 )
 from kiln.recipes.contents import Contents
-from kiln.recipes.recipe import SEED_VARIANTS, Recipe, Variant
+from kiln.recipes.recipe import CALIBRATED, SEED_VARIANTS, Recipe, Variant
 from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
 
 __all__ = ["PROTOCOL", "Fact", "Files", "Output", "Plan", "Step", "make_plan"]
 
 #: Random seed for the untrained heads of the seed profile: the original recipe set none.
 SEED = 2021
+
+#: Facts of an export that integer quantisation needs.
+QUANTISATION_FACTS = ("normalization", "feeding")
 
 
 def make_plan(
@@ -167,9 +170,9 @@ def _image_size(recipe: Recipe) -> list[int] | None:
 def _convert(steps: StepList, recipe: Recipe, variant: Variant, contents: Contents) -> Output:
     inputs: dict[str, Files | Output] = {"saved_model": Output("export", "saved_model")}
     facts = {}
-    if variant == "int8":
+    if variant in CALIBRATED:
         inputs["images"] = Files(contents.images)
-        facts = {name: Fact("export", name) for name in ("normalization", "feeding")}
+        facts = {name: Fact("export", name) for name in QUANTISATION_FACTS}
     elif variant == "dynamic" and not plain(recipe):
         # Weights that stay in float are those of this conversion.
         inputs["float32"] = _convert(steps, recipe, "float32", contents)
@@ -180,9 +183,21 @@ def _convert(steps: StepList, recipe: Recipe, variant: Variant, contents: Conten
         **input_type(recipe, variant),
         **without_postprocessing(recipe),
         **plain(recipe),
+        **quantisation(recipe, variant),
     }
     steps.add(f"convert-{variant}", "convert", params, inputs, facts)
     return Output(f"convert-{variant}", "model.tflite")
+
+
+def quantisation(recipe: Recipe, variant: Variant) -> dict[str, Any]:
+    """Return the parameters of how a variant is quantised, where a recipe changes them."""
+    params: dict[str, Any] = {}
+    number = recipe.calibration.number if recipe.calibration is not None else None
+    if variant in CALIBRATED and number is not None:
+        params["calibration_number"] = number
+    if variant in CALIBRATED and recipe.int8.float_layers:
+        params["float_layers"] = list(recipe.int8.float_layers)
+    return params
 
 
 def _adopt(steps: StepList, contents: Contents, checkpoint: Files | Output) -> Output:

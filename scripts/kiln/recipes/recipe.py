@@ -52,7 +52,7 @@ RECIPE_FILE = "recipe.toml"
 #: Key of the validation context: the :class:`RecipeFile` being read.
 FILE = "file"
 
-Variant = Literal["float32", "float16", "dynamic", "int8", "prebuilt"]
+Variant = Literal["float32", "float16", "dynamic", "int8", "int16x8", "prebuilt"]
 Architecture = Literal["ssd", "centernet", "efficientdet"]
 ImageName = Literal["odapi", "modelmaker"]
 Profile = Literal["default", "seed"]
@@ -73,7 +73,10 @@ Allowance = Literal[
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 #: The variants that the converter makes; ``prebuilt`` is the publisher's own file.
-CONVERTED: tuple[Variant, ...] = ("float32", "float16", "dynamic", "int8")
+CONVERTED: tuple[Variant, ...] = ("float32", "float16", "dynamic", "int8", "int16x8")
+
+#: The variants whose activations are measured on the calibration images.
+CALIBRATED: tuple[Variant, ...] = ("int8", "int16x8")
 
 #: Variant of each architecture in the seed profile: the one that the hand-written recipe made.
 SEED_VARIANTS: dict[Architecture, Variant] = {"ssd": "dynamic", "efficientdet": "int8"}
@@ -131,9 +134,24 @@ class Export(Part):
 
 
 class Calibration(Part):
-    """The folder of images that full int8 quantisation measures activations on."""
+    """What integer quantisation measures activations on.
+
+    ``images`` is a folder; ``number`` is how many pictures are made of its images, by mirroring and
+    cropping (``None``: each image as it is).
+    """
 
     images: RecipePath
+    number: Annotated[int, Field(ge=1, le=1000)] | None = None
+
+
+class Int8(Part):
+    """How the int8 and int16x8 variants are quantised.
+
+    ``float_layers`` are names of layers, or kinds of operators, that stay in float. Whether the
+    model has them, its conversion says.
+    """
+
+    float_layers: tuple[Text, ...] = ()
 
 
 class Expectation(Part):
@@ -249,6 +267,7 @@ class Recipe(Part):
     efficientdet: EfficientDet | None = None
     export: Export = Export()
     calibration: Calibration | None = None
+    int8: Int8 = Int8()
     check: Check = Check()
     compile: tuple[Compile, ...] = ()
     limits: Limits = Limits()
@@ -264,9 +283,12 @@ class Recipe(Part):
     def _goes_together(self) -> Recipe:
         refuse_repeats("variants", self.variants)
         refuse_repeats("allow", self.allow)
-        for variant in ("int8", "prebuilt"):
+        for variant in (*CALIBRATED, "prebuilt"):
             if variant in self.variants and self.calibration is None:
                 raise wrong(f"variant {variant!r} needs [calibration] with a folder of images")
+        refuse_repeats("int8.float_layers", self.int8.float_layers)
+        if self.int8.float_layers and not set(CALIBRATED) & set(self.variants):
+            raise wrong("int8.float_layers: variant 'int8' is not among the variants")
         if self.image == "modelmaker":
             self._check_model_maker()
         else:
@@ -344,6 +366,10 @@ class Recipe(Part):
             changed["inference_io"] = self.export.inference_io
         if self.export.postprocess != export_options.TFLITE:
             changed["postprocess"] = self.export.postprocess
+        if self.int8.float_layers:
+            raise wrong("int8.float_layers: profile 'seed' keeps what the recipe had")
+        if self.calibration is not None and self.calibration.number is not None:
+            raise wrong("calibration.number: profile 'seed' keeps what the recipe had")
         if changed:
             raise wrong(f"export.{next(iter(changed))}: profile 'seed' keeps what the recipe had")
         if self.image == "modelmaker" and self.source.brings != "feature_vector":

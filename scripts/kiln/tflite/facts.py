@@ -139,11 +139,13 @@ class Precision:
         words: the kind as a sentence.
         islands: the parts of an integer model that compute in floats, each as a count of its
             operators by name, in the order of the graph.
+        activations: the type in which most operators of an integer model compute; else "".
     """
 
     kind: str
     words: str
     islands: tuple[dict[str, int], ...]
+    activations: str = ""
 
 
 def precision(file: TfliteFile) -> Precision:
@@ -172,7 +174,7 @@ def precision(file: TfliteFile) -> Precision:
                 if name in _FLOATS or tensor.quantization is not None:
                     constants[name] += len(file.model.buffers[tensor.buffer])
     if integer:
-        return _integer(integer, islands, floating, total)
+        return _integer(integer, islands, floating, total, constants)
     stored = [name for name in _QUANTISED if constants[name]]
     if stored:
         kind, words = "dynamic range", f"dynamic range: {' and '.join(stored)} weights"
@@ -189,16 +191,23 @@ def precision(file: TfliteFile) -> Precision:
 
 
 def _integer(
-    integer: Counter[str], islands: list[dict[str, int]], floating: int, total: int
+    integer: Counter[str],
+    islands: list[dict[str, int]],
+    floating: int,
+    total: int,
+    constants: Counter[str],
 ) -> Precision:
     types = " and ".join(name for name, _ in integer.most_common())
+    activations = integer.most_common(1)[0][0]
+    if activations == "int16" and constants["int8"] > constants["int16"]:
+        types += ", int8 weights"
     if not floating:
-        return Precision("full integer", f"full integer ({types})", ())
+        return Precision("full integer", f"full integer ({types})", (), activations)
     words = (
         f"integer ({types}) with {count(len(islands), 'float island')}: "
         f"float32 in {floating} of {count(total, 'operator')}"
     )
-    return Precision("integer with float islands", words, tuple(islands))
+    return Precision("integer with float islands", words, tuple(islands), activations)
 
 
 def _computes(file: TfliteFile, graph: Graph, index: int) -> tuple[str, bool]:

@@ -125,6 +125,17 @@ def test_int8_with_images_for_checks_says_so(plain: Given, photos: Path) -> None
     assert notes[-2] == f"int8 is calibrated on the images in {photos} (no --calibration)"
 
 
+def test_int16x8_is_only_made_when_it_is_named(plain: Given, photos: Path) -> None:
+    with pytest.raises(UsageError, match="Variant 'int16x8' needs images to measure"):
+        settle(replace(plain, variants=("int16x8",)))
+    found, notes = settle(replace(plain, images=photos, variants=("int16x8", "int8")))
+    assert (found.variants, found.calibration) == (("int16x8", "int8"), photos)
+    assert notes[-2] == (
+        f"int8 and int16x8 are calibrated on the images in {photos} (no --calibration)"
+    )
+    assert notes[-1].startswith("int8 and int16x8 are calibrated on 1 image only")
+
+
 def test_variants_by_name(plain: Given, photos: Path) -> None:
     found, notes = settle(replace(plain, images=photos, variants=("float32", "float32")))
     assert (found.variants, found.calibration, found.images) == (("float32",), None, photos)

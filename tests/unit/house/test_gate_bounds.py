@@ -49,11 +49,16 @@ def bounds() -> dict[tuple[str, str], dict[str, float]]:
     """By gate and variant: the bounds by name, from the code."""
     found = {("parity", name): asdict(limits) for name, limits in parity.LIMITS.items()}
     del found["parity", "prebuilt"]  # of somebody else's files: there is no worst one
-    variants = {"float": "float32, float16", "hybrid": "dynamic", "integer": "int8"}
+    variants = {
+        "float": "float32, float16",
+        "hybrid": "dynamic",
+        "integer": "int8",
+        "integer-16": "int16x8",
+    }
     for (gate, arithmetic), limits in runtimes.LIMITS.items():
         found[gate, variants[arithmetic]] = asdict(limits)
     found["runtime-task-library", "all"] = asdict(task_library.LIMITS)
-    for variant in ("float32", "float16", "dynamic", "int8"):
+    for variant in ("float32", "float16", "dynamic", "int8", "int16x8"):
         noise = check._NOISE.get(variant, check._QUANTISED_NOISE)
         found["normalization", variant] = {"noise": noise}
     found["normalization", "int8"]["pixel_error"] = annotate.PIXEL_LIMIT

@@ -49,6 +49,7 @@ def test_what_is_saved() -> None:
         "bootstrap": SETTINGS,
         "intervals": {"source": {"ap": [0.25, 0.36]}, "int8": {"ap": [0.25, 0.36]}},
         "differences": {"int8": difference},
+        "to_float32": {},
     }
     (entry,) = made.entries()
     assert (entry.file, entry.sha256, entry.fit) == ("toy_int8.tflite", "cd", "stretch")
@@ -120,3 +121,15 @@ def test_outside_of_the_tolerance() -> None:
     with pytest.raises(CheckFailedError) as caught:
         report(INT8).judge()
     assert "only" not in caught.value.remedy
+
+
+def test_what_fewer_bits_cost_by_themselves() -> None:
+    both = Difference(-0.0312, Interval(-0.0449, -0.0001))
+    int8 = Measured("int8", INT8.scores, None, "cd", INTERVALS, LESS, both)
+    made = report(SOURCE, int8)
+    assert made.as_json()["to_float32"] == {
+        "int8": {"ap": -0.0312, "interval": [-0.0449, -0.0001], "noise": False}
+    }
+    assert made.remarks()[-1] == "int8 to float32: -0.0312 (-0.045 to -0.000)"
+    unknown = Measured("int8", INT8.scores, None, "cd", {}, None, Difference(-0.03))
+    assert not any("to float32" in line for line in report(SOURCE, unknown).remarks())

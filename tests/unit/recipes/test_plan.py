@@ -52,14 +52,15 @@ def test_one_export_feeds_every_variant() -> None:
     assert (found.model, found.image) == ("toy", "odapi")
 
 
-def test_only_int8_sees_the_calibration_images() -> None:
+def test_only_calibrated_variants_see_the_calibration_images() -> None:
     found = plan()
     readers = {step.id for step in found.steps if "images" in step.inputs}
-    assert readers == {"convert-int8"}
-    # Its representative data must become input as the model's own preprocessing does it.
-    assert found.step("convert-int8").params_from == {
-        name: Fact("export", name) for name in ("normalization", "feeding")
-    }
+    assert readers == {"convert-int8", "convert-int16x8"}
+    # Their representative data must become input as the model's own preprocessing does it.
+    for reader in readers:
+        assert found.step(reader).params_from == {
+            name: Fact("export", name) for name in ("normalization", "feeding")
+        }
 
 
 def test_steps_come_after_what_they_need() -> None:
@@ -287,12 +288,28 @@ def test_an_int8_input_changes_int8_alone() -> None:
     assert told == {"convert-int8", "check-int8"}
 
 
-def test_calibration_images_change_int8_alone() -> None:
+CALIBRATED = {
+    f"{stage}-{variant}" for stage in ("convert", "annotate") for variant in ("int8", "int16x8")
+}
+
+
+def test_calibration_images_change_calibrated_variants_alone() -> None:
     for images in ({**IMAGES, "cat.png": "9" * 64}, {"cat.png": "d" * 64}):
-        assert changed(plan(sources=replace(SOURCES, images=images))) == {
-            "convert-int8",
-            "annotate-int8",
-        }
+        assert changed(plan(sources=replace(SOURCES, images=images))) == CALIBRATED
+
+
+def test_how_many_pictures_are_made_changes_calibrated_variants_alone() -> None:
+    new = plan(recipe(calibration={"images": "images", "number": 24}))
+    assert changed(new) == CALIBRATED
+    for variant in ("int8", "int16x8"):
+        params = {"variant": variant, "calibration_number": 24}
+        assert new.step(f"convert-{variant}").params == params
+
+
+def test_float_layers_change_calibrated_variants_alone() -> None:
+    new = plan(recipe(int8={"float_layers": ["b", "a"]}))
+    assert changed(new) == CALIBRATED
+    assert new.step("convert-int8").params == {"variant": "int8", "float_layers": ["b", "a"]}
 
 
 def test_the_label_map_changes_annotation_alone() -> None:
@@ -336,10 +353,8 @@ def test_the_order_of_files_does_not_matter(
 def test_any_other_checkpoint_means_other_keys(files: dict[str, str], label_map: str) -> None:
     other = plan(sources=Contents(checkpoint=files, label_map=label_map, images=IMAGES))
     assert changed(other) == ALL  # CHECKPOINT has none of these names
-    assert changed(other, plan(sources=Contents(checkpoint=files, label_map=label_map))) == {
-        "convert-int8",
-        "annotate-int8",
-    }
+    without = plan(sources=Contents(checkpoint=files, label_map=label_map))
+    assert changed(other, without) == CALIBRATED
 
 
 def test_taking_another_fact_is_another_key() -> None:
@@ -411,8 +426,8 @@ def checked_plan(made_of: Recipe | None = None, **more: Any) -> Plan:
 
 def test_every_variant_is_held_against_the_checkpoint() -> None:
     found = checked_plan()
-    assert [step.stage for step in found.steps[-10:]] == [
-        "previews", "reference", *["check"] * 4, *["task_library"] * 4,
+    assert [step.stage for step in found.steps[-12:]] == [
+        "previews", "reference", *["check"] * 5, *["task_library"] * 5,
     ]  # fmt: skip
     assert set(found.reports) == {"previews"} | {
         f"{what}-{variant}" for what in ("check", "task-library") for variant in CONVERTED

@@ -364,6 +364,35 @@ def test_an_int8_input_needs_its_variant_and_one_scale(tmp_path: Path) -> None:
     assert "export.inference_io: an EfficientDet of the Object Detection API" in message
 
 
+def test_float_layers_go_with_int8(tmp_path: Path) -> None:
+    text = GOOD + '[int8]\nfloat_layers = ["net/first", "MAX_POOL_2D"]\n'
+    assert load(tmp_path, text).int8.float_layers == ("net/first", "MAX_POOL_2D")
+    assert load(tmp_path, GOOD).int8.float_layers == ()
+    message = refused(tmp_path, text.replace('"dynamic", "int8"', '"dynamic"'))
+    assert "int8.float_layers: variant 'int8' is not among the variants" in message
+    message = refused(tmp_path, text.replace("MAX_POOL_2D", "net/first"))
+    assert "int8.float_layers: 'net/first' is there twice" in message
+    assert "int8.float_layers[1]" in refused(tmp_path, text.replace('"MAX_POOL_2D"', "3"))
+    assert "int8.float_layer: unknown key" in refused(tmp_path, text.replace("layers", "layer"))
+
+
+@pytest.mark.parametrize("number", ["0", "1001", "true", '"6"', "2.5"])
+def test_a_number_of_pictures_is_a_number(tmp_path: Path, number: str) -> None:
+    text = GOOD.replace('images = "../images"', 'images = "../images"\nnumber = 24')
+    got = load(tmp_path, text)
+    assert got.calibration is not None
+    assert got.calibration.number == 24
+    message = refused(tmp_path, text.replace("= 24", f"= {number}"))
+    assert "calibration.number" in message
+
+
+def test_int16x8_needs_images_to_calibrate_on(tmp_path: Path) -> None:
+    text = GOOD.replace('"dynamic", "int8"', '"int16x8"')
+    assert load(tmp_path, text).variants == ("int16x8",)
+    message = refused(tmp_path, text.replace('[calibration]\nimages = "../images"\n', ""))
+    assert "variant 'int16x8' needs [calibration]" in message
+
+
 @pytest.mark.parametrize(
     "line", ["regular_nms = true", 'output_order = "tf1"', 'postprocess = "none"']
 )

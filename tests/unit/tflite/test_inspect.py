@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from int16_toy import int16_toy
 from places import FIXTURES
 from tflite_files import damage, fixture, packed_with_date, rewritten
 
@@ -153,6 +154,12 @@ def test_the_float_island_of_the_quantised_toy() -> None:
     """Everything is int8 but the operator that decodes boxes."""
     found = facts(fixture("toy_ssd_uint8"))["precision"]
     assert found["float_islands"] == [{"TFLite_Detection_PostProcess": 1}]
+
+
+def test_activations_in_16_bits_are_told_from_the_weights() -> None:
+    found = facts(int16_toy())["precision"]
+    assert found["kind"] == "integer with float islands"
+    assert found["words"].startswith("integer (int16, int8 weights) with 1 float island")
 
 
 def to_half(model: Any) -> None:

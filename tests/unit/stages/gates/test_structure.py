@@ -8,6 +8,7 @@ from typing import Any
 import depthwise_toy
 import pytest
 from annotate_cases import DECODING
+from int16_toy import int16_toy
 from tflite_files import fixture, rewritten
 
 from stages.gates import structure
@@ -57,6 +58,33 @@ def test_what_is_packed_must_fit(data: bytes, code: str, words: str) -> None:
     (problem,) = examined(data).problems
     assert problem.code == code
     assert words in problem.seen
+
+
+INT16 = structure.Expected("int16x8", "ssd", 8, 8)
+
+
+def test_activations_in_16_bits() -> None:
+    gate = examined(int16_toy(), INT16)
+    # The toy has hardly any weights; theirs are not what is looked at here.
+    assert {problem.code for problem in gate.problems} == {"weights-type"}
+    assert gate.figures["computing"] == {"int16": 1}
+
+
+@pytest.mark.parametrize(
+    ("variant", "name", "seen"),
+    [
+        ("int16x8", "toy_ssd_annotated", "1 in float32"),
+        ("int16x8", "toy_ssd_uint8_annotated", "1 in int8"),
+        ("int8", "toy_ssd_annotated", "1 in float32"),
+        ("int8", "", "1 in int16"),
+    ],
+)
+def test_what_computes_in_another_type_is_another_variant(
+    variant: str, name: str, seen: str
+) -> None:
+    gate = examined(fixture(name) if name else int16_toy(), replace(INT16, variant=variant))
+    (problem,) = (item for item in gate.problems if item.code == "activations-type")
+    assert problem.seen == seen
 
 
 def test_outputs_declared_the_other_way_round() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from int8_toy import int8_toy
+from int16_toy import int16_toy
 from places import FIXTURES
 from tflite_files import fixture, with_own_threshold
 
@@ -237,6 +238,7 @@ def test_arithmetic_and_room() -> None:
     names = ("toy_ssd", "toy_ssd_uint8")
     assert [runtimes.arithmetic(fixture(name)) for name in names] == ["float", "integer"]
     assert runtimes.arithmetic(b"no model") == "float"
+    assert runtimes.arithmetic(int16_toy()) == "integer-16"
     assert runtimes.room_of(fixture("toy_raw_annotated")) == 4
     assert runtimes.room_of(fixture("toy_ssd")) == runtimes.room_of(fixture("toy_ssd_uint8")) == 4
     assert runtimes.room_of(b"no model") is None

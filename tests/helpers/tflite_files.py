@@ -10,6 +10,8 @@ import pytest
 from hypothesis import strategies as st
 from places import FIXTURES
 
+from stages.tflite import packed_files
+
 
 def fixture(name: str) -> bytes:
     return (FIXTURES / f"{name}.tflite").read_bytes()
@@ -51,6 +53,16 @@ def damage(whole: bytes, data: st.DataObject) -> bytes:
         changed[start : start + 4] = value.to_bytes(4, "little")
     size = data.draw(st.just(len(whole)) | places)
     return bytes(changed[:size])
+
+
+def without_output_shapes(data: bytes) -> bytes:
+    """An annotated file whose outputs have no shape, as converters leave them."""
+
+    def drop(model: Any) -> None:
+        for tensor in model.subgraphs[0].outputs:
+            model.subgraphs[0].tensors[tensor].shape = []
+
+    return packed_files.pack(rewritten(data, drop), packed_files.split(data)[1])
 
 
 def with_own_threshold(data: bytes, threshold: float) -> bytes:

@@ -113,7 +113,7 @@ def test_failures_have_names(tmp_path: Path, vela: Any, does: str, kind: str, wo
     ("answer", "words"),
     [
         (b"garbage" * 99, "it is not a TFLite model"),
-        (fixture("toy_ssd_uint8"), "nothing in it is compiled"),
+        (fixture("toy_ssd_uint8_annotated"), "nothing in it is compiled"),
         (compiled_toy(fixture("toy_centernet_annotated")), "not a compiled form"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from int16_toy import int16_toy
 from places import FIXTURES
 from tflite_files import fixture, rewritten
 from training_folder import CONFIG, STATE, save
@@ -79,6 +80,11 @@ def test_the_steps_of_a_build_without_conversion(training: Path, name: str, vari
     assert ready.recipe.how_to_allow(["labels"]) == (
         "add --allow labels --allow parity to the command"
     )
+
+
+def test_activations_in_16_bits_are_another_variant(training: Path) -> None:
+    data = rewritten(int16_toy(), sized(96, 64))
+    assert prepared(training, data, allow=("parity",)).variant == "int16x8"
 
 
 def test_a_file_that_cannot_be_of_this_checkpoint(training: Path) -> None:

@@ -34,7 +34,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_images_are_there(shared: Kiln, odapi: Any, modelmaker: Any) -> None:
+def test_images_are_there(shared: Kiln, odapi: Any, modelmaker: Any, device: Any) -> None:
     make("images", shared)
 
 

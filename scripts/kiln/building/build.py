@@ -24,7 +24,6 @@ from kiln.core.version import __version__
 from kiln.images.lock import Locked, locked_image
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
-from kiln.recipes import targets
 from kiln.recipes.check_steps import DEVICE, check_id, library_id, runtime_ids
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import Recipe, Variant
@@ -544,7 +543,7 @@ def _compiled_record(plan: Plan, results: Mapping[str, StageResult]) -> dict[str
     return {
         "compiled": {
             name: {
-                "from": targets.VARIANT,
+                "from": plan.origin_of(step_id),
                 **{key: fact for key, fact in results[step_id].facts.items() if key != "gates"},
             }
             for name, step_id in plan.compiled.items()

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kiln.core.errors import UsageError
-from kiln.recipes import export_options, targets
+from kiln.recipes import export_options
 from kiln.recipes.check_steps import (
     DEVICE,
     add_checks,
@@ -264,14 +264,14 @@ def _compare(steps: StepList, contents: Contents, artefacts: Mapping[str, str]) 
 def _compile(
     steps: StepList, recipe: Recipe, artefacts: Mapping[str, str], device: str
 ) -> dict[str, str]:
-    """Add the steps that compile the int8 variant; return their ids by the new variant's name."""
+    """Add the steps that compile variants; return their ids by the new variants' names."""
     compiled: dict[str, str] = {}
-    if targets.VARIANT not in artefacts or not device:
-        return compiled
-    model = Output(artefacts[targets.VARIANT], "model.tflite")
     for item in recipe.compile:
+        if item.variant not in artefacts or not device:
+            continue
         chip = item.chip()
-        step_id = compiled[chip.variant] = f"compile-{chip.name}"
+        step_id = compiled[item.name] = f"compile-{item.variant}-{chip.name}"
+        model = Output(artefacts[item.variant], "model.tflite")
         params = {**chip.as_params(), "least_mapped": item.least_mapped}
         steps.add(step_id, "compile", params, {"model": model}, image=device)
     return compiled

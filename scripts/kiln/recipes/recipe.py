@@ -56,6 +56,7 @@ Variant = Literal["float32", "float16", "dynamic", "int8", "int16x8", "prebuilt"
 Architecture = Literal["ssd", "centernet", "efficientdet"]
 ImageName = Literal["odapi", "modelmaker"]
 Profile = Literal["default", "seed"]
+Compilable = Literal["int8"]
 LiteSpec = Literal[
     "efficientdet_lite0",
     "efficientdet_lite1",
@@ -196,7 +197,7 @@ class Check(Part):
 
 
 class Compile(Part):
-    """An NPU to compile the int8 variant for.
+    """An NPU to compile a variant for.
 
     ``target``, ``system_config`` and ``memory_mode`` are names that Arm's Vela knows
     (:mod:`kiln.recipes.targets`). ``least_mapped`` is the smallest share of operators (0 to 1) that
@@ -204,6 +205,7 @@ class Compile(Part):
     """
 
     target: Text
+    variant: Compilable = "int8"
     system_config: Text | None = None
     memory_mode: Text | None = None
     least_mapped: Fraction = targets.LEAST_MAPPED
@@ -215,6 +217,11 @@ class Compile(Part):
         except ValueError as error:
             raise wrong(str(error)) from None
         return self
+
+    @property
+    def name(self) -> str:
+        """The name of the compiled variant."""
+        return targets.compiled_name(self.variant, self.target)
 
     def chip(self) -> targets.Target:
         """Return the target with its configuration."""
@@ -347,11 +354,12 @@ class Recipe(Part):
             )
 
     def _check_compile(self) -> None:
-        if self.compile and targets.VARIANT not in self.variants:
-            raise wrong(f"compile: variant {targets.VARIANT!r} is compiled, and is not in variants")
+        for item in self.compile:
+            if item.variant not in self.variants:
+                raise wrong(f"compile: variant {item.variant!r} is not among the variants")
         if self.compile and self.profile == "seed":
             raise wrong("compile: profile 'seed' keeps what the recipe had")
-        refuse_repeats("compile", (item.target for item in self.compile))
+        refuse_repeats("compile", (item.name for item in self.compile))
 
     def _check_seed(self) -> None:
         known = SEED_VARIANTS.get(self.architecture)

@@ -98,6 +98,11 @@ class Plan:
         originals = ["adopt"] if "prebuilt" in self.artefacts else []
         return [*originals, *self.files.values(), *self.reports]
 
+    def origin_of(self, step_id: str) -> str:
+        """Return the variant whose artefact a step reads; "" if it reads none."""
+        above = self.step(step_id).upstream()
+        return next((name for name, made in self.artefacts.items() if made in above), "")
+
     def without(self, compiled: Collection[str]) -> Plan:
         """Return the plan without the steps that make these compiled artefacts."""
         left_out = {self.compiled[name] for name in compiled}

@@ -14,7 +14,7 @@ from kiln.project.folders import own_resources
 
 FILE = "npu-targets.toml"
 
-#: The variant that is compiled: an NPU computes in whole numbers.
+#: The variant that is compiled where nobody says otherwise: an NPU computes in whole numbers.
 VARIANT = "int8"
 
 #: The smallest share of operators that must run on the NPU, where nobody says otherwise. SSD and
@@ -35,11 +35,6 @@ class Target:
     system_config: str
     memory_mode: str
 
-    @property
-    def variant(self) -> str:
-        """The name of the compiled variant."""
-        return f"{VARIANT}_{self.name}"
-
     def as_params(self) -> dict[str, str]:
         """Return the parameters of the stage ``compile`` that say what for."""
         return {
@@ -52,6 +47,15 @@ class Target:
 def names() -> tuple[str, ...]:
     """Return the names of all targets."""
     return tuple(f"{family}-{macs}" for family, about in _read().items() for macs in about["macs"])
+
+
+def compiled_name(variant: str, name: str) -> str:
+    """Return the name of the file that is compiled from a variant for a target.
+
+    >>> compiled_name("int8", "ethos-u65-256")
+    'int8_ethos-u65-256'
+    """
+    return f"{variant}_{name}"
 
 
 def target(name: str, system_config: str | None = None, memory_mode: str | None = None) -> Target:

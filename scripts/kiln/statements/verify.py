@@ -291,7 +291,8 @@ class _Checking:
         )
         problems = _differences(statement, again)
         compiled = [
-            f"{targets.VARIANT}_{item['target']}" for item in base.recipe.get("compile", ())
+            targets.compiled_name(item.get("variant", targets.VARIANT), item["target"])
+            for item in base.recipe.get("compile", ())
         ]
         if variant not in (*base.recipe["variants"], *compiled, ORIGINAL):
             problems.append(f"is about the variant {variant!r}, which the recipe does not list")

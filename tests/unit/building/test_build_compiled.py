@@ -97,8 +97,8 @@ def released(tmp_path_factory: pytest.TempPathFactory, private: None) -> Place:
 def test_compiled_files_are_published_like_others(released: Place) -> None:
     place = released
     assert place.ran()[2:] == [
-        ("device:1", ["compile-ethos-u65-256"]),
-        ("device:1", ["compile-ethos-u85-128"]),
+        ("device:1", ["compile-int8-ethos-u65-256"]),
+        ("device:1", ["compile-int8-ethos-u85-128"]),
     ]
     assert place.ran()[0] == ("odapi:1", [])
     int8 = (place.dist / MODEL / f"{MODEL}_int8.tflite").read_bytes()
@@ -120,8 +120,8 @@ def test_provenance_names_both_images(released: Place) -> None:
     build = place.statement(GOOD)["predicate"]["buildDefinition"]
     plan = build["internalParameters"]["plan"]
     steps = {step["id"]: step for step in plan["steps"]}
-    assert plan["artefact"] == "compile-ethos-u65-256"
-    assert steps["compile-ethos-u65-256"]["image"] == DEVICE.identity
+    assert plan["artefact"] == "compile-int8-ethos-u65-256"
+    assert steps["compile-int8-ethos-u65-256"]["image"] == DEVICE.identity
     assert all("image" not in step for name, step in steps.items() if "compile" not in name)
     materials = {item["name"]: item["digest"] for item in build["resolvedDependencies"]}
     assert materials["image/device"]["sha256"] == DEVICE.identity.removeprefix("sha256:")
@@ -133,12 +133,12 @@ def test_a_target_that_fails_is_named_and_the_others_are_built(tmp_path: Path) -
     place = Place(tmp_path, BAD, GOOD)
     built = place.build()
     assert isinstance(built.error, CompilerError)
-    assert "stage compile-ethos-u55-32: Vela crashed (signal 11)" in built.error.message
+    assert "stage compile-int8-ethos-u55-32: Vela crashed (signal 11)" in built.error.message
     assert "other files were published" in built.error.remedy
     assert place.file(GOOD).exists()
     assert not place.file(BAD).exists()
     assert f"int8_{BAD}" not in place.json("conversion.json")["artefacts"]
-    assert "compile-ethos-u55-32" not in place.json("conversion.json")["stages"]
+    assert "compile-int8-ethos-u55-32" not in place.json("conversion.json")["stages"]
     place.verify()
     # What was compiled stays where only another variant is built; what failed is not tried again.
     again = place.build("float32")

@@ -56,7 +56,7 @@ Variant = Literal["float32", "float16", "dynamic", "int8", "int16x8", "prebuilt"
 Architecture = Literal["ssd", "centernet", "efficientdet"]
 ImageName = Literal["odapi", "modelmaker"]
 Profile = Literal["default", "seed"]
-Compilable = Literal["int8"]
+Compilable = Literal["int8", "int16x8"]
 LiteSpec = Literal[
     "efficientdet_lite0",
     "efficientdet_lite1",

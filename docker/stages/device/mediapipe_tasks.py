@@ -108,8 +108,11 @@ def detect(data: bytes, pictures: dict[str, Path], score_threshold: float) -> di
         for name, path in pictures.items():
             image = _enlarged(np.load(path, allow_pickle=False), height, width)
             answer = detector.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=image))
+            # It merges detections of exactly one box into one of several categories.
             found[name] = [
-                _as_ours(each, image.shape[0], image.shape[1], labels) for each in answer.detections
+                _as_ours(each, category, image.shape[0], image.shape[1], labels)
+                for each in answer.detections
+                for category in each.categories
             ]
     return found
 
@@ -150,15 +153,16 @@ def _enlarged(picture: Any, height: int, width: int) -> Any:
     return np.ascontiguousarray(picture.repeat(times, 0).repeat(times, 1))
 
 
-def _as_ours(detection: Any, height: int, width: int, labels: list[str]) -> dict[str, Any]:
-    """Convert a detection to the form of :mod:`stages.detect.detector`.
+def _as_ours(
+    detection: Any, category: Any, height: int, width: int, labels: list[str]
+) -> dict[str, Any]:
+    """Convert a category of a detection to the form of :mod:`stages.detect.detector`.
 
     MediaPipe names the class by its label; only without a label by its index (from 0).
     """
-    box, best = detection.bounding_box, detection.categories[0]
-    label = best.category_name
+    box, label = detection.bounding_box, category.category_name
     known = label in labels
-    index = best.index if label is None else labels.index(label) if known else -1
+    index = category.index if label is None else labels.index(label) if known else -1
     return {
         "box": [
             box.origin_y / height,
@@ -166,7 +170,7 @@ def _as_ours(detection: Any, height: int, width: int, labels: list[str]) -> dict
             (box.origin_y + box.height) / height,
             (box.origin_x + box.width) / width,
         ],
-        "score": best.score,
+        "score": category.score,
         "class_id": index + 1,
         "label": "???" if label is None else label,
     }

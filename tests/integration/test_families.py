@@ -30,8 +30,10 @@ PHOTOS = ("camera.png", "chelsea.png", "coffee.png")
 VARIANTS = ("float32", "dynamic")
 
 ALL = {**FAMILIES, **FULL_SIZE}
-#: Those that take long, and those whose kinds of layers another one has, too.
+#: Those that take long, and those whose kinds of layers another one has, too. (SSD MobileNet v2 is
+#: the sample, and what most other tests convert.)
 NIGHTLY = {
+    "ssd_mobilenet_v2",
     "ssd_mobilenet_v1_fpn",
     "efficientdet_d1",
     "centernet_mobilenet_v2_fpn",

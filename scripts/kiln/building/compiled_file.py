@@ -44,7 +44,7 @@ STEP = "compile"
 RECORD_SUFFIX = ".json"
 
 #: What may be an image's name, with a tag or a digest.
-_IMAGE = re.compile(r"[a-z0-9]+([._/:@-]+[A-Za-z0-9_]+)*")
+_IMAGE = re.compile(r"[a-z0-9]+([._/:@-]+[A-Za-z0-9]+)*")
 
 _WHOLE = ("int8", "uint8", "int16")
 _MOST_TARGET = 100  # characters of a target's name that a foreign compiler is given

@@ -176,3 +176,11 @@ def test_a_damaged_file_never_reaches_the_compiler(tmp_path: Path, engine: HostE
     with pytest.raises(UnsupportedModelError):
         run(tmp_path, make_compiler(tmp_path / "mine", EDGE))
     assert engine.images == []
+
+
+def test_a_name_that_is_no_image_s_is_told_at_once() -> None:
+    """An expression that may split a name in many ways would try them all."""
+    name = "a" + "_" * 5_000 + "!"
+    assert compiled_file._IMAGE.fullmatch(name) is None
+    for good in ("vela:1", "example.org/some_one/edge-tpu:v1.2", f"vela@sha256:{'0' * 64}"):
+        assert compiled_file._IMAGE.fullmatch(good)

@@ -193,6 +193,10 @@ images-verify: env engine ## build the images without a cache, compare with the 
 cpu-check: env engine ## the samples' bytes here and on two emulated CPUs (slow)
 	@$(PROGRAM) proofs.cpu_check --control
 
+.PHONY: runtime-table
+runtime-table: env engine ## run the samples in other runtimes (3 GB of downloads)
+	@$(PROGRAM) proofs.runtimes.table --docs docs/runtimes.md
+
 .PHONY: reproducibility
 reproducibility: env engine ## build under other circumstances and compare (an hour)
 	@$(PROGRAM) proofs.reproducibility --docs docs/reproducibility.md

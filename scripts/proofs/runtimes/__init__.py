@@ -1,0 +1,1 @@
+"""Run artefacts in runtimes that no image holds: newer, older and other ones."""

@@ -6,7 +6,6 @@ TensorFlow found in the same pixels, and the same as each other.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +13,13 @@ from typing import Any
 
 from stages.detect import detector
 from stages.device import apart, compiled_model
-from stages.gates import runtimes
+from stages.gates import runtime_check, runtimes
 from stages.gates.result import Gate
 from stages.protocol.failures import StageError
 
 ENVIRONMENT = "device"
 
-PARAMS: dict[str, Any] = {
-    "score_threshold": 0.3,  # as the check compared with
-    "nms_score_threshold": 0.0,  # of the model's own post-processing
-}
-
-RESULT_FILE = "check.json"
+PARAMS = runtime_check.PARAMS
 
 DISTRIBUTION = "ai-edge-litert"
 
@@ -40,8 +34,7 @@ APIS: dict[str, Callable[..., tuple[Any, str]]] = {
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Run ``inputs["model"]`` on ``inputs["pixels"]`` and compare with ``inputs["found"]``.
 
-    Inputs: ``model``, a ``.tflite``; ``pixels`` and ``found``, what :mod:`stages.steps.check` wrote
-    of it (``pixels/`` and ``check.json``).
+    Inputs: see :mod:`stages.gates.runtime_check`.
 
     Writes ``out/check.json``: ``{"gates": [...]}``.
 
@@ -58,8 +51,7 @@ def asked(
     name: str, data: bytes, params: dict[str, Any], inputs: dict[str, Path]
 ) -> tuple[dict[str, Path], runtimes.Question]:
     """Return the pictures of a gate, by image, and what is expected to be found in them."""
-    expected = json.loads(inputs["found"].read_text(encoding="utf-8"))["rounded"]
-    pictures = {image: inputs["pixels"] / f"{image}.npy" for image in sorted(expected)}
+    pictures, expected = runtime_check.fed(inputs)
     question = runtimes.Question(
         expected=expected,
         threshold=params["score_threshold"],
@@ -72,9 +64,7 @@ def asked(
 
 def written(out: Path, gate: Gate, distribution: str) -> dict[str, Any]:
     """Write a gate's result; return the facts of its stage."""
-    text = json.dumps({"gates": [gate.as_json()]}, indent=1, sort_keys=True, allow_nan=False)
-    (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
-    return {"gates": {gate.name: gate.status}, "runtime": f"{distribution} {version(distribution)}"}
+    return {**runtime_check.write(out, gate), "runtime": f"{distribution} {version(distribution)}"}
 
 
 def version(distribution: str) -> str:

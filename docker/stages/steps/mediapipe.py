@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stages.device import apart, mediapipe_tasks
-from stages.gates import runtimes
+from stages.gates import runtime_check, runtimes
 from stages.gates.result import Gate
 from stages.steps import litert
 
 ENVIRONMENT = "device"
 
-PARAMS: dict[str, Any] = litert.PARAMS
+PARAMS = runtime_check.PARAMS
 
 
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:

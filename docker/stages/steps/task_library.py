@@ -6,23 +6,17 @@ checks our metadata against an independent implementation.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from stages.detect import detector
-from stages.gates import parity
+from stages.gates import parity, runtime_check
 from stages.gates.result import Gate
 from stages.tflite import output_roles, tflite_model
 
 ENVIRONMENT = "metadata"
 
-PARAMS: dict[str, Any] = {
-    "score_threshold": 0.3,  # as the check compared with
-    "nms_score_threshold": 0.0,  # of the model's own post-processing
-}
-
-RESULT_FILE = "check.json"
+PARAMS = runtime_check.PARAMS
 
 NAME = "runtime-task-library"
 
@@ -40,8 +34,7 @@ it scales back to the same input, and rounds boxes three times finer."""
 def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -> dict[str, Any]:
     """Run ``inputs["model"]`` on ``inputs["pixels"]`` and compare with ``inputs["found"]``.
 
-    Inputs: ``model``, a ``.tflite``; ``pixels`` and ``found``, what :mod:`stages.steps.check` wrote
-    of it (``pixels/`` and ``check.json``).
+    Inputs: see :mod:`stages.gates.runtime_check`.
 
     Writes ``out/check.json``: ``{"gates": [...]}``.
 
@@ -50,19 +43,11 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     """
     why = unsupported(inputs["model"])
     if why:
-        return _written(out, Gate(NAME, skipped=why))
-    # From the same whole pixels: on another picture a float model detects other things.
-    expected = json.loads(inputs["found"].read_text(encoding="utf-8"))["rounded"]
-    pictures = {name: inputs["pixels"] / f"{name}.npy" for name in sorted(expected)}
+        return runtime_check.write(out, Gate(NAME, skipped=why))
+    pictures, expected = runtime_check.fed(inputs)
     least, own = params["score_threshold"], params["nms_score_threshold"]
     gate = examine(inputs["model"], pictures, expected, least, own)
-    return _written(out, gate)
-
-
-def _written(out: Path, gate: Gate) -> dict[str, Any]:
-    text = json.dumps({"gates": [gate.as_json()]}, indent=1, sort_keys=True, allow_nan=False)
-    (out / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
-    return {"gates": {gate.name: gate.status}}
+    return runtime_check.write(out, gate)
 
 
 def unsupported(model: Path) -> str:

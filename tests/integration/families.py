@@ -6,7 +6,9 @@ depthwise heads, activations, box coding); inputs, depths and the number of clas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 CLASSES = ("bird", "boat", "cat", "cup", "person", "rocket")
 
@@ -189,6 +191,19 @@ model {{ center_net {{
 }} }}
 """
     return Family(text, "centernet", side, seed)
+
+
+def laid_out(
+    place: Path, config: str, images: Path, names: Sequence[str]
+) -> tuple[Path, Path, Path]:
+    """Write a family's files: a folder of some of the photos, its label map and configuration."""
+    photos, labels, pipeline = place / "photos", place / "labels.pbtxt", place / "pipeline.config"
+    photos.mkdir()
+    for name in names:
+        (photos / name).write_bytes((images / name).read_bytes())
+    labels.write_text(LABEL_MAP)
+    pipeline.write_text(config)
+    return photos, labels, pipeline
 
 
 FAMILIES: dict[str, Family] = {

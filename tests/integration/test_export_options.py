@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import CLASSES, FAMILIES, FED, LABEL_MAP
+from families import CLASSES, FAMILIES, FED, laid_out
 from support import Stages, Wanted
 
 from kiln.core.stage_result import StageResult
@@ -61,16 +61,10 @@ class Made:
 @pytest.fixture(scope="module")
 def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     place = tmp_path_factory.mktemp("options")
-    photos = place / "photos"
-    photos.mkdir()
-    for name in PHOTOS:
-        (photos / name).write_bytes((images_folder / name).read_bytes())
-    labels, config = place / "labels.pbtxt", place / "pipeline.config"
-    labels.write_text(LABEL_MAP)
     text = FAMILY.config.replace("iou_threshold: 0.6", f"iou_threshold: {IOU}")
     text = text.replace("per_class: 100", f"per_class: {OF_A_CLASS}")
     assert text != FAMILY.config
-    config.write_text(text)
+    photos, labels, config = laid_out(place, text, images_folder, PHOTOS)
     checkpoint = {"checkpoint": ("trained", "model")}
     norm = {"mean": [127.5] * 3, "std": [127.5] * 3}
     known = {"architecture": "ssd", "num_classes": len(CLASSES), "normalization": norm}

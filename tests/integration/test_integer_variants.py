@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import CLASSES, FAMILIES, FED, LABEL_MAP
+from families import CLASSES, FAMILIES, FED, laid_out
 from support import Stages, Wanted
 
 from kiln.core.errors import UnsupportedModelError
@@ -64,13 +64,7 @@ def convert(variant: str, **more: Any) -> Wanted:
 @pytest.fixture(scope="module")
 def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     place = tmp_path_factory.mktemp("integer")
-    photos = place / "photos"
-    photos.mkdir()
-    for name in PHOTOS:
-        (photos / name).write_bytes((images_folder / name).read_bytes())
-    labels, config = place / "labels.pbtxt", place / "pipeline.config"
-    labels.write_text(LABEL_MAP)
-    config.write_text(FAMILY.config)
+    photos, labels, config = laid_out(place, FAMILY.config, images_folder, PHOTOS)
     checkpoint = {"checkpoint": ("trained", "model")}
     known = {"architecture": "ssd", "num_classes": len(CLASSES), "normalization": NORM}
     float_layers = {"float_layers": [LAYER, KIND]}

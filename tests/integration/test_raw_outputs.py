@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import page_dist
 import pytest
-from families import CLASSES, FAMILIES, FED, LABEL_MAP
+from families import CLASSES, FAMILIES, FED, laid_out
 from support import Stages, Wanted
 
 from kiln.core.stage_result import StageResult
@@ -61,13 +61,7 @@ class Made:
 @pytest.fixture(scope="module")
 def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     place = tmp_path_factory.mktemp("raw")
-    photos = place / "photos"
-    photos.mkdir()
-    for name in PHOTOS:
-        (photos / name).write_bytes((images_folder / name).read_bytes())
-    labels, config = place / "labels.pbtxt", place / "pipeline.config"
-    labels.write_text(LABEL_MAP)
-    config.write_text(FAMILY.config)
+    photos, labels, config = laid_out(place, FAMILY.config, images_folder, PHOTOS)
     checkpoint = {"checkpoint": ("trained", "model")}
     norm = {"mean": [127.5] * 3, "std": [127.5] * 3}
     known = {"architecture": "ssd", "num_classes": len(CLASSES), "normalization": norm}

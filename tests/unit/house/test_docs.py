@@ -270,7 +270,9 @@ def test_every_setting_is_explained() -> None:
     used: set[str] = set()
     for folder in ("scripts", "docker", "tests", ".ci", ".github"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".sh", ".yml", ""} and path.is_file():
+            # Tools leave caches, which remember what the code once said.
+            cached = any(part.startswith(".") for part in path.relative_to(ROOT / folder).parts)
+            if path.suffix in {".py", ".sh", ".yml", ""} and path.is_file() and not cached:
                 used |= set(re.findall(r"\bKILN_[A-Z_]+\b", path.read_text("utf-8", "replace")))
     assert explained == used
 

@@ -8,12 +8,16 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from kiln.core.errors import StoreError
 
 _CHUNK = 1 << 20
+
+#: Files hashed at a time; more would wait for the disk.
+HASHING_THREADS = 4
 
 CACHE_PATTERNS: tuple[str, ...] = ("__pycache__", "*.pyc")
 """Names that :func:`tree_digest` skips: Python writes them as a side effect of running."""
@@ -35,6 +39,17 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_files(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Compute SHA-256 of several files on several processors: name -> 64 lower-case hex digits.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    # Hashing large chunks and reading files both let other threads run.
+    with ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="digest") as pool:
+        return dict(zip(paths, pool.map(sha256_file, paths.values()), strict=True))
 
 
 def git_blob_sha1_file(path: Path) -> str:

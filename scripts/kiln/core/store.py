@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -33,7 +34,7 @@ from urllib.parse import quote
 import filelock
 import platformdirs
 
-from kiln.core.digest import canonical_json, sha256_bytes, sha256_file
+from kiln.core.digest import HASHING_THREADS, canonical_json, sha256_bytes, sha256_file
 from kiln.core.errors import DigestMismatchError, StoreError
 from kiln.core.files import (
     copy_file,
@@ -149,6 +150,12 @@ class Store:
                 return False
         self.discard(digest)
         return False
+
+    def sound_among(self, digests: Iterable[str]) -> set[str]:
+        """Return the digests whose contents are :meth:`sound`; several are read at a time."""
+        unique = sorted(set(digests))
+        with ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="read") as pool:
+            return set(itertools.compress(unique, pool.map(self.sound, unique)))
 
     def read(self, digest: str, what: str) -> bytes:
         """Read the content; ``what`` names it in error messages.

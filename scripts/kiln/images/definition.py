@@ -218,7 +218,10 @@ def get(docker_dir: Path, name: str) -> Definition:
     Raises:
         UsageError: there is no such image.
     """
-    definitions = load(docker_dir)
+    return _defined(load(docker_dir), name)
+
+
+def _defined(definitions: Mapping[str, Definition], name: str) -> Definition:
     if name not in definitions:
         raise UsageError(f"There is no image {name!r}.", f"Known images: {', '.join(definitions)}.")
     return definitions[name]
@@ -230,9 +233,10 @@ def recipe_digest(docker_dir: Path, name: str) -> str:
     Raises:
         ImageBuildError: one of the files is missing.
     """
-    get(docker_dir, name)
+    definitions = load(docker_dir)
+    _defined(definitions, name)
     try:
-        return digest_of_recipe(load(docker_dir), docker_dir, name, sha256_file)
+        return digest_of_recipe(definitions, docker_dir, name, sha256_file)
     except OSError as error:
         raise ImageBuildError(
             f"{error.filename}, which image {name!r} is built from, cannot be read "

@@ -19,9 +19,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
-from kiln.core.digest import canonical_json, sha256_bytes, sha256_file
+from kiln.core.digest import canonical_json, sha256_bytes, sha256_file, sha256_files
 from kiln.core.errors import StoreError, UsageError, VerificationError
 from kiln.core.files import aside_of, copy_file, disk_guard, remove, replace_tree, write_atomic
 from kiln.core.listing import list_tree
@@ -97,11 +98,12 @@ def publish(
     _check_names(model, files, stated)
     name = release_id()
     with _changing(dist):
-        fresh = not _is_published(dist / model, files, stated, signer)
-        if fresh:
+        there = _published(dist / model, files, stated, signer)
+        if there is None:
             _put(dist, model, files, statements or {}, signer)
-        _finish(dist, signer, name, {})
-    return fresh
+        known = {f"{model}/{path}": digest for path, digest in (there or {}).items()}
+        _finish(dist, signer, name, hashed=known)
+    return there is None
 
 
 def publish_page(dist: Path, files: Mapping[str, bytes], signer: Signer) -> bool:
@@ -144,7 +146,7 @@ def refresh_sums(dist: Path, signer: Signer) -> None:
     with disk_guard(dist), _reporting(dist), locked(dist, exclusive=True):
         _sweep(dist)
         check_target(dist)
-        _finish(dist, signer, name, {})
+        _finish(dist, signer, name)
 
 
 def adopt(dist: Path, folders: Sequence[Path], signer: Signer, trust: Trust) -> list[str]:
@@ -167,7 +169,7 @@ def adopt(dist: Path, folders: Sequence[Path], signer: Signer, trust: Trust) -> 
     name = release_id()
     with _changing(dist):
         fresh = [folder.name for folder in folders if _adopt(dist, folder, trust)]
-        _finish(dist, signer, name, {})
+        _finish(dist, signer, name)
     return fresh
 
 
@@ -247,12 +249,19 @@ def check_target(dist: Path) -> None:
 # --- internals ----------------------------------------------------------------------------
 
 
-def _finish(dist: Path, signer: Signer, name: str, made: Mapping[str, str]) -> None:
+def _finish(
+    dist: Path,
+    signer: Signer,
+    name: str,
+    made: Mapping[str, str] = MappingProxyType({}),
+    hashed: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write key, sums and the release's statement, each only if it changed.
 
     Args:
         name: the release's name.
         made: path -> SHA-256 of the page's files that were just made.
+        hashed: the same of files that were read under the present lock.
     """
     known = {**covered(dist, signer), **made}
     for path in PAGE_FILES:
@@ -264,11 +273,9 @@ def _finish(dist: Path, signer: Signer, name: str, made: Mapping[str, str]) -> N
     elif read_or_none(dist / KEY_FILE) != signer.public_pem:
         write_atomic(dist / KEY_FILE, signer.public_pem)
     files = list_tree(dist).files
-    digests = {
-        path: sha256_file(file)
-        for path, file in files.items()
-        if path not in (SUMS_FILE, RELEASE_BUNDLE)
-    }
+    listed = files.keys() - {SUMS_FILE, RELEASE_BUNDLE}
+    digests = sha256_files({path: files[path] for path in listed - hashed.keys()})
+    digests |= {path: hashed[path] for path in listed & hashed.keys()}
     lines = sums(digests)
     if read_or_none(dist / SUMS_FILE) != lines:
         write_atomic(dist / SUMS_FILE, lines)
@@ -346,30 +353,32 @@ def _sweep(dist: Path) -> None:
             remove(path)
 
 
-def _is_published(
+def _published(
     folder: Path,
     files: Mapping[str, Content],
     stated: Mapping[str, bytes],
     signer: Signer,
-) -> bool:
+) -> dict[str, str] | None:
+    """Return the SHA-256 of the folder's files if these are exactly those, signed; else None."""
     if folder.is_symlink() or not folder.is_dir():
-        return False
+        return None
     listing = list_tree(folder)
     data = read_or_none(folder / SIGNATURE_FILE)
     wanted = {*files, *stated}
     if data is None or listing.odd or listing.files.keys() - {SIGNATURE_FILE} != wanted:
-        return False
+        return None
     try:
         signed = signer.read_signature(data)
     except VerificationError:
-        return False
-    there = {path: sha256_file(listing.files[path]) for path in wanted}
-    return (
+        return None
+    there = sha256_files({path: listing.files[path] for path in wanted})
+    same = (
         signed.name == folder.name
         and signed.digests == there
         and all(there[path] == _digest_of(files[path]) for path in files)
         and all(_states(listing.files[path].read_bytes(), stated[path], signer) for path in stated)
     )
+    return there if same else None
 
 
 def _is_signed(folder: Path, trust: Trust) -> bool:
@@ -384,9 +393,9 @@ def _is_signed(folder: Path, trust: Trust) -> bool:
         signed = trust.open_model_signature(data, folder.name)
     except VerificationError:
         return False
-    there = {
-        path: sha256_file(file) for path, file in listing.files.items() if path != SIGNATURE_FILE
-    }
+    there = sha256_files(
+        {path: file for path, file in listing.files.items() if path != SIGNATURE_FILE}
+    )
     return signed.name == folder.name and signed.digests == there
 
 

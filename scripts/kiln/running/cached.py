@@ -62,11 +62,9 @@ def look_up(
             break
         running = {step.id for step in todo}
         used = [*_published(files, results), *_inputs(todo, results)]
-        damaged = {
-            step_id
-            for step_id, digest in used
-            if step_id not in running and not _is_sound(digest, store, checked)
-        }
+        used = [(step_id, digest) for step_id, digest in used if step_id not in running]
+        checked |= store.sound_among({digest for _, digest in used} - checked)
+        damaged = {step_id for step_id, digest in used if digest not in checked}
         if not damaged:
             _check_sources(todo, store, checked)
             break
@@ -92,18 +90,16 @@ def _inputs(todo: Iterable[Step], results: Mapping[str, StageResult]) -> Iterato
                         yield item.step, blob.sha256
 
 
-def _is_sound(digest: str, store: Store, checked: set[str]) -> bool:
-    """Whether a content matches its digest; ``checked`` are those that were read already."""
-    if digest not in checked and store.sound(digest):
-        checked.add(digest)
-    return digest in checked
-
-
 def _check_sources(todo: Iterable[Step], store: Store, checked: set[str]) -> None:
-    for step in todo:
-        for name, item in step.inputs.items():
-            for path, digest in item.files.items() if isinstance(item, Files) else ():
-                # A missing input is reported when the step's inputs are laid out.
-                if store.has(digest) and not _is_sound(digest, store, checked):
-                    what = "/".join(filter(None, (step.id, name, path)))
-                    raise DamagedContentError(digest, what)
+    used = {
+        digest: "/".join(filter(None, (step.id, name, path)))
+        for step in todo
+        for name, item in step.inputs.items()
+        for path, digest in (item.files.items() if isinstance(item, Files) else ())
+        # A missing input is reported when the step's inputs are laid out.
+        if store.has(digest)
+    }
+    checked |= store.sound_among(used.keys() - checked)
+    for digest, what in used.items():
+        if digest not in checked:
+            raise DamagedContentError(digest, what)

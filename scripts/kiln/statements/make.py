@@ -33,7 +33,7 @@ from kiln.statements.provenance import (
     shared_dependencies,
 )
 from kiln.statements.repository import Repository
-from kiln.statements.source_archive import archived_recipe_path, source_archive
+from kiln.statements.source_archive import archived_recipe_path, archived_sources
 from kiln.statements.source_archive_reader import SourceArchive
 from kiln.statements.test_result import test_result_statement
 
@@ -86,8 +86,7 @@ def gather(
         StoreError: see :func:`kiln.statements.source_archive.source_archive`; or the stage code
             changed meanwhile.
     """
-    data = source_archive(project, recipe)
-    archive = SourceArchive.read(data)
+    data, archive = archived_sources(project, recipe)
     if archive.stage_code() != code:
         raise StoreError(
             "The stage code changed while the build began.",

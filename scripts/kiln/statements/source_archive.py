@@ -18,13 +18,19 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from kiln.core.deterministic_tar import TarEntry, deterministic_tar
-from kiln.core.digest import CACHE_PATTERNS
+from kiln.core.digest import CACHE_PATTERNS, sha256_bytes
 from kiln.core.errors import RecipeError, StoreError
 from kiln.core.untrusted import parse_toml
 from kiln.images.definition import SOURCE_DATE_EPOCH
 from kiln.project.folders import DATA, PACKAGE, Project, is_installed
 from kiln.recipes.recipe import RECIPE_FILE, Recipe
-from kiln.statements.source_archive_reader import DRIVER
+from kiln.statements.source_archive_reader import (
+    DRIVER,
+    MAX_BYTES,
+    MAX_ENTRIES,
+    SourceArchive,
+    is_possible,
+)
 
 #: A string of one line in TOML.
 _STRING = re.compile(r""" "(?:[^"\\\n]|\\.)*" | '[^'\n]*' """, re.VERBOSE)
@@ -40,13 +46,21 @@ MAX_TEXT = 1 << 20
 
 
 def source_archive(project: Project, recipe: Recipe) -> bytes:
-    """Build the archive for one recipe; same contents, same bytes, whatever times, owners, umask.
+    """Build the archive for one recipe: the bytes of :func:`archived_sources`."""
+    return archived_sources(project, recipe)[0]
+
+
+def archived_sources(project: Project, recipe: Recipe) -> tuple[bytes, SourceArchive]:
+    """Build the archive for one recipe, and tell its contents as one who reads it would.
+
+    Same contents, same bytes, whatever times, owners and umask.
 
     A recipe below the project's models folder keeps its path, another goes to ``models/<name>/``.
     Its text is the text that was read, even if the file has changed since.
 
     Raises:
-        StoreError: a file cannot be read, or is a link, a device or of a name that is not UTF-8.
+        StoreError: a file cannot be read, or is a link, a device or of a name that is not
+            printable UTF-8; or there are more files than a reader takes.
         RecipeError: see :func:`published_recipe`.
     """
     try:
@@ -60,7 +74,16 @@ def source_archive(project: Project, recipe: Recipe) -> bytes:
             f"{error.strerror or error}.",
             "Check the file's permissions and run again.",
         ) from error
-    return out.getvalue()
+    data = out.getvalue()
+    if len(data) > MAX_BYTES or len(entries) > MAX_ENTRIES:
+        raise StoreError(
+            f"The sources are too many to be released with a model: {len(entries):,} files, "
+            f"{len(data):,} bytes.",
+            "Move out of docker/ and scripts/ what does not belong there.",
+        )
+    files = {entry.name: entry.source for entry in entries if isinstance(entry.source, bytes)}
+    executable = frozenset(entry.name for entry in entries if entry.executable)
+    return data, SourceArchive(sha256_bytes(data), files, executable)
 
 
 def archived_recipe_path(project: Project, recipe: Recipe) -> str:
@@ -93,13 +116,13 @@ def _below(folder: Path, prefix: str, patterns: tuple[str, ...]) -> Iterator[Tar
             mode = item.stat(follow_symlinks=False).st_mode
             if stat.S_ISDIR(mode):
                 yield from _below(path, f"{prefix}{item.name}/", patterns)
-            elif stat.S_ISREG(mode) and _is_utf8(item.name):
+            elif stat.S_ISREG(mode) and _is_utf8(item.name) and is_possible(item.name):
                 executable = bool(mode & stat.S_IXUSR)
                 yield TarEntry(f"{prefix}{item.name}", path.read_bytes(), executable)
             else:
                 raise StoreError(
-                    f"{path} is not a plain file (or its name is not UTF-8), and the sources of "
-                    "a release are archived with it.",
+                    f"{path} is not a plain file (or its name is not printable UTF-8), and the "
+                    "sources of a release are archived with it.",
                     "Replace it by a plain file, or move it out of the checkout.",
                 )
 

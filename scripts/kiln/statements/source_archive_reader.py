@@ -90,14 +90,20 @@ class SourceArchive:
 
 def _checked(member: tarfile.TarInfo, seen: Mapping[str, bytes]) -> str:
     name = member.name
-    path = PurePosixPath(name)
     if not member.isreg() or member.issparse():
         raise _bad(f"holds {name!r}, which is not a plain file")
-    if str(path) != name or path.is_absolute() or ".." in path.parts or not name.isprintable():
+    if not is_possible(name):
         raise _bad(f"holds an impossible name, {name!r}")
     if name in seen or len(seen) >= MAX_ENTRIES:
         raise _bad(f"holds {name!r} twice, or too many files")
     return name
+
+
+def is_possible(name: str) -> bool:
+    """Whether a reader takes this name of an entry."""
+    path = PurePosixPath(name)
+    plain = str(path) == name and not path.is_absolute() and ".." not in path.parts
+    return plain and name.isprintable()
 
 
 def _bad(what: str) -> VerificationError:

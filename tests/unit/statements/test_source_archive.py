@@ -20,8 +20,13 @@ from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.core.errors import RecipeError, StoreError, VerificationError
 from kiln.project.folders import Project
 from kiln.recipes.recipe import Recipe, load
-from kiln.statements.source_archive import MAX_TEXT, archived_recipe_path, source_archive
-from kiln.statements.source_archive_reader import SourceArchive
+from kiln.statements.source_archive import (
+    MAX_TEXT,
+    archived_recipe_path,
+    archived_sources,
+    source_archive,
+)
+from kiln.statements.source_archive_reader import MAX_ENTRIES, SourceArchive
 
 
 @pytest.fixture
@@ -191,6 +196,32 @@ def test_links_are_refused(project: Project) -> None:
     (project.stages / "link.py").symlink_to("__main__.py")
     with pytest.raises(StoreError, match=r"link\.py"):
         source_archive(project, recipe_of(project))
+
+
+def test_a_name_that_no_reader_takes_is_refused_before_the_build(project: Project) -> None:
+    (project.stages / "odd\n.py").write_bytes(b"")
+    with pytest.raises(StoreError, match="not printable"):
+        source_archive(project, recipe_of(project))
+
+
+def test_more_files_than_a_reader_takes_are_refused(project: Project) -> None:
+    many = project.docker / "many"
+    many.mkdir()
+    for number in range(MAX_ENTRIES):
+        (many / str(number)).touch()
+    with pytest.raises(StoreError, match="too many"):
+        source_archive(project, recipe_of(project))
+
+
+def test_what_was_archived_is_what_a_reader_finds(project: Project) -> None:
+    (project.docker / "run.sh").touch()
+    (project.docker / "run.sh").chmod(0o755)
+    data, told = archived_sources(project, recipe_of(project))
+    read = SourceArchive.read(data)
+    assert (told.sha256, dict(told.files), told.executable) == (
+        read.sha256, dict(read.files), read.executable
+    )  # fmt: skip
+    assert "docker/run.sh" in read.executable
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -101,7 +101,15 @@ def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathF
         }
         params = {"nms_score_threshold": SCORE}
         wanted.append(Wanted(f"library-{variant}", "task_library", params, checked))
+    wanted.append(Wanted("autograph", "autograph_wanted", {}, checkpoint))
     return Made(stages.run(*wanted), stages, photos)
+
+
+def test_a_model_is_traced_with_autograph_only_where_its_code_needs_that(made: Made) -> None:
+    facts = made.ran["autograph"].facts
+    assert facts["rewritten"] == 0
+    assert facts["models"] == [1, 2], "the second export began anew"
+    assert facts["conditions"] == [[], ["StatelessIf"]]
 
 
 def test_what_the_export_says(made: Made) -> None:

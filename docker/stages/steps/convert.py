@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, Optional
 
 from stages.files import calibration, feeding, pixels
 from stages.protocol.failures import StageError
+from stages.protocol.model_cache import Kept
 from stages.protocol.request import REQUIRED
 from stages.steps.export import FACTS_FILE
 from stages.tflite import (
@@ -127,7 +129,7 @@ def prepared(
         StageError: as :func:`run`.
     """
     saved_model, variant = inputs["saved_model"], params["variant"]
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
+    converter = _converter(tf, saved_model)
     converter.allow_custom_ops = True  # TFLite_Detection_PostProcess
     if variant != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -157,6 +159,28 @@ def prepared(
     elif kind != "uint8":
         raise _unlike_channels(norm)
     return converter, norm, facts
+
+
+_loaded = Kept()
+
+
+def _converter(tf: Any, saved_model: Path) -> Any:
+    """Make a converter of a SavedModel; all variants share what loading it gives.
+
+    The converter asks that for signatures and source lines only. It converts the folder's files,
+    which no stage changes.
+    """
+    module = sys.modules[tf.lite.TFLiteConverter.__module__]
+    original = module._load  # noqa: SLF001
+
+    def load(folder: str, tags: Any) -> Any:
+        return _loaded.get(folder, lambda: original(folder, tags))
+
+    module._load = load  # noqa: SLF001
+    try:
+        return tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
+    finally:
+        module._load = original  # noqa: SLF001
 
 
 def _int16x8(tf: Any) -> Any:

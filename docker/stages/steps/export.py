@@ -26,6 +26,7 @@ from stages.odapi import (
 from stages.odapi.config_differences import Built, differences, unmodified
 from stages.odapi.exact_batch_norm import exact_batch_norms
 from stages.odapi.lean_save import lean_save
+from stages.odapi.plain_tracing import without_autograph
 from stages.protocol.failures import StageError
 from stages.tflite import decoding
 
@@ -182,9 +183,27 @@ def _export(
 ) -> tuple[Any, int, list[Any]]:
     """Run the package's exporter with its ``options``.
 
+    With ``exact`` batch norms, models are traced :func:`without_autograph` where that can be.
+
     Returns:
         (the model it built, number of batch norms made exact, anchors of its ``raw`` outputs).
     """
+    if exact:
+        with contextlib.suppress(TypeError):
+            return _traced(config, training, out, options, exact, raw, autograph=False)
+    return _traced(config, training, out, options, exact, raw, autograph=True)
+
+
+def _traced(
+    config: Any,
+    training: restoration.Training,
+    out: Path,
+    options: dict[str, Any],
+    exact: bool,
+    raw: bool,
+    autograph: bool,
+) -> tuple[Any, int, list[Any]]:
+    """Do the work of :func:`_export` in one way."""
     from object_detection import export_tflite_graph_lib_tf2 as exporter
 
     detection_model.fresh_names()
@@ -192,7 +211,7 @@ def _export(
         folder = _clean_checkpoint_folder(stack, training)
         stack.enter_context(detection_model.no_downloads())
         size = pipeline.fix_image_size(config, None)
-        built = stack.enter_context(_kept_models(size if exact else None, training))
+        built = stack.enter_context(_kept_models(size if exact else None, training, autograph))
         anchors = stack.enter_context(raw_outputs.instead_of_the_operator(exporter)) if raw else []
         folded, saved = None, None
         if exact:
@@ -234,14 +253,14 @@ def _clean_checkpoint_folder(stack: contextlib.ExitStack, training: restoration.
 
 @contextlib.contextmanager
 def _kept_models(
-    size: Optional[tuple[int, int]], training: restoration.Training
+    size: Optional[tuple[int, int]], training: restoration.Training, autograph: bool
 ) -> Iterator[list[Any]]:
     """While active, every model built by ``model_builder.build`` is also put into the list.
 
     With a ``size`` (height, width) the model's variables are created at once, and compared with
     what the training saved. The checkpoint is then restored into variables that exist, before
     anything is traced, and the exporter's function is traced once; one that creates variables is
-    traced twice, which takes longer.
+    traced twice, which takes longer. Without ``autograph`` nothing is traced with it either.
     """
     from object_detection.builders import model_builder
 
@@ -251,6 +270,8 @@ def _kept_models(
     def build(*args: Any, **kwargs: Any) -> Any:
         model = original(*args, **kwargs)
         if size is not None:
+            if not autograph:
+                traced.enter_context(without_autograph(model))
             detection_model.create_variables(model, size)
             restoration.check_usable(model, training)
             description = kwargs["model_config"] if "model_config" in kwargs else args[0]
@@ -260,6 +281,7 @@ def _kept_models(
 
     model_builder.build = build
     try:
-        yield built
+        with contextlib.ExitStack() as traced:
+            yield built
     finally:
         model_builder.build = original

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+#: Of a detection model of the Object Detection API.
 _METHODS = ("preprocess", "predict", "postprocess")
 
 
 @contextlib.contextmanager
-def without_autograph(model: Any) -> Iterator[None]:
+def without_autograph(model: Any, methods: Sequence[str] = _METHODS) -> Iterator[None]:
     """While active, functions that trace the model's methods take their Python code as it is.
 
     AutoGraph rewrites the source of everything that is traced, so that conditions and loops may
@@ -19,14 +20,15 @@ def without_autograph(model: Any) -> Iterator[None]:
     Python truth value, sequence or index. The graph of a trace that ends is therefore the same.
 
     Args:
-        model: from ``model_builder.build``.
+        model: from ``model_builder.build``, or a Keras model.
+        methods: names of its methods that are traced.
     """
     import tensorflow as tf
 
-    for name in _METHODS:
+    for name in methods:
         setattr(model, name, tf.autograph.experimental.do_not_convert(getattr(model, name)))
     try:
         yield
     finally:
-        for name in _METHODS:
+        for name in methods:
             delattr(model, name)

@@ -19,6 +19,7 @@ from stages.odapi import saved_model_names
 from stages.odapi.config_differences import input_size, most_detections
 from stages.odapi.exact_batch_norm import exact_batch_norms
 from stages.odapi.lean_save import lean_save
+from stages.odapi.plain_tracing import without_autograph
 from stages.protocol.model_cache import Kept
 from stages.protocol.request import REQUIRED
 from stages.steps.export import FACTS_FILE
@@ -140,6 +141,7 @@ def _export(net: Any, spec: Any, folder: Path, exact: bool) -> int:
         if exact:
             folded = stack.enter_context(exact_batch_norms())
             saved = stack.enter_context(lean_save(model_maker.load().tf.saved_model))
+            stack.enter_context(without_autograph(net, ["call"]))
         # As EfficientDetModelSpec.export_tflite does: normalised images in, boxes out of
         # TFLite's detection operator.
         spec.export_saved_model(net, str(folder), batch_size=1, pre_mode=None, post_mode="tflite")

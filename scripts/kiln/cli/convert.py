@@ -200,7 +200,8 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
 @json_option
 def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) -> None:
     """Write FOLDER/recipe.toml for a model of your own, to keep in git and build."""
-    from kiln.building.from_training import recipe_text, settle
+    from kiln.building.from_training import settle
+    from kiln.building.recipe_writer import recipe_text
     from kiln.cli.build import myself
     from kiln.core.files import write_atomic
     from kiln.project.folders import Project

@@ -166,6 +166,7 @@ def convert(
     max_detections_per_class: int | None = None,
     inference_io: str = "uint8",
     postprocess: str = "tflite",
+    float_layers: Sequence[str] = (),
     name: str | None = None,
     title: str | None = None,
     description: str | None = None,
@@ -206,6 +207,8 @@ def convert(
             microcontrollers.
         postprocess: ``none`` for raw boxes and scores, which a program has to decode; by default
             they are decoded in the graph.
+        float_layers: layers that int8 and int16x8 leave in float, or kinds of operators, by the
+            names that ``kiln explain-int8`` lists.
         name: of the model; by default after the files' folder. It, ``title``, ``description``,
             ``licence``, ``author`` and ``model_version`` are in the metadata.
         allow: faults that do not keep the model from being published.
@@ -248,6 +251,7 @@ def convert(
             max_detections_per_class=max_detections_per_class,
             inference_io=inference_io,
             postprocess=postprocess,
+            float_layers=tuple(float_layers),
             name=name,
             title=title,
             description=description,

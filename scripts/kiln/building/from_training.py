@@ -78,7 +78,7 @@ class Given:
         std: likewise.
         spec: one of Model Maker's detectors; ``None``: an Object Detection API model.
         image_size: height and width in pixels.
-        output_order: ``tf1`` or ``tf2``; it and the next six are as in a recipe.
+        output_order: ``tf1`` or ``tf2``; it and the next seven are as in a recipe.
         allow: faults with which the model is published anyway.
     """
 
@@ -102,6 +102,7 @@ class Given:
     max_detections_per_class: int | None = None
     inference_io: str = "uint8"
     postprocess: str = "tflite"
+    float_layers: tuple[str, ...] = ()
     name: str | None = None
     title: str | None = None
     description: str | None = None
@@ -185,6 +186,7 @@ def settle(
         suppression=_suppression(given, found.architecture),
         inference_io=_inference_io(given, variants, found),
         postprocess=_one_of(given.postprocess, Postprocess),
+        float_layers=_float_layers(given, variants),
         allow=tuple(_one_of(item, Allowance) for item in dict.fromkeys(given.allow)),
         folder=folder,
         pins=_pins(found) if pin else {},
@@ -262,6 +264,29 @@ def _inference_io(given: Given, variants: Sequence[str], found: _Found) -> Infer
         more = "" if "int8" in variants else ", or name --calibration images"
         raise UsageError(f"--inference-io int8 cannot be: {why}.", f"Leave it out{more}.")
     return chosen
+
+
+def _float_layers(given: Given, variants: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of what integer quantisation leaves in float.
+
+    Whether the model has such layers, its conversion says: only that knows the graph.
+
+    Raises:
+        UsageError: nothing is quantised to integers, or a name is empty.
+    """
+    if given.float_layers and not set(CALIBRATED) & set(variants):
+        more = "add --variant int8" if given.variants else "name --calibration images"
+        raise UsageError(
+            "--float-layer has no effect: it is for the variants int8 and int16x8, and neither is "
+            "made.",
+            f"Leave it out, or {more}.",
+        )
+    if "" in given.float_layers:
+        raise UsageError(
+            "--float-layer needs the name of a layer, or a kind of operator.",
+            "`kiln explain-int8` lists the layers of a recipe's model; write one with `kiln init`.",
+        )
+    return tuple(dict.fromkeys(given.float_layers))
 
 
 def _check_postprocess(given: Given, variants: Sequence[str], found: _Found) -> None:

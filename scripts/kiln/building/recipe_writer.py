@@ -54,6 +54,7 @@ class Arguments:
     suppression: dict[str, bool | float | int] = field(default_factory=dict)
     inference_io: InferenceIo = "uint8"
     postprocess: Postprocess = "tflite"
+    float_layers: tuple[str, ...] = ()
     allow: tuple[Allowance, ...] = ()
     folder: Path | None = None
     pins: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -115,6 +116,8 @@ def recipe_text(arguments: Arguments) -> str:
         lines += ["", "[export]", *export]
     if it.calibration is not None:
         lines += ["", "[calibration]", f"images = {_path(it, it.calibration)}"]
+    if it.float_layers:
+        lines += ["", "[int8]", f"float_layers = {_strings(it.float_layers)}"]
     if it.images is not None:
         lines += ["", "[check]", f"images = {_path(it, it.images)}"]
     return "\n".join(lines) + "\n"

@@ -115,6 +115,13 @@ _OPTIONS = [
         default="tflite",
         help="none: raw boxes and scores, for GPU delegates and NPUs, to be decoded [tflite].",
     ),
+    click.option(
+        "--float-layer",
+        "float_layers",
+        multiple=True,
+        metavar="NAME",
+        help="A layer or kind of operator that int8 and int16x8 leave in float; may be repeated.",
+    ),
     click.option("--name", help="The model's name [from the files' folder]."),
     click.option("--title", help="Its name in the metadata."),
     click.option("--description", help="Its description in the metadata."),

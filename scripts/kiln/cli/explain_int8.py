@@ -99,7 +99,10 @@ def _text(found: Explanation, most: int) -> str:
     if found.in_float:
         many = len(found.in_float)
         notes.append(f"In float: {many} layer{'' if many == 1 else 's'}.")
-    notes.append(f'To leave layers in float: [int8] float_layers = ["{rows[0][0]}"] in the recipe.')
+    notes.append(
+        f'To leave layers in float: [int8] float_layers = ["{rows[0][0]}"] in the recipe, or '
+        "--float-layer of kiln convert."
+    )
     return "\n".join([table(head, rows), "", *notes])
 
 

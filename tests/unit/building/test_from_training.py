@@ -166,6 +166,8 @@ def test_arguments_that_are_wrong(plain: Given, training: Path, photos: Path) ->
         ({"variants": ("int8",)}, UsageError, "needs images to measure"),
         ({"variants": ("prebuilt",)}, UsageError, "a checkpoint does not have"),
         ({"variants": ("float23",)}, UsageError, "'float23'"),
+        ({"float_layers": ("a",)}, UsageError, "--float-layer has no effect"),
+        ({"float_layers": ("",), "calibration": photos}, UsageError, "needs the name of a layer"),
         ({"spec": "efficientdet_lite9"}, UsageError, "'efficientdet_lite9'"),
         (
             {"spec": "efficientdet_lite0", "pipeline_config": config},
@@ -336,6 +338,8 @@ def test_init_where_nothing_can_be_written(kiln, training: Path) -> None:  # typ
         (("--max-detections-per-class", "5"), 2, "add --regular-nms"),
         (("--inference-io", "int8"), 2, "name --calibration images"),
         (("--variant", "int8"), 2, "--calibration"),
+        (("--float-layer", "net/conv"), 2, "Leave it out, or name --calibration images."),
+        (("--float-layer", "a", "--variant", "float32"), 2, "or add --variant int8."),
         (("--name", "A b"), 2, "'a_b' is a valid name"),
         (("--checkpoint", "nowhere/ckpt-1"), 15, "neither a folder nor a checkpoint"),
         (("--label-map", "absent.pbtxt"), 16, "absent.pbtxt"),

@@ -43,6 +43,7 @@ def test_everything_is_in_the_recipe(
         nms_iou_threshold=0.45,
         max_detections_per_class=5,
         inference_io="int8",
+        float_layers=('net/"a"', "AVERAGE_POOL_2D", 'net/"a"'),
         title='A "title" \\ of\ttwo\nlines \x7f Ünïcödé 🛶',
         description="{d}",
         licence="MIT",
@@ -60,6 +61,7 @@ def test_everything_is_in_the_recipe(
     assert found.export.regular_nms
     assert (found.export.nms_score_threshold, found.export.nms_iou_threshold) == (1e-05, 0.45)
     assert (found.export.max_detections_per_class, found.export.inference_io) == (5, "int8")
+    assert found.int8.float_layers == ('net/"a"', "AVERAGE_POOL_2D")  # each once
     assert isinstance(found.source, LocalSource)
     assert found.source.checkpoint == "../../Möwen & Boote/training/ckpt-2"
     assert found.source.pipeline_config == "../../Möwen & Boote/training/pipeline.config"

@@ -21,6 +21,7 @@ from typing import Any, Optional
 from stages.files import calibration, feeding, pixels
 from stages.protocol.failures import StageError
 from stages.protocol.request import REQUIRED
+from stages.saved import output_names
 from stages.steps.export import FACTS_FILE
 from stages.tflite import (
     decoding,
@@ -97,7 +98,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     # A graph of raw boxes and scores has no decoding: all of it is the network.
     tail = params["postprocess"] != decoding.NONE
     sparing = int16x8.repaired if variant == "int16x8" else float_tail.left_in_float
-    with sparing(tail, params["float_layers"]):
+    layers = params["float_layers"]
+    outputs = output_names.operations(inputs["saved_model"]) if layers else {}
+    with sparing(tail, layers, outputs):
         data = dequantize_order.canonical(converted(converter))
     data = _limited(data, params["suppression"])
     if variant == "dynamic" and not params["plain"]:

@@ -47,6 +47,8 @@ RECORD_SUFFIX = ".json"
 _IMAGE = re.compile(r"[a-z0-9]+([._/:@-]+[A-Za-z0-9]+)*")
 
 _WHOLE = ("int8", "uint8", "int16")
+LONGEST = 86_400  # seconds that a compiler may be given
+
 _MOST_TARGET = 100  # characters of a target's name that a foreign compiler is given
 
 
@@ -98,6 +100,7 @@ def compile_file(
     record_path = output.with_name(output.name + RECORD_SUFFIX)
     for path in (output, record_path):
         check_target(path, force)
+    _check_numbers(wanted)
     chip = _chip(wanted)
     file = load(wanted.file)
     store = Store(Store.default_root())
@@ -115,6 +118,18 @@ def compile_file(
     write(record_path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
     write(output, data)
     return Compiled(output, record_path, record)
+
+
+def _check_numbers(wanted: Wanted) -> None:
+    """Refuse from Python what the command line's options do not let through.
+
+    Raises:
+        UsageError: a number cannot be.
+    """
+    if wanted.least_mapped is not None and not 0 <= wanted.least_mapped <= 1:
+        raise UsageError(f"--least-mapped {wanted.least_mapped} cannot be.", "Give 0 to 1.")
+    if not 1 <= wanted.timeout <= LONGEST:
+        raise UsageError(f"--timeout {wanted.timeout} cannot be.", f"Give 1 to {LONGEST} seconds.")
 
 
 def _chip(wanted: Wanted) -> targets.Target | None:

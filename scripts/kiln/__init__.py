@@ -386,7 +386,8 @@ def compile(
     Args:
         file: the finished file.
         target: the NPU, such as ``ethos-u65-256``; for another compiler, what it calls it.
-        output: the file to write; a record goes beside it.
+        output: the file to write; a record and a provenance, signed with your own key, go beside
+            it.
         compiler: another one, ``--with`` of the command: the path of a program, or of a folder with
             one called ``compile``, or the name of an image.
         system_config: Vela's: clock and memories of the chip.

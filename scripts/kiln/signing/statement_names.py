@@ -12,6 +12,9 @@ RELEASE_TYPE = "https://in-toto.io/attestation/release/v0.1"
 #: kiln's build type and the meaning of its parameters: ``docs/build-type.md``.
 BUILD_TYPE = "https://tflite-kiln.github.io/build-types/conversion/v1"
 
+#: That of a single file which ``kiln compile`` wrote.
+COMPILATION_TYPE = "https://tflite-kiln.github.io/build-types/compilation/v1"
+
 #: The builder where no CI is known: a user's own machine.
 BUILDER_LOCAL = "https://tflite-kiln.github.io/builders/local/v1"
 

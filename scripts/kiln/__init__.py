@@ -2,9 +2,10 @@
 
 What ``__all__`` names is public: :func:`inspect` and :func:`diff` look at ``.tflite`` files,
 :func:`verify` checks a release, :func:`convert` makes one, :func:`annotate` writes metadata into a
-file made elsewhere. ``docs/python.md`` shows how. Every failure is a :class:`KilnError`: its
-``message`` says what happened, its ``remedy`` what to do, and messages name options of the command
-where arguments of these functions have the same names.
+file made elsewhere, :func:`compile` compiles one for an NPU; :func:`bench_model` times files,
+:func:`explain_int8` says what int8 costs each layer. ``docs/python.md`` shows how. Every failure is
+a :class:`KilnError`: its ``message`` says what happened, its ``remedy`` what to do, and messages
+name options of the command where arguments of these functions have the same names.
 
 Everything else, every module of this package, is private and may change with any version.
 """
@@ -21,22 +22,31 @@ from kiln.core.version import __version__
 
 if TYPE_CHECKING:
     from kiln.building.annotation import Annotated
+    from kiln.building.compiled_file import Compiled
     from kiln.building.conversion import Conversion
+    from kiln.measure.latency import Measured
+    from kiln.measure.quantisation import Explanation
     from kiln.release.any_form import Verified
     from kiln.tflite.diff import Difference
     from kiln.tflite.inspect import Inspection
 
 __all__ = [
     "Annotated",
+    "Compiled",
     "Conversion",
     "Difference",
+    "Explanation",
     "Inspection",
     "KilnError",
+    "Measured",
     "Verified",
     "__version__",
     "annotate",
+    "bench_model",
+    "compile",
     "convert",
     "diff",
+    "explain_int8",
     "inspect",
     "verify",
 ]
@@ -45,9 +55,12 @@ __all__ = [
 # packages below stay on their floors.
 _RESULTS = {
     "Annotated": "kiln.building.annotation",
+    "Compiled": "kiln.building.compiled_file",
     "Conversion": "kiln.building.conversion",
     "Difference": "kiln.tflite.diff",
+    "Explanation": "kiln.measure.quantisation",
     "Inspection": "kiln.tflite.inspect",
+    "Measured": "kiln.measure.latency",
     "Verified": "kiln.release.any_form",
 }
 
@@ -166,6 +179,7 @@ def convert(
     max_detections_per_class: int | None = None,
     inference_io: str = "uint8",
     postprocess: str = "tflite",
+    float_layers: Sequence[str] = (),
     name: str | None = None,
     title: str | None = None,
     description: str | None = None,
@@ -206,6 +220,8 @@ def convert(
             microcontrollers.
         postprocess: ``none`` for raw boxes and scores, which a program has to decode; by default
             they are decoded in the graph.
+        float_layers: layers that int8 and int16x8 leave in float, or kinds of operators, by the
+            names that ``kiln explain-int8`` lists.
         name: of the model; by default after the files' folder. It, ``title``, ``description``,
             ``licence``, ``author`` and ``model_version`` are in the metadata.
         allow: faults that do not keep the model from being published.
@@ -248,6 +264,7 @@ def convert(
             max_detections_per_class=max_detections_per_class,
             inference_io=inference_io,
             postprocess=postprocess,
+            float_layers=tuple(float_layers),
             name=name,
             title=title,
             description=description,
@@ -347,6 +364,165 @@ def annotate(
             ),
         )
         return annotate_file(wanted, Path(output), on_event, force=force)
+
+
+def compile(
+    file: str | os.PathLike[str],
+    *,
+    target: str,
+    output: str | os.PathLike[str],
+    compiler: str | os.PathLike[str] | None = None,
+    system_config: str | None = None,
+    memory_mode: str | None = None,
+    least_mapped: float | None = None,
+    timeout: float = 600,
+    force: bool = False,
+    on_event: Callable[..., None] | None = None,
+) -> Compiled:
+    """Compile an int8 ``.tflite`` for an NPU; its labels and metadata are kept.
+
+    As ``kiln compile``: it needs a container engine. By default with Arm's Vela, for an Ethos-U.
+
+    Args:
+        file: the finished file.
+        target: the NPU, such as ``ethos-u65-256``; for another compiler, what it calls it.
+        output: the file to write; a record and a provenance, signed with your own key, go beside
+            it.
+        compiler: another one, ``--with`` of the command: the path of a program, or of a folder with
+            one called ``compile``, or the name of an image.
+        system_config: Vela's: clock and memories of the chip.
+        memory_mode: Vela's: which memory holds what.
+        least_mapped: the least share of operators on the NPU, 0 to 1; by default 0.9.
+        timeout: seconds that the compiler may take.
+        force: whether to replace files that are there already.
+        on_event: called with the name and the fields of each event.
+
+    Raises:
+        KilnError: it cannot be compiled, or the compiler failed; then nothing is written.
+
+    >>> import kiln
+    >>> made = kiln.compile(
+    ...     "boats_int8.tflite", target="ethos-u65-256", output="boats_npu.tflite"
+    ... )  # doctest: +SKIP
+    >>> made.record["operators"]  # doctest: +SKIP
+    {'cpu': 3, 'npu': 96}
+    """
+    from kiln.building.compiled_file import Wanted, compile_file
+    from kiln.core.files import system_guard
+
+    with system_guard():
+        wanted = Wanted(
+            file=Path(file),
+            target=target,
+            compiler=None if compiler is None else os.fspath(compiler),
+            system_config=system_config,
+            memory_mode=memory_mode,
+            least_mapped=least_mapped,
+            timeout=timeout,
+        )
+        return compile_file(wanted, Path(output), on_event or _ignore, force=force)
+
+
+def bench_model(
+    names: Sequence[str | os.PathLike[str]] = (),
+    *,
+    dist: str | os.PathLike[str] | None = None,
+    variants: Sequence[str] = (),
+    threads: Sequence[int] = (),
+    warmup: int = 5,
+    runs: int | None = None,
+    seconds: float | None = None,
+    save: bool = False,
+    on_event: Callable[..., None] | None = None,
+) -> Measured:
+    """Time ``.tflite`` files on this machine's processor, under LiteRT, in turns.
+
+    As ``kiln bench-model``: it needs a container engine. Compare times of one call, not of
+    different ones.
+
+    Args:
+        names: models in ``dist``, and files; by default all that is in ``dist``.
+        dist: the release's folder; by default the project's ``dist``.
+        variants: only these.
+        threads: numbers of threads; by default one, and one for each processor.
+        warmup: rounds that are not counted.
+        runs: rounds that are; by default 30.
+        seconds: run rounds for this long instead, for each number of threads.
+        save: whether to record the times in the release, too, and sign that.
+        on_event: called with the name and the fields of each event.
+
+    Raises:
+        KilnError: there is no such file, or no engine. A file that cannot be timed is no error: it
+            is in ``failed``, with the reason.
+
+    >>> import kiln
+    >>> times = kiln.bench_model(["boats_int8.tflite"], threads=[1])  # doctest: +SKIP
+    >>> times.runs[0].median_ms  # doctest: +SKIP
+    7.9
+    """
+    from kiln.core.files import system_guard
+    from kiln.core.store import Store
+    from kiln.measure.bench import Wanted, bench
+
+    with system_guard():
+        wanted = Wanted(
+            names=tuple(os.fspath(name) for name in names),
+            dist=_path(dist),
+            variants=tuple(variants),
+            threads=tuple(threads),
+            warmup=warmup,
+            runs=runs,
+            seconds=seconds,
+            save=save,
+        )
+        return bench(wanted, Store(Store.default_root()), on_event or _ignore)
+
+
+def explain_int8(
+    model: str,
+    *,
+    models_dir: str | os.PathLike[str] | None = None,
+    archive: str | os.PathLike[str] | None = None,
+    on_event: Callable[..., None] | None = None,
+) -> Explanation:
+    """Measure what each layer of a recipe's model loses in int8.
+
+    As ``kiln explain-int8``: it needs a container engine.
+
+    Args:
+        model: the recipe's name.
+        models_dir: where recipes are; by default the project's ``models``.
+        archive: the source's archive, if it is on this machine already.
+        on_event: called with the name and the fields of each event.
+
+    Returns:
+        ``worst()`` lists the layers, the one that loses most first, by the names that
+        ``float_layers`` of :func:`convert` takes.
+
+    Raises:
+        KilnError: there is no such recipe, it has no variant int8, or it cannot be converted.
+
+    >>> import kiln
+    >>> found = kiln.explain_int8("boats", models_dir="models")  # doctest: +SKIP
+    >>> found.worst()[0].name  # doctest: +SKIP
+    'net/Conv1/Relu6'
+    """
+    from kiln.core.files import system_guard
+    from kiln.core.store import Store
+    from kiln.measure.quantisation import explain_model
+
+    with system_guard():
+        return explain_model(
+            model,
+            Store(Store.default_root()),
+            on_event or _ignore,
+            models_dir=_path(models_dir),
+            archive=_path(archive),
+        )
+
+
+def _ignore(event: str, **fields: Any) -> None:
+    pass
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:

@@ -18,6 +18,7 @@ FILE = "toy_float32.tflite"
 ONE, OTHER = provenance_path(FILE), provenance_path("toy_dynamic.tflite")
 RESULT = result_path(FILE)
 SBOM = b'{"bomFormat":"CycloneDX"}'
+DEVICE_SBOM = b'{"bomFormat":"CycloneDX","version":2}'
 
 
 def problems(

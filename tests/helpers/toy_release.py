@@ -39,6 +39,7 @@ def toy_model(
     *,
     checked: bool = True,
     sbom: bytes | None = None,
+    device_sbom: bytes | None = None,
     original: bytes | None = None,
     package: Package | None = None,
 ) -> ToyModel:
@@ -48,12 +49,14 @@ def toy_model(
         root: an empty folder for a project.
         checked: whether there is a ``checks.json``.
         sbom: the image's list of components, where it has one.
+        device_sbom: that of the image that it was checked in.
         original: the publisher's own file; goes with the variant ``prebuilt``.
         package: the installed kiln that made it; by default the code of a checkout did.
     """
     project = make_project(root)
-    if sbom is not None:
-        (project.docker / "odapi" / "sbom.cdx.json").write_bytes(sbom)
+    for image, content in (("odapi", sbom), ("device", device_sbom)):
+        if content is not None:
+            (project.docker / image / "sbom.cdx.json").write_bytes(content)
     path = add_recipe(project, name, variants=json.dumps(list(artefacts)))
     if {"int8", "prebuilt"} & artefacts.keys():
         path.write_text(f'{path.read_text()}[calibration]\nimages = "images"\n')
@@ -115,5 +118,5 @@ def toy_model(
     state = Repository("git+https://example.com/kiln.git", COMMIT, False)
     gathered = make.gather(project, recipe, code, None if package else state, package)
     stated = make.statements(recipe, Limits(), plan, gathered, about, records)
-    everything = {**files, **records, **gathered.files("odapi"), **(more or {})}
+    everything = {**files, **records, **gathered.files("odapi", ["device"]), **(more or {})}
     return ToyModel(everything, stated, plan)

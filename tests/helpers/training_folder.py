@@ -7,6 +7,9 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from kiln.building.recipe_writer import Arguments, recipe_text
+from kiln.recipes.recipe import Recipe, load
+
 CONFIG = (
     "model { ssd { num_classes: 2 feature_extractor { type: 'ssd_mobilenet_v2_keras' } "
     "box_coder { faster_rcnn_box_coder { } } image_resizer { fixed_shape_resizer { } } } }\n"
@@ -85,3 +88,10 @@ def _varint(number: int) -> bytes:
         data += bytes([number & 0x7F | 0x80])
         number >>= 7
     return data + bytes([number])
+
+
+def written(arguments: Arguments, path: Path) -> Recipe:
+    """Write a recipe and read it back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(recipe_text(arguments), encoding="utf-8")
+    return load(path)

@@ -43,7 +43,8 @@ VARIANTS = ("dynamic", "float32", "float16", "int8")
 FRONT = ("SHA256SUMS", "index.html", "kiln.pub", "release.sigstore.json")
 #: What every model's folder has beside its artefacts, their statements and previews.
 RECORDS = (
-    "checks.json", "conversion.json", "labelmap.txt", "model.sig", "sbom.cdx.json", "source.tar"
+    "checks.json", "conversion.json", "labelmap.txt", "model.sig", "sbom.cdx.json",
+    "sbom.device.cdx.json", "source.tar",
 )  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from kiln.core.errors import SourceUnavailableError
 from kiln.core.store import Store
 from kiln.images.lock import Locked
 from kiln.running.engine import Engine
+from kiln.signing import dsse
+from kiln.signing.statement_names import PROVENANCE_SUFFIX
 from kiln.tflite.inspect import inspect
 from proofs.variations.emulation import emulated, find_emulator
 
@@ -83,6 +85,12 @@ def test_a_command_of_one_file(shared: Kiln, device: Locked, tmp_path: Path) -> 
     record = json.loads(made.with_name("made.tflite.json").read_text("utf-8"))
     assert record["image"]["identity"] == device.identity
     assert record["compiler"]["name"] == "Vela"
+    stated = dsse.peek_unverified(made.with_name(f"made.tflite{PROVENANCE_SUFFIX}").read_bytes())
+    parts = stated["predicate"]["buildDefinition"]["resolvedDependencies"]
+    named = {item["name"]: item["digest"] for item in parts}
+    assert named["image/device"] == {"sha256": device.identity.removeprefix("sha256:")}
+    assert named["stage-code"] == {"kilnTree": record["stage_code"]}
+    assert "no test result beside it" in shared("verify", made).ok().out
 
 
 def test_somebody_elses_compiler_sees_the_file_and_nothing_else(

@@ -23,7 +23,7 @@ from kiln.page.snippets import litert_python
 from kiln.tflite.inspect import inspect
 from stages.detect import detector, matching
 from stages.files import pixels
-from stages.tflite import decoding, tflite_model
+from stages.tflite import decoding, float_layers, tflite_model
 
 PHOTOS = ("camera.png", "chelsea.png", "coffee.png")
 FAMILY = FAMILIES["ssd_mobilenet_v2"]
@@ -31,6 +31,9 @@ VARIANTS = ("float32", "int8")
 SCORE = 0.4
 #: How many detections there are to compare.
 LEAST = 30
+
+#: The layers that make raw boxes, by their names in a graph with the detection operator.
+LAYERS = ("concat", "Squeeze1")
 
 #: Mistake -> (gate, code of the problem, words in what it says).
 CAUGHT = {
@@ -82,6 +85,15 @@ def made(stages: Stages, images_folder: Path, tmp_path_factory: pytest.TempPathF
         graph = {"saved_model": ("export", "saved_model"), "images": photos}
         params = {"variant": variant, "feeding": FED, **more}
         wanted.append(Wanted(f"convert-{variant}", "convert", params, graph))
+    graph = {"saved_model": ("export", "saved_model"), "images": photos}
+    layers = {"variant": "int8", "feeding": FED, **raw, "float_layers": list(LAYERS)}
+    decoded = {"saved_model": ("decoded", "saved_model")}
+    wanted += [
+        Wanted("layers", "convert", layers, graph),
+        Wanted("decoded", "export", {}, checkpoint),
+        Wanted("convert-decoded", "convert", {"variant": "float32"}, decoded),
+        Wanted("outputs", "output_operations", {}, {"saved_model": ("export", "saved_model")}),
+    ]
     for variant in VARIANTS:
         given = {
             "model": (f"convert-{variant}", "model.tflite"),
@@ -143,6 +155,25 @@ def test_a_mistake_is_caught_by_name(made: Made, kind: str) -> None:
     problem = {item["code"]: item for item in found["problems"]}.get(code)
     assert problem is not None, found
     assert words in " ".join(problem.values()), problem
+
+
+def test_layers_have_the_names_that_they_have_with_post_processing(made: Made) -> None:
+    """So that a recipe's float_layers are for both."""
+    decoded = tflite_model.read(made.bytes_of("convert-decoded"))
+    raw = tflite_model.read(made.bytes_of("convert-float32"))
+    with_operator = float_layers.short_names(decoded, {})
+    found = float_layers.short_names(raw, dict(made.ran["outputs"].facts))
+    assert [*found] == [*with_operator, "strided_slice"]  # it leaves the background out
+    assert set(LAYERS) <= set(with_operator)
+    assert not set(LAYERS) <= set(float_layers.short_names(raw, {}))
+
+
+def test_the_layers_of_raw_boxes_can_stay_in_float(made: Made) -> None:
+    graph = tflite_model.read(made.bytes_of("layers")).graph
+    types = {graph.tensors[op.outputs[0]].name: graph.tensors[op.outputs[0]].type
+             for op in graph.operators}  # fmt: skip
+    assert [types["concat"], types["StatefulPartitionedCall:1"]] == ["float32", "float32"]
+    assert types["concat_1"] == "int8"
 
 
 def test_outputs_are_raw_and_called_so(made: Made) -> None:

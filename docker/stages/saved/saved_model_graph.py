@@ -95,7 +95,7 @@ def read(folder: Path) -> SavedGraph:
         StageError: kind ``checkpoint``: the files are damaged. Kind ``unsupported-model``: it
             cannot be converted; the message says which kind it is, and what to do.
     """
-    proto = _parse(folder / "saved_model.pb")
+    proto = parse(folder / "saved_model.pb")
     graphs = [graph for graph in proto.meta_graphs if _TAG in graph.meta_info_def.tags]
     if not graphs:
         tags = sorted({tag for graph in proto.meta_graphs for tag in graph.meta_info_def.tags})
@@ -131,7 +131,12 @@ def read(folder: Path) -> SavedGraph:
     )
 
 
-def _parse(path: Path) -> Any:
+def parse(path: Path) -> Any:
+    """Parse ``saved_model.pb``: the ``SavedModel`` message, with one graph at least.
+
+    Raises:
+        StageError: kind ``checkpoint``: it is damaged.
+    """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 

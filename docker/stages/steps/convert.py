@@ -23,6 +23,7 @@ from stages.files import calibration, feeding, pixels
 from stages.protocol.failures import StageError
 from stages.protocol.model_cache import Kept
 from stages.protocol.request import REQUIRED
+from stages.saved import output_names
 from stages.steps.export import FACTS_FILE
 from stages.tflite import (
     decoding,
@@ -99,7 +100,9 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     # A graph of raw boxes and scores has no decoding: all of it is the network.
     tail = params["postprocess"] != decoding.NONE
     sparing = int16x8.repaired if variant == "int16x8" else float_tail.left_in_float
-    with sparing(tail, params["float_layers"]):
+    layers = params["float_layers"]
+    outputs = output_names.operations(inputs["saved_model"]) if layers else {}
+    with sparing(tail, layers, outputs):
         data = dequantize_order.canonical(converted(converter))
     data = _limited(data, params["suppression"])
     if variant == "dynamic" and not params["plain"]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.protocol.failures import StageError
+from stages.saved import output_names
 from stages.steps import convert
 from stages.tflite import decoding, float_layers, float_tail, tflite_model
 
@@ -50,10 +51,12 @@ def run(params: dict[str, Any], inputs: dict[str, Path], out: Path, emit: Any) -
     calibrated = convert.converted(converter)
     graph = tflite_model.read(calibrated)
     tail = params["postprocess"] != decoding.NONE
-    skipped = float_tail.skipped(graph, tail, params["float_layers"])
+    outputs = output_names.operations(inputs["saved_model"])
+    skipped = float_tail.skipped(graph, tail, params["float_layers"], outputs)
     layers = _measured(tf, calibrated, skipped, converter.representative_dataset.input_gen)
-    found = _described(graph, _matched(graph, layers))
-    names, quantised = float_layers.short_names(graph), {item["name"] for item in found}
+    names = float_layers.short_names(graph, outputs)
+    found = _described(graph, names, _matched(graph, layers))
+    quantised = {item["name"] for item in found}
     pictures = facts["calibration_pictures"]
     result = {
         "layers": found,
@@ -127,7 +130,7 @@ def _matched(
 
 
 def _described(
-    graph: tflite_model.Model, measured: dict[str, dict[str, float]]
+    graph: tflite_model.Model, names: dict[str, str], measured: dict[str, dict[str, float]]
 ) -> list[dict[str, Any]]:
     kinds = float_layers.kind_names()
     by_output = {
@@ -135,7 +138,7 @@ def _described(
         for operator in graph.graph.operators
     }
     found = []
-    for name, whole in float_layers.short_names(graph).items():
+    for name, whole in names.items():
         if whole not in measured:
             continue
         numbers = measured[whole]

@@ -3,13 +3,18 @@
 An operator is known to the quantiser by the name of its output tensor. Where the converter fused
 several operators into one, that name lists them all, with ``;`` between. Its first part is a
 layer's short name, where no other operator has it.
+
+An output of the graph is named after the output instead. Its operator is known by its own name, as
+in a graph that goes on behind it, so that one list of layers is for files with post-processing and
+without it.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from stages.protocol.failures import StageError
 from stages.tflite import dequantize_order, tflite_model
@@ -18,16 +23,32 @@ _NEAR = 5
 """How many similar names an error lists."""
 
 
-def short_names(model: tflite_model.Model) -> dict[str, str]:
+def short_names(model: tflite_model.Model, outputs: Mapping[str, str]) -> dict[str, str]:
     """Return layer name -> name of the output tensor, in the order of execution.
 
     Operators with several outputs are left out: the quantiser only knows them by kind.
+
+    Args:
+        model: the graph.
+        outputs: tensor of an output of the graph -> the operation that makes it
+            (:func:`stages.saved.output_names.operations`).
     """
     graph = model.graph
     full = [graph.tensors[op.outputs[0]].name for op in graph.operators if len(op.outputs) == 1]
-    first = Counter(name.split(";")[0] for name in full)
-    short = [name.split(";")[0] for name in full]
-    return {a if first[a] == 1 else b: b for a, b in zip(short, full)}
+    taken = {tensor.name for tensor in graph.tensors}
+    own = [_unused(outputs[name], taken) if name in outputs else name for name in full]
+    short = [name.split(";")[0] for name in own]
+    times = Counter(short)
+    return {a if times[a] == 1 else b: c for a, b, c in zip(short, own, full)}
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """Return what the converter would call a tensor: ``name``, with a number where it is taken.
+
+    The shape that a reshaping takes is a constant tensor of the same name, which comes first.
+    """
+    numbered = (f"{name}{number}" for number in itertools.count(1))
+    return name if name not in taken else next(item for item in numbered if item not in taken)
 
 
 def kinds(model: tflite_model.Model) -> set[str]:
@@ -42,12 +63,15 @@ def kind_names() -> dict[int, str]:
     return {number: name for name, number in vars(operators).items() if name.isupper()}
 
 
-def chosen(model: tflite_model.Model, wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+def chosen(
+    model: tflite_model.Model, wanted: Sequence[str], outputs: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
     """Find layers by their short or whole names, and kinds of operators.
 
     Args:
         model: the float graph that is quantised.
         wanted: names of layers or kinds.
+        outputs: as of :func:`short_names`.
 
     Returns:
         (names of the layers' output tensors, kinds).
@@ -57,7 +81,7 @@ def chosen(model: tflite_model.Model, wanted: Sequence[str]) -> tuple[list[str],
     """
     if not wanted:
         return [], []
-    layers, present = short_names(model), kinds(model)
+    layers, present = short_names(model, outputs), kinds(model)
     whole = set(layers.values())
     unknown = [name for name in wanted if name not in {*layers, *whole, *present}]
     if unknown:
@@ -71,8 +95,9 @@ def _unknown(name: str, known: Iterable[str]) -> StageError:
     listed = f" Names near to it: {', '.join(near)}." if near else ""
     return StageError(
         "unsupported-model",
-        f"int8.float_layers: the model has no layer or operator {name!r}.{listed}",
-        "Leave it out, and `kiln explain-int8` lists the layers by the names to write.",
+        f"int8.float_layers (--float-layer): the model has no layer or operator {name!r}.{listed}",
+        "Correct it, or leave it out. `kiln explain-int8` lists the layers of a recipe's model by"
+        " the names to write; `kiln init` writes a recipe.",
     )
 
 

@@ -17,7 +17,7 @@ that end in ``TFLite_Detection_PostProcess`` (always float) are quantised as usu
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stages.tflite import float_layers, tflite_model
@@ -34,14 +34,14 @@ the same conversion would give different bytes each time.
 
 
 @contextlib.contextmanager
-def left_in_float(tail: bool = True, layers: Sequence[str] = ()) -> Iterator[None]:
+def left_in_float(tail: bool, layers: Sequence[str], outputs: Mapping[str, str]) -> Iterator[None]:
     """While active, the converter's full int8 quantisation skips what :func:`skipped` finds."""
     from tensorflow.lite.python import lite
 
     original = lite._mlir_quantize
 
     def quantize(calibrated: bytes, *args: Any, **kwargs: Any) -> Any:
-        names, kinds = skipped(tflite_model.read(calibrated), tail, layers)
+        names, kinds = skipped(tflite_model.read(calibrated), tail, layers, outputs)
         if names or kinds:
             kwargs.update(denylisted_nodes=names, denylisted_ops=kinds)
         return original(calibrated, *args, **kwargs)
@@ -54,7 +54,7 @@ def left_in_float(tail: bool = True, layers: Sequence[str] = ()) -> Iterator[Non
 
 
 def skipped(
-    model: tflite_model.Model, tail: bool, layers: Sequence[str]
+    model: tflite_model.Model, tail: bool, layers: Sequence[str], outputs: Mapping[str, str]
 ) -> tuple[list[str], list[str]]:
     """Find what is left in float.
 
@@ -62,6 +62,8 @@ def skipped(
         model: the calibrated float graph.
         tail: whether that is :func:`decoding`.
         layers: what a user wants left, too (:func:`stages.tflite.float_layers.chosen`).
+        outputs: the operations of the graph's outputs
+            (:func:`stages.tflite.float_layers.short_names`).
 
     Returns:
         (names of the nodes' outputs, kinds of operators).
@@ -70,7 +72,7 @@ def skipped(
         StageError: one of ``layers`` does not exist.
     """
     names, kinds = decoding(model) if tail else ([], [])
-    more, others = float_layers.chosen(model, layers)
+    more, others = float_layers.chosen(model, layers, outputs)
     return list(dict.fromkeys([*names, *more])), sorted({*kinds, *others})
 
 

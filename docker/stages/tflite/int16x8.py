@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from stages.tflite import dequantize_order, float_layers, float_tail, tflite_model
@@ -27,12 +27,13 @@ _DISGUISE = tflite_model.DETECTION_POSTPROCESS.encode()
 
 
 @contextlib.contextmanager
-def repaired(tail: bool = True, layers: Sequence[str] = ()) -> Iterator[None]:
+def repaired(tail: bool, layers: Sequence[str], outputs: Mapping[str, str]) -> Iterator[None]:
     """While active, the older quantiser works right, and skips what a user wants left in float.
 
     Args:
         tail: as in :func:`stages.tflite.float_tail.skipped`.
         layers: likewise.
+        outputs: likewise.
     """
     from tensorflow.lite.python.optimize.calibrator import Calibrator
 
@@ -40,7 +41,7 @@ def repaired(tail: bool = True, layers: Sequence[str] = ()) -> Iterator[None]:
 
     def quantize(calibrator: Any, pictures: Any, *args: Any, **kwargs: Any) -> bytes:
         data = separated(calibrator.calibrate(pictures))
-        names, kinds = float_tail.skipped(tflite_model.read(data), tail, layers)
+        names, kinds = float_tail.skipped(tflite_model.read(data), tail, layers, outputs)
         hidden = disguised(data, names, kinds)
         # The model holds the ranges that were measured: no picture is needed again.
         made = original(Calibrator(hidden), lambda: iter(()), *args, **kwargs)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kiln.building.from_training import Given, recipe_text, settle
+from kiln.building.from_training import Given, settle
+from kiln.building.recipe_writer import recipe_text
 from kiln.checks import verdict
 from kiln.core.errors import UnsupportedModelError
 from kiln.core.files import write_atomic

@@ -458,7 +458,7 @@ class Builder:
         records = {CONVERSION_FILE: _as_json(record)}
         if report is not None:
             records[CHECKS_FILE] = _as_json(report)
-        files |= {**records, **sources.files(recipe.image)}
+        files |= {**records, **sources.files(recipe.image, [*plan.others.values()])}
         limits = limits_of(recipe)
         stated = make.statements(recipe, limits, plan, sources, about, records)
         return files, stated, tuple(artefacts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,9 @@ from kiln.recipes.steps import lone_step
 from kiln.running import foreign
 from kiln.running.executor import OnEvent, Runner
 from kiln.running.limits import Limits
+from kiln.signing.signer import own_signer
+from kiln.signing.statement_names import PROVENANCE_SUFFIX
+from kiln.statements.compilation import Compilation, compilation_statement
 from kiln.tflite.known_kinds import EDGE_TPU, ETHOS_U
 from kiln.tflite.reading import TfliteFile, load, type_name
 from kiln.tflite.schema import OPERATORS
@@ -47,6 +51,8 @@ RECORD_SUFFIX = ".json"
 _IMAGE = re.compile(r"[a-z0-9]+([._/:@-]+[A-Za-z0-9]+)*")
 
 _WHOLE = ("int8", "uint8", "int16")
+LONGEST = 86_400  # seconds that a compiler may be given
+
 _MOST_TARGET = 100  # characters of a target's name that a foreign compiler is given
 
 
@@ -74,17 +80,18 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The result: a file, and a record beside it."""
+    """The result: a file, and a record and a signed provenance beside it."""
 
     path: Path
     record_path: Path
     record: Mapping[str, Any]
+    provenance_path: Path
 
 
 def compile_file(
     wanted: Wanted, output: Path, on_event: OnEvent, *, force: bool = False
 ) -> Compiled:
-    """Write ``wanted.file``, compiled, to ``output``, and a record beside it.
+    """Write ``wanted.file``, compiled, to ``output``, and a record and a provenance beside it.
 
     Args:
         force: replace files that exist.
@@ -93,28 +100,90 @@ def compile_file(
         UsageError: there is no such target or compiler, or a file cannot be read or written.
         UnsupportedModelError: the file is damaged, or cannot be compiled.
         CompilerError: the compiler failed, or wrote something else.
+        SigningKeyError: the user's own key cannot be used.
         KilnError: the engine or the image failed.
     """
     record_path = output.with_name(output.name + RECORD_SUFFIX)
-    for path in (output, record_path):
+    provenance_path = output.with_name(output.name + PROVENANCE_SUFFIX)
+    for path in (output, record_path, provenance_path):
         check_target(path, force)
+    _check_names(wanted, output)
+    _check_numbers(wanted)
     chip = _chip(wanted)
     file = load(wanted.file)
     store = Store(Store.default_root())
     store.sweep()
     worker = _Worker(Project.find(), store, on_event)
-    data, found = worker.by_vela(file, chip, wanted) if chip else worker.by_foreign(file, wanted)
+    if chip is not None:
+        _check_integer(file)
+    signer = own_signer()  # before the work: a key may be locked
+    made = worker.by_vela(file, chip, wanted) if chip else worker.by_foreign(file, wanted)
+    digest = sha256_bytes(made.data)
     record = {
         "schema": 1,
         "kiln": __version__,
         "target": wanted.target,
-        **found,
-        "file": {"name": output.name, "sha256": sha256_bytes(data), "size": len(data)},
+        **made.found,
+        "file": {"name": output.name, "sha256": digest, "size": len(made.data)},
         "made_from": {"name": wanted.file.name, "sha256": file.sha256, "size": len(file.data)},
     }
-    write(record_path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
-    write(output, data)
-    return Compiled(output, record_path, record)
+    text = json.dumps(record, indent=1, sort_keys=True).encode() + b"\n"
+    compilation = Compilation(
+        {"model": wanted.file.stem, "target": wanted.target, **made.parameters},
+        made.command,
+        {"timeout": wanted.timeout},
+        {f"input/{wanted.file.name}": {"sha256": file.sha256}, **made.dependencies},
+        (record_path.name, sha256_bytes(text)),
+    )
+    bundle = signer.seal(compilation_statement(compilation, output.name, digest))
+    write(record_path, text)
+    write(provenance_path, bundle)
+    write(output, made.data)
+    return Compiled(output, record_path, record, provenance_path)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a compiler made, and with what; see :class:`kiln.statements.compilation.Compilation`.
+
+    Attributes:
+        data: the finished file.
+        found: what the record says of it.
+    """
+
+    data: bytes
+    found: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    dependencies: Mapping[str, Mapping[str, str]]
+    command: tuple[str, ...] = ()
+
+
+def _check_names(wanted: Wanted, output: Path) -> None:
+    """Refuse names that a statement cannot hold.
+
+    Raises:
+        UsageError: one is not Unicode.
+    """
+    for name in (output.name, wanted.file.name, wanted.compiler or ""):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{os.fsencode(name)!r} is not text in UTF-8, which a signed statement must be.",
+                "Rename the file, or use another name.",
+            ) from None
+
+
+def _check_numbers(wanted: Wanted) -> None:
+    """Refuse from Python what the command line's options do not let through.
+
+    Raises:
+        UsageError: a number cannot be.
+    """
+    if wanted.least_mapped is not None and not 0 <= wanted.least_mapped <= 1:
+        raise UsageError(f"--least-mapped {wanted.least_mapped} cannot be.", "Give 0 to 1.")
+    if not 1 <= wanted.timeout <= LONGEST:
+        raise UsageError(f"--timeout {wanted.timeout} cannot be.", f"Give 1 to {LONGEST} seconds.")
 
 
 def _chip(wanted: Wanted) -> targets.Target | None:
@@ -189,11 +258,8 @@ class _Worker:
 
         return Images(self.project.docker, self.engine, self.store, self.on_event).ensure(name).tag
 
-    def by_vela(
-        self, file: TfliteFile, chip: targets.Target, wanted: Wanted
-    ) -> tuple[bytes, dict[str, Any]]:
-        """Compile with Vela; return the file, and what the stage found."""
-        _check_integer(file)
+    def by_vela(self, file: TfliteFile, chip: targets.Target, wanted: Wanted) -> _Made:
+        """Compile with Vela."""
         locked = locked_image(self.project.docker, DEVICE)
         code, model = tree_digest(self.project.stages), self.store.add_bytes(file.data)
         least = targets.LEAST_MAPPED if wanted.least_mapped is None else wanted.least_mapped
@@ -209,12 +275,17 @@ class _Worker:
         data = self.store.read(result.files["model.tflite"].sha256, f"{file.name}, compiled")
         found = {name: value for name, value in result.facts.items() if name != "gates"}
         image = {"name": locked.name, "identity": locked.identity}
-        return data, {**found, "image": image, "stage_code": code}
+        return _Made(
+            data,
+            {**found, "image": image, "stage_code": code},
+            {"compiler": "Vela", **chip.as_params(), "least_mapped": least},
+            {f"image/{locked.name}": _sha256(locked.identity), "stage-code": {"kilnTree": code}},
+        )
 
-    def by_foreign(self, file: TfliteFile, wanted: Wanted) -> tuple[bytes, dict[str, Any]]:
-        """Compile with the user's own compiler; return the file, and what is known of it."""
+    def by_foreign(self, file: TfliteFile, wanted: Wanted) -> _Made:
+        """Compile with the user's own compiler."""
         assert wanted.compiler is not None
-        compiler, about = self._found(wanted.compiler)
+        compiler, about, dependencies = self._found(wanted.compiler)
         self.on_event("note", message=f"compiling {file.name} with {compiler.name}")
         limits = replace(foreign.LIMITS, timeout=wanted.timeout)
         written = foreign.run(self.engine(), self.store, compiler, file.data, wanted.target, limits)
@@ -234,15 +305,22 @@ class _Worker:
             custom or (OPERATORS[code] if code < len(OPERATORS) else f"operator {code}"): count
             for (code, custom), count in sorted(done.left.items())
         }
-        return done.data, {
+        found = {
             "compiler": about,
             "calls": dict(done.calls),
             "left": left,
             "restored": list(done.restored),
         }
+        command = tuple(foreign.arguments(wanted.target))
+        return _Made(done.data, found, {"compiler": about["name"]}, dependencies, command)
 
-    def _found(self, name: str) -> tuple[foreign.Foreign, dict[str, str]]:
+    def _found(
+        self, name: str
+    ) -> tuple[foreign.Foreign, dict[str, str], dict[str, dict[str, str]]]:
         """Find a compiler: a path that exists is a program, anything else an image.
+
+        Returns:
+            (the compiler, what the record says of it, the dependencies that it is).
 
         Raises:
             UsageError: there is neither.
@@ -263,11 +341,18 @@ class _Worker:
                     f"Give a program; or a folder with one called {foreign.ENTRY!r}.",
                 )
             digest = tree_digest(path) if path.is_dir() else sha256_file(path)
-            about = {"name": path.name, "sha256": digest}
-            return foreign.Foreign(name, self.image(), path), about
+            about = {"name": path.absolute().name, "sha256": digest}
+            device = locked_image(self.project.docker, DEVICE).identity
+            kind = "kilnTree" if path.is_dir() else "sha256"
+            # Not "image/device": a trust file that wants kiln's images does not mean a program in
+            # one of them.
+            dependencies = {"compiler": {kind: digest}, "container": _sha256(device)}
+            return foreign.Foreign(name, self.image(), path), about, dependencies
         return self._in_image(name)
 
-    def _in_image(self, name: str) -> tuple[foreign.Foreign, dict[str, str]]:
+    def _in_image(
+        self, name: str
+    ) -> tuple[foreign.Foreign, dict[str, str], dict[str, dict[str, str]]]:
         import docker.errors
 
         image = None
@@ -289,4 +374,9 @@ class _Worker:
                 "the file to write, and the target (docs/devices.md).",
             )
         identity = str(image.id)
-        return foreign.Foreign(name, identity), {"name": name, "image": identity}
+        about = {"name": name, "image": identity}
+        return foreign.Foreign(name, identity), about, {"compiler": _sha256(identity)}
+
+
+def _sha256(identity: str) -> dict[str, str]:
+    return {"sha256": identity.removeprefix("sha256:")}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kiln.building.build import Artefact, Builder, failure_of
-from kiln.building.from_training import Given, recipe_text, settle
+from kiln.building.from_training import Given, settle
+from kiln.building.recipe_writer import recipe_text
 from kiln.core.channels import check_channels
 from kiln.core.errors import RecipeError, UsageError
 from kiln.core.files import write_atomic

@@ -11,7 +11,7 @@ from kiln.core.store import Store
 from kiln.images.lock import locked_image
 from kiln.project.folders import Project
 from kiln.recipes.check_steps import DEVICE
-from kiln.recipes.plan import make_plan, refuse_missing
+from kiln.recipes.plan import images_of, make_plan, refuse_missing
 from kiln.recipes.recipe import Recipe, Variant
 from kiln.running.cached import look_up
 from kiln.sources.model import acquire, source_at_hand, with_images_to_check
@@ -32,11 +32,21 @@ class PlannedStep:
 
 
 @dataclass(frozen=True)
+class NamedImage:
+    """A sealed image; ``identity`` is ``sha256:<hex>``."""
+
+    name: str
+    identity: str
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a build of one model would do.
 
     Args:
-        identity: of the sealed image, ``sha256:<hex>``.
+        image: the recipe's.
+        identity: of that sealed image, ``sha256:<hex>``.
+        other_images: in which some of the steps run.
         source: the kind of source; ``at_hand``: a build needs no download for it.
         steps: empty until the source is downloaded: keys are made of its digests.
     """
@@ -44,6 +54,7 @@ class Forecast:
     model: str
     image: str
     identity: str
+    other_images: tuple[NamedImage, ...]
     variants: tuple[Variant, ...]
     source: str
     at_hand: bool
@@ -69,10 +80,21 @@ def forecast(
     """
     wanted = tuple(variants) or recipe.variants
     refuse_missing(recipe, wanted)
-    identity = locked_image(project.docker, recipe.image).identity
+    image, *others = (
+        NamedImage(name, locked_image(project.docker, name).identity) for name in images_of(recipe)
+    )
     at_hand = source_at_hand(recipe, store)
-    steps = _steps(project, store, recipe, wanted, identity) if at_hand else ()
-    return Forecast(recipe.name, recipe.image, identity, wanted, recipe.source.kind, at_hand, steps)
+    steps = _steps(project, store, recipe, wanted, image.identity) if at_hand else ()
+    return Forecast(
+        recipe.name,
+        image.name,
+        image.identity,
+        tuple(others),
+        wanted,
+        recipe.source.kind,
+        at_hand,
+        steps,
+    )
 
 
 def _steps(

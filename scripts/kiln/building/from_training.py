@@ -1,22 +1,22 @@
-"""Write a recipe from a training's files, for ``kiln init`` and ``kiln convert``.
+"""Complete a recipe from a training's files, for ``kiln init`` and ``kiln convert``.
 
 :func:`settle` examines the files, fills in what the command line leaves open and refuses at once
-what cannot be converted; :func:`recipe_text` writes the recipe. Both commands then build it like
-any other recipe.
+what cannot be converted; :func:`kiln.building.recipe_writer.recipe_text` writes the recipe. Both
+commands then build it like any other recipe.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from kiln.building.recipe_writer import Arguments
 from kiln.core.digest import sha256_file
 from kiln.core.errors import UsageError
 from kiln.recipes import export_options, pipeline_config
@@ -78,7 +78,7 @@ class Given:
         std: likewise.
         spec: one of Model Maker's detectors; ``None``: an Object Detection API model.
         image_size: height and width in pixels.
-        output_order: ``tf1`` or ``tf2``; it and the next six are as in a recipe.
+        output_order: ``tf1`` or ``tf2``; it and the next seven are as in a recipe.
         allow: faults with which the model is published anyway.
     """
 
@@ -102,6 +102,7 @@ class Given:
     max_detections_per_class: int | None = None
     inference_io: str = "uint8"
     postprocess: str = "tflite"
+    float_layers: tuple[str, ...] = ()
     name: str | None = None
     title: str | None = None
     description: str | None = None
@@ -109,45 +110,6 @@ class Given:
     author: str | None = None
     version: str | None = None
     allow: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """A recipe's content, complete.
-
-    Args:
-        suppression: how overlapping boxes are suppressed: keys of a recipe's [export].
-        folder: the recipe's folder; paths are relative to it; ``None``: absolute paths.
-        pins: name of a source file -> its size in bytes and SHA-256.
-    """
-
-    name: str
-    title: str
-    description: str
-    licence: str
-    author: str
-    version: str
-    architecture: Architecture
-    label_map: Path
-    variants: tuple[Variant, ...]
-    checkpoint: Path | None = None
-    saved_model: Path | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    pipeline_config: Path | None = None
-    spec: LiteSpec | None = None
-    calibration: Path | None = None
-    images: Path | None = None
-    max_detections: int | None = None
-    score_threshold: float | None = None
-    image_size: tuple[int, int] | None = None
-    output_order: OutputOrder = "tf2"
-    suppression: dict[str, bool | float | int] = field(default_factory=dict)
-    inference_io: InferenceIo = "uint8"
-    postprocess: Postprocess = "tflite"
-    allow: tuple[Allowance, ...] = ()
-    folder: Path | None = None
-    pins: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 @reading()
@@ -224,85 +186,12 @@ def settle(
         suppression=_suppression(given, found.architecture),
         inference_io=_inference_io(given, variants, found),
         postprocess=_one_of(given.postprocess, Postprocess),
+        float_layers=_float_layers(given, variants),
         allow=tuple(_one_of(item, Allowance) for item in dict.fromkeys(given.allow)),
         folder=folder,
         pins=_pins(found) if pin else {},
     )
     return arguments, tuple(notes)
-
-
-def recipe_text(arguments: Arguments) -> str:
-    """Write the recipe as TOML that :func:`kiln.recipes.recipe.load` reads back unchanged.
-
-    Raises:
-        UsageError: a text or path is not Unicode.
-    """
-    it = arguments
-    lines = [
-        "schema = 1",
-        f"name = {_string(it.name)}",
-        "# Inside the artefacts: a change to one of the next five changes their bytes.",
-        f"title = {_string(it.title)}",
-        f"description = {_string(it.description)}",
-        f"licence = {_string(it.licence)}",
-        f"author = {_string(it.author)}",
-        f"version = {_string(it.version)}",
-        f"architecture = {_string(it.architecture)}",
-        f'image = "{"odapi" if it.spec is None else "modelmaker"}"',
-        f"variants = {_strings(it.variants)}",
-    ]
-    if it.allow:
-        lines.append(f"allow = {_strings(it.allow)}")
-    if it.spec is not None:
-        lines += ["", "[efficientdet]", f"spec = {_string(it.spec)}"]
-    lines += ["", *_source_lines(it)]
-    if it.pipeline_config is not None:
-        lines.append(f"pipeline_config = {_path(it, it.pipeline_config)}")
-    if it.mean is not None and it.std is not None:
-        mean, std = (", ".join(repr(float(value)) for value in part) for part in (it.mean, it.std))
-        lines.append(f"normalization = {{ mean = [{mean}], std = [{std}] }}")
-    if it.pins:
-        lines += ["", "# Only these bytes will do. `kiln init --force` pins others."]
-    for name, (size, digest) in it.pins.items():
-        lines += ["[[source.files]]", f"path = {_string(name)}", f"size = {size}"]
-        lines += [f"sha256 = {_string(digest)}", ""]
-    if not it.pins:
-        lines.append("")
-    lines += ["[labels]", f"file = {_path(it, it.label_map)}"]
-    export = []
-    if it.max_detections is not None:
-        export.append(f"max_detections = {it.max_detections}")
-    if it.image_size is not None:
-        export.append(f"image_size = [{it.image_size[0]}, {it.image_size[1]}]")
-    if it.score_threshold is not None:
-        export.append(f"score_threshold = {float(it.score_threshold)!r}")
-    if it.output_order != "tf2":
-        export.append(f"output_order = {_string(it.output_order)}")
-    export += [f"{key} = {json.dumps(value)}" for key, value in it.suppression.items()]
-    if it.inference_io != "uint8":
-        export.append(f"inference_io = {_string(it.inference_io)}")
-    if it.postprocess != "tflite":
-        export.append(f"postprocess = {_string(it.postprocess)}")
-    if export:
-        lines += ["", "[export]", *export]
-    if it.calibration is not None:
-        lines += ["", "[calibration]", f"images = {_path(it, it.calibration)}"]
-    if it.images is not None:
-        lines += ["", "[check]", f"images = {_path(it, it.images)}"]
-    return "\n".join(lines) + "\n"
-
-
-def _source_lines(it: Arguments) -> list[str]:
-    if it.saved_model is not None:
-        return ["[source]", 'kind = "saved_model"', f"path = {_path(it, it.saved_model)}"]
-    assert it.checkpoint is not None  # settle's own check
-    stands = "# A folder stands for the checkpoint that TensorFlow's state file names in it."
-    return [
-        *([] if it.pins else [stands]),
-        "[source]",
-        'kind = "local"',
-        f"checkpoint = {_path(it, it.checkpoint)}",
-    ]
 
 
 def _go_together(given: Given) -> None:
@@ -375,6 +264,29 @@ def _inference_io(given: Given, variants: Sequence[str], found: _Found) -> Infer
         more = "" if "int8" in variants else ", or name --calibration images"
         raise UsageError(f"--inference-io int8 cannot be: {why}.", f"Leave it out{more}.")
     return chosen
+
+
+def _float_layers(given: Given, variants: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of what integer quantisation leaves in float.
+
+    Whether the model has such layers, its conversion says: only that knows the graph.
+
+    Raises:
+        UsageError: nothing is quantised to integers, or a name is empty.
+    """
+    if given.float_layers and not set(CALIBRATED) & set(variants):
+        more = "add --variant int8" if given.variants else "name --calibration images"
+        raise UsageError(
+            "--float-layer has no effect: it is for the variants int8 and int16x8, and neither is "
+            "made.",
+            f"Leave it out, or {more}.",
+        )
+    if "" in given.float_layers:
+        raise UsageError(
+            "--float-layer needs the name of a layer, or a kind of operator.",
+            "`kiln explain-int8` lists the layers of a recipe's model; write one with `kiln init`.",
+        )
+    return tuple(dict.fromkeys(given.float_layers))
 
 
 def _check_postprocess(given: Given, variants: Sequence[str], found: _Found) -> None:
@@ -572,46 +484,3 @@ def _pins(found: _Found) -> dict[str, tuple[int, str]]:
     if found.config is not None:
         files[CONFIG] = readable(found.config)
     return {name: (path.stat().st_size, sha256_file(path)) for name, path in sorted(files.items())}
-
-
-def _path(it: Arguments, path: Path) -> str:
-    """Write a path for the recipe: relative where both are in one tree of this machine."""
-    # Resolve links in the parents, so that '..' leads back the same way; keep the last part as
-    # named.
-    plain = path.name not in ("", "..")
-    real = Path(os.path.realpath(path.parent), path.name) if plain else Path(os.path.realpath(path))
-    if it.folder is None:
-        return _string(str(real))
-    base = Path(os.path.realpath(it.folder))
-    if Path(os.path.commonpath([real, base])) == Path(base.anchor):
-        return _string(str(real))
-    return _string(os.path.relpath(real, base))
-
-
-def _strings(items: Sequence[str]) -> str:
-    return f"[{', '.join(_string(item) for item in items)}]"
-
-
-def _string(text: str) -> str:
-    """Quote a basic string of TOML.
-
-    Raises:
-        UsageError: the text is not Unicode, such as a file name in another encoding.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UsageError(
-            f"{os.fsencode(text)!r} is not text in UTF-8, which a recipe must be.",
-            "Rename the file or folder, or use another text.",
-        ) from None
-    escaped = (_escape(character) for character in text)
-    return f'"{"".join(escaped)}"'
-
-
-def _escape(character: str) -> str:
-    if character in '"\\':
-        return f"\\{character}"
-    if ord(character) < 32 or ord(character) == 127:
-        return f"\\u{ord(character):04X}"
-    return character

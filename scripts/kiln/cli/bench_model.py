@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +11,11 @@ import click
 
 from kiln.cli.common import PATH, NumberRange, json_option, own_store, reporter_for
 from kiln.cli.reporters import JsonReporter
-from kiln.core.errors import UnsupportedModelError, UsageError
+from kiln.core.errors import UnsupportedModelError
 from kiln.core.output import table
 
 if TYPE_CHECKING:
-    from kiln.measure.latency import Artefact, Latency
+    from kiln.measure.latency import Latency
 
 _RUNS = 30
 
@@ -65,48 +63,11 @@ def bench_model(
     Inputs are noise, the same in every run. Rounds go over all files, so that a slow spell of the
     machine affects all of them alike: compare times of one run, not of different ones.
     """
-    from kiln.core.machine import processors
-    from kiln.measure import latency
-    from kiln.project.folders import Project
-    from kiln.release.index_page import refresh
-    from kiln.signing.signer import own_signer
+    from kiln.measure.bench import Wanted, bench
 
-    if runs is not None and seconds is not None:
-        raise UsageError("--runs and --seconds cannot be combined.", "Give one of them.")
-    project = Project.find()
-    target = (dist or project.root / "dist").absolute()
-    artefacts = _artefacts(target, names, variants)
-    if save and (stray := [item for item in artefacts if not item.path.is_relative_to(target)]):
-        raise UsageError(
-            f"{stray[0].path} is not in {target}, and --save only records files of that folder.",
-            "Leave --save out, or name the folder with --dist.",
-        )
-    counts = list(dict.fromkeys(threads)) or sorted({1, processors()})
-    load = os.getloadavg()[0] / processors()
-    if load > latency.BUSY:
-        note = (
-            f"the machine is busy (load average {load:.1f} for each processor): ratios hold, "
-            "times are longer than usual"
-        )
-        if as_json:
-            JsonReporter().event("note", message=note)
-        else:
-            print(f"kiln: {note}", file=sys.stderr)
+    wanted = Wanted(names, dist, variants, threads, warmup, runs, seconds, save)
     with reporter_for(as_json) as reporter:
-        measured = latency.measure(
-            project,
-            own_store(),
-            artefacts,
-            counts,
-            warmup=warmup,
-            runs=runs or _RUNS,
-            seconds=seconds,
-            on_event=reporter.event,
-        )
-    written = latency.save(target, measured.runs) if save and measured.runs else None
-    if written:
-        # Add the figures to the page and sign it again.
-        refresh(target, own_signer(), measured=[written.name])
+        measured = bench(wanted, own_store(), reporter.event)
     if as_json:
         for item in measured.runs:
             JsonReporter().event("latency", **asdict(item))
@@ -114,8 +75,8 @@ def bench_model(
         print(_table(measured.runs))
         first = measured.runs[0]
         print(f"\n{first.runtime} on {first.cpu}; {warmup} rounds of warm-up.")
-        if written:
-            print(f"Recorded in {written}.")
+        if measured.saved:
+            print(f"Recorded in {measured.saved}.")
     if measured.failed:
         raise UnsupportedModelError(
             "\n".join(
@@ -145,52 +106,3 @@ def _table(runs: Sequence[Latency]) -> str:
             ]
         )
     return table(head, rows)
-
-
-def _artefacts(dist: Path, names: Sequence[str], variants: Sequence[str]) -> list[Artefact]:
-    """Return the files that the user means, each once.
-
-    Raises:
-        UsageError: a named file or model does not exist, or nothing matches.
-    """
-    import difflib
-
-    from kiln.recipes.recipe import VARIANTS
-    from kiln.signing.statement_names import artefact_file
-
-    for variant in variants:
-        if variant not in VARIANTS:
-            raise UsageError(f"There is no variant {variant!r}.", f"Known: {', '.join(VARIANTS)}.")
-    models = sorted(path.name for path in dist.glob("*/") if any(path.glob("*.tflite")))
-    found: dict[Path, Artefact] = {}
-    for name in names or models:
-        if name.endswith(".tflite"):
-            path = Path(name).absolute()
-            if not path.is_file():
-                raise UsageError(f"There is no file {name}.", "Name a .tflite file, or a model.")
-            found[path] = _artefact(path, VARIANTS)
-        elif name in models:
-            for path in (dist / name / artefact_file(name, variant) for variant in VARIANTS):
-                if path.is_file():
-                    found[path] = _artefact(path, VARIANTS)
-        else:
-            near = difflib.get_close_matches(name, models, 1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise UsageError(
-                f"There is no built model {name!r} in {dist}.",
-                f"{hint}There: {', '.join(models) or 'none'}; `kiln build` makes them.",
-            )
-    chosen = [item for item in found.values() if not variants or item.variant in variants]
-    if not chosen:
-        raise UsageError(f"There is nothing to time in {dist}.", "`kiln build` makes artefacts.")
-    return chosen
-
-
-def _artefact(path: Path, variants: Sequence[str]) -> Artefact:
-    """Tell a file's model and variant by the names that ``kiln build`` gives."""
-    from kiln.measure.latency import Artefact
-
-    model = path.parent.name
-    variant = path.stem.removeprefix(f"{model}_")
-    known = path.stem.startswith(f"{model}_") and variant in variants
-    return Artefact(model, variant, path) if known else Artefact(path.stem, "", path)

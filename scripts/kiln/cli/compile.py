@@ -85,5 +85,6 @@ def _shown(done: Compiled) -> str:
     rows["left to the CPU"] = left or "nothing"
     rows["put back"] = ", ".join(record["restored"]) or "nothing: it was all there"
     rows["record"] = str(done.record_path)
+    rows["signed"] = str(done.provenance_path)
     lines = [f"  {key:<17}{value}" for key, value in rows.items()]
     return "\n".join([f"{done.path}, {file['size']:,} bytes", *lines])

@@ -115,6 +115,13 @@ _OPTIONS = [
         default="tflite",
         help="none: raw boxes and scores, for GPU delegates and NPUs, to be decoded [tflite].",
     ),
+    click.option(
+        "--float-layer",
+        "float_layers",
+        multiple=True,
+        metavar="NAME",
+        help="A layer or kind of operator that int8 and int16x8 leave in float; may be repeated.",
+    ),
     click.option("--name", help="The model's name [from the files' folder]."),
     click.option("--title", help="Its name in the metadata."),
     click.option("--description", help="Its description in the metadata."),
@@ -200,7 +207,8 @@ def convert(dist: Path, keep_failed: bool, as_json: bool, **fields: Any) -> None
 @json_option
 def init(folder: Path, no_pin: bool, force: bool, as_json: bool, **fields: Any) -> None:
     """Write FOLDER/recipe.toml for a model of your own, to keep in git and build."""
-    from kiln.building.from_training import recipe_text, settle
+    from kiln.building.from_training import settle
+    from kiln.building.recipe_writer import recipe_text
     from kiln.cli.build import myself
     from kiln.core.files import write_atomic
     from kiln.project.folders import Project

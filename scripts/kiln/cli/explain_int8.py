@@ -51,24 +51,17 @@ def explain_int8(
     Each layer is compared with its float form on the calibration images, both with the same
     input. A name can be written into float_layers in the recipe: that layer then stays in float.
     """
-    from kiln.building.build import Builder
-    from kiln.measure.quantisation import explain, refuse_without_int8
-    from kiln.project.folders import Project
-    from kiln.recipes.recipe import discover
-    from kiln.recipes.selection import select
+    from kiln.measure.quantisation import explain_model
 
-    project = Project.find()
-    folder = (models_dir or project.models).absolute()
-    (recipe,) = select(folder, discover(folder), (model,)).unbroken()
-    refuse_without_int8(recipe)
     if svg is not None and (svg.is_dir() or not svg.absolute().parent.is_dir()):
         raise UsageError(
             f"{svg.absolute()} cannot be written: it is a folder, or there is none to hold it.",
             "Name a file in a folder that exists.",
         )
     with reporter_for(as_json) as reporter:
-        builder = Builder(project, own_store(), project.root / "dist", reporter.event)
-        found = explain(builder, recipe, archive)
+        found = explain_model(
+            model, own_store(), reporter.event, models_dir=models_dir, archive=archive
+        )
         if as_json:
             reporter.event("explained", **found.as_json())
     if not as_json:
@@ -99,18 +92,18 @@ def _text(found: Explanation, most: int) -> str:
     if found.in_float:
         many = len(found.in_float)
         notes.append(f"In float: {many} layer{'' if many == 1 else 's'}.")
-    notes.append(f'To leave layers in float: [int8] float_layers = ["{rows[0][0]}"] in the recipe.')
+    notes.append(
+        f'To leave layers in float: [int8] float_layers = ["{rows[0][0]}"] in the recipe, or '
+        "--float-layer of kiln convert."
+    )
     return "\n".join([table(head, rows), "", *notes])
 
 
 def _draw(found: Explanation, path: Path) -> None:
     from kiln.core.files import write_atomic
-    from kiln.measure.quantisation import ROUNDING
-    from kiln.page.layer_chart import Bar, draw
 
-    bars = [Bar(layer.name, layer.operator, layer.rmse_by_scale) for layer in found.layers]
     try:
-        write_atomic(path, draw(found.model, bars, ROUNDING).encode())
+        write_atomic(path, found.svg().encode())
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written: {error.strerror or error}.",

@@ -64,6 +64,7 @@ def plan(
 
 
 def _matrix(recipes: list[Recipe], variants: list[Variant], *, named: bool) -> dict[str, Any]:
+    from kiln.recipes.plan import images_of
     from kiln.recipes.selection import for_release
 
     for recipe in recipes:
@@ -82,6 +83,7 @@ def _matrix(recipes: list[Recipe], variants: list[Variant], *, named: bool) -> d
             {
                 "model": recipe.name,
                 "image": recipe.image,
+                "other_images": list(images_of(recipe)[1:]),
                 "variants": list(variants or recipe.variants),
             }
             for recipe in chosen
@@ -94,6 +96,7 @@ def _told(item: Forecast) -> str:
     lines = [
         f"{item.model}: {' '.join(item.variants)}",
         f"  image   {item.image}, {item.identity}",
+        *(f"  {'and':7} {image.name}, {image.identity}" for image in item.other_images),
         f"  source  {item.source}, {place}",
     ]
     if item.steps:

@@ -1,5 +1,5 @@
 """Measure accuracy and latency of artefacts, and record the figures in files.
 
-Only the command line uses it: :mod:`kiln.measure.accuracy` and :mod:`kiln.measure.latency` measure,
-the other modules support them.
+The command line and the public functions of :mod:`kiln` use it: :mod:`kiln.measure.accuracy`,
+:mod:`kiln.measure.bench` and :mod:`kiln.measure.quantisation`. The other modules support them.
 """

@@ -71,10 +71,17 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of a measurement: ``failed`` maps a path to why it has no times."""
+    """The result of a measurement.
+
+    Attributes:
+        runs: the times of each file, with each number of threads.
+        failed: path of a file -> why it has no times.
+        saved: where the times were recorded, if they were.
+    """
 
     runs: list[Latency]
     failed: dict[Path, str]
+    saved: Path | None = None
 
 
 def measure(

@@ -13,12 +13,16 @@ from typing import Any
 
 from kiln.building.build import Builder
 from kiln.core.errors import StageFailedError, UnsupportedModelError, UsageError
+from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.measure.workbench import Workbench
 from kiln.project import bounds
+from kiln.project.folders import Project
 from kiln.recipes.plan import Plan, make_plan
-from kiln.recipes.recipe import Recipe
+from kiln.recipes.recipe import Recipe, discover
+from kiln.recipes.selection import select
 from kiln.recipes.steps import StepList
+from kiln.running.executor import OnEvent
 from kiln.running.limits import limits_of
 from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire
@@ -73,6 +77,13 @@ class Explanation:
         """Return the layers, the one with the largest error in steps first."""
         return sorted(self.layers, key=lambda layer: -layer.rmse_by_scale)
 
+    def svg(self) -> str:
+        """Return a picture of all layers, in the order of execution."""
+        from kiln.page.layer_chart import Bar, draw
+
+        bars = [Bar(layer.name, layer.operator, layer.rmse_by_scale) for layer in self.layers]
+        return draw(self.model, bars, ROUNDING)
+
     def as_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {
@@ -102,6 +113,31 @@ def refuse_without_int8(recipe: Recipe) -> None:
             "go from a hub module, whose heads are not trained.",
             "Explain a model with a checkpoint.",
         )
+
+
+def explain_model(
+    model: str,
+    store: Store,
+    on_event: OnEvent,
+    *,
+    models_dir: Path | None = None,
+    archive: Path | None = None,
+) -> Explanation:
+    """Measure what each layer of a recipe's model loses in int8.
+
+    Args:
+        model: the recipe's name.
+        models_dir: where recipes are; ``None``: the project's own.
+        archive: as of :func:`explain`.
+
+    Raises:
+        KilnError: there is no such recipe; or as :func:`explain`.
+    """
+    project = Project.find()
+    folder = (models_dir or project.models).absolute()
+    (recipe,) = select(folder, discover(folder), (model,)).unbroken()
+    builder = Builder(project, store, project.root / "dist", on_event)
+    return explain(builder, recipe, archive)
 
 
 def explain(builder: Builder, recipe: Recipe, archive: Path | None = None) -> Explanation:

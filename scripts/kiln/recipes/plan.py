@@ -109,6 +109,15 @@ def make_plan(
     return replace(plan, compiled=compiled)
 
 
+def images_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the images that a build of a recipe needs, the recipe's own first.
+
+    Each build checks its files in today's runtimes: where a recipe names no images to check on, on
+    the project's photographs.
+    """
+    return recipe.image, DEVICE
+
+
 def _plan(
     steps: StepList,
     recipe: Recipe,

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from kiln.core.untrusted import MalformedError, read_file
 from kiln.project import bounds
-from kiln.signing.statement_names import RELEASE_BUNDLE, SBOM_FILE, SOURCE_FILE
+from kiln.signing.statement_names import RELEASE_BUNDLE, SOURCE_FILE, is_sbom
 
 SUMS_FILE = "SHA256SUMS"
 KEY_FILE = "kiln.pub"
@@ -90,7 +90,6 @@ _MOST = {
     LATENCY_FILE: bounds.MEASUREMENTS,
     ACCURACY_FILE: bounds.MEASUREMENTS,
     SOURCE_FILE: bounds.SOURCE,
-    SBOM_FILE: bounds.SBOM,
 }
 
 
@@ -101,7 +100,8 @@ def read(path: Path) -> bytes:
         MalformedError: it is larger, or not a plain file.
         OSError: it cannot be read.
     """
-    return read_file(path, _MOST.get(path.name, bounds.STATEMENT).most)
+    other = bounds.SBOM if is_sbom(path.name) else bounds.STATEMENT
+    return read_file(path, _MOST.get(path.name, other).most)
 
 
 def read_or_none(path: Path) -> bytes | None:

@@ -61,6 +61,11 @@ class Foreign:
     program: Path | None = None
 
 
+def arguments(target: str) -> list[str]:
+    """Return the arguments that a compiler is given."""
+    return [INPUT, OUTPUT, target]
+
+
 def run(
     engine: Engine, store: Store, compiler: Foreign, data: bytes, target: str, limits: Limits
 ) -> bytes:
@@ -95,7 +100,7 @@ def run(
         said = bytearray()
         with contextlib.closing(StageOutput(outputs, owner, limits)) as output:
             outcome = _run(
-                engine, compiler, [*command, INPUT, OUTPUT, target], mounts, limits,
+                engine, compiler, [*command, *arguments(target)], mounts, limits,
                 f"{uid}:{gid}", said, output.check_use,
             )  # fmt: skip
             _judge(store, compiler, target, outcome, bytes(said), limits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
@@ -9,6 +11,9 @@ RELEASE_TYPE = "https://in-toto.io/attestation/release/v0.1"
 
 #: kiln's build type and the meaning of its parameters: ``docs/build-type.md``.
 BUILD_TYPE = "https://tflite-kiln.github.io/build-types/conversion/v1"
+
+#: That of a single file which ``kiln compile`` wrote.
+COMPILATION_TYPE = "https://tflite-kiln.github.io/build-types/compilation/v1"
 
 #: The builder where no CI is known: a user's own machine.
 BUILDER_LOCAL = "https://tflite-kiln.github.io/builders/local/v1"
@@ -26,12 +31,31 @@ CONVERSION_FILE = "conversion.json"
 CHECKS_FILE = "checks.json"
 SOURCE_FILE = "source.tar"
 SBOM_FILE = "sbom.cdx.json"
+_SBOM = re.compile(r"sbom\.(?:.+\.)?cdx\.json")
 
 #: The variant name of the publisher's own file.
 ORIGINAL = "prebuilt_original"
 
 #: The statement about the whole release, in its top folder.
 RELEASE_BUNDLE = "release.sigstore.json"
+
+
+def sbom_file(image: str) -> str:
+    """Return the name of another image's SBOM than the recipe's, in a model folder.
+
+    >>> sbom_file("device")
+    'sbom.device.cdx.json'
+    """
+    return f"sbom.{image}.cdx.json"
+
+
+def is_sbom(path: str) -> bool:
+    """Whether a file of a model folder is an image's SBOM, by its name.
+
+    >>> is_sbom("sbom.cdx.json"), is_sbom("sbom.device.cdx.json"), is_sbom("previews/sbom.cdx.json")
+    (True, True, False)
+    """
+    return _SBOM.fullmatch(path) is not None
 
 
 def artefact_file(model: str, variant: str) -> str:

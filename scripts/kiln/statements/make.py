@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from kiln.running.limits import Limits
 from kiln.signing.statement_names import (
     CHECKS_FILE,
     CONVERSION_FILE,
-    SBOM_FILE,
     SOURCE_FILE,
     provenance_path,
     result_path,
@@ -29,7 +28,7 @@ from kiln.statements.provenance import (
     builder_of,
     other_images,
     provenance_statement,
-    sbom_in,
+    sboms_in,
     shared_dependencies,
 )
 from kiln.statements.repository import Repository
@@ -53,11 +52,16 @@ class Sources:
     repository: Repository | None
     package: Package | None = None
 
-    def files(self, image: str) -> dict[str, bytes]:
-        """Return the files for the model's folder: the archive and the image's SBOM."""
-        sbom = sbom_in(self.archive, image)
-        more = {SBOM_FILE: self.archive.files[sbom]} if sbom else {}
-        return {SOURCE_FILE: self.data, **more}
+    def files(self, image: str, others: Sequence[str]) -> dict[str, bytes]:
+        """Return the files for the model's folder: the archive and the images' SBOMs.
+
+        Args:
+            image: the recipe's.
+            others: the others that the build used.
+        """
+        sboms = sboms_in(self.archive, image, others)
+        found = {file: self.archive.files[path] for file, path in sboms.items()}
+        return {SOURCE_FILE: self.data, **found}
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,13 @@ def statements(
         records: ``conversion.json``, and ``checks.json`` where there is one.
     """
     record = json.loads(records[CONVERSION_FILE])
+    others = other_images(record)
+    sboms = sboms_in(sources.archive, recipe.image, others)
     build = Build(
         recipe.name,
         sources.archive,
         sources.recipe_path,
-        shared_dependencies(sources.archive, recipe.image, record["source"], other_images(record)),
+        shared_dependencies(sources.archive, recipe.image, record["source"], others, sboms),
         limits,
         sha256_bytes(records[CONVERSION_FILE]),
         sources.repository,

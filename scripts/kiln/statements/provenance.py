@@ -28,6 +28,7 @@ from kiln.signing.statement_names import (
     SBOM_FILE,
     SOURCE_FILE,
     STATEMENT_TYPE,
+    sbom_file,
 )
 from kiln.statements.package import Package
 from kiln.statements.repository import Repository
@@ -124,7 +125,11 @@ def provenance_statement(
 
 
 def shared_dependencies(
-    archive: SourceArchive, image: str, source: Mapping[str, Any], others: Sequence[str] = ()
+    archive: SourceArchive,
+    image: str,
+    source: Mapping[str, Any],
+    others: Sequence[str],
+    sboms: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """List the dependencies that all artefacts of a model share, from archive and source.
 
@@ -133,6 +138,7 @@ def shared_dependencies(
         image: name of the image in the archive's ``docker/images.lock``.
         source: where the model came from, as ``conversion.json`` has it.
         others: names of the images that artefacts were checked in, likewise.
+        sboms: those beside the artefacts (:func:`sboms_in`).
 
     Raises:
         VerificationError: the archive's images.toml or images.lock is invalid.
@@ -146,8 +152,7 @@ def shared_dependencies(
     ]
     paths = {path for name in (image, *others) for path in _locks(archive, name)}
     found += [_digest(f"lock/{path}", archive.digest(path)) for path in sorted(paths)]
-    if sbom := sbom_in(archive, image):
-        found.append(_digest(SBOM_FILE, archive.digest(sbom)))
+    found += [_digest(file, archive.digest(path)) for file, path in sboms.items()]
     if source.get("sha256") and source.get("url"):
         found.append({**_digest("source/archive", source["sha256"]), "uri": source["url"]})
     return found
@@ -185,10 +190,16 @@ def recipe_digest_in(archive: SourceArchive, image: str) -> str:
     )
 
 
-def sbom_in(archive: SourceArchive, image: str) -> str | None:
-    """Return the path of the image's SBOM in the archive, where it has one."""
-    path = f"docker/{image}/{SBOM_FILE}"
-    return path if path in archive.files else None
+def sboms_in(archive: SourceArchive, image: str, others: Sequence[str]) -> dict[str, str]:
+    """Return name of an SBOM in a model folder -> its path in the archive, of images that have one.
+
+    Args:
+        image: the recipe's.
+        others: the others that the build used.
+    """
+    files = {SBOM_FILE: image, **{sbom_file(name): name for name in others}}
+    paths = {file: f"docker/{name}/{SBOM_FILE}" for file, name in files.items()}
+    return {file: path for file, path in paths.items() if path in archive.files}
 
 
 def _definitions(archive: SourceArchive) -> dict[str, definition.Definition]:

@@ -8,7 +8,7 @@ builder, the commit) is believed on the signer's word.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -30,6 +30,7 @@ from kiln.signing.statement_names import (
     PROVENANCE_TYPE,
     SBOM_FILE,
     SOURCE_FILE,
+    is_sbom,
     provenance_path,
     result_path,
 )
@@ -44,7 +45,7 @@ from kiln.statements.provenance import (
     other_images,
     provenance_statement,
     recipe_digest_in,
-    sbom_in,
+    sboms_in,
     shared_dependencies,
 )
 from kiln.statements.repository import Repository
@@ -167,11 +168,11 @@ class _Checking:
             self.found[SOURCE_FILE] += [
                 problem for name in others for problem in _lock_problems(archive, name)
             ]
-            shared = shared_dependencies(archive, image, conversion["source"], others)
+            sboms = self._sboms(archive, image, others)
+            shared = shared_dependencies(archive, image, conversion["source"], others, sboms)
         except _OTHER_FORM:
             self.found[CONVERSION_FILE].append("is damaged: it does not have kiln's form")
             return None
-        self._check_sbom(archive, image)
         return _Companions(archive, conversion, path, recipe, shared)
 
     def _json(self, path: str) -> dict[str, Any] | None:
@@ -232,14 +233,22 @@ class _Checking:
             if one != other
         ]
 
-    def _check_sbom(self, archive: SourceArchive, image: str) -> None:
-        path = sbom_in(archive, image)
-        there = self.files.digests.get(SBOM_FILE)
-        if path is None and there is not None:
-            self.found[SBOM_FILE].append(f"is not the SBOM of {SOURCE_FILE}'s image")
-        elif path is not None and there != archive.digest(path):
-            what = "is missing" if there is None else f"is not the one in {SOURCE_FILE}"
-            self.found[SBOM_FILE].append(what)
+    def _sboms(self, archive: SourceArchive, image: str, others: Sequence[str]) -> dict[str, str]:
+        """Check the images' SBOMs; return those that provenances name.
+
+        An older kiln kept that of the recipe's image alone, so others may be absent where no
+        provenance names them: one that names an absent file differs from what is made again.
+        """
+        known = sboms_in(archive, image, others)
+        digests = self.files.digests
+        for file in filter(is_sbom, digests):
+            if file not in known:
+                self.found[file].append(f"is not the SBOM of an image of {SOURCE_FILE}")
+            elif digests[file] != archive.digest(known[file]):
+                self.found[file].append(f"is not the one in {SOURCE_FILE}")
+        if SBOM_FILE in known and SBOM_FILE not in digests:
+            self.found[SBOM_FILE].append("is missing")
+        return {file: path for file, path in known.items() if file in digests or file == SBOM_FILE}
 
     # -- statements ------------------------------------------------------------------------
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from compiled_toy import compiled_toy
+from places import ROOT
 from tflite_files import fixture
 from toy_compiler import ANSWER, HostEngine, make_compiler
 
+import kiln
 from kiln.building import compiled_file
 from kiln.building.compiled_file import Compiled, Wanted, compile_file
+from kiln.core.digest import sha256_bytes, tree_digest
 from kiln.core.errors import (
     CompilerError,
     KilnError,
+    SigningKeyError,
     StageOutputError,
     StageTimeoutError,
     UnsupportedModelError,
     UsageError,
+    VerificationError,
 )
+from kiln.images.lock import locked_image
+from kiln.signing import dsse
+from kiln.signing.keys import load_or_create_key
+from kiln.signing.trust import Requirements
 from kiln.tflite.inspect import inspect
 
 ORIGINAL = fixture("toy_ssd_uint8_annotated")
@@ -30,6 +40,9 @@ EDGE = compiled_toy(ORIGINAL, "edgetpu-custom-op", keeps_metadata=False)
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostEngine:
     monkeypatch.setenv("KILN_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("KILN_SIGNING_KEY", raising=False)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)  # where these tests may run
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent")
     made = HostEngine()
     monkeypatch.setattr(compiled_file._Worker, "engine", lambda self: made)
@@ -58,6 +71,62 @@ def test_what_the_compiler_dropped_is_put_back(tmp_path: Path, engine: HostEngin
     assert record["restored"] == ["metadata", "labelmap.txt"]
     assert record["left"]["TFLite_Detection_PostProcess"] == 1
     assert engine.images == ["device:1"]
+
+
+def test_what_it_was_made_with_is_signed(tmp_path: Path, engine: HostEngine) -> None:
+    folder = make_compiler(tmp_path / "mine", EDGE)
+    done = run(tmp_path, folder)
+    statement = dsse.peek_unverified(done.provenance_path.read_bytes())
+    definition = statement["predicate"]["buildDefinition"]
+    named = {item["name"]: item["digest"] for item in definition["resolvedDependencies"]}
+    device = locked_image(ROOT / "docker", "device").identity.removeprefix("sha256:")
+    assert named == {
+        "input/int8.tflite": {"sha256": sha256_bytes(ORIGINAL)},
+        "compiler": {"kilnTree": tree_digest(folder)},
+        "container": {"sha256": device},
+    }
+    assert Requirements(images=(device,)).unmet_by_provenance(statement)
+    asked = {"model": "int8", "target": "edgetpu", "compiler": "mine"}
+    assert definition["externalParameters"] == asked
+    ran = ["/in/model.tflite", "/out/compiled/files/model.tflite", "edgetpu"]
+    assert definition["internalParameters"] == {"command": ran, "limits": {"timeout": 600.0}}
+    (record,) = statement["predicate"]["runDetails"]["byproducts"]
+    digest = sha256_bytes(done.record_path.read_bytes())
+    assert record == {"name": "out.tflite.json", "digest": {"sha256": digest}}
+    assert str(tmp_path) not in json.dumps(statement)
+
+
+def test_it_is_verified_like_any_file(tmp_path: Path, engine: HostEngine) -> None:
+    done = run(tmp_path, make_compiler(tmp_path / "mine", EDGE))
+    own, other = load_or_create_key(), load_or_create_key(tmp_path / "other.pem")
+    for key in (own, other):
+        (tmp_path / f"{key is own}.pub").write_bytes(key.public_pem)
+    found = kiln.verify(done.path, key=tmp_path / "True.pub")
+    assert found.models == ("int8",)
+    with pytest.raises(VerificationError):
+        kiln.verify(done.path, key=tmp_path / "False.pub")
+    done.path.write_bytes(done.path.read_bytes() + b"\0")
+    with pytest.raises(VerificationError, match="was changed"):
+        kiln.verify(done.path, key=tmp_path / "True.pub")
+
+
+def test_a_key_that_cannot_be_used_is_told_before_the_work(
+    tmp_path: Path, engine: HostEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.pem").write_text("no key")
+    monkeypatch.setenv("KILN_SIGNING_KEY", str(tmp_path / "bad.pem"))
+    with pytest.raises(SigningKeyError):
+        run(tmp_path, make_compiler(tmp_path / "mine", EDGE))
+    assert engine.images == []
+    assert not [*tmp_path.glob("out*")]
+
+
+def test_a_name_that_is_no_text(tmp_path: Path, engine: HostEngine) -> None:
+    wanted = Wanted(tmp_path / "int8.tflite", "edgetpu", str(tmp_path))
+    odd = tmp_path / os.fsdecode(b"\xe4.tflite")
+    with pytest.raises(UsageError, match="is not text in UTF-8"):
+        compile_file(wanted, odd, lambda *_, **__: None)
+    assert engine.images == []
 
 
 def test_a_single_program_sees_the_file_and_the_target(tmp_path: Path, engine: HostEngine) -> None:
@@ -94,8 +163,7 @@ def test_failures_have_names_and_leave_nothing(
         run(tmp_path, folder, timeout=1.0 if "sleep" in does else 60.0)
     assert words in caught.value.message
     assert caught.value.remedy
-    assert not (tmp_path / "out.tflite").exists()
-    assert not (tmp_path / "out.tflite.json").exists()
+    assert not [*tmp_path.glob("out*")]
 
 
 def test_another_models_outputs_are_refused(tmp_path: Path, engine: HostEngine) -> None:

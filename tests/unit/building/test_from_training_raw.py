@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from training_folder import CONFIG, LABELS, save
 
-from kiln.building.from_training import Given, recipe_text, settle
+from kiln.building.from_training import Given, settle
+from kiln.building.recipe_writer import recipe_text
 from kiln.core.errors import UsageError
 from kiln.recipes.recipe import load
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from places import ROOT
-from toy_project import add_recipe, make_project, small_archive
+from toy_project import DEVICE, SEALED, add_recipe, make_project, small_archive
 
 from kiln.building.dry_run import forecast
 from kiln.core.stage_result import Blob, StageResult
 from kiln.core.store import Store
+from kiln.images.lock import read_lock
 from kiln.project.folders import Project
 from kiln.recipes.recipe import discover, load
 from kiln.recipes.selection import for_release
@@ -71,7 +72,14 @@ def test_the_matrix_holds_what_anyone_can_build(kiln: Kiln) -> None:
     pin(seed)
     text = seed.read_text().replace("sample = false", 'sample = false\nprofile = "seed"')
     seed.write_text(text.replace('["float32"]', '["dynamic"]'))
-    assert kiln.matrix() == [{"model": "pinned", "image": "odapi", "variants": ["float32"]}]
+    assert kiln.matrix() == [
+        {
+            "model": "pinned",
+            "image": "odapi",
+            "other_images": ["device"],
+            "variants": ["float32"],
+        }
+    ]
     named = kiln.matrix("seed", "trusted_on_sight")
     assert [item["model"] for item in named] == ["seed", "trusted_on_sight"]
 
@@ -121,6 +129,8 @@ def test_nothing_is_downloaded_to_tell(kiln: Kiln) -> None:
     found = kiln("toy")
     assert found.returncode == 0, found.stderr
     assert "archive, to be downloaded" in found.stdout
+    assert f"  image   odapi, {SEALED.identity}" in found.stdout
+    assert f"  and     device, {DEVICE.identity}" in found.stdout
     assert not list((kiln.root / "store").rglob("blobs/*/*/*"))
 
 
@@ -158,5 +168,9 @@ def test_words_and_json_say_the_same(kiln: Kiln) -> None:
     event = json.loads(found.stdout)
     assert (event["event"], event["variants"]) == ("plan", ["int8"])
     shown = kiln("ssd_mobilenet_v2_oidv4", "--variant", "int8").stdout
+    locked = read_lock(ROOT / "docker")
+    others = [{"name": "device", "identity": locked["device"].identity}]
+    assert event["other_images"] == others
+    assert (event["image"], event["identity"]) == ("odapi", locked["odapi"].identity)
     for step in event["steps"]:
         assert f"{step['id']} " in shown and step["key"][:16] in shown

@@ -1,4 +1,4 @@
-"""`import kiln`: the five public functions, and docs/python.md against them."""
+"""`import kiln`: the public functions, and docs/python.md against them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import Command
 from places import ROOT
+from recipe_texts import GOOD, write
 from small_release import MODELS, make_release
 from training_folder import CONFIG, LABELS, save
 
 import kiln
 from kiln.cli.annotate import annotate_command
+from kiln.cli.bench_model import bench_model as bench_command
+from kiln.cli.compile import compile_command
 from kiln.cli.convert import convert as convert_command
+from kiln.cli.explain_int8 import explain_int8 as explain_command
 from kiln.core.errors import (
     CheckpointError,
     UnsupportedModelError,
@@ -64,12 +69,16 @@ def test_the_docstrings_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ended.failed, ended.attempted >= 4) == (0, True)
 
 
-@pytest.mark.parametrize("function", [kiln.convert, kiln.annotate])
+@pytest.mark.parametrize(
+    "function",
+    [kiln.convert, kiln.annotate, kiln.compile, kiln.bench_model, kiln.explain_int8],
+    ids=lambda function: function.__name__,
+)
 def test_the_page_s_calls_fit_the_functions(function: Callable[..., object]) -> None:
     """The conversion is run by tests/integration/test_wheel.py: these need no engine."""
     name = f"kiln.{function.__name__}"
     (block,) = re.findall(
-        rf"```python\n(import kiln\n\nmade = {name}\(.*?)```", PAGE.read_text(), re.DOTALL
+        rf"```python\n(import kiln\n\n\w+ = {name}\(.*?)```", PAGE.read_text(), re.DOTALL
     )
     calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
     (call,) = [node for node in calls if ast.unparse(node.func) == name]
@@ -81,7 +90,9 @@ def test_the_page_names_what_is_public() -> None:
     text = PAGE.read_text("utf-8")
     named = set(re.findall(r"`kiln\.(\w+)`", text)) | {"__version__"}
     assert named == set(kiln.__all__)
-    for name in ("Annotated", "Conversion", "Difference", "Inspection", "Verified"):
+    for name in sorted(item for item in kiln.__all__ if item[0].isupper()):
+        if name == "KilnError":  # said below the table
+            continue
         (row,) = [line for line in text.splitlines() if f"`kiln.{name}`" in line]
         cells = row.split("|")[3]
         for member in re.findall(r"`(\w+)", cells.partition("(`")[0]):
@@ -151,11 +162,80 @@ def test_a_release_in_every_form(release: Path) -> None:
 
 def test_each_option_of_the_command_is_an_argument() -> None:
     options = {option.opts[-1].lstrip("-").replace("-", "_") for option in convert_command.params}
-    options = options - {"keep_failed", "json", "variant", "dist"} | {"variants", "output"}
-    assert set(inspect.signature(kiln.convert).parameters) == options | {"on_event"}
+    options -= {"keep_failed", "json", "variant", "float_layer", "dist"}
+    several = {"variants", "float_layers"}
+    parameters = set(inspect.signature(kiln.convert).parameters)
+    assert parameters == options | several | {"output", "on_event"}
     options = {option.opts[-1].lstrip("-").replace("-", "_") for option in annotate_command.params}
     parameters = set(inspect.signature(kiln.annotate).parameters)
     assert parameters == options - {"json"} | {"on_event"}
+
+
+@pytest.mark.parametrize(
+    ("function", "command", "renamed", "left_out"),
+    [
+        (kiln.compile, compile_command, {"with": "compiler"}, set()),
+        (kiln.bench_model, bench_command, {"variant": "variants"}, set()),
+        # Only for people: the result has all layers, and draws them.
+        (kiln.explain_int8, explain_command, {}, {"layers", "svg"}),
+    ],
+    ids=lambda item: getattr(item, "__name__", ""),
+)
+def test_each_option_of_the_other_commands_is_an_argument(
+    function: Callable[..., object],
+    command: Command,
+    renamed: dict[str, str],
+    left_out: set[str],
+) -> None:
+    words = (option.opts[-1].lstrip("-").replace("-", "_") for option in command.params)
+    options = {renamed.get(word, word) for word in words} - {"json", *left_out}
+    assert set(inspect.signature(function).parameters) == options | {"on_event"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target": "ethos"}, "Name one of them"),
+        ({"target": "x", "compiler": "nowhere/at all"}, "There is no compiler nowhere/at all"),
+        ({"target": "ethos-u65-256", "least_mapped": 2}, "--least-mapped 2 cannot be"),
+        ({"target": "ethos-u65-256", "timeout": float("nan")}, "--timeout nan cannot be"),
+        ({"target": "ethos-u65-256"}, "NPU computes in whole numbers"),
+    ],
+)
+def test_a_compilation_that_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setenv("KILN_STORE", str(tmp_path / "store"))
+    made = tmp_path / "made.tflite"
+    with pytest.raises(kiln.KilnError) as caught:
+        kiln.compile(FIXTURES / "toy_ssd.tflite", output=made, **options)
+    assert words in str(caught.value)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"names": ["none.tflite"]}, "There is no file none.tflite"),
+        ({"names": ["none"]}, "There is no built model 'none'"),
+        ({"threads": [0]}, "--threads 0 cannot be"),
+        ({"runs": 0}, "--runs 0 cannot be"),
+        ({"seconds": float("nan")}, "--seconds nan cannot be"),
+        ({"seconds": 1, "runs": 1}, "cannot be combined"),
+        ({"names": [FIXTURES / "toy_ssd.tflite"], "save": True}, "--save only records files"),
+    ],
+)
+def test_what_cannot_be_timed(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        kiln.bench_model(dist=tmp_path, **options)
+
+
+def test_what_cannot_be_explained(tmp_path: Path) -> None:
+    write(tmp_path, GOOD.replace('"dynamic", "int8"', '"dynamic"'))
+    with pytest.raises(UsageError, match="has no variant 'int8'"):
+        kiln.explain_int8("toy", models_dir=tmp_path / "models")
+    with pytest.raises(UsageError, match="toys"):
+        kiln.explain_int8("toys", models_dir=tmp_path / "models")
 
 
 def test_a_conversion_that_cannot_be(tmp_path: Path) -> None:

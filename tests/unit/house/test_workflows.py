@@ -250,7 +250,8 @@ def make(tmp_path: Path) -> Make:
 def test_matrix(make: Make) -> None:
     name, _, text = make("matrix").partition("=")
     assert (name, text.count("\n")) == ("matrix", 1)
-    assert all({"model", "image", "variants"} == set(item) for item in json.loads(text)["include"])
+    fields = {"model", "image", "other_images", "variants"}
+    assert all(fields == set(item) for item in json.loads(text)["include"])
 
 
 def test_lint_workflows(make: Make) -> None:

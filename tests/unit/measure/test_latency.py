@@ -19,7 +19,7 @@ from kiln.core.digest import sha256_file
 from kiln.core.errors import KilnError, UnsupportedModelError, UsageError
 from kiln.core.machine import cpu_name
 from kiln.core.store import Store
-from kiln.measure import latency
+from kiln.measure import bench, latency
 from kiln.project.folders import Project
 from kiln.release import publish, verify
 from kiln.signing.keys import load_or_create_key
@@ -161,6 +161,11 @@ def command(*words: Any) -> tuple[str, KilnError | None]:
     ended = CliRunner().invoke(bench_model, [str(word) for word in words])
     assert ended.exception is None or isinstance(ended.exception, KilnError), ended.exception
     return ended.stdout, ended.exception
+
+
+def test_the_help_names_the_usual_number_of_rounds() -> None:
+    shown = CliRunner().invoke(bench_model, ["--help"]).stdout
+    assert f"Rounds [{bench.RUNS}]." in shown
 
 
 FAST = ("--runs", 2, "--warmup", 0, "--threads", 1)

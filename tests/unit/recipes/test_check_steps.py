@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from toy_plan import CODE, IMAGE, IMAGES, SOURCES, recipe
 
-from kiln.recipes.plan import Plan, make_plan
+from kiln.recipes.plan import Plan, images_of, make_plan
 from kiln.recipes.recipe import CONVERTED
 
 DEVICE = f"sha256:{'d' * 64}"
@@ -20,6 +20,7 @@ def in_runtimes(device: str = DEVICE) -> Plan:
 def test_today_s_runtimes_come_last_and_in_an_image_of_their_own() -> None:
     found = in_runtimes()
     assert found.others == {DEVICE: "device"}
+    assert (found.image, *found.others.values()) == images_of(recipe())
     own = found.steps[-2 * len(CONVERTED) :]
     assert {step.id for step in own} == {
         f"{stage}-{variant}" for stage in ("litert", "mediapipe") for variant in CONVERTED

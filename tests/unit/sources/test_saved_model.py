@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from training_folder import CONFIG, LABELS, LFS_POINTER, save
 
-from kiln.building.from_training import Given, recipe_text, settle
+from kiln.building.from_training import Given, settle
+from kiln.building.recipe_writer import recipe_text
 from kiln.cli.common import channel_values
 from kiln.core.errors import (
     CheckpointError,

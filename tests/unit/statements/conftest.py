@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stated_toy import SBOM
+from stated_toy import DEVICE_SBOM, SBOM
 from toy_release import ToyModel, toy_model
 
 from kiln.signing import keys
@@ -20,4 +20,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyModel:
     artefacts = {"float32": b"one", "dynamic": b"two"}
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("GITHUB_ACTIONS", raising=False)  # where these tests may run
-        return toy_model(tmp_path_factory.mktemp("toy"), "toy", artefacts, sbom=SBOM)
+        return toy_model(
+            tmp_path_factory.mktemp("toy"), "toy", artefacts, sbom=SBOM, device_sbom=DEVICE_SBOM
+        )

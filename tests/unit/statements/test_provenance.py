@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from stated_toy import (
+    DEVICE_SBOM,
     FILE,
     ONE,
     RESULT,
@@ -77,12 +78,15 @@ def test_what_provenance_says(toy: ToyModel) -> None:
         "lock/docker/odapi/Dockerfile",
         "repository",
         "sbom.cdx.json",
+        "sbom.device.cdx.json",
         "source.tar",
         "source/archive",
         "stage-code",
     }
     assert by_name["image/odapi"]["digest"] == {"sha256": SEALED.identity[7:]}
     assert by_name["sbom.cdx.json"]["digest"] == {"sha256": sha256_bytes(SBOM)}
+    assert by_name["sbom.device.cdx.json"]["digest"] == {"sha256": sha256_bytes(DEVICE_SBOM)}
+    assert toy.files["sbom.device.cdx.json"] == DEVICE_SBOM
     assert by_name["source.tar"]["digest"] == {"sha256": sha256_bytes(toy.files["source.tar"])}
     assert by_name["source/archive"]["uri"] == "file:///nowhere.tar.gz"
     assert by_name["repository"] == {
@@ -102,7 +106,8 @@ def test_the_same_build_states_the_same(
     tmp_path: Path, toy: ToyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
-    again = toy_model(tmp_path, "toy", {"float32": b"one", "dynamic": b"two"}, sbom=SBOM)
+    artefacts = {"float32": b"one", "dynamic": b"two"}
+    again = toy_model(tmp_path, "toy", artefacts, sbom=SBOM, device_sbom=DEVICE_SBOM)
     assert canonical_json(again.statements) == canonical_json(toy.statements)
     assert again.files["source.tar"] == toy.files["source.tar"]
 

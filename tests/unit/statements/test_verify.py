@@ -218,6 +218,29 @@ def test_a_record_of_something_else(
     assert words in "; ".join(found["conversion.json"])
 
 
+def test_the_sbom_of_each_image_is_checked(toy: ToyModel, signer: KeySigner) -> None:
+    for name in ("sbom.cdx.json", "sbom.device.cdx.json"):
+        found = problems(other_files(toy, **{name: b"{}"}), signer)
+        assert found == {name: ["is not the one in source.tar"]}
+    found = problems(other_files(toy, **{"sbom.odd.cdx.json": SBOM}), signer)
+    assert found == {"sbom.odd.cdx.json": ["is not the SBOM of an image of source.tar"]}
+    found = problems(other_files(toy, **{"sbom.device.cdx.json": None}), signer)
+    assert found.keys() == {ONE, OTHER}
+    assert "names other dependencies than follow from the files: sbom.device" in found[ONE][0]
+
+
+def test_a_folder_from_before_other_images_had_one(toy: ToyModel, signer: KeySigner) -> None:
+    """It verifies as it did; not so one whose provenance leaves out the SBOM that is there."""
+
+    def without(statement: Any) -> None:
+        named = definition(statement)["resolvedDependencies"]
+        named.remove(dependency(statement, "sbom.device.cdx.json"))
+
+    old = lied(lied(toy, ONE, without), OTHER, without)
+    assert problems(other_files(old, **{"sbom.device.cdx.json": None}), signer) == {}
+    assert problems(old, signer).keys() == {ONE, OTHER}
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b"null"])
 @pytest.mark.parametrize("name", ["conversion.json", "checks.json", "source.tar"])
 def test_damaged_companions(toy: ToyModel, signer: KeySigner, name: str, content: bytes) -> None:

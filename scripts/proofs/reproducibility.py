@@ -1,8 +1,8 @@
 """Prove that bytes do not depend on the user, path, time and machine of a build.
 
-Every sample is rebuilt from its source, and every image from its locks, under each circumstance
-(``proofs/variations/circumstances.py``). All must have the digests of the first build, which is an
-ordinary one.
+Every sample is rebuilt from its source, in every variant and for an NPU, and every image from its
+locks, under each circumstance (``proofs/variations/circumstances.py``). All must have the digests
+of the first build, which is an ordinary one.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class Matrix:
 
     def _build(self, varied: Varied, address: str | None) -> dict[str, str]:
         share_contents(self.store, varied.home / "store")
-        arguments = ["build", *self.models, "--dist", str(varied.dist), "--jobs", "2"]
+        arguments = ["build", *self.models, "--models-dir", str(varied.models)]
+        arguments += ["--dist", str(varied.dist), "--jobs", "2"]
         for variant in self.variants:
             arguments += ["--variant", variant]
         code, events = varied.run(arguments, address)

@@ -23,6 +23,7 @@ from kiln.core.store import Store
 from kiln.project.folders import Project
 from kiln.sources import debian
 from proofs.variations.circumstances import CLOCK, PLACE, USER, Circumstance
+from proofs.variations.more_files import copy_extended, extend
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = "usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
@@ -93,6 +94,10 @@ class Varied:
         if self.item.elsewhere or self.item.user:
             self.place = self.folder / PLACE
             copy_checkout(self.project.root, self.place, reverse=self.item.reverse)
+            self.models = self.place / "models"
+            extend(self.models)
+        else:
+            self.models = copy_extended(self.project.models, self.folder / "models")
         self.count = 0
 
     @property

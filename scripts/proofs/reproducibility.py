@@ -68,7 +68,7 @@ class Matrix:
         Raises:
             StageFailedError: a build failed; the message names the circumstance and the reason.
         """
-        library = faketime(self.store, scratch)
+        libraries = faketime(self.store, scratch)
         for number, item in enumerate(items):
             reason = why_not(item)
             if reason:
@@ -76,7 +76,7 @@ class Matrix:
                 self.rows.append(Row(item, skipped=reason))
                 continue
             self.report("note", message=f"{item.name}: {item.what}")
-            varied = Varied(item, self.project, scratch / str(number), self.store, library)
+            varied = Varied(item, self.project, scratch / str(number), self.store, libraries)
             start = time.monotonic()
             with varied.engine() as address:
                 row = Row(item, self._build(varied, address))

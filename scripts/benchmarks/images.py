@@ -11,7 +11,7 @@ from benchmarks.common import Row
 from kiln.core.store import Store
 from kiln.images import definition as definitions
 from kiln.images.builder import Images
-from kiln.images.lock import locked_image
+from kiln.images.lock import locked_contents, locked_image
 from kiln.project.folders import Project
 from kiln.running.engine import Engine
 
@@ -19,7 +19,10 @@ from kiln.running.engine import Engine
 COLD = 180
 
 _UV = Path(sys.executable).parent / "uv"
-_PLATFORM = ["--python-version", "3.9", "--python-platform", "x86_64-manylinux_2_31", "--quiet"]
+#: Of the images on Debian 11, and of ``device``, on Debian 13; as scripts/locks/python.sh has them.
+_OLD = ["--python-version", "3.9", "--python-platform", "x86_64-manylinux_2_31", "--quiet"]
+_NEW = ["--python-version", "3.13", "--python-platform", "x86_64-manylinux_2_40", "--quiet"]
+_NEWEST = "2026-11-20"  # of packages, as in the locks
 
 
 def cold(project: Project, engine: Engine) -> list[Row]:
@@ -49,31 +52,40 @@ def sizes(project: Project, folder: Path) -> list[Row]:
     locks = []
     for name in ("requirements", "metadata"):
         locks.append(folder / f"{name}.txt")
-        subprocess.run(
-            [_UV, "pip", "compile", project.docker / "odapi" / f"{name}.in", "--override",
-             overrides, *_PLATFORM, "--exclude-newer", "2026-11-01", "--output-file", locks[-1]],
-            check=True,
-        )  # fmt: skip
+        asked = project.docker / "odapi" / f"{name}.in"
+        _resolve([asked, "--override", overrides, *_OLD], locks[-1])
     full = project.docker / "modelmaker" / "full.lock"
+    today = folder / "device.txt"
+    _resolve([project.docker / "device" / "requirements.in", *_NEW], today)
     return [
-        _row(project, "odapi", [_installed(lock, folder) for lock in locks], None),
-        _row(project, "modelmaker", [_installed(full, folder)], 0.6),
+        _row(project, "odapi", [_installed(lock, folder, _OLD) for lock in locks], None),
+        _row(project, "modelmaker", [_installed(full, folder, _OLD)], 0.6),
+        _row(project, "device", [_installed(today, folder, _NEW)], None),
     ]
 
 
+def _resolve(options: list[str | Path], lock: Path) -> None:
+    """Write the lock of what is asked for and all that it declares."""
+    subprocess.run(
+        [_UV, "pip", "compile", *options, "--exclude-newer", _NEWEST, "--output-file", lock],
+        check=True,
+    )
+
+
 def _row(project: Project, image: str, plain: list[int], bound: float | None) -> Row:
-    own = locked_image(project.docker, image).size - locked_image(project.docker, "base").size
+    contents = locked_contents(project.docker, image)
+    own = sum(entry.size for entry in contents if entry.path.startswith("opt/"))
     row: Row = {"what": f"{image} environments, MB", "kiln": own / 1e6,
                 "other": sum(plain) / 1e6, "ratio": own / sum(plain)}  # fmt: skip
     return row if bound is None else {**row, "bound": bound}
 
 
-def _installed(lock: Path, folder: Path) -> int:
+def _installed(lock: Path, folder: Path, platform: list[str]) -> int:
     """Count the bytes of a lock's packages, installed unchanged."""
     target = folder / "plain"
     subprocess.run(
         [_UV, "pip", "install", "--no-deps", "--target", target, "--requirement", lock,
-         "--no-cache", *_PLATFORM],
+         "--no-cache", *platform],
         check=True,
     )  # fmt: skip
     total = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

@@ -1,9 +1,9 @@
 """Prove that ``.tflite`` bytes do not depend on the processor.
 
-One plan runs from its source, without any earlier result, in the same sealed image: natively, on
-one core, and on emulated processors. Every artefact must have the same digest.
-``--control`` adds the conversion of an export without exact batch norms, whose digests must
-*differ*: it proves that this check can fail.
+The samples are made in every variant, and for an NPU. One plan runs from its source, without any
+earlier result, in the same sealed images: natively, on one core, and on emulated processors. Every
+artefact must have the same digest. ``--control`` adds the conversion of an export without exact
+batch norms, whose digests must *differ*: it proves that this check can fail.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import dataclasses
 import json
 import os
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
 from kiln.project.folders import Project
+from kiln.recipes.check_steps import DEVICE
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import VARIANTS, Recipe, Variant, discover, load
 from kiln.running.engine import Engine
@@ -39,6 +41,7 @@ from kiln.running.stage_user import stage_user
 from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire
 from proofs.variations.emulation import emulated, find_emulator, one_core
+from proofs.variations.more_files import copy_extended
 from shared import program
 
 CPUS = ("Haswell", "SandyBridge")
@@ -115,6 +118,7 @@ class Check:
             self.project.stages, self.stages, ignore=shutil.ignore_patterns("__pycache__")
         )
         self.stages.chmod(0o755)
+        self._images = threading.Lock()
 
     def machines(self, cpus: Sequence[str]) -> list[Machine]:
         """List the machines: the native one, one core of it, and ``cpus`` emulated."""
@@ -128,6 +132,12 @@ class Check:
         return [
             Machine(name, engine, FreshStore(self.store.root)) for name, engine in engines.items()
         ]
+
+    def image(self, name: str) -> str:
+        """Return the tag of a sealed image; get or build it if the engine lacks it."""
+        with self._images:
+            images = Images(self.project.docker, Engine.find, self.store, self.report)
+            return images.ensure(name).tag
 
     def probe(self, machine: Machine, image: str) -> dict[str, Any]:
         """Return what numpy sees of ``machine`` in a container: ``cores``, ``features``.
@@ -210,7 +220,7 @@ class Check:
 
         start = time.monotonic()
         runner = Runner(lambda: machine.engine, machine.store, self.stages, on_event)
-        results = runner.run(plan, limits_of(recipe), lambda: image)
+        results = runner.run(plan, limits_of(recipe), lambda: image, others=self.image)
         on_event("model")
         return Run(machine.name, results, time.monotonic() - start)
 
@@ -229,7 +239,7 @@ def plain(plan: Plan) -> Plan:
 
 
 def differences(plan: Plan, one: Run, other: Run) -> dict[str, list[str]]:
-    """List the differing steps of each artefact (and ``checkpoint``, if a stage makes it).
+    """List the differing steps of each file (and of ``checkpoint``, if a stage makes it).
 
     A ``saved_model.pb`` is not compared: TensorFlow numbers its functions arbitrarily, which does
     not affect the artefact.
@@ -244,6 +254,9 @@ def differences(plan: Plan, one: Run, other: Run) -> dict[str, list[str]]:
     compared = {
         variant: [f"convert-{variant}", step_id] for variant, step_id in plan.artefacts.items()
     }
+    for name, step_id in plan.compiled.items():
+        form = plan.unpublished.get(name) or plan.origin_of(name)
+        compared[name] = [f"convert-{form}", f"annotate-{form}", step_id]
     if any(step.id == "checkpoint" for step in plan.steps):
         compared = {"checkpoint": ["checkpoint"], **compared}
     return {
@@ -278,7 +291,7 @@ class Verdict:
         mark = " (control)" if self.control else ""
         rows = []
         for name in found[0]:
-            step_id = self.plan.artefacts.get(name, name)
+            step_id = self.plan.files.get(name, name)
             blob = native.results[step_id].files.get(MODEL_FILE)
             row = [f"{self.plan.model}{mark}", name, blob.sha256[:16] if blob else ""]
             for run, differing in zip(others, found, strict=True):
@@ -316,8 +329,8 @@ def check_all(
         )
         acquired = acquire(recipe, check.store, options)
         locked = locked_image(check.project.docker, recipe.image)
-        images = Images(check.project.docker, lambda: machines[0].engine, check.store, check.report)
-        image = images.ensure(recipe.image).tag
+        device = locked_image(check.project.docker, DEVICE)
+        image = check.image(recipe.image)
         if image not in probed:
             probed.add(image)
             for machine in machines:
@@ -328,9 +341,18 @@ def check_all(
             recipe: Recipe = recipe,
             contents: Any = acquired.contents,
             identity: str = locked.identity,
+            device: str = device.identity,
         ) -> Plan:
             code = tree_digest(check.stages)
-            return make_plan(recipe, contents, chosen, image=identity, code=code, checks=False)
+            return make_plan(
+                recipe,
+                contents,
+                chosen,
+                image=identity,
+                code=code,
+                device=device,
+                checks=False,
+            )
 
         plan = plan_of(variants)
         verdicts.append(check.run(machines, plan, recipe, image, control=False))
@@ -380,7 +402,7 @@ def tell(verdicts: Sequence[Verdict], store: Store, as_json: bool) -> None:
     for verdict in verdicts:
         for run in verdict.runs:
             for name, steps in verdict.differing(run).items():
-                step_id = verdict.plan.artefacts.get(name, name)
+                step_id = verdict.plan.files.get(name, name)
                 files = run.results[step_id].files
                 JsonReporter().event(
                     "compared",
@@ -412,8 +434,32 @@ def command(
 ) -> None:
     """Convert MODELs (the embedded samples) on other processors and compare every byte."""
     project = Project.find()
-    known = discover(project.models)
-    loaded = {name: load(path, project.models) for name, path in known.items()}
+    store = Store(Store.default_root())
+    store.sweep()
+    with store.scratch() as scratch:
+        models_dir = copy_extended(project.models, scratch / "models")
+        loaded = {name: load(path, models_dir) for name, path in discover(models_dir).items()}
+        chosen = _chosen(loaded, models, variants)
+        with JsonReporter() if as_json else TextReporter() as reporter:
+            check = Check(project, store, scratch, reporter.event, jobs or os.cpu_count() or 1)
+            verdicts = check_all(check, chosen, list(dict.fromkeys(cpus)) or CPUS, control)
+        tell(verdicts, store, as_json)
+    judge(verdicts)
+    if not as_json:
+        count = sum(len(v.plan.files) for v in verdicts if not v.control)
+        machines = len(verdicts[0].runs) if verdicts else 0
+        plural = "" if count == 1 else "s"
+        print(f"{count} artefact{plural}, byte for byte the same in all {machines} runs.")
+
+
+def _chosen(
+    loaded: Mapping[str, Recipe], models: Sequence[str], variants: Sequence[str]
+) -> list[tuple[Recipe, list[Variant]]]:
+    """Choose recipes and their variants.
+
+    Raises:
+        UsageError: a name is not known, or a model cannot be compared.
+    """
     for what, given, all_ in (("model", models, loaded), ("variant", variants, VARIANTS)):
         for name in given:
             if name not in all_:
@@ -435,19 +481,7 @@ def command(
                 f"Model {recipe.name!r} has none of the variants asked for.",
                 f"It has: {', '.join(recipe.variants)}.",
             )
-    store = Store(Store.default_root())
-    store.sweep()
-    with store.scratch() as scratch:
-        with JsonReporter() if as_json else TextReporter() as reporter:
-            check = Check(project, store, scratch, reporter.event, jobs or os.cpu_count() or 1)
-            verdicts = check_all(check, chosen, list(dict.fromkeys(cpus)) or CPUS, control)
-        tell(verdicts, store, as_json)
-    judge(verdicts)
-    if not as_json:
-        count = sum(len(v.plan.artefacts) for v in verdicts if not v.control)
-        machines = len(verdicts[0].runs) if verdicts else 0
-        plural = "" if count == 1 else "s"
-        print(f"{count} artefact{plural}, byte for byte the same in all {machines} runs.")
+    return chosen
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Prove that bytes do not depend on the user, path, time and machine of a build.
 
-Every sample is rebuilt from its source, and every image from its locks, under each circumstance
-(``proofs/variations/circumstances.py``). All must have the digests of the first build, which is an
-ordinary one.
+Every sample is rebuilt from its source, in every variant and for an NPU, and every image from its
+locks, under each circumstance (``proofs/variations/circumstances.py``). All must have the digests
+of the first build, which is an ordinary one.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Matrix:
         Raises:
             StageFailedError: a build failed; the message names the circumstance and the reason.
         """
-        library = faketime(self.store, scratch)
+        libraries = faketime(self.store, scratch)
         for number, item in enumerate(items):
             reason = why_not(item)
             if reason:
@@ -76,7 +76,7 @@ class Matrix:
                 self.rows.append(Row(item, skipped=reason))
                 continue
             self.report("note", message=f"{item.name}: {item.what}")
-            varied = Varied(item, self.project, scratch / str(number), self.store, library)
+            varied = Varied(item, self.project, scratch / str(number), self.store, libraries)
             start = time.monotonic()
             with varied.engine() as address:
                 row = Row(item, self._build(varied, address))
@@ -88,7 +88,8 @@ class Matrix:
 
     def _build(self, varied: Varied, address: str | None) -> dict[str, str]:
         share_contents(self.store, varied.home / "store")
-        arguments = ["build", *self.models, "--dist", str(varied.dist), "--jobs", "2"]
+        arguments = ["build", *self.models, "--models-dir", str(varied.models)]
+        arguments += ["--dist", str(varied.dist), "--jobs", "2"]
         for variant in self.variants:
             arguments += ["--variant", variant]
         code, events = varied.run(arguments, address)

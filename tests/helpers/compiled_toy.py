@@ -7,7 +7,9 @@ from typing import Any
 
 from tflite_files import rewritten
 
-CUSTOM = 32
+from stages.tflite import packed_files
+
+CUSTOM, QUANTIZE = 32, 114
 
 
 def compiled_toy(
@@ -39,3 +41,26 @@ def compiled_toy(
         change(model)
 
     return rewritten(data, compiled)
+
+
+def quantised_at_once(data: bytes) -> bytes:
+    """A file with an integer input, given a float one and a QUANTIZE that makes that integer."""
+
+    def begin(model: Any) -> None:
+        graph = model.subgraphs[0]
+        code = type(model.operatorCodes[0])()
+        code.builtinCode = code.deprecatedBuiltinCode = QUANTIZE
+        code.version = 1
+        model.operatorCodes.append(code)
+        whole = graph.inputs[0]
+        tensor = type(graph.tensors[0])()
+        tensor.name, tensor.shape, tensor.type = b"given", graph.tensors[whole].shape, 0
+        graph.tensors.append(tensor)
+        operator = type(graph.operators[0])()
+        operator.opcodeIndex = len(model.operatorCodes) - 1
+        operator.inputs, operator.outputs = [len(graph.tensors) - 1], [whole]
+        graph.operators.insert(0, operator)
+        graph.inputs = [len(graph.tensors) - 1]
+
+    bare, files = packed_files.split(data)
+    return packed_files.pack(rewritten(bare, begin), files)

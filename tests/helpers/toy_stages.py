@@ -57,11 +57,13 @@ STAGES: dict[str, tuple[str, str]] = {
         """,
     ),
     "convert": (
-        "variant normalization feeding suppression inference_io",
+        "variant normalization feeding suppression inference_io float_layers",
         """
         graph = (inputs["saved_model"] / "saved_model.pb").read_bytes()
         digest = hashlib.sha256(graph).hexdigest()
         made = graph + f"{params['variant']} of {digest}".encode()
+        if params["float_layers"]:
+            made += f", {params['float_layers']} in float".encode()
         (out / "model.tflite").write_bytes(made)
         return {}
         """,

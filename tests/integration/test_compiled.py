@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from compiled_toy import compiled_toy
 from places import FIXTURES
-from support import Kiln, Sample, Stages, Wanted
+from support import SAMPLE, Kiln, Sample, Stages, Wanted
 from tflite_files import fixture
 from toy_compiler import ANSWER, make_compiler
 
@@ -71,6 +72,36 @@ def test_the_samples_keep_labels_and_bytes_repeat(
     for part in ("inputs", "outputs", "metadata", "labels", "packed_files"):
         assert without_numbers(after[part]) == without_numbers(before[part]), part
     assert "compiled for an Arm Ethos-U NPU:" in inspect(data).text()
+
+
+@pytest.mark.nightly  # two conversions, twice; the parts of it are proved on small files
+def test_the_samples_recipes_with_a_target(
+    shared: Kiln, modelmaker: Locked, device: Locked, tmp_path: Path
+) -> None:
+    """Most of them runs on the NPU, and what is published has labels, verifies, and is made again.
+
+    The SSD's recipe leaves layers of its int8 file in float.
+    """
+    names = (SAMPLE, "efficientdet_lite0_shapes")
+    models = tmp_path / "models"
+    shutil.copytree(shared.project / "models", models)
+    for name in names:
+        with (models / "samples" / name / "recipe.toml").open("a") as recipe:
+            recipe.write(f'[[compile]]\ntarget = "{CHIP["target"]}"\n')
+    only = ("--models-dir", models, "--variant", "int8")
+    shared("build", *names, *only, timeout=1200).ok()
+    for name in names:
+        folder = shared.dist / name
+        made = inspect(folder / f"{name}_int8_{CHIP['target']}.tflite").as_json()
+        assert made["labels"] == inspect(folder / f"{name}_int8.tflite").as_json()["labels"]
+        record = json.loads((folder / "conversion.json").read_text("utf-8"))
+        (found,) = record["compiled"].values()
+        npu, cpu = (found["operators"][kind] for kind in ("npu", "cpu"))
+        assert npu / (npu + cpu) > 0.96, name
+        assert found["integer_form"] == (name == SAMPLE)
+    shared("verify", shared.dist).ok()
+    compiled = ("--variant", f"int8_{CHIP['target']}")
+    shared("reproduce", shared.dist, *compiled, timeout=1200).ok()
 
 
 def test_a_command_of_one_file(shared: Kiln, device: Locked, tmp_path: Path) -> None:

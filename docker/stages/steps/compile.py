@@ -123,13 +123,11 @@ def _check_integer(data: bytes) -> None:
         model = tflite_model.read(packed_files.split(data)[0])
     except flatbuffer.FlatError as error:
         raise StageError("unsupported-model", f"The file to compile is {error}.") from error
-    whole = ("int8", "uint8", "int16")
-    tensors = [model.graph.tensors[index] for index in model.graph.inputs if index >= 0]
-    if not tensors or any(tensor.type not in whole for tensor in tensors):
-        kinds = ", ".join(tensor.type for tensor in tensors) or "missing"
+    kinds = compiled.float_inputs(model.graph) if model.graph.inputs else ["missing"]
+    if kinds:
         raise StageError(
             "unsupported-model",
-            f"Its input is {kinds}; an NPU computes in whole numbers only.",
+            f"Its input is {', '.join(kinds)}; an NPU computes in whole numbers only.",
             "Compile the int8 file.",
         )
 

@@ -37,6 +37,31 @@ class Compiled:
     restored: tuple[str, ...]
 
 
+_INTEGERS = ("int8", "uint8", "int16")
+
+
+def float_inputs(graph: Any) -> list[str]:
+    """List the types of the inputs that keep a graph from an NPU, which computes in integers.
+
+    A float input does not where only QUANTIZE operators read it: files with 16-bit activations
+    begin so, and int8 files of models whose colour channels are normalised differently.
+
+    Args:
+        graph: its ``tensors``, ``inputs`` and ``operators``.
+    """
+    readers: dict[int, set[int]] = {}
+    for operator in graph.operators:
+        for index in operator.inputs:
+            readers.setdefault(index, set()).add(operator.builtin)
+    given = [index for index in graph.inputs if index >= 0]
+    kinds = {index: graph.tensors[index].type for index in given}
+    return [
+        kind
+        for index, kind in kinds.items()
+        if kind not in _INTEGERS and readers.get(index) != {tflite_model.OP_QUANTIZE}
+    ]
+
+
 def finished(original: flatbuffer.Bytes, written: flatbuffer.Bytes) -> Compiled:
     """Add the original's metadata and packed files to a compiled file.
 

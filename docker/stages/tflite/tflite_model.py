@@ -21,7 +21,7 @@ TYPES = (
 )  # fmt: skip
 """Names of the schema's ``TensorType`` values, by value."""
 
-OP_CAST, OP_CUSTOM, OP_DEPTHWISE_CONV_2D = 53, 32, 4
+OP_CAST, OP_CUSTOM, OP_DEPTHWISE_CONV_2D, OP_QUANTIZE = 53, 32, 4, 114
 """``BuiltinOperator`` values used here."""
 
 DETECTION_POSTPROCESS = "TFLite_Detection_PostProcess"

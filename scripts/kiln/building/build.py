@@ -300,9 +300,12 @@ class Builder:
             self._check_trained(recipe, results)
             self._tell_differences(recipe, results)
             report = self._check(recipe, plan, results)
-            plan, failures = compile_each(plan, run)
+            whole = plan
+            plan, failures = compile_each(
+                plan, run, lambda name: verdict.judge_form(name, recipe, whole, results, self.store)
+            )
             if report is not None:
-                report = verdict.with_compiled(report, recipe, plan, results)
+                report = verdict.with_compiled(report, recipe, plan, results, self.store)
             files, stated, artefacts = self._collect(
                 recipe, acquired, plan, results, sources, report
             )
@@ -353,7 +356,7 @@ class Builder:
             or {full.artefacts[variant], *_report_of(full, variant)} <= known.keys()
         ]
         found = self._plan(recipe, acquired, kept, plan)
-        unknown = {name for name, step_id in found.compiled.items() if step_id not in known}
+        unknown = {name for name in found.compiled if not found.steps_of(name) <= known.keys()}
         return found.without(unknown - plan.compiled.keys())
 
     @staticmethod
@@ -543,7 +546,8 @@ def _compiled_record(plan: Plan, results: Mapping[str, StageResult]) -> dict[str
     return {
         "compiled": {
             name: {
-                "from": plan.origin_of(step_id),
+                "from": plan.origin_of(name),
+                "integer_form": name in plan.unpublished,
                 **{key: fact for key, fact in results[step_id].facts.items() if key != "gates"},
             }
             for name, step_id in plan.compiled.items()

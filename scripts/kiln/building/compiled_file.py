@@ -36,7 +36,7 @@ from kiln.signing.signer import own_signer
 from kiln.signing.statement_names import PROVENANCE_SUFFIX
 from kiln.statements.compilation import Compilation, compilation_statement
 from kiln.tflite.known_kinds import EDGE_TPU, ETHOS_U
-from kiln.tflite.reading import TfliteFile, load, type_name
+from kiln.tflite.reading import TfliteFile, load
 from kiln.tflite.schema import OPERATORS
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ RECORD_SUFFIX = ".json"
 #: What may be an image's name, with a tag or a digest.
 _IMAGE = re.compile(r"[a-z0-9]+([._/:@-]+[A-Za-z0-9]+)*")
 
-_WHOLE = ("int8", "uint8", "int16")
 LONGEST = 86_400  # seconds that a compiler may be given
 
 _MOST_TARGET = 100  # characters of a target's name that a foreign compiler is given
@@ -226,9 +225,9 @@ def _check_integer(file: TfliteFile) -> None:
             f"{file.name} is compiled for an NPU already.",
             "Name the file from before the compiler.",
         )
-    graph = file.graphs[0]
-    kinds = [type_name(graph.tensors[index]) for index in graph.inputs if index >= 0]
-    if not kinds or set(kinds) - set(_WHOLE):
+    graph = file.model.graph
+    kinds = stage_module("tflite.compiled").float_inputs(graph)
+    if kinds or not graph.inputs:
         raise UnsupportedModelError(
             f"{file.name} takes {', '.join(kinds) or 'nothing'}; an NPU computes in whole numbers "
             "only.",

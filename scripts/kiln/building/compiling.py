@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kiln.core.errors import (
+    CheckFailedError,
     CompilerError,
     KilnError,
     StageFailedError,
@@ -17,6 +18,7 @@ from kiln.recipes.plan import Plan
 
 #: Failures that are about one file and one target. Others would stop every file.
 _OF_ONE_FILE = (
+    CheckFailedError,
     CompilerError,
     UnsupportedModelError,
     StageFailedError,
@@ -26,11 +28,14 @@ _OF_ONE_FILE = (
 )
 
 
-def compile_each(plan: Plan, run: Callable[[Plan], object]) -> tuple[Plan, list[KilnError]]:
+def compile_each(
+    plan: Plan, run: Callable[[Plan], object], judge: Callable[[str], object]
+) -> tuple[Plan, list[KilnError]]:
     """Run the steps that compile, one target at a time.
 
     Args:
         run: runs a plan and keeps its results.
+        judge: raises an error if a compiled variant, by its name, is of a form that fails a check.
 
     Returns:
         The plan without the targets that failed, and their errors.
@@ -42,6 +47,7 @@ def compile_each(plan: Plan, run: Callable[[Plan], object]) -> tuple[Plan, list[
     for name in plan.compiled:
         try:
             run(plan.without(plan.compiled.keys() - {name}))
+            judge(name)
         except _OF_ONE_FILE as error:
             failed[name] = error
     return plan.without(failed), list(failed.values())

@@ -16,7 +16,7 @@ from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.project import bounds
 from kiln.recipes.check_steps import CHECK_FILE, check_id, library_id, runtime_ids
-from kiln.recipes.plan import Plan
+from kiln.recipes.plan import Output, Plan
 from kiln.recipes.recipe import Recipe
 from kiln.signing.statement_names import artefact_file
 
@@ -30,6 +30,12 @@ _FEEDING, _STRUCTURE = "feeding", "structure"
 _RAW = "anchors"  # a figure of the gate structure that only raw outputs have
 _TELLING_COST = 0.02  # agreement that stretching must cost to be told: less is rounding
 _RUNTIME, _RUNTIMES = "runtime-", "runtimes"
+
+_NOTHING = "Nothing of the model was published."
+_NOT_COMPILED = (
+    "No file compiled from it was published. It has no layer in float; with keep_float_layers in "
+    "that [[compile]], the published file is compiled."
+)
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]*")
 
@@ -75,21 +81,11 @@ def gather(
     for variant, step_id in plan.artefacts.items():
         result = results[check_id(variant)]
         found = _read(result, store)
-        others = [library_id(variant), *runtime_ids(variant)]
-        gates = [
-            *found["gates"],
-            *(
-                gate
-                for other in others
-                if other in plan.reports
-                for gate in _read(results[other], store)["gates"]
-            ),
-        ]
         blob = results[step_id].files["model.tflite"]
         variants[variant] = {
             "file": artefact_file(recipe.name, variant),
             "sha256": blob.sha256,
-            **_judged(gates, recipe.allow),
+            **_judged(_gates(variant, plan, results, store), recipe.allow),
             "detections": found["detections"],
         }
         if found["source"] is not None:
@@ -118,6 +114,15 @@ def gather(
     }
 
 
+def _gates(
+    name: str, plan: Plan, results: Mapping[str, StageResult], store: Store
+) -> list[dict[str, Any]]:
+    """Return what the steps that check a file found; ``name`` is its variant, or its form."""
+    ids = [check_id(name), library_id(name), *runtime_ids(name)]
+    found = (_read(results[step_id], store) for step_id in ids if step_id in plan.reports)
+    return [gate for one in found for gate in one["gates"]]
+
+
 def _read(result: StageResult, store: Store) -> dict[str, Any]:
     blob, most = result.files[CHECK_FILE], bounds.RECORD.most
     what = f"{CHECK_FILE} of a stage {result.stage}"
@@ -130,19 +135,52 @@ def _read(result: StageResult, store: Store) -> dict[str, Any]:
 
 
 def with_compiled(
-    report: Mapping[str, Any], recipe: Recipe, plan: Plan, results: Mapping[str, StageResult]
+    report: Mapping[str, Any],
+    recipe: Recipe,
+    plan: Plan,
+    results: Mapping[str, StageResult],
+    store: Store,
 ) -> dict[str, Any]:
-    """Add the files that were compiled for an NPU; no gate but their own can run them."""
+    """Add the files that were compiled for an NPU.
+
+    No gate but their own can run them. Where a form that is not published was compiled, its gates
+    are kept apart from theirs.
+    """
     variants = dict(report["variants"])
     for name, step_id in plan.compiled.items():
         result = results[step_id]
+        form = plan.unpublished.get(name)
         variants[name] = {
             "file": artefact_file(recipe.name, name),
             "sha256": result.files["model.tflite"].sha256,
             **_judged(result.facts["gates"], recipe.allow),
             "detections": {},
         }
+        if form is not None:
+            (model,) = plan.step(step_id).inputs.values()
+            assert isinstance(model, Output)
+            variants[name]["integer_form"] = {
+                "sha256": results[model.step].files[model.path].sha256,
+                **_judged(_gates(form, plan, results, store), recipe.allow),
+            }
     return {**report, "variants": variants}
+
+
+def judge_form(
+    name: str, recipe: Recipe, plan: Plan, results: Mapping[str, StageResult], store: Store
+) -> None:
+    """Raise an error if the unpublished form that was compiled fails a gate.
+
+    Args:
+        name: of the compiled variant.
+
+    Raises:
+        CheckFailedError: a gate failed, and the recipe does not allow that.
+    """
+    form = plan.unpublished.get(name)
+    if form is not None:
+        judged = _judged(_gates(form, plan, results, store), recipe.allow)
+        judge({"model": recipe.name, "variants": {form: judged}}, recipe, nothing=_NOT_COMPILED)
 
 
 def _judged(gates: Sequence[Mapping[str, Any]], allow: Sequence[str]) -> dict[str, Any]:
@@ -164,13 +202,16 @@ def failures(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     return {variant: gates for variant, gates in found.items() if gates}
 
 
-def judge(report: Mapping[str, Any], recipe: Recipe, where: str = "") -> None:
+def judge(
+    report: Mapping[str, Any], recipe: Recipe, where: str = "", nothing: str = _NOTHING
+) -> None:
     """Raise an error unless all gates passed or may fail.
 
     Args:
         report: as :func:`gather` returns it.
         recipe: the model's.
         where: a file with the whole report, for the message.
+        nothing: the sentence on what is not published.
 
     Raises:
         CheckFailedError: a gate failed, and the recipe does not allow that.
@@ -189,7 +230,7 @@ def judge(report: Mapping[str, Any], recipe: Recipe, where: str = "") -> None:
     raise CheckFailedError(
         f"{report['model']}: {count} check{'' if count == 1 else 's'} failed:\n  "
         + "\n  ".join(lines),
-        "Nothing of the model was published. Fix the cause; or, to publish it anyway, "
+        f"{nothing} Fix the cause; or, to publish it anyway, "
         f"{recipe.how_to_allow(names)}." + (f" All findings: {where}" if where else ""),
     )
 

@@ -25,6 +25,7 @@ class CompiledFile:
     """One compiled file in words; unknown text is empty.
 
     Attributes:
+        made_of: the variant that was compiled.
         mapped: how many operators the NPU runs.
         left: those on the processor beside it.
         speed: inferences a second, and cycles, by the compiler's own model.
@@ -34,6 +35,7 @@ class CompiledFile:
     """
 
     name: str
+    made_of: str
     mapped: str
     left: str
     speed: str
@@ -64,10 +66,14 @@ def compiled_files(conversion: Record) -> Iterator[CompiledFile]:
             for key, words in _MEMORIES.items()
             if (size := _sane(facts.raw("estimate", key)))
         ]
+        made_of = facts.text("from")
+        if made_of and facts.raw("integer_form") is True:
+            made_of += ", without layers in float"
         chip = [facts.text("system_config"), facts.text("memory_mode")]
         version = facts.text("compiler", "version")
         yield CompiledFile(
             name=name,
+            made_of=made_of,
             mapped=mapped,
             left=", ".join(left),
             speed=", ".join(speed),

@@ -82,17 +82,33 @@ def add_checks(
             shared = {name: sha for name, sha in calibration.items() if images.get(name) == sha}
             wanted = [item.image for item in recipe.check.expect]
             seen = choose(shared or calibration, wanted, IMAGES)
-        _check(steps, recipe, variant, artefacts, label_map, seen)
-    # After all of those: these run in the other environment, and share a process.
-    for variant in artefacts:
-        _library(steps, variant, artefacts, library_id(variant), "task_library")
-    ids = [name(variant) for variant in artefacts for name in (check_id, library_id)]
-    if device:
-        for variant in artefacts:
-            for step_id, stage in zip(runtime_ids(variant), RUNTIMES, strict=True):
-                _library(steps, variant, artefacts, step_id, stage, device)
-                ids.append(step_id)
-    return ("previews", *ids)
+        _check(steps, recipe, variant, variant, artefacts, label_map, seen)
+    return ("previews", *_libraries(steps, artefacts, device))
+
+
+def add_form_checks(
+    steps: StepList,
+    recipe: Recipe,
+    form: str,
+    variant: str,
+    artefact: str,
+    label_map: Files | Output,
+    images: Mapping[str, str],
+    device: str,
+) -> tuple[str, ...]:
+    """Add the steps that check a form of a variant that is only compiled, as if it was published.
+
+    Args:
+        form: its name, for the steps' ids.
+        artefact: id of the step that makes it.
+        images: as :func:`add_checks`, which must have been called before.
+        device: likewise.
+    """
+    if not images:
+        return ()
+    chosen = choose(images, [item.image for item in recipe.check.expect], IMAGES)
+    _check(steps, recipe, form, variant, {form: artefact}, label_map, chosen)
+    return _libraries(steps, {form: artefact}, device)
 
 
 def only_exported(recipe: Recipe) -> bool:
@@ -178,9 +194,24 @@ def plain(recipe: Recipe) -> dict[str, bool]:
     return {"plain": True} if recipe.profile == "seed" else {}
 
 
+def _libraries(steps: StepList, artefacts: Mapping[str, str], device: str) -> tuple[str, ...]:
+    """Add the steps that run what was checked in other runtimes; return all checks' ids."""
+    # After all checks: these run in the other environment, and share a process.
+    for variant in artefacts:
+        _library(steps, variant, artefacts, library_id(variant), "task_library")
+    ids = [name(variant) for variant in artefacts for name in (check_id, library_id)]
+    if device:
+        for variant in artefacts:
+            for step_id, stage in zip(runtime_ids(variant), RUNTIMES, strict=True):
+                _library(steps, variant, artefacts, step_id, stage, device)
+                ids.append(step_id)
+    return tuple(ids)
+
+
 def _check(
     steps: StepList,
     recipe: Recipe,
+    name: str,
     variant: str,
     artefacts: Mapping[str, str],
     label_map: Files | Output,
@@ -208,7 +239,7 @@ def _check(
         **plain(recipe),
     }
     inputs: dict[str, Files | Output] = {
-        "model": Output(artefacts[variant], "model.tflite"),
+        "model": Output(artefacts[name], "model.tflite"),
         "label_map": label_map,
         "images": Files(images),
     }
@@ -217,14 +248,14 @@ def _check(
         origin = "adopt"
         # That step has run the checkpoint, at the file's own size.
         inputs["source"] = Output("adopt", "detections.json")
-    elif artefacts[variant] == "create":
+    elif artefacts[name] == "create":
         origin = "create"
     else:
         inputs["source"] = Output("reference", "detections.json")
     facts = _facts(origin)
     if origin == "export" and only_exported(recipe):
         facts["normalizations"] = Fact("reference", "normalizations")
-    steps.add(check_id(variant), "check", params, inputs, facts)
+    steps.add(check_id(name), "check", params, inputs, facts)
 
 
 def _library(

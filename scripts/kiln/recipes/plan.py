@@ -18,14 +18,16 @@ from kiln.recipes import export_options
 from kiln.recipes.check_steps import (
     DEVICE,
     add_checks,
+    add_form_checks,
     input_type,
     only_exported,
     plain,
     without_postprocessing,
 )
 from kiln.recipes.contents import Contents
-from kiln.recipes.recipe import CALIBRATED, SEED_VARIANTS, Recipe, Variant
+from kiln.recipes.recipe import CALIBRATED, SEED_VARIANTS, Int8, Recipe, Variant
 from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
+from kiln.recipes.targets import integer_name
 
 __all__ = ["PROTOCOL", "Fact", "Files", "Output", "Plan", "Step", "make_plan"]
 
@@ -103,10 +105,11 @@ def make_plan(
     reports = _compare(steps, contents, artefacts)
     if checks:
         reports += _add_checks(steps, recipe, contents, artefacts, checkpoint, label_map, device)
-    # Last of all: a file that fails its checks is not compiled.
-    compiled = _compile(steps, recipe, artefacts, device)
     plan = _plan(steps, recipe, artefacts, reports, image, code, device)
-    return replace(plan, compiled=compiled)
+    if not device:
+        return plan
+    # Last of all: a file that fails its checks is not compiled.
+    return _with_compiled(steps, recipe, contents, plan, label_map, device, checks=checks)
 
 
 def images_of(recipe: Recipe) -> tuple[str, ...]:
@@ -176,7 +179,10 @@ def _image_size(recipe: Recipe) -> list[int] | None:
     return list(recipe.export.image_size) if recipe.export.image_size else None
 
 
-def _convert(steps: StepList, recipe: Recipe, variant: Variant, contents: Contents) -> Output:
+def _convert(
+    steps: StepList, recipe: Recipe, variant: Variant, contents: Contents, name: str = ""
+) -> Output:
+    """Add the step that converts a variant; its ids end with ``name``, by default the variant."""
     inputs: dict[str, Files | Output] = {"saved_model": Output("export", "saved_model")}
     facts = {}
     if variant in CALIBRATED:
@@ -194,8 +200,9 @@ def _convert(steps: StepList, recipe: Recipe, variant: Variant, contents: Conten
         **plain(recipe),
         **quantisation(recipe, variant),
     }
-    steps.add(f"convert-{variant}", "convert", params, inputs, facts)
-    return Output(f"convert-{variant}", "model.tflite")
+    step_id = f"convert-{name or variant}"
+    steps.add(step_id, "convert", params, inputs, facts)
+    return Output(step_id, "model.tflite")
 
 
 def quantisation(recipe: Recipe, variant: Variant) -> dict[str, Any]:
@@ -270,20 +277,43 @@ def _compare(steps: StepList, contents: Contents, artefacts: Mapping[str, str]) 
     return ("compare-prebuilt",)
 
 
-def _compile(
-    steps: StepList, recipe: Recipe, artefacts: Mapping[str, str], device: str
-) -> dict[str, str]:
-    """Add the steps that compile variants; return their ids by the new variants' names."""
+def _with_compiled(
+    steps: StepList,
+    recipe: Recipe,
+    contents: Contents,
+    plan: Plan,
+    label_map: Files | Output,
+    device: str,
+    *,
+    checks: bool,
+) -> Plan:
+    """Add the steps that compile variants to ``plan``, which has all other steps."""
     compiled: dict[str, str] = {}
+    unpublished: dict[str, str] = {}
+    reports = plan.reports
     for item in recipe.compile:
-        if item.variant not in artefacts or not device:
+        if item.variant not in plan.artefacts:
             continue
+        made = plan.artefacts[item.variant]
+        if recipe.int8.float_layers and not item.keep_float_layers:
+            form = unpublished[item.name] = integer_name(item.variant)
+            made = f"annotate-{form}"
+            if made not in steps.steps:
+                whole = recipe.model_copy(update={"int8": Int8()})
+                converted = _convert(steps, whole, item.variant, contents, form)
+                _annotate(steps, made, whole, converted, label_map)
+                if checks:
+                    images = contents.check_images
+                    reports += add_form_checks(
+                        steps, whole, form, item.variant, made, label_map, images, device
+                    )
         chip = item.chip()
         step_id = compiled[item.name] = f"compile-{item.variant}-{chip.name}"
-        model = Output(artefacts[item.variant], "model.tflite")
         params = {**chip.as_params(), "least_mapped": item.least_mapped}
-        steps.add(step_id, "compile", params, {"model": model}, image=device)
-    return compiled
+        model = {"model": Output(made, "model.tflite")}
+        steps.add(step_id, "compile", params, model, image=device)
+    full = _plan(steps, recipe, plan.artefacts, reports, plan.identity, plan.code, device)
+    return replace(full, compiled=compiled, unpublished=unpublished)
 
 
 def _add_checks(

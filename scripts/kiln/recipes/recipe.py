@@ -201,7 +201,8 @@ class Compile(Part):
 
     ``target``, ``system_config`` and ``memory_mode`` are names that Arm's Vela knows
     (:mod:`kiln.recipes.targets`). ``least_mapped`` is the smallest share of operators (0 to 1) that
-    must run on the NPU.
+    must run on the NPU. ``keep_float_layers``: the layers of :attr:`Int8.float_layers` stay in
+    float in this file, too; an NPU leaves them to the processor.
     """
 
     target: Text
@@ -209,6 +210,7 @@ class Compile(Part):
     system_config: Text | None = None
     memory_mode: Text | None = None
     least_mapped: Fraction = targets.LEAST_MAPPED
+    keep_float_layers: bool = False
 
     @model_validator(mode="after")
     def _exists(self) -> Compile:

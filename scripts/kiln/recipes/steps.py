@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kiln.core.digest import key_of
+from kiln.recipes.targets import integer_name
 
 #: Raised when the meaning of requests or results changes, so that old results no longer match.
 PROTOCOL = 1
@@ -63,7 +64,9 @@ class Plan:
     ``reports`` are the steps that are run for their findings. ``image`` is the image's name;
     ``identity`` and ``code`` are the sealed image and the stage code that the keys were made with.
     ``others`` are the images of the steps that run in another one: identity -> name. ``compiled``
-    are the steps that make artefacts out of others, by name (:mod:`kiln.recipes.targets`).
+    are the steps that make artefacts out of others, by name (:mod:`kiln.recipes.targets`);
+    ``unpublished`` are names of the forms that some of them are made of, where those are made for
+    nothing else. The steps of such a form end with its name.
     """
 
     model: str
@@ -75,6 +78,7 @@ class Plan:
     code: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
     compiled: Mapping[str, str] = field(default_factory=dict)
+    unpublished: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, str]:
@@ -98,17 +102,36 @@ class Plan:
         originals = ["adopt"] if "prebuilt" in self.artefacts else []
         return [*originals, *self.files.values(), *self.reports]
 
-    def origin_of(self, step_id: str) -> str:
-        """Return the variant whose artefact a step reads; "" if it reads none."""
-        above = self.step(step_id).upstream()
-        return next((name for name, made in self.artefacts.items() if made in above), "")
+    def origin_of(self, name: str) -> str:
+        """Return the variant that a compiled artefact is a form of."""
+        form = self.unpublished.get(name)
+        above = self.step(self.compiled[name]).upstream()
+        return next(
+            variant
+            for variant, made in self.artefacts.items()
+            if made in above or form == integer_name(variant)
+        )
+
+    def steps_of(self, name: str) -> set[str]:
+        """Return the ids of the steps that only compiled artefacts need, of one of these."""
+        form = self.unpublished.get(name)
+        made = {self.compiled[name]}
+        if form is not None:
+            made.update(step.id for step in self.steps if step.id.endswith(f"-{form}"))
+        return made
 
     def without(self, compiled: Collection[str]) -> Plan:
-        """Return the plan without the steps that make these compiled artefacts."""
-        left_out = {self.compiled[name] for name in compiled}
-        kept = {name: step for name, step in self.compiled.items() if step not in left_out}
-        steps = tuple(step for step in self.steps if step.id not in left_out)
-        return replace(self, steps=steps, compiled=kept)
+        """Return the plan without these compiled artefacts, and the steps that only they need."""
+        kept = {name: step for name, step in self.compiled.items() if name not in compiled}
+        left_out = {step for name in compiled for step in self.steps_of(name)}
+        left_out -= {step for name in kept for step in self.steps_of(name)}
+        return replace(
+            self,
+            steps=tuple(step for step in self.steps if step.id not in left_out),
+            reports=tuple(step_id for step_id in self.reports if step_id not in left_out),
+            compiled=kept,
+            unpublished={name: form for name, form in self.unpublished.items() if name in kept},
+        )
 
     def closure(self, wanted: Iterable[str], have: Iterable[str]) -> list[Step]:
         """Return the steps that ``wanted`` need, without those in ``have``; in order."""

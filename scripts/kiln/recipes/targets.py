@@ -58,6 +58,15 @@ def compiled_name(variant: str, name: str) -> str:
     return f"{variant}_{name}"
 
 
+def integer_name(variant: str) -> str:
+    """Return the name of the form of a variant that has no layer in float; it is not published.
+
+    >>> integer_name("int8")
+    'int8-integer'
+    """
+    return f"{variant}-integer"
+
+
 def target(name: str, system_config: str | None = None, memory_mode: str | None = None) -> Target:
     """Return a target; None: Vela's default.
 

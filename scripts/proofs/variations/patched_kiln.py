@@ -54,10 +54,11 @@ def engine_for(engine: Engine, wanted: dict[str, Any]) -> Engine:
     open_folder(folder)
     lines = list(wanted.get("shell", ()))
     if "clock" in wanted:
-        library = folder / "libfaketime.so.1"
-        shutil.copyfile(wanted["faketime"], library)
+        for release, library in wanted["faketime"].items():
+            shutil.copyfile(library, folder / f"libfaketime-{release}.so.1")
         lines.append(f'export FAKETIME="{wanted["clock"]}" FAKETIME_DONT_FAKE_MONOTONIC=1')
-        lines.append(f"export LD_PRELOAD={PLACE}/{library.name}")
+        lines.append("read -r release < /etc/debian_version")
+        lines.append(f"export LD_PRELOAD={PLACE}/libfaketime-${{release%%.*}}.so.1")
     if wanted.get("reversed"):
         shutil.copyfile(_HERE / "site" / "sitecustomize.py", folder / "sitecustomize.py")
         lines.append(f"export PYTHONPATH={PLACE}")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from kiln.core.store import Store
 from kiln.project.folders import Project
 from kiln.sources import debian
 from proofs.variations.circumstances import CLOCK, PLACE, USER, Circumstance
+from proofs.variations.more_files import copy_extended, extend
 
 HERE = Path(__file__).resolve().parent
+RELEASES = ("11", "13")  # of Debian, in the images
 LIBRARY = "usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 _COPIED = ("docker", "models", "scripts", "pyproject.toml", "LICENSE", "NOTICE")
@@ -49,20 +51,25 @@ def why_not(item: Circumstance) -> str:
     return ""
 
 
-def faketime(store: Store, scratch: Path) -> Path:
-    """Unpack the library that fakes the date from its Debian package.
+def faketime(store: Store, scratch: Path) -> dict[str, Path]:
+    """Unpack the library that fakes the date from its Debian packages.
+
+    Returns:
+        By Debian's release: Python of Debian 13 sleeps by a call that the older one makes fail.
 
     Raises:
         SourceUnavailableError, DigestMismatchError: see :func:`kiln.sources.debian.fetch_lock`.
     """
-    (digest,) = debian.fetch_lock(HERE / "tools.lock", store).values()
     from debian.debfile import DebFile
 
-    path = scratch / "libfaketime.so.1"
-    package: Any = DebFile(str(store.path(digest)))
-    path.write_bytes(package.data.get_content(f"./{LIBRARY}"))
-    path.chmod(0o644)
-    return path
+    found = {}
+    for release in RELEASES:
+        (digest,) = debian.fetch_lock(HERE / f"faketime-{release}.lock", store).values()
+        path = found[release] = scratch / f"libfaketime-{release}.so.1"
+        package: Any = DebFile(str(store.path(digest)))
+        path.write_bytes(package.data.get_content(f"./{LIBRARY}"))
+        path.chmod(0o644)
+    return found
 
 
 Outcome = tuple[int, list[dict[str, Any]]]
@@ -75,14 +82,14 @@ class Varied:
     Args:
         folder: a new folder for this circumstance only.
         tools: a store with the emulator.
-        library: see :func:`faketime`.
+        libraries: see :func:`faketime`.
     """
 
     item: Circumstance
     project: Project
     folder: Path
     tools: Store
-    library: Path
+    libraries: Mapping[str, Path]
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
@@ -93,6 +100,10 @@ class Varied:
         if self.item.elsewhere or self.item.user:
             self.place = self.folder / PLACE
             copy_checkout(self.project.root, self.place, reverse=self.item.reverse)
+            self.models = self.place / "models"
+            extend(self.models)
+        else:
+            self.models = copy_extended(self.project.models, self.folder / "models")
         self.count = 0
 
     @property
@@ -116,7 +127,7 @@ class Varied:
         if inside or item.user:
             inside["launcher"] = str(self.home / f"launcher-{self.count}")
             inside["tools"] = str(self.tools.root)
-            inside["faketime"] = str(self.library)
+            inside["faketime"] = {name: str(path) for name, path in self.libraries.items()}
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(_OWN)},
             "HOME": str(self.home),
@@ -155,7 +166,7 @@ class Varied:
         if self.item.clock:
             # Set in the shell, so that it does not apply to the programs before it.
             shell.append(f'export FAKETIME="{CLOCK}" FAKETIME_DONT_FAKE_MONOTONIC=1')
-            shell.append(f'export LD_PRELOAD="{self.library}"')
+            shell.append(f'export LD_PRELOAD="{self.libraries["11"]}"')
         if any(line.startswith("hostname ") for line in shell):
             parts += ["unshare", "--uts"]
         if shell:

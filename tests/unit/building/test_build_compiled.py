@@ -12,11 +12,11 @@ import pytest
 from toy_container import Doorman
 from toy_project import DEVICE, SEALED
 from toy_reproduce import Toy
-from toy_stages import MODEL, make_builder, make_toy, run_stages
+from toy_stages import MODEL, VARIANTS, make_builder, make_toy, run_stages
 
 from kiln.building.build import ModelBuild
 from kiln.core.digest import key_of, sha256_bytes
-from kiln.core.errors import CompilerError, VerificationError
+from kiln.core.errors import CheckFailedError, CompilerError, VerificationError
 from kiln.core.store import Store
 from kiln.project.folders import Project
 from kiln.recipes.recipe import discover
@@ -127,6 +127,63 @@ def test_provenance_names_both_images(released: Place) -> None:
     assert materials["image/device"]["sha256"] == DEVICE.identity.removeprefix("sha256:")
     assert "lock/docker/device/Dockerfile" in materials
     assert "image/odapi" in materials
+
+
+class FloatLayers(Place):
+    """One whose recipe leaves a layer of int8 in float."""
+
+    def __init__(self, root: Path, *targets: str) -> None:
+        super().__init__(root, *targets)
+        layers = '[int8]\nfloat_layers = ["conv"]\n'
+        self.recipe.write_text(
+            self.recipe.read_text().replace("[[compile]]", f"{layers}[[compile]]", 1)
+        )
+
+
+def test_without_layers_in_float(tmp_path: Path, released: Place) -> None:
+    """What is compiled is not the published file but its form without such layers."""
+    place = FloatLayers(tmp_path, GOOD)
+    assert place.build().error is None
+    whole = (released.dist / MODEL / f"{MODEL}_int8.tflite").read_bytes()
+    assert place.file("").read_bytes() != whole
+    assert (
+        place.file(GOOD).read_bytes() == released.file(GOOD).read_bytes() == whole + GOOD.encode()
+    )
+    record = place.json("conversion.json")
+    assert record["compiled"][f"int8_{GOOD}"]["from"] == "int8"
+    assert record["compiled"][f"int8_{GOOD}"]["integer_form"] is True
+    assert set(record["artefacts"]) == {*VARIANTS, f"int8_{GOOD}"}
+    judged = place.json("checks.json")["variants"][f"int8_{GOOD}"]
+    assert [gate["gate"] for gate in judged["gates"]] == ["compiled"]
+    form = judged["integer_form"]
+    assert form["sha256"] == sha256_bytes(whole)
+    assert [gate["gate"] for gate in form["gates"]] == [
+        "parity", "task-library", "runtime-litert", "runtime-mediapipe"
+    ]  # fmt: skip
+    place.verify()
+    plan = place.statement(GOOD)["predicate"]["buildDefinition"]["internalParameters"]["plan"]
+    assert "convert-int8-integer" in {item["id"] for item in plan["steps"]}
+    # Building another variant keeps it, and runs nothing.
+    assert (place.build("float32").error, place.ran()) == (None, [])
+    assert place.file(GOOD).exists()
+
+
+def test_a_form_that_fails_its_checks_is_not_compiled(tmp_path: Path) -> None:
+    place = FloatLayers(tmp_path, GOOD)
+    stage = place.project.stages / "steps" / "check.py"
+    text = stage.read_text()
+    told = text.replace("]\n    found", '] + [gate("labels", judged, "failed")] * '
+                        '(params["variant"] == "int8" and b"in float" not in '
+                        'inputs["model"].read_bytes())\n    found')  # fmt: skip
+    assert told != text
+    stage.write_text(told)
+    built = place.build()
+    assert isinstance(built.error, CheckFailedError)
+    assert "other files were published. No file compiled from it" in built.error.remedy
+    assert not place.file(GOOD).exists()
+    assert place.file("").exists()
+    assert "compiled" not in place.json("conversion.json")
+    place.verify()
 
 
 def test_a_target_that_fails_is_named_and_the_others_are_built(tmp_path: Path) -> None:

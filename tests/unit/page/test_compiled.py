@@ -20,6 +20,8 @@ from stages.tflite import compiled
 NAME = "int8_ethos-u65-256"
 FACTS: dict[str, Any] = {
     "compiler": {"name": "Vela", "version": "5.2.0"},
+    "from": "int8",
+    "integer_form": True,
     "system_config": "Ethos_U65_Client_Server",
     "memory_mode": "Dedicated_Sram_384KB",
     "operators": {"npu": 96, "cpu": 3},
@@ -31,6 +33,7 @@ FACTS: dict[str, Any] = {
 }  # fmt: skip
 SAID = CompiledFile(
     name=NAME,
+    made_of="int8, without layers in float",
     mapped="96 of 99 (97.0 %)",
     left="CUSTOM 1, DEQUANTIZE 2",
     speed="142.1 a second, 7.04 million cycles",
@@ -42,6 +45,9 @@ SAID = CompiledFile(
 
 def test_the_compilers_report_in_words() -> None:
     assert list(compiled_files(Record({"compiled": {NAME: FACTS}}))) == [SAID]
+    published = {**FACTS, "integer_form": False}
+    (found,) = compiled_files(Record({"compiled": {NAME: published}}))
+    assert found.made_of == "int8"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +60,7 @@ def test_the_compilers_report_in_words() -> None:
 )  # fmt: skip
 def test_nonsense_counts_as_unknown(record: Any) -> None:
     found = list(compiled_files(Record({"compiled": {NAME: record}})))
-    assert found in ([], [CompiledFile(NAME, "", "", "", "", "", "")])
+    assert found in ([], [CompiledFile(NAME, "", "", "", "", "", "", "")])
 
 
 def test_a_compiled_file_on_the_page(tmp_path: Path) -> None:

@@ -79,6 +79,45 @@ def test_a_saved_model_may_differ(store: Store) -> None:
     assert not any(differences(PLAN, ran(store, "native"), odd).values())
 
 
+def test_a_compiled_file_is_compared_with_what_it_was_made_of(store: Store) -> None:
+    """Its own form, if that is another file than the published one."""
+    made, form, compiled = "annotate-int8", "int8-integer", "compile-int8-npu"
+    steps = [
+        Step(name, name.partition("-")[0], {}, {}, {}, f"{number:064x}")
+        for number, name in enumerate((
+            "convert-int8", made, f"convert-{form}", f"annotate-{form}", compiled
+        ))
+    ]  # fmt: skip
+    above = {"model": Output(f"annotate-{form}", "model.tflite")}
+    steps[-1] = replace(steps[-1], inputs=above)
+    plan = Plan(
+        "toy", "odapi", tuple(steps), {"int8": made},
+        compiled={"int8_npu": compiled}, unpublished={"int8_npu": form},
+    )  # fmt: skip
+
+    def run(machine: str, odd: str = "") -> Run:
+        results = {}
+        for step in steps:
+            blob = Blob(store.add_bytes(f"{step.id == odd}".encode()), 5)
+            files = {"model.tflite": blob}
+            results[step.id] = StageResult(step.key, step.stage, files, {}, 1.0, 1)
+        return Run(machine, results, 1.0)
+
+    native = run("native")
+    assert differences(plan, native, run("Haswell")) == {"int8": [], "int8_npu": []}
+    for odd in (f"convert-{form}", compiled):
+        found = differences(plan, native, run("Haswell", odd))
+        assert found == {"int8": [], "int8_npu": [odd]}
+    with pytest.raises(VerificationError, match=r"toy on Haswell \(int8_npu\)"):
+        judge([Verdict(plan, [native, run("Haswell", compiled)])])
+    published = replace(
+        plan, unpublished={},
+        steps=(*steps[:-1], replace(steps[-1], inputs={"model": Output(made, "model.tflite")})),
+    )  # fmt: skip
+    found = differences(published, native, run("Haswell", "convert-int8"))
+    assert found == {"int8": ["convert-int8"], "int8_npu": ["convert-int8"]}
+
+
 def test_the_first_step_that_differs_is_told(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

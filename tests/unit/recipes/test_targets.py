@@ -9,7 +9,7 @@ from recipe_texts import GOOD, load, refused
 
 from kiln.recipes import targets
 from kiln.recipes.contents import Contents
-from kiln.recipes.plan import make_plan
+from kiln.recipes.plan import Plan, make_plan
 
 SHA, DEVICE = "ab" * 32, f"sha256:{'d' * 64}"
 
@@ -64,6 +64,43 @@ def test_the_plan_compiles_in_the_other_image(tmp_path: Path) -> None:
     plain = make_plan(load(tmp_path, GOOD), contents, ["int8"], image=odapi, code=code)
     assert [item.key for item in plain.steps] == [item.key for item in plan.steps[:-1]]
     assert plan.without(plan.compiled).steps == plan.steps[:-1]
+
+
+def test_layers_in_float_are_not_compiled(tmp_path: Path) -> None:
+    """The file is converted once more, as if the recipe named no layers, for all targets."""
+    contents = Contents(
+        checkpoint={"checkpoint/ckpt-0.index": SHA},
+        label_map=SHA,
+        images={"a.jpg": SHA},
+        check_images={"a.jpg": SHA},
+    )
+    tables = [f'target = "ethos-u65-{macs}"' for macs in (256, 512)]
+    text = compiling(*tables, 'target = "ethos-u55-32"\nkeep_float_layers = true')
+    odapi, code = f"sha256:{'a' * 64}", "c" * 64
+
+    def planned(text: str) -> Plan:
+        recipe = load(tmp_path, text)
+        return make_plan(recipe, contents, ["int8"], image=odapi, code=code, device=DEVICE)
+
+    without = planned(text)
+    plan = planned(f'{text}[int8]\nfloat_layers = ["a/b"]\n')
+    first, second, kept = plan.compiled
+    assert plan.unpublished == {first: "int8-integer", second: "int8-integer"}
+    above = {name: plan.step(step).upstream() for name, step in plan.compiled.items()}
+    assert above == {
+        first: {"annotate-int8-integer"}, second: {"annotate-int8-integer"}, kept: {"annotate-int8"}
+    }  # fmt: skip
+    assert {plan.origin_of(name) for name in plan.compiled} == {"int8"}
+    for step in ("convert", "annotate", "check", "task-library", "litert", "mediapipe"):
+        form = plan.step(f"{step}-int8-integer")
+        assert form.key == without.step(f"{step}-int8").key != plan.step(f"{step}-int8").key
+        assert form.stage in ("convert", "annotate") or form.id in plan.reports
+    assert plan.step(plan.compiled[first]).key == without.step(without.compiled[first]).key
+    one = plan.without([first])
+    assert "check-int8-integer" in one.ids() and "check-int8-integer" in one.reports
+    none = one.without([second])
+    assert (none.unpublished, list(none.compiled)) == ({}, [kept])
+    assert not [step for step in (*none.ids(), *none.reports) if step.endswith("-integer")]
 
 
 @pytest.mark.parametrize(

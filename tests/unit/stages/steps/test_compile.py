@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiled_toy import compiled_toy
+from compiled_toy import compiled_toy, quantised_at_once
 from places import FIXTURES
 from tflite_files import fixture
 from toy_vela import VERSION, make_vela
@@ -71,6 +71,14 @@ def test_compiled_with_its_labels(tmp_path: Path, vela: Any) -> None:
     (gate,) = facts["gates"]
     assert (gate["gate"], gate["status"]) == ("compiled", "passed")
     assert gate["summary"].startswith("92.3 % of 13 operators run on ethos-u65-256")
+
+
+def test_a_float_input_that_is_quantised_at_once_is_compiled(tmp_path: Path, vela: Any) -> None:
+    data = quantised_at_once(fixture(NAME))
+    given = tmp_path / "given.tflite"
+    given.write_bytes(data)
+    vela(answer=compiled_toy(data))
+    assert run(tmp_path, name=str(given.with_suffix("")))["operators"]["npu"] == 12
 
 
 def test_vela_is_asked_for_the_chip_that_is_meant(tmp_path: Path, vela: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from compiled_toy import compiled_toy
+from compiled_toy import compiled_toy, quantised_at_once
 from hypothesis import given
 from hypothesis import strategies as st
 from tflite_files import damage, fixture
@@ -159,3 +160,17 @@ def test_hostile_output_ends_in_a_result_or_one_error(data: st.DataObject, keeps
     except compiled.UnlikeError:
         return
     assert packed_files.split(found.data)[1] == packed_files.split(ORIGINAL)[1]
+
+
+def test_a_float_input_counts_unless_it_is_quantised_at_once() -> None:
+    """Files with 16-bit activations take floats, and quantise them before anything else."""
+    floats = tflite_model.read(fixture("toy_ssd_annotated")).graph
+    assert compiled.float_inputs(floats) == ["float32"]
+    assert compiled.float_inputs(tflite_model.read(ORIGINAL).graph) == []
+    begins = tflite_model.read(quantised_at_once(ORIGINAL)).graph
+    assert begins.tensors[begins.inputs[0]].type == "float32"
+    assert compiled.float_inputs(begins) == []
+    first, *others, last = begins.operators
+    also = replace(last, inputs=(begins.inputs[0], *last.inputs[1:]))
+    assert compiled.float_inputs(replace(begins, operators=(first, *others, also))) == ["float32"]
+    assert compiled.float_inputs(replace(begins, operators=(*others, last))) == ["float32"]

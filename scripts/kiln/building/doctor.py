@@ -68,6 +68,7 @@ def examine(project: Project) -> list[Finding]:
     look("image locks", lambda: _locks(project))
     look("architecture", _architecture)
     if look("engine", lambda: Engine.find().describe()):
+        look("engine's files", _files)
         look("images", lambda: _images(project))
     return findings
 
@@ -126,6 +127,13 @@ def _architecture() -> Finding | str:
         "note",
         f"{machine}: the images are for x86-64 and will run under emulation, slowly",
     )
+
+
+def _files() -> str:
+    store = Store(Store.default_root())
+    with store.scratch() as folder:
+        Engine.find().check_sees(folder)
+    return f"sees those of this machine, {store.root}"
 
 
 def _images(project: Project) -> Finding | str:

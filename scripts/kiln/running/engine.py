@@ -24,6 +24,7 @@ from docker.types import LogConfig, Ulimit
 from kiln.core.errors import CancelledError, EngineFailedError, EngineUnavailableError, KilnError
 from kiln.core.lease import is_abandoned, is_ours, tagged_name
 from kiln.running.limits import Limits, Outcome
+from kiln.running.visibility import bind, is_missing_source, reads_back, sees
 
 #: A label on every container and intermediate image we make; its value is the owner's tag.
 OWNER_LABEL = "org.tflite-kiln.owner"
@@ -91,6 +92,7 @@ class Engine:
         self.client = client
         self._running: set[Any] = set()
         self._stopped = False
+        self._sees_files = False
 
     @classmethod
     def find(cls) -> Engine:
@@ -190,40 +192,15 @@ class Engine:
             EngineFailedError: the engine refused, went away, or does not stop the container.
             CancelledError: :meth:`stop_all` was called.
         """
-        name = f"kiln-{tagged_name().replace('.', '-')}"
-        with self.failures("starting a stage"):
-            container = self.client.containers.create(
-                image,
-                list(command),
-                name=name,
-                labels={OWNER_LABEL: tagged_name()},
-                network_mode="none",
-                read_only=True,
-                tmpfs={"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={limits.tmp}"},  # noqa: S108
-                user=user,
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges"],
-                mem_limit=limits.memory,
-                memswap_limit=limits.memory,
-                pids_limit=limits.pids,
-                # Neither a single file nor the engine's log may fill the disk.
-                ulimits=self._file_size_limit(limits),
-                log_config=LogConfig(
-                    type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}
-                ),
-                hostname="kiln",
-                working_dir="/kiln",
-                environment={**FIXED_ENVIRONMENT, **environment},
-                volumes={
-                    str(path): {"bind": place, "mode": mode}
-                    for path, (place, mode) in mounts.items()
-                },
-            )
+        container = self._create(
+            image, command, mounts, {**FIXED_ENVIRONMENT, **environment}, limits, user
+        )
         self._running.add(container)
         hung = False
         try:
             if self._stopped:  # checked after the add: stop_all sees either us or the flag
                 raise CancelledError("Stopped.")
+            self._check_visible(container, mounts)
             with self.failures("running a stage"):
                 stream = container.attach(stream=True, logs=True, demux=True)
                 guard = _Guard(container, stream, limits.timeout, watch)
@@ -234,7 +211,7 @@ class Engine:
                 hung = guard.hung
                 if state is None:
                     raise EngineFailedError(
-                        f"The engine at {self.address} did not stop a container, {name}.",
+                        f"The engine at {self.address} did not stop a container, {container.name}.",
                         "Start the engine again; the next command of kiln removes the container.",
                     )
                 container.reload()
@@ -249,6 +226,79 @@ class Engine:
             self._running.discard(container)
             if not hung:
                 self.remove(container)
+
+    def _create(
+        self,
+        image: str,
+        command: Sequence[str],
+        mounts: Mapping[Path, tuple[str, str]],
+        environment: Mapping[str, str],
+        limits: Limits,
+        user: str,
+    ) -> Any:
+        """Create a container of :meth:`run`; it is not started yet."""
+        tag = tagged_name()
+        with self.failures("starting a stage"):
+            try:
+                return self.client.containers.create(
+                    image,
+                    list(command),
+                    name=f"kiln-{tag.replace('.', '-')}",
+                    labels={OWNER_LABEL: tag},
+                    network_mode="none",
+                    read_only=True,
+                    tmpfs={"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={limits.tmp}"},  # noqa: S108
+                    user=user,
+                    cap_drop=["ALL"],
+                    security_opt=["no-new-privileges"],
+                    mem_limit=limits.memory,
+                    memswap_limit=limits.memory,
+                    pids_limit=limits.pids,
+                    # Neither a single file nor the engine's log may fill the disk.
+                    ulimits=self._file_size_limit(limits),
+                    log_config=LogConfig(
+                        type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}
+                    ),
+                    hostname="kiln",
+                    working_dir="/kiln",
+                    environment=dict(environment),
+                    mounts=[bind(path, place, mode) for path, (place, mode) in mounts.items()],
+                )
+            except docker.errors.APIError as error:
+                if is_missing_source(error, mounts):
+                    raise self._elsewhere(next(iter(mounts))) from error
+                raise
+
+    def _check_visible(self, container: Any, mounts: Mapping[Path, tuple[str, str]]) -> None:
+        """Check before the first start that the engine mounts this machine's files.
+
+        Podman checks its sources when a container starts, with a message of its runtime.
+        """
+        if self._sees_files or not mounts:
+            return
+        with self.failures("starting a stage"):
+            found = reads_back(container, mounts)
+        if found is False:
+            raise self._elsewhere(next(iter(mounts)))
+        self._sees_files = found is True
+
+    def check_sees(self, folder: Path) -> None:
+        """Check that containers of this engine can be given the files of an empty folder of ours.
+
+        Raises:
+            EngineFailedError: they cannot; the engine runs on another machine, for example.
+        """
+        with self.failures("reading a file back"):
+            if not sees(self.client, folder, OWNER_LABEL):
+                raise self._elsewhere(folder)
+
+    def _elsewhere(self, path: Path) -> EngineFailedError:
+        return EngineFailedError(
+            f"The engine at {self.address} does not see this machine's files: {path} is not there.",
+            "It runs on another machine, or in a virtual machine that does not share this folder. "
+            "Run kiln where the engine runs, or set KILN_STORE to a folder that both have at the "
+            "same path (docs/security.md#engines-elsewhere).",
+        )
 
     def _file_size_limit(self, limits: Limits) -> list[Ulimit]:
         """Limit the size of single files, which could grow between two checks of their use.

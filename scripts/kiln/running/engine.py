@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import threading
 import time
@@ -19,10 +20,13 @@ import docker
 import docker.errors
 import requests
 import urllib3.exceptions
+from docker.tls import TLSConfig
 from docker.types import LogConfig, Ulimit
 
 from kiln.core.errors import CancelledError, EngineFailedError, EngineUnavailableError, KilnError
 from kiln.core.lease import is_abandoned, is_ours, tagged_name
+from kiln.core.plain_text import plain, shortened
+from kiln.running.addresses import Address, candidates
 from kiln.running.limits import Limits, Outcome
 from kiln.running.visibility import bind, is_missing_source, reads_back, sees
 
@@ -59,26 +63,6 @@ _STREAM_FAILURES = (
 )
 
 
-def candidate_sockets() -> list[str]:
-    """List addresses where an engine may listen, in the order they are tried.
-
-    ``DOCKER_HOST`` alone when it is set; otherwise Docker's default socket, the rootless and
-    Docker Desktop ones, then Podman's Docker-compatible sockets.
-    """
-    named = os.environ.get("DOCKER_HOST")
-    if named:
-        return [named]
-    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-    paths = [
-        "/var/run/docker.sock",
-        f"{runtime}/docker.sock",
-        str(Path.home() / ".docker/run/docker.sock"),
-        f"{runtime}/podman/podman.sock",
-        "/run/podman/podman.sock",
-    ]
-    return [f"unix://{path}" for path in paths]
-
-
 class Engine:
     """A connection to an engine that answered.
 
@@ -96,32 +80,31 @@ class Engine:
 
     @classmethod
     def find(cls) -> Engine:
-        """Connect to the first engine that answers (:func:`candidate_sockets`).
+        """Connect to the first engine that answers (:func:`kiln.running.addresses.candidates`).
 
         Raises:
-            EngineUnavailableError: none answers; the message lists what was tried.
+            EngineUnavailableError: none answers; the message lists what was tried. Or Docker's
+                context cannot be used.
         """
         tried = []
-        for address in candidate_sockets():
-            path = address.removeprefix("unix://")
-            if address.startswith("unix://") and not Path(path).exists():
+        for address in candidates():
+            path = address.url.removeprefix("unix://")
+            if address.url.startswith("unix://") and not Path(path).exists():
                 tried.append(f"{address} (no such socket)")
                 continue
+            if address.url.startswith("ssh://") and not _has_ssh():
+                raise _without_ssh(address)
             try:
-                # from_env also takes DOCKER_TLS_VERIFY and DOCKER_CERT_PATH into account.
-                client = docker.from_env(
-                    timeout=_PING_TIMEOUT, environment={**os.environ, "DOCKER_HOST": address}
-                )
-                client.ping()
-                client.api.timeout = _TIMEOUT
-            except (*_STREAM_FAILURES, OSError, ValueError) as error:
+                client = _connect(address)
+            except _failures_at(address) as error:
                 tried.append(f"{address} ({_why_not(error)})")
                 continue
-            return cls(address, client)
+            return cls(address.url, client)
         raise EngineUnavailableError(
             f"No container engine answers. Tried: {', '.join(tried)}.",
-            "Start Docker or Podman (`systemctl start docker`, or Docker Desktop), join the "
-            "`docker` group, or name another engine in DOCKER_HOST. On Debian and Ubuntu as root, "
+            "Start Docker (`systemctl start docker`, or Docker Desktop) or Podman's socket "
+            "(`systemctl --user start podman.socket`; as root without --user), join the `docker` "
+            "group, or name another engine in DOCKER_HOST. On Debian and Ubuntu as root, "
             "`make engine` installs and starts one.",
         )
 
@@ -351,6 +334,50 @@ class Engine:
                 self.remove(container)
                 count += 1
         return count
+
+
+def _connect(address: Address) -> docker.DockerClient:
+    """Open a client; raise if nothing answers there."""
+    if address.context:
+        # As for Docker's own command: where a context is used, its TLS counts, not the variables'.
+        secured: Any = False
+        if address.tls is not None:
+            tls = address.tls
+            secured = TLSConfig(client_cert=tls.client, ca_cert=tls.ca, verify=tls.verify)
+            if not tls.verify:  # whoever made the context wanted it so
+                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        client = docker.DockerClient(address.url, timeout=_PING_TIMEOUT, tls=secured)
+    else:
+        # from_env also takes DOCKER_TLS_VERIFY and DOCKER_CERT_PATH into account.
+        client = docker.from_env(
+            timeout=_PING_TIMEOUT, environment={**os.environ, "DOCKER_HOST": address.url}
+        )
+    client.ping()
+    client.api.timeout = _TIMEOUT
+    return client
+
+
+def _has_ssh() -> bool:
+    return importlib.util.find_spec("paramiko") is not None
+
+
+def _failures_at(address: Address) -> tuple[type[Exception], ...]:
+    """What the client raises where no engine answers."""
+    known: tuple[type[Exception], ...] = (*_STREAM_FAILURES, OSError, ValueError)
+    if address.url.startswith("ssh://"):
+        return (*known, importlib.import_module("paramiko").SSHException)
+    return known
+
+
+def _without_ssh(address: Address) -> EngineUnavailableError:
+    host = shortened(plain(address.url.removeprefix("ssh://")), 200)
+    return EngineUnavailableError(
+        f"The engine at {address} cannot be reached: ssh: addresses need the Python package "
+        "paramiko, which is not installed.",
+        "Install it beside kiln. Or forward the engine's socket yourself: run "
+        f"`ssh -nNT -L /tmp/engine.sock:/var/run/docker.sock ssh://{host}`, and set "
+        "DOCKER_HOST=unix:///tmp/engine.sock.",
+    )
 
 
 def _why_not(error: Exception) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import socket
 import time
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from toy_engine import ToyEngine, serve
 from kiln.core.errors import CancelledError, EngineFailedError, EngineUnavailableError
 from kiln.core.lease import tagged_name
 from kiln.running import engine as module
-from kiln.running.engine import OWNER_LABEL, Engine, Limits, candidate_sockets
+from kiln.running.addresses import Address
+from kiln.running.engine import OWNER_LABEL, Engine, Limits
 
 
 @pytest.fixture
@@ -29,30 +31,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ToyEngine]:
 # --- finding one -------------------------------------------------------------------------------
 
 
-def test_docker_host_alone_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    assert candidate_sockets() == ["tcp://127.0.0.1:1"]
-
-
-def test_otherwise_docker_comes_before_podman(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("DOCKER_HOST", raising=False)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert candidate_sockets() == [
-        "unix:///var/run/docker.sock",
-        "unix:///run/user/7/docker.sock",
-        f"unix://{tmp_path}/.docker/run/docker.sock",
-        "unix:///run/user/7/podman/podman.sock",
-        "unix:///run/podman/podman.sock",
-    ]
-    monkeypatch.setenv("DOCKER_HOST", "")
-    assert len(candidate_sockets()) == 5
-
-
 def refused(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> EngineUnavailableError:
-    monkeypatch.setattr(module, "candidate_sockets", lambda: list(addresses))
+    monkeypatch.setattr(module, "candidates", lambda: [Address(url) for url in addresses])
     with pytest.raises(EngineUnavailableError) as caught:
         Engine.find()
     return caught.value
@@ -71,12 +51,25 @@ def test_every_address_tried_is_named_with_the_reason(
         f"No container engine answers. Tried: unix://{tmp_path}/none.sock (no such socket), "
         f"unix://{deaf} (no answer), tcp://127.0.0.1:9 (no answer)."
     )
-    for advice in ("systemctl start docker", "`docker` group", "DOCKER_HOST", "make engine"):
+    for advice in (
+        "systemctl start docker",
+        "systemctl --user start podman.socket",
+        "`docker` group",
+        "DOCKER_HOST",
+        "make engine",
+    ):
         assert advice in error.remedy
     assert error.exit_code == 20
 
 
-@pytest.mark.parametrize("address", ["nonsense://x", "ssh://nobody@127.0.0.1:9", "tcp:"])
+@pytest.mark.skipif(importlib.util.find_spec("paramiko") is not None, reason="it is installed")
+def test_ssh_says_what_is_missing_and_how_it_works_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refused(monkeypatch, "ssh://nobody@127.0.0.1:9")
+    assert "paramiko, which is not installed" in error.message
+    assert "-L /tmp/engine.sock:/var/run/docker.sock ssh://nobody@127.0.0.1:9" in error.remedy
+
+
+@pytest.mark.parametrize("address", ["nonsense://x", "tcp:"])
 def test_a_wrong_address_is_no_traceback(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     assert address in refused(monkeypatch, address).message
 
@@ -109,7 +102,7 @@ def test_an_engine_that_takes_calls_and_says_nothing_is_given_up(
 
 def test_the_first_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch, toy: ToyEngine) -> None:
     addresses = ["unix:///nonexistent", toy.address, "tcp://127.0.0.1:9"]
-    monkeypatch.setattr(module, "candidate_sockets", lambda: addresses)
+    monkeypatch.setattr(module, "candidates", lambda: [Address(url) for url in addresses])
     found = Engine.find()
     assert found.address == toy.address
     assert found.client.api.timeout == 600  # an image takes its time to load

@@ -31,6 +31,10 @@ class ToyEngine:
     silent: threading.Event = field(default_factory=threading.Event)
     """While set, no question is answered."""
     address: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+    """What it says about itself."""
+    components: list[str] = field(default_factory=list)
+    """Names of its parts, by which Podman is known."""
 
     def container(self, name: str, labels: dict[str, str], status: str = "exited") -> None:
         self.containers[name] = {
@@ -70,7 +74,8 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
                 threading.Event().wait(0.02)
             path, filters = self._path()
             if path == "/version":
-                self._say({"ApiVersion": "1.41", "Version": "0"})
+                parts = [{"Name": name} for name in engine.components]
+                self._say({"ApiVersion": "1.41", "Version": "0", "Components": parts})
             elif path == "/_ping":
                 self._say("OK")
             elif engine.fail:
@@ -85,6 +90,8 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
                         if all(label in item["Config"]["Labels"] for label in wanted)
                     ]
                 )
+            elif path == "/info":
+                self._say(engine.info)
             elif path == "/images/json":
                 self._say([{"Id": name} for name in self._images(filters)])
             elif match := re.fullmatch(r"/(containers|images)/(.+)/json", path):

@@ -69,6 +69,7 @@ def examine(project: Project) -> list[Finding]:
     look("architecture", _architecture)
     if look("engine", lambda: Engine.find().describe()):
         look("engine's files", _files)
+        look("engine's limits", _limits)
         look("images", lambda: _images(project))
     return findings
 
@@ -134,6 +135,18 @@ def _files() -> str:
     with store.scratch() as folder:
         Engine.find().check_sees(folder)
     return f"sees those of this machine, {store.root}"
+
+
+def _limits() -> Finding | str:
+    missing = Engine.find().limits_missing
+    if missing:
+        return Finding(
+            "engine's limits",
+            "note",
+            f"this engine does not limit {' and '.join(missing)}: it has no cgroups",
+            "It runs stages all the same; docs/security.md says what to do.",
+        )
+    return "memory and processes"
 
 
 def _images(project: Project) -> Finding | str:

@@ -122,6 +122,21 @@ class Engine:
             parts = self.client.version().get("Components") or []
         return any("Podman" in part.get("Name", "") for part in parts)
 
+    @functools.cached_property
+    def limits_missing(self) -> tuple[str, ...]:
+        """What this engine does not limit, whatever it is told: ``memory``, ``processes``.
+
+        Without cgroups, as rootless engines may run, limits are taken and have no effect.
+        """
+        with self.failures("describing itself"):
+            info = self.client.info()
+        # Podman reports the machine's cgroups; an ordinary user has no use of those of version 1.
+        cgroups = not (self.is_podman and info.get("Rootless") and info.get("CgroupVersion") == "1")
+        known = {"memory": "MemoryLimit", "processes": "PidsLimit"}
+        return tuple(
+            what for what, field in known.items() if not cgroups or info.get(field) is False
+        )
+
     def describe(self) -> str:
         """Return name, version and storage of the engine, for people."""
         with self.failures("describing itself"):

@@ -20,6 +20,8 @@ from kiln.running import engine as module
 from kiln.running.addresses import Address
 from kiln.running.engine import OWNER_LABEL, Engine, Limits
 
+BOTH = ("memory", "processes")
+
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ToyEngine]:
@@ -132,6 +134,30 @@ def test_a_lost_connection_is_an_engine_that_went_away(toy: ToyEngine, error: Ex
 def test_other_errors_pass_unchanged(toy: ToyEngine) -> None:
     with pytest.raises(ZeroDivisionError), Engine.find().failures("dividing"):
         raise ZeroDivisionError
+
+
+# --- limits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("info", "missing"),
+    [
+        ({"MemoryLimit": True, "PidsLimit": True, "CgroupVersion": "1"}, ()),
+        ({}, ()),  # it does not say
+        ({"MemoryLimit": False, "PidsLimit": True}, ("memory",)),
+        # Rootless Docker without systemd.
+        ({"MemoryLimit": False, "PidsLimit": False, "CgroupDriver": "none"}, BOTH),
+        # Rootless Podman 4.3 with cgroups of version 1: it reports those of the machine.
+        ({"MemoryLimit": True, "PidsLimit": True, "CgroupVersion": "1", "Rootless": True}, BOTH),
+        ({"MemoryLimit": True, "PidsLimit": True, "CgroupVersion": "2", "Rootless": True}, ()),
+    ],
+)
+def test_limits_that_have_no_effect_are_known(
+    toy: ToyEngine, info: dict[str, Any], missing: tuple[str, ...]
+) -> None:
+    toy.info = info
+    toy.components = ["Podman Engine"] if "Rootless" in info else ["Engine"]
+    assert Engine.find().limits_missing == missing
 
 
 # --- leftovers ---------------------------------------------------------------------------------

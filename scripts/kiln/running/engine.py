@@ -55,6 +55,10 @@ FIXED_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 
+#: SELinux would refuse a container the store's files. To label them instead would change what
+#: other programs may do with them. Where there is no SELinux, ``label=disable`` has no effect.
+SECURITY_OPTIONS = ("no-new-privileges", "label=disable")
+
 _STREAM_FAILURES = (
     docker.errors.DockerException,
     requests.exceptions.RequestException,
@@ -248,7 +252,7 @@ class Engine:
                     tmpfs={"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={limits.tmp}"},  # noqa: S108
                     user=user,
                     cap_drop=["ALL"],
-                    security_opt=["no-new-privileges"],
+                    security_opt=list(SECURITY_OPTIONS),
                     mem_limit=limits.memory,
                     memswap_limit=limits.memory,
                     pids_limit=limits.pids,

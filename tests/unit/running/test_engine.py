@@ -233,7 +233,7 @@ def test_after_stop_all_nothing_is_started(tmp_path: Path) -> None:
     assert how["network_mode"] == "none"
     assert how["read_only"] is True
     assert how["cap_drop"] == ["ALL"]
-    assert how["security_opt"] == ["no-new-privileges"]
+    assert how["security_opt"] == ["no-new-privileges", "label=disable"]
     assert how["mem_limit"] == how["memswap_limit"] == 1 << 20
     assert how["ulimits"] == [{"Name": "fsize", "Soft": 8 << 30, "Hard": 8 << 30}]
     assert how["log_config"]["Config"] == {"max-size": "4m", "max-file": "1"}

@@ -16,6 +16,8 @@ from support import SAMPLE, Kiln
 
 from kiln.images.lock import Locked
 from kiln.running.engine import Engine
+from kiln.running.limits import Limits
+from kiln.running.stage_user import stage_user
 
 #: The command sees a file system of its own at its first argument; nobody else does.
 APART = ("unshare", "--mount", "--propagation", "private", "sh", "-c",
@@ -50,3 +52,21 @@ def test_a_build_says_so_before_its_first_stage(elsewhere: Kiln) -> None:
     )
     # The engine made no folders for what it did not find.
     assert list(elsewhere.store.iterdir()) == []
+
+
+def test_a_folder_of_any_name_is_mounted(engine: Engine, odapi: Locked, area: Path) -> None:
+    # Podman's Docker API writes mounts as text with commas.
+    folder = area / ("a: b 'c' é" if engine.is_podman else "a: b, 'c' é,source=x")
+    folder.mkdir(mode=0o755)
+    (folder / "file").write_text("what is in it")
+    said = bytearray()
+    outcome = engine.run(
+        odapi.tag,
+        ("cat", "/in/file"),
+        mounts={folder: ("/in", "ro")},
+        environment={},
+        limits=Limits(timeout=60),
+        on_stdout=said.extend,
+        user=":".join(map(str, stage_user(rootless=engine.rootless))),
+    )
+    assert (outcome.exit_code, said) == (0, b"what is in it"), outcome.log

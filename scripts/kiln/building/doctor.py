@@ -130,11 +130,17 @@ def _architecture() -> Finding | str:
     )
 
 
-def _files() -> str:
+def _files() -> Finding | str:
     store = Store(Store.default_root())
     with store.scratch() as folder:
-        Engine.find().check_sees(folder)
-    return f"sees those of this machine, {store.root}"
+        if Engine.find().sees(folder):
+            return f"sees those of this machine, {store.root}"
+    return Finding(
+        "engine's files",
+        "note",
+        f"this engine does not see those of this machine, {store.root}",
+        "Inputs and results are copied (docs/security.md#engines-elsewhere).",
+    )
 
 
 def _limits() -> Finding | str:

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,19 @@ import docker.errors
 import requests
 import urllib3.exceptions
 from docker.tls import TLSConfig
-from docker.types import LogConfig, Ulimit
+from docker.types import LogConfig, Mount, Ulimit
 
-from kiln.core.errors import CancelledError, EngineFailedError, EngineUnavailableError, KilnError
+from kiln.core.errors import (
+    CancelledError,
+    EngineFailedError,
+    EngineUnavailableError,
+    KilnError,
+    StageOutputError,
+)
 from kiln.core.lease import is_abandoned, is_ours, tagged_name
 from kiln.core.plain_text import plain, shortened
 from kiln.running.addresses import Address, candidates
+from kiln.running.copies import Copies
 from kiln.running.limits import Limits, Outcome
 from kiln.running.visibility import bind, is_missing_source, reads_back, sees
 
@@ -73,14 +80,20 @@ class Engine:
     Args:
         address: where it listens; ``DOCKER_HOST`` syntax.
         client: an open docker SDK client.
+
+    Attributes:
+        copies_files: whether it turned out to see none of this machine's files; its containers get
+            copies, and what one wrote is there only when :meth:`run` returns.
     """
 
     def __init__(self, address: str, client: docker.DockerClient) -> None:
         self.address = address
         self.client = client
         self._running: set[Any] = set()
+        self._copies: set[Copies] = set()
         self._stopped = False
         self._sees_files = False
+        self.copies_files = False
 
     @classmethod
     def find(cls) -> Engine:
@@ -181,7 +194,8 @@ class Engine:
 
         No network, read-only root, a tmpfs at ``/tmp``, no capabilities, no new privileges, a
         fixed host name and environment; only ``mounts`` (host path -> (place, ``ro``/``rw``)) come
-        from outside. The container is always removed, also after Ctrl-C.
+        from outside. The container is always removed, also after Ctrl-C. An engine that does not
+        see the paths gets copies of what is there.
 
         Args:
             on_stdout: called with each chunk of standard output as it comes. If it raises a
@@ -194,7 +208,7 @@ class Engine:
             EngineFailedError: the engine refused, went away, or does not stop the container.
             CancelledError: :meth:`stop_all` was called.
         """
-        container = self._create(
+        container, copies = self._prepare(
             image, command, mounts, {**FIXED_ENVIRONMENT, **environment}, limits, user
         )
         self._running.add(container)
@@ -202,7 +216,6 @@ class Engine:
         try:
             if self._stopped:  # checked after the add: stop_all sees either us or the flag
                 raise CancelledError("Stopped.")
-            self._check_visible(container, mounts)
             with self.failures("running a stage"):
                 stream = container.attach(stream=True, logs=True, demux=True)
                 guard = _Guard(container, stream, limits.timeout, watch)
@@ -217,19 +230,23 @@ class Engine:
                         "Start the engine again; the next command of kiln removes the container.",
                     )
                 container.reload()
+            refused = guard.refused
+            if copies is not None and refused is None:
+                refused = self._take(copies)
             return Outcome(
                 exit_code=int(state["StatusCode"]),
                 out_of_memory=bool(container.attrs["State"].get("OOMKilled")),
                 timed_out=guard.expired,
                 log=log.decode("utf-8", "replace"),
-                refused=guard.refused,
+                refused=refused,
             )
         finally:
             self._running.discard(container)
             if not hung:
                 self.remove(container)
+                self._discard(copies)
 
-    def _create(
+    def _prepare(
         self,
         image: str,
         command: Sequence[str],
@@ -237,70 +254,108 @@ class Engine:
         environment: Mapping[str, str],
         limits: Limits,
         user: str,
-    ) -> Any:
-        """Create a container of :meth:`run`; it is not started yet."""
+    ) -> tuple[Any, Copies | None]:
+        """Create a container of :meth:`run`, not started yet, with its files in it."""
+        create = functools.partial(self._create, image, command, environment, limits, user)
+        if not mounts or not self.copies_files:
+            container = self._mounted(create, mounts)
+            if container is not None:
+                return container, None
+            self.copies_files = True
         tag = tagged_name()
+        copies = Copies(
+            self.client, mounts, limits, user,
+            name=f"kiln-{tag.replace('.', '-')}", labels={OWNER_LABEL: tag},
+        )  # fmt: skip
+        self._copies.add(copies)
+        try:
+            with self.failures("copying a stage's files"):
+                copies.fill(image, self._running.add)
+                return create(copies.mounts()), copies
+        except BaseException:
+            self._discard(copies)
+            if self._stopped:  # and the keeper was removed meanwhile
+                raise CancelledError("Stopped.") from None
+            raise
+
+    def _mounted(
+        self, create: Callable[[list[Mount]], Any], mounts: Mapping[Path, tuple[str, str]]
+    ) -> Any | None:
+        """Create a container with mounts; None if the engine does not see this machine's files.
+
+        Docker refuses a mount without a source at once; Podman when the container starts. So a file
+        is read back, until one was found.
+        """
         with self.failures("starting a stage"):
             try:
-                return self.client.containers.create(
-                    image,
-                    list(command),
-                    name=f"kiln-{tag.replace('.', '-')}",
-                    labels={OWNER_LABEL: tag},
-                    network_mode="none",
-                    read_only=True,
-                    tmpfs={"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={limits.tmp}"},  # noqa: S108
-                    user=user,
-                    cap_drop=["ALL"],
-                    security_opt=list(SECURITY_OPTIONS),
-                    mem_limit=limits.memory,
-                    memswap_limit=limits.memory,
-                    pids_limit=limits.pids,
-                    # Neither a single file nor the engine's log may fill the disk.
-                    ulimits=self._file_size_limit(limits),
-                    log_config=LogConfig(
-                        type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}
-                    ),
-                    hostname="kiln",
-                    working_dir="/kiln",
-                    environment=dict(environment),
-                    mounts=[bind(path, place, mode) for path, (place, mode) in mounts.items()],
-                )
+                container = create([bind(path, *place) for path, place in mounts.items()])
             except docker.errors.APIError as error:
                 if is_missing_source(error, mounts):
-                    raise self._elsewhere(next(iter(mounts))) from error
+                    return None
                 raise
-
-    def _check_visible(self, container: Any, mounts: Mapping[Path, tuple[str, str]]) -> None:
-        """Check before the first start that the engine mounts this machine's files.
-
-        Podman checks its sources when a container starts, with a message of its runtime.
-        """
-        if self._sees_files or not mounts:
-            return
-        with self.failures("starting a stage"):
-            found = reads_back(container, mounts)
+            try:
+                found = None if self._sees_files else reads_back(container, mounts)
+            except BaseException:
+                self.remove(container)
+                raise
         if found is False:
-            raise self._elsewhere(next(iter(mounts)))
-        self._sees_files = found is True
+            self.remove(container)
+            return None
+        self._sees_files = self._sees_files or found is True
+        return container
 
-    def check_sees(self, folder: Path) -> None:
-        """Check that containers of this engine can be given the files of an empty folder of ours.
-
-        Raises:
-            EngineFailedError: they cannot; the engine runs on another machine, for example.
-        """
-        with self.failures("reading a file back"):
-            if not sees(self.client, folder, OWNER_LABEL):
-                raise self._elsewhere(folder)
-
-    def _elsewhere(self, path: Path) -> EngineFailedError:
-        return EngineFailedError(
-            f"The engine at {self.address} does not see this machine's files: {path} is not there.",
-            "It runs on another machine, or in a virtual machine that does not share this folder. "
-            "Run kiln where the engine runs, or set KILN_STORE to a folder that both have at the "
-            "same path (docs/security.md#engines-elsewhere).",
+    def _create(
+        self,
+        image: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        limits: Limits,
+        user: str,
+        mounts: list[Mount],
+    ) -> Any:
+        tag = tagged_name()
+        return self.client.containers.create(
+            image,
+            list(command),
+            name=f"kiln-{tag.replace('.', '-')}",
+            labels={OWNER_LABEL: tag},
+            network_mode="none",
+            read_only=True,
+            tmpfs={"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={limits.tmp}"},  # noqa: S108
+            user=user,
+            cap_drop=["ALL"],
+            security_opt=list(SECURITY_OPTIONS),
+            mem_limit=limits.memory,
+            memswap_limit=limits.memory,
+            pids_limit=limits.pids,
+            # Neither a single file nor the engine's log may fill the disk.
+            ulimits=self._file_size_limit(limits),
+            log_config=LogConfig(type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}),
+            hostname="kiln",
+            working_dir="/kiln",
+            environment=dict(environment),
+            mounts=mounts,
         )
+
+    def _take(self, copies: Copies) -> KilnError | None:
+        """Copy out what an ended container wrote; return why it was refused, if it was."""
+        with self.failures("copying a stage's results"):
+            try:
+                copies.take()
+            except StageOutputError as error:
+                return error
+        return None
+
+    def _discard(self, copies: Copies | None) -> None:
+        if copies is not None:
+            self._running.discard(copies.keeper)
+            copies.remove()
+            self._copies.discard(copies)
+
+    def sees(self, folder: Path) -> bool:
+        """Whether containers of this engine can mount an empty folder of this machine."""
+        with self.failures("reading a file back"):
+            return sees(self.client, folder, OWNER_LABEL)
 
     def _file_size_limit(self, limits: Limits) -> list[Ulimit]:
         """Limit the size of single files, which could grow between two checks of their use.
@@ -319,16 +374,10 @@ class Engine:
         a container after a few seconds, the next command removes it.
         """
         self._stopped = True
-        # In threads: an engine that hangs answers none of these requests.
-        helpers = [
-            threading.Thread(target=self.remove, args=(container,), daemon=True)
-            for container in list(self._running)
-        ]
-        for helper in helpers:
-            helper.start()
         until = time.monotonic() + _STOP_PATIENCE
-        for helper in helpers:
-            helper.join(max(0.0, until - time.monotonic()))
+        _at_once([functools.partial(self.remove, item) for item in list(self._running)], until)
+        # An engine removes no volume that a container uses.
+        _at_once([copies.remove for copies in list(self._copies)], until)
 
     def remove(self, container: Any) -> None:
         """Kill and remove a container; silent if it, or the engine, is already gone."""
@@ -352,7 +401,27 @@ class Engine:
             if gone or (foreign and not is_ours(tag) and container.status != "running"):
                 self.remove(container)
                 count += 1
+        self._sweep_volumes(foreign=foreign)
         return count
+
+    def _sweep_volumes(self, *, foreign: bool) -> None:
+        """Remove the volumes of dead kiln processes, where this engine's containers get copies."""
+        with self.failures("listing volumes"):
+            found = self.client.volumes.list(filters={"label": OWNER_LABEL})
+        for volume in found:
+            tag = (volume.attrs.get("Labels") or {}).get(OWNER_LABEL, "")
+            if is_abandoned(Path(tag)) or (foreign and not is_ours(tag)):
+                with contextlib.suppress(*_STREAM_FAILURES):  # one in use stays
+                    volume.remove(force=True)
+
+
+def _at_once(tasks: Iterable[Callable[[], None]], until: float) -> None:
+    """Run tasks in threads: an engine that hangs answers none of their requests."""
+    helpers = [threading.Thread(target=task, daemon=True) for task in tasks]
+    for helper in helpers:
+        helper.start()
+    for helper in helpers:
+        helper.join(max(0.0, until - time.monotonic()))
 
 
 def _connect(address: Address) -> docker.DockerClient:

@@ -31,7 +31,8 @@ def bind(source: Path, place: str, mode: str) -> Mount:
 def is_missing_source(error: docker.errors.APIError, mounts: Mapping[Path, object]) -> bool:
     """Whether an engine refused a mount because it has no such folder, while this machine has."""
     text = str(error.explanation or error)
-    missing = "does not exist" in text or "no such file" in text.lower()
+    # Docker's words, Podman's, and Docker Desktop's for what its virtual machine does not share.
+    missing = any(words in text for words in ("does not exist", "no such file", "is not shared"))
     return missing and any(str(path) in text and path.exists() for path in mounts)
 
 

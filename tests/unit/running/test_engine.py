@@ -179,6 +179,18 @@ def test_sweep_takes_what_dead_processes_left_and_nothing_else(toy: ToyEngine) -
     assert set(toy.containers) == {"ours", "foreign, running", "odd", "not kiln's"}
 
 
+def test_volumes_of_dead_processes_are_swept_with_their_containers(toy: ToyEngine) -> None:
+    toy.container("keeper", {OWNER_LABEL: dead_tag()}, "running")
+    toy.volume("dead", {OWNER_LABEL: dead_tag()})
+    toy.volume("ours", {OWNER_LABEL: tagged_name()})
+    toy.volume("foreign", {OWNER_LABEL: "12-34-ffffffff.0123abcd"})
+    engine = Engine.find()
+    assert engine.sweep() == 1
+    assert toy.removed == ["keeper", "dead"]
+    engine.sweep(foreign=True)
+    assert set(toy.volumes) == {"ours"}
+
+
 # --- stopping ----------------------------------------------------------------------------------
 
 
@@ -187,6 +199,9 @@ class Created:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+
+    def get_archive(self, path: str) -> Any:
+        raise docker.errors.NotFound(path)  # nobody asks where there is no file to read back
 
     def remove(self, **how: Any) -> None:
         self.calls.append("remove")

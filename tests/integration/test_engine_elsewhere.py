@@ -172,9 +172,8 @@ def test_a_killed_driver_s_volumes_are_swept(
     assert held(engine, process.pid) == set()
 
 
-def test_a_folder_of_any_name_is_mounted(engine: Engine, odapi: Locked, area: Path) -> None:
-    # Podman's Docker API writes mounts as text with commas.
-    folder = area / ("a: b 'c' é" if engine.is_podman else "a: b, 'c' é,source=x")
+def test_a_folder_of_any_name_gets_there(engine: Engine, odapi: Locked, area: Path) -> None:
+    folder = area / "a: b, 'c' é,source=x"
     folder.mkdir(mode=0o755)
     (folder / "file").write_text("what is in it")
     said = bytearray()

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 #: Entries of the file system itself beside those that a container may write.
 _OWN_INODES = 100
 
+#: Bytes of a tmpfs's block: a page of x86-64.
+_BLOCK = 4 << 10
+
 #: The keeper only sleeps.
 _KEEPER_MEMORY, _KEEPER_PIDS = 64 << 20, 16
 
@@ -115,9 +118,11 @@ class Copies:
 
     def _tmpfs(self) -> dict[str, str]:
         most = self._limits.output_files + _OWN_INODES
-        # The container has one user and no capabilities, so everybody is that user; which id it has
-        # outside is the engine's matter.
-        options = f"size={self._limits.output},nr_inodes={most},mode=1777,nosuid,nodev"
+        # In blocks: Podman takes a size for a disk quota, which few file systems have.
+        blocks = self._limits.output // _BLOCK
+        uid, _, gid = self._user.partition(":")
+        # The mode is for engines that give users other ids outside; Podman only heeds the ids.
+        options = f"nr_blocks={blocks},nr_inodes={most},uid={uid},gid={gid},mode=1777,nosuid,nodev"
         return {"type": "tmpfs", "device": "tmpfs", "o": options}
 
     def mounts(self, *, keeper: bool = False) -> list[Mount]:

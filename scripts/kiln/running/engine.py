@@ -35,7 +35,7 @@ from kiln.core.plain_text import plain, shortened
 from kiln.running.addresses import Address, candidates
 from kiln.running.copies import Copies
 from kiln.running.limits import Limits, Outcome
-from kiln.running.visibility import bind, is_missing_source, reads_back, sees
+from kiln.running.visibility import bind, is_unmountable, reads_back, sees
 
 #: A label on every container and intermediate image we make; its value is the owner's tag.
 OWNER_LABEL = "org.tflite-kiln.owner"
@@ -290,7 +290,7 @@ class Engine:
             try:
                 container = create([bind(path, *place) for path, place in mounts.items()])
             except docker.errors.APIError as error:
-                if is_missing_source(error, mounts):
+                if is_unmountable(error, mounts):
                     return None
                 raise
             try:

@@ -7,7 +7,7 @@ import io
 import json
 import secrets
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +28,17 @@ def bind(source: Path, place: str, mode: str) -> Mount:
     return Mount(place, str(source), type="bind", read_only=mode == "ro", propagation="rprivate")
 
 
-def is_missing_source(error: docker.errors.APIError, mounts: Mapping[Path, object]) -> bool:
-    """Whether an engine refused a mount because it has no such folder, while this machine has."""
+def is_unmountable(error: docker.errors.APIError, sources: Iterable[Path]) -> bool:
+    """Whether an engine refused a mount because of its source, which this machine has."""
     text = str(error.explanation or error)
     # Docker's words, Podman's, and Docker Desktop's for what its virtual machine does not share.
     missing = any(words in text for words in ("does not exist", "no such file", "is not shared"))
-    return missing and any(str(path) in text and path.exists() for path in mounts)
+    # Podman writes a mount as text with commas.
+    cut = "invalid mount option" in text
+    return any(
+        path.exists() and ((missing and str(path) in text) or (cut and "," in str(path)))
+        for path in sources
+    )
 
 
 def reads_back(container: Any, mounts: Mapping[Path, tuple[str, str]]) -> bool | None:
@@ -69,7 +74,9 @@ def sees(client: docker.DockerClient, folder: Path, label: str) -> bool:
     folder.chmod(0o755)
     tag = tagged_name()
     said = client.api.import_image_from_data(_EMPTY_TAR, changes=[f"LABEL {label}={tag}"])
-    image = json.loads(said.strip().splitlines()[-1])["status"]
+    image = json.loads(said.strip().splitlines()[-1]).get("status")
+    if not image:
+        raise docker.errors.DockerException(said)
     try:
         try:
             container = client.containers.create(
@@ -77,7 +84,7 @@ def sees(client: docker.DockerClient, folder: Path, label: str) -> bool:
                 mounts=[bind(folder, "/in", "ro")], security_opt=["label=disable"],
             )  # fmt: skip
         except docker.errors.APIError as error:
-            if is_missing_source(error, {folder: None}):
+            if is_unmountable(error, [folder]):
                 return False
             raise
         try:

@@ -19,6 +19,10 @@ from kiln.core.lease import tagged_name
 if TYPE_CHECKING:
     import docker
 
+#: Docker's words, Podman's, and Docker Desktop's for what its virtual machine does not share; and
+#: those for what the engine may not read, as on a network file system that is closed to root.
+_UNSEEN = ("does not exist", "no such file", "is not shared", "permission denied")
+
 #: A file that is read back has at most so many bytes.
 _SMALL = 64 << 10
 
@@ -31,12 +35,11 @@ def bind(source: Path, place: str, mode: str) -> Mount:
 def is_unmountable(error: docker.errors.APIError, sources: Iterable[Path]) -> bool:
     """Whether an engine refused a mount because of its source, which this machine has."""
     text = str(error.explanation or error)
-    # Docker's words, Podman's, and Docker Desktop's for what its virtual machine does not share.
-    missing = any(words in text for words in ("does not exist", "no such file", "is not shared"))
+    unseen = any(words in text for words in _UNSEEN)
     # Podman writes a mount as text with commas.
     cut = "invalid mount option" in text
     return any(
-        path.exists() and ((missing and str(path) in text) or (cut and "," in str(path)))
+        path.exists() and ((unseen and str(path) in text) or (cut and "," in str(path)))
         for path in sources
     )
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import docker.errors
 import requests
@@ -25,9 +25,7 @@ from kiln.core.errors import ArchiveError
 from kiln.core.files import remove
 from kiln.running.limits import Limits
 from kiln.running.stage_output import refused
-
-if TYPE_CHECKING:
-    import docker
+from kiln.running.visibility import SECURITY_OPTIONS
 
 #: Entries of the file system itself beside those that a container may write.
 _OWN_INODES = 100
@@ -105,7 +103,7 @@ class Copies:
             read_only=True,
             user=self._user,
             cap_drop=["ALL"],
-            security_opt=["no-new-privileges", "label=disable"],
+            security_opt=list(SECURITY_OPTIONS),
             mem_limit=_KEEPER_MEMORY,
             pids_limit=_KEEPER_PIDS,
             mounts=self.mounts(keeper=True),

@@ -35,7 +35,7 @@ from kiln.core.plain_text import plain, shortened
 from kiln.running.addresses import Address, candidates
 from kiln.running.copies import Copies
 from kiln.running.limits import Limits, Outcome
-from kiln.running.visibility import bind, is_unmountable, reads_back, sees
+from kiln.running.visibility import SECURITY_OPTIONS, bind, is_unmountable, reads_back, sees
 
 #: A label on every container and intermediate image we make; its value is the owner's tag.
 OWNER_LABEL = "org.tflite-kiln.owner"
@@ -61,10 +61,6 @@ FIXED_ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
 }
-
-#: SELinux would refuse a container the store's files. To label them instead would change what
-#: other programs may do with them. Where there is no SELinux, ``label=disable`` has no effect.
-SECURITY_OPTIONS = ("no-new-privileges", "label=disable")
 
 _STREAM_FAILURES = (
     docker.errors.DockerException,

@@ -9,15 +9,16 @@ import secrets
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import docker.errors
 from docker.types import Mount
 
 from kiln.core.lease import tagged_name
 
-if TYPE_CHECKING:
-    import docker
+#: SELinux would refuse a container the store's files. To label them instead would change what
+#: other programs may do with them. Where there is no SELinux, ``label=disable`` has no effect.
+SECURITY_OPTIONS = ("no-new-privileges", "label=disable")
 
 #: Docker's words, Podman's, and Docker Desktop's for what its virtual machine does not share; and
 #: those for what the engine may not read, as on a network file system that is closed to root.
@@ -84,7 +85,7 @@ def sees(client: docker.DockerClient, folder: Path, label: str) -> bool:
         try:
             container = client.containers.create(
                 image, ["none"], labels={label: tag}, network_mode="none", read_only=True,
-                mounts=[bind(folder, "/in", "ro")], security_opt=["label=disable"],
+                mounts=[bind(folder, "/in", "ro")], security_opt=list(SECURITY_OPTIONS),
             )  # fmt: skip
         except docker.errors.APIError as error:
             if is_unmountable(error, [folder]):

@@ -459,8 +459,8 @@ def _without_ssh(address: Address) -> EngineUnavailableError:
         f"The engine at {address} cannot be reached: ssh: addresses need the Python package "
         "paramiko, which is not installed.",
         "Install it beside kiln. Or forward the engine's socket yourself: run "
-        f"`ssh -nNT -L /tmp/engine.sock:/var/run/docker.sock ssh://{host}`, and set "
-        "DOCKER_HOST=unix:///tmp/engine.sock.",
+        f"`ssh -nNT -L $HOME/engine.sock:/var/run/docker.sock ssh://{host}`, and set "
+        "DOCKER_HOST=unix://$HOME/engine.sock.",
     )
 
 

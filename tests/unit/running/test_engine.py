@@ -68,7 +68,7 @@ def test_every_address_tried_is_named_with_the_reason(
 def test_ssh_says_what_is_missing_and_how_it_works_without(monkeypatch: pytest.MonkeyPatch) -> None:
     error = refused(monkeypatch, "ssh://nobody@127.0.0.1:9")
     assert "paramiko, which is not installed" in error.message
-    assert "-L /tmp/engine.sock:/var/run/docker.sock ssh://nobody@127.0.0.1:9" in error.remedy
+    assert "-L $HOME/engine.sock:/var/run/docker.sock ssh://nobody@127.0.0.1:9" in error.remedy
 
 
 @pytest.mark.parametrize("address", ["nonsense://x", "tcp:"])

@@ -54,8 +54,8 @@ def test_a_build_has_the_same_bytes(elsewhere: Kiln, sample: Sample, engine: Eng
     ended = elsewhere("build", SAMPLE, "--variant", "dynamic").ok()
     made = elsewhere.dist / SAMPLE / f"{SAMPLE}_dynamic.tflite"
     assert made.read_bytes() == sample.artefact("dynamic").read_bytes()
-    # The engine made no folders for what it did not find, and keeps nothing.
-    assert list(elsewhere.store.iterdir()) == []
+    # The engine keeps nothing; nor did Docker make folders for what it did not find.
+    assert engine.is_podman or list(elsewhere.store.iterdir()) == []
     assert held(engine, ended.pid) == set()
 
 

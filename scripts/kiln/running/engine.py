@@ -279,8 +279,8 @@ class Engine:
     ) -> Any | None:
         """Create a container with mounts; None if the engine does not see this machine's files.
 
-        Docker refuses a mount without a source at once; Podman when the container starts. So a file
-        is read back, until one was found.
+        Docker refuses a mount without a source; Podman makes an empty folder. So a file is read
+        back, until one was found.
         """
         with self.failures("starting a stage"):
             try:

@@ -29,7 +29,7 @@ _SMALL = 64 << 10
 
 
 def bind(source: Path, place: str, mode: str) -> Mount:
-    """Describe a mount of a folder; unlike ``volumes=``, it is refused where there is no source."""
+    """Describe a mount of a folder; unlike with ``volumes=``, Docker refuses a missing source."""
     return Mount(place, str(source), type="bind", read_only=mode == "ro", propagation="rprivate")
 
 

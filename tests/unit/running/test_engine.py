@@ -252,7 +252,7 @@ def test_after_stop_all_nothing_is_started(tmp_path: Path) -> None:
     assert how["mem_limit"] == how["memswap_limit"] == 1 << 20
     assert how["ulimits"] == [{"Name": "fsize", "Soft": 8 << 30, "Hard": 8 << 30}]
     assert how["log_config"]["Config"] == {"max-size": "4m", "max-file": "1"}
-    # A mount of a kind that no engine makes a missing source for.
+    # A mount of a kind that Docker makes no missing source for.
     [mount] = how["mounts"]
     assert (mount["Type"], mount["Source"], mount["Target"]) == ("bind", str(tmp_path), "/in")
     assert mount["ReadOnly"] is True

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes sure that a container engine answers. If none does, installs docker.io as root on Debian or
-# Ubuntu, and starts it (with or without systemd). Exits 20, like the driver, if that is impossible.
+# Makes sure that a container engine answers. If none does, starts the one that is installed, Docker
+# or Podman; if none is, installs docker.io as root on Debian or Ubuntu, and starts it (with or
+# without systemd). Exits 20, like the driver, if that is impossible.
 set -eu
 python=$(dirname "$0")/../../.venv/bin/python
 
@@ -23,9 +24,36 @@ wait_for() { # PID: until the engine answers, or the process is gone, or 40 s ha
     return 1
 }
 
+start_podman() { # its socket that speaks Docker's protocol; Docker is not installed beside it
+    if [ "$(id -u)" -eq 0 ]; then
+        user="" socket=/run/podman/podman.sock
+    else
+        user=--user socket=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}/podman/podman.sock
+    fi
+    echo "engine: Podman is installed, so Docker is not; starting $socket"
+    # shellcheck disable=SC2086
+    if [ -d /run/systemd/system ] && systemctl $user start podman.socket; then
+        wait_for $$ && exit 0
+    fi
+    mkdir -p "$(dirname "$socket")" || give_up "no place for $socket." "Set XDG_RUNTIME_DIR."
+    log=$(mktemp)
+    setsid podman system service --time=0 "unix://$socket" >"$log" 2>&1 </dev/null &
+    wait_for $! && exit 0
+    give_up "Podman's socket does not start." "Its log is $log."
+}
+
 answers && exit 0
 if [ -n "${DOCKER_HOST:-}" ]; then
     give_up "nothing answers at DOCKER_HOST=$DOCKER_HOST." "Start that engine, or unset DOCKER_HOST."
+fi
+context=$("$python" -c 'from kiln.running.addresses import candidates
+print(candidates()[0].context)' 2>/dev/null) || context="that is chosen"
+if [ -n "$context" ]; then
+    give_up "nothing answers at the address of Docker's context $context." \
+        "Start that engine, or run 'docker context use default'."
+fi
+if ! command -v dockerd >/dev/null 2>&1 && command -v podman >/dev/null 2>&1; then
+    start_podman
 fi
 if [ "$(id -u)" -ne 0 ]; then
     give_up "no container engine answers, and only root can install one." \

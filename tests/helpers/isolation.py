@@ -6,13 +6,16 @@ or signing setting. What is the caller's all the same is named below, each with 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from kiln.core.errors import EngineUnavailableError
 from kiln.core.store import Store
+from kiln.running.addresses import candidates
 
 #: What every test sees of the caller's environment, by the reason.
 ALWAYS: dict[str, tuple[str, ...]] = {
@@ -105,7 +108,14 @@ def _pip_configuration() -> Path | None:
 
 
 def _engine_at_home() -> str | None:
-    """The address of an engine that listens below the caller's home, as Docker Desktop's does."""
+    """The address of an engine that listens below the caller's home, as Docker Desktop's does.
+
+    Or that of the Docker context that the caller has chosen, which lies there, too.
+    """
+    with contextlib.suppress(EngineUnavailableError):
+        first = candidates()[0]
+        if first.context and first.tls is None:
+            return first.url
     socket = Path.home() / ".docker" / "run" / "docker.sock"
     if socket.exists() and not Path("/var/run/docker.sock").exists():
         return f"unix://{socket}"

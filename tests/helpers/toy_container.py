@@ -70,6 +70,7 @@ class Doorman:
 
     play: Callable[[Container], Outcome]
     rootless: bool = False
+    copies_files: bool = False
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, image: str, command: Any, **how: Any) -> Outcome:

@@ -23,6 +23,7 @@ class ToyEngine:
 
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    volumes: dict[str, dict[str, Any]] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     posted: list[str] = field(default_factory=list)
     """What was asked for besides: builds, imports, pulls. None of it is done."""
@@ -31,6 +32,10 @@ class ToyEngine:
     silent: threading.Event = field(default_factory=threading.Event)
     """While set, no question is answered."""
     address: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+    """What it says about itself."""
+    components: list[str] = field(default_factory=list)
+    """Names of its parts, by which Podman is known."""
 
     def container(self, name: str, labels: dict[str, str], status: str = "exited") -> None:
         self.containers[name] = {
@@ -39,6 +44,9 @@ class ToyEngine:
             "Config": {"Labels": labels},
             "State": {"Status": status},
         }
+
+    def volume(self, name: str, labels: dict[str, str]) -> None:
+        self.volumes[name] = {"Name": name, "Labels": labels}
 
     def image(self, name: str, labels: dict[str, str], tags: tuple[str, ...] = ()) -> None:
         self.images[name] = {"Id": name, "RepoTags": list(tags), "Config": {"Labels": labels}}
@@ -70,7 +78,8 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
                 threading.Event().wait(0.02)
             path, filters = self._path()
             if path == "/version":
-                self._say({"ApiVersion": "1.41", "Version": "0"})
+                parts = [{"Name": name} for name in engine.components]
+                self._say({"ApiVersion": "1.41", "Version": "0", "Components": parts})
             elif path == "/_ping":
                 self._say("OK")
             elif engine.fail:
@@ -85,6 +94,10 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
                         if all(label in item["Config"]["Labels"] for label in wanted)
                     ]
                 )
+            elif path == "/volumes":
+                self._say({"Volumes": list(engine.volumes.values())})
+            elif path == "/info":
+                self._say(engine.info)
             elif path == "/images/json":
                 self._say([{"Id": name} for name in self._images(filters)])
             elif match := re.fullmatch(r"/(containers|images)/(.+)/json", path):
@@ -117,7 +130,8 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
             path, _ = self._path()
             _, kind, name = path.split("/", 2)
             engine.removed.append(name)
-            (engine.containers if kind == "containers" else engine.images).pop(name, None)
+            held = {"containers": engine.containers, "volumes": engine.volumes}
+            held.get(kind, engine.images).pop(name, None)
             self._say([] if kind == "images" else None, 200 if kind == "images" else 204)
 
     return Handler

@@ -98,6 +98,11 @@ def alone(elsewhere: Kiln) -> Kiln:
     return elsewhere
 
 
+def test_doctor_is_content(elsewhere: Kiln) -> None:
+    """In folders with spaces, with a strict umask, as a user of the engine's group."""
+    assert "PROBLEM" not in elsewhere("doctor").ok().out
+
+
 def test_one_variant_alone_is_the_same(sample: Any, alone: Kiln) -> None:
     path = alone.dist / SAMPLE / f"{SAMPLE}_int8.tflite"
     assert path.read_bytes() == sample.artefact("int8").read_bytes()

@@ -120,7 +120,14 @@ class Builder:
                 self._engine.sweep()
             # After it is set, a concurrent stop sees the engine, or we see the stop here.
             self.check_stop()
-            return self._engine
+            engine = self._engine
+        if engine.limits_missing:
+            what = " and ".join(engine.limits_missing)
+            self._note(
+                f"The engine does not limit {what} of stages: it has no cgroups "
+                "(docs/security.md#limits-without-cgroups)."
+            )
+        return engine
 
     def build(
         self,

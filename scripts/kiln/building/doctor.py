@@ -68,6 +68,8 @@ def examine(project: Project) -> list[Finding]:
     look("image locks", lambda: _locks(project))
     look("architecture", _architecture)
     if look("engine", lambda: Engine.find().describe()):
+        look("engine's files", _files)
+        look("engine's limits", _limits)
         look("images", lambda: _images(project))
     return findings
 
@@ -126,6 +128,31 @@ def _architecture() -> Finding | str:
         "note",
         f"{machine}: the images are for x86-64 and will run under emulation, slowly",
     )
+
+
+def _files() -> Finding | str:
+    store = Store(Store.default_root())
+    with store.scratch() as folder:
+        if Engine.find().sees(folder):
+            return f"sees those of this machine, {store.root}"
+    return Finding(
+        "engine's files",
+        "note",
+        f"this engine does not see those of this machine, {store.root}",
+        "Inputs and results are copied (docs/security.md#engines-elsewhere).",
+    )
+
+
+def _limits() -> Finding | str:
+    missing = Engine.find().limits_missing
+    if missing:
+        return Finding(
+            "engine's limits",
+            "note",
+            f"this engine does not limit {' and '.join(missing)}: it has no cgroups",
+            "It runs stages all the same; docs/security.md says what to do.",
+        )
+    return "memory and processes"
 
 
 def _images(project: Project) -> Finding | str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,22 @@ import docker
 import docker.errors
 import requests
 import urllib3.exceptions
-from docker.types import LogConfig, Ulimit
+from docker.tls import TLSConfig
+from docker.types import LogConfig, Mount, Ulimit
 
-from kiln.core.errors import CancelledError, EngineFailedError, EngineUnavailableError, KilnError
+from kiln.core.errors import (
+    CancelledError,
+    EngineFailedError,
+    EngineUnavailableError,
+    KilnError,
+    StageOutputError,
+)
 from kiln.core.lease import is_abandoned, is_ours, tagged_name
+from kiln.core.plain_text import plain, shortened
+from kiln.running.addresses import Address, candidates
+from kiln.running.copies import Copies
 from kiln.running.limits import Limits, Outcome
+from kiln.running.visibility import SECURITY_OPTIONS, bind, is_unmountable, reads_back, sees
 
 #: A label on every container and intermediate image we make; its value is the owner's tag.
 OWNER_LABEL = "org.tflite-kiln.owner"
@@ -58,68 +70,54 @@ _STREAM_FAILURES = (
 )
 
 
-def candidate_sockets() -> list[str]:
-    """List addresses where an engine may listen, in the order they are tried.
-
-    ``DOCKER_HOST`` alone when it is set; otherwise Docker's default socket, the rootless and
-    Docker Desktop ones, then Podman's Docker-compatible sockets.
-    """
-    named = os.environ.get("DOCKER_HOST")
-    if named:
-        return [named]
-    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-    paths = [
-        "/var/run/docker.sock",
-        f"{runtime}/docker.sock",
-        str(Path.home() / ".docker/run/docker.sock"),
-        f"{runtime}/podman/podman.sock",
-        "/run/podman/podman.sock",
-    ]
-    return [f"unix://{path}" for path in paths]
-
-
 class Engine:
     """A connection to an engine that answered.
 
     Args:
         address: where it listens; ``DOCKER_HOST`` syntax.
         client: an open docker SDK client.
+
+    Attributes:
+        copies_files: whether it turned out to see none of this machine's files; its containers get
+            copies, and what one wrote is there only when :meth:`run` returns.
     """
 
     def __init__(self, address: str, client: docker.DockerClient) -> None:
         self.address = address
         self.client = client
         self._running: set[Any] = set()
+        self._copies: set[Copies] = set()
         self._stopped = False
+        self._sees_files = False
+        self.copies_files = False
 
     @classmethod
     def find(cls) -> Engine:
-        """Connect to the first engine that answers (:func:`candidate_sockets`).
+        """Connect to the first engine that answers (:func:`kiln.running.addresses.candidates`).
 
         Raises:
-            EngineUnavailableError: none answers; the message lists what was tried.
+            EngineUnavailableError: none answers; the message lists what was tried. Or Docker's
+                context cannot be used.
         """
         tried = []
-        for address in candidate_sockets():
-            path = address.removeprefix("unix://")
-            if address.startswith("unix://") and not Path(path).exists():
+        for address in candidates():
+            path = address.url.removeprefix("unix://")
+            if address.url.startswith("unix://") and not Path(path).exists():
                 tried.append(f"{address} (no such socket)")
                 continue
+            if address.url.startswith("ssh://") and not _has_ssh():
+                raise _without_ssh(address)
             try:
-                # from_env also takes DOCKER_TLS_VERIFY and DOCKER_CERT_PATH into account.
-                client = docker.from_env(
-                    timeout=_PING_TIMEOUT, environment={**os.environ, "DOCKER_HOST": address}
-                )
-                client.ping()
-                client.api.timeout = _TIMEOUT
-            except (*_STREAM_FAILURES, OSError, ValueError) as error:
+                client = _connect(address)
+            except _failures_at(address) as error:
                 tried.append(f"{address} ({_why_not(error)})")
                 continue
-            return cls(address, client)
+            return cls(address.url, client)
         raise EngineUnavailableError(
             f"No container engine answers. Tried: {', '.join(tried)}.",
-            "Start Docker or Podman (`systemctl start docker`, or Docker Desktop), join the "
-            "`docker` group, or name another engine in DOCKER_HOST. On Debian and Ubuntu as root, "
+            "Start Docker (`systemctl start docker`, or Docker Desktop) or Podman's socket "
+            "(`systemctl --user start podman.socket`; as root without --user), join the `docker` "
+            "group, or name another engine in DOCKER_HOST. On Debian and Ubuntu as root, "
             "`make engine` installs and starts one.",
         )
 
@@ -136,6 +134,21 @@ class Engine:
         with self.failures("describing itself"):
             parts = self.client.version().get("Components") or []
         return any("Podman" in part.get("Name", "") for part in parts)
+
+    @functools.cached_property
+    def limits_missing(self) -> tuple[str, ...]:
+        """What this engine does not limit, whatever it is told: ``memory``, ``processes``.
+
+        Without cgroups, as rootless engines may run, limits are taken and have no effect.
+        """
+        with self.failures("describing itself"):
+            info = self.client.info()
+        # Podman reports the machine's cgroups; an ordinary user has no use of those of version 1.
+        cgroups = not (self.is_podman and info.get("Rootless") and info.get("CgroupVersion") == "1")
+        known = {"memory": "MemoryLimit", "processes": "PidsLimit"}
+        return tuple(
+            what for what, field in known.items() if not cgroups or info.get(field) is False
+        )
 
     def describe(self) -> str:
         """Return name, version and storage of the engine, for people."""
@@ -177,7 +190,8 @@ class Engine:
 
         No network, read-only root, a tmpfs at ``/tmp``, no capabilities, no new privileges, a
         fixed host name and environment; only ``mounts`` (host path -> (place, ``ro``/``rw``)) come
-        from outside. The container is always removed, also after Ctrl-C.
+        from outside. The container is always removed, also after Ctrl-C. An engine that does not
+        see the paths gets copies of what is there.
 
         Args:
             on_stdout: called with each chunk of standard output as it comes. If it raises a
@@ -190,35 +204,9 @@ class Engine:
             EngineFailedError: the engine refused, went away, or does not stop the container.
             CancelledError: :meth:`stop_all` was called.
         """
-        name = f"kiln-{tagged_name().replace('.', '-')}"
-        with self.failures("starting a stage"):
-            container = self.client.containers.create(
-                image,
-                list(command),
-                name=name,
-                labels={OWNER_LABEL: tagged_name()},
-                network_mode="none",
-                read_only=True,
-                tmpfs={"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={limits.tmp}"},  # noqa: S108
-                user=user,
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges"],
-                mem_limit=limits.memory,
-                memswap_limit=limits.memory,
-                pids_limit=limits.pids,
-                # Neither a single file nor the engine's log may fill the disk.
-                ulimits=self._file_size_limit(limits),
-                log_config=LogConfig(
-                    type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}
-                ),
-                hostname="kiln",
-                working_dir="/kiln",
-                environment={**FIXED_ENVIRONMENT, **environment},
-                volumes={
-                    str(path): {"bind": place, "mode": mode}
-                    for path, (place, mode) in mounts.items()
-                },
-            )
+        container, copies = self._prepare(
+            image, command, mounts, {**FIXED_ENVIRONMENT, **environment}, limits, user
+        )
         self._running.add(container)
         hung = False
         try:
@@ -234,21 +222,136 @@ class Engine:
                 hung = guard.hung
                 if state is None:
                     raise EngineFailedError(
-                        f"The engine at {self.address} did not stop a container, {name}.",
+                        f"The engine at {self.address} did not stop a container, {container.name}.",
                         "Start the engine again; the next command of kiln removes the container.",
                     )
                 container.reload()
+            refused = guard.refused
+            if copies is not None and refused is None:
+                refused = self._take(copies)
             return Outcome(
                 exit_code=int(state["StatusCode"]),
                 out_of_memory=bool(container.attrs["State"].get("OOMKilled")),
                 timed_out=guard.expired,
                 log=log.decode("utf-8", "replace"),
-                refused=guard.refused,
+                refused=refused,
             )
         finally:
             self._running.discard(container)
             if not hung:
                 self.remove(container)
+                self._discard(copies)
+
+    def _prepare(
+        self,
+        image: str,
+        command: Sequence[str],
+        mounts: Mapping[Path, tuple[str, str]],
+        environment: Mapping[str, str],
+        limits: Limits,
+        user: str,
+    ) -> tuple[Any, Copies | None]:
+        """Create a container of :meth:`run`, not started yet, with its files in it."""
+        create = functools.partial(self._create, image, command, environment, limits, user)
+        if not mounts or not self.copies_files:
+            container = self._mounted(create, mounts)
+            if container is not None:
+                return container, None
+            self.copies_files = True
+        tag = tagged_name()
+        copies = Copies(
+            self.client, mounts, limits, user,
+            name=f"kiln-{tag.replace('.', '-')}", labels={OWNER_LABEL: tag},
+        )  # fmt: skip
+        self._copies.add(copies)
+        try:
+            with self.failures("copying a stage's files"):
+                copies.fill(image, self._running.add)
+                return create(copies.mounts()), copies
+        except BaseException:
+            self._discard(copies)
+            if self._stopped:  # and the keeper was removed meanwhile
+                raise CancelledError("Stopped.") from None
+            raise
+
+    def _mounted(
+        self, create: Callable[[list[Mount]], Any], mounts: Mapping[Path, tuple[str, str]]
+    ) -> Any | None:
+        """Create a container with mounts; None if the engine does not see this machine's files.
+
+        Docker refuses a mount without a source; Podman makes an empty folder. So a file is read
+        back, until one was found.
+        """
+        with self.failures("starting a stage"):
+            try:
+                container = create([bind(path, *place) for path, place in mounts.items()])
+            except docker.errors.APIError as error:
+                if is_unmountable(error, mounts):
+                    return None
+                raise
+            try:
+                found = None if self._sees_files else reads_back(container, mounts)
+            except BaseException:
+                self.remove(container)
+                raise
+        if found is False:
+            self.remove(container)
+            return None
+        self._sees_files = self._sees_files or found is True
+        return container
+
+    def _create(
+        self,
+        image: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        limits: Limits,
+        user: str,
+        mounts: list[Mount],
+    ) -> Any:
+        tag = tagged_name()
+        return self.client.containers.create(
+            image,
+            list(command),
+            name=f"kiln-{tag.replace('.', '-')}",
+            labels={OWNER_LABEL: tag},
+            network_mode="none",
+            read_only=True,
+            tmpfs={"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={limits.tmp}"},  # noqa: S108
+            user=user,
+            cap_drop=["ALL"],
+            security_opt=list(SECURITY_OPTIONS),
+            mem_limit=limits.memory,
+            memswap_limit=limits.memory,
+            pids_limit=limits.pids,
+            # Neither a single file nor the engine's log may fill the disk.
+            ulimits=self._file_size_limit(limits),
+            log_config=LogConfig(type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}),
+            hostname="kiln",
+            working_dir="/kiln",
+            environment=dict(environment),
+            mounts=mounts,
+        )
+
+    def _take(self, copies: Copies) -> KilnError | None:
+        """Copy out what an ended container wrote; return why it was refused, if it was."""
+        with self.failures("copying a stage's results"):
+            try:
+                copies.take()
+            except StageOutputError as error:
+                return error
+        return None
+
+    def _discard(self, copies: Copies | None) -> None:
+        if copies is not None:
+            self._running.discard(copies.keeper)
+            copies.remove()
+            self._copies.discard(copies)
+
+    def sees(self, folder: Path) -> bool:
+        """Whether containers of this engine can mount an empty folder of this machine."""
+        with self.failures("reading a file back"):
+            return sees(self.client, folder, OWNER_LABEL)
 
     def _file_size_limit(self, limits: Limits) -> list[Ulimit]:
         """Limit the size of single files, which could grow between two checks of their use.
@@ -267,16 +370,10 @@ class Engine:
         a container after a few seconds, the next command removes it.
         """
         self._stopped = True
-        # In threads: an engine that hangs answers none of these requests.
-        helpers = [
-            threading.Thread(target=self.remove, args=(container,), daemon=True)
-            for container in list(self._running)
-        ]
-        for helper in helpers:
-            helper.start()
         until = time.monotonic() + _STOP_PATIENCE
-        for helper in helpers:
-            helper.join(max(0.0, until - time.monotonic()))
+        _at_once([functools.partial(self.remove, item) for item in list(self._running)], until)
+        # An engine removes no volume that a container uses.
+        _at_once([copies.remove for copies in list(self._copies)], until)
 
     def remove(self, container: Any) -> None:
         """Kill and remove a container; silent if it, or the engine, is already gone."""
@@ -300,7 +397,71 @@ class Engine:
             if gone or (foreign and not is_ours(tag) and container.status != "running"):
                 self.remove(container)
                 count += 1
+        self._sweep_volumes(foreign=foreign)
         return count
+
+    def _sweep_volumes(self, *, foreign: bool) -> None:
+        """Remove the volumes of dead kiln processes, where this engine's containers get copies."""
+        with self.failures("listing volumes"):
+            found = self.client.volumes.list(filters={"label": OWNER_LABEL})
+        for volume in found:
+            tag = (volume.attrs.get("Labels") or {}).get(OWNER_LABEL, "")
+            if is_abandoned(Path(tag)) or (foreign and not is_ours(tag)):
+                with contextlib.suppress(*_STREAM_FAILURES):  # one in use stays
+                    volume.remove(force=True)
+
+
+def _at_once(tasks: Iterable[Callable[[], None]], until: float) -> None:
+    """Run tasks in threads: an engine that hangs answers none of their requests."""
+    helpers = [threading.Thread(target=task, daemon=True) for task in tasks]
+    for helper in helpers:
+        helper.start()
+    for helper in helpers:
+        helper.join(max(0.0, until - time.monotonic()))
+
+
+def _connect(address: Address) -> docker.DockerClient:
+    """Open a client; raise if nothing answers there."""
+    if address.context:
+        # As for Docker's own command: where a context is used, its TLS counts, not the variables'.
+        secured: Any = False
+        if address.tls is not None:
+            tls = address.tls
+            secured = TLSConfig(client_cert=tls.client, ca_cert=tls.ca, verify=tls.verify)
+            if not tls.verify:  # whoever made the context wanted it so
+                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        client = docker.DockerClient(address.url, timeout=_PING_TIMEOUT, tls=secured)
+    else:
+        # from_env also takes DOCKER_TLS_VERIFY and DOCKER_CERT_PATH into account.
+        client = docker.from_env(
+            timeout=_PING_TIMEOUT, environment={**os.environ, "DOCKER_HOST": address.url}
+        )
+    client.ping()
+    client.api.timeout = _TIMEOUT
+    return client
+
+
+def _has_ssh() -> bool:
+    return importlib.util.find_spec("paramiko") is not None
+
+
+def _failures_at(address: Address) -> tuple[type[Exception], ...]:
+    """What the client raises where no engine answers."""
+    known: tuple[type[Exception], ...] = (*_STREAM_FAILURES, OSError, ValueError)
+    if address.url.startswith("ssh://"):
+        return (*known, importlib.import_module("paramiko").SSHException)
+    return known
+
+
+def _without_ssh(address: Address) -> EngineUnavailableError:
+    host = shortened(plain(address.url.removeprefix("ssh://")), 200)
+    return EngineUnavailableError(
+        f"The engine at {address} cannot be reached: ssh: addresses need the Python package "
+        "paramiko, which is not installed.",
+        "Install it beside kiln. Or forward the engine's socket yourself: run "
+        f"`ssh -nNT -L $HOME/engine.sock:/var/run/docker.sock ssh://{host}`, and set "
+        "DOCKER_HOST=unix://$HOME/engine.sock.",
+    )
 
 
 def _why_not(error: Exception) -> str:

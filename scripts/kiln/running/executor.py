@@ -145,11 +145,12 @@ class _Session:
         self._ids = {step.id for step in todo}
         self._done: dict[str, StageResult] = {}
         self._borrowed: dict[str, Path] = {}
+        self._waiting: list[str] = []
         self._failure: KilnError | None = None
         self._events = EventReader(self._ids, self._event)
 
     def run(self, image: str, limits: Limits) -> dict[str, StageResult]:
-        engine = self._runner.engine()
+        engine = self._engine = self._runner.engine()
         self._limits = limits
         with self._store.scratch() as scratch, disk_guard(scratch):
             inputs, outputs = scratch / "in", scratch / "out"
@@ -180,7 +181,7 @@ class _Session:
                     user=f"{uid}:{gid}",
                     watch=self._watch,
                 )
-                outcome = self._with_last_look(outcome)
+                outcome = self._with_last_look(self._with_late_files(outcome))
             try:
                 self._judge(outcome, limits)
             except KilnError as error:
@@ -211,6 +212,16 @@ class _Session:
         if outcome.refused is None and outcome.exit_code != 0:
             try:
                 self._watch()
+            except KilnError as error:
+                return replace(outcome, refused=error)
+        return outcome
+
+    def _with_late_files(self, outcome: Outcome) -> Outcome:
+        """Store the files of finished steps that were copied from an engine elsewhere."""
+        if outcome.refused is None:
+            try:
+                for step_id in self._waiting:
+                    self._keep(step_id)
             except KilnError as error:
                 return replace(outcome, refused=error)
         return outcome
@@ -309,7 +320,10 @@ class _Session:
 
     def _event(self, event: StageEvent) -> None:
         if event.kind == "finished":
-            self._keep(event.stage)
+            if self._engine.copies_files:
+                self._waiting.append(event.stage)  # its files come when the container has ended
+            else:
+                self._keep(event.stage)
         if event.kind == "failed":
             kind = event.fields["kind"]
             error = error_for_kind(kind) if kind in REPORTABLE else StageFailedError

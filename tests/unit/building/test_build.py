@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from feeding_files import LETTERBOX
 from patience import PATIENCE
+from toy_engine import serve
 from toy_project import SEALED, add_recipe, make_project, small_archive
 
 from kiln.building.build import (
@@ -87,6 +88,18 @@ def make_builder(root: Path) -> tuple[Builder, list[dict[str, Any]]]:
         lambda event, **fields: events.append({"event": event, **fields}),
     )
     return builder, events
+
+
+def test_limits_without_effect_are_told_once(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder, events = make_builder(private)
+    with serve() as toy:
+        toy.info = {"MemoryLimit": False, "PidsLimit": False}
+        monkeypatch.setenv("DOCKER_HOST", toy.address)
+        assert builder.engine() is builder.engine()
+    [note] = [event["message"] for event in events if event["event"] == "note"]
+    assert note.startswith("The engine does not limit memory and processes of stages")
 
 
 def test_each_model_fails_by_itself(private: Path) -> None:

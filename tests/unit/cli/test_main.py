@@ -281,7 +281,7 @@ def test_doctor_as_text(kiln: Kiln) -> None:
     assert found.returncode in (20, 31)
     lines = found.stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("PROBLEM  engine:"))
-    assert lines[at + 1].startswith("         -> Start Docker or Podman")
+    assert lines[at + 1].startswith("         -> Start Docker (")
 
 
 def test_doctor_goes_on_after_every_problem(kiln: Kiln) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import socket
 import time
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from toy_engine import ToyEngine, serve
 from kiln.core.errors import CancelledError, EngineFailedError, EngineUnavailableError
 from kiln.core.lease import tagged_name
 from kiln.running import engine as module
-from kiln.running.engine import OWNER_LABEL, Engine, Limits, candidate_sockets
+from kiln.running.addresses import Address
+from kiln.running.engine import OWNER_LABEL, Engine, Limits
+
+BOTH = ("memory", "processes")
 
 
 @pytest.fixture
@@ -29,30 +33,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ToyEngine]:
 # --- finding one -------------------------------------------------------------------------------
 
 
-def test_docker_host_alone_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    assert candidate_sockets() == ["tcp://127.0.0.1:1"]
-
-
-def test_otherwise_docker_comes_before_podman(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("DOCKER_HOST", raising=False)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert candidate_sockets() == [
-        "unix:///var/run/docker.sock",
-        "unix:///run/user/7/docker.sock",
-        f"unix://{tmp_path}/.docker/run/docker.sock",
-        "unix:///run/user/7/podman/podman.sock",
-        "unix:///run/podman/podman.sock",
-    ]
-    monkeypatch.setenv("DOCKER_HOST", "")
-    assert len(candidate_sockets()) == 5
-
-
 def refused(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> EngineUnavailableError:
-    monkeypatch.setattr(module, "candidate_sockets", lambda: list(addresses))
+    monkeypatch.setattr(module, "candidates", lambda: [Address(url) for url in addresses])
     with pytest.raises(EngineUnavailableError) as caught:
         Engine.find()
     return caught.value
@@ -71,12 +53,25 @@ def test_every_address_tried_is_named_with_the_reason(
         f"No container engine answers. Tried: unix://{tmp_path}/none.sock (no such socket), "
         f"unix://{deaf} (no answer), tcp://127.0.0.1:9 (no answer)."
     )
-    for advice in ("systemctl start docker", "`docker` group", "DOCKER_HOST", "make engine"):
+    for advice in (
+        "systemctl start docker",
+        "systemctl --user start podman.socket",
+        "`docker` group",
+        "DOCKER_HOST",
+        "make engine",
+    ):
         assert advice in error.remedy
     assert error.exit_code == 20
 
 
-@pytest.mark.parametrize("address", ["nonsense://x", "ssh://nobody@127.0.0.1:9", "tcp:"])
+@pytest.mark.skipif(importlib.util.find_spec("paramiko") is not None, reason="it is installed")
+def test_ssh_says_what_is_missing_and_how_it_works_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refused(monkeypatch, "ssh://nobody@127.0.0.1:9")
+    assert "paramiko, which is not installed" in error.message
+    assert "-L $HOME/engine.sock:/var/run/docker.sock ssh://nobody@127.0.0.1:9" in error.remedy
+
+
+@pytest.mark.parametrize("address", ["nonsense://x", "tcp:"])
 def test_a_wrong_address_is_no_traceback(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     assert address in refused(monkeypatch, address).message
 
@@ -109,7 +104,7 @@ def test_an_engine_that_takes_calls_and_says_nothing_is_given_up(
 
 def test_the_first_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch, toy: ToyEngine) -> None:
     addresses = ["unix:///nonexistent", toy.address, "tcp://127.0.0.1:9"]
-    monkeypatch.setattr(module, "candidate_sockets", lambda: addresses)
+    monkeypatch.setattr(module, "candidates", lambda: [Address(url) for url in addresses])
     found = Engine.find()
     assert found.address == toy.address
     assert found.client.api.timeout == 600  # an image takes its time to load
@@ -141,6 +136,30 @@ def test_other_errors_pass_unchanged(toy: ToyEngine) -> None:
         raise ZeroDivisionError
 
 
+# --- limits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("info", "missing"),
+    [
+        ({"MemoryLimit": True, "PidsLimit": True, "CgroupVersion": "1"}, ()),
+        ({}, ()),  # it does not say
+        ({"MemoryLimit": False, "PidsLimit": True}, ("memory",)),
+        # Rootless Docker without systemd.
+        ({"MemoryLimit": False, "PidsLimit": False, "CgroupDriver": "none"}, BOTH),
+        # Rootless Podman 4.3 with cgroups of version 1: it reports those of the machine.
+        ({"MemoryLimit": True, "PidsLimit": True, "CgroupVersion": "1", "Rootless": True}, BOTH),
+        ({"MemoryLimit": True, "PidsLimit": True, "CgroupVersion": "2", "Rootless": True}, ()),
+    ],
+)
+def test_limits_that_have_no_effect_are_known(
+    toy: ToyEngine, info: dict[str, Any], missing: tuple[str, ...]
+) -> None:
+    toy.info = info
+    toy.components = ["Podman Engine"] if "Rootless" in info else ["Engine"]
+    assert Engine.find().limits_missing == missing
+
+
 # --- leftovers ---------------------------------------------------------------------------------
 
 
@@ -160,6 +179,18 @@ def test_sweep_takes_what_dead_processes_left_and_nothing_else(toy: ToyEngine) -
     assert set(toy.containers) == {"ours", "foreign, running", "odd", "not kiln's"}
 
 
+def test_volumes_of_dead_processes_are_swept_with_their_containers(toy: ToyEngine) -> None:
+    toy.container("keeper", {OWNER_LABEL: dead_tag()}, "running")
+    toy.volume("dead", {OWNER_LABEL: dead_tag()})
+    toy.volume("ours", {OWNER_LABEL: tagged_name()})
+    toy.volume("foreign", {OWNER_LABEL: "12-34-ffffffff.0123abcd"})
+    engine = Engine.find()
+    assert engine.sweep() == 1
+    assert toy.removed == ["keeper", "dead"]
+    engine.sweep(foreign=True)
+    assert set(toy.volumes) == {"ours"}
+
+
 # --- stopping ----------------------------------------------------------------------------------
 
 
@@ -168,6 +199,9 @@ class Created:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+
+    def get_archive(self, path: str) -> Any:
+        raise docker.errors.NotFound(path)  # nobody asks where there is no file to read back
 
     def remove(self, **how: Any) -> None:
         self.calls.append("remove")
@@ -214,9 +248,13 @@ def test_after_stop_all_nothing_is_started(tmp_path: Path) -> None:
     assert how["network_mode"] == "none"
     assert how["read_only"] is True
     assert how["cap_drop"] == ["ALL"]
-    assert how["security_opt"] == ["no-new-privileges"]
+    assert how["security_opt"] == ["no-new-privileges", "label=disable"]
     assert how["mem_limit"] == how["memswap_limit"] == 1 << 20
     assert how["ulimits"] == [{"Name": "fsize", "Soft": 8 << 30, "Hard": 8 << 30}]
     assert how["log_config"]["Config"] == {"max-size": "4m", "max-file": "1"}
-    assert how["volumes"] == {str(tmp_path): {"bind": "/in", "mode": "ro"}}
+    # A mount of a kind that Docker makes no missing source for.
+    [mount] = how["mounts"]
+    assert (mount["Type"], mount["Source"], mount["Target"]) == ("bind", str(tmp_path), "/in")
+    assert mount["ReadOnly"] is True
+    assert "volumes" not in how
     assert how["environment"]["PYTHONHASHSEED"] == "0"

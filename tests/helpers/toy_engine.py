@@ -28,6 +28,8 @@ class ToyEngine:
     """What was asked for besides: builds, imports, pulls. None of it is done."""
     fail: int = 0
     """A status to answer everything with, once the connection stands."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """What it says of itself."""
     silent: threading.Event = field(default_factory=threading.Event)
     """While set, no question is answered."""
     address: str = ""
@@ -75,6 +77,8 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
                 self._say("OK")
             elif engine.fail:
                 self._say({"message": "out of order"}, engine.fail)
+            elif path == "/info":
+                self._say(engine.info)
             elif path == "/containers/json":
                 found = engine.containers.values()
                 wanted = filters.get("label", [])

@@ -127,8 +127,10 @@ class Engine:
     def rootless(self) -> bool:
         """Whether the engine runs as an ordinary user (its container root is that user)."""
         with self.failures("describing itself"):
-            options = self.client.info().get("SecurityOptions") or []
-        return any("rootless" in option for option in options)
+            info = self.client.info()
+        # Podman before 5 has it in a field of its own, Docker among the security options.
+        options = info.get("SecurityOptions") or []
+        return bool(info.get("Rootless")) or any("rootless" in option for option in options)
 
     @functools.cached_property
     def is_podman(self) -> bool:

@@ -106,7 +106,9 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
                     label in item["Config"]["Labels"] for label in filters.get("label", ())
                 )
                 prefixes = tuple(text.rstrip("*") for text in filters.get("reference", ()))
-                named = not prefixes or any(tag.startswith(prefixes) for tag in item["RepoTags"])
+                # Podman, too, finds its own names without the "localhost/" before them.
+                tags = [tag.removeprefix("localhost/") for tag in item["RepoTags"]]
+                named = not prefixes or any(tag.startswith(prefixes) for tag in tags)
                 if labels and named:
                     found.append(name)
             return found

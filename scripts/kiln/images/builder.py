@@ -379,7 +379,7 @@ class Images:
                 text = str(message.get("stream", "")).strip()
                 if text:
                     log.append(text)
-                    if text.startswith("Step "):
+                    if text.startswith(("Step ", "STEP ")):  # Docker's word, and Podman's
                         self.on_event(
                             "image", image=definition.name, phase="build", detail=text[:100]
                         )

@@ -31,8 +31,9 @@ OWNER_LABEL = "org.tflite-kiln.owner"
 #: Seconds an engine may take to answer at all, and to answer any later request.
 _PING_TIMEOUT, _TIMEOUT = 10, 600
 
-#: Seconds an engine gets to remove the containers of a stopped command.
-_STOP_PATIENCE = 5.0
+#: Seconds that a stopped command waits for the removal of its containers. The engine carries on
+#: without us: under the storage driver vfs it deletes a copy of the whole image.
+_STOP_PATIENCE = 1.0
 
 #: How often a running container is checked, and how long an engine may take to kill one.
 _WATCH_SECONDS, _KILL_PATIENCE = 0.25, 8.0
@@ -90,6 +91,7 @@ class Engine:
         self.address = address
         self.client = client
         self._running: set[Any] = set()
+        self._leaving: set[Any] = set()  # stop_all removes them
         self._stopped = False
 
     @classmethod
@@ -214,6 +216,8 @@ class Engine:
                     type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}
                 ),
                 hostname="kiln",
+                # Podman's forced removal asks first, and then waits ten seconds.
+                stop_signal="SIGKILL",
                 working_dir="/kiln",
                 environment={**FIXED_ENVIRONMENT, **environment},
                 volumes={
@@ -232,6 +236,8 @@ class Engine:
                 container.start()
                 with guard:
                     log = _listen(stream, on_stdout, guard)
+                    if container in self._leaving:  # asked for its end, Podman deletes it first
+                        raise CancelledError("Stopped.")
                     state = None if guard.hung else _end_of(container, guard)
                 hung = guard.hung
                 if state is None:
@@ -249,7 +255,7 @@ class Engine:
             )
         finally:
             self._running.discard(container)
-            if not hung:
+            if not hung and container not in self._leaving:
                 self.remove(container)
 
     def _file_size_limit(self, limits: Limits) -> list[Ulimit]:
@@ -265,14 +271,15 @@ class Engine:
     def stop_all(self) -> None:
         """Remove every container this process is running; their :meth:`run` calls then end.
 
-        Later calls of :meth:`run` raise :class:`CancelledError`. If a hung engine has not removed
-        a container after a few seconds, the next command removes it.
+        Later calls of :meth:`run` raise :class:`CancelledError`. If the engine has not removed a
+        container after a second, it does so later, or (if it hangs) the next command.
         """
         self._stopped = True
+        self._leaving = set(self._running)
         # In threads: an engine that hangs answers none of these requests.
         helpers = [
             threading.Thread(target=self.remove, args=(container,), daemon=True)
-            for container in list(self._running)
+            for container in self._leaving
         ]
         for helper in helpers:
             helper.start()

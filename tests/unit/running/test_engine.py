@@ -228,6 +228,7 @@ def test_after_stop_all_nothing_is_started(tmp_path: Path) -> None:
     # What was asked for is sealed off.
     assert how["network_mode"] == "none"
     assert how["read_only"] is True
+    assert how["stop_signal"] == "SIGKILL"
     assert how["cap_drop"] == ["ALL"]
     assert how["security_opt"] == ["no-new-privileges"]
     assert how["mem_limit"] == how["memswap_limit"] == 1 << 20

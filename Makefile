@@ -30,6 +30,8 @@ POLICY ?=
 TRUSTED = $(if $(POLICY),--policy $(POLICY))
 # Options of `make reproduce-demo`, such as --keep-images.
 DEMO ?=
+# Engines of `make engines`; all of them when it is empty.
+ENGINES ?=
 STORM_MINUTES ?= 60
 CASE ?=
 # Options of `make storm`, such as --seed and --family.
@@ -200,6 +202,11 @@ runtime-table: env engine ## run the samples in other runtimes (3 GB of download
 .PHONY: reproducibility
 reproducibility: env engine ## build under other circumstances and compare (an hour)
 	@$(PROGRAM) proofs.reproducibility --docs docs/reproducibility.md
+
+# Further options: make engines ENGINES="podman-5.4 --archives images"
+.PHONY: engines
+engines: dev ## try kiln on Debian's Dockers and Podmans (root; 15 min each)
+	@$(PROGRAM) proofs.engines.table $(ENGINES) --docs docs/engines.md
 
 .PHONY: reproduce-demo
 reproduce-demo: dev engine ## make the samples again from one bundle, without network

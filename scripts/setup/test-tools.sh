@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what some tests need of the system, as root on Debian or Ubuntu: a browser for the
-# release's page, and the graphics libraries that MediaPipe loads. Unpacks independent programs that
-# verify releases (test_tools.py). Does nothing if all of it is there; without it those tests are
-# skipped, with the reason.
+# release's page, the graphics libraries that MediaPipe loads, and Podman as a second engine (its
+# service is not needed). Unpacks independent programs that verify releases (test_tools.py). Does
+# nothing if all of it is there; without it those tests are skipped, with the reason.
 # With --offer it changes nothing; for root it prints one line that names what is missing.
 set -eu
 if [ "${1:-}" = --offer ] && { [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; }; then
@@ -15,6 +15,9 @@ if ! command -v chromium >/dev/null 2>&1 && ! command -v google-chrome >/dev/nul
 fi
 for library in libegl1:libEGL.so.1 libgles2:libGLESv2.so.2; do
     ldconfig -p | grep -q "${library#*:}" || wanted="$wanted ${library%%:*}"
+done
+for program in podman runc; do
+    command -v $program >/dev/null 2>&1 || wanted="$wanted $program"
 done
 if [ "${1:-}" = --offer ]; then
     # shellcheck disable=SC2013

@@ -37,6 +37,10 @@ def write_table(path: Path, target: str, text: str) -> None:
 
 def made_here(seconds: float) -> str:
     """Describe date, machine and duration, as the beginning of the sentence below a table."""
-    when = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     host = f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores"
-    return f"Made on {when} ({host}) in {seconds / 60:.0f} minutes"
+    return f"Made on {today()} ({host}) in {seconds / 60:.0f} minutes"
+
+
+def today() -> str:
+    """Return the date in UTC, as it stands in tables."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()

@@ -71,6 +71,7 @@ class Doorman:
     play: Callable[[Container], Outcome]
     rootless: bool = False
     copies_files: bool = False
+    limits_missing: tuple[str, ...] = ()
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, image: str, command: Any, **how: Any) -> Outcome:
@@ -108,3 +109,6 @@ class Doorman:
             return self.play(inside)
         except KilnError as error:  # what the driver makes of a chunk: the real engine stops then
             return Outcome(137, False, False, "the log", error)
+
+    def stop_all(self) -> None:
+        """Nothing runs aside."""

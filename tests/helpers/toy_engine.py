@@ -29,11 +29,11 @@ class ToyEngine:
     """What was asked for besides: builds, imports, pulls. None of it is done."""
     fail: int = 0
     """A status to answer everything with, once the connection stands."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """What it says of itself."""
     silent: threading.Event = field(default_factory=threading.Event)
     """While set, no question is answered."""
     address: str = ""
-    info: dict[str, Any] = field(default_factory=dict)
-    """What it says about itself."""
     components: list[str] = field(default_factory=list)
     """Names of its parts, by which Podman is known."""
 
@@ -84,6 +84,8 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
                 self._say("OK")
             elif engine.fail:
                 self._say({"message": "out of order"}, engine.fail)
+            elif path == "/info":
+                self._say(engine.info)
             elif path == "/containers/json":
                 found = engine.containers.values()
                 wanted = filters.get("label", [])
@@ -115,7 +117,9 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
                     label in item["Config"]["Labels"] for label in filters.get("label", ())
                 )
                 prefixes = tuple(text.rstrip("*") for text in filters.get("reference", ()))
-                named = not prefixes or any(tag.startswith(prefixes) for tag in item["RepoTags"])
+                # Podman, too, finds its own names without the "localhost/" before them.
+                tags = [tag.removeprefix("localhost/") for tag in item["RepoTags"]]
+                named = not prefixes or any(tag.startswith(prefixes) for tag in tags)
                 if labels and named:
                     found.append(name)
             return found

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-
-import docker.errors
-
 from kiln.core.errors import EngineUnavailableError
 from kiln.core.files import count_files, remove
-from kiln.core.lease import is_abandoned, is_ours
 from kiln.core.store import Store
-from kiln.running.engine import OWNER_LABEL, Engine
+from kiln.images import leftovers
+from kiln.running.engine import Engine
 
 
 def clean(store: Store, *, empty_store: bool, drop_images: bool) -> dict[str, int]:
@@ -28,9 +23,9 @@ def clean(store: Store, *, empty_store: bool, drop_images: bool) -> dict[str, in
         engine = None
     if engine is not None:
         removed["containers"] = engine.sweep(foreign=True)
-        removed["unfinished images"] = _unfinished_images(engine)
+        removed["unfinished images"] = leftovers.remove_unfinished(engine, foreign=True)
         if drop_images:
-            removed["sealed images"] = _sealed_images(engine)
+            removed["sealed images"] = leftovers.remove_sealed(engine)
     if empty_store:
         count = 0
         for folder in ("blobs", "results", "refs", "downloads", "logs", "kept"):
@@ -40,31 +35,3 @@ def clean(store: Store, *, empty_store: bool, drop_images: bool) -> dict[str, in
                 remove(path)
         removed["stored files"] = count
     return removed
-
-
-def _unfinished_images(engine: Engine) -> int:
-    with engine.failures("listing images"):
-        # Intermediate layers too: a killed build leaves them.
-        found = engine.client.images.list(all=True, filters={"label": OWNER_LABEL})
-    tags = {str(image.id): image.labels.get(OWNER_LABEL, "") for image in found}
-    # Another kiln may be about to seal an image that it just built.
-    return sum([_drop(engine, item) for item, tag in tags.items() if not _lives(tag)])
-
-
-def _lives(tag: str) -> bool:
-    return is_ours(tag) and not is_abandoned(Path(tag))
-
-
-def _sealed_images(engine: Engine) -> int:
-    with engine.failures("listing images"):
-        found = engine.client.images.list(filters={"reference": "tflite-kiln/*"})
-    # The same image may have names that users gave it.
-    tags = [tag for image in found for tag in image.tags if tag.startswith("tflite-kiln/")]
-    return sum([_drop(engine, tag) for tag in tags])
-
-
-def _drop(engine: Engine, name: str) -> int:
-    with contextlib.suppress(docker.errors.DockerException):
-        engine.client.images.remove(name, force=True)
-        return 1
-    return 0

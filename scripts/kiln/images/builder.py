@@ -14,7 +14,7 @@ from kiln.core.errors import EngineFailedError, ImageBuildError, ImageMismatchEr
 from kiln.core.files import disk_guard, writing
 from kiln.core.lease import tagged_name
 from kiln.core.store import Store
-from kiln.images import archived, registry, transfer
+from kiln.images import archived, leftovers, registry, transfer
 from kiln.images import definition as definitions
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_contents, locked_image, read_lock, write_lock
@@ -318,6 +318,7 @@ class Images:
         with self.store.scratch() as scratch, disk_guard(scratch):
             with _timed(seconds, "build"):
                 definitions.make_context(definition, parts, self.store, scratch / "context")
+                leftovers.remove_unfinished(self.engine)
                 raw = self._build(definition, scratch / "context", base, limits)
             before = transfer.tags(self.engine, f"tflite-kiln/{name}")
             with _timed(seconds, "seal"):
@@ -378,11 +379,12 @@ class Images:
                 text = str(message.get("stream", "")).strip()
                 if text:
                     log.append(text)
-                    if text.startswith("Step "):
+                    if text.startswith(("Step ", "STEP ")):  # Docker's word, and Podman's
                         self.on_event(
                             "image", image=definition.name, phase="build", detail=text[:100]
                         )
                 if "error" in message:
+                    leftovers.remove_failed(self.engine, arguments["OWNER"])
                     tail = "\n".join(f"  {line}" for line in log[-15:])
                     raise ImageBuildError(
                         f"Image {definition.name!r} could not be built: "

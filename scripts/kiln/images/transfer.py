@@ -12,6 +12,7 @@ import docker.errors
 
 from kiln.core.errors import ImageBuildError
 from kiln.core.lease import tagged_name
+from kiln.images.leftovers import local_name
 from kiln.images.lock import Locked
 from kiln.images.seal import spool
 from kiln.running.engine import OWNER_LABEL, Engine
@@ -41,7 +42,7 @@ def tags(engine: Engine, repository: str) -> set[str]:
     """List the tags of one repository that the engine holds."""
     with engine.failures("listing images"):
         found = engine.client.api.images(name=repository)
-    return {tag for item in found for tag in item["RepoTags"] or ()}
+    return {local_name(tag) for item in found for tag in item["RepoTags"] or ()}
 
 
 @contextlib.contextmanager

@@ -43,8 +43,9 @@ OWNER_LABEL = "org.tflite-kiln.owner"
 #: Seconds an engine may take to answer at all, and to answer any later request.
 _PING_TIMEOUT, _TIMEOUT = 10, 600
 
-#: Seconds an engine gets to remove the containers of a stopped command.
-_STOP_PATIENCE = 5.0
+#: Seconds that a stopped command waits for the removal of its containers. The engine carries on
+#: without us: under the storage driver vfs it deletes a copy of the whole image.
+_STOP_PATIENCE = 1.0
 
 #: How often a running container is checked, and how long an engine may take to kill one.
 _WATCH_SECONDS, _KILL_PATIENCE = 0.25, 8.0
@@ -87,6 +88,7 @@ class Engine:
         self.client = client
         self._running: set[Any] = set()
         self._copies: set[Copies] = set()
+        self._leaving: set[Any] = set()  # stop_all removes them
         self._stopped = False
         self._sees_files = False
         self.copies_files = False
@@ -125,8 +127,10 @@ class Engine:
     def rootless(self) -> bool:
         """Whether the engine runs as an ordinary user (its container root is that user)."""
         with self.failures("describing itself"):
-            options = self.client.info().get("SecurityOptions") or []
-        return any("rootless" in option for option in options)
+            info = self.client.info()
+        # Podman before 5 has it in a field of its own, Docker among the security options.
+        options = info.get("SecurityOptions") or []
+        return bool(info.get("Rootless")) or any("rootless" in option for option in options)
 
     @functools.cached_property
     def is_podman(self) -> bool:
@@ -218,6 +222,8 @@ class Engine:
                 container.start()
                 with guard:
                     log = _listen(stream, on_stdout, guard)
+                    if container in self._leaving:  # asked for its end, Podman deletes it first
+                        raise CancelledError("Stopped.")
                     state = None if guard.hung else _end_of(container, guard)
                 hung = guard.hung
                 if state is None:
@@ -238,7 +244,7 @@ class Engine:
             )
         finally:
             self._running.discard(container)
-            if not hung:
+            if not hung and container not in self._leaving:
                 self.remove(container)
                 self._discard(copies)
 
@@ -328,6 +334,8 @@ class Engine:
             ulimits=self._file_size_limit(limits),
             log_config=LogConfig(type="json-file", config={"max-size": _LOG_SIZE, "max-file": "1"}),
             hostname="kiln",
+            # Podman's forced removal asks first, and then waits ten seconds.
+            stop_signal="SIGKILL",
             working_dir="/kiln",
             environment=dict(environment),
             mounts=mounts,
@@ -366,12 +374,13 @@ class Engine:
     def stop_all(self) -> None:
         """Remove every container this process is running; their :meth:`run` calls then end.
 
-        Later calls of :meth:`run` raise :class:`CancelledError`. If a hung engine has not removed
-        a container after a few seconds, the next command removes it.
+        Later calls of :meth:`run` raise :class:`CancelledError`. If the engine has not removed a
+        container after a second, it does so later, or (if it hangs) the next command.
         """
         self._stopped = True
+        self._leaving = set(self._running)
         until = time.monotonic() + _STOP_PATIENCE
-        _at_once([functools.partial(self.remove, item) for item in list(self._running)], until)
+        _at_once([functools.partial(self.remove, item) for item in self._leaving], until)
         # An engine removes no volume that a container uses.
         _at_once([copies.remove for copies in list(self._copies)], until)
 

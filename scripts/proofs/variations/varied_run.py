@@ -46,7 +46,7 @@ def why_not(item: Circumstance) -> str:
     missing = [name for name in item.needs if shutil.which(name) is None]
     if missing:
         return f"{missing[0]} is not installed"
-    if item.user and not _interpreter_for_others():
+    if item.user and not interpreter_for_others():
         return "no Python with kiln's requirements that another user can run"
     return ""
 
@@ -184,7 +184,7 @@ class Varied:
         return paths
 
     def _python(self) -> str:
-        return _interpreter_for_others() if self.item.user else sys.executable
+        return interpreter_for_others() if self.item.user else sys.executable
 
     def _give_away(self) -> None:
         for place, folders, _ in os.walk(self.home):
@@ -216,7 +216,7 @@ class Varied:
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         try:
-            _await_engine(daemon, address, log)
+            await_engine(daemon, address, log)
             yield address
         finally:
             daemon.send_signal(signal.SIGTERM)
@@ -258,7 +258,7 @@ def _linked(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _interpreter_for_others() -> str:
+def interpreter_for_others() -> str:
     """Find a Python with kiln's requirements that another user can run; "" if there is none."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for path in (sys.executable, f"/usr/bin/{version}"):
@@ -282,7 +282,12 @@ def _mounts_below(folder: Path) -> list[str]:
     return sorted((one for one in places if Path(one).is_relative_to(folder)), reverse=True)
 
 
-def _await_engine(daemon: subprocess.Popen[bytes], address: str, log: Path) -> None:
+def await_engine(daemon: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    """Wait until a started engine answers.
+
+    Raises:
+        EngineUnavailableError: it does not; the message has the last line of its log.
+    """
     import docker
     import docker.errors
 
@@ -296,6 +301,6 @@ def _await_engine(daemon: subprocess.Popen[bytes], address: str, log: Path) -> N
         time.sleep(0.2)
     last = (log.read_text("utf-8", "replace").strip().splitlines() or ["no word"])[-1]
     raise EngineUnavailableError(
-        f"The engine of this variation does not start: {last[:300]}",
-        "Leave it out: name the other variations with --only.",
+        f"The engine does not start: {last[:300]}",
+        "Leave it out: name the others only.",
     )

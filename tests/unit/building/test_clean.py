@@ -84,3 +84,10 @@ def test_sealed_images_lose_our_names_only(store: Store, toy: ToyEngine) -> None
     removed = clean(store, empty_store=False, drop_images=True)
     assert removed["sealed images"] == 1
     assert toy.removed == ["tflite-kiln/odapi:0123"]
+
+
+def test_podmans_names_of_sealed_images_are_ours_too(store: Store, toy: ToyEngine) -> None:
+    name = "localhost/tflite-kiln/odapi:0123"
+    toy.image("sealed", {}, (name, "localhost/someone/keeps:this"))
+    assert clean(store, empty_store=False, drop_images=True)["sealed images"] == 1
+    assert toy.removed == [name]

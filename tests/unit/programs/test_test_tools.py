@@ -62,13 +62,13 @@ def machine(tmp_path: Path) -> Machine:
 def test_what_is_not_there(machine: Machine) -> None:
     said = machine.offer()
     assert said.count("\n") == 1
-    assert "chromium libegl1 libgles2 cosign docker-registry" in said
+    assert "chromium libegl1 libgles2 podman runc cosign docker-registry" in said
     assert "`make test-tools`" in said
 
 
 def test_what_is_there_is_not_named(machine: Machine) -> None:
     pins = [pin.name for pin in read_lock(ROOT / "scripts" / "setup" / "test-tools.lock")]
-    machine.has("google-chrome")
+    machine.has("google-chrome", "podman", "runc")
     machine.has("ldconfig", said=LIBRARIES)
     machine.tool(pins[0])
     assert f"need {' '.join(pins[1:])} will be skipped" in machine.offer()

@@ -110,6 +110,21 @@ def test_the_first_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch, toy: T
     assert found.client.api.timeout == 600  # an image takes its time to load
 
 
+@pytest.mark.parametrize(
+    ("said", "rootless"),
+    [
+        ({"SecurityOptions": ["name=seccomp,profile=default"]}, False),
+        ({"SecurityOptions": None}, False),
+        ({"SecurityOptions": ["name=seccomp,profile=default", "name=rootless"]}, True),  # Docker
+        ({"SecurityOptions": ["name=seccomp,profile=default"], "Rootless": True}, True),  # Podman 4
+        ({"SecurityOptions": ["name=seccomp,profile=default"], "Rootless": False}, False),
+    ],
+)
+def test_rootless_by_any_of_its_names(toy: ToyEngine, said: dict[str, Any], rootless: bool) -> None:
+    toy.info = said
+    assert Engine.find().rootless is rootless
+
+
 # --- failures ----------------------------------------------------------------------------------
 
 
@@ -247,6 +262,7 @@ def test_after_stop_all_nothing_is_started(tmp_path: Path) -> None:
     # What was asked for is sealed off.
     assert how["network_mode"] == "none"
     assert how["read_only"] is True
+    assert how["stop_signal"] == "SIGKILL"
     assert how["cap_drop"] == ["ALL"]
     assert how["security_opt"] == ["no-new-privileges", "label=disable"]
     assert how["mem_limit"] == how["memswap_limit"] == 1 << 20

@@ -1,0 +1,1 @@
+"""kiln on every engine that Debian has, for :mod:`proofs.engines.table`."""

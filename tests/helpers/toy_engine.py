@@ -98,8 +98,6 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
                 )
             elif path == "/volumes":
                 self._say({"Volumes": list(engine.volumes.values())})
-            elif path == "/info":
-                self._say(engine.info)
             elif path == "/images/json":
                 self._say([{"Id": name} for name in self._images(filters)])
             elif match := re.fullmatch(r"/(containers|images)/(.+)/json", path):

@@ -51,7 +51,7 @@ def images_verify(names: tuple[str, ...], as_json: bool) -> None:
     with opened_images(as_json) as project_images:
         for name in chosen_images(project_images.docker_dir, names):
             locked = locked_image(project_images.docker_dir, name)
-            built = project_images.build(name)
+            built = project_images.build(name, keep=False)
             project_images.check(built, locked)
             rows.append([name, built.sealed.identity, f"{built.seconds['build']:.0f} s"])
     if as_json:

@@ -194,6 +194,37 @@ def test_a_step_that_fails_says_so(small: Small, engine: Engine) -> None:
     wait_until(lambda: left(engine)["containers"] == set(), pause=0.2)
 
 
+def test_the_installer_s_names_stay_as_they_were(engine: Engine) -> None:
+    """The module beside the installer adds no name to Python's: ``.pyc`` files would change."""
+    module = (ROOT / "scripts/kiln/images/parallel_compileall.py").read_text()
+    words = sorted(_names(compile(module, "x", "exec")))
+    program = (
+        "import argparse, compileall, csv, os, pathlib, py_compile, shutil, subprocess, sys\n"
+        "import zipfile\n"
+        f"for word in {' '.join([*words, 'surely-new'])!r}.split():\n"
+        "    word = ''.join(list(word))\n"
+        "    if sys.intern(word) is word:\n"
+        "        print(word)\n"
+    )
+    tag = on(engine).ensure("base").tag
+    said = engine.client.containers.run(
+        tag, ["/usr/bin/python3", "-B", "-c", program], network_mode="none", remove=True
+    )
+    assert said.decode().split() == ["surely-new"]
+
+
+def _names(code: Any) -> set[str]:
+    found = {code.co_name, *code.co_names, *code.co_varnames, *code.co_cellvars}
+    for constant in code.co_consts:
+        if isinstance(constant, str) and constant.isidentifier():
+            found.add(constant)
+        elif isinstance(constant, tuple):
+            found |= {item for item in constant if isinstance(item, str)}
+        elif hasattr(constant, "co_names"):
+            found |= _names(constant)
+    return {name for name in found if name.isidentifier()}
+
+
 def test_reading_out_leaves_a_whole_tar(small: Small, engine: Engine) -> None:
     tag = on(engine).ensure("base").tag
     with transfer.exported(engine, tag, small.docker) as (file, _):

@@ -46,6 +46,9 @@ _GREETING_PATIENCE = 60.0
 #: How often a silent container is looked at, in milliseconds.
 _LOOK = 250
 
+#: Beside the installer, where Python looks first.
+_COMPILEALL = "compileall.py"
+
 #: The pipe's folder in the container: a mount point that every image has, and nobody's content.
 _PIPE_FOLDER = "/out"
 
@@ -79,6 +82,8 @@ def lay_out(recipe: Recipe, context: Path, folder: Path) -> None:
                 f"The Dockerfile copies {source} to {INPUTS}/{place}, which is not possible.",
                 "Compare its instructions with the image's files in docker/images.toml.",
             ) from error
+    if not (folder / _COMPILEALL).exists():
+        shutil.copy(Path(__file__).with_name("parallel_compileall.py"), folder / _COMPILEALL)
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
             path.chmod(0o755)  # the engine's root may be another user

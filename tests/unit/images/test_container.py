@@ -128,6 +128,13 @@ def test_parts_of_the_context(context: Path) -> None:
     }  # fmt: skip
 
 
+def test_an_installer_s_own_module_stays(context: Path) -> None:
+    (context / "compileall.py").write_text("theirs")
+    folder = context.parent / "inputs"
+    lay_out(Recipe(rootfs=False, copies=((".", ""),)), context, folder)
+    assert (folder / "compileall.py").read_text() == "theirs"
+
+
 @pytest.mark.parametrize(
     "copies",
     [

@@ -19,7 +19,7 @@ from kiln.images.seal import spool
 from kiln.running.engine import OWNER_LABEL, Engine
 
 _CHUNK = 2 << 20
-_IMAGE_ID = re.compile("sha256:[0-9a-f]{64}")
+_IMAGE_ID = re.compile("(?:sha256:)?[0-9a-f]{64}")
 
 
 def inspect(engine: Engine, reference: str) -> dict[str, Any] | None:

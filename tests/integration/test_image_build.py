@@ -21,7 +21,8 @@ from kiln.core.lease import owner_tag
 from kiln.core.store import Store
 from kiln.images import builder, transfer
 from kiln.images.builder import Built, Images
-from kiln.images.container import UnsuitableEngineError
+from kiln.images.container import BuildContainer, UnsuitableEngineError
+from kiln.images.dockerfile import Recipe
 from kiln.images.lock import Locked, locked_image
 from kiln.images.seal import Sealer
 from kiln.running.engine import OWNER_LABEL, Engine
@@ -232,3 +233,15 @@ def test_reading_out_leaves_a_whole_tar(small: Small, engine: Engine) -> None:
             assert any(info.name.endswith("usr/bin/python3") for info in tar)
         file.seek(-1024, io.SEEK_END)
         assert file.read() == bytes(1024)
+
+
+def test_an_engine_that_does_not_see_our_folders(engine: Engine, tmp_path: Path) -> None:
+    """As one on another machine, where the folder that is to be mounted does not exist."""
+    (tmp_path / "pipes").mkdir()
+    with pytest.raises(UnsuitableEngineError):
+        BuildContainer(
+            engine, "base", Recipe(rootfs=False), image=on(engine).ensure("base").tag,
+            folder=tmp_path / "elsewhere", pipes=tmp_path / "pipes", limits=None, until=None,
+            on_step=print,
+        ).__enter__()  # fmt: skip
+    assert left(engine)["containers"] == set()

@@ -36,7 +36,11 @@ def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json
             if not force and not update_lock:
                 project_images.ensure(name)
                 continue
-            built = project_images.build(name, update_lock=update_lock)
+            held = not update_lock and project_images.present(
+                locked_image(project_images.docker_dir, name)
+            )
+            # What the engine holds already is only compared.
+            built = project_images.build(name, update_lock=update_lock, keep=not held)
             project_images.check(built, locked_image(project_images.docker_dir, name))
 
 

@@ -36,7 +36,11 @@ def images_build(names: tuple[str, ...], update_lock: bool, force: bool, as_json
             if not force and not update_lock:
                 project_images.ensure(name)
                 continue
-            built = project_images.build(name, update_lock=update_lock)
+            held = not update_lock and project_images.present(
+                locked_image(project_images.docker_dir, name)
+            )
+            # What the engine holds already is only compared.
+            built = project_images.build(name, update_lock=update_lock, keep=not held)
             project_images.check(built, locked_image(project_images.docker_dir, name))
 
 
@@ -51,7 +55,7 @@ def images_verify(names: tuple[str, ...], as_json: bool) -> None:
     with opened_images(as_json) as project_images:
         for name in chosen_images(project_images.docker_dir, names):
             locked = locked_image(project_images.docker_dir, name)
-            built = project_images.build(name)
+            built = project_images.build(name, keep=False)
             project_images.check(built, locked)
             rows.append([name, built.sealed.identity, f"{built.seconds['build']:.0f} s"])
     if as_json:

@@ -15,10 +15,14 @@ import click
 from kiln.cli.reporters import JsonReporter
 from kiln.core.errors import CancelledError, KilnError, OutputClosedError, UsageError
 from kiln.core.files import system_guard
+from kiln.core.later import finish
 from kiln.core.plain_text import plain
 from kiln.core.streams import discard_output, flush_output, watch_output
 
 _SHOWN = "\n\t"
+
+#: Seconds that a stopped program spends on removing its containers.
+_STOP_PATIENCE = 2.0
 
 
 def run_command(command: click.Command, name: str) -> NoReturn:
@@ -93,6 +97,7 @@ def _fail(error: KilnError, name: str) -> NoReturn:
     if isinstance(error, CancelledError | OutputClosedError):
         # A thread in an image build would keep the interpreter waiting; closing its connection
         # makes the engine stop that build.
+        finish(_STOP_PATIENCE)
         os._exit(error.exit_code)
     sys.exit(error.exit_code)
 

@@ -1,4 +1,8 @@
-"""Build, seal and find images."""
+"""Build, seal and find images.
+
+An image is built in one container (:mod:`kiln.images.container`). Where that is not possible, the
+engine's own builder builds it, and what it made is sealed: the result is the same.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,23 @@ from typing import Any
 
 from kiln.core.errors import EngineFailedError, ImageBuildError, ImageMismatchError
 from kiln.core.files import disk_guard, writing
+from kiln.core.later import later
 from kiln.core.lease import tagged_name
 from kiln.core.store import Store
-from kiln.images import archived, leftovers, registry, transfer
+from kiln.images import archived, dockerfile, leftovers, registry, transfer
 from kiln.images import definition as definitions
+from kiln.images.container import BuildContainer, Layer, UnsuitableEngineError, lay_out
 from kiln.images.definition import SOURCE_DATE_EPOCH, Definition
 from kiln.images.lock import Locked, locked_contents, locked_image, read_lock, write_lock
-from kiln.images.seal import Sealed, Sealer, compare, compare_configs
+from kiln.images.seal import (
+    Sealed,
+    Sealer,
+    archive_head,
+    archive_tail,
+    compare,
+    compare_configs,
+    sealed_as,
+)
 from kiln.running.engine import Engine
 from kiln.running.limits import Limits
 
@@ -43,6 +57,20 @@ class Built:
     recipe: str
     seconds: dict[str, float] = field(default_factory=dict)
     new: bool = True
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What to build: ``base`` is the tag of the parent image, if it has one."""
+
+    definition: Definition
+    base: str | None
+    limits: Limits | None
+    keep: bool
+
+    def until(self) -> float | None:
+        """Return when the time for it is up."""
+        return None if self.limits is None else time.monotonic() + self.limits.timeout
 
 
 class Images:
@@ -296,6 +324,7 @@ class Images:
         jobs: int = 4,
         base: str | None = None,
         limits: Limits | None = None,
+        keep: bool = True,
     ) -> Built:
         """Build and seal ``name`` without any layer cache, parents first if they are missing.
 
@@ -303,6 +332,7 @@ class Images:
         ``update_lock`` that identity is written to ``images.lock``.
 
         Args:
+            keep: whether to load it; otherwise only its identity and contents are found.
             base: the tag of its parent image, if it is available.
             limits: memory of each build container, and time for all of them; none by default.
         """
@@ -315,18 +345,16 @@ class Images:
         with _timed(seconds, "fetch"):
             self.on_event("image", image=name, phase="fetch", detail="packages")
             parts = definitions.fetch(definition, self.store, jobs=jobs, on_progress=self._progress)
+        before = transfer.tags(self.engine, f"tflite-kiln/{name}")
+        order = _Order(definition, base, limits, keep)
         with self.store.scratch() as scratch, disk_guard(scratch):
+            self.on_event("image", image=name, phase="build", detail="starting")
             with _timed(seconds, "build"):
                 definitions.make_context(definition, parts, self.store, scratch / "context")
-                leftovers.remove_unfinished(self.engine)
-                raw = self._build(definition, scratch / "context", base, limits)
-            before = transfer.tags(self.engine, f"tflite-kiln/{name}")
-            with _timed(seconds, "seal"):
-                self.on_event("image", image=name, phase="seal", detail="one canonical layer")
-                try:
-                    sealed = self._seal(name, raw, scratch)
-                finally:
-                    self._discard(raw)
+            leftovers.remove_unfinished(self.engine)
+            sealed = self._direct(order, scratch, seconds)
+            if sealed is None:
+                sealed = self._by_the_engine(order, scratch, seconds)
         recipe = definitions.recipe_digest(self.docker_dir, name)
         if update_lock:
             tag = write_lock(self.docker_dir, name, sealed, recipe).tag
@@ -347,10 +375,99 @@ class Images:
     def _progress(self, name: str, done: int, total: int | None) -> None:
         self.on_event("download", name=name, done=done, total=total)
 
+    def _direct(self, order: _Order, scratch: Path, seconds: dict[str, float]) -> Sealed | None:
+        """Build an image in one container; None where that is not possible."""
+        definition, name = order.definition, order.definition.name
+        text = (scratch / "context" / "Dockerfile").read_bytes()
+        recipe = dockerfile.read(text, parent=definition.parent is not None)
+        if recipe is None:
+            return None
+        limits, until = order.limits, order.until()
+        with contextlib.ExitStack() as stack, _in_time(name, until):
+            started = time.monotonic()
+            lay_out(recipe, scratch / "context", scratch / "inputs")
+            (scratch / "pipes").mkdir()
+            settings, image = self._origin(order, scratch / "context", stack)
+            try:
+                layer = stack.enter_context(
+                    BuildContainer(
+                        self.engine,
+                        name,
+                        recipe,
+                        image=image,
+                        folder=scratch / "inputs",
+                        pipes=scratch / "pipes",
+                        limits=limits,
+                        until=until,
+                        on_step=lambda step: self._stepped(name, step),
+                    )
+                )
+            except UnsuitableEngineError:
+                return None
+            seconds["build"] += round(time.monotonic() - started, 1)
+            with _timed(seconds, "seal"):
+                self.on_event("image", image=name, phase="seal", detail="one canonical layer")
+                changed = recipe.settings(settings)
+                return self._kept(layer, name, changed) if order.keep else _read(layer, changed)
+
+    def _origin(
+        self, order: _Order, context: Path, stack: contextlib.ExitStack
+    ) -> tuple[dict[str, Any], str]:
+        """Return the settings and the name of the image that a build starts from."""
+        if order.base is not None:
+            found = transfer.inspect(self.engine, order.base)
+            if found is None:
+                raise ImageBuildError(
+                    f"The engine does not hold the image {order.base!r} any more.",
+                    "Run the command again.",
+                )
+            return found["Config"], order.base
+        raw = transfer.import_layer(self.engine, archived.reading(context / "rootfs.tar")())
+        stack.callback(later, lambda: self._discard(raw))
+        return {}, raw
+
+    def _kept(self, layer: Layer, name: str, settings: dict[str, Any]) -> Sealed:
+        """Load a layer as the sealed image."""
+        repository = f"tflite-kiln/{name}"
+        if not transfer.reuses_layers(self.engine):
+            found: list[Sealed] = []
+
+            def archive() -> Iterator[bytes]:
+                yield archive_head(layer.size)
+                yield from layer.chunks()
+                found.append(_sealed(layer, settings))
+                yield archive_tail(found[0].config, f"{repository}:{found[0].short}")
+
+            transfer.load(self.engine, name, archive())
+            (sealed,) = found
+            return sealed
+        raw = transfer.import_layer(self.engine, layer.chunks())
+        try:
+            sealed = _sealed(layer, settings)
+            tag = f"{repository}:{sealed.short}"
+            transfer.load(self.engine, name, [archive_tail(sealed.config, tag)])
+        finally:
+            self._discard(raw)
+        return sealed
+
+    def _stepped(self, name: str, text: str) -> None:
+        self.on_event("image", image=name, phase="build", detail=text[:100])
+
+    def _by_the_engine(self, order: _Order, scratch: Path, seconds: dict[str, float]) -> Sealed:
+        """Build an image with the engine's own builder, and seal it."""
+        definition, name = order.definition, order.definition.name
+        with _timed(seconds, "build"):
+            raw = self._build(definition, scratch / "context", order.base, order.limits)
+        with _timed(seconds, "seal"):
+            self.on_event("image", image=name, phase="seal", detail="one canonical layer")
+            try:
+                return self._seal(name, raw, scratch, keep=order.keep)
+            finally:
+                later(lambda: self._discard(raw))
+
     def _build(
         self, definition: Definition, context: Path, base: str | None, limits: Limits | None
     ) -> str:
-        self.on_event("image", image=definition.name, phase="build", detail="starting")
         arguments = {"OWNER": tagged_name(), **({"BASE": base} if base else {})}
         log: list[str] = []
         image_id = ""
@@ -380,9 +497,7 @@ class Images:
                 if text:
                     log.append(text)
                     if text.startswith(("Step ", "STEP ")):  # Docker's word, and Podman's
-                        self.on_event(
-                            "image", image=definition.name, phase="build", detail=text[:100]
-                        )
+                        self._stepped(definition.name, text)
                 if "error" in message:
                     leftovers.remove_failed(self.engine, arguments["OWNER"])
                     tail = "\n".join(f"  {line}" for line in log[-15:])
@@ -400,12 +515,16 @@ class Images:
             )
         return image_id
 
-    def _seal(self, name: str, raw: str, scratch: Path) -> Sealed:
+    def _seal(self, name: str, raw: str, scratch: Path, *, keep: bool) -> Sealed:
         with transfer.exported(self.engine, raw, scratch) as (exported, settings):
             sealer = Sealer(
                 exported, settings, epoch=SOURCE_DATE_EPOCH, repository=f"tflite-kiln/{name}"
             )
-            transfer.load(self.engine, name, sealer.archive())
+            if keep:
+                transfer.load(self.engine, name, sealer.archive())
+            else:
+                for _ in sealer.archive():
+                    pass
         if sealer.sealed is None:
             raise ImageBuildError(
                 f"The engine loaded only a part of the sealed image {name!r}.",
@@ -439,4 +558,15 @@ def _in_time(name: str, until: float | None) -> Iterator[None]:
 def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     start = time.monotonic()
     yield
-    seconds[phase] = round(time.monotonic() - start, 1)
+    seconds[phase] = round(seconds.get(phase, 0.0) + time.monotonic() - start, 1)
+
+
+def _sealed(layer: Layer, settings: dict[str, Any]) -> Sealed:
+    return sealed_as(settings, layer.digest, layer.size, layer.contents, epoch=SOURCE_DATE_EPOCH)
+
+
+def _read(layer: Layer, settings: dict[str, Any]) -> Sealed:
+    """Read a layer to its end, and nothing else."""
+    for _ in layer.chunks():
+        pass
+    return _sealed(layer, settings)

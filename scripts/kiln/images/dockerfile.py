@@ -1,4 +1,4 @@
-"""Check that an untrusted Dockerfile only uses what kiln's own Dockerfiles use.
+"""Check that an untrusted Dockerfile only uses what kiln's own use, and read those.
 
 Builders can do a lot: ``ADD`` of an address downloads as root, a comment in the first lines
 replaces the parser, ``RUN --mount`` and ``COPY --from`` read other images, a here document is a
@@ -8,7 +8,11 @@ Dockerfiles. What remains is the images' own installer, in a build container wit
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from kiln.core.untrusted import MalformedError
 
@@ -43,11 +47,106 @@ _FORMS = tuple(
 _DIRECTIVE = re.compile(r"#\s*[A-Za-z_.-]+\s*=")
 
 
-def check(text: bytes | str, *, parent: bool) -> None:
+#: The folder of what an installer reads; it is there during the build only.
+INPUTS = "/build"
+
+_ROOTFS = "ADD rootfs.tar /"
+_REMOVAL = f'RUN ["/bin/rm", "-rf", "{INPUTS}"]'
+
+
+@dataclass(frozen=True)
+class Step:
+    """One program that a build runs: its command, environment settings and working folder."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    folder: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a Dockerfile of kiln's says, for a build in one container.
+
+    Attributes:
+        rootfs: whether the image starts from ``rootfs.tar``; otherwise from its parent.
+        copies: what :data:`INPUTS` holds: name in the build context, and place below the folder.
+        steps: the programs to run, in order.
+        environment, command, folder: the image's settings, where the Dockerfile has them.
+    """
+
+    rootfs: bool
+    copies: tuple[tuple[str, str], ...] = ()
+    steps: tuple[Step, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] | None = None
+    folder: str | None = None
+
+    def settings(self, parent: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the image's ``Env``, ``Cmd`` and ``WorkingDir``, given those of its parent."""
+        inherited = dict(setting.split("=", 1) for setting in parent.get("Env") or ())
+        return {
+            "Env": [f"{k}={v}" for k, v in {**inherited, **self.environment}.items()],
+            "Cmd": parent.get("Cmd") if self.command is None else list(self.command),
+            "WorkingDir": parent.get("WorkingDir") if self.folder is None else self.folder,
+        }
+
+
+def read(text: bytes | str, *, parent: bool) -> Recipe | None:
+    """Read a Dockerfile of kiln's own kind.
+
+    Its kind: every ``COPY`` goes into :data:`INPUTS`, and the last instruction that changes files
+    removes that folder. For any other Dockerfile the result is None.
+    """
+    try:
+        instructions = check(text, parent=parent)
+    except MalformedError:
+        return None
+    changing = [line for line in instructions if line.startswith(("ADD", "COPY", "RUN"))]
+    first = [] if parent else [_ROOTFS]
+    if changing[: len(first)] != first or changing[-1:] != [_REMOVAL]:
+        return None
+    if changing.count(_ROOTFS) != len(first) or changing.count(_REMOVAL) != 1:
+        return None
+    recipe: Recipe | None = Recipe(rootfs=not parent)
+    for line in instructions:
+        if recipe is not None and line not in (_ROOTFS, _REMOVAL):
+            recipe = _followed(recipe, line)
+    return recipe if recipe is not None and recipe.steps else None
+
+
+def _followed(recipe: Recipe, line: str) -> Recipe | None:
+    """Return the recipe with one more instruction; None if it copies to another place."""
+    name, _, rest = line.partition(" ")
+    if name == "COPY":
+        source, place = rest.split(" ")
+        inside = place.removeprefix(f"{INPUTS}/")
+        if inside == place or ".." in inside.split("/"):
+            return None
+        return replace(recipe, copies=(*recipe.copies, (source, inside)))
+    if name == "RUN":
+        step = Step(_words(line), dict(recipe.environment), recipe.folder or "/")
+        return replace(recipe, steps=(*recipe.steps, step))
+    if name == "ENV":
+        pairs = dict(setting.split("=", 1) for setting in rest.split())
+        return replace(recipe, environment={**recipe.environment, **pairs})
+    if name == "WORKDIR":
+        return replace(recipe, folder=rest)
+    return replace(recipe, command=_words(line))
+
+
+def _words(line: str) -> tuple[str, ...]:
+    """Return the words of an instruction in JSON's form."""
+    return tuple(json.loads(line.partition(" ")[2]))
+
+
+def check(text: bytes | str, *, parent: bool) -> list[str]:
     """Refuse a Dockerfile with an instruction that kiln's own do not have.
 
     Args:
         parent: whether the image starts from another one of kiln's; otherwise from nothing.
+
+    Returns:
+        Its instructions after the first ones, which are the same in all of ours.
 
     Raises:
         MalformedError: it has one; the message names it.
@@ -66,6 +165,7 @@ def check(text: bytes | str, *, parent: bool) -> None:
     for instruction in instructions:
         if not any(form.fullmatch(instruction) for form in _FORMS):
             raise MalformedError(f"has an instruction that is not allowed: {_shown(instruction)}")
+    return instructions
 
 
 def _lines(text: bytes | str) -> list[str]:

@@ -14,13 +14,10 @@ from kiln.core.errors import ImageMismatchError
 from kiln.core.files import write_atomic
 from kiln.core.untrusted import MalformedError, parse_json_object, parse_toml, read_file
 from kiln.images.definition import IMAGE_NAME, recipe_digest
-from kiln.images.seal import FileFact, Sealed, pack_contents, read_contents
+from kiln.images.seal import MAX_SIZE, FileFact, Sealed, pack_contents, read_contents
 from kiln.project import bounds
 
 LOCK_FILE = "images.lock"
-
-#: Most bytes of an image's layer: some forty times the largest of ours.
-_MAX_SIZE = 64 << 30
 
 _HEX = "[0-9a-f]{64}"
 _FORMS = {"identity": f"sha256:{_HEX}", "layer": f"sha256:{_HEX}", "recipe": _HEX}
@@ -98,7 +95,7 @@ def _locked(name: str, entry: Any) -> Locked:
     for field, form in _FORMS.items():
         if not isinstance(entry[field], str) or not re.fullmatch(form, entry[field]):
             raise MalformedError(f"has an invalid {field} of the image {name!r}")
-    if type(entry["size"]) is not int or not 0 < entry["size"] <= _MAX_SIZE:
+    if type(entry["size"]) is not int or not 0 < entry["size"] <= MAX_SIZE:
         raise MalformedError(f"has an invalid size of the image {name!r}")
     if not isinstance(entry["config"], str):
         raise MalformedError(f"has no valid configuration of the image {name!r}")

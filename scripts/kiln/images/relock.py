@@ -56,7 +56,7 @@ def relock(images: Images, names: Sequence[str], *, once: bool = False) -> Itera
         contents = locked_contents(images.docker_dir, name)
         built = images.build(name)
         if not once:
-            _same(built, images.build(name))
+            _same(built, images.build(name, keep=False))
         locked = write_lock(images.docker_dir, name, built.sealed, built.recipe)
         changes = []
         if known is not None:  # for a new image, everything would be a change

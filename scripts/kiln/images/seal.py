@@ -23,16 +23,23 @@ from typing import IO, Any
 from kiln.core.errors import ImageBuildError
 from kiln.core.untrusted import parse_json
 
-#: Folders whose contents belong to the running engine, not to the image.
-_EMPTIED = ("dev", "proc", "sys", "run", "tmp", "in", "out", "kiln/stages")
+#: Folders whose contents belong to the running engine, not to the image, and their modes.
+EMPTIED = {
+    **dict.fromkeys(("dev", "proc", "sys", "run", "in", "out", "kiln/stages"), 0o755),
+    "tmp": 0o1777,
+}
 #: Files that engines create or write in every container.
-_ENGINE_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
-_DROPPED = (".dockerenv", "etc/mtab", "run/.containerenv", "root/.bash_history")
+ENGINE_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
+#: What engines or programs leave in a container.
+DROPPED = (".dockerenv", "etc/mtab", "run/.containerenv", "root/.bash_history")
 
 _CHUNK = 1 << 20
 
 #: Most bytes of a contents list as text: some twenty times the largest of ours.
-_MAX_CONTENTS = 64 << 20
+MAX_CONTENTS = 64 << 20
+
+#: Most bytes of an image's layer: some forty times the largest of ours.
+MAX_SIZE = 64 << 30
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,26 @@ class Sealed:
     config: bytes
     size: int
     contents: tuple[FileFact, ...] = field(repr=False)
+
+    @property
+    def short(self) -> str:
+        """The first digits of the identity, which are the image's tag."""
+        return self.identity.removeprefix("sha256:")[:16]
+
+
+def sealed_as(
+    settings: dict[str, Any], layer: str, size: int, contents: Iterable[FileFact], *, epoch: int
+) -> Sealed:
+    """Return the sealed image of a layer.
+
+    Args:
+        settings: its ``Config`` as engines call it (only ``Env``, ``Cmd``, ``WorkingDir`` count).
+        layer: ``sha256:<hex>`` of the layer.
+        size: of the layer in bytes.
+    """
+    config = _config(settings, layer, epoch)
+    identity = f"sha256:{hashlib.sha256(config).hexdigest()}"
+    return Sealed(identity, layer, config, size, tuple(contents))
 
 
 @dataclass(frozen=True)
@@ -125,11 +152,10 @@ class Sealer:
         digest.update(tail)
         yield tail + bytes(-padded % tarfile.BLOCKSIZE)
         layer = f"sha256:{digest.hexdigest()}"
-        config = _config(self._settings, layer, self._epoch)
-        identity = hashlib.sha256(config).hexdigest()
+        sealed = sealed_as(self._settings, layer, padded, self._contents, epoch=self._epoch)
         # The name is its identity from the start: it never means another image.
-        yield archive_tail(config, f"{self._repository}:{identity[:16]}")
-        self.sealed = Sealed(f"sha256:{identity}", layer, config, padded, tuple(self._contents))
+        yield archive_tail(sealed.config, f"{self._repository}:{sealed.short}")
+        self.sealed = sealed
 
     def _layer(self) -> Iterator[bytes]:
         for path, item in self._items.items():
@@ -177,10 +203,9 @@ def _canonical(exported: IO[bytes]) -> dict[str, _Item]:
             "Run the command again; if it repeats, restart the engine.",
         ) from error
     _sort_out_hard_links(items)
-    for path in _EMPTIED:
-        mode = 0o1777 if path == "tmp" else 0o755
+    for path, mode in EMPTIED.items():
         items[path] = _Item(_made(path, tarfile.DIRTYPE, mode), 0)
-    for path in _ENGINE_FILES:
+    for path in ENGINE_FILES:
         items[path] = _Item(_made(path, tarfile.REGTYPE, 0o644), 0)
     for path in list(items):
         for parent in Path(path).parents:
@@ -191,7 +216,7 @@ def _canonical(exported: IO[bytes]) -> dict[str, _Item]:
 
 
 def _foreign(path: str) -> bool:
-    return path in _DROPPED or any(path.startswith(f"{folder}/") for folder in _EMPTIED)
+    return path in DROPPED or any(path.startswith(f"{folder}/") for folder in EMPTIED)
 
 
 def _sort_out_hard_links(items: dict[str, _Item]) -> None:
@@ -350,8 +375,8 @@ def read_contents(packed: bytes) -> list[FileFact]:
     """
     import lzma
 
-    decompressor = lzma.LZMADecompressor(memlimit=2 * _MAX_CONTENTS)
-    text = decompressor.decompress(packed, _MAX_CONTENTS).decode()
+    decompressor = lzma.LZMADecompressor(memlimit=2 * MAX_CONTENTS)
+    text = decompressor.decompress(packed, MAX_CONTENTS).decode()
     if not decompressor.eof:
         raise ValueError("it is truncated, or unpacks to more than the limit")
     return [FileFact.parse(line) for line in text.splitlines()]

@@ -371,6 +371,21 @@ class Engine:
             return []
         return [Ulimit(name="fsize", soft=limits.output, hard=limits.output)]
 
+    @contextlib.contextmanager
+    def stoppable(self, container: Any) -> Iterator[None]:
+        """Let :meth:`stop_all` remove a container while the body runs.
+
+        Raises:
+            CancelledError: :meth:`stop_all` was called before.
+        """
+        self._running.add(container)
+        try:
+            if self._stopped:  # checked after the add: stop_all sees either us or the flag
+                raise CancelledError("Stopped.")
+            yield
+        finally:
+            self._running.discard(container)
+
     def stop_all(self) -> None:
         """Remove every container this process is running; their :meth:`run` calls then end.
 

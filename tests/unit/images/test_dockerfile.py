@@ -9,7 +9,7 @@ from places import DOCKER
 
 from kiln.core.untrusted import MalformedError
 from kiln.images.definition import load
-from kiln.images.dockerfile import check
+from kiln.images.dockerfile import Step, check, read
 
 BASE = (DOCKER / "base" / "Dockerfile").read_text()
 CHILD = (DOCKER / "odapi" / "Dockerfile").read_text()
@@ -158,3 +158,71 @@ def test_no_line_that_is_not_ours(line: str) -> None:
     except MalformedError:
         return
     assert all(not item or item.startswith("#") for item in line.split("\n"))
+
+
+# --- read, to be built in one container --------------------------------------------------------
+
+START = 'ARG OWNER=\nLABEL org.tflite-kiln.owner="${OWNER}"\n'
+INSTALL = 'RUN ["/usr/bin/python3", "-B", "/build/install.py", "environment"]\n'
+SMALL = f"FROM ${{BASE}}\n{START}COPY . /build/\n{INSTALL}{RUN}"
+
+
+@pytest.mark.parametrize("name", load(DOCKER))
+def test_ours_are_read(name: str) -> None:
+    found = load(DOCKER)[name]
+    recipe = read((found.folder / "Dockerfile").read_bytes(), parent=found.parent is not None)
+    assert recipe is not None
+    assert recipe.rootfs is (found.parent is None)
+    for step in recipe.steps:
+        assert step.command[:3] == ("/usr/bin/python3", "-B", "/build/install.py")
+    assert recipe.environment["PATH"].endswith("/usr/local/bin:/usr/bin:/bin")
+
+
+def test_settings_are_those_of_the_moment() -> None:
+    text = (
+        f"FROM ${{BASE}}\n{START}COPY . /build/\n{INSTALL}ENV A=1 B=\nWORKDIR /opt\n{INSTALL}{RUN}"
+        'ENV A=2\nWORKDIR /tmp\nCMD ["/bin/true"]\n'
+    )
+    recipe = read(text, parent=True)
+    assert recipe is not None
+    command = ("/usr/bin/python3", "-B", "/build/install.py", "environment")
+    assert recipe.steps == (Step(command, {}, "/"), Step(command, {"A": "1", "B": ""}, "/opt"))
+    assert recipe.copies == ((".", ""),)
+    parent = {"Env": ["A=0", "C=3"], "Cmd": ["/bin/sh"], "WorkingDir": "/x", "User": "me"}
+    assert recipe.settings(parent) == {
+        "Env": ["A=2", "C=3", "B="], "Cmd": ["/bin/true"], "WorkingDir": "/tmp",
+    }  # fmt: skip
+    small = read(SMALL, parent=True)
+    assert small is not None
+    assert small.settings(parent) == {key: parent[key] for key in ("Env", "Cmd", "WorkingDir")}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (RUN, ""),  # what the installer reads stays
+        (RUN, f"{RUN}COPY x /build/x\n"),
+        (RUN, f"{RUN}{INSTALL}{RUN}"),
+        (INSTALL, ""),
+        (INSTALL, "RUN id\n"),
+        ("COPY . /build/", "COPY . /opt/"),
+        ("COPY . /build/", "COPY . /builder/"),
+        ("COPY . /build/", "COPY . /build/../opt/"),
+        ("COPY . /build/", "COPY . /build"),
+        ("COPY . /build/", "ADD rootfs.tar /\nCOPY . /build/"),
+        ("FROM ${BASE}", "FROM scratch"),
+    ],
+)
+def test_others_are_left_to_the_engine(old: str, new: str) -> None:
+    assert read(SMALL, parent=True) is not None
+    assert SMALL.count(old) == 1
+    assert read(SMALL.replace(old, new), parent=True) is None
+
+
+def test_a_root_file_system_comes_first() -> None:
+    text = SMALL.replace("FROM ${BASE}", "FROM scratch")
+    assert read(text, parent=False) is None
+    first = text.replace("COPY", "ADD rootfs.tar /\nCOPY")
+    assert read(first, parent=False) is not None
+    assert read(first.replace(INSTALL, f"{INSTALL}ADD rootfs.tar /\n"), parent=False) is None
+    assert read(text.replace(INSTALL, f"ADD rootfs.tar /\n{INSTALL}"), parent=False) is None

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import docker.errors
-from docker.types import LogConfig, Mount
+from docker.types import LogConfig
 
 from kiln.core.errors import EngineFailedError, ImageBuildError
 from kiln.core.later import later
@@ -35,6 +35,7 @@ from kiln.images.inside import GREETING
 from kiln.images.seal import FileFact
 from kiln.running.engine import OWNER_LABEL, Engine
 from kiln.running.limits import Limits
+from kiln.running.visibility import SECURITY_OPTIONS, bind
 
 _CHUNK = 1 << 20
 _LINE = 200  # most bytes of a line in the pipe
@@ -222,14 +223,15 @@ class BuildContainer:
                     user="0:0",
                     cap_drop=["ALL"],
                     cap_add=_CAPABILITIES,
-                    security_opt=["no-new-privileges", "label=disable"],
+                    security_opt=list(SECURITY_OPTIONS),
+                    stop_signal="SIGKILL",
                     working_dir="/",
                     log_config=LogConfig(
                         type="json-file", config={"max-size": "4m", "max-file": "1"}
                     ),
                     mounts=[
-                        Mount(INPUTS, str(self._folder), type="bind", read_only=True),
-                        Mount(_PIPE_FOLDER, str(self._pipes), type="bind", read_only=True),
+                        bind(self._folder, INPUTS, "ro"),
+                        bind(self._pipes, _PIPE_FOLDER, "ro"),
                     ],
                     **bounds,
                 )

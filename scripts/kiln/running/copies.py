@@ -106,6 +106,7 @@ class Copies:
             security_opt=list(SECURITY_OPTIONS),
             mem_limit=_KEEPER_MEMORY,
             pids_limit=_KEEPER_PIDS,
+            stop_signal="SIGKILL",
             mounts=self.mounts(keeper=True),
         )
         created(self.keeper)

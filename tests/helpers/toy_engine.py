@@ -99,7 +99,12 @@ def _handler(engine: ToyEngine) -> type[BaseHTTPRequestHandler]:
             elif path == "/volumes":
                 self._say({"Volumes": list(engine.volumes.values())})
             elif path == "/images/json":
-                self._say([{"Id": name} for name in self._images(filters)])
+                self._say(
+                    [
+                        {**engine.images[name], "Labels": engine.images[name]["Config"]["Labels"]}
+                        for name in self._images(filters)
+                    ]
+                )
             elif match := re.fullmatch(r"/(containers|images)/(.+)/json", path):
                 held = engine.containers if match[1] == "containers" else engine.images
                 known = held.get(match[2])

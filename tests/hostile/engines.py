@@ -102,7 +102,7 @@ class OwnEngine:
 
     def _load(self) -> None:
         with self._client(self.address) as ours, self._client(self.source) as theirs:
-            if any(self.image in image.tags for image in ours.images.list()):
+            if ours.api.images(self.image):
                 return
             ours.api.load_image(theirs.images.get(self.image).save(named=self.image))
 

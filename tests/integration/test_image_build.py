@@ -23,6 +23,7 @@ from kiln.images import builder, transfer
 from kiln.images.builder import Built, Images
 from kiln.images.container import BuildContainer, UnsuitableEngineError
 from kiln.images.dockerfile import Recipe
+from kiln.images.listing import listed
 from kiln.images.lock import Locked, locked_image
 from kiln.images.seal import Sealer
 from kiln.running.engine import OWNER_LABEL, Engine
@@ -74,13 +75,13 @@ def by_the_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 def left(engine: Engine) -> dict[str, set[str]]:
     """What this process has in the engine."""
-    ours = {"label": OWNER_LABEL}
+    containers = engine.client.containers.list(
+        all=True, filters={"label": OWNER_LABEL}, ignore_removed=True
+    )
     found = {
-        "containers": engine.client.containers.list(
-            all=True, filters=ours, ignore_removed=True
-        ),
-        "images": engine.client.images.list(all=True, filters=ours),
-    }  # fmt: skip
+        "containers": containers,
+        "images": listed(engine, intermediate=True, label=OWNER_LABEL),
+    }
     mine = owner_tag()
     return {
         kind: {item.id for item in items if item.labels.get(OWNER_LABEL, "").startswith(mine)}

@@ -23,6 +23,7 @@ from kiln.core.errors import ImageMismatchError
 from kiln.core.store import Store
 from kiln.images import archived, registry, transfer
 from kiln.images.builder import Images
+from kiln.images.listing import listed
 from kiln.images.lock import Locked, locked_image
 from kiln.running.engine import Engine
 
@@ -197,9 +198,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def names_in(engine: Engine, prefix: str) -> list[str]:
-    return [
-        tag for image in engine.client.images.list() for tag in image.tags if tag.startswith(prefix)
-    ]
+    return [name for image in listed(engine) for name in image.names if name.startswith(prefix)]
 
 
 def test_pushed_and_fetched(tiny: Tiny, server: str) -> None:

@@ -24,6 +24,7 @@ from patience import PATIENCE, wait_until
 from support import RECORDS, SAMPLE, Kiln, containers_of, running
 
 from kiln.core.errors import EngineFailedError
+from kiln.images.listing import listed
 from kiln.images.lock import Locked
 from kiln.running.engine import OWNER_LABEL, Engine, Limits
 
@@ -284,7 +285,9 @@ def private_engine(engine: Engine, odapi: Locked) -> Iterator[tuple[Engine, Any,
         if os.geteuid() or not shutil.which(tool):
             pytest.skip("a second engine needs root, dockerd and unshare")
     # The base image is enough to have something running, and small.
-    images = [tag for image in engine.client.images.list("tflite-kiln/base") for tag in image.tags]
+    images = [
+        name for image in listed(engine, reference="tflite-kiln/base") for name in image.names
+    ]
     if not images:
         pytest.skip("the engine does not hold the base image")
     with tempfile.TemporaryDirectory(prefix="kiln-engine-") as name:

@@ -20,6 +20,7 @@ from support import Kiln
 from kiln.core.errors import CancelledError, ImageBuildError
 from kiln.core.store import Store
 from kiln.images.builder import Images
+from kiln.images.listing import listed
 from kiln.images.lock import locked_image
 from kiln.running.engine import Engine
 from kiln.running.limits import Limits
@@ -48,7 +49,7 @@ class Podman:
 
     def holds(self) -> list[str]:
         """All images, intermediate ones too."""
-        return sorted(str(image.id) for image in self.engine.client.images.list(all=True))
+        return sorted(image.id for image in listed(self.engine, intermediate=True))
 
 
 @pytest.fixture(scope="module")

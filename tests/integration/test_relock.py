@@ -10,6 +10,7 @@ import pytest
 from kiln.core.errors import ImageMismatchError
 from kiln.core.store import Store
 from kiln.images.builder import Images
+from kiln.images.listing import listed
 from kiln.images.lock import locked_image, read_lock
 from kiln.images.relock import Relocked, relock
 from kiln.running.engine import Engine
@@ -38,7 +39,7 @@ def docker(tmp_path: Path, engine: Engine) -> Any:
     )
     yield folder
     for name in NAMES:
-        for image in engine.client.images.list(name=f"tflite-kiln/{name}"):
+        for image in listed(engine, reference=f"tflite-kiln/{name}"):
             engine.client.images.remove(image.id, force=True)
 
 

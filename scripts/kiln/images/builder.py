@@ -19,6 +19,7 @@ from kiln.core.files import disk_guard, writing
 from kiln.core.later import later
 from kiln.core.lease import tagged_name
 from kiln.core.store import Store
+from kiln.core.untrusted import MalformedError, read_file
 from kiln.images import archived, dockerfile, leftovers, registry, transfer
 from kiln.images import definition as definitions
 from kiln.images.container import BuildContainer, Layer, UnsuitableEngineError, lay_out
@@ -378,7 +379,10 @@ class Images:
     def _direct(self, order: _Order, scratch: Path, seconds: dict[str, float]) -> Sealed | None:
         """Build an image in one container; None where that is not possible."""
         definition, name = order.definition, order.definition.name
-        text = (scratch / "context" / "Dockerfile").read_bytes()
+        try:
+            text = read_file(scratch / "context" / "Dockerfile", dockerfile.MAX_BYTES)
+        except MalformedError:
+            return None
         recipe = dockerfile.read(text, parent=definition.parent is not None)
         if recipe is None:
             return None

@@ -8,13 +8,12 @@ Dockerfiles. What remains is the images' own installer, in a build container wit
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kiln.core.untrusted import MalformedError
+from kiln.core.untrusted import MalformedError, parse_json
 
 #: Most bytes of a Dockerfile: twenty times the largest of ours.
 MAX_BYTES = 32 << 10
@@ -136,7 +135,7 @@ def _followed(recipe: Recipe, line: str) -> Recipe | None:
 
 def _words(line: str) -> tuple[str, ...]:
     """Return the words of an instruction in JSON's form."""
-    return tuple(json.loads(line.partition(" ")[2]))
+    return tuple(parse_json(line.partition(" ")[2]))
 
 
 def check(text: bytes | str, *, parent: bool) -> list[str]:

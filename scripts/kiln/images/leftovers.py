@@ -8,6 +8,7 @@ from pathlib import Path
 import docker.errors
 
 from kiln.core.lease import is_abandoned, is_ours
+from kiln.images.listing import listed, local_name
 from kiln.running.engine import OWNER_LABEL, Engine
 
 
@@ -39,28 +40,16 @@ def remove_failed(engine: Engine, tag: str) -> None:
 
 def remove_sealed(engine: Engine) -> int:
     """Remove our names of sealed images, and those images that have no other; return how many."""
-    with engine.failures("listing images"):
-        found = engine.client.images.list(filters={"reference": "tflite-kiln/*"})
     # The same image may have names that users gave it.
-    names = [name for image in found for name in image.tags]
+    names = [name for image in listed(engine, reference="tflite-kiln/*") for name in image.names]
     ours = [name for name in names if local_name(name).startswith("tflite-kiln/")]
     return sum([_drop(engine, name) for name in ours])
 
 
-def local_name(name: str) -> str:
-    """Return an image's name as Docker writes it: Podman puts ``localhost/`` before its own.
-
-    >>> local_name("localhost/tflite-kiln/base:0123")
-    'tflite-kiln/base:0123'
-    """
-    return name.removeprefix("localhost/")
-
-
 def _labelled(engine: Engine) -> dict[str, str]:
     """Return all images with the owner's label, intermediate ones too: id to owner's tag."""
-    with engine.failures("listing images"):
-        found = engine.client.images.list(all=True, filters={"label": OWNER_LABEL})
-    return {str(image.id): image.labels.get(OWNER_LABEL, "") for image in found}
+    found = listed(engine, intermediate=True, label=OWNER_LABEL)
+    return {image.id: image.labels.get(OWNER_LABEL, "") for image in found}
 
 
 def _drop(engine: Engine, name: str) -> int:

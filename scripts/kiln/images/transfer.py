@@ -14,7 +14,7 @@ import docker.errors
 from kiln.core.errors import ImageBuildError
 from kiln.core.lease import tagged_name
 from kiln.core.untrusted import MalformedError, parse_json_object
-from kiln.images.leftovers import local_name
+from kiln.images.listing import local_name
 from kiln.images.lock import Locked
 from kiln.images.seal import spool
 from kiln.running.engine import OWNER_LABEL, Engine

@@ -11,7 +11,7 @@ from typing import Any
 
 from kiln.core.errors import EngineUnavailableError
 from kiln.core.plain_text import plain, shortened
-from kiln.core.untrusted import MalformedError, parse_json_object
+from kiln.core.untrusted import MalformedError, parse_json_object, read_file
 
 #: Docker's name for what it uses where no context is chosen; it is no file.
 _DEFAULT = "default"
@@ -116,7 +116,7 @@ def _of_context() -> Address | None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return parse_json_object(path.read_bytes(), size=_MAX_FILE)
+        return parse_json_object(read_file(path, _MAX_FILE, links=True))
     except (OSError, MalformedError):
         return None
 

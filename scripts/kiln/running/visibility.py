@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import secrets
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ import docker.errors
 from docker.types import Mount
 
 from kiln.core.lease import tagged_name
+from kiln.core.untrusted import parse_json_object
 
 #: SELinux would refuse a container the store's files. To label them instead would change what
 #: other programs may do with them. Where there is no SELinux, ``label=disable`` has no effect.
@@ -78,7 +78,7 @@ def sees(client: docker.DockerClient, folder: Path, label: str) -> bool:
     folder.chmod(0o755)
     tag = tagged_name()
     said = client.api.import_image_from_data(_EMPTY_TAR, changes=[f"LABEL {label}={tag}"])
-    image = json.loads(said.strip().splitlines()[-1]).get("status")
+    image = parse_json_object(said.strip().splitlines()[-1]).get("status")
     if not image:
         raise docker.errors.DockerException(said)
     try:

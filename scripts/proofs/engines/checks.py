@@ -203,7 +203,7 @@ def stop(bench: Bench) -> str:
 def clean(bench: Bench) -> str:
     """``kiln clean --images`` leaves no image and no container."""
     bench.kiln("clean", "--images")
-    left = len(bench.client.images.list(all=True))
+    left = len(bench.client.api.images(all=True))
     if left or bench.containers():
         raise WrongError(f"{left} images and {bench.containers()} containers left")
     return f"{_usage(bench.folder / 'data') / 1e6:,.0f} MB"

@@ -16,6 +16,7 @@ SOURCES = SCRIPTS / "kiln"
 PLAIN_JSON = {
     "core.untrusted": "the one place that bounds it",
     "core.store": "manifests that only the store writes; a damaged one counts as absent",
+    "images.inside": "runs alone in a container, on what the driver has just written",
     "images.definition": "turns paths into text and back, in one expression",
     "statements.plan_data": "what canonical_json has just written",
     "statements.make": "records that this build has just written",
@@ -69,6 +70,8 @@ UNBOUNDED = {
     "core.lease": "/proc",
     "core.machine": "/proc",
     "page.snippets": "kiln's own files",
+    "images.container": "kiln's own program",
+    "running.visibility": "files of this run, of at most 64 KiB",
     "statements.source_archive": "the user's own checkout",
     "cli.images_sbom": "the user's own checkout",
     "sources.debian": "the user's own checkout, and the machine's",

@@ -183,7 +183,7 @@ def test_a_compiler_in_an_image(
     made = tmp_path / "made.tflite"
     options = ("--target", "edgetpu", "-o", made)
     try:
-        engine.client.images.build(path=str(folder), tag=tag, network_mode="none")
+        engine.client.images.build(path=str(folder), tag=tag, network_mode="none", rm=True)
         shared("compile", TOY, "--with", tag, *options).ok()
         record = json.loads(made.with_name("made.tflite.json").read_text("utf-8"))
         assert record["compiler"]["image"].startswith("sha256:")

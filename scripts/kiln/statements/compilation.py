@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kiln.core.version import __version__
-from kiln.signing.statement_names import COMPILATION_TYPE, PROVENANCE_TYPE, STATEMENT_TYPE
-from kiln.statements.provenance import builder_of
+from kiln.signing.statement_names import COMPILATION_TYPE
+from kiln.statements.provenance import builder_of, slsa_statement
 
 
 @dataclass(frozen=True)
@@ -38,29 +38,23 @@ class Compilation:
 
 def compilation_statement(compilation: Compilation, file: str, sha256: str) -> dict[str, Any]:
     """Make the statement about ``file``, whose digest is ``sha256``."""
-    builder, invocation = builder_of(os.environ)
-    record, digest = compilation.record
-    return {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": file, "digest": {"sha256": sha256}}],
-        "predicateType": PROVENANCE_TYPE,
-        "predicate": {
-            "buildDefinition": {
-                "buildType": COMPILATION_TYPE,
-                "externalParameters": dict(compilation.parameters),
-                "internalParameters": {
-                    "command": list(compilation.command),
-                    "limits": dict(compilation.limits),
-                },
-                "resolvedDependencies": [
-                    {"name": name, "digest": dict(compilation.dependencies[name])}
-                    for name in sorted(compilation.dependencies)
-                ],
-            },
-            "runDetails": {
-                "builder": {"id": builder, "version": {"kiln": __version__}},
-                "metadata": {"invocationId": invocation} if invocation else {},
-                "byproducts": [{"name": record, "digest": {"sha256": digest}}],
-            },
+    definition = {
+        "buildType": COMPILATION_TYPE,
+        "externalParameters": dict(compilation.parameters),
+        "internalParameters": {
+            "command": list(compilation.command),
+            "limits": dict(compilation.limits),
         },
+        "resolvedDependencies": [
+            {"name": name, "digest": dict(compilation.dependencies[name])}
+            for name in sorted(compilation.dependencies)
+        ],
     }
+    record, digest = compilation.record
+    return slsa_statement(
+        {"name": file, "digest": {"sha256": sha256}},
+        definition,
+        {"name": record, "digest": {"sha256": digest}},
+        builder=builder_of(os.environ),
+        version=__version__,
+    )

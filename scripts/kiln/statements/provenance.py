@@ -91,34 +91,58 @@ def provenance_statement(
         resolved.append(_repository(build.repository))
     if build.package is not None:
         resolved.append(_package(build.package, build.archive))
-    builder, invocation = build.builder
+    definition = {
+        "buildType": BUILD_TYPE,
+        "externalParameters": {
+            "recipe": {
+                "path": build.recipe_path,
+                "sha256": build.archive.digest(build.recipe_path),
+                "text": build.archive.files[build.recipe_path].decode("utf-8"),
+            },
+            "model": build.model,
+            "variant": variant,
+        },
+        "internalParameters": {
+            "plan": dict(plan),
+            "limits": {"memory": build.limits.memory, "timeout": build.limits.timeout},
+            "host": {"machine": build.host.machine, "cpu": build.host.cpu},
+        },
+        "resolvedDependencies": sorted(resolved, key=lambda item: str(item["name"])),
+    }
+    record = _digest(CONVERSION_FILE, build.conversion)
+    return slsa_statement(
+        _digest(file, sha256), definition, record, builder=build.builder, version=build.version
+    )
+
+
+def slsa_statement(
+    subject: Mapping[str, Any],
+    definition: Mapping[str, Any],
+    record: Mapping[str, Any],
+    *,
+    builder: tuple[str, str],
+    version: str,
+) -> dict[str, Any]:
+    """Make a SLSA provenance v1 statement.
+
+    Args:
+        subject: name and digest of the file that was made.
+        definition: the ``buildDefinition``.
+        record: name and digest of the record beside the file.
+        builder: the builder's id, and the run's id ("" where runs have none).
+        version: of kiln.
+    """
+    name, invocation = builder
     return {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": file, "digest": {"sha256": sha256}}],
+        "subject": [dict(subject)],
         "predicateType": PROVENANCE_TYPE,
         "predicate": {
-            "buildDefinition": {
-                "buildType": BUILD_TYPE,
-                "externalParameters": {
-                    "recipe": {
-                        "path": build.recipe_path,
-                        "sha256": build.archive.digest(build.recipe_path),
-                        "text": build.archive.files[build.recipe_path].decode("utf-8"),
-                    },
-                    "model": build.model,
-                    "variant": variant,
-                },
-                "internalParameters": {
-                    "plan": dict(plan),
-                    "limits": {"memory": build.limits.memory, "timeout": build.limits.timeout},
-                    "host": {"machine": build.host.machine, "cpu": build.host.cpu},
-                },
-                "resolvedDependencies": sorted(resolved, key=lambda item: str(item["name"])),
-            },
+            "buildDefinition": dict(definition),
             "runDetails": {
-                "builder": {"id": builder, "version": {"kiln": build.version}},
+                "builder": {"id": name, "version": {"kiln": version}},
                 "metadata": {"invocationId": invocation} if invocation else {},
-                "byproducts": [_digest(CONVERSION_FILE, build.conversion)],
+                "byproducts": [dict(record)],
             },
         },
     }

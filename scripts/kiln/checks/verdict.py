@@ -275,11 +275,11 @@ def _cost_of_stretching(report: Mapping[str, Any]) -> str:
     cost, right, stretched = max(costs, default=(0.0, 0.0, 0.0))
     if cost < _TELLING_COST:
         return ""
-    fed = "stretched (by an image library)"
+    fed = "stretched by an image library"
     if _RAW not in _figures_of(report, _STRUCTURE):
-        fed = "as the Task Library and MediaPipe do (stretched, their own resizing)"
+        fed = "as the Task Library and MediaPipe do: stretched, their own resizing"
     return (
-        f"; fed {fed}, it agrees with its source by {stretched:.2f} instead of {right:.2f} "
+        f"; agreement with its source: {right:.2f} fed as described, {stretched:.2f} {fed} "
         "(docs/feeding.md)"
     )
 

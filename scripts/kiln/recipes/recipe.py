@@ -297,7 +297,7 @@ class Recipe(Part):
                 raise wrong(f"variant {variant!r} needs [calibration] with a folder of images")
         refuse_repeats("int8.float_layers", self.int8.float_layers)
         if self.int8.float_layers and not set(CALIBRATED) & set(self.variants):
-            raise wrong("int8.float_layers: variant 'int8' is not among the variants")
+            raise wrong("int8.float_layers: none of 'int8', 'int16x8' is among the variants")
         if self.image == "modelmaker":
             self._check_model_maker()
         else:

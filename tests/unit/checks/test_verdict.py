@@ -43,14 +43,14 @@ def test_the_cost_of_stretching_is_told() -> None:
     """By the file that it costs most."""
     said = one_line(report(float32=fed(0.998, 0.714), int8=fed(0.9, 0.7), dynamic=fed(1, None)))
     assert said == (
-        "toy: 6 checks passed; fed as the Task Library and MediaPipe do (stretched, their own "
-        "resizing), it agrees with its source by 0.71 instead of 1.00 (docs/feeding.md)"
+        "toy: 6 checks passed; agreement with its source: 1.00 fed as described, 0.71 as the Task "
+        "Library and MediaPipe do: stretched, their own resizing (docs/feeding.md)"
     )
     assert one_line(report(float32=fed(0.998, 0.99))) == "toy: 2 checks passed"
     raw = {**gate("structure", "passed"), "figures": {"anchors": 1917}}
     assert one_line(report(float32=[raw, *fed(0.998, 0.714)])) == (
-        "toy: 3 checks passed; fed stretched (by an image library), it agrees with its source by "
-        "0.71 instead of 1.00 (docs/feeding.md)"
+        "toy: 3 checks passed; agreement with its source: 1.00 fed as described, 0.71 stretched by "
+        "an image library (docs/feeding.md)"
     )
 
 

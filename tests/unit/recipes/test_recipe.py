@@ -369,7 +369,7 @@ def test_float_layers_go_with_int8(tmp_path: Path) -> None:
     assert load(tmp_path, text).int8.float_layers == ("net/first", "MAX_POOL_2D")
     assert load(tmp_path, GOOD).int8.float_layers == ()
     message = refused(tmp_path, text.replace('"dynamic", "int8"', '"dynamic"'))
-    assert "int8.float_layers: variant 'int8' is not among the variants" in message
+    assert "int8.float_layers: none of 'int8', 'int16x8' is among the variants" in message
     message = refused(tmp_path, text.replace("MAX_POOL_2D", "net/first"))
     assert "int8.float_layers: 'net/first' is there twice" in message
     assert "int8.float_layers[1]" in refused(tmp_path, text.replace('"MAX_POOL_2D"', "3"))

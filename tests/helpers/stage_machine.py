@@ -58,6 +58,45 @@ ENVIRONMENT = "metadata"
 def run(params, inputs, out, emit):
     os.kill(os.getpid(), signal.SIGKILL)
 """,
+    "meeting": """
+import os, time
+from stages.protocol.request import REQUIRED
+ENVIRONMENT = "main"
+PARAMS = {"other": REQUIRED}
+def run(params, inputs, out, emit):
+    (out / "n.txt").write_text("")
+    until = time.monotonic() + 60
+    while not (out.parents[1] / params["other"]).exists():
+        if time.monotonic() > until:
+            raise RuntimeError("nobody came")
+        time.sleep(0.01)
+    return {"pid": os.getpid()}
+""",
+    "failing_after": """
+import time
+from stages.protocol.failures import StageError
+from stages.protocol.request import REQUIRED
+ENVIRONMENT = "main"
+PARAMS = {"other": REQUIRED}
+def run(params, inputs, out, emit):
+    while not (out.parents[1] / params["other"]).exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    raise StageError("label-map", "It is empty.", "Fill it.")
+""",
+    "endless": """
+import time
+ENVIRONMENT = "main"
+def run(params, inputs, out, emit):
+    (out / "n.txt").write_text("")
+    time.sleep(3600)
+""",
+    "reader": """
+import sys
+ENVIRONMENT = "main"
+def run(params, inputs, out, emit):
+    return {"read": sys.stdin.read()}
+""",
     "bad_facts": """
 ENVIRONMENT = "main"
 def run(params, inputs, out, emit):
@@ -69,8 +108,9 @@ def run(params, inputs, out, emit):
 class Machine:
     """A copied package with the test's stages, and its /in and /out."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, processes: Any = None) -> None:
         self.root = root
+        self.processes = processes
         package = root / "kiln" / "stages"
         package.mkdir(parents=True)
         source = Path(stages.__file__).parent
@@ -90,7 +130,10 @@ class Machine:
 
     def run(self, *steps: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
         """Run a request; returns the exit code and the events (every line must be one)."""
-        (self.root / "in/request.json").write_text(json.dumps({"protocol": 1, "stages": steps}))
+        request: dict[str, Any] = {"protocol": 1, "stages": steps}
+        if self.processes is not None:
+            request["processes"] = self.processes
+        (self.root / "in/request.json").write_text(json.dumps(request))
         done = subprocess.run(
             [sys.executable, "-m", "stages"],
             cwd=self.root / "kiln",

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, TextIO
 
 
 def claim_stdout() -> int:
@@ -25,6 +25,21 @@ def claim_stdout() -> int:
     return real
 
 
+def claim_stdin() -> TextIO:
+    """Keep the real standard input for commands, and leave an empty one to stages."""
+    commands = os.fdopen(os.dup(0), encoding="utf-8")
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return commands
+
+
+def event_line(event: str, stage: str, **fields: Any) -> bytes:
+    """Return ``{"event": event, "stage": stage, **fields}`` and a newline."""
+    line = json.dumps({"event": event, "stage": stage, **fields}, allow_nan=False) + "\n"
+    return line.encode("utf-8")
+
+
 class EventStream:
     """Writes one JSON object a line to a descriptor; safe to call from several threads."""
 
@@ -33,9 +48,11 @@ class EventStream:
         self._lock = threading.Lock()
 
     def send(self, event: str, stage: str, **fields: Any) -> None:
-        """Write ``{"event": event, "stage": stage, **fields}`` and a newline."""
-        line = json.dumps({"event": event, "stage": stage, **fields}, allow_nan=False) + "\n"
-        data = line.encode("utf-8")
+        """Write the event's :func:`event_line`."""
+        self.forward(event_line(event, stage, **fields))
+
+    def forward(self, data: bytes) -> None:
+        """Write a line of another process's stream."""
         with self._lock:
             while data:
                 data = data[os.write(self.descriptor, data) :]

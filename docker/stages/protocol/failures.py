@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 KINDS = frozenset(
     {
         "unsupported-model",
@@ -35,3 +37,18 @@ class StageError(Exception):
         self.kind = kind
         self.message = message
         self.remedy = remedy
+
+    def fields(self) -> dict[str, str]:
+        """Return the fields of its event."""
+        return {"kind": self.kind, "message": self.message, "remedy": self.remedy}
+
+
+def death_of(code: int) -> StageError:
+    """Describe a process that ended without a word.
+
+    Args:
+        code: its exit code; negative for a signal.
+    """
+    reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    kind = "stage-out-of-memory" if code == -signal.SIGKILL else "stage-failed"
+    return StageError(kind, f"The process of this stage {reason}.")

@@ -41,12 +41,18 @@ class Step:
     inputs: dict[str, Input]
     params_from: dict[str, tuple[str, str]]  # parameter -> (earlier stage, its fact)
 
+    def upstream(self) -> set[str]:
+        """Return the ids of the stages of this request whose files or facts it needs."""
+        files = {item.source for item in self.inputs.values() if item.source is not None}
+        return files | {source for source, _ in self.params_from.values()}
+
 
 @dataclass(frozen=True)
 class Request:
-    """The stages to run, in order."""
+    """The stages to run, in order; and the number of processes that may do so."""
 
     steps: tuple[Step, ...]
+    processes: int = 1
 
     def step(self, step_id: str) -> Step:
         """Return the step called ``step_id``.
@@ -78,7 +84,8 @@ class Request:
 def load(path: Path) -> Request:
     """Read and check a request.
 
-    The file is a JSON object ``{"protocol": 1, "stages": [...]}``; each stage is
+    The file is a JSON object ``{"protocol": 1, "stages": [...]}``, and may hold ``"processes"``, a
+    number above 0 (:mod:`stages.protocol.parallel`). Each stage is
     ``{"id", "stage", "params", "inputs", "params_from"}``, each input ``{"path"}`` (relative to
     the input root) or ``{"path", "from"}`` (relative to the files of an *earlier* stage of the
     same request). ``params_from`` gives parameters the value of a fact that an earlier stage
@@ -93,12 +100,15 @@ def load(path: Path) -> Request:
         raise _bad(f"it cannot be read: {error}") from error
     if not isinstance(data, dict) or data.get("protocol") != PROTOCOL:
         raise _bad(f"it is not a request of protocol {PROTOCOL}")
+    processes = data.pop("processes", 1)
+    if type(processes) is not int or processes < 1:
+        raise _bad("'processes' must be a number above 0")
     if set(data) != {"protocol", "stages"} or not isinstance(data["stages"], list):
-        raise _bad("it must hold exactly 'protocol' and a list 'stages'")
+        raise _bad("it must hold 'protocol' and a list 'stages', and nothing else but 'processes'")
     steps: list[Step] = []
     for item in data["stages"]:
         steps.append(_step(item, [step.id for step in steps]))
-    return Request(tuple(steps))
+    return Request(tuple(steps), processes)
 
 
 def facts_as_params(step: Step, out_root: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Run the stages of a request in order, in one process where possible.
 
 One process means one TensorFlow import for a whole model. Only stages of the other environment run
-in a separate process (the same runner, with ``--only``), one for all consecutive ones.
+in a separate process (the same runner, with ``--only``), one for all consecutive ones. Where a
+request allows more processes, stages run beside each other (:mod:`stages.protocol.parallel`).
 
 A finished stage leaves ``<out>/<id>/files/`` and, written last, ``<out>/<id>/result.json``; a
 folder without ``result.json`` is not a result.
@@ -24,9 +25,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Optional
 
+from stages.protocol import parallel
 from stages.protocol import request as requests
-from stages.protocol.events import Emitter, EventStream, claim_stdout
-from stages.protocol.failures import StageError
+from stages.protocol.events import Emitter, EventStream, claim_stdin, claim_stdout
+from stages.protocol.failures import StageError, death_of
 
 EXIT_OK = 0
 EXIT_FAILED = 3
@@ -45,8 +47,7 @@ def main(only: Optional[Sequence[str]] = None) -> int:
     Returns:
         0, or 3 after a stage failed (the ``failed`` event says which and why).
     """
-    in_root = Path(os.environ.get("KILN_IN", _IN))
-    out_root = Path(os.environ.get("KILN_OUT", _OUT))
+    in_root, out_root = _places()
     stream = EventStream(claim_stdout())
     try:
         request = requests.load(in_root / "request.json")
@@ -56,8 +57,17 @@ def main(only: Optional[Sequence[str]] = None) -> int:
         _report(stream, only[0] if only else "", error)
         return EXIT_FAILED
 
+    if only is None and request.processes > 1 and len(steps) > 1:
+        pythons = {id_: _python_of(module) for id_, module in modules.items()}
+        try:
+            done = parallel.Schedule(request, pythons, sys.executable, stream).run()
+        except OSError as error:
+            _report(stream, steps[0].id, error)
+            return EXIT_FAILED
+        return EXIT_OK if done else EXIT_FAILED
+
     def elsewhere(step: requests.Step) -> bool:
-        return only is None and modules[step.id].ENVIRONMENT == "metadata" and not _shared()
+        return only is None and _python_of(modules[step.id]) != sys.executable
 
     for away, group in itertools.groupby(steps, elsewhere):
         if away:
@@ -70,6 +80,35 @@ def main(only: Optional[Sequence[str]] = None) -> int:
             if code != EXIT_OK:
                 return code
     return EXIT_OK
+
+
+def serve() -> int:
+    """Run stages of the request in this process, as their ids come on standard input.
+
+    Returns:
+        0 at its end, or 3 after a stage failed.
+    """
+    in_root, out_root = _places()
+    stream = EventStream(claim_stdout())
+    commands = claim_stdin()
+    request = requests.load(in_root / "request.json")
+    for line in commands:
+        step = request.step(line.strip())
+        code = _run_here(request, step, _stage_module(step.stage), in_root, out_root, stream)
+        if code != EXIT_OK:
+            return code
+    return EXIT_OK
+
+
+def _places() -> tuple[Path, Path]:
+    """Return the folders of inputs and of results."""
+    return Path(os.environ.get("KILN_IN", _IN)), Path(os.environ.get("KILN_OUT", _OUT))
+
+
+def _python_of(module: ModuleType) -> str:
+    """Return the interpreter that runs a stage."""
+    elsewhere = module.ENVIRONMENT == "metadata" and not _shared()
+    return _metadata_python() if elsewhere else sys.executable
 
 
 def _stage_module(name: str) -> ModuleType:
@@ -110,6 +149,7 @@ def _run_here(
             traceback.print_exc()
         _report(stream, step.id, error)
         return EXIT_FAILED
+    sys.stdout.flush()  # to the log: this process may be ended when it has told its last event
     stream.send("finished", step.id, seconds=seconds, peak_rss=peak)
     return EXIT_OK
 
@@ -141,10 +181,7 @@ def _run_elsewhere(steps: list[requests.Step], out_root: Path, stream: EventStre
     if code not in (EXIT_OK, EXIT_FAILED):
         # A dead process does not say where it died: the first stage without a result is it.
         dead = [step.id for step in steps if not (out_root / step.id / "result.json").exists()]
-        reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        kind = "stage-out-of-memory" if code == -9 else "stage-failed"
-        failure = StageError(kind, f"The process of this stage {reason}.")
-        _report(stream, dead[0] if dead else steps[-1].id, failure)
+        _report(stream, dead[0] if dead else steps[-1].id, death_of(code))
         return EXIT_FAILED
     return code
 

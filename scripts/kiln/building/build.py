@@ -55,8 +55,8 @@ UNTRAINED = "untrained-heads"
 #: Seconds that threads get to clean up after Ctrl-C; the next run removes what is left.
 STOP_PATIENCE = 5.0
 
-#: Bytes of memory for each of the models that are built at a time. The samples take 1.1 GB, models
-#: with a large input more; :class:`kiln.running.limits.Limits` is where a container ends.
+#: Bytes of memory for each process that runs stages. The samples take 1.1 GB, models with a large
+#: input more; :class:`kiln.running.limits.Limits` is where a container ends.
 _MEMORY = 4 << 30
 
 
@@ -103,6 +103,7 @@ class Builder:
     _signer: Signer | None = None
     _repository: Repository | None = None
     _package: Package | None = None
+    _at_work: int = 1
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
     _aside: ThreadPoolExecutor = field(
@@ -153,13 +154,16 @@ class Builder:
         self._package = installed_package()
         several = len(chosen.names) > 1
         done = [self._failed(name, error, several) for name, error in chosen.broken.items()]
-        pool = ThreadPoolExecutor(jobs or machine.room_for(_MEMORY), thread_name_prefix="model")
+        jobs = jobs or machine.room_for(_MEMORY)
+        self._at_work = min(jobs, len(chosen.recipes))
+        pool = ThreadPoolExecutor(jobs, thread_name_prefix="model")
         tasks: dict[Future[ModelBuild], str] = {
             pool.submit(self._one, recipe, variants, archive): name
             for name, recipe in chosen.recipes.items()
         }
         try:
-            for task in as_completed(tasks):
+            for left, task in zip(reversed(range(len(tasks))), as_completed(tasks), strict=True):
+                self._at_work = min(jobs, left)
                 done.append(self._outcome(task, tasks[task], several))
         except BaseException:  # Ctrl-C
             self.stop(pool, tasks)
@@ -276,6 +280,9 @@ class Builder:
             self.project.stages,
             tell,
             keep_failed=self.keep_failed,
+            processes=lambda: min(
+                machine.share(_MEMORY, self._at_work), limits_of(recipe).memory // _MEMORY
+            ),
         )
 
         def waiting() -> None:

@@ -52,6 +52,8 @@ class Runner:
         keep_failed: keep a failed container's inputs and output in the store, for debugging.
         lent: contents that the store does not hold (thousands of images), digest to file. A
             container gets copies, checked against their digests.
+        processes: returns how many processes may run a plan's stages beside each other; asked when
+            a container starts.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Runner:
         *,
         keep_failed: bool = False,
         lent: Mapping[str, Path] | None = None,
+        processes: Callable[[], int] = lambda: 1,
     ) -> None:
         self.engine = engine
         self.store = store
@@ -70,6 +73,7 @@ class Runner:
         self.on_event = on_event
         self.keep_failed = keep_failed
         self.lent = lent or {}
+        self.processes = processes
 
     def known(self, plan: Plan) -> dict[str, StageResult]:
         """Return the results of the plan that the store holds, by step id."""
@@ -157,7 +161,10 @@ class _Session:
             inputs.mkdir()
             outputs.mkdir()
             stages = [self._request(step, inputs) for step in self._todo]
-            request = {"protocol": PROTOCOL, "stages": stages}
+            request: dict[str, Any] = {"protocol": PROTOCOL, "stages": stages}
+            processes = self._runner.processes()
+            if processes > 1:  # (stage code of older releases does not know the field)
+                request["processes"] = processes
             write_atomic(inputs / "request.json", json.dumps(request, sort_keys=True).encode())
             code = _stage_code(self._runner.stages, scratch / "stages")
             for folder in (code, inputs, outputs):

@@ -54,7 +54,7 @@ def test_a_missing_input_is_named(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         ([], "protocol 1"),
         ({**GOOD, "protocol": 2}, "protocol 1"),
-        ({**GOOD, "more": 1}, "exactly"),
+        ({**GOOD, "more": 1}, "nothing else"),
         (_with(0, extra=1), "each stage is an object"),
         (_with(0, id="../a"), "not a stage id"),
         (_with(1, id="a"), "used twice"),

@@ -8,6 +8,7 @@ of the first build, which is an ordinary one.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from shared import document_table, program
 SHORT = "all at once"
 IMAGES = "images"
 TARGET = "reproducibility"  # of make
+_ROW = re.compile(r"^\| ([^|`]+) \| .*$", re.MULTILINE)
 
 
 @dataclass
@@ -62,7 +64,12 @@ class Matrix:
     report: Callable[..., None]
     rows: list[Row] = field(default_factory=list)
 
-    def run(self, items: Sequence[Circumstance], scratch: Path) -> None:
+    def run(
+        self,
+        items: Sequence[Circumstance],
+        scratch: Path,
+        after_each: Callable[[], None] = lambda: None,
+    ) -> None:
         """Build under each circumstance, one after the other.
 
         Raises:
@@ -84,6 +91,7 @@ class Matrix:
                     row.digests.update(self._images(varied, address))
             row.seconds = time.monotonic() - start
             self.rows.append(row)
+            after_each()
             self.report("note", message=f"{item.name}: {self._word(row)} in {row.seconds:.0f} s")
 
     def _build(self, varied: Varied, address: str | None) -> dict[str, str]:
@@ -167,19 +175,28 @@ class Matrix:
                 "`kiln diff` says how two artefacts differ; --keep leaves both.",
             )
 
-    def documentation(self) -> str:
-        """Format the matrix as a Markdown table, with the machine it was made on."""
-        lines = [
-            f"| circumstance | what is different | {' | '.join(f'`{n}`' for n in self.head())} |",
-            f"|---|---|{'---|' * len(self.head())}",
-        ]
+    def documentation(self, old: str = "") -> str:
+        """Format the matrix as a Markdown table, with the machine it was made on.
+
+        Args:
+            old: a document with an earlier table of the same columns; its rows of circumstances
+                that were not tried this time stay.
+        """
+        head = f"| circumstance | what is different | {' | '.join(f'`{n}`' for n in self.head())} "
+        head += "| tried |"
+        rows = {found[1]: found[0] for found in _ROW.finditer(old)} if head in old else {}
         for row in self.rows:
             words = row.skipped and f"left out here: {row.skipped}"
-            cells = " | ".join(self.cells(row))
-            lines.append(f"| {row.item.name} | {words or row.item.what} | {cells} |")
-        total = sum(row.seconds for row in self.rows)
-        lines += ["", f"{document_table.made_here(total)}."]
-        return "\n".join(lines)
+            when = f"{document_table.today()}, {row.seconds / 60:.0f} min"
+            cells = [row.item.name, words or row.item.what, *self.cells(row), when]
+            rows[row.item.name] = f"| {' | '.join(cells)} |"
+        lines = [head, f"|---|---|{'---|' * len(self.head())}---|"]
+        lines += [rows[item.name] for item in self._order() if item.name in rows]
+        return "\n".join([*lines, "", f"The last of them on {document_table.here()}."])
+
+    def _order(self) -> list[Circumstance]:
+        tried = [row.item for row in self.rows]
+        return [*CIRCUMSTANCES, *(item for item in tried if item not in CIRCUMSTANCES)]
 
 
 def _failed(item: Circumstance, events: Sequence[Mapping[str, Any]]) -> StageFailedError:
@@ -198,7 +215,9 @@ def _failed(item: Circumstance, events: Sequence[Mapping[str, Any]]) -> StageFai
 @click.option("--image", "images", multiple=True, help="Only this image; may be repeated.")
 @click.option("--no-images", is_flag=True, help="Leave the images out.")
 @click.option("--short", is_flag=True, help=f"Only {SHORT!r}, and of the images only the base.")
-@click.option("--docs", type=click.Path(path_type=Path), help="Write the table into this document.")
+@click.option(
+    "--docs", type=click.Path(path_type=Path), help="Write rows into this document's table."
+)
 @click.option(
     "--keep", type=click.Path(path_type=Path), help="Leave what was built in this folder."
 )
@@ -250,10 +269,14 @@ def command(
                 store,
                 reporter.event,
             )
-            matrix.run([AS_IT_IS, *chosen], keep.absolute() if keep else scratch)
+
+            def write() -> None:  # after each: all of them take hours
+                if docs is not None:
+                    text = matrix.documentation(docs.read_text("utf-8"))
+                    document_table.write_table(docs, TARGET, text)
+
+            matrix.run([AS_IT_IS, *chosen], keep.absolute() if keep else scratch, write)
         tell(matrix, as_json)
-    if docs is not None:
-        document_table.write_table(docs, TARGET, matrix.documentation())
     matrix.judge()
     if not as_json:
         done = sum(not row.skipped for row in matrix.rows[1:])

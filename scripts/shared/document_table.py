@@ -37,8 +37,12 @@ def write_table(path: Path, target: str, text: str) -> None:
 
 def made_here(seconds: float) -> str:
     """Describe date, machine and duration, as the beginning of the sentence below a table."""
-    host = f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores"
-    return f"Made on {today()} ({host}) in {seconds / 60:.0f} minutes"
+    return f"Made on {today()} ({here()}) in {seconds / 60:.0f} minutes"
+
+
+def here() -> str:
+    """Name this machine's architecture, processor and number of cores."""
+    return f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores"
 
 
 def today() -> str:

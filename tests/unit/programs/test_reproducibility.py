@@ -83,6 +83,20 @@ def test_the_table_of_a_document(matrix: Matrix, tmp_path: Path) -> None:
     assert document.read_text() == "no place\n"
 
 
+def test_rows_that_were_not_tried_again_stay(matrix: Matrix) -> None:
+    name = CIRCUMSTANCES[1].name
+    matrix.rows.append(Row(CIRCUMSTANCES[1], {**MADE, **base()}))
+    old = matrix.documentation()
+    del matrix.rows[1:]
+    matrix.rows[0].digests["toy float16"] = "4" * 64
+    again = matrix.documentation(old).splitlines()
+    assert next(line for line in old.splitlines() if line.startswith(f"| {name} |")) in again
+    assert any("| 3 built |" in line for line in again)
+    assert not any("| 2 built |" in line for line in again)
+    matrix.images = []  # other columns: the old rows do not fit
+    assert f"| {name} |" not in matrix.documentation(old)
+
+
 def test_what_a_machine_cannot_bring_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     assert varied_run.why_not(replace(ODD, root=True)) == "only root can"

@@ -114,6 +114,7 @@ class Kiln:
             "DOCKER_HOST": self.engine,
             "KILN_PROJECT": str(self.project),
             "KILN_STORE": str(self.store),
+            "KILN_PROCESSES": "1",  # two tests run at a time
             **self.env,
         }
 

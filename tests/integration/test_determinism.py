@@ -143,8 +143,8 @@ def test_another_variant_joins_the_first(sample: Any, alone: Kiln) -> None:
 
 @pytest.fixture(scope="module")
 def whole(alone: Kiln) -> Kiln:
-    """All variants, elsewhere."""
-    alone("build", SAMPLE).ok()
+    """All variants, elsewhere, by several processes beside each other."""
+    alone.but(env={**alone.env, "KILN_PROCESSES": "3"})("build", SAMPLE).ok()
     return alone
 
 

@@ -32,7 +32,7 @@ from kiln.release import publish
 from kiln.release.layout import PAGE_FILE
 from kiln.running.cached import look_up
 from kiln.running.executor import OnEvent, Runner
-from kiln.running.limits import limits_of
+from kiln.running.limits import PROCESS_MEMORY, limits_of, processes_of
 from kiln.signing.signer import Signer, own_signer
 from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL, artefact_file
 from kiln.sources.fetcher import Options
@@ -54,10 +54,6 @@ UNTRAINED = "untrained-heads"
 
 #: Seconds that threads get to clean up after Ctrl-C; the next run removes what is left.
 STOP_PATIENCE = 5.0
-
-#: Bytes of memory for each process that runs stages. The samples take 1.1 GB, models with a large
-#: input more; :class:`kiln.running.limits.Limits` is where a container ends.
-_MEMORY = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -154,7 +150,7 @@ class Builder:
         self._package = installed_package()
         several = len(chosen.names) > 1
         done = [self._failed(name, error, several) for name, error in chosen.broken.items()]
-        jobs = jobs or machine.room_for(_MEMORY)
+        jobs = jobs or machine.room_for(PROCESS_MEMORY)
         self._at_work = min(jobs, len(chosen.recipes))
         pool = ThreadPoolExecutor(jobs, thread_name_prefix="model")
         tasks: dict[Future[ModelBuild], str] = {
@@ -280,9 +276,7 @@ class Builder:
             self.project.stages,
             tell,
             keep_failed=self.keep_failed,
-            processes=lambda: min(
-                machine.share(_MEMORY, self._at_work), limits_of(recipe).memory // _MEMORY
-            ),
+            processes=lambda: processes_of(limits_of(recipe), self._at_work),
         )
 
         def waiting() -> None:

@@ -37,13 +37,3 @@ def room_for(each: int) -> int:
         each: the memory that one of them needs, in bytes; a processor it needs, too.
     """
     return max(1, min(processors(), memory() // each))
-
-
-def share(each: int, among: int) -> int:
-    """Return how many tasks each of several users can run at a time: at least one.
-
-    Args:
-        each: as in :func:`room_for`.
-        among: how many users there are.
-    """
-    return max(1, room_for(each) // max(1, among))

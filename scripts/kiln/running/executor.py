@@ -29,6 +29,7 @@ from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.recipes.plan import PROTOCOL, Files, Output, Plan, Step
 from kiln.running.cached import look_up
 from kiln.running.limits import Limits, Outcome
+from kiln.running.sharing import SharedResults
 from kiln.running.stage_events import REPORTABLE, EventReader, ProtocolError, StageEvent
 from kiln.running.stage_output import MAX_REPORT, StageOutput, chunks_of, refused
 from kiln.running.stage_user import owner_outside, stage_user
@@ -52,6 +53,7 @@ class Runner:
         keep_failed: keep a failed container's inputs and output in the store, for debugging.
         lent: contents that the store does not hold (thousands of images), digest to file. A
             container gets copies, checked against their digests.
+        shared: results that other machines share.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Runner:
         *,
         keep_failed: bool = False,
         lent: Mapping[str, Path] | None = None,
+        shared: SharedResults | None = None,
     ) -> None:
+        self.shared = shared
         self.engine = engine
         self.store = store
         self.stages = stages
@@ -104,6 +108,8 @@ class Runner:
         """
         wanted = [*plan.files.values(), *plan.reports] if files is None else files
         known = look_up(plan, self.store, wanted, facts, lent=self.lent)
+        if known.todo and self.shared is not None and self.shared.fetch(plan, wanted, facts):
+            known = look_up(plan, self.store, wanted, facts, lent=self.lent)
         results, todo = known.results, list(known.todo)
         running = {step.id for step in todo}
         for step in plan.steps:
@@ -346,6 +352,8 @@ class _Session:
             raise self._about_model(error) from None
         result = StageResult(key=step.key, stage=step.stage, files=files, **report)
         self._store.put_result(result)
+        if self._runner.shared is not None:
+            self._runner.shared.offer(result)
         self._done[step_id] = result
 
     def _take(self, step_id: str) -> dict[str, Blob]:

@@ -111,7 +111,9 @@ class Calls:
             return value  # type: ignore[return-value]  # only with an error it is None
         if isinstance(error, FileNotFoundError) and self._absence:
             self._succeeded()
-            raise AbsentError(f"{self._place} has no such object.", _REMEDY)
+            raise AbsentError(
+                f"The cache {self._place}, or what was asked of it, does not exist.", _REMEDY
+            )
         if isinstance(error, DigestMismatchError | VerificationError):
             raise self._failed("returned something else than what was stored") from None
         if isinstance(error, KilnError):

@@ -54,7 +54,11 @@ class Objects(Protocol):
         """Remove an object; a missing one is none."""
 
     def listed(self, prefix: str) -> list[Listed]:
-        """List the objects below ``prefix``; empty where there are none."""
+        """List the objects below ``prefix``; empty where there are none.
+
+        Raises:
+            FileNotFoundError: the bucket or folder of the cache does not exist.
+        """
 
 
 class FsspecObjects:
@@ -122,15 +126,21 @@ class FsspecObjects:
     def listed(self, prefix: str) -> list[Listed]:
         """See :meth:`Objects.listed`."""
         root = f"{self._address.root}/"
-        try:
-            found: Mapping[str, Mapping[str, Any]] = self._fs.find(self._place(prefix), detail=True)
-        except FileNotFoundError:
-            return []
+        found: Mapping[str, Mapping[str, Any]] = {}
+        with contextlib.suppress(FileNotFoundError):
+            found = self._fs.find(self._place(prefix), detail=True)
+        if not found and not self._fs.exists(self._outermost()):
+            raise FileNotFoundError(self._address.root)
         return [
             Listed(place.removeprefix(root), int(about.get("size") or 0), _written(about))
             for place, about in found.items()
             if place.startswith(root)
         ]
+
+    def _outermost(self) -> str:
+        """Return what has to exist before anything is written: the bucket, or the folder."""
+        root = self._address.root
+        return root if self._grows else root.partition("/")[0]
 
     def _place(self, name: str) -> str:
         return f"{self._address.root}/{name}"
@@ -142,7 +152,7 @@ class FsspecObjects:
             FileNotFoundError: the cache's own folder does not exist: its disk may not be mounted.
         """
         place = self._place(name)
-        if not self._fs.isdir(self._address.root):
+        if not self._fs.isdir(self._outermost()):
             raise FileNotFoundError(self._address.root)
         self._fs.makedirs(place.rpartition("/")[0], exist_ok=True)
         return f"{place}.{secrets.token_hex(4)}{ASIDE}"

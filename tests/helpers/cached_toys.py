@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from toy_plan import CODE, IMAGE
+
 from kiln.cache.address import parse_address
 from kiln.cache.leases import Times
 from kiln.cache.objects import FsspecObjects, Listed, Objects
@@ -33,7 +35,7 @@ MADE = {
 
 def toy_plan(seed: str = "") -> Plan:
     """Export, convert, annotate and check; ``seed`` makes other keys."""
-    steps = StepList(f"sha256:{'1' * 64}", "2" * 64)
+    steps = StepList(IMAGE, CODE)
     steps.add("export", "export", {"seed": seed}, {"checkpoint": Files({"": "a" * 64})})
     model = {"saved_model": Output("export", "saved_model")}
     steps.add("convert", "convert", {}, model, {"mean": Fact("export", "mean")})

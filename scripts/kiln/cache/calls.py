@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from kiln.core.errors import CacheError, DigestMismatchError, KilnError, VerificationError
 
 T = TypeVar("T")
+_Answer: TypeAlias = "tuple[T | None, BaseException | None]"
 
 #: Calls at a time. Most of a call is waiting for the other side.
 THREADS = 8
@@ -33,6 +34,8 @@ PATIENCE = 60.0
 #: Seconds for a call that moves little, and bytes a second that one with content has to reach.
 DEADLINE = 10.0
 _LEAST_RATE = 500_000
+
+_LOOK = 0.2  # seconds between two looks whether the cache was left aside meanwhile
 
 _REMEDY = "Check KILN_CACHE, the credentials of its backend and the network."
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -92,7 +95,7 @@ class Calls:
         self._check_patience()
         if self._aside is not None:
             raise self._aside
-        answer: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+        answer: queue.SimpleQueue[_Answer[T]] = queue.SimpleQueue()
 
         def body() -> None:
             try:
@@ -102,10 +105,7 @@ class Calls:
 
         limit = self.deadline if seconds is None else seconds
         threading.Thread(target=body, name="cache-call", daemon=True).start()
-        try:
-            value, error = answer.get(timeout=limit)
-        except queue.Empty:
-            raise self._failed(f"did not answer within {limit:.0f} s") from None
+        value, error = self._wait(answer, limit)
         if error is None:
             self._succeeded()
             return value  # type: ignore[return-value]  # only with an error it is None
@@ -119,6 +119,15 @@ class Calls:
         if isinstance(error, KilnError):
             raise error
         raise self._failed(_reason(error)) from None
+
+    def _wait(self, answer: queue.SimpleQueue[_Answer[T]], limit: float) -> _Answer[T]:
+        until = time.monotonic() + limit
+        while (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                return answer.get(timeout=min(left, _LOOK))
+            if self._aside is not None:  # by calls beside this one
+                raise self._aside
+        raise self._failed(f"did not answer within {limit:.3g} s")
 
     def each(
         self, works: Sequence[Callable[[], T]], seconds: Sequence[float] | None = None

@@ -321,7 +321,7 @@ class SharedResults:
             if not self.lacking(plan):
                 return None
             self.fetch(plan, plan.published(), plan.ids())
-            if not self.lacking(plan):
+            if self._reading.aside or not self.lacking(plan):
                 return None
             lease = leases.Lease(objects, name, self._writing, self._times)
             try:

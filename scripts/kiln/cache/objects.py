@@ -89,20 +89,26 @@ class FsspecObjects:
             self._fs.pipe_file(self._place(name), data)
 
     def create(self, name: str, data: bytes) -> None:
-        """See :meth:`Objects.create`. On SFTP two writers at one moment may both succeed."""
-        if self._address.scheme == "file":
-            aside = self._aside(name)
-            self._fs.pipe_file(aside, data)
-            try:
-                self._fs.link(aside, self._place(name))
-            finally:
-                self._fs.rm_file(aside)
-        elif self._grows:
-            if self._fs.exists(self._place(name)):
-                raise FileExistsError(name)
-            self.write(name, data)
-        else:
+        """See :meth:`Objects.create`.
+
+        On SFTP, and where there are no hard links, two writers at one moment may both succeed.
+        """
+        if not self._grows:
             self._fs.pipe_file(self._place(name), data, mode="create")
+            return
+        if self._fs.exists(self._place(name)):
+            raise FileExistsError(name)
+        aside = self._aside(name)
+        self._fs.pipe_file(aside, data)
+        try:
+            self._fs.link(aside, self._place(name))
+        except FileExistsError:
+            raise
+        except (OSError, NotImplementedError, AttributeError):  # no links there
+            self._fs.mv(aside, self._place(name))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(aside)
 
     def upload(self, name: str, path: Path) -> None:
         """See :meth:`Objects.upload`."""

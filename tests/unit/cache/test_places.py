@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -121,20 +122,35 @@ def test_contents_that_no_result_names_are_removed(place: Objects, tmp_path: Pat
     assert Machine(tmp_path / "b", place).pull(PLAN) == []
 
 
-def test_results_are_removed_by_age(place: Objects, tmp_path: Path) -> None:
-    machine = Machine(tmp_path / "a", place)
-    machine.push(PLAN)
-    time.sleep(2.1)  # S3 has seconds
-    machine.push(toy_plan("new"))
+def test_results_are_removed_by_age(tmp_path: Path) -> None:
+    place = file_objects(tmp_path / "cache")
+    Machine(tmp_path / "a", place).push(PLAN)
+    for path in (tmp_path / "cache").rglob("*.*"):
+        os.utime(path, (1, time.time() - 3600))
+    Machine(tmp_path / "a", place).push(toy_plan("new"))
     cache = ObjectCache(place)
-    trial = collect_garbage(cache, calls(), older_than=2, grace=0, dry_run=True)
+    trial = collect_garbage(cache, calls(), older_than=3000, grace=0, dry_run=True)
     assert (trial.results.number, trial.contents.number) == (4, 0)
     assert len(cache.results()) == 8
-    gone = collect_garbage(cache, calls(), older_than=2, grace=0)
+    graceful = collect_garbage(cache, calls(), older_than=3000, grace=4000)
+    assert graceful.results.number == 0
+    gone = collect_garbage(cache, calls(), older_than=3000, grace=0)
     assert (gone.results.number, gone.contents.number) == (4, 0)
     other = Machine(tmp_path / "b", place)
     assert other.pull(toy_plan("new")) == []
     assert other.pull(PLAN) == [*MADE]
+
+
+def test_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    place = file_objects(tmp_path / "cache")
+    monkeypatch.setattr(os, "link", refuse)
+    place.create("leases/1", b"mine")
+    with pytest.raises(FileExistsError):
+        place.create("leases/1", b"theirs")
+    assert [(item.name, item.size) for item in place.listed("")] == [("leases/1", 4)]
 
 
 def test_results_are_removed_by_size(place: Objects, tmp_path: Path) -> None:

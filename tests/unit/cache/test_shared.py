@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -307,3 +310,37 @@ def test_contents_travel_as_one_member_of_gzip(tmp_path: Path, size: int, kind: 
     assert len(travelled) == packed <= transit.most_packed(size)
     assert gzip.decompress(travelled) == data
     assert b"".join(transit.unpack(lambda a, b: travelled[a:b], size)) == data
+
+
+_SENDER = """
+import sys
+from pathlib import Path
+from cached_toys import Machine, file_objects, toy_plan
+Machine(Path(sys.argv[1]), file_objects(Path(sys.argv[2]))).push(toy_plan())
+"""
+
+
+def test_a_machine_that_is_killed_while_it_sends(tmp_path: Path) -> None:
+    """At any moment: what is there is right, and others go on from it."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    party(tmp_path)
+    for number in range(4):
+        sender = subprocess.Popen(
+            [sys.executable, "-c", _SENDER, tmp_path / "a", folder],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        deadline = time.monotonic() + 30
+        # The more is there, the later it is killed.
+        while len([*folder.rglob("*.*")]) <= 3 * number and time.monotonic() < deadline:
+            time.sleep(0.001)
+        sender.kill()
+        sender.wait()
+        other = Machine(tmp_path / f"b{number}", file_objects(folder))
+        lacking = other.pull(PLAN)
+        assert not other.shared._wrong
+        for result in run_all(PLAN, other.store, lacking):
+            assert other.store.sound_among(b.sha256 for b in result.files.values())
+    last = Machine(tmp_path / "c", file_objects(folder))
+    last.push(PLAN)
+    assert Machine(tmp_path / "d", file_objects(folder)).pull(PLAN) == []

@@ -267,7 +267,8 @@ class SharedResults:
                 raise outcome
         worker = self.party.key.key_id
         self._writing.one(lambda: self.cache.put_result(result.key, worker, sealed))
-        self.sent.results += 1
+        with self._lock:
+            self.sent.results += 1
 
     def _put(self, blob: Blob) -> None:
         digest = blob.sha256
@@ -310,7 +311,7 @@ class SharedResults:
             lease.release(_STOP_PATIENCE)
             raise
         # Behind the uploads: who waits for the lease finds all results then.
-        if not self._uploads.add(lease.release):
+        if not self._uploads.add_after(lease.release):
             lease.release(_STOP_PATIENCE)
 
     def _turn(self, plan: Plan, on_wait: Callable[[str], object]) -> leases.Lease | None:

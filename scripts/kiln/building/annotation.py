@@ -20,6 +20,7 @@ from kiln.building.annotation_check import prepare
 from kiln.building.annotation_request import Wanted, check, feeding_of
 from kiln.building.from_training import slugify
 from kiln.building.output_file import check_target, write
+from kiln.cache.opening import shared_results
 from kiln.checks import verdict
 from kiln.core.digest import tree_digest
 from kiln.core.errors import LabelMapError, UnsupportedModelError, UsageError
@@ -421,7 +422,8 @@ def _run(
 
         return Images(project.docker, engine, store, on_event).ensure(plan.image).tag
 
-    runner = Runner(engine, store, project.stages, on_event)
+    shared = shared_results(store, lambda text: on_event("note", message=text))
+    runner = Runner(engine, store, project.stages, on_event, shared=shared)
     return runner.run(plan, Limits(), image, facts=plan.ids())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import threading
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiln.building.compiling import as_one, compile_each
+from kiln.building.turns import turn
+from kiln.cache.opening import shared_results
 from kiln.checks import verdict
 from kiln.core import machine
 from kiln.core.digest import tree_digest
@@ -42,6 +45,7 @@ from kiln.statements.package import Package, installed_package
 from kiln.statements.repository import Repository, repository_of
 
 if TYPE_CHECKING:
+    from kiln.cache.shared import SharedResults
     from kiln.running.engine import Engine
 
 LABEL_FILE = "labelmap.txt"
@@ -126,6 +130,11 @@ class Builder:
             )
         return engine
 
+    @functools.cached_property
+    def shared(self) -> SharedResults | None:
+        """The results that machines share (``KILN_CACHE``)."""
+        return shared_results(self.store, self._note)
+
     def build(
         self,
         chosen: Selection,
@@ -145,6 +154,7 @@ class Builder:
         publish.check_target(self.dist)
         self.store.sweep()
         self._signer = own_signer()
+        shared = self.shared  # refused at the start, where it is wrong
         if self.project.package is None:  # else a repository here is the user's own
             self._repository = repository_of(self.project.root)
         self._package = installed_package()
@@ -166,6 +176,8 @@ class Builder:
             raise
         pool.shutdown()
         self._aside.shutdown(wait=False)
+        if shared is not None:
+            shared.finish()
         self._refresh_front(any(build.changed for build in done))
         return sorted(done, key=lambda item: chosen.names.index(item.model))
 
@@ -277,16 +289,9 @@ class Builder:
             tell,
             keep_failed=self.keep_failed,
             processes=lambda: processes_of(limits_of(recipe), self._at_work),
+            shared=self.shared,
         )
-
-        def waiting() -> None:
-            self.check_stop()
-            if not told:
-                told.append(True)
-                self._tell("note", message=f"{recipe.name}: waiting for another kiln to finish it")
-
-        told: list[bool] = []
-        with self.store.lock(f"model-{recipe.name}", while_waiting=waiting):
+        with turn(self.store, self.shared, plan, self.check_stop, self._note):
             plan = self._with_published(recipe, acquired, plan)
             results: dict[str, StageResult] = {}
 

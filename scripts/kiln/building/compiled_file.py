@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kiln.building.from_training import slugify
 from kiln.building.output_file import check_target, write
+from kiln.cache.opening import shared_results
 from kiln.core.digest import sha256_bytes, sha256_file, tree_digest
 from kiln.core.errors import CompilerError, UnsupportedModelError, UsageError
 from kiln.core.store import Store
@@ -267,7 +268,8 @@ class _Worker:
         step = lone_step(STEP, STEP, params, inputs, image=locked.identity, code=code)
         name = f"compile-{slugify(wanted.file.stem) or 'model'}"
         plan = Plan(name, locked.name, (step,), {STEP: STEP}, (), locked.identity, code)
-        runner = Runner(self.engine, self.store, self.project.stages, self.on_event)
+        shared = shared_results(self.store, lambda text: self.on_event("note", message=text))
+        runner = Runner(self.engine, self.store, self.project.stages, self.on_event, shared=shared)
         # The stage stops Vela by itself, and says so.
         limits = replace(Limits(), timeout=wanted.timeout + 60)
         result = runner.run(plan, limits, self.image, facts=plan.ids())[STEP]

@@ -11,7 +11,7 @@ from kiln.core.store import Store
 from kiln.images.lock import locked_image
 from kiln.project.folders import Project
 from kiln.recipes.check_steps import DEVICE
-from kiln.recipes.plan import images_of, make_plan, refuse_missing
+from kiln.recipes.plan import Plan, images_of, make_plan, refuse_missing
 from kiln.recipes.recipe import Recipe, Variant
 from kiln.running.cached import look_up
 from kiln.sources.model import acquire, source_at_hand, with_images_to_check
@@ -97,13 +97,20 @@ def forecast(
     )
 
 
-def _steps(
+def plan_of(
     project: Project, store: Store, recipe: Recipe, variants: Sequence[Variant], identity: str
-) -> tuple[PlannedStep, ...]:
+) -> Plan:
+    """Return the plan of a build in the image ``identity``; the sources are fetched if need be."""
     acquired = with_images_to_check(acquire(recipe, store), project.sample_images, store)
     code = tree_digest(project.stages)
     device = locked_image(project.docker, DEVICE).identity
-    plan = make_plan(recipe, acquired.contents, variants, image=identity, code=code, device=device)
+    return make_plan(recipe, acquired.contents, variants, image=identity, code=code, device=device)
+
+
+def _steps(
+    project: Project, store: Store, recipe: Recipe, variants: Sequence[Variant], identity: str
+) -> tuple[PlannedStep, ...]:
+    plan = plan_of(project, store, recipe, variants, identity)
     known = look_up(plan, store, plan.published(), plan.ids(), read=False)
     runs = {step.id for step in known.todo}
 

@@ -54,8 +54,11 @@ images_argument = click.argument("names", nargs=-1, metavar="[IMAGE]...")
 @contextlib.contextmanager
 def reporter_for(as_json: bool) -> Iterator[JsonReporter | TextReporter]:
     """Return the reporter, for people or for programs."""
+    from kiln.cache.opening import finish_all
+
     with JsonReporter() if as_json else TextReporter() as reporter:
         yield reporter
+        finish_all()
 
 
 def own_store() -> Store:

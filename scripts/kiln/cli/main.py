@@ -10,6 +10,7 @@ from kiln.cli.accuracy import accuracy
 from kiln.cli.annotate import annotate_command
 from kiln.cli.bench_model import bench_model
 from kiln.cli.bundle import bundle
+from kiln.cli.cache import cache
 from kiln.cli.collect import collect, notes
 from kiln.cli.common import (
     archive_option,
@@ -169,6 +170,7 @@ for command in (
     annotate_command,
     bench_model,
     bundle,
+    cache,
     collect,
     compile_command,
     convert,

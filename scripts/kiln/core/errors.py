@@ -168,6 +168,12 @@ class SystemRefusedError(KilnError):
     exit_code, kind = 32, "system"
 
 
+class CacheError(KilnError):
+    """The remote cache (`KILN_CACHE`) cannot be reached, or refuses a request."""
+
+    exit_code, kind = 33, "cache"
+
+
 class SigningKeyError(KilnError):
     """The signing key is missing, unreadable, too open, or of the wrong kind."""
 

@@ -42,6 +42,19 @@ class StageResult:
     peak_rss: int = 0
 
 
+def manifest_of(result: StageResult) -> dict[str, Any]:
+    """Return a result as plain data, which :func:`parse_result` reads."""
+    return {
+        "version": MANIFEST_VERSION,
+        "key": result.key,
+        "stage": result.stage,
+        "files": {n: {"sha256": b.sha256, "size": b.size} for n, b in result.files.items()},
+        "facts": result.facts,
+        "seconds": result.seconds,
+        "peak_rss": result.peak_rss,
+    }
+
+
 def safe_name(name: str) -> str:
     """Return ``name`` as a relative posix path without ``..``.
 

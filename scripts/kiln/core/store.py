@@ -47,7 +47,7 @@ from kiln.core.files import (
     write_atomic,
 )
 from kiln.core.lease import is_abandoned, tagged_name
-from kiln.core.stage_result import MANIFEST_VERSION, Blob, StageResult, parse_result, safe_name
+from kiln.core.stage_result import Blob, StageResult, manifest_of, parse_result, safe_name
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4 << 20
@@ -415,16 +415,15 @@ class Store:
                     f"The result of stage {result.stage!r} names {name!r}, which the store lacks.",
                     "Run the build again.",
                 )
-        manifest = {
-            "version": MANIFEST_VERSION,
-            "key": result.key,
-            "stage": result.stage,
-            "files": {n: {"sha256": b.sha256, "size": b.size} for n, b in result.files.items()},
-            "facts": result.facts,
-            "seconds": result.seconds,
-            "peak_rss": result.peak_rss,
-        }
-        self._write_json(self._result_place(result.key), manifest)
+        self.remember(result)
+
+    def remember(self, result: StageResult) -> None:
+        """Record a stage's result, whether its contents are here or not."""
+        self._write_json(self._result_place(result.key), manifest_of(result))
+
+    def keys(self) -> list[str]:
+        """Return the keys of all recorded results, sorted."""
+        return sorted(place.stem for place in self._results.glob(f"{'[0-9a-f]' * 64}.json"))
 
     def get_result(self, key: str) -> StageResult | None:
         """Return the stage result of ``key``; None if any of it is missing or damaged.

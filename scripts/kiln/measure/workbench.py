@@ -44,7 +44,8 @@ class Workbench:
     def runner(self, on_event: OnEvent, lent: Mapping[str, Path] | None = None) -> Runner:
         """Return a runner of plans; ``lent`` as in :class:`kiln.running.executor.Runner`."""
         builder = self.builder
-        return Runner(builder.engine, builder.store, builder.project.stages, on_event, lent=lent)
+        stages, shared = builder.project.stages, builder.shared
+        return Runner(builder.engine, builder.store, stages, on_event, lent=lent, shared=shared)
 
     def tag(self, image: ImageName) -> str:
         """Return the tag of a sealed image; get or build it if the engine lacks it."""

@@ -29,6 +29,7 @@ from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.recipes.plan import PROTOCOL, Files, Output, Plan, Step
 from kiln.running.cached import look_up
 from kiln.running.limits import Limits, Outcome
+from kiln.running.sharing import SharedResults
 from kiln.running.stage_events import REPORTABLE, EventReader, ProtocolError, StageEvent
 from kiln.running.stage_output import MAX_REPORT, StageOutput, chunks_of, refused
 from kiln.running.stage_user import owner_outside, stage_user
@@ -54,6 +55,7 @@ class Runner:
             container gets copies, checked against their digests.
         processes: returns how many processes may run a plan's stages beside each other; asked when
             a container starts.
+        shared: results that other machines share.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Runner:
         keep_failed: bool = False,
         lent: Mapping[str, Path] | None = None,
         processes: Callable[[], int] = lambda: 1,
+        shared: SharedResults | None = None,
     ) -> None:
         self.engine = engine
         self.store = store
@@ -74,6 +77,7 @@ class Runner:
         self.keep_failed = keep_failed
         self.lent = lent or {}
         self.processes = processes
+        self.shared = shared
 
     def known(self, plan: Plan) -> dict[str, StageResult]:
         """Return the results of the plan that the store holds, by step id."""
@@ -108,6 +112,8 @@ class Runner:
         """
         wanted = [*plan.files.values(), *plan.reports] if files is None else files
         known = look_up(plan, self.store, wanted, facts, lent=self.lent)
+        if known.todo and self.shared is not None and self.shared.fetch(plan, wanted, facts):
+            known = look_up(plan, self.store, wanted, facts, lent=self.lent)
         results, todo = known.results, list(known.todo)
         running = {step.id for step in todo}
         for step in plan.steps:
@@ -353,6 +359,8 @@ class _Session:
             raise self._about_model(error) from None
         result = StageResult(key=step.key, stage=step.stage, files=files, **report)
         self._store.put_result(result)
+        if self._runner.shared is not None:
+            self._runner.shared.offer(result)
         self._done[step_id] = result
 
     def _take(self, step_id: str) -> dict[str, Blob]:

@@ -9,6 +9,9 @@ PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 RELEASE_TYPE = "https://in-toto.io/attestation/release/v0.1"
 
+#: What a stage made, as machines tell each other through a cache: ``docs/cache.md``.
+STAGE_RESULT_TYPE = "https://tflite-kiln.github.io/stage-result/v1"
+
 #: kiln's build type and the meaning of its parameters: ``docs/build-type.md``.
 BUILD_TYPE = "https://tflite-kiln.github.io/build-types/conversion/v1"
 

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from kiln.signing.keyless import Identity, KeylessVerifier
 
 RELEASE, MODEL, PROVENANCE, TEST_RESULT = "release", "model", "provenance", "test-result"
-ROLES = (RELEASE, MODEL, PROVENANCE, TEST_RESULT)
-"""What can be signed: a whole release, a model's folder, a provenance, a test result."""
+STAGE_RESULT = "stage-result"
+ROLES = (RELEASE, MODEL, PROVENANCE, TEST_RESULT, STAGE_RESULT)
+"""What can be signed: a whole release, a model's folder, a provenance, a test result, and what a
+stage made (in a cache that machines share)."""
 
 _REMEDY = "Do not use these files unless you know and trust the signer."
 

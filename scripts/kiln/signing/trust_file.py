@@ -21,7 +21,7 @@ from kiln.signing.trust import Requirements, Signer, Trust
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ImageId = Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{64}$")]
 Words = Annotated[str, Field(min_length=1)]
-Role = Literal["release", "model", "provenance", "test-result"]
+Role = Literal["release", "model", "provenance", "test-result", "stage-result"]
 
 _REMEDY = "Correct the trust file; docs/trust.md shows one."
 

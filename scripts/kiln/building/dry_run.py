@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from kiln.core.digest import tree_digest
 from kiln.core.store import Store
 from kiln.images.lock import locked_image
+from kiln.project.closures import read_stage_code
 from kiln.project.folders import Project
 from kiln.recipes.check_steps import DEVICE
 from kiln.recipes.plan import images_of, make_plan, refuse_missing
@@ -101,7 +101,7 @@ def _steps(
     project: Project, store: Store, recipe: Recipe, variants: Sequence[Variant], identity: str
 ) -> tuple[PlannedStep, ...]:
     acquired = with_images_to_check(acquire(recipe, store), project.sample_images, store)
-    code = tree_digest(project.stages)
+    code = read_stage_code(project.stages, store)
     device = locked_image(project.docker, DEVICE).identity
     plan = make_plan(recipe, acquired.contents, variants, image=identity, code=code, device=device)
     known = look_up(plan, store, plan.published(), plan.ids(), read=False)

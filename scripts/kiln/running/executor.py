@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kiln.core.digest import sha256_file
+from kiln.core.digest import sha256_file, tree_files
 from kiln.core.errors import (
     CancelledError,
     DigestMismatchError,
@@ -19,6 +19,7 @@ from kiln.core.errors import (
     StageOutOfMemoryError,
     StageOutputError,
     StageTimeoutError,
+    StoreError,
     error_for_kind,
 )
 from kiln.core.files import copy_file, disk_guard, remove, write_atomic
@@ -26,6 +27,7 @@ from kiln.core.plain_text import plain
 from kiln.core.stage_result import Blob, StageResult
 from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, parse_json_object
+from kiln.project.closures import StageCode
 from kiln.recipes.plan import PROTOCOL, Files, Output, Plan, Step
 from kiln.running.cached import look_up
 from kiln.running.limits import Limits, Outcome
@@ -159,7 +161,7 @@ class _Session:
             stages = [self._request(step, inputs) for step in self._todo]
             request = {"protocol": PROTOCOL, "stages": stages}
             write_atomic(inputs / "request.json", json.dumps(request, sort_keys=True).encode())
-            code = _stage_code(self._runner.stages, scratch / "stages")
+            code = _stage_code(self._runner.stages, scratch / "stages", self._todo)
             for folder in (code, inputs, outputs):
                 _let_read(folder)
             uid, gid = stage_user(rootless=engine.rootless)
@@ -421,12 +423,30 @@ def _odd(model: str, step_id: str, what: str) -> StageFailedError:
     )
 
 
-def _stage_code(folder: Path, target: Path) -> Path:
-    """Take a snapshot of the stage code, readable regardless of the checkout's permissions."""
+def _stage_code(folder: Path, target: Path, steps: Iterable[Step]) -> Path:
+    """Take a snapshot of the stage code, readable regardless of the checkout's permissions.
+
+    It has what the steps' keys name, and nothing else: a stage that needs more must fail.
+
+    Raises:
+        StoreError: that is not what the folder holds.
+    """
+    closures = {step.stage: step.code for step in steps}
+    chosen = {path for closure in closures.values() for path in closure.files}
+    if not all(closure.files for closure in closures.values()):
+        chosen = set()  # one of them runs the whole
+    elif StageCode("", closures).wrong_in(tree_files(folder)):
+        raise StoreError(
+            "The stage code changed after the build began.",
+            "Run again without editing it meanwhile.",
+        )
     target.mkdir()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
-            place = target / path.relative_to(folder)
+            name = path.relative_to(folder)
+            if chosen and name.as_posix() not in chosen:
+                continue
+            place = target / name
             place.parent.mkdir(parents=True, exist_ok=True)
             copy_file(path, place)
     return target

@@ -30,6 +30,7 @@ from kiln.core.untrusted import MalformedError, parse_json_object
 from kiln.project.closures import StageCode
 from kiln.recipes.plan import PROTOCOL, Files, Output, Plan, Step
 from kiln.running.cached import look_up
+from kiln.running.cutoff import CutOff, files_of, remember
 from kiln.running.limits import Limits, Outcome
 from kiln.running.stage_events import REPORTABLE, EventReader, ProtocolError, StageEvent
 from kiln.running.stage_output import MAX_REPORT, StageOutput, chunks_of, refused
@@ -111,8 +112,15 @@ class Runner:
         for step in plan.steps:
             if step.id not in running and step.id in results:
                 self.on_event("stage", model=plan.model, id=step.id, state="cached")
-        while todo:
-            together = _of_one_image(todo)
+        cut_off = CutOff(self.store, plan, frozenset(results))
+        while True:
+            for step, result in cut_off.found(tuple(todo), results):
+                results[step.id] = result
+                self.on_event("stage", model=plan.model, id=step.id, state="cached")
+                todo.remove(step)
+            if not todo:
+                return results
+            together = _of_one_image(todo, cut_off.waiting(todo))
             name = plan.image_of(together[0])
             if together[0].image:
                 assert others is not None, name  # whoever plans such steps says where they run
@@ -123,14 +131,16 @@ class Runner:
             results.update(session.run(tag, limits))
             done = {step.id for step in together}
             todo = [step for step in todo if step.id not in done]
-        return results
 
 
-def _of_one_image(todo: Sequence[Step]) -> list[Step]:
-    """Return the first step and the others that can share its container, in order."""
+def _of_one_image(todo: Sequence[Step], later: Collection[str]) -> list[Step]:
+    """Return the first step and the others that can share its container, in order.
+
+    Those in ``later`` wait for others; the first step never does.
+    """
     image, waiting, together = todo[0].image, {step.id for step in todo}, []
     for step in todo:
-        if step.image == image and not step.upstream() & waiting:
+        if step.image == image and step.id not in later and not step.upstream() & waiting:
             together.append(step)
             waiting.discard(step.id)
     return together
@@ -276,16 +286,8 @@ class _Session:
         if isinstance(item, Files):
             files: Mapping[str, str] = item.files
         else:
-            blobs = self._known[item.step].files
-            if item.path in blobs:
-                files = {"": blobs[item.path].sha256}
-            else:
-                prefix = f"{item.path}/"
-                files = {
-                    path.removeprefix(prefix): blob.sha256
-                    for path, blob in blobs.items()
-                    if path.startswith(prefix)
-                }
+            found = files_of(self._known[item.step], item.path)
+            files = {name: blob.sha256 for name, blob in found.items()}
         if set(files) == {""}:
             name = Path(place).name
             self._store.materialize({name: files[""]}, folder / Path(place).parent, link=True)
@@ -348,6 +350,7 @@ class _Session:
             raise self._about_model(error) from None
         result = StageResult(key=step.key, stage=step.stage, files=files, **report)
         self._store.put_result(result)
+        remember(self._store, self._plan, step, result, {**self._known, **self._done})
         self._done[step_id] = result
 
     def _take(self, step_id: str) -> dict[str, Blob]:

@@ -14,11 +14,13 @@ from kiln.recipes.check_steps import DEVICE
 from kiln.recipes.plan import images_of, make_plan, refuse_missing
 from kiln.recipes.recipe import Recipe, Variant
 from kiln.running.cached import look_up
+from kiln.running.cutoff import CutOff
 from kiln.sources.model import acquire, source_at_hand, with_images_to_check
 
-#: ``stored``: the result is in the store. ``runs``: a build would run it. ``spare``: its files are
-#: lost, but not needed.
-State = Literal["stored", "runs", "spare"]
+#: ``stored``: the result is in the store. ``runs``: a build would run it. ``follows``: it would if
+#: what it reads comes out otherwise; only code changed before it. ``spare``: its files are lost,
+#: but not needed.
+State = Literal["stored", "runs", "follows", "spare"]
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,11 @@ def _steps(
     plan = make_plan(recipe, acquired.contents, variants, image=identity, code=code, device=device)
     known = look_up(plan, store, plan.published(), plan.ids(), read=False)
     runs = {step.id for step in known.todo}
+    follow = CutOff(store, plan, known.results).waiting(known.todo)
 
     def state(step_id: str) -> State:
+        if step_id in follow:
+            return "follows"
         return "runs" if step_id in runs else "stored" if step_id in known.whole else "spare"
 
     return tuple(PlannedStep(s.id, s.stage, s.key, state(s.id)) for s in plan.steps)

@@ -23,13 +23,14 @@ from typing import Any
 import click
 
 from kiln.cli.reporters import JsonReporter, TextReporter
-from kiln.core.digest import key_of, tree_digest
+from kiln.core.digest import key_of
 from kiln.core.errors import StageFailedError, UsageError, VerificationError
 from kiln.core.output import table
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
+from kiln.project.closures import read_stage_code
 from kiln.project.folders import Project
 from kiln.recipes.check_steps import DEVICE
 from kiln.recipes.plan import Plan, make_plan
@@ -343,7 +344,7 @@ def check_all(
             identity: str = locked.identity,
             device: str = device.identity,
         ) -> Plan:
-            code = tree_digest(check.stages)
+            code = read_stage_code(check.stages)
             return make_plan(
                 recipe,
                 contents,

@@ -19,11 +19,12 @@ from pathlib import Path
 import click
 
 from kiln.cli.reporters import TextReporter
-from kiln.core.digest import sha256_file, tree_digest
+from kiln.core.digest import sha256_file
 from kiln.core.errors import StageFailedError, UsageError
 from kiln.core.store import Store
 from kiln.images.builder import Images
 from kiln.images.lock import locked_image
+from kiln.project.closures import read_stage_code
 from kiln.project.folders import Project
 from kiln.recipes.plan import make_plan
 from kiln.recipes.recipe import discover, load
@@ -67,7 +68,7 @@ def backbone(project: Project, engine: Engine, store: Store, target: Path) -> Pa
         acquire(recipe, store).contents,
         [recipe.default_variant],
         image=image.identity,
-        code=tree_digest(project.stages),
+        code=read_stage_code(project.stages),
     )
     wanted = type(plan)(plan.model, plan.image, plan.steps, {"checkpoint": "checkpoint"})
     runner = Runner(lambda: engine, store, project.stages, lambda *_, **__: None)

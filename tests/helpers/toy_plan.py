@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from kiln.project.closures import StageCode
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import CONVERTED, Recipe, Variant
 from kiln.recipes.values import tuples
 
 IMAGE = f"sha256:{'1' * 64}"
-CODE = "2" * 64
+CODE = StageCode("2" * 64)
 CHECKPOINT = {
     "pipeline.config": "a" * 64,
     "checkpoint/ckpt-0.index": "b" * 64,
@@ -51,6 +52,6 @@ def plan(
     sources: Contents = SOURCES,
     variants: tuple[Variant, ...] = CONVERTED,
     image: str = IMAGE,
-    code: str = CODE,
+    code: StageCode = CODE,
 ) -> Plan:
     return make_plan(made_of or recipe(), sources, variants, image=image, code=code)

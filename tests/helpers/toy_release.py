@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toy_project import DEVICE, SEALED, add_recipe, make_project
 
-from kiln.core.digest import sha256_bytes, tree_digest
+from kiln.core.digest import sha256_bytes
+from kiln.project.closures import StageCode, read_stage_code
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import load
@@ -42,6 +43,8 @@ def toy_model(
     device_sbom: bytes | None = None,
     original: bytes | None = None,
     package: Package | None = None,
+    stages: Mapping[str, str] | None = None,
+    edit: Callable[[StageCode], StageCode] = lambda code: code,
 ) -> ToyModel:
     """A model whose artefacts hold what is given, variant to content; ``more`` files beside.
 
@@ -52,11 +55,16 @@ def toy_model(
         device_sbom: that of the image that it was checked in.
         original: the publisher's own file; goes with the variant ``prebuilt``.
         package: the installed kiln that made it; by default the code of a checkout did.
+        stages: more files of stage code, by their path below the folder.
+        edit: changes what the plan says of the stage code.
     """
     project = make_project(root)
     for image, content in (("odapi", sbom), ("device", device_sbom)):
         if content is not None:
             (project.docker / image / "sbom.cdx.json").write_bytes(content)
+    for below, text in (stages or {}).items():
+        (project.stages / below).parent.mkdir(exist_ok=True)
+        (project.stages / below).write_text(text)
     path = add_recipe(project, name, variants=json.dumps(list(artefacts)))
     if {"int8", "prebuilt"} & artefacts.keys():
         path.write_text(f'{path.read_text()}[calibration]\nimages = "images"\n')
@@ -64,7 +72,7 @@ def toy_model(
         text = path.read_text()
         path.write_text(text.replace("[labels]", 'prebuilt = "toy.tflite"\n[labels]'))
     recipe = load(path, project.models)
-    code = tree_digest(project.stages)
+    code = edit(read_stage_code(project.stages))
     contents = Contents(
         checkpoint={"pipeline.config": "1" * 64, "checkpoint/ckpt-0.index": "2" * 64},
         label_map="3" * 64,
@@ -87,7 +95,7 @@ def toy_model(
         "source": {"kind": "archive", "url": "file:///nowhere.tar.gz", "sha256": "4" * 64},
         "image": {"name": "odapi", "identity": SEALED.identity, "layer": SEALED.layer},
         "other_images": [{"name": "device", "identity": DEVICE.identity, "layer": DEVICE.layer}],
-        "stage_code": code,
+        "stage_code": code.digest,
         "artefacts": {
             variant: {"file": f"{name}_{variant}.tflite", "sha256": sha256_bytes(data)}
             for variant, data in artefacts.items()
@@ -116,7 +124,7 @@ def toy_model(
         file = f"{name}_prebuilt_original.tflite"
         about.append(make.About("prebuilt_original", file, sha256_bytes(original), "adopt"))
     state = Repository("git+https://example.com/kiln.git", COMMIT, False)
-    gathered = make.gather(project, recipe, code, None if package else state, package)
+    gathered = make.gather(project, recipe, code.digest, None if package else state, package)
     stated = make.statements(recipe, Limits(), plan, gathered, about, records)
     everything = {**files, **records, **gathered.files("odapi", ["device"]), **(more or {})}
     return ToyModel(everything, stated, plan)

@@ -17,9 +17,10 @@ from toy_container import OK, Container, Doorman
 from toy_project import SEALED, make_project
 
 from kiln.core.deterministic_tar import TarEntry, deterministic_tar
-from kiln.core.digest import sha256_bytes, tree_digest
+from kiln.core.digest import sha256_bytes
 from kiln.core.machine import cpu_name
 from kiln.core.store import Store
+from kiln.project.closures import StageCode, read_stage_code
 from kiln.project.folders import Project
 from kiln.recipes.steps import Fact, Files, Output, Plan, StepList
 from kiln.reproduce.recorded import Recorded
@@ -67,6 +68,7 @@ class ToyRelease:
     edit: Callable[[dict[str, Any]], object] = lambda statement: None
     params: Mapping[str, Any] = field(default_factory=lambda: {"exact_batch_norm": True})
     source: bytes = b""
+    code: StageCode | None = None
 
     def __post_init__(self) -> None:
         self.project = Project(self.root / "released")
@@ -89,7 +91,7 @@ class ToyRelease:
         return out.getvalue()
 
     def _plan(self) -> Plan:
-        code = tree_digest(self.project.stages)
+        code = self.code or read_stage_code(self.project.stages)
         steps = StepList(SEALED.identity, code)
         checkpoint = Files({"ckpt-0.data": sha256_bytes(WEIGHTS)})
         labels = Files({"": sha256_bytes(LABELS)})

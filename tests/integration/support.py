@@ -18,11 +18,12 @@ from event_reader import EventReader
 from patience import PATIENCE
 from places import ROOT
 
-from kiln.core.digest import key_of, tree_digest
+from kiln.core.digest import key_of
 from kiln.core.lease import is_abandoned
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.images.lock import Locked
+from kiln.project.closures import read_stage_code
 from kiln.recipes.check_steps import RUNTIMES
 from kiln.recipes.plan import Files, Output, Plan, Step
 from kiln.recipes.recipe import Recipe
@@ -250,7 +251,7 @@ class Stages:
 
     def run(self, *wanted: Wanted) -> dict[str, StageResult]:
         """The results by id; all of it in one container."""
-        code = tree_digest(self.code)
+        code = read_stage_code(self.code)
         steps: dict[str, Step] = {}
         for item in wanted:
             inputs: dict[str, Files | Output] = {}
@@ -262,14 +263,17 @@ class Stages:
                 else:
                     inputs[name] = Files(self._taken(source))
                     described[name] = self._taken(source)
+            closure = code.of(item.stage)
             key = key_of(
                 {
-                    "test": [self.image.identity, code, item.stage],
+                    "test": [self.image.identity, closure.digest, item.stage],
                     "params": dict(item.params),
                     "inputs": described,
                 }
             )
-            steps[item.id] = Step(item.id, item.stage, dict(item.params), inputs, {}, key)
+            steps[item.id] = Step(
+                item.id, item.stage, dict(item.params), inputs, {}, key, code=closure
+            )
         plan = Plan("integration", "odapi", tuple(steps.values()), {name: name for name in steps})
         runner = Runner(lambda: self.engine, self.store, self.code, lambda *_, **__: None)
         return runner.run(plan, limits_of(self.recipe), lambda: self.image.tag)

@@ -19,12 +19,13 @@ from places import ROOT
 from support import Ended, Kiln
 
 from kiln.core.deterministic_tar import TarEntry, deterministic_tar
-from kiln.core.digest import sha256_bytes, tree_digest
+from kiln.core.digest import sha256_bytes
 from kiln.core.store import Store
 from kiln.images import transfer
 from kiln.images.builder import Images
 from kiln.images.definition import recipe_digest
 from kiln.images.lock import Locked, read_lock
+from kiln.project.closures import read_stage_code
 from kiln.recipes.steps import Plan, StepList
 from kiln.running.engine import Engine
 from kiln.signing import dsse
@@ -158,7 +159,7 @@ class Stranger:
     def release(self, dist: Path, artefact: bytes) -> Path:
         """A signed release of one artefact; returns the public key."""
         key = load_or_create_key(self.root / "key.pem")
-        code = tree_digest(self.docker / "stages")
+        code = read_stage_code(self.docker / "stages")
         steps = StepList(self.locked.identity, code)
         steps.add("look", "look", {}, {})
         plan = Plan("toy", self.name, tuple(steps.steps.values()), {"x": "look"}, (),

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 from stages.files import calibration, feeding, pixels
+from stages.files.facts_file import FACTS_FILE
 from stages.protocol.failures import StageError
 from stages.protocol.model_cache import Kept
 from stages.protocol.request import REQUIRED
 from stages.saved import output_names
-from stages.steps.export import FACTS_FILE
 from stages.tflite import (
     decoding,
     dequantize_order,

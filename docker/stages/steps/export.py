@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from stages.files.checkpoint_files import find_checkpoint
+from stages.files.facts_file import FACTS_FILE
 from stages.odapi import (
     detection_model,
     pipeline,
@@ -44,9 +45,6 @@ PARAMS = {
     # "none": raw boxes and scores instead of TFLite's detection operator; of SSD-like models.
     "postprocess": decoding.TFLITE,
 }
-
-FACTS_FILE = "export.json"
-"""Name of the facts of :func:`run` inside ``saved_model/assets.extra/``."""
 
 DECODING = "decoding"
 """The folder, beside ``saved_model/``, of the files that say how raw outputs are decoded."""

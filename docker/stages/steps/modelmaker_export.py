@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.files import feeding
+from stages.files.facts_file import FACTS_FILE
 from stages.lite import automl_checkpoint, efficientdet_lite, model_maker
 from stages.odapi import saved_model_names
 from stages.odapi.config_differences import input_size, most_detections
@@ -22,7 +23,6 @@ from stages.odapi.lean_save import lean_save
 from stages.odapi.plain_tracing import without_autograph
 from stages.protocol.model_cache import Kept
 from stages.protocol.request import REQUIRED
-from stages.steps.export import FACTS_FILE
 
 ENVIRONMENT = "main"
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 from stages.files import feeding, labelmap
+from stages.files.facts_file import FACTS_FILE
 from stages.files.normalizations import Normalization, named, three
 from stages.odapi import detection_model, pipeline, resizing
 from stages.odapi.config_differences import Built, differences
 from stages.protocol.failures import StageError
 from stages.saved import saved_model_graph
-from stages.steps.export import FACTS_FILE
 
 ENVIRONMENT = "main"
 

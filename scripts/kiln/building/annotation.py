@@ -22,12 +22,12 @@ from kiln.building.from_training import slugify
 from kiln.building.output_file import check_target, write
 from kiln.cache.opening import shared_results
 from kiln.checks import verdict
-from kiln.core.digest import tree_digest
 from kiln.core.errors import LabelMapError, UnsupportedModelError, UsageError
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.core.version import __version__
 from kiln.images.lock import Locked, locked_image
+from kiln.project.closures import StageCode, read_stage_code
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
 from kiln.recipes.pipeline_config import told_by_stages
@@ -168,7 +168,7 @@ def annotate(
         ready = prepare(project, store, file, wanted.source, wanted.label_map)
         notes += ready.notes
     locked = locked_image(project.docker, IMAGE if ready is None else ready.recipe.image)
-    code, model = tree_digest(project.stages), store.add_bytes(file.data)
+    code, model = read_stage_code(project.stages, store), store.add_bytes(file.data)
     with reading():
         labels = store.add_file(wanted.label_map.resolve())
     if ready is None:
@@ -182,7 +182,7 @@ def annotate(
     check_unchanged(file, data)
     report = None if ready is None else ready.report(plan, results, store)
     record = {
-        **_record(known, results[step_id].facts, locked, code),
+        **_record(known, results[step_id].facts, locked, code.digest),
         "proof": facts.NO_PROOF if report is None else report,
         "source": None if ready is None else ready.record,
         "file": {"name": output.name, "sha256": digest, "size": len(data)},
@@ -394,7 +394,7 @@ def _texts(given: Mapping[str, str], *, proved: bool) -> dict[str, str]:
 
 
 def _alone(
-    file: Path, model: str, labels: str, params: Mapping[str, Any], locked: Locked, code: str
+    file: Path, model: str, labels: str, params: Mapping[str, Any], locked: Locked, code: StageCode
 ) -> Plan:
     """Plan the one stage that writes metadata."""
     inputs = {"model": Files({"": model}), "label_map": Files({"": labels})}

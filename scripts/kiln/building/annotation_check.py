@@ -18,6 +18,7 @@ from kiln.core.errors import UnsupportedModelError
 from kiln.core.files import write_atomic
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
+from kiln.project.closures import StageCode
 from kiln.project.folders import Project
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import Files, Plan, make_plan
@@ -66,14 +67,14 @@ class Ready:
     record: Mapping[str, Any]
     notes: tuple[str, ...]
 
-    def plan(self, model: str, params: Mapping[str, Any], identity: str, code: str) -> Plan:
+    def plan(self, model: str, params: Mapping[str, Any], identity: str, code: StageCode) -> Plan:
         """Return the steps of a build without the conversion.
 
         Args:
             model: SHA-256 of the finished file.
             params: of the stage that writes metadata, in place of the recipe's.
             identity: of the sealed image.
-            code: digest of the stage code.
+            code: the stage code.
         """
         built = make_plan(self.recipe, self.contents, [self.variant], image=identity, code=code)
         steps = StepList(identity, code)

@@ -18,13 +18,13 @@ from kiln.building.turns import turn
 from kiln.cache.opening import shared_results
 from kiln.checks import verdict
 from kiln.core import machine
-from kiln.core.digest import tree_digest
 from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
 from kiln.core.files import system_guard, write_atomic
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.core.version import __version__
 from kiln.images.lock import Locked, locked_image
+from kiln.project.closures import read_stage_code
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
 from kiln.recipes.check_steps import DEVICE, check_id, library_id, runtime_ids
@@ -255,8 +255,8 @@ class Builder:
     def _one(self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
         locked = locked_image(self.project.docker, recipe.image)
         device = locked_image(self.project.docker, DEVICE)
-        code = tree_digest(self.project.stages)
-        sources = make.gather(self.project, recipe, code, self._repository, self._package)
+        code = read_stage_code(self.project.stages, self.store)
+        sources = make.gather(self.project, recipe, code.digest, self._repository, self._package)
         options = Options(
             archive=archive,
             on_progress=lambda name, done, total: self._tell(
@@ -527,7 +527,7 @@ def conversion_record(
         "image": _stated(locked),
         "other_images": [_stated(item) for item in others],
         **_compiled_record(plan, results),
-        "stage_code": plan.code,
+        "stage_code": plan.code.digest,
         "artefacts": {
             item.variant: {"file": item.file, "sha256": item.sha256, "size": item.size}
             for item in artefacts

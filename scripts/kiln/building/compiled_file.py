@@ -24,6 +24,7 @@ from kiln.core.errors import CompilerError, UnsupportedModelError, UsageError
 from kiln.core.store import Store
 from kiln.core.version import __version__
 from kiln.images.lock import locked_image
+from kiln.project.closures import read_stage_code
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
 from kiln.recipes import targets
@@ -261,7 +262,8 @@ class _Worker:
     def by_vela(self, file: TfliteFile, chip: targets.Target, wanted: Wanted) -> _Made:
         """Compile with Vela."""
         locked = locked_image(self.project.docker, DEVICE)
-        code, model = tree_digest(self.project.stages), self.store.add_bytes(file.data)
+        code = read_stage_code(self.project.stages, self.store)
+        model = self.store.add_bytes(file.data)
         least = targets.LEAST_MAPPED if wanted.least_mapped is None else wanted.least_mapped
         params = {**chip.as_params(), "least_mapped": least, "seconds": wanted.timeout}
         inputs = {"model": Files({"": model})}
@@ -278,9 +280,12 @@ class _Worker:
         image = {"name": locked.name, "identity": locked.identity}
         return _Made(
             data,
-            {**found, "image": image, "stage_code": code},
+            {**found, "image": image, "stage_code": code.digest},
             {"compiler": "Vela", **chip.as_params(), "least_mapped": least},
-            {f"image/{locked.name}": _sha256(locked.identity), "stage-code": {"kilnTree": code}},
+            {
+                f"image/{locked.name}": _sha256(locked.identity),
+                "stage-code": {"kilnTree": code.digest},
+            },
         )
 
     def by_foreign(self, file: TfliteFile, wanted: Wanted) -> _Made:

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from kiln.core.digest import tree_digest
 from kiln.core.store import Store
 from kiln.images.lock import locked_image
+from kiln.project.closures import read_stage_code
 from kiln.project.folders import Project
 from kiln.recipes.check_steps import DEVICE
 from kiln.recipes.plan import Plan, images_of, make_plan, refuse_missing
 from kiln.recipes.recipe import Recipe, Variant
 from kiln.running.cached import look_up
+from kiln.running.cutoff import CutOff
 from kiln.sources.model import acquire, source_at_hand, with_images_to_check
 
-#: ``stored``: the result is in the store. ``runs``: a build would run it. ``spare``: its files are
-#: lost, but not needed.
-State = Literal["stored", "runs", "spare"]
+#: ``stored``: the result is in the store. ``runs``: a build would run it. ``follows``: it would if
+#: what it reads comes out otherwise; only code changed before it. ``spare``: its files are lost,
+#: but not needed.
+State = Literal["stored", "runs", "follows", "spare"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def plan_of(
 ) -> Plan:
     """Return the plan of a build in the image ``identity``; the sources are fetched if need be."""
     acquired = with_images_to_check(acquire(recipe, store), project.sample_images, store)
-    code = tree_digest(project.stages)
+    code = read_stage_code(project.stages, store)
     device = locked_image(project.docker, DEVICE).identity
     return make_plan(recipe, acquired.contents, variants, image=identity, code=code, device=device)
 
@@ -113,8 +115,11 @@ def _steps(
     plan = plan_of(project, store, recipe, variants, identity)
     known = look_up(plan, store, plan.published(), plan.ids(), read=False)
     runs = {step.id for step in known.todo}
+    follow = CutOff(store, plan, known.results).waiting(known.todo)
 
     def state(step_id: str) -> State:
+        if step_id in follow:
+            return "follows"
         return "runs" if step_id in runs else "stored" if step_id in known.whole else "spare"
 
     return tuple(PlannedStep(s.id, s.stage, s.key, state(s.id)) for s in plan.steps)

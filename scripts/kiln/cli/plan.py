@@ -100,7 +100,12 @@ def _told(item: Forecast) -> str:
         f"  source  {item.source}, {place}",
     ]
     if item.steps:
-        words = {"stored": "in the store", "runs": "runs", "spare": "not needed"}
+        words = {
+            "stored": "in the store",
+            "runs": "runs",
+            "follows": "runs if what it reads changes",
+            "spare": "not needed",
+        }
         rows = [[step.id, step.stage, step.key[:16], words[step.state]] for step in item.steps]
         text = table(["step", "stage", "key", ""], rows)
         lines += [f"  {line}" for line in text.splitlines()]

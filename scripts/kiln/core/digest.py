@@ -115,14 +115,25 @@ def tree_digest(root: Path, *, exclude: Iterable[str] = CACHE_PATTERNS) -> str:
         StoreError: ``root`` is not a folder, or holds a symbolic link, a device, a socket or a
             name that is not UTF-8: these cannot be copied to every machine unchanged.
     """
+    return tree_key(tree_files(root, exclude=exclude))
+
+
+def tree_files(
+    root: Path, *, exclude: Iterable[str] = CACHE_PATTERNS
+) -> dict[str, tuple[bool, str]]:
+    """Return what :func:`tree_digest` counts: relative path -> (executable?, SHA-256).
+
+    Raises:
+        StoreError: as there.
+    """
     patterns = tuple(exclude)
     if not root.is_dir():
         raise StoreError(f"{root} is not a folder.", "Check the path.")
-    return tree_key({path: (flag, file) for path, flag, file in _tree_entries(root, "", patterns)})
+    return {path: (flag, file) for path, flag, file in _tree_entries(root, "", patterns)}
 
 
 def tree_key(files: Mapping[str, tuple[bool, str]]) -> str:
-    """Compute :func:`tree_digest` from relative path -> (executable?, SHA-256)."""
+    """Compute :func:`tree_digest` from what :func:`tree_files` returns."""
     return key_of([[path, *files[path]] for path in sorted(files)])
 
 

@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiln.core.digest import sha256_file, tree_digest
+from kiln.core.digest import sha256_file
 from kiln.core.errors import UsageError
 from kiln.core.machine import cpu_name
 from kiln.core.store import Store
 from kiln.images.lock import locked_image
 from kiln.measure.measurements import Figures
+from kiln.project.closures import read_stage_code
 
 if TYPE_CHECKING:
     from kiln.project.folders import Project
@@ -158,7 +159,7 @@ def _facts(
 
     images = Images.on_any_engine(project.docker, store, on_event)
     identity = locked_image(project.docker, DEVICE).identity
-    code = tree_digest(project.stages)
+    code = read_stage_code(project.stages, store)
     models = Files({name: digest for name, (digest, _) in files.items()})
     step = lone_step(STEP, STEP, params, {"models": models}, image=identity, code=code)
     plan = Plan("bench-model", DEVICE, (step,), {STEP: STEP}, (), identity, code)

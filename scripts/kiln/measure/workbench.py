@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kiln.building.build import Builder
-from kiln.core.digest import tree_digest
 from kiln.core.store import Store
 from kiln.images.lock import locked_image
+from kiln.project.closures import StageCode, read_stage_code
 from kiln.recipes.recipe import ImageName
 from kiln.running.executor import OnEvent, Runner
 
@@ -33,9 +33,9 @@ class Workbench:
         return self.builder.store
 
     @functools.cached_property
-    def code(self) -> str:
-        """The digest of the stage code."""
-        return tree_digest(self.builder.project.stages)
+    def code(self) -> StageCode:
+        """The stage code."""
+        return read_stage_code(self.builder.project.stages, self.store)
 
     def identity(self, image: ImageName) -> str:
         """Return the identity of a sealed image."""

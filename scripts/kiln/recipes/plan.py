@@ -1,9 +1,9 @@
 """Plan a recipe: which stages run, in which order, with which keys; no I/O.
 
 A stage's key is the digest of everything that can influence its result: the sealed image, the
-stage code, its name and parameters, and its inputs. An input made by another stage counts by that
-stage's *key*. So the whole plan is known before anything runs, and equal keys on two machines mean
-equal work.
+stage code that it runs (:mod:`kiln.project.closures`), its name and parameters, and its inputs. An
+input made by another stage counts by that stage's *key*. So the whole plan is known before anything
+runs, and equal keys on two machines mean equal work.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kiln.core.errors import UsageError
+from kiln.project.closures import StageCode
 from kiln.recipes import export_options
 from kiln.recipes.check_steps import (
     DEVICE,
@@ -44,7 +45,7 @@ def make_plan(
     variants: Sequence[Variant],
     *,
     image: str,
-    code: str,
+    code: StageCode,
     device: str = "",
     checks: bool = True,
 ) -> Plan:
@@ -52,7 +53,7 @@ def make_plan(
 
     Args:
         image: identity of the sealed image, ``sha256:<hex>``.
-        code: digest of the stage code.
+        code: the stage code.
         device: identity of the image with today's runtimes and the compiler for NPUs; "" for no
             checks in it, and no compiled files.
         checks: whether to also check artefacts against their source.
@@ -127,7 +128,7 @@ def _plan(
     artefacts: Mapping[str, str],
     reports: tuple[str, ...],
     image: str,
-    code: str,
+    code: StageCode,
     device: str,
 ) -> Plan:
     ordered = tuple(steps.steps.values())

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kiln.core.digest import key_of
+from kiln.project.closures import Closure, StageCode
 from kiln.recipes.targets import integer_name
 
 #: Raised when the meaning of requests or results changes, so that old results no longer match.
 PROTOCOL = 1
+
+#: Of steps and plans whose keys were not made of stage code.
+_NO_CODE, _NO_STAGE_CODE = Closure(""), StageCode("")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Step:
     """One stage with everything it depends on.
 
     ``image`` is the identity of the sealed image that it runs in, "" for that of its plan.
+    ``code`` is the stage code that it runs; without a digest where that is not known.
     """
 
     id: str
@@ -50,6 +55,7 @@ class Step:
     params_from: Mapping[str, Fact]
     key: str
     image: str = ""
+    code: Closure = _NO_CODE
 
     def upstream(self) -> set[str]:
         """Ids of the steps whose files or facts this one needs."""
@@ -62,7 +68,8 @@ class Plan:
     """All steps of one model, upstream first, and the step that makes each variant's artefact.
 
     ``reports`` are the steps that are run for their findings. ``image`` is the image's name;
-    ``identity`` and ``code`` are the sealed image and the stage code that the keys were made with.
+    ``identity`` and ``code`` are the sealed image and the stage code that it was made with; each
+    step's key holds the digest of its own closure in that code.
     ``others`` are the images of the steps that run in another one: identity -> name. ``compiled``
     are the steps that make artefacts out of others, by name (:mod:`kiln.recipes.targets`);
     ``unpublished`` are names of the forms that some of them are made of, where those are made for
@@ -75,7 +82,7 @@ class Plan:
     artefacts: Mapping[str, str]
     reports: tuple[str, ...] = ()
     identity: str = ""
-    code: str = ""
+    code: StageCode = _NO_STAGE_CODE
     others: Mapping[str, str] = field(default_factory=dict)
     compiled: Mapping[str, str] = field(default_factory=dict)
     unpublished: Mapping[str, str] = field(default_factory=dict)
@@ -151,10 +158,10 @@ class StepList:
 
     Args:
         image: identity of the sealed image.
-        code: digest of the stage code.
+        code: the stage code.
     """
 
-    def __init__(self, image: str, code: str) -> None:
+    def __init__(self, image: str, code: StageCode) -> None:
         self._image, self._code = image, code
         self.steps: dict[str, Step] = {}
 
@@ -180,23 +187,41 @@ class StepList:
                 described[name] = {"files": dict(item.files)}
             else:
                 described[name] = {"stage": self.steps[item.step].key, "path": item.path}
-        key = key_of(
-            {
-                "protocol": PROTOCOL,
-                "image": image or self._image,
-                "code": self._code,
-                "stage": stage,
-                "params": dict(params),
-                "params_from": {
-                    name: {"stage": self.steps[fact.step].key, "fact": fact.name}
-                    for name, fact in facts.items()
-                },
-                "inputs": described,
-            }
-        )
+        said = {
+            name: {"stage": self.steps[fact.step].key, "fact": fact.name}
+            for name, fact in facts.items()
+        }
+        code = self._code.of(stage)
+        key = stage_key(stage, image or self._image, code.digest, params, said, described)
         self.steps[step_id] = Step(
-            step_id, stage, dict(params), dict(inputs), dict(facts), key, image
+            step_id, stage, dict(params), dict(inputs), dict(facts), key, image, code
         )
+
+
+def stage_key(
+    stage: str,
+    image: str,
+    code: str,
+    params: Mapping[str, Any],
+    params_from: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+) -> str:
+    """Return the digest of everything that can influence a stage's result, as plain data.
+
+    Args:
+        code: digest of the stage code that it runs.
+    """
+    return key_of(
+        {
+            "protocol": PROTOCOL,
+            "image": image,
+            "code": code,
+            "stage": stage,
+            "params": dict(params),
+            "params_from": dict(params_from),
+            "inputs": dict(inputs),
+        }
+    )
 
 
 def lone_step(
@@ -206,7 +231,7 @@ def lone_step(
     inputs: Mapping[str, Files],
     *,
     image: str,
-    code: str,
+    code: StageCode,
 ) -> Step:
     """Make a step without upstream steps; ``image`` and ``code`` as in :class:`StepList`."""
     steps = StepList(image, code)

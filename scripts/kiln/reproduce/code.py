@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from kiln.core.digest import sha256_bytes, tree_digest
+from kiln.core.digest import sha256_bytes, tree_files, tree_key
 from kiln.core.errors import KilnError, VerificationError
 from kiln.core.files import disk_guard
 from kiln.core.store import Store
@@ -111,7 +112,7 @@ class ReleasedCode:
         try:
             locked = read_lock(docker)
             here = {name: locked[name].identity for name in recorded.images if name in locked}
-            same = tree_digest(docker / "stages") == recorded.plan.code and here == recorded.images
+            same = _same(tree_files(docker / "stages"), recorded) and here == recorded.images
         except KilnError:
             return None
         if not same:
@@ -134,7 +135,7 @@ def _check(archive: SourceArchive, recorded: Recorded) -> None:
         for name, digest in sorted(recorded.locks.items())
         if name not in archive.files or archive.digest(name) != digest
     ]
-    if archive.stage_code() != recorded.plan.code:
+    if not _same(archive.stage_files(), recorded):
         wrong.append("docker/stages")
     else:
         locked = _locked_in(archive, recorded)
@@ -147,6 +148,12 @@ def _check(archive: SourceArchive, recorded: Recorded) -> None:
             f"{', '.join(wrong[:5])} differs from what is recorded.",
             _REMEDY,
         )
+
+
+def _same(files: Mapping[str, tuple[bool, str]], recorded: Recorded) -> bool:
+    """Whether a folder holds exactly the recorded stage code, and each stage's part of it."""
+    code = recorded.plan.code
+    return tree_key(files) == code.digest and not code.wrong_in(files)
 
 
 def _locked_in(archive: SourceArchive, recorded: Recorded) -> list[Locked]:

@@ -37,7 +37,7 @@ def merge(artefacts: Sequence[Recorded]) -> list[Group]:
 def _agree(one: Recorded, other: Recorded) -> bool:
     def settings(item: Recorded) -> tuple[object, ...]:
         images = sorted(item.images.items())
-        return (images, item.plan.code, item.image, item.source, item.limits)
+        return (images, item.plan.code.digest, item.image, item.source, item.limits)
 
     keys = {step.id: step.key for step in one.plan.steps}
     return settings(one) == settings(other) and all(

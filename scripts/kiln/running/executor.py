@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kiln.core.digest import sha256_file
+from kiln.core.digest import sha256_file, tree_files
 from kiln.core.errors import (
     CancelledError,
     DigestMismatchError,
@@ -19,6 +19,7 @@ from kiln.core.errors import (
     StageOutOfMemoryError,
     StageOutputError,
     StageTimeoutError,
+    StoreError,
     error_for_kind,
 )
 from kiln.core.files import copy_file, disk_guard, remove, write_atomic
@@ -26,8 +27,10 @@ from kiln.core.plain_text import plain
 from kiln.core.stage_result import Blob, StageResult
 from kiln.core.store import Store
 from kiln.core.untrusted import MalformedError, parse_json_object
+from kiln.project.closures import StageCode
 from kiln.recipes.plan import PROTOCOL, Files, Output, Plan, Step
 from kiln.running.cached import look_up
+from kiln.running.cutoff import CutOff, files_of, remember
 from kiln.running.limits import Limits, Outcome
 from kiln.running.sharing import SharedResults
 from kiln.running.stage_events import REPORTABLE, EventReader, ProtocolError, StageEvent
@@ -119,8 +122,17 @@ class Runner:
         for step in plan.steps:
             if step.id not in running and step.id in results:
                 self.on_event("stage", model=plan.model, id=step.id, state="cached")
-        while todo:
-            together = _of_one_image(todo)
+        cut_off = CutOff(self.store, plan, frozenset(results))
+        while True:
+            for step, result in cut_off.found(tuple(todo), results):
+                results[step.id] = result
+                if self.shared is not None:
+                    self.shared.offer(result)
+                self.on_event("stage", model=plan.model, id=step.id, state="cached")
+                todo.remove(step)
+            if not todo:
+                return results
+            together = _of_one_image(todo, cut_off.waiting(todo))
             name = plan.image_of(together[0])
             if together[0].image:
                 assert others is not None, name  # whoever plans such steps says where they run
@@ -131,14 +143,16 @@ class Runner:
             results.update(session.run(tag, limits))
             done = {step.id for step in together}
             todo = [step for step in todo if step.id not in done]
-        return results
 
 
-def _of_one_image(todo: Sequence[Step]) -> list[Step]:
-    """Return the first step and the others that can share its container, in order."""
+def _of_one_image(todo: Sequence[Step], later: Collection[str]) -> list[Step]:
+    """Return the first step and the others that can share its container, in order.
+
+    Those in ``later`` wait for others; the first step never does.
+    """
     image, waiting, together = todo[0].image, {step.id for step in todo}, []
     for step in todo:
-        if step.image == image and not step.upstream() & waiting:
+        if step.image == image and step.id not in later and not step.upstream() & waiting:
             together.append(step)
             waiting.discard(step.id)
     return together
@@ -172,7 +186,7 @@ class _Session:
             if processes > 1:  # (stage code of older releases does not know the field)
                 request["processes"] = processes
             write_atomic(inputs / "request.json", json.dumps(request, sort_keys=True).encode())
-            code = _stage_code(self._runner.stages, scratch / "stages")
+            code = _stage_code(self._runner.stages, scratch / "stages", self._todo)
             for folder in (code, inputs, outputs):
                 _let_read(folder)
             uid, gid = stage_user(rootless=engine.rootless)
@@ -287,16 +301,8 @@ class _Session:
         if isinstance(item, Files):
             files: Mapping[str, str] = item.files
         else:
-            blobs = self._known[item.step].files
-            if item.path in blobs:
-                files = {"": blobs[item.path].sha256}
-            else:
-                prefix = f"{item.path}/"
-                files = {
-                    path.removeprefix(prefix): blob.sha256
-                    for path, blob in blobs.items()
-                    if path.startswith(prefix)
-                }
+            found = files_of(self._known[item.step], item.path)
+            files = {name: blob.sha256 for name, blob in found.items()}
         if set(files) == {""}:
             name = Path(place).name
             self._store.materialize({name: files[""]}, folder / Path(place).parent, link=True)
@@ -361,6 +367,7 @@ class _Session:
         self._store.put_result(result)
         if self._runner.shared is not None:
             self._runner.shared.offer(result)
+        remember(self._store, self._plan, step, result, {**self._known, **self._done})
         self._done[step_id] = result
 
     def _take(self, step_id: str) -> dict[str, Blob]:
@@ -436,12 +443,30 @@ def _odd(model: str, step_id: str, what: str) -> StageFailedError:
     )
 
 
-def _stage_code(folder: Path, target: Path) -> Path:
-    """Take a snapshot of the stage code, readable regardless of the checkout's permissions."""
+def _stage_code(folder: Path, target: Path, steps: Iterable[Step]) -> Path:
+    """Take a snapshot of the stage code, readable regardless of the checkout's permissions.
+
+    It has what the steps' keys name, and nothing else: a stage that needs more must fail.
+
+    Raises:
+        StoreError: that is not what the folder holds.
+    """
+    closures = {step.stage: step.code for step in steps}
+    chosen = {path for closure in closures.values() for path in closure.files}
+    if not all(closure.files for closure in closures.values()):
+        chosen = set()  # one of them runs the whole
+    elif StageCode("", closures).wrong_in(tree_files(folder)):
+        raise StoreError(
+            "The stage code changed after the build began.",
+            "Run again without editing it meanwhile.",
+        )
     target.mkdir()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
-            place = target / path.relative_to(folder)
+            name = path.relative_to(folder)
+            if chosen and name.as_posix() not in chosen:
+                continue
+            place = target / name
             place.parent.mkdir(parents=True, exist_ok=True)
             copy_file(path, place)
     return target

@@ -3,11 +3,16 @@
 ::
 
     {"protocol": 1, "image": "sha256:...", "code": "<hex>", "artefact": "annotate-dynamic",
+     "closures": {stage: {"code": "<hex>", "files": [path, ...]}},
      "steps": [{"id": ..., "stage": ..., "params": {...},
                 "inputs": {name: {"files": {path: sha256}} | {"step": id, "path": path}},
                 "params_from": {name: {"step": id, "fact": name}}, "key": "<hex>"}]}
 
-A step that runs in another image than the plan has a field "image", too.
+A step that runs in another image than the plan has a field "image", too. The closures are the parts
+of the stage code that stages run. Their files are listed, so that a reader needs not find out again
+what imports what: it holds the digest against the files, and gives a container no others. A stage
+without one, and every stage in the plans of older kilns, runs the whole.
+
 The data holds only the steps that the artefact needs, upstream first; no checks. Reading computes
 every key again and refuses a plan where one differs, so a plan that was read matches its keys.
 """
@@ -22,6 +27,7 @@ from typing import Any
 
 from kiln.core.digest import canonical_json
 from kiln.core.errors import VerificationError
+from kiln.project.closures import Closure, StageCode
 from kiln.recipes.steps import PROTOCOL, Fact, Files, Output, Plan, Step, StepList
 
 _HEX = re.compile("[0-9a-f]{64}")
@@ -33,6 +39,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 #: Bounds of an untrusted plan, several times the size of our largest.
 _MAX_STEPS = 256
 _MAX_FILES = 100_000
+_MAX_CODE_FILES = 5_000
 _MAX_PATH = 1_000
 _MAX_PART = 255
 _MAX_PARTS = 32
@@ -41,13 +48,20 @@ _REMEDY = "It was damaged, or written by another version of kiln: fetch the rele
 
 def plan_as_data(plan: Plan, step_id: str) -> dict[str, Any]:
     """Return the part of ``plan`` that makes the artefact of one step, in JSON's own types."""
+    steps = plan.closure([step_id], ())
+    closures = {step.stage: step.code for step in steps if step.code.files}
     data = {
         "protocol": PROTOCOL,
         "image": plan.identity,
-        "code": plan.code,
-        "steps": [_as_data(step) for step in plan.closure([step_id], ())],
+        "code": plan.code.digest,
+        "steps": [_as_data(step) for step in steps],
         "artefact": step_id,
     }
+    if closures:
+        data["closures"] = {
+            stage: {"code": closure.digest, "files": list(closure.files)}
+            for stage, closure in closures.items()
+        }
     plain: dict[str, Any] = json.loads(canonical_json(data))
     return plain
 
@@ -96,14 +110,17 @@ def plan_from_data(
 
 
 def _read(data: Any, model: str, image: str, variant: str) -> Plan:
-    _fields(data, "protocol", "image", "code", "steps", "artefact")
+    parts = ("closures",) if "closures" in data else ()
+    _fields(data, "protocol", "image", "code", "steps", "artefact", *parts)
     if data["protocol"] != PROTOCOL or isinstance(data["protocol"], bool):
         said = repr(data["protocol"])[:40]
         raise _bad(f"is of protocol {said}; this kiln knows {PROTOCOL}")
     identity, code = _identity(data["image"]), data["code"]
     if not _HEX.fullmatch(code):
         raise _bad("names no image or no stage code")
-    steps = StepList(identity, code)
+    closures = {_name(stage): _closure(stage, it) for stage, it in data.get("closures", {}).items()}
+    stage_code = StageCode(code, closures)
+    steps = StepList(identity, stage_code)
     if not isinstance(data["steps"], list) or len(data["steps"]) > _MAX_STEPS:
         raise _bad(f"is not a list of at most {_MAX_STEPS} steps")
     for entry in data["steps"]:
@@ -126,10 +143,24 @@ def _read(data: Any, model: str, image: str, variant: str) -> Plan:
     artefact = data["artefact"]
     if artefact not in steps.steps:
         raise _bad("does not make its artefact")
-    plan = Plan(model, image, tuple(steps.steps.values()), {variant: artefact}, (), identity, code)
+    ordered = tuple(steps.steps.values())
+    if closures.keys() - {step.stage for step in ordered}:
+        raise _bad("has the code of stages that it does not run")
+    plan = Plan(model, image, ordered, {variant: artefact}, (), identity, stage_code)
     if len(plan.closure([artefact], ())) != len(plan.steps):
         raise _bad("has steps that its artefact does not need")
     return plan
+
+
+def _closure(stage: str, entry: Mapping[str, Any]) -> Closure:
+    """Read the part of the stage code that a stage runs; its digest is not yet compared."""
+    _fields(entry, "code", "files")
+    files = entry["files"]
+    if not _HEX.fullmatch(entry["code"]) or len(files) > _MAX_CODE_FILES:
+        raise _bad(f"names no code of the stage {stage}, or more than {_MAX_CODE_FILES:,} files")
+    if f"steps/{stage}.py" not in files or files != sorted({_path(path) for path in files}):
+        raise _bad(f"lists impossible code of the stage {stage}")
+    return Closure(entry["code"], tuple(files))
 
 
 def _identity(text: str) -> str:

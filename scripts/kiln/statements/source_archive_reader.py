@@ -72,20 +72,22 @@ class SourceArchive:
 
     def stage_code(self) -> str:
         """Compute the :func:`kiln.core.digest.tree_digest` of its ``docker/stages``."""
+        return tree_key(self.stage_files())
+
+    def stage_files(self) -> dict[str, tuple[bool, str]]:
+        """Return the :func:`kiln.core.digest.tree_files` of its ``docker/stages``."""
         return self._tree(STAGES)
 
     def driver_code(self) -> str:
-        """Compute the same digest of ``scripts/kiln``."""
-        return self._tree(DRIVER)
+        """Compute the digest of ``scripts/kiln`` as that of the stage code."""
+        return tree_key(self._tree(DRIVER))
 
-    def _tree(self, folder: str) -> str:
-        return tree_key(
-            {
-                path.removeprefix(folder): (path in self.executable, sha256_bytes(content))
-                for path, content in self.files.items()
-                if path.startswith(folder)
-            }
-        )
+    def _tree(self, folder: str) -> dict[str, tuple[bool, str]]:
+        return {
+            path.removeprefix(folder): (path in self.executable, sha256_bytes(content))
+            for path, content in self.files.items()
+            if path.startswith(folder)
+        }
 
 
 def _checked(member: tarfile.TarInfo, seen: Mapping[str, bytes]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from kiln.core.digest import canonical_json, sha256_bytes
+from kiln.core.digest import canonical_json, sha256_bytes, tree_key
 from kiln.core.errors import VerificationError
 from kiln.core.untrusted import MalformedError, parse_json, parse_json_object, parse_toml
 from kiln.project import bounds
@@ -311,7 +311,8 @@ class _Checking:
         others = {locked_in(base.archive, name).identity for name in other_images(base.conversion)}
         if {step.image for step in plan.steps} - {"", *others}:
             problems.append(f"has a step in another image than {SOURCE_FILE} locks")
-        if plan.code != base.archive.stage_code():
+        files = base.archive.stage_files()
+        if plan.code.digest != tree_key(files) or plan.code.wrong_in(files):
             problems.append(f"has a plan for other stage code than {SOURCE_FILE} holds")
         (artefact,) = plan.artefacts.values()
         stages = base.conversion["stages"]

@@ -15,12 +15,13 @@ from training_folder import CONFIG, STATE, save
 from kiln.building.annotation_check import Ready, Source, prepare
 from kiln.core.errors import CheckpointError, UnsupportedModelError, UsageError
 from kiln.core.store import Store
+from kiln.project.closures import StageCode
 from kiln.project.folders import Project
 from kiln.recipes.plan import Files, Output, make_plan
 from kiln.tflite.reading import load
 
 LABELS = FIXTURES / "toy_labels.pbtxt"
-MODEL, IMAGE, CODE = "a" * 64, "sha256:" + "b" * 64, "c" * 64
+MODEL, IMAGE, CODE = "a" * 64, "sha256:" + "b" * 64, StageCode("c" * 64)
 
 
 def sized(height: int, width: int) -> Callable[[Any], None]:

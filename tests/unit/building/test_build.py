@@ -32,6 +32,7 @@ from kiln.core.errors import (
 )
 from kiln.core.stage_result import Blob, StageResult
 from kiln.core.store import Store
+from kiln.project.closures import StageCode
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import make_plan
 from kiln.recipes.recipe import discover, load
@@ -216,7 +217,7 @@ def test_the_conversion_record_says_what_went_in(private: Path) -> None:
     path = add_recipe(builder.project, "toy")
     recipe = load(path, builder.project.models)
     sources = Contents(checkpoint={"pipeline.config": "1" * 64}, label_map="2" * 64)
-    plan = make_plan(recipe, sources, ["float32"], image=SEALED.identity, code="3" * 64)
+    plan = make_plan(recipe, sources, ["float32"], image=SEALED.identity, code=StageCode("3" * 64))
     results = {
         step.id: StageResult(step.key, step.stage, {"f": Blob("4" * 64, 5)}, {"fact": 6}, 7.5, 8)
         for step in plan.steps

@@ -20,6 +20,7 @@ from kiln.core.errors import (
     UsageError,
     VerificationError,
 )
+from kiln.project.closures import StageCode
 from kiln.recipes.steps import Files, Output, Plan, StepList
 from kiln.signing.dsse import bundle_bytes
 from kiln.signing.statement_names import STATEMENT_TYPE, provenance_path
@@ -29,11 +30,11 @@ from kiln.statements.plan_data import plan_as_data
 def release(offline: Offline, dist: Path, contents: dict[str, bytes], identity: str) -> Path:
     """A release of the model ``toy`` whose one stage read ``contents``."""
     files = {name: sha256_bytes(data) for name, data in contents.items()}
-    steps = StepList(identity, "c" * 64)
+    steps = StepList(identity, StageCode("c" * 64))
     steps.add("export", "export", {}, {})
     read = {"images": Files(files), "model": Output("export", "saved_model")}
     steps.add("convert", "convert", {}, read)
-    plan = Plan("toy", "odapi", tuple(steps.steps.values()), {}, (), identity, "c" * 64)
+    plan = Plan("toy", "odapi", tuple(steps.steps.values()), {}, (), identity, StageCode("c" * 64))
     build = {
         "internalParameters": {"plan": plan_as_data(plan, "convert")},
         "resolvedDependencies": [

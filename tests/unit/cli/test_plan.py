@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,13 @@ from kiln.building.dry_run import forecast
 from kiln.core.stage_result import Blob, StageResult
 from kiln.core.store import Store
 from kiln.images.lock import read_lock
+from kiln.project.closures import read_stage_code
 from kiln.project.folders import Project
+from kiln.recipes.plan import make_plan
 from kiln.recipes.recipe import discover, load
 from kiln.recipes.selection import for_release
+from kiln.running.cutoff import remember
+from kiln.sources.model import acquire, with_images_to_check
 
 
 class Kiln:
@@ -160,6 +165,35 @@ def test_what_is_stored_and_what_runs(kiln: Kiln) -> None:
     # Nothing reads the export's files again; the record needs to know what the checkpoint was.
     assert {step.id for step in third.steps if step.state == "spare"} == {"export"}
     assert {step.id for step in third.steps if step.state == "runs"} == {"checkpoint"}
+
+
+def test_what_runs_only_if_what_it_reads_changes(kiln: Kiln, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docker", tmp_path / "docker")
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    project, store = Project(tmp_path), Store(kiln.root / "store")
+    recipe = load(discover(project.models)["ssd_mobilenet_v2_oidv4"], project.models)
+    acquired = with_images_to_check(acquire(recipe, store), project.sample_images, store)
+    identity, device = (read_lock(project.docker)[name].identity for name in ("odapi", "device"))
+    plan = make_plan(
+        recipe,
+        acquired.contents,
+        ("dynamic",),
+        image=identity,
+        code=read_stage_code(project.stages),
+        device=device,
+    )
+    made: dict[str, StageResult] = {}
+    facts = dict.fromkeys(fact.name for step in plan.steps for fact in step.params_from.values())
+    for step in plan.steps:
+        made[step.id] = StageResult(step.key, step.stage, {}, facts)
+        store.put_result(made[step.id])
+        remember(store, plan, step, made[step.id], made)
+    with (project.stages / "gates" / "label_proof.py").open("a") as file:
+        file.write("# a comment\n")
+    found = forecast(project, store, recipe, ("dynamic",))
+    states = {step.id: step.state for step in found.steps if step.state != "stored"}
+    after = ("task-library-dynamic", "litert-dynamic", "mediapipe-dynamic")
+    assert states == {"check-dynamic": "runs", **dict.fromkeys(after, "follows")}
 
 
 def test_words_and_json_say_the_same(kiln: Kiln) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from toy_plan import CHECKPOINT, CODE, IMAGE, IMAGES, SOURCES, plan, recipe
 
 from kiln.core.errors import UsageError
+from kiln.project.closures import Closure, StageCode
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import SEED, Fact, Files, Output, Plan, Step, make_plan
 from kiln.recipes.recipe import CONVERTED, Recipe, Variant
@@ -219,9 +220,16 @@ def test_planning_twice_gives_the_same_keys() -> None:
     assert len({step.key for step in plan().steps}) == len(plan().steps)
 
 
-@pytest.mark.parametrize("what", ["image", "code"])
-def test_image_and_stage_code_change_every_key(what: str) -> None:
-    assert changed(plan(**{what: "9" * 64})) == ALL  # type: ignore[arg-type]
+def test_image_and_stage_code_change_every_key() -> None:
+    assert changed(plan(image=f"sha256:{'9' * 64}")) == ALL
+    assert changed(plan(code=StageCode("9" * 64))) == ALL
+
+
+def test_a_stage_of_its_own_code_changes_its_keys_and_those_after_it() -> None:
+    apart = StageCode(CODE.digest, {"annotate": Closure("9" * 64, ("steps/annotate.py",))})
+    assert changed(plan(code=apart)) == {name for name in ALL if name.startswith("annotate")}
+    apart = StageCode("8" * 64, {step.stage: Closure(CODE.digest) for step in plan().steps})
+    assert not changed(plan(code=apart))
 
 
 @pytest.mark.parametrize("path", sorted(CHECKPOINT))
@@ -419,5 +427,7 @@ def test_a_lone_step_has_the_key_that_a_plan_would_give_it() -> None:
     assert inputs == found.inputs
     again = lone_step("export", found.stage, found.params, inputs, image=IMAGE, code=CODE)
     assert again == found
-    other = lone_step("export", found.stage, found.params, inputs, image=IMAGE, code="f" * 64)
+    other = lone_step(
+        "export", found.stage, found.params, inputs, image=IMAGE, code=StageCode("f" * 64)
+    )
     assert other.key != found.key

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from recipe_texts import GOOD, load, refused
 
+from kiln.project.closures import StageCode
 from kiln.recipes import targets
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import Plan, make_plan
@@ -41,7 +42,7 @@ def test_the_plan_compiles_in_the_other_image(tmp_path: Path) -> None:
         label_map=SHA,
         images={"a.jpg": SHA},
     )
-    odapi, code = f"sha256:{'a' * 64}", "c" * 64
+    odapi, code = f"sha256:{'a' * 64}", StageCode("c" * 64)
     plan = make_plan(recipe, contents, ["int8"], image=odapi, code=code, device=DEVICE)
     step = plan.steps[-1]
     assert plan.compiled == {"int8_ethos-u65-256": step.id}
@@ -76,7 +77,7 @@ def test_layers_in_float_are_not_compiled(tmp_path: Path) -> None:
     )
     tables = [f'target = "ethos-u65-{macs}"' for macs in (256, 512)]
     text = compiling(*tables, 'target = "ethos-u55-32"\nkeep_float_layers = true')
-    odapi, code = f"sha256:{'a' * 64}", "c" * 64
+    odapi, code = f"sha256:{'a' * 64}", StageCode("c" * 64)
 
     def planned(text: str) -> Plan:
         recipe = load(tmp_path, text)

@@ -28,6 +28,7 @@ from kiln.core.errors import (
 )
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
+from kiln.project.closures import StageCode
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import Files, Plan, make_plan
 from kiln.recipes.steps import lone_step
@@ -66,7 +67,9 @@ class Bench:
 
     def make(self, sources: Contents) -> Plan:
         variants = self.recipe.variants
-        return make_plan(self.recipe, sources, variants, image=f"sha256:{'1' * 64}", code="2" * 64)
+        return make_plan(
+            self.recipe, sources, variants, image=f"sha256:{'1' * 64}", code=StageCode("2" * 64)
+        )
 
     def run(self) -> dict[str, StageResult]:
         return self.runner.run(self.plan, limits_of(self.recipe), self.image)
@@ -234,7 +237,9 @@ def lent_run(bench: Bench, lent: Path) -> dict[str, StageResult]:
     """A plan of two steps whose images are not in the store."""
     images = Files({"1.png": sha256_bytes(LENT), "2.png": sha256_bytes(LENT)})
     steps = tuple(
-        lone_step(name, "detect", {}, {"images": images}, image=bench.plan.image, code="3" * 64)
+        lone_step(
+            name, "detect", {}, {"images": images}, image=bench.plan.image, code=StageCode("3" * 64)
+        )
         for name in ("one", "two")
     )
     runner = Runner(

@@ -13,6 +13,7 @@ from toy_container import OK, Container, Doorman
 from kiln.core.errors import StageFailedError, StageOutputError
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
+from kiln.project.closures import StageCode
 from kiln.recipes.steps import Files, Output, Plan, StepList
 from kiln.running.engine import Outcome
 from kiln.running.executor import Runner
@@ -36,7 +37,7 @@ class Bench:
     def __init__(self, root: Path) -> None:
         self.store, self.code = Store(root / "store"), root / "stages"
         self.code.mkdir()
-        steps = StepList(f"sha256:{'1' * 64}", "2" * 64)
+        steps = StepList(f"sha256:{'1' * 64}", StageCode("2" * 64))
         data = Files({"": self.store.add_bytes(b"data")})
         steps.add("first", "convert", {}, {"saved_model": data})
         steps.add("second", "convert", {}, {"model": Output("first", "model.tflite")})

@@ -8,6 +8,7 @@ from typing import Any
 from toy_container import OK, Container, Doorman
 
 from kiln.core.store import Store
+from kiln.project.closures import StageCode
 from kiln.recipes.steps import Files, Output, Plan, StepList
 from kiln.running.engine import Outcome
 from kiln.running.executor import Runner
@@ -25,7 +26,7 @@ def test_each_image_has_a_container_of_its_own(tmp_path: Path) -> None:
     """As few as possible; what one needs of another's is laid out like any content."""
     store, code = Store(tmp_path / "store"), tmp_path / "stages"
     code.mkdir()
-    steps = StepList(f"sha256:{'1' * 64}", "2" * 64)
+    steps = StepList(f"sha256:{'1' * 64}", StageCode("2" * 64))
     data = Files({"": store.add_bytes(b"data")})
     steps.add("first", "convert", {}, {"saved_model": data})
     steps.add("near", "convert", {}, {"model": Output("first", "model.tflite")}, image=OTHER)

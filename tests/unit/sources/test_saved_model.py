@@ -22,6 +22,7 @@ from kiln.core.errors import (
     UsageError,
 )
 from kiln.core.store import Store
+from kiln.project.closures import StageCode
 from kiln.recipes.contents import Contents
 from kiln.recipes.plan import Fact, Files, Output, Plan, make_plan
 from kiln.recipes.recipe import Recipe, load
@@ -374,7 +375,9 @@ SOURCES = Contents(saved_model=FILES, label_map="b" * 64, check_images={"cat.png
 
 def _plan(text: str, folder: Path, sources: Contents = SOURCES) -> Plan:
     made = _load(text, folder)
-    return make_plan(made, sources, made.variants, image=f"sha256:{'1' * 64}", code="2" * 64)
+    return make_plan(
+        made, sources, made.variants, image=f"sha256:{'1' * 64}", code=StageCode("2" * 64)
+    )
 
 
 def test_plan_of_an_export(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from toy_plan import CODE, IMAGE, plan, recipe
 
 from kiln.core.digest import canonical_json
 from kiln.core.errors import VerificationError
+from kiln.project.closures import Closure, StageCode
 from kiln.recipes.steps import StepList
 from kiln.statements.plan_data import plan_as_data, plan_from_data
 
@@ -40,6 +41,69 @@ def test_of_every_kind_of_source() -> None:
         data = plan_as_data(made, step_id)
         assert data["steps"][0]["id"] == "checkpoint"
         assert plan_as_data(plan_from_data(data), step_id) == data
+
+
+APART = StageCode(
+    CODE.digest,
+    {
+        "convert": Closure("7" * 64, ("__main__.py", "steps/convert.py")),
+        "annotate": Closure("8" * 64, ("steps/annotate.py",)),
+        "check": Closure("9" * 64, ("steps/check.py",)),
+    },
+)
+
+
+def test_the_code_that_each_stage_runs_is_in_it() -> None:
+    whole = plan(code=APART)
+    data = plan_as_data(whole, "annotate-int8")
+    assert data["code"] == CODE.digest
+    assert data["closures"] == {
+        "convert": {"code": "7" * 64, "files": ["__main__.py", "steps/convert.py"]},
+        "annotate": {"code": "8" * 64, "files": ["steps/annotate.py"]},
+    }
+    back = plan_from_data(json.loads(canonical_json(data)))
+    assert [step.code for step in back.steps] == [APART.of(step.stage) for step in back.steps]
+    assert [step.key for step in back.steps] == [whole.step(step.id).key for step in back.steps]
+    assert plan_as_data(back, "annotate-int8") == data
+
+
+def test_a_plan_of_an_older_kiln_has_none_of_that() -> None:
+    """Its keys were made with the whole stage code, and still are."""
+    assert "closures" not in DATA
+    back = plan_from_data(DATA)
+    assert back.code == CODE and {step.code for step in back.steps} == {Closure(CODE.digest)}
+
+
+BAD_CLOSURES: list[Callable[[Any], Any]] = [
+    lambda data: data.update(closures={}),
+    lambda data: data.update(closures=[]),
+    lambda data: data.pop("closures"),
+    lambda data: data["closures"].pop("convert"),
+    lambda data: data["closures"].update(export=data["closures"]["convert"]),
+    lambda data: data["closures"].update(check={"code": "9" * 64, "files": ["steps/check.py"]}),
+    lambda data: data["closures"]["convert"].update(code="6" * 64),
+    lambda data: data["closures"]["convert"].update(code="x"),
+    lambda data: data["closures"]["convert"].update(code=None),
+    lambda data: data["closures"]["convert"].update(more=1),
+    lambda data: data["closures"]["convert"].update(files=[]),
+    lambda data: data["closures"]["convert"].update(files={"steps/convert.py": 1}),
+    lambda data: data["closures"]["convert"].update(files=None),
+    lambda data: data["closures"]["convert"].update(files=["steps/convert.py", "__main__.py"]),
+    lambda data: data["closures"]["convert"].update(files=["steps/convert.py"] * 2),
+    lambda data: data["closures"]["convert"].update(files=["/x", "steps/convert.py"]),
+    lambda data: data["closures"]["convert"].update(files=["../x", "steps/convert.py"]),
+    lambda data: data["closures"]["convert"].update(files=[1, "steps/convert.py"]),
+    lambda data: data["closures"]["convert"]["files"].extend(f"z{n:05}" for n in range(5_000)),
+]
+
+
+@pytest.mark.parametrize("change", BAD_CLOSURES)
+def test_impossible_code_is_refused(change: Callable[[Any], Any]) -> None:
+    data = plan_as_data(plan(code=APART), "annotate-int8")
+    change(data)
+    with pytest.raises(VerificationError) as caught:
+        plan_from_data(data)
+    assert caught.value.message.startswith("The recorded plan ") and caught.value.remedy
 
 
 def test_no_checks_are_in_it() -> None:
@@ -103,7 +167,7 @@ def test_paths_that_leave_their_folder_are_refused_though_their_keys_hold(path: 
     data = {
         "protocol": 1,
         "image": IMAGE,
-        "code": CODE,
+        "code": CODE.digest,
         "artefact": "export",
         "steps": [
             {

@@ -365,6 +365,18 @@ def iou(one: Sequence[float], other: Sequence[float]) -> float:
     return height * width / (sum(areas) - height * width)
 
 
+def forget(store: Path, key: str) -> None:
+    """Remove a stage's result from a store, under its key and under its content."""
+
+    def said(path: Path) -> dict[str, Any]:
+        return {**json.loads(path.read_bytes()), "key": ""}
+
+    wanted = said(store / "results" / f"{key}.json")
+    for path in (store / "results").glob("*.json"):
+        if said(path) == wanted:
+            path.unlink()
+
+
 def copy_project(target: Path, source: Path = ROOT) -> Path:
     """The parts of the checkout that make kiln, so that edits during a run change nothing."""
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")

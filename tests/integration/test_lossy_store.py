@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SAMPLE, Kiln
+from support import SAMPLE, Kiln, forget
 
 from kiln.core.store import Store
 
@@ -39,9 +39,9 @@ def test_another_variant_after_a_lost_export(sample: Any, lossy: Kiln) -> None:
     max(export, key=lambda path: path.stat().st_size).unlink()
     for step, made in stages.items():
         if step.endswith("-float16"):
-            (lossy.store / "results" / f"{made['key']}.json").unlink()
+            forget(lossy.store, made["key"])
     # Nothing but the record asks for it: it says what the model was made from.
-    (lossy.store / "results" / f"{stages['checkpoint']['key']}.json").unlink()
+    forget(lossy.store, stages["checkpoint"]["key"])
     ended = lossy("build", SAMPLE, "--variant", "float16", "--json").ok()
     finished = {e["id"] for e in ended.events if e.get("state") == "finished"}
     assert {"checkpoint", "export", "convert-float16"} <= finished

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ def sha256(data: bytes) -> str:
 
 def canonical(data: Any) -> bytes:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def listed(folder: Path, names: Iterable[str]) -> list[list[Any]]:
+    """Files of a folder as documented: name, whether it is executable, and digest."""
+    return [
+        [name, bool((folder / name).stat().st_mode & 0o100), sha256((folder / name).read_bytes())]
+        for name in sorted(names)
+    ]
 
 
 def opened(bundle: Path, key: Path, scratch: Path) -> dict[str, Any]:
@@ -77,16 +85,14 @@ def test_provenance_names_what_is_there(sample: Any, stated: Any, engine: Engine
 
     tar = (sample.folder / "source.tar").read_bytes()
     assert parts["source.tar"]["digest"]["sha256"] == sha256(tar)
-    code = [
-        [
-            path.relative_to(project / "docker" / "stages").as_posix(),
-            os.access(path, os.X_OK) and bool(path.stat().st_mode & 0o100),
-            sha256(path.read_bytes()),
-        ]
-        for path in (project / "docker" / "stages").rglob("*")
+    stages = project / "docker" / "stages"
+    names = [
+        path.relative_to(stages).as_posix()
+        for path in stages.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     ]
-    assert parts["stage-code"]["digest"]["kilnTree"] == sha256(canonical(sorted(code)))
+    code = listed(stages, names)
+    assert parts["stage-code"]["digest"]["kilnTree"] == sha256(canonical(code))
     assert "repository" not in parts, "that project is no checkout"
 
     inputs = {name: it["digest"]["sha256"] for name, it in parts.items() if "input/" in name}
@@ -105,6 +111,11 @@ def test_provenance_names_what_is_there(sample: Any, stated: Any, engine: Engine
 def test_the_plan_s_keys_follow(sample: Any, stated: Any) -> None:
     plan = stated["predicate"]["buildDefinition"]["internalParameters"]["plan"]
     keys: dict[str, str] = {}
+    stages: Path = sample.kiln.project / "docker" / "stages"
+    assert set(plan["closures"]) == {step["stage"] for step in plan["steps"]}
+    for stage, closure in plan["closures"].items():
+        assert f"steps/{stage}.py" in closure["files"]
+        assert closure["code"] == sha256(canonical(listed(stages, closure["files"])))
     for step in plan["steps"]:
         inputs = {
             name: it if "files" in it else {"stage": keys[it["step"]], "path": it["path"]}
@@ -117,7 +128,8 @@ def test_the_plan_s_keys_follow(sample: Any, stated: Any) -> None:
         keys[step["id"]] = sha256(
             canonical(
                 {
-                    **{name: plan[name] for name in ("protocol", "image", "code")},
+                    **{name: plan[name] for name in ("protocol", "image")},
+                    "code": plan["closures"][step["stage"]]["code"],
                     **{name: step[name] for name in ("stage", "params")},
                     "params_from": facts,
                     "inputs": inputs,

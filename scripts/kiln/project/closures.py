@@ -9,6 +9,7 @@ that is missing here is missing there, and the stage fails.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,8 +19,6 @@ from typing import TYPE_CHECKING
 from kiln.core.digest import sha256_bytes, tree_files, tree_key
 
 if TYPE_CHECKING:
-    import ast
-
     from kiln.core.store import Store
 
 #: Modules whose dynamic imports need nothing more of the stage code, and why.
@@ -207,12 +206,13 @@ class _Code:
 
     def _imports(self, tree: ast.AST, name: str, path: str) -> set[str] | None:
         """Return the modules of the folder that a module needs; None if that cannot be said."""
-        if path not in FOLLOWED and any(map(_is_dynamic, _walk(tree))):
+        nodes = list(ast.walk(tree))  # all depths, without recursion
+        if path not in FOLLOWED and any(map(_is_dynamic, nodes)):
             return None
         is_package = path.endswith("__init__.py")
         package = name if is_package else name.rpartition(".")[0]
         found = {name}
-        for node in _walk(tree):
+        for node in nodes:
             for wanted in _named(node, package):
                 if wanted.endswith(".*"):
                     folder = wanted.removesuffix("*")
@@ -224,8 +224,6 @@ class _Code:
 
 
 def _parsed(source: bytes) -> ast.AST | None:
-    import ast
-
     if len(source) > _MAX_SOURCE:
         return None
     try:
@@ -234,15 +232,7 @@ def _parsed(source: bytes) -> ast.AST | None:
         return None
 
 
-def _walk(tree: ast.AST) -> Iterator[ast.AST]:
-    import ast
-
-    return ast.walk(tree)  # all depths, without recursion
-
-
 def _is_dynamic(node: ast.AST) -> bool:
-    import ast
-
     if isinstance(node, ast.Import):
         return any(_by_name(alias.name) for alias in node.names)
     if isinstance(node, ast.ImportFrom) and not node.level:
@@ -259,8 +249,6 @@ def _by_name(module: str) -> bool:
 
 def _named(node: ast.AST, package: str) -> Iterator[str]:
     """Yield the names that may be modules: ``.*`` at the end for all of a package."""
-    import ast
-
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):

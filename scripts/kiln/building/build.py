@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,13 @@ from kiln.building.compiling import as_one, compile_each
 from kiln.checks import verdict
 from kiln.core import machine
 from kiln.core.digest import tree_digest
-from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
+from kiln.core.errors import (
+    CancelledError,
+    ClusterError,
+    KilnError,
+    PartialBuildError,
+    UntrainedModelError,
+)
 from kiln.core.files import system_guard, write_atomic
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
@@ -32,6 +38,7 @@ from kiln.release import publish
 from kiln.release.layout import PAGE_FILE
 from kiln.running.cached import look_up
 from kiln.running.executor import OnEvent, Runner
+from kiln.running.executor_protocol import Elsewhere, Executor
 from kiln.running.limits import limits_of
 from kiln.signing.signer import Signer, own_signer
 from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL, artefact_file
@@ -90,7 +97,8 @@ class Builder:
     """Builds models of one project into one ``dist`` folder.
 
     The engine is only looked for when a stage has to run or an image has to be built. ``noted`` are
-    notes that were shown before; none is shown twice.
+    notes that were shown before; none is shown twice. ``elsewhere`` runs the stages if it is given:
+    then this machine prepares plans, judges results, publishes and signs.
     """
 
     project: Project
@@ -99,6 +107,7 @@ class Builder:
     on_event: OnEvent
     keep_failed: bool = False
     noted: set[str] = field(default_factory=set)
+    elsewhere: Elsewhere | None = None
     _engine: Engine | None = None
     _signer: Signer | None = None
     _repository: Repository | None = None
@@ -109,6 +118,7 @@ class Builder:
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="image")
     )
     _coming: dict[str, Future[str]] = field(default_factory=dict)
+    _room: threading.BoundedSemaphore = field(default_factory=threading.BoundedSemaphore)
 
     def engine(self) -> Engine:
         """The engine, found once; leftovers of dead runs are removed first."""
@@ -143,7 +153,8 @@ class Builder:
             chosen: the recipes; one that cannot be read counts as a failed model.
             variants: which ones; all of each recipe when empty.
             archive: see :class:`kiln.sources.fetcher.Options`; only with one model.
-            jobs: models at a time; None: what the machine has room for.
+            jobs: models at a time; None: what the machine has room for. Those whose stages run
+                elsewhere do not count meanwhile.
         """
         publish.check_target(self.dist)
         self.store.sweep()
@@ -153,9 +164,12 @@ class Builder:
         self._package = installed_package()
         several = len(chosen.names) > 1
         done = [self._failed(name, error, several) for name, error in chosen.broken.items()]
-        pool = ThreadPoolExecutor(jobs or machine.room_for(_MEMORY), thread_name_prefix="model")
+        room = jobs or machine.room_for(_MEMORY)
+        self._room = threading.BoundedSemaphore(room)
+        threads = room if self.elsewhere is None else max(room, self.elsewhere.most)
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
         tasks: dict[Future[ModelBuild], str] = {
-            pool.submit(self._one, recipe, variants, archive): name
+            pool.submit(self._in_room, recipe, variants, archive): name
             for name, recipe in chosen.recipes.items()
         }
         try:
@@ -176,6 +190,8 @@ class Builder:
         ends without it.
         """
         self._stop.set()
+        if self.elsewhere is not None:
+            self.elsewhere.stop()
         pool.shutdown(wait=False, cancel_futures=True)
         self._aside.shutdown(wait=False, cancel_futures=True)
         if self._engine is not None:
@@ -240,6 +256,36 @@ class Builder:
         with contextlib.suppress(KilnError):
             self.store.set_ref(LAST_RESULT, name, {"when": int(time.time()), **result})
 
+    def _in_room(
+        self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None
+    ) -> ModelBuild:
+        with self._room:
+            self.check_stop()
+            return self._one(recipe, variants, archive)
+
+    @contextlib.contextmanager
+    def _leaving_room(self) -> Iterator[None]:
+        """Let another model in while this one's stages run elsewhere."""
+        if self.elsewhere is None:
+            yield
+            return
+        self._room.release()
+        try:
+            yield
+        finally:
+            self._room.acquire()
+
+    def _executor(self, tell: OnEvent) -> Executor:
+        if self.elsewhere is not None:
+            return self.elsewhere.executor(tell)
+        return Runner(
+            self.engine,
+            self.store,
+            self.project.stages,
+            tell,
+            keep_failed=self.keep_failed,
+        )
+
     def _one(self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
         locked = locked_image(self.project.docker, recipe.image)
         device = locked_image(self.project.docker, DEVICE)
@@ -270,13 +316,7 @@ class Builder:
                 ran.add(fields["id"])
             self._tell(event, **fields)
 
-        runner = Runner(
-            self.engine,
-            self.store,
-            self.project.stages,
-            tell,
-            keep_failed=self.keep_failed,
-        )
+        runner = self._executor(tell)
 
         def waiting() -> None:
             self.check_stop()
@@ -291,14 +331,15 @@ class Builder:
 
             def run(part: Plan) -> None:
                 # The record names every step of the plan, so none may be missing.
-                found = runner.run(
-                    part,
-                    limits_of(recipe),
-                    lambda: self._image_with(recipe.image, part.others.values()),
-                    files=part.published(),
-                    facts=part.ids(),
-                    others=self._image_aside,
-                )
+                with self._leaving_room():
+                    found = runner.run(
+                        part,
+                        limits_of(recipe),
+                        lambda: self._image_with(recipe.image, part.others.values()),
+                        files=part.published(),
+                        facts=part.ids(),
+                        others=self._image_aside,
+                    )
                 results.update(found)
 
             run(plan.without(plan.compiled))
@@ -594,6 +635,9 @@ def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:
         return None
     if len(builds) == 1:
         return failed[0].error
+    lost = next((build.error for build in failed if isinstance(build.error, ClusterError)), None)
+    if lost is not None:
+        return lost
     names = ", ".join(build.model for build in failed)
     return PartialBuildError(
         f"{len(failed)} of {len(builds)} models could not be built: {names}.",

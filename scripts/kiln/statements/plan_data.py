@@ -52,6 +52,18 @@ def plan_as_data(plan: Plan, step_id: str) -> dict[str, Any]:
     return plain
 
 
+def whole_plan_as_data(plan: Plan) -> dict[str, Any]:
+    """Return all steps of ``plan``, as :func:`plan_as_data` does those of one artefact."""
+    data = {
+        "protocol": PROTOCOL,
+        "image": plan.identity,
+        "code": plan.code,
+        "steps": [_as_data(step) for step in plan.steps],
+    }
+    plain: dict[str, Any] = json.loads(canonical_json(data))
+    return plain
+
+
 def _as_data(step: Step) -> dict[str, Any]:
     return {
         **({"image": step.image} if step.image else {}),
@@ -95,8 +107,44 @@ def plan_from_data(
         raise _bad("is damaged") from None
 
 
+def whole_plan_from_data(data: Any, *, model: str, images: Mapping[str, str]) -> Plan:
+    """Read a plan that :func:`whole_plan_as_data` wrote; which steps make artefacts is not in it.
+
+    Args:
+        data: parsed JSON, untrusted.
+        model: the plan's model.
+        images: identity -> name of the images that its steps run in.
+
+    Raises:
+        VerificationError: see :func:`plan_from_data`; or an image has no name.
+    """
+    try:
+        _fields(data, "protocol", "image", "code", "steps")
+        found = _steps(data)
+        steps = tuple(found.steps.values())
+        elsewhere = {step.image: images[step.image] for step in steps if step.image}
+        return Plan(
+            model, images[data["image"]], steps, {}, (), data["image"], data["code"], elsewhere
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise _bad("is damaged") from None
+
+
 def _read(data: Any, model: str, image: str, variant: str) -> Plan:
     _fields(data, "protocol", "image", "code", "steps", "artefact")
+    steps = _steps(data)
+    identity, code = data["image"], data["code"]
+    artefact = data["artefact"]
+    if artefact not in steps.steps:
+        raise _bad("does not make its artefact")
+    plan = Plan(model, image, tuple(steps.steps.values()), {variant: artefact}, (), identity, code)
+    if len(plan.closure([artefact], ())) != len(plan.steps):
+        raise _bad("has steps that its artefact does not need")
+    return plan
+
+
+def _steps(data: Mapping[str, Any]) -> StepList:
+    """Read the steps, and compute their keys again."""
     if data["protocol"] != PROTOCOL or isinstance(data["protocol"], bool):
         said = repr(data["protocol"])[:40]
         raise _bad(f"is of protocol {said}; this kiln knows {PROTOCOL}")
@@ -123,13 +171,7 @@ def _read(data: Any, model: str, image: str, variant: str) -> Plan:
         )
         if steps.steps[step_id].key != entry["key"]:
             raise _bad(f"contradicts itself: the key of the step {step_id} does not match")
-    artefact = data["artefact"]
-    if artefact not in steps.steps:
-        raise _bad("does not make its artefact")
-    plan = Plan(model, image, tuple(steps.steps.values()), {variant: artefact}, (), identity, code)
-    if len(plan.closure([artefact], ())) != len(plan.steps):
-        raise _bad("has steps that its artefact does not need")
-    return plan
+    return steps
 
 
 def _identity(text: str) -> str:

@@ -50,6 +50,13 @@ class ToyCluster:
     def url(self) -> str:
         return f"{'tls' if self.certificates else 'tcp'}://127.0.0.1:{self.port}"
 
+    def tls(self) -> dict[str, str]:
+        """The certificates by the names of Dask's configuration."""
+        names = {name.removeprefix(SETTINGS): path for name, path in self.certificates.items()}
+        return {
+            name.lower().replace("__", ".").replace("_", "-"): path for name, path in names.items()
+        }
+
     def environment(self, **more: str) -> dict[str, str]:
         path = os.pathsep.join(str(ROOT / name) for name in ("scripts", "docker", "tests/helpers"))
         return {
@@ -84,6 +91,13 @@ class ToyCluster:
 
     def start_worker(self, name: str, **more: str) -> None:
         self.workers[name] = self._started(name, "-m", "toy_worker", self.url, name, **more)
+
+    def start_dask_worker(self, name: str) -> None:
+        """A worker that Dask's own command starts."""
+        self.workers[name] = self._started(
+            name, "-m", "dask", "worker", self.url, "--name", name, "--no-nanny", "--nthreads", "1",
+            "--no-dashboard", "--local-directory", str(self.root), "--preload", "toy_preload",
+        )  # fmt: skip
 
     def ready(self, name: str) -> None:
         """Wait until a worker has registered."""

@@ -10,7 +10,6 @@ container, the stage runner starts in a process of its own; its id is appended t
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from typing import Any
@@ -96,16 +95,20 @@ def toy_station(project: Project, offer: worker.Offer, on_event: Any) -> Station
     return Station(project, store, standing, ways, offer.name or "toy")
 
 
-def main() -> None:
-    scheduler, name = sys.argv[1:]
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def put_toys_in_place() -> None:
+    """Let this process's stations have toy engines and images."""
     project = Project.find()
     patched: Any = station
     patched.Engine.find = lambda: ToyEngine(project)
     patched.Images = ToyImages
-    worker.station_of = toy_station  # type: ignore[assignment]
     # `tag` of a locked image; nobody looks at it here.
     type(SEALED).tag = "toy:1"  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    scheduler, name = sys.argv[1:]
+    put_toys_in_place()
+    worker.station_of = toy_station
     run(
         lambda: worker.serve(
             ClusterAddress(scheduler),

@@ -8,7 +8,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 from distributed import Client, Future
@@ -38,6 +37,9 @@ _MOST = 512
 
 #: How often one plan is asked for where a worker's machine fails, or its results are not whole.
 _ATTEMPTS = 3
+
+#: Seconds that a stopped driver spends on telling the scheduler.
+_STOP_PATIENCE = 2
 
 #: Seconds between two looks at whether there is still somebody to wait for.
 _LOOK = 0.5
@@ -74,7 +76,8 @@ class Cluster:
         self._project, self._on_note = project, on_note
         self._security: Any = None if address.local else security_for(address, "client")
         self._stack = contextlib.ExitStack()
-        self._lock = threading.Lock()
+        self._connecting = threading.Lock()
+        self._lock = threading.Lock()  # held for moments only: `stop` must not wait
         self._stopped = threading.Event()
         self._client: Client | None = None
         self._failure: KilnError | None = None
@@ -100,11 +103,13 @@ class Cluster:
         self._stopped.set()
         with self._lock:
             client, self._client = self._client, None
+            stack = self._stack.pop_all()
+        # Dask raises whatever it likes when the other side has gone; there is nothing to be saved.
+        with contextlib.suppress(Exception):
             if client is not None:
-                with contextlib.suppress(Exception):
-                    client.close(timeout=2)
-            with contextlib.suppress(Exception):
-                self._stack.close()
+                client.close(timeout=_STOP_PATIENCE)
+        with contextlib.suppress(Exception):
+            stack.close()
 
     @property
     def stopped(self) -> bool:
@@ -139,26 +144,32 @@ class Cluster:
             CancelledError: :meth:`stop` was called.
         """
         standing = self.standing
-        with self._lock:
-            if self._stopped.is_set():
-                raise CancelledError("Stopped.")
+        with self._connecting:
             if self._failure is not None:  # for every model the same, and no second wait
                 raise self._failure
-            if self._client is None:
+            if self._client is None and not self._stopped.is_set():
                 try:
-                    self._client = self._connected()
-                    self._refuse_strangers(self._client, standing)
+                    client = self._connected()
+                    with self._lock:
+                        self._client = client
+                    self._refuse_strangers(client, standing)
                 except KilnError as error:
                     self._failure = error
                     raise
-            return self._client
+            client_now = self._client
+        if client_now is None or self._stopped.is_set():
+            self.stop()  # it may have begun before there was anything to stop
+            raise CancelledError("Stopped.")
+        return client_now
 
     def _connected(self) -> Client:
         quiet_dask()
         url = self.address.url
         if self.address.local:
-            self._local = self._stack.enter_context(local_workers(self.address.local, self.store))
-            url, self._security = self._local.url, self._local.security
+            workers = local_workers(self.address.local, self.store)
+            with self._lock:
+                self._local = local = self._stack.enter_context(workers)
+            url, self._security = local.url, local.security
         try:
             client = Client(url, security=self._security, timeout=_PATIENCE, set_as_default=False)
         except (OSError, TimeoutError, ValueError, RuntimeError) as error:
@@ -194,7 +205,7 @@ class Cluster:
     def _look(self, client: Client) -> None:
         """See which workers there are, not more often than is useful."""
         now = time.monotonic()
-        if now - self._seen < _FRESH:
+        if self._workers and now - self._seen < _FRESH:
             return
         self._seen = now
         with contextlib.suppress(OSError, RuntimeError, TimeoutError):
@@ -217,19 +228,18 @@ class Cluster:
             raise self.lost()
         if self._local is not None and (why := self._local.why_none_lives()):
             raise ClusterError(f"The workers on this machine have ended: {why}", _LOST)
+        self._look(client)
+        standing = self.standing
+        reasons = {}
+        for name, worker in list(self._workers.values()):
+            why = standing.why_not(worker)
+            reasons[name] = why or (standing.lacks(worker, order) if worker else "")
+        if not all(reasons.values()) or (self._local is not None and not reasons):
+            return
+        told = "; ".join(f"{name}: {why}" for name, why in sorted(reasons.items())[:3])
+        text = f"{order.plan.model}: waiting for a worker" + (f" ({told})" if told else "")
         with self._lock:
-            self._look(client)
-            standing = self._standing
-            assert standing is not None
-            reasons = {}
-            for name, worker in self._workers.values():
-                why = standing.why_not(worker)
-                reasons[name] = why or (standing.lacks(worker, order) if worker else "")
-            if not all(reasons.values()):
-                return
-            told = "; ".join(f"{name}: {why}" for name, why in sorted(reasons.items())[:3])
-            text = f"{order.plan.model}: waiting for a worker" + (f" ({told})" if told else "")
-            new = text not in self._noted and (self._local is None or bool(told))
+            new = text not in self._noted
             self._noted.add(text)
         if new:
             self._on_note(text)
@@ -257,16 +267,15 @@ class Cluster:
             for events in list(self._listeners.get(str(said.get("key")), ())):
                 events.put(said)
 
-    def others(self, failed: Collection[str]) -> list[str]:
-        """Return the addresses of workers that are not among ``failed``, by name."""
-        with self._lock:
-            standing = self._standing
-            assert standing is not None
-            return [
-                address
-                for address, (name, worker) in self._workers.items()
-                if name not in failed and not standing.why_not(worker)
-            ]
+    def others(self, client: Client, failed: Collection[str]) -> list[str]:
+        """Return the addresses of suitable workers whose names are not among ``failed``."""
+        self._seen = 0.0
+        self._look(client)
+        return [
+            address
+            for address, (name, worker) in self._workers.items()
+            if name not in failed and not self.standing.why_not(worker)
+        ]
 
 
 class ClusterExecutor:
@@ -307,17 +316,20 @@ class ClusterExecutor:
             if answer.error is None:
                 way.receive(plan)
                 self._compare(plan, answer)
+            elif isinstance(answer.error, CancelledError):
+                # The worker is ending, or another driver gave the same plan up just then.
+                continue
             elif not answer.here or attempt == _ATTEMPTS:
                 raise answer.error
             else:
                 failed.append(answer.worker)
+                if not self._cluster.others(self._cluster.client(), failed):
+                    raise answer.error
                 self._on_event(
                     "note",
                     message=f"{plan.model}: {answer.worker} cannot: {answer.error.message} "
                     "Asking another worker.",
                 )
-                if not self._cluster.others(failed):
-                    raise answer.error
         known = look_up(plan, store, wanted, facts)
         if known.todo:
             raise ClusterError(
@@ -334,7 +346,8 @@ class ClusterExecutor:
         cluster.way.send(order.plan)
         steps, told = set(order.plan.ids()), set()
         with cluster.listening(order.key) as events:
-            future = self._submitted(client, order, cluster.others(failed) if failed else None)
+            workers = cluster.others(client, failed) if failed else None
+            future = self._submitted(client, order, workers or None)
             future.add_done_callback(lambda _: events.put(None))
             try:
                 while True:
@@ -350,9 +363,6 @@ class ClusterExecutor:
             finally:
                 with contextlib.suppress(Exception):
                     future.release()
-        if answer.error is not None and isinstance(answer.error, CancelledError):
-            # Another driver had it stopped just when this one asked for the same.
-            return replace(answer, here=True)
         for step_id, (seconds, peak) in answer.ran.items():
             if step_id in steps - told:  # it ran before this driver listened
                 self._event(

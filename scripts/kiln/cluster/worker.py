@@ -34,6 +34,9 @@ TOPIC = "kiln"
 #: Seconds that a worker waits for its scheduler to answer.
 _PATIENCE = 60
 
+#: Seconds that a stopped worker's threads get to remove what they made.
+_STOP_PATIENCE = 3
+
 _NAME = "kiln"
 
 #: Called with an event name and its fields.
@@ -197,7 +200,7 @@ async def _work(
     def stop(number: int) -> None:
         stopped.append(number)
         station.close()
-        closing.append(asyncio.ensure_future(worker.close(timeout=5, executor_wait=False)))
+        closing.append(asyncio.ensure_future(worker.close(timeout=_STOP_PATIENCE)))
 
     closing: list[Any] = []
     loop = asyncio.get_running_loop()

@@ -5,20 +5,31 @@ Only containers are toys. The cluster is started once; the last tests take it ap
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from patience import wait_until
 from toy_cluster import ToyCluster, ended, lives, make_cluster
+from toy_project import SEALED
 from toy_stages import MODEL, VARIANTS, make_builder
 
+from kiln.cluster.address import ClusterAddress
+from kiln.cluster.driver import Cluster
+from kiln.core.digest import tree_digest
+from kiln.core.errors import CancelledError
+from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
 from kiln.recipes.recipe import load
 from kiln.recipes.selection import Selection
+from kiln.recipes.steps import Files, Plan, lone_step
+from kiln.running.limits import Limits
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +83,68 @@ def test_the_same_bytes_as_on_one_machine(fresh: ToyCluster, tmp_path: Path) -> 
     assert len(fresh.containers()) == count
 
 
-def test_what_two_ask_for_runs_once(fresh: ToyCluster, tmp_path: Path) -> None:
-    """Two projects' drivers with one store each wait for the same task."""
+def test_two_drivers_on_one_store(fresh: ToyCluster, tmp_path: Path) -> None:
     with fresh.held():
         first = fresh.driver(tmp_path / "a")
         wait_until(fresh.containers)
         second = fresh.driver(tmp_path / "b")
-        time.sleep(1)
     ends = [ended(first), ended(second)]
     assert [item.code for item in ends] == [0, 0]
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    begun = fresh.containers()
-    assert len(begun) == len(set(begun)) == 2  # one for each of the two images
+    assert len(fresh.containers()) == 2  # one for each of the two images
+
+
+def test_what_two_ask_of_one_scheduler_runs_once(fresh: ToyCluster) -> None:
+    """Two connections ask for one task, without the store's lock between them.
+
+    One of them gives it up; it goes on for the other.
+    """
+    store = Store(fresh.root / "store")
+    inputs = {"images": Files({"cat.png": store.add_bytes(b"cat")})}
+    code = tree_digest(fresh.project.stages)
+    step = lone_step("previews", "previews", {}, inputs, image=SEALED.identity, code=code)
+    plan = Plan("toy", "odapi", (step,), {}, ("previews",), SEALED.identity, code)
+    told: list[list[tuple[str, str]]] = [[], [], []]
+    settings = {f"distributed.comm.tls.{name}": path for name, path in fresh.tls().items()}
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(3) as pool:
+        stack.enter_context(dask.config.set(settings))
+        address = ClusterAddress(fresh.url)
+        clusters = [
+            stack.enter_context(Cluster(address, fresh.project, store, print)) for _ in told
+        ]
+
+        def run(number: int) -> dict[str, StageResult]:
+            def tell(event: str, **fields: Any) -> None:
+                told[number].append((event, fields.get("state", "")))
+
+            executor = clusters[number].executor(tell)
+            return executor.run(plan, Limits(), str, files=["previews"])
+
+        for cluster in clusters:
+            cluster.client()
+        with fresh.held():
+            runs = [pool.submit(run, number) for number in range(3)]
+            wait_until(fresh.containers)
+            wait_until(lambda: _waiting_for(clusters[0]) == 3)
+            clusters[2].stop()
+            with pytest.raises(CancelledError):
+                runs[2].result()
+            assert _waiting_for(clusters[0]) == 2
+        first, second = (run.result() for run in runs[:2])
+    assert first == second and list(first) == ["previews"]
+    assert len(fresh.containers()) == 1
+    assert ("stage", "finished") in told[0] and ("stage", "finished") in told[1]
+
+
+def _waiting_for(cluster: Cluster) -> int:
+    """How many drivers wait for the scheduler's task."""
+
+    def count(dask_scheduler: Any) -> int:
+        (task,) = dask_scheduler.tasks.values()
+        return len(task.who_wants)
+
+    found: int = cluster.client().run_on_scheduler(count)
+    return found
 
 
 def test_ctrl_c_stops_the_containers(fresh: ToyCluster, tmp_path: Path) -> None:
@@ -162,9 +223,10 @@ def test_a_lost_scheduler_is_told_and_the_next_run_goes_on(
     for process in fresh.workers.values():
         assert process.wait(30) == 29
     fresh.start_scheduler()
-    fresh.start_worker("w3")
+    fresh.start_dask_worker("w3")
     build = fresh.build(tmp_path / "dist")
     assert build.code == 0, build.said()
+    assert {item["worker"] for item in stages(build.events, "finished")} == {"w3"}
 
 
 def _parent(pid: int) -> int:

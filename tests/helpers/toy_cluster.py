@@ -113,6 +113,7 @@ class ToyCluster:
             ],
             env=self.environment(**more),
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             cwd=self.root,
         )  # fmt: skip
@@ -152,7 +153,8 @@ class ToyCluster:
 
 def ended(driver: subprocess.Popen[str]) -> Ended:
     start = time.monotonic()
-    said, _ = driver.communicate()
+    said, told = driver.communicate()
+    assert "Traceback" not in told + said, told  # nor a log of Dask's
     return Ended(
         driver.returncode,
         [json.loads(line) for line in said.splitlines()],

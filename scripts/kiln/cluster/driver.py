@@ -38,6 +38,9 @@ _MOST = 512
 #: How often one plan is asked for where a worker's machine fails, or its results are not whole.
 _ATTEMPTS = 3
 
+#: Seconds for an answer to come from its worker, which has it: many may be on their way.
+_TRANSFER = 300
+
 #: Seconds that a stopped driver spends on telling the scheduler.
 _STOP_PATIENCE = 2
 
@@ -202,18 +205,21 @@ class Cluster:
         for text in told:
             self._on_note(f"not used: worker {text}")
 
-    def _look(self, client: Client) -> None:
-        """See which workers there are, not more often than is useful."""
+    def _look(self, client: Client) -> bool:
+        """See which workers there are, not too often; return whether it is known."""
         now = time.monotonic()
         if self._workers and now - self._seen < _FRESH:
-            return
+            return True
         self._seen = now
-        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+        try:
             found = client.scheduler_info(n_workers=-1)["workers"]
-            self._workers = {
-                address: (str(worker["name"]), Standing.parse(worker.get(FIELD)))
-                for address, worker in found.items()
-            }
+        except (OSError, RuntimeError, TimeoutError):  # it is lost, or just very busy
+            return False
+        self._workers = {
+            address: (str(worker["name"]), Standing.parse(worker.get(FIELD)))
+            for address, worker in found.items()
+        }
+        return True
 
     def watch(self, client: Client, order: Order) -> None:
         """Look whether an order may still be answered.
@@ -228,7 +234,8 @@ class Cluster:
             raise self.lost()
         if self._local is not None and (why := self._local.why_none_lives()):
             raise ClusterError(f"The workers on this machine have ended: {why}", _LOST)
-        self._look(client)
+        if not self._look(client):
+            return
         standing = self.standing
         reasons = {}
         for name, worker in list(self._workers.values()):
@@ -385,7 +392,7 @@ class ClusterExecutor:
 
     def _result(self, client: Client, future: Future[Any]) -> Answer:
         try:
-            return Answer.parse(future.result(timeout=_PATIENCE))
+            return Answer.parse(future.result(timeout=_TRANSFER))
         except KilnError:
             raise
         except Exception as error:  # whatever Dask, or a worker's Python, raises

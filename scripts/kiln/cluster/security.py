@@ -52,5 +52,7 @@ def security_for(address: ClusterAddress, role: str) -> Any:
 
 def quiet_dask() -> None:
     """Keep Dask's own log from mixing with kiln's output, which says the same in kiln's words."""
-    for name in ("distributed", "tornado", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Dask's configuration gives some of them a level of their own.
+    for name in [*logging.root.manager.loggerDict]:
+        if name.partition(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)

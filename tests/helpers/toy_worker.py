@@ -4,7 +4,8 @@
 
 Dask, the plugin, the station, the runner and the store are real. Where the engine would start a
 container, the stage runner starts in a process of its own; its id is appended to the file
-``containers`` in the project, and while a file ``hold`` is there, it waits.
+``containers`` in the project, and while a file ``hold`` is there, it waits. A file ``break`` takes
+the engine away from one order.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kiln.cluster.address import ClusterAddress
 from kiln.cluster.standing import Standing
 from kiln.cluster.station import Station
 from kiln.cluster.transfer import transfers
-from kiln.core.errors import CancelledError
+from kiln.core.errors import CancelledError, EngineUnavailableError
 from kiln.core.store import Store
 from kiln.project.folders import Project
 from kiln.running.limits import Outcome
@@ -95,11 +96,20 @@ def toy_station(project: Project, offer: worker.Offer, on_event: Any) -> Station
     return Station(project, store, standing, ways, offer.name or "toy")
 
 
+def found_engine(project: Project) -> ToyEngine:
+    """An engine; whoever finds the file ``break`` first has none."""
+    try:
+        (project.root / "break").unlink()
+    except FileNotFoundError:
+        return ToyEngine(project)
+    raise EngineUnavailableError("No engine here.", "Start one.")
+
+
 def put_toys_in_place() -> None:
     """Let this process's stations have toy engines and images."""
     project = Project.find()
     patched: Any = station
-    patched.Engine.find = lambda: ToyEngine(project)
+    patched.Engine.find = lambda: found_engine(project)
     patched.Images = ToyImages
     # `tag` of a locked image; nobody looks at it here.
     type(SEALED).tag = "toy:1"  # type: ignore[attr-defined]

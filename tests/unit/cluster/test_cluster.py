@@ -168,6 +168,16 @@ def test_a_killed_driver_leaves_no_container(fresh: ToyCluster, tmp_path: Path) 
         driver.wait()
 
 
+def test_a_worker_without_an_engine_is_passed_over(fresh: ToyCluster, tmp_path: Path) -> None:
+    (fresh.project.root / "break").touch()
+    build = fresh.build(tmp_path / "dist")
+    assert build.code == 0, build.said()
+    (note,) = [item["message"] for item in build.events if "cannot" in item.get("message", "")]
+    assert "No engine here." in note
+    (sound,) = {item["worker"] for item in stages(build.events, "finished")}
+    assert f"{MODEL}: {sound} cannot" not in note
+
+
 def test_strangers_are_refused_with_the_reason(
     fresh: ToyCluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -217,6 +217,15 @@ reproduce-demo: dev engine ## make the samples again from one bundle, without ne
 storm: dev engine ## hostile cases at random for STORM_MINUTES (60)
 	@PYTHONPATH=scripts:tests:tests/helpers $(VENV)/bin/python -m hostile.storm --minutes $(STORM_MINUTES) $(if $(CASE),--case $(CASE),--docs) $(STORM)
 
+# Other sizes: PYTHONPATH=scripts:docker .venv/bin/python -m benchmarks.cluster --help
+.PHONY: cluster-bench
+cluster-bench: dev ## what a cluster costs besides the work (two hours)
+	@$(PROGRAM) benchmarks.cluster
+
+.PHONY: cluster-storm
+cluster-storm: dev engine ## kill parts of a cluster at random moments, 50 times
+	@$(PROGRAM) proofs.cluster_storm
+
 .PHONY: bench
 bench: dev engine ## time kiln beside the hand-written way
 	@$(PROGRAM) benchmarks

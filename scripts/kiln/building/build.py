@@ -7,23 +7,35 @@ import functools
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiln.building.compiling import as_one, compile_each
+from kiln.building.record import (
+    Artefact,
+    conversion_record,
+    differences_of,
+    label_notes,
+    untrained_reasons,
+)
 from kiln.building.turns import turn
 from kiln.cache.opening import shared_results
 from kiln.checks import verdict
 from kiln.core import machine
-from kiln.core.errors import CancelledError, KilnError, PartialBuildError, UntrainedModelError
+from kiln.core.errors import (
+    CancelledError,
+    ClusterError,
+    KilnError,
+    PartialBuildError,
+    UntrainedModelError,
+)
 from kiln.core.files import system_guard, write_atomic
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
-from kiln.core.version import __version__
-from kiln.images.lock import Locked, locked_image
+from kiln.images.lock import locked_image
 from kiln.project.closures import read_stage_code
 from kiln.project.folders import Project
 from kiln.project.stagecode import stage_module
@@ -35,6 +47,7 @@ from kiln.release import publish
 from kiln.release.layout import PAGE_FILE
 from kiln.running.cached import look_up
 from kiln.running.executor import OnEvent, Runner
+from kiln.running.executor_protocol import Elsewhere, Executor
 from kiln.running.limits import PROCESS_MEMORY, limits_of, processes_of
 from kiln.signing.signer import Signer, own_signer
 from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL, artefact_file
@@ -61,16 +74,6 @@ STOP_PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
-class Artefact:
-    """One finished ``.tflite``; ``size`` in bytes."""
-
-    variant: str
-    file: str
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True)
 class ModelBuild:
     """The outcome for one model: its artefacts, or the failure; both if one was not compiled.
 
@@ -90,7 +93,8 @@ class Builder:
     """Builds models of one project into one ``dist`` folder.
 
     The engine is only looked for when a stage has to run or an image has to be built. ``noted`` are
-    notes that were shown before; none is shown twice.
+    notes that were shown before; none is shown twice. ``elsewhere`` runs the stages if it is given:
+    then this machine prepares plans, judges results, publishes and signs.
     """
 
     project: Project
@@ -99,6 +103,7 @@ class Builder:
     on_event: OnEvent
     keep_failed: bool = False
     noted: set[str] = field(default_factory=set)
+    elsewhere: Elsewhere | None = None
     _engine: Engine | None = None
     _signer: Signer | None = None
     _repository: Repository | None = None
@@ -110,6 +115,7 @@ class Builder:
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="image")
     )
     _coming: dict[str, Future[str]] = field(default_factory=dict)
+    _room: threading.BoundedSemaphore = field(default_factory=threading.BoundedSemaphore)
 
     def engine(self) -> Engine:
         """The engine, found once; leftovers of dead runs are removed first."""
@@ -149,7 +155,8 @@ class Builder:
             chosen: the recipes; one that cannot be read counts as a failed model.
             variants: which ones; all of each recipe when empty.
             archive: see :class:`kiln.sources.fetcher.Options`; only with one model.
-            jobs: models at a time; None: what the machine has room for.
+            jobs: models at a time; None: what the machine has room for. Those whose stages run
+                elsewhere do not count meanwhile.
         """
         publish.check_target(self.dist)
         self.store.sweep()
@@ -160,16 +167,17 @@ class Builder:
         self._package = installed_package()
         several = len(chosen.names) > 1
         done = [self._failed(name, error, several) for name, error in chosen.broken.items()]
-        jobs = jobs or machine.room_for(PROCESS_MEMORY)
-        self._at_work = min(jobs, len(chosen.recipes))
-        pool = ThreadPoolExecutor(jobs, thread_name_prefix="model")
+        room = jobs or machine.room_for(PROCESS_MEMORY)
+        self._room, self._at_work = threading.BoundedSemaphore(room), min(room, len(chosen.recipes))
+        threads = room if self.elsewhere is None else max(room, self.elsewhere.most)
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
         tasks: dict[Future[ModelBuild], str] = {
-            pool.submit(self._one, recipe, variants, archive): name
+            pool.submit(self._in_room, recipe, variants, archive): name
             for name, recipe in chosen.recipes.items()
         }
         try:
             for left, task in zip(reversed(range(len(tasks))), as_completed(tasks), strict=True):
-                self._at_work = min(jobs, left)
+                self._at_work = min(room, left)
                 done.append(self._outcome(task, tasks[task], several))
         except BaseException:  # Ctrl-C
             self.stop(pool, tasks)
@@ -188,6 +196,8 @@ class Builder:
         ends without it.
         """
         self._stop.set()
+        if self.elsewhere is not None:
+            self.elsewhere.stop()
         pool.shutdown(wait=False, cancel_futures=True)
         self._aside.shutdown(wait=False, cancel_futures=True)
         if self._engine is not None:
@@ -252,6 +262,38 @@ class Builder:
         with contextlib.suppress(KilnError):
             self.store.set_ref(LAST_RESULT, name, {"when": int(time.time()), **result})
 
+    def _in_room(
+        self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None
+    ) -> ModelBuild:
+        with self._room:
+            self.check_stop()
+            return self._one(recipe, variants, archive)
+
+    @contextlib.contextmanager
+    def _leaving_room(self) -> Iterator[None]:
+        """Let another model in while this one's stages run elsewhere."""
+        if self.elsewhere is None:
+            yield
+            return
+        self._room.release()
+        try:
+            yield
+        finally:
+            self._room.acquire()
+
+    def _executor(self, recipe: Recipe, tell: OnEvent) -> Executor:
+        if self.elsewhere is not None:
+            return self.elsewhere.executor(tell)
+        return Runner(
+            self.engine,
+            self.store,
+            self.project.stages,
+            tell,
+            keep_failed=self.keep_failed,
+            processes=lambda: processes_of(limits_of(recipe), self._at_work),
+            shared=self.shared,
+        )
+
     def _one(self, recipe: Recipe, variants: Sequence[Variant], archive: Path | None) -> ModelBuild:
         locked = locked_image(self.project.docker, recipe.image)
         device = locked_image(self.project.docker, DEVICE)
@@ -282,29 +324,22 @@ class Builder:
                 ran.add(fields["id"])
             self._tell(event, **fields)
 
-        runner = Runner(
-            self.engine,
-            self.store,
-            self.project.stages,
-            tell,
-            keep_failed=self.keep_failed,
-            processes=lambda: processes_of(limits_of(recipe), self._at_work),
-            shared=self.shared,
-        )
+        runner = self._executor(recipe, tell)
         with turn(self.store, self.shared, plan, self.check_stop, self._note):
             plan = self._with_published(recipe, acquired, plan)
             results: dict[str, StageResult] = {}
 
             def run(part: Plan) -> None:
                 # The record names every step of the plan, so none may be missing.
-                found = runner.run(
-                    part,
-                    limits_of(recipe),
-                    lambda: self._image_with(recipe.image, part.others.values()),
-                    files=part.published(),
-                    facts=part.ids(),
-                    others=self._image_aside,
-                )
+                with self._leaving_room():
+                    found = runner.run(
+                        part,
+                        limits_of(recipe),
+                        lambda: self._image_with(recipe.image, part.others.values()),
+                        files=part.published(),
+                        facts=part.ids(),
+                        others=self._image_aside,
+                    )
                 results.update(found)
 
             run(plan.without(plan.compiled))
@@ -493,106 +528,6 @@ def _report_of(plan: Plan, variant: str) -> set[str]:
     return ids & set(plan.reports)
 
 
-def conversion_record(
-    recipe: Recipe,
-    recipe_sha256: str,
-    acquired: Acquired,
-    plan: Plan,
-    results: Mapping[str, StageResult],
-    artefacts: Sequence[Artefact],
-    project: Project,
-) -> dict[str, Any]:
-    """Record what a model's artefacts were made of and how, as plain data.
-
-    ``results`` are those of all steps: a missing one would be missing from the signed record.
-    Durations and memory are those of the run that made each result, so that building again
-    without changes gives the same record. ``recipe_sha256`` is that of the recipe as published.
-    """
-    locked = locked_image(project.docker, recipe.image)
-    others = [locked_image(project.docker, name) for name in plan.others.values()]
-    return {
-        "schema": 1,
-        "kiln": __version__,
-        "model": recipe.name,
-        "title": recipe.title,
-        "licence": recipe.licence,
-        "profile": recipe.profile,
-        "default_variant": recipe.default_variant,
-        "feeding": stated_feeding(results),
-        "untrained": untrained_reasons(results),
-        "differences": differences_of(results),
-        "label_notes": label_notes(results),
-        "recipe": {"sha256": recipe_sha256},
-        "source": acquired.record,
-        "image": _stated(locked),
-        "other_images": [_stated(item) for item in others],
-        **_compiled_record(plan, results),
-        "stage_code": plan.code.digest,
-        "artefacts": {
-            item.variant: {"file": item.file, "sha256": item.sha256, "size": item.size}
-            for item in artefacts
-        },
-        "stages": {
-            step.id: {
-                "stage": step.stage,
-                "image": plan.image_of(step),
-                "key": step.key,
-                "params": dict(step.params),
-                "facts": results[step.id].facts,
-                "files": {name: blob.sha256 for name, blob in results[step.id].files.items()},
-                "seconds": results[step.id].seconds,
-                "peak_rss": results[step.id].peak_rss,
-            }
-            for step in plan.steps
-        },
-    }
-
-
-def _stated(image: Locked) -> dict[str, str]:
-    return {"name": image.name, "identity": image.identity, "layer": image.layer}
-
-
-def _compiled_record(plan: Plan, results: Mapping[str, StageResult]) -> dict[str, Any]:
-    """Record what was compiled for which NPU; empty without such files."""
-    if not plan.compiled:
-        return {}
-    return {
-        "compiled": {
-            name: {
-                "from": plan.origin_of(name),
-                "integer_form": name in plan.unpublished,
-                **{key: fact for key, fact in results[step_id].facts.items() if key != "gates"},
-            }
-            for name, step_id in plan.compiled.items()
-        },
-    }
-
-
-def stated_feeding(results: Mapping[str, StageResult]) -> Any:
-    """Return how pictures become the model's input (docs/feeding.md); None if that is unknown."""
-    made = results.get("export") or results.get("adopt")
-    return made.facts.get("feeding") if made is not None else None
-
-
-def untrained_reasons(results: Mapping[str, StageResult]) -> list[str]:
-    """Return the reasons why the model cannot have been trained; empty if it was."""
-    return sorted({why for item in results.values() for why in item.facts.get("untrained", [])})
-
-
-def differences_of(results: Mapping[str, StageResult]) -> list[dict[str, str]]:
-    """Return what was built otherwise than the configuration says.
-
-    Each has the keys of :mod:`stages.odapi.config_differences`, which finds them.
-    """
-    return [item for result in results.values() for item in result.facts.get("differences", [])]
-
-
-def label_notes(results: Mapping[str, StageResult]) -> list[str]:
-    """Return how the label map was understood, and what it does not share with the model."""
-    found = (text for item in results.values() for text in item.facts.get("label_notes", []))
-    return list(dict.fromkeys(found))
-
-
 def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:
     """Return the error that a whole build ends with: none, the only model's, or a partial build."""
     failed = [build for build in builds if build.error is not None]
@@ -600,6 +535,9 @@ def failure_of(builds: Sequence[ModelBuild]) -> KilnError | None:
         return None
     if len(builds) == 1:
         return failed[0].error
+    lost = next((build.error for build in failed if isinstance(build.error, ClusterError)), None)
+    if lost is not None:
+        return lost
     names = ", ".join(build.model for build in failed)
     return PartialBuildError(
         f"{len(failed)} of {len(builds)} models could not be built: {names}.",

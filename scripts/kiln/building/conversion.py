@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.building.build import Artefact, Builder, failure_of
+from kiln.building.build import Builder, failure_of
 from kiln.building.from_training import Given, settle
 from kiln.building.recipe_writer import recipe_text
+from kiln.building.record import Artefact
 from kiln.core.channels import check_channels
 from kiln.core.errors import RecipeError, UsageError
 from kiln.core.files import write_atomic

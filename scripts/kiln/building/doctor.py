@@ -43,8 +43,13 @@ class Finding:
     error: KilnError | None = None
 
 
-def examine(project: Project) -> list[Finding]:
-    """Run all checks; never raises a :class:`KilnError`, a problem is a finding."""
+def examine(project: Project, *, worker: bool = False) -> list[Finding]:
+    """Run all checks; never raises a :class:`KilnError`, a problem is a finding.
+
+    Args:
+        worker: only what a cluster's worker needs, which signs nothing and reads no recipes; it
+            sees to its images itself.
+    """
     findings: list[Finding] = []
 
     def look(what: str, check: Callable[[], Finding | str]) -> bool:
@@ -63,14 +68,16 @@ def examine(project: Project) -> list[Finding]:
 
     look("store", store)
     look("disk", _disk)
-    look("signing key", _key)
-    look("recipes", lambda: _recipes(project))
+    if not worker:
+        look("signing key", _key)
+        look("recipes", lambda: _recipes(project))
     look("image locks", lambda: _locks(project))
     look("architecture", _architecture)
     if look("engine", lambda: Engine.find().describe()):
         look("engine's files", _files)
         look("engine's limits", _limits)
-        look("images", lambda: _images(project))
+        if not worker:
+            look("images", lambda: _images(project))
     return findings
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shlex
 import shutil
@@ -15,6 +17,7 @@ from kiln.cli.common import reporter_for
 from kiln.core.output import table
 
 if TYPE_CHECKING:
+    from kiln.cluster.address import ClusterAddress
     from kiln.core.store import Store
     from kiln.project.folders import Project
     from kiln.recipes.recipe import Variant
@@ -34,6 +37,7 @@ def run_build(
     as_json: bool = False,
     notes: Sequence[str] = (),
     shown_dist: Path | None = None,
+    cluster: ClusterAddress | None = None,
 ) -> None:
     """Build models and print the results.
 
@@ -42,6 +46,7 @@ def run_build(
         variants: which ones; all of each recipe when empty.
         notes: shown at the start.
         shown_dist: how the user named ``dist``, for the printed command; ``None``: not named.
+        cluster: where stages run, if not on this machine.
 
     Raises:
         KilnError: the only model's failure, or :class:`~kiln.core.errors.PartialBuildError`.
@@ -55,7 +60,8 @@ def run_build(
     start = time.monotonic()
     timings = Timings()
 
-    with reporter_for(as_json) as reporter:
+    with contextlib.ExitStack() as stack:
+        reporter = stack.enter_context(reporter_for(as_json))
         for note in notes:
             reporter.event("note", message=note)
 
@@ -64,7 +70,15 @@ def run_build(
             reporter.event(event, **fields)
 
         noted = {f"{model}: {note}" for model in chosen.names for note in notes}
-        builder = Builder(project, store, dist, on_event, keep_failed, noted)
+        elsewhere = None
+        if cluster is not None:
+            from kiln.cluster.driver import Cluster
+
+            tell = functools.partial(reporter.event, "note")
+            elsewhere = stack.enter_context(
+                Cluster(cluster, project, store, lambda text: tell(message=text))
+            )
+        builder = Builder(project, store, dist, on_event, keep_failed, noted, elsewhere)
         builds = builder.build(chosen, variants, archive=archive, jobs=jobs)
         for item in builds:
             for artefact in item.artefacts:

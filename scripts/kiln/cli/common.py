@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,21 @@ variants_option = click.option(
 )
 archive_option = click.option(
     "--archive", type=PATH, help="The model's archive, already downloaded."
+)
+
+
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--cluster`` and ``--insecure``."""
+    cluster = click.option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Run stages on the workers of a Dask scheduler, or local:N.",
+    )
+    return cluster(insecure_option(command))
+
+
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Allow a cluster without encryption."
 )
 images_argument = click.argument("names", nargs=-1, metavar="[IMAGE]...")
 

@@ -14,6 +14,7 @@ from kiln.cli.cache import cache
 from kiln.cli.collect import collect, notes
 from kiln.cli.common import (
     archive_option,
+    cluster_options,
     dist_option,
     json_option,
     models_dir_option,
@@ -33,6 +34,7 @@ from kiln.cli.program import run_command
 from kiln.cli.reporters import JsonReporter
 from kiln.cli.reproduce import reproduce
 from kiln.cli.verify import verify
+from kiln.cli.worker import worker
 from kiln.core.errors import RecipeError, UsageError
 from kiln.core.output import table
 from kiln.core.version import __version__
@@ -65,6 +67,7 @@ def cli() -> None:
 )
 @models_dir_option
 @click.option("--keep-failed", is_flag=True, help="Keep a failed stage's inputs and output.")
+@cluster_options
 @dist_option
 @json_option
 def build(
@@ -75,16 +78,24 @@ def build(
     jobs: int | None,
     models_dir: Path | None,
     keep_failed: bool,
+    cluster: str | None,
+    insecure: bool,
     dist: Path | None,
     as_json: bool,
 ) -> None:
     """Convert models (all recipes when none is named) and publish them, signed, in dist/."""
     from kiln.cli.build import run_build
+    from kiln.cluster.address import cluster_address
     from kiln.core.store import Store
     from kiln.project.folders import Project
     from kiln.recipes.recipe import VARIANTS, discover
     from kiln.recipes.selection import select
 
+    address = cluster_address(cluster, insecure=insecure)
+    if address is not None and keep_failed:
+        raise UsageError(
+            "--keep-failed goes with stages on this machine.", "Leave it, or --cluster, out."
+        )
     project = Project.find()
     folder = (models_dir or project.models).absolute()
     chosen = select(folder, discover(folder), models, samples=samples, variants=variants)
@@ -103,6 +114,7 @@ def build(
         keep_failed=keep_failed,
         as_json=as_json,
         shown_dist=dist,
+        cluster=address,
     )
 
 
@@ -185,5 +197,6 @@ for command in (
     plan,
     reproduce,
     verify,
+    worker,
 ):
     cli.add_command(command)

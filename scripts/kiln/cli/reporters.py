@@ -162,7 +162,8 @@ class TextReporter:
         elif state == "finished":
             peak = fields.get("peak_rss", 0) / 2**20
             memory = f", peak {peak:.0f} MiB" if peak else ""
-            self._line(f"{model}: {id} in {fields['seconds']:.1f} s{memory}")
+            where = f", on {fields['worker']}" if "worker" in fields else ""
+            self._line(f"{model}: {id} in {fields['seconds']:.1f} s{memory}{where}")
             self._bar(model, id)
         elif state == "started":
             self._bar(model, id)
@@ -171,6 +172,10 @@ class TextReporter:
 
     def _on_model(self, model: str, **_: Any) -> None:
         self._end_bar(model)
+
+    def _on_worker(self, name: str, scheduler: str, models: int, images: list[str]) -> None:
+        count = "one model" if models == 1 else f"{models} models"
+        self._line(f"{name}: works for {scheduler}, {count} at a time, with {', '.join(images)}")
 
     def _on_verdict(self, model: str, variant: str, verdict: str, **_: Any) -> None:
         self._line(f"{model}: {variant}: {verdict}")

@@ -150,6 +150,12 @@ class CompilerError(KilnError):
     exit_code, kind = 28, "compiler"
 
 
+class ClusterError(KilnError):
+    """A cluster's scheduler does not answer or was lost, or none of its workers can do the work."""
+
+    exit_code, kind = 29, "cluster"
+
+
 class StoreError(KilnError):
     """The store is damaged or cannot be used."""
 

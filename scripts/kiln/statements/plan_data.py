@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -48,22 +48,32 @@ _REMEDY = "It was damaged, or written by another version of kiln: fetch the rele
 
 def plan_as_data(plan: Plan, step_id: str) -> dict[str, Any]:
     """Return the part of ``plan`` that makes the artefact of one step, in JSON's own types."""
-    steps = plan.closure([step_id], ())
-    closures = {step.stage: step.code for step in steps if step.code.files}
-    data = {
+    data = {**_with_code(plan, plan.closure([step_id], ())), "artefact": step_id}
+    plain: dict[str, Any] = json.loads(canonical_json(data))
+    return plain
+
+
+def whole_plan_as_data(plan: Plan) -> dict[str, Any]:
+    """Return all steps of ``plan``, as :func:`plan_as_data` does those of one artefact."""
+    plain: dict[str, Any] = json.loads(canonical_json(_with_code(plan, plan.steps)))
+    return plain
+
+
+def _with_code(plan: Plan, steps: Sequence[Step]) -> dict[str, Any]:
+    """Return steps with the image and the stage code that they run."""
+    data: dict[str, Any] = {
         "protocol": PROTOCOL,
         "image": plan.identity,
         "code": plan.code.digest,
         "steps": [_as_data(step) for step in steps],
-        "artefact": step_id,
     }
+    closures = {step.stage: step.code for step in steps if step.code.files}
     if closures:
         data["closures"] = {
             stage: {"code": closure.digest, "files": list(closure.files)}
             for stage, closure in closures.items()
         }
-    plain: dict[str, Any] = json.loads(canonical_json(data))
-    return plain
+    return data
 
 
 def _as_data(step: Step) -> dict[str, Any]:
@@ -109,9 +119,43 @@ def plan_from_data(
         raise _bad("is damaged") from None
 
 
+def whole_plan_from_data(data: Any, *, model: str, images: Mapping[str, str]) -> Plan:
+    """Read a plan that :func:`whole_plan_as_data` wrote; which steps make artefacts is not in it.
+
+    Args:
+        data: parsed JSON, untrusted.
+        model: the plan's model.
+        images: identity -> name of the images that its steps run in.
+
+    Raises:
+        VerificationError: see :func:`plan_from_data`; or an image has no name.
+    """
+    try:
+        parts = ("closures",) if "closures" in data else ()
+        _fields(data, "protocol", "image", "code", "steps", *parts)
+        found, code = _steps(data)
+        steps = tuple(found.values())
+        elsewhere = {step.image: images[step.image] for step in steps if step.image}
+        return Plan(model, images[data["image"]], steps, {}, (), data["image"], code, elsewhere)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise _bad("is damaged") from None
+
+
 def _read(data: Any, model: str, image: str, variant: str) -> Plan:
     parts = ("closures",) if "closures" in data else ()
     _fields(data, "protocol", "image", "code", "steps", "artefact", *parts)
+    steps, code = _steps(data)
+    artefact = data["artefact"]
+    if artefact not in steps:
+        raise _bad("does not make its artefact")
+    plan = Plan(model, image, tuple(steps.values()), {variant: artefact}, (), data["image"], code)
+    if len(plan.closure([artefact], ())) != len(plan.steps):
+        raise _bad("has steps that its artefact does not need")
+    return plan
+
+
+def _steps(data: Mapping[str, Any]) -> tuple[dict[str, Step], StageCode]:
+    """Read the steps, compute their keys again, and return them with the stage code."""
     if data["protocol"] != PROTOCOL or isinstance(data["protocol"], bool):
         said = repr(data["protocol"])[:40]
         raise _bad(f"is of protocol {said}; this kiln knows {PROTOCOL}")
@@ -140,16 +184,9 @@ def _read(data: Any, model: str, image: str, variant: str) -> Plan:
         )
         if steps.steps[step_id].key != entry["key"]:
             raise _bad(f"contradicts itself: the key of the step {step_id} does not match")
-    artefact = data["artefact"]
-    if artefact not in steps.steps:
-        raise _bad("does not make its artefact")
-    ordered = tuple(steps.steps.values())
-    if closures.keys() - {step.stage for step in ordered}:
+    if closures.keys() - {step.stage for step in steps.steps.values()}:
         raise _bad("has the code of stages that it does not run")
-    plan = Plan(model, image, ordered, {variant: artefact}, (), identity, stage_code)
-    if len(plan.closure([artefact], ())) != len(plan.steps):
-        raise _bad("has steps that its artefact does not need")
-    return plan
+    return steps.steps, stage_code
 
 
 def _closure(stage: str, entry: Mapping[str, Any]) -> Closure:

@@ -13,14 +13,8 @@ from patience import PATIENCE
 from toy_engine import serve
 from toy_project import SEALED, add_recipe, make_project, small_archive
 
-from kiln.building.build import (
-    Builder,
-    ModelBuild,
-    conversion_record,
-    differences_of,
-    failure_of,
-    stated_feeding,
-)
+from kiln.building.build import Builder, ModelBuild, failure_of
+from kiln.building.record import conversion_record, differences_of, stated_feeding
 from kiln.core.errors import (
     ArchiveError,
     CancelledError,

@@ -24,7 +24,8 @@ def converted(stages: Stages, machine: str) -> dict[str, dict[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("cpu", [pytest.param("Haswell", marks=pytest.mark.nightly), "SandyBridge"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("cpu", ["Haswell", "SandyBridge"])
 def test_bytes_do_not_depend_on_the_processor(
     stages: Stages, store: Store, area: Path, cpu: str
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from kiln.cli.common import insecure_option, json_option, reporter_for
+from kiln.cli.common import NumberRange, insecure_option, json_option, reporter_for
 
 
 @click.command(short_help="Run stages for a cluster's drivers.")
@@ -16,7 +16,7 @@ from kiln.cli.common import insecure_option, json_option, reporter_for
 @click.option("--name", help="What drivers call it [host and process].")
 @click.option(
     "--memory",
-    type=click.FloatRange(min=0.5, max=1 << 16),
+    type=NumberRange(min=0.5, max=1 << 16),
     metavar="GIB",
     help="For models, 4 GiB each [all memory].",
 )

@@ -25,6 +25,9 @@ from kiln.core.store import Store
 #: Seconds that workers get to remove their containers.
 _STOP_PATIENCE = 4.0
 
+#: Bytes of a worker's log that are told when it has failed.
+_SHOWN = 2_000
+
 
 @dataclass(frozen=True)
 class LocalWorkers:
@@ -44,8 +47,15 @@ class LocalWorkers:
         """Return the end of a log if all workers have ended; "" while one lives."""
         if any(process.poll() is None for process in self.processes):
             return ""
-        texts = [path.read_text("utf-8", "replace") for path in sorted(self.logs.glob("*.log"))]
-        return next((text.strip()[-2000:] for text in texts if text.strip()), "no reason given")
+        ends = map(_end_of, sorted(self.logs.glob("*.log")))
+        return next(filter(None, ends), "no reason given")
+
+
+def _end_of(log: Path) -> str:
+    """Return the last words of a log."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _SHOWN))
+        return file.read(_SHOWN).decode("utf-8", "replace").strip()
 
 
 @contextlib.contextmanager

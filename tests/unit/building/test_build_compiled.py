@@ -264,9 +264,10 @@ def test_a_signed_plan_in_an_image_that_is_not_locked_does_not_verify(released: 
     step = plan["steps"][-1]
     above = {item["id"]: item["key"] for item in plan["steps"]}
     step["image"] = f"sha256:{'0' * 64}"
+    code = plan["closures"][step["stage"]]["code"]
     step["key"] = key_of(  # as docs/build-type.md has it
         {
-            "protocol": plan["protocol"], "image": step["image"], "code": plan["code"],
+            "protocol": plan["protocol"], "image": step["image"], "code": code,
             "stage": step["stage"], "params": step["params"], "params_from": {},
             "inputs": {
                 name: {"stage": above[item["step"]], "path": item["path"]}

@@ -22,10 +22,10 @@ from toy_stages import MODEL, VARIANTS, make_builder
 
 from kiln.cluster.address import ClusterAddress
 from kiln.cluster.driver import Cluster
-from kiln.core.digest import tree_digest
 from kiln.core.errors import CancelledError
 from kiln.core.stage_result import StageResult
 from kiln.core.store import Store
+from kiln.project.closures import read_stage_code
 from kiln.recipes.recipe import load
 from kiln.recipes.selection import Selection
 from kiln.recipes.steps import Files, Plan, lone_step
@@ -101,7 +101,7 @@ def test_what_two_ask_of_one_scheduler_runs_once(fresh: ToyCluster) -> None:
     """
     store = Store(fresh.root / "store")
     inputs = {"images": Files({"cat.png": store.add_bytes(b"cat")})}
-    code = tree_digest(fresh.project.stages)
+    code = read_stage_code(fresh.project.stages)
     step = lone_step("previews", "previews", {}, inputs, image=SEALED.identity, code=code)
     plan = Plan("toy", "odapi", (step,), {}, ("previews",), SEALED.identity, code)
     told: list[list[tuple[str, str]]] = [[], [], []]

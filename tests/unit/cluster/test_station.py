@@ -15,7 +15,6 @@ from kiln.cluster.order import Answer, Order
 from kiln.cluster.standing import Standing
 from kiln.cluster.station import Station
 from kiln.cluster.transfer import transfers
-from kiln.core.digest import tree_digest
 from kiln.core.errors import (
     CancelledError,
     ClusterError,
@@ -23,6 +22,7 @@ from kiln.core.errors import (
     StageFailedError,
 )
 from kiln.core.store import Store
+from kiln.project.closures import read_stage_code
 from kiln.recipes.steps import Files, Plan, lone_step
 from kiln.running.limits import Limits, Outcome
 
@@ -47,7 +47,7 @@ class Bench:
         return Outcome(0, False, False, "")
 
     def order(self, image: str = SEALED.identity, content: str = "", way: str = "") -> Order:
-        code = tree_digest(self.project.stages)
+        code = read_stage_code(self.project.stages)
         files = Files({"x": content or self.store.add_bytes(b"x")})
         step = lone_step("a", "convert", {}, {"files": files}, image=image, code=code)
         plan = Plan("toy", "odapi", (step,), {}, (), image, code)

@@ -21,7 +21,6 @@ UNIT = ROOT / "tests" / "unit"
 RUN = (
     "house/test_isolation.py::test_what_is_seen",
     "house/test_isolation.py::test_the_home_is_no_ones",
-    "building/test_build.py",
     "cli/test_main.py",
     "cli/test_build.py",
     "cli/test_verify.py",

@@ -97,6 +97,7 @@ class SharedResults:
         self._absent: set[str] = set()  # keys that the cache lacked when asked
         self._wrong: set[str] = set()  # contents that are not what they should be there
         self._sent: set[str] = set()
+        self._sent_keys: set[str] = set()
         self._told: set[str] = set()
         self._dropped = 0
         self.received, self.sent = Traffic(), Traffic()
@@ -142,6 +143,29 @@ class SharedResults:
         if saved:
             self._note(f"{plan.model}: {len(saved)} results taken from the cache")
         return bool(saved or came)
+
+    def take(self, key: str, model: str) -> StageResult | None:
+        """Copy one result of the cache into the store, with all its files.
+
+        Returns:
+            The result; None if the cache lacks it, or has none that someone trusted has signed.
+
+        Raises:
+            KilnError: of this machine, as :meth:`fetch`.
+        """
+        with self._reading.waiting():
+            for worker in self.party.workers(model):
+                (outcome,) = self._reading.each(
+                    [functools.partial(self._result, key, worker, model)]
+                )
+                if isinstance(outcome, StageResult):
+                    lacking = [b for b in outcome.files.values() if not self._here(b)]
+                    return None if self._contents(lacking) else outcome
+        return None
+
+    def forget_absent(self, plan: Plan) -> None:
+        """Ask again for results of a plan that the cache did not have."""
+        self._absent.difference_update(step.key for step in plan.steps)
 
     def _results(self, model: str, steps: Sequence[Step]) -> dict[str, StageResult]:
         """Return the trusted results of the cache, by step id."""
@@ -269,6 +293,11 @@ class SharedResults:
         self._writing.one(lambda: self.cache.put_result(result.key, worker, sealed))
         with self._lock:
             self.sent.results += 1
+            self._sent_keys.add(result.key)
+
+    def has_sent(self, result: StageResult) -> bool:
+        """Whether the cache has a result from here, sent in this run."""
+        return result.key in self._sent_keys
 
     def _put(self, blob: Blob) -> None:
         digest = blob.sha256
@@ -332,7 +361,7 @@ class SharedResults:
                     return None
             except CacheError:
                 return None
-            self._absent.difference_update(keys)
+            self.forget_absent(plan)
         return None
 
     def lacking(self, plan: Plan) -> list[Step]:

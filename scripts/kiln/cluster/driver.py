@@ -17,7 +17,7 @@ from kiln.cluster.local import LocalWorkers, local_workers
 from kiln.cluster.order import Answer, Order
 from kiln.cluster.security import quiet_dask, security_for
 from kiln.cluster.standing import FIELD, Standing
-from kiln.cluster.transfer import Transfer, transfers
+from kiln.cluster.transfer import SharedStore, Transfer, transfers
 from kiln.cluster.worker import TOPIC, run_order
 from kiln.core.errors import CancelledError, ClusterError, DigestMismatchError, KilnError
 from kiln.core.stage_result import StageResult
@@ -131,8 +131,9 @@ class Cluster:
 
     @functools.cached_property
     def ways(self) -> dict[str, Transfer]:
-        """The ways for contents that this driver can use, by name."""
-        return transfers(self.store)
+        """The ways for contents that this driver can use, by name; of workers here, the store."""
+        found = transfers(self.store, self._on_note)
+        return {k: way for k, way in found.items() if not self.address.local or _is_store(way)}
 
     @property
     def way(self) -> Transfer:
@@ -199,7 +200,7 @@ class Cluster:
             raise ClusterError(
                 f"None of the {len(refused)} workers at {self.address} can work for this driver. "
                 + "; ".join(told[:5]),
-                "Give workers and driver the same version of kiln, and the same store "
+                "Give workers and driver the same version of kiln, and the same store or cache "
                 "(docs/cluster.md).",
             )
         for text in told:
@@ -283,6 +284,10 @@ class Cluster:
             for address, (name, worker) in self._workers.items()
             if name not in failed and not self.standing.why_not(worker)
         ]
+
+
+def _is_store(way: Transfer) -> bool:
+    return isinstance(way, SharedStore)
 
 
 class ClusterExecutor:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kiln.cluster.order import Answer, Order, key_of_text
 from kiln.cluster.standing import Standing
-from kiln.cluster.transfer import Transfer
+from kiln.cluster.transfer import ThroughCache, Transfer
 from kiln.core.digest import tree_digest
 from kiln.core.errors import (
     CancelledError,
@@ -131,10 +131,14 @@ class _Run:
         if way is None:
             raise ClusterError(
                 f"{station.name} does not see the contents of {order.plan.model}'s driver.",
-                "Give both the same KILN_STORE, on a file system that both see.",
+                "Give both the same KILN_CACHE, or the same KILN_STORE on a file system that both "
+                "see.",
             )
         way.fetch(order.plan)
-        runner = Runner(self._own_engine, station.store, station.project.stages, self._event)
+        shared = way.shared if isinstance(way, ThroughCache) else None
+        runner = Runner(
+            self._own_engine, station.store, station.project.stages, self._event, shared=shared
+        )
         results = runner.run(
             order.plan,
             order.limits,

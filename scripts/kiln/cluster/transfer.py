@@ -1,21 +1,25 @@
 """How contents travel between the driver's store and a worker's.
 
 An order names one way. A worker takes part in every way that it could use, and declares them, so a
-scheduler gives it no order of another. There is one so far: a store that both see. A remote cache
-is another :class:`Transfer`: its driver puts a plan's inputs before the order goes out, and gets
-the results' contents when the answer is there.
+scheduler gives it no order of another. The ways: a remote cache (``KILN_CACHE``) that both use, and
+a store that both see.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Protocol
 
+from kiln.cache.opening import shared_results
+from kiln.core.digest import key_of
 from kiln.core.errors import ClusterError
-from kiln.core.stage_result import StageResult
+from kiln.core.stage_result import Blob, StageResult
 from kiln.core.store import Store
 from kiln.recipes.steps import Files, Plan
+
+if TYPE_CHECKING:
+    from kiln.cache.shared import SharedResults
 
 _KIND, _NAME = "cluster", "store"
 
@@ -32,7 +36,11 @@ class Transfer(Protocol):
     described: str
 
     def send(self, plan: Plan) -> None:
-        """Make the inputs of ``plan`` available to the worker (driver)."""
+        """Make the inputs of ``plan`` available to the worker (driver).
+
+        Raises:
+            KilnError: that is not possible now.
+        """
         ...
 
     def fetch(self, plan: Plan) -> None:
@@ -87,10 +95,82 @@ class SharedStore:
         """Do nothing: the worker wrote to this store."""
 
 
-def transfers(store: Store) -> dict[str, Transfer]:
-    """Return the ways that this side can use, by name; the preferred one first."""
-    shared = SharedStore(store)
-    return {shared.name: shared}
+class ThroughCache:
+    """The remote cache of ``KILN_CACHE``, where both sides name the same.
+
+    The driver sends a plan's inputs as a result of their own, whose key is their digest. Both sides
+    take only what is signed by those they trust (docs/cache.md).
+    """
+
+    described = "the cache"
+
+    def __init__(self, shared: SharedResults) -> None:
+        self.shared = shared
+        self.name = f"cache-{key_of(shared.place)[:16]}"
+
+    def send(self, plan: Plan) -> None:
+        """Send a plan's inputs.
+
+        Raises:
+            KilnError: the cache failed.
+        """
+        self.shared.send(_as_result(plan, self.shared.store))
+
+    def fetch(self, plan: Plan) -> None:
+        """Take a plan's inputs.
+
+        Raises:
+            ClusterError: they are not in the cache, or not signed by someone trusted.
+        """
+        wanted = inputs_of(plan)
+        if all(map(self.shared.store.has, wanted)):
+            return
+        found = self.shared.take(_key_of(wanted), plan.model)
+        if found is None or not all(map(self.shared.store.has, wanted)):
+            raise ClusterError(
+                f"{plan.model}: the worker cannot have its inputs from the cache.",
+                "Give driver and worker the same KILN_CACHE, and let each trust the other's key "
+                "(KILN_CACHE_TRUST).",
+            )
+
+    def deliver(self, results: Mapping[str, StageResult]) -> None:
+        """Send results, those that were not sent while the plan ran."""
+        self.shared.finish()
+        for result in results.values():
+            if not self.shared.has_sent(result):
+                self.shared.send(result)
+
+    def receive(self, plan: Plan) -> None:
+        """Take the results of a plan."""
+        self.shared.forget_absent(plan)
+        self.shared.fetch(plan, plan.published(), plan.ids())
+
+
+def transfers(store: Store, on_note: Callable[[str], object] = print) -> dict[str, Transfer]:
+    """Return the ways that this side can use, by name; the preferred one first.
+
+    Args:
+        on_note: told what people should know of the cache, once each.
+
+    Raises:
+        UsageError: ``KILN_CACHE`` is wrong.
+    """
+    ways: list[Transfer] = [SharedStore(store)]
+    cache = shared_results(store, on_note)
+    if cache is not None and cache.party.key is not None:  # without a key, nothing can be sent
+        ways.insert(0, ThroughCache(cache))
+    return {way.name: way for way in ways}
+
+
+def _as_result(plan: Plan, store: Store) -> StageResult:
+    """Return the inputs of a plan in the form of a stage's result, by their digests."""
+    wanted = inputs_of(plan)
+    files = {digest: Blob(digest, store.path(digest).stat().st_size) for digest in sorted(wanted)}
+    return StageResult(_key_of(wanted), "inputs", files)
+
+
+def _key_of(wanted: Collection[str]) -> str:
+    return key_of({"cluster": "inputs", "contents": sorted(wanted)})
 
 
 def inputs_of(plan: Plan) -> dict[str, str]:

@@ -125,7 +125,7 @@ def station_of(project: Project, offer: Offer, on_event: OnEvent) -> Station:
             on_event("note", message=f"{item.what}: {item.detail}")
     store = Store(Store.default_root())
     store.sweep()
-    ways = transfers(store)
+    ways = transfers(store, lambda text: on_event("note", message=text))
     held = _images(project, store, offer, on_event)
     standing = Standing.here(project.stages, held, ways, offer.slots)
     name = offer.name or f"{socket.gethostname()}-{os.getpid()}"

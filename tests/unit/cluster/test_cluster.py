@@ -197,6 +197,22 @@ def test_strangers_are_refused_with_the_reason(
     assert not fresh.containers()
 
 
+def test_a_store_each_and_a_cache_in_common(fresh: ToyCluster, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    cache = (tmp_path / "cache").as_uri()
+    fresh.start_worker("far", KILN_STORE=str(tmp_path / "far"), KILN_CACHE=cache)
+    try:
+        fresh.ready("far")
+        dist, own = tmp_path / "dist", str(tmp_path / "near")
+        build = fresh.build(dist, KILN_STORE=own, KILN_CACHE=cache)
+    finally:
+        fresh.workers.pop("far").kill()
+    assert build.code == 0, build.said()
+    done = stages(build.events, "finished")
+    assert done and {item["worker"] for item in done} == {"far"}
+    assert sum(name.endswith(".tflite") for name in files(dist)) == 1
+
+
 def test_without_its_certificate_nobody_gets_in(fresh: ToyCluster, tmp_path: Path) -> None:
     none = fresh.build(tmp_path / "dist", **dict.fromkeys(fresh.certificates, ""))
     assert none.code == 2

@@ -36,6 +36,10 @@ _MAIN = f"{_PACKAGE}.__main__"
 _DYNAMIC_MODULES = ("importlib", "imp", "pkgutil", "runpy", "zipimport")
 _PLAIN_MODULES = ("importlib.metadata",)
 _DYNAMIC_NAMES = frozenset({"__import__", "__file__", "__path__", "__spec__", "exec", "eval"})
+_TELLING = re.compile(
+    rb"""['"]%s['".]|\\[xuUN0-7]|%s"""
+    % (_PACKAGE.encode(), "|".join(sorted(_DYNAMIC_NAMES)).encode())
+)
 _MODULE_NAME = re.compile(rf"{_PACKAGE}(\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 #: Bounds of code that is worth reading, many times the size of ours; beyond, closures are whole.
@@ -206,7 +210,7 @@ class _Code:
 
     def _imports(self, tree: ast.AST, name: str, path: str) -> set[str] | None:
         """Return the modules of the folder that a module needs; None if that cannot be said."""
-        nodes = list(ast.walk(tree))  # all depths, without recursion
+        nodes = list(_nodes(tree, self._sources[path]))
         if path not in FOLLOWED and any(map(_is_dynamic, nodes)):
             return None
         is_package = path.endswith("__init__.py")
@@ -230,6 +234,25 @@ def _parsed(source: bytes) -> ast.AST | None:
         return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def _nodes(tree: ast.AST, source: bytes) -> Iterator[ast.AST]:
+    """Yield the nodes of a module that can tell what it needs, at all depths, without recursion.
+
+    Imports are statements. Names and strings matter where the text has such words, or letters and
+    escapes that could stand for them; that is rare, and looking at all takes four times as long.
+    """
+    if not source.isascii() or _TELLING.search(source):
+        yield from ast.walk(tree)
+        return
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            statements = getattr(node, block, ())
+            if isinstance(statements, list):  # (that of a lambda is an expression)
+                waiting += statements
 
 
 def _is_dynamic(node: ast.AST) -> bool:

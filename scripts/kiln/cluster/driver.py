@@ -16,7 +16,7 @@ from kiln.cluster.address import ClusterAddress
 from kiln.cluster.local import LocalWorkers, local_workers
 from kiln.cluster.order import Answer, Order
 from kiln.cluster.security import quiet_dask, security_for
-from kiln.cluster.standing import FIELD, Standing
+from kiln.cluster.standing import FIELD, Standing, slots_of
 from kiln.cluster.transfer import SharedStore, Transfer, transfers
 from kiln.cluster.worker import TOPIC, run_order
 from kiln.core.errors import CancelledError, ClusterError, DigestMismatchError, KilnError
@@ -88,6 +88,7 @@ class Cluster:
         self._standing: Standing | None = None
         self._listeners: dict[str, list[queue.SimpleQueue[Any]]] = {}
         self._workers: dict[str, tuple[str, Standing | None]] = {}
+        self._verdicts: dict[tuple[frozenset[str], int, str], dict[str, str]] = {}
         self._seen = 0.0
         self._noted: set[str] = set()
 
@@ -216,6 +217,7 @@ class Cluster:
             found = client.scheduler_info(n_workers=-1)["workers"]
         except (OSError, RuntimeError, TimeoutError):  # it is lost, or just very busy
             return False
+        self._verdicts = {}
         self._workers = {
             address: (str(worker["name"]), Standing.parse(worker.get(FIELD)))
             for address, worker in found.items()
@@ -237,11 +239,7 @@ class Cluster:
             raise ClusterError(f"The workers on this machine have ended: {why}", _LOST)
         if not self._look(client):
             return
-        standing = self.standing
-        reasons = {}
-        for name, worker in list(self._workers.values()):
-            why = standing.why_not(worker)
-            reasons[name] = why or (standing.lacks(worker, order) if worker else "")
+        reasons = self._reasons(order)
         if not all(reasons.values()) or (self._local is not None and not reasons):
             return
         told = "; ".join(f"{name}: {why}" for name, why in sorted(reasons.items())[:3])
@@ -251,6 +249,21 @@ class Cluster:
             self._noted.add(text)
         if new:
             self._on_note(text)
+
+    def _reasons(self, order: Order) -> dict[str, str]:
+        """Return why each worker cannot run an order, by name; "" for one that can.
+
+        Hundreds of plans wait at a time, and ask alike: it is found out once for each look.
+        """
+        asked = (frozenset(order.images), slots_of(order.limits), order.way)
+        known = self._verdicts.get(asked)
+        if known is None:
+            known = {}
+            for name, worker in list(self._workers.values()):
+                why = self.standing.why_not(worker)
+                known[name] = why or (self.standing.lacks(worker, order) if worker else "")
+            self._verdicts[asked] = known
+        return known
 
     def lost(self) -> ClusterError:
         """Return the error for a scheduler that has gone."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import load
 from kiln.running.limits import Limits
 from shared import program
+from shared.dask_parts import free_port, listens
 
 SAMPLE = "ssd_mobilenet_v2_oidv4"
 
@@ -66,9 +66,7 @@ def measure(project: Project, count: int, wanted: list[Plan], scale: float) -> d
     """Run all plans on so many workers; return the figures."""
     with tempfile.TemporaryDirectory(prefix="kiln-cluster-bench-") as place:
         store = Store(Path(place) / "store")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         url = f"tcp://127.0.0.1:{port}"
         environment = {**os.environ, "KILN_STORE": str(store.root)}
         processes = [
@@ -148,9 +146,8 @@ def _key(cluster: Cluster, plan: Plan) -> str:
 def _wait_for_port(port: int) -> None:
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if listens(port):
+            return
         time.sleep(0.1)
     raise SystemExit("cluster-bench: the scheduler does not start")
 

@@ -59,7 +59,7 @@ class ReplayStation(Station):
 
 async def _work(address: ClusterAddress, number: int, count: int, scale: float) -> None:
     project, store = Project.find(), Store(Store.default_root())
-    ways = transfers(store)
+    ways = transfers(store, print)
     images = {name: entry.identity for name, entry in read_lock(project.docker).items()}
     standing = Standing.here(project.stages, images, ways, 1)
     workers = []

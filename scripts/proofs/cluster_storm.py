@@ -21,7 +21,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,17 +29,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distributed.security import Security
-
 from kiln.core.digest import sha256_file
 from kiln.core.lease import is_abandoned
 from kiln.core.store import Store
 from kiln.running.engine import OWNER_LABEL, Engine
 from shared import program
+from shared.dask_parts import certificates, free_port, listens
 
 SAMPLE = "ssd_mobilenet_v2_oidv4"
 VICTIMS = ("worker", "scheduler", "driver")
-_TLS = "DASK_DISTRIBUTED__COMM__TLS__"
 
 #: Seconds for a whole build on a slow machine, and for a process to be ready.
 _BUILD, _READY = 600.0, 120.0
@@ -52,12 +49,10 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = folder / "store"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"tls://127.0.0.1:{self.port}"
         self.environment = {
-            **os.environ, **_certificates(folder), "KILN_STORE": str(self.store)
+            **os.environ, **certificates(folder), "KILN_STORE": str(self.store)
         }  # fmt: skip
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -68,7 +63,7 @@ class Cluster:
                 "scheduler", "-m", "dask", "scheduler", "--host", "tls://127.0.0.1",
                 "--port", str(self.port), "--dashboard-address", "127.0.0.1:0",
             )  # fmt: skip
-            _until(self._listens, "the scheduler listens")
+            _until(lambda: listens(self.port), "the scheduler listens")
         for name in ("worker-1", "worker-2"):
             if not self._lives(name):
                 self._start(
@@ -112,27 +107,11 @@ class Cluster:
     def _lives(self, name: str) -> bool:
         return name in self.processes and self.processes[name].poll() is None
 
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
     def _start(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, *command], env=self.environment, stdout=log, stderr=log
             )
-
-
-def _certificates(folder: Path) -> dict[str, str]:
-    security: Any = Security.temporary()
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    certificate.write_text(security.tls_ca_file)
-    key.touch(0o600)
-    key.write_text(security.tls_client_key)
-    settings = {f"{_TLS}CA_FILE": str(certificate)}
-    for role in ("SCHEDULER", "WORKER", "CLIENT"):
-        settings |= {f"{_TLS}{role}__CERT": str(certificate), f"{_TLS}{role}__KEY": str(key)}
-    return settings
 
 
 def _until(done: Any, what: str) -> None:

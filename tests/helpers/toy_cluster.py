@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,8 +18,7 @@ from places import ROOT
 from toy_stages import make_toy
 
 from kiln.project.folders import Project
-
-SETTINGS = "DASK_DISTRIBUTED__COMM__TLS__"
+from shared.dask_parts import SETTINGS, certificates, free_port, listens
 
 
 @dataclass
@@ -83,11 +81,7 @@ class ToyCluster:
             "scheduler", "-m", "dask", "scheduler", "--host", self.url.rpartition(":")[0],
             "--port", str(self.port), "--dashboard-address", "127.0.0.1:0",
         )  # fmt: skip
-        wait_until(self._listens)
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        wait_until(lambda: listens(self.port))
 
     def start_worker(self, name: str, **more: str) -> None:
         self.workers[name] = self._started(name, "-m", "toy_worker", self.url, name, **more)
@@ -171,27 +165,10 @@ def lives(pid: int) -> bool:
     return state not in "ZX"
 
 
-def certificates(folder: Path) -> dict[str, str]:
-    """Dask's settings for a certificate of its own, made for this test."""
-    from distributed.security import Security
-
-    security: Any = Security.temporary()
-    ca, key = folder / "ca.pem", folder / "key.pem"
-    ca.write_text(security.tls_ca_file)
-    key.write_text(security.tls_client_key)
-    files = {"CA_FILE": ca}
-    for role in ("SCHEDULER", "WORKER", "CLIENT"):
-        files |= {f"{role}__CERT": ca, f"{role}__KEY": key}
-    return {f"{SETTINGS}{name}": str(path) for name, path in files.items()}
-
-
 def make_cluster(root: Path, workers: int) -> ToyCluster:
     """A running cluster, encrypted; workers are ``w1``, ``w2``, …"""
     project, _ = make_toy(root / "project")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    cluster = ToyCluster(root, project, port, certificates(root))
+    cluster = ToyCluster(root, project, free_port(), certificates(root))
     cluster.start_scheduler()
     names = [f"w{number + 1}" for number in range(workers)]
     for name in names:

@@ -91,7 +91,7 @@ class ToyImages:
 
 def toy_station(project: Project, offer: worker.Offer, on_event: Any) -> Station:
     store = Store(Store.default_root())
-    ways = transfers(store)
+    ways = transfers(store, lambda text: on_event("note", message=text))
     standing = Standing.here(project.stages, IMAGES, ways, 1)
     return Station(project, store, standing, ways, offer.name or "toy")
 

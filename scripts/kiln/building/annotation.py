@@ -33,7 +33,8 @@ from kiln.project.stagecode import stage_module
 from kiln.recipes.pipeline_config import told_by_stages
 from kiln.recipes.plan import Files, Plan
 from kiln.recipes.steps import lone_step
-from kiln.running.executor import OnEvent, Runner
+from kiln.running.executor import Runner
+from kiln.running.executor_protocol import OnEvent
 from kiln.running.limits import Limits
 from kiln.sources.local import check_labels, reading
 from kiln.tflite import diff, facts

@@ -46,8 +46,8 @@ from kiln.recipes.selection import Selection
 from kiln.release import publish
 from kiln.release.layout import PAGE_FILE
 from kiln.running.cached import look_up
-from kiln.running.executor import OnEvent, Runner
-from kiln.running.executor_protocol import Elsewhere, Executor
+from kiln.running.executor import Runner
+from kiln.running.executor_protocol import Elsewhere, Executor, OnEvent
 from kiln.running.limits import PROCESS_MEMORY, limits_of, processes_of
 from kiln.signing.signer import Signer, own_signer
 from kiln.signing.statement_names import CHECKS_FILE, CONVERSION_FILE, ORIGINAL, artefact_file

@@ -32,7 +32,8 @@ from kiln.recipes.check_steps import DEVICE
 from kiln.recipes.plan import Files, Plan
 from kiln.recipes.steps import lone_step
 from kiln.running import foreign
-from kiln.running.executor import OnEvent, Runner
+from kiln.running.executor import Runner
+from kiln.running.executor_protocol import OnEvent
 from kiln.running.limits import Limits
 from kiln.signing.signer import own_signer
 from kiln.signing.statement_names import PROVENANCE_SUFFIX

@@ -22,7 +22,7 @@ from kiln.project.folders import Project
 from kiln.recipes.recipe import RECIPE_FILE, load
 from kiln.recipes.selection import Selection
 from kiln.release import publish
-from kiln.running.executor import OnEvent
+from kiln.running.executor_protocol import OnEvent
 from kiln.sources.local import reading
 
 

@@ -101,14 +101,28 @@ class FsspecObjects:
         aside = self._aside(name)
         self._fs.pipe_file(aside, data)
         try:
-            self._fs.link(aside, self._place(name))
-        except FileExistsError:
-            raise
-        except (OSError, NotImplementedError, AttributeError):  # no links there
-            self._fs.mv(aside, self._place(name))
+            if not self._linked(aside, self._place(name)):
+                self._fs.mv(aside, self._place(name))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(aside)
+
+    def _linked(self, aside: str, place: str) -> bool:
+        """Give a file a second name where there are hard links; return whether that was possible.
+
+        Raises:
+            FileExistsError: the name is taken.
+        """
+        link = getattr(self._fs, "link", None)  # fsspec's SFTP has no such method
+        if link is None:
+            return False
+        try:
+            link(aside, place)
+        except FileExistsError:
+            raise
+        except OSError:  # the file system has no links
+            return False
+        return True
 
     def upload(self, name: str, path: Path) -> None:
         """See :meth:`Objects.upload`."""

@@ -132,9 +132,11 @@ class Cluster:
 
     @functools.cached_property
     def ways(self) -> dict[str, Transfer]:
-        """The ways for contents that this driver can use, by name; of workers here, the store."""
-        found = transfers(self.store, self._on_note)
-        return {k: way for k, way in found.items() if not self.address.local or _is_store(way)}
+        """The ways for contents that this driver can use, by name."""
+        if self.address.local:  # workers of this machine, with this store
+            store = SharedStore(self.store)
+            return {store.name: store}
+        return transfers(self.store, self._on_note)
 
     @property
     def way(self) -> Transfer:
@@ -297,10 +299,6 @@ class Cluster:
             for address, (name, worker) in self._workers.items()
             if name not in failed and not self.standing.why_not(worker)
         ]
-
-
-def _is_store(way: Transfer) -> bool:
-    return isinstance(way, SharedStore)
 
 
 class ClusterExecutor:

@@ -29,11 +29,9 @@ class Transfer(Protocol):
 
     Attributes:
         name: of the way, with what both sides must have in common.
-        described: what that is, for people.
     """
 
     name: str
-    described: str
 
     def send(self, plan: Plan) -> None:
         """Make the inputs of ``plan`` available to the worker (driver).
@@ -65,8 +63,6 @@ class SharedStore:
 
     It has a random name of its own, so that the same path on two machines is no proof of it.
     """
-
-    described = "the store"
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -101,8 +97,6 @@ class ThroughCache:
     The driver sends a plan's inputs as a result of their own, whose key is their digest. Both sides
     take only what is signed by those they trust (docs/cache.md).
     """
-
-    described = "the cache"
 
     def __init__(self, shared: SharedResults) -> None:
         self.shared = shared
@@ -146,7 +140,7 @@ class ThroughCache:
         self.shared.fetch(plan, plan.published(), plan.ids())
 
 
-def transfers(store: Store, on_note: Callable[[str], object] = print) -> dict[str, Transfer]:
+def transfers(store: Store, on_note: Callable[[str], object]) -> dict[str, Transfer]:
     """Return the ways that this side can use, by name; the preferred one first.
 
     Args:

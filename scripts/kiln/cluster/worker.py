@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from kiln.images.builder import Images
 from kiln.images.definition import load as load_images
 from kiln.images.lock import locked_image
 from kiln.project.folders import Project
+from kiln.running.executor_protocol import OnEvent
 
 #: The topic of all orders' events. One topic, because a scheduler keeps topics for ever.
 TOPIC = "kiln"
@@ -38,9 +39,6 @@ _PATIENCE = 60
 _STOP_PATIENCE = 3
 
 _NAME = "kiln"
-
-#: Called with an event name and its fields.
-OnEvent = Callable[..., None]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from kiln.measure import latency
 from kiln.measure.latency import Artefact, Measured
 from kiln.project.folders import Project
 from kiln.recipes.recipe import VARIANTS
-from kiln.running.executor import OnEvent
+from kiln.running.executor_protocol import OnEvent
 from kiln.signing.statement_names import artefact_file
 
 #: Rounds that are counted, where neither their number nor a time is given.

@@ -24,7 +24,7 @@ from kiln.project.closures import read_stage_code
 
 if TYPE_CHECKING:
     from kiln.project.folders import Project
-    from kiln.running.executor import OnEvent
+    from kiln.running.executor_protocol import OnEvent
 
 FILE = "latency.json"
 FIGURES = Figures(

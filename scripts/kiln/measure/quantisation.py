@@ -22,7 +22,7 @@ from kiln.recipes.plan import Plan, make_plan
 from kiln.recipes.recipe import Recipe, discover
 from kiln.recipes.selection import select
 from kiln.recipes.steps import StepList
-from kiln.running.executor import OnEvent
+from kiln.running.executor_protocol import OnEvent
 from kiln.running.limits import limits_of
 from kiln.sources.fetcher import Options
 from kiln.sources.model import acquire

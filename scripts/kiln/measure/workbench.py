@@ -13,7 +13,8 @@ from kiln.core.store import Store
 from kiln.images.lock import locked_image
 from kiln.project.closures import StageCode, read_stage_code
 from kiln.recipes.recipe import ImageName
-from kiln.running.executor import OnEvent, Runner
+from kiln.running.executor import Runner
+from kiln.running.executor_protocol import OnEvent
 
 
 @dataclass

@@ -19,7 +19,7 @@ from kiln.images.builder import Images
 from kiln.images.lock import Locked, locked_image, read_lock
 from kiln.project.folders import Project
 from kiln.running.engine import Engine
-from kiln.running.executor import OnEvent
+from kiln.running.executor_protocol import OnEvent
 from kiln.running.limits import Limits
 
 #: Most bytes of any file that an image is built from: some ten times our largest lock.

@@ -41,7 +41,8 @@ from kiln.reproduce.verdict import (
     Verdict,
     suspects,
 )
-from kiln.running.executor import OnEvent, Runner
+from kiln.running.executor import Runner
+from kiln.running.executor_protocol import OnEvent
 from kiln.running.limits import Limits
 from kiln.signing.statement_names import ATTESTATIONS, CONVERSION_FILE, SOURCE_FILE
 

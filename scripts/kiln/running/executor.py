@@ -31,6 +31,7 @@ from kiln.project.closures import StageCode
 from kiln.recipes.plan import PROTOCOL, Files, Output, Plan, Step
 from kiln.running.cached import look_up
 from kiln.running.cutoff import CutOff, files_of, remember
+from kiln.running.executor_protocol import OnEvent
 from kiln.running.limits import Limits, Outcome
 from kiln.running.sharing import SharedResults
 from kiln.running.stage_events import REPORTABLE, EventReader, ProtocolError, StageEvent
@@ -39,9 +40,6 @@ from kiln.running.stage_user import owner_outside, stage_user
 
 if TYPE_CHECKING:
     from kiln.running.engine import Engine
-
-#: Called with an event name and its fields.
-OnEvent = Callable[..., None]
 
 _COMMAND = ("python", "-B", "-m", "stages")
 

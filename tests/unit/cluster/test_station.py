@@ -34,7 +34,7 @@ class Bench:
         self.project = make_project(root / "project")
         self.store = Store(root / "store")
         self.told: list[tuple[str, Mapping[str, Any]]] = []
-        self.way, *_ = ways = transfers(self.store)
+        self.way, *_ = ways = transfers(self.store, print)
         standing = Standing.here(self.project.stages, {"odapi": SEALED.identity}, ways, 1)
         self.station = Station(self.project, self.store, standing, ways, "w1")
         self.door = Doorman(self.play)
